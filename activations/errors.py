@@ -1,0 +1,25 @@
+"""Every error `activations` raises on purpose: one readable line each, exit code 2 at the command line."""
+
+
+class ActivationsError(Exception):
+    """Something the caller can mend: the message says what, what was found, what was needed, what to do."""
+
+
+class TextError(ActivationsError):
+    """The text source is missing, empty, or lacks the column asked for."""
+
+
+class ModelError(ActivationsError):
+    """The language model cannot be found, fetched or booted."""
+
+
+class HookError(ActivationsError):
+    """The model has no hook point of that name."""
+
+
+class StoreError(ActivationsError):
+    """A store is missing, damaged, of a newer format, or does not fit what it is asked for."""
+
+
+class HarvestError(ActivationsError):
+    """A harvest cannot start or go on."""

@@ -1,0 +1,70 @@
+"""Whole files or none: a temporary name, fsync, rename. A crash leaves the old file or the new one."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+PART = ".part"  # suffix of what is being written; a reader ignores such files, the next writer replaces them
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place; clean up if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    try:
+        write(part)
+        sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically. NaN and infinity are refused: JSON has none."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], format_name: str) -> None:
+    """Write tensors as one safetensors file, atomically; `format_name` is its only metadata entry.
+
+    One entry, because safetensors keeps metadata in a hash map: two would make the bytes vary."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+    def write(part: Path) -> None:
+        save_file(whole, part, metadata={"format": format_name})
+        part.chmod(0o644)  # safetensors makes files only their owner can read
+
+    write_atomically(path, write)
+
+
+def sync(path: Path) -> None:
+    """Ask the kernel to put a file, or the names in a folder, on the disk now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Free space, in bytes, on the disk where `path` is or would be."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,148 @@
+"""Windows -> activations at hook points -> store; after a stop, the same call goes on where it was."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activations import files, text
+from activations.errors import HarvestError
+from activations.models import LanguageModel
+from activations.store import DTYPES, INDEX, Store, StoreSpec, StoreWriter
+from activations.text import TextConfig
+from activations.tokens import PackingConfig, Window, first_token, tokenizer_hash, windows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """What to harvest, from which text, into what."""
+
+    hooks: str
+    """Hook points, separated by commas, such as `blocks.10.hook_resid_post,blocks.14.hook_mlp_out`."""
+    tokens: int = 1_000_000
+    """Tokens to run the model on, BOS included; fewer when the text ends before."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How activations are stored. float16 halves the disk and holds up to 65504; bfloat16 holds all ranges but
+    only 8 bits of precision, too few for dimensions whose mean is far from zero."""
+    text: TextConfig = field(default_factory=TextConfig)
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    shard_tokens: int = 32_768
+    """Tokens per shard: what a crash can cost, and the unit of shuffling."""
+    batch_tokens: int = 2048
+    """Tokens the model reads at once."""
+
+    def __post_init__(self) -> None:
+        if not self.hook_names:
+            raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
+        if len(set(self.hook_names)) < len(self.hook_names):
+            raise HarvestError(f"a hook point is given twice in {self.hooks}")
+        if self.tokens < self.packing.context:
+            raise HarvestError(f"tokens = {self.tokens} does not fill one window of {self.packing.context} tokens")
+
+    @property
+    def hook_names(self) -> list[str]:
+        """The hook points as a list."""
+        return [name.strip() for name in self.hooks.split(",") if name.strip()]
+
+
+def harvest(
+    model: LanguageModel, out: Path, config: HarvestConfig, on_tokens: Callable[[int], None] = lambda n: None
+) -> Store:
+    """Fill the folder `out` with a store and return it; finish one that was interrupted.
+
+    `on_tokens` hears of every batch done, as a number of tokens. Interrupted at any moment and called again
+    with the same arguments, it ends with the same bytes as undisturbed (same machine, same number of
+    threads). A finished store of the same settings is returned as it is. Raises HarvestError, StoreError,
+    TextError or HookError; an OSError when the disk is full; in each case whole shards stay."""
+    spec = store_spec(model, config)
+    if (out / INDEX).exists():
+        return _finished(Store(out), spec, config)
+    _check_space(out, spec, config)
+    writer = StoreWriter(out, spec)
+    limit = config.tokens // config.packing.context
+    stream = islice(windows(text.documents(config.text), model.tokenizer, config.packing), limit)
+    total = shards = 0
+    for number, block in enumerate(_blocks(stream, spec.windows_per_shard)):
+        total, shards = total + len(block), number + 1
+        if writer.has(number):
+            writer.check(number, block)
+            on_tokens(len(block) * config.packing.context)
+            continue
+        captured = _run(model, block, config, on_tokens)
+        writer.write(number, block, captured)
+    if not total:
+        raise HarvestError(
+            f"{config.text.dataset} gave no full window of {config.packing.context} tokens: it is empty or too "
+            f"short; needed is more text, a smaller --packing.context, or --packing.packing document"
+        )
+    writer.finish(shards, text_ended=total < limit)
+    return Store(out)
+
+
+def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
+    """What the store of this model and configuration says of itself. Raises HookError for an unknown hook."""
+    probe = torch.zeros(1, 2, dtype=torch.long)
+    captured = model.capture(probe, config.hook_names)
+    return StoreSpec(
+        model=model.name,
+        model_revision=model.revision,
+        weights_sha256=model.weights_hash,
+        tokenizer_sha256=tokenizer_hash(model.tokenizer),
+        dataset=asdict(config.text),
+        dataset_revision=text.revision(config.text),
+        packing=config.packing,
+        bos_token=next(iter(first_token(model.tokenizer, config.packing)), None),
+        hooks={hook: captured[hook].shape[-1] for hook in config.hook_names},
+        dtype=config.dtype,
+        windows_per_shard=max(1, config.shard_tokens // config.packing.context),
+    )
+
+
+def _run(
+    model: LanguageModel, block: Sequence[Window], config: HarvestConfig, on_tokens: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Activations [n, T, D] of a shard's windows, run in batches that depend on the shard alone."""
+    tokens = torch.from_numpy(np.stack([window.tokens for window in block]))
+    found: dict[str, list[Tensor]] = {hook: [] for hook in config.hook_names}
+    for batch in tokens.split(max(1, config.batch_tokens // config.packing.context)):
+        for hook, activation in model.capture(batch, config.hook_names).items():
+            found[hook].append(activation.to("cpu", DTYPES[config.dtype]))
+        on_tokens(batch.numel())
+    return {hook: torch.cat(parts) for hook, parts in found.items()}
+
+
+def _blocks(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    while block := list(islice(stream, size)):
+        yield block
+
+
+def _finished(store: Store, spec: StoreSpec, config: HarvestConfig) -> Store:
+    if store.spec != spec:
+        raise HarvestError(f"{store.path} is a finished store with other settings: choose another --out")
+    wanted = config.tokens // config.packing.context
+    if store.windows != wanted and not (store.text_ended and store.windows < wanted):
+        raise HarvestError(
+            f"{store.path} is finished with {store.tokens:,} tokens and {config.tokens:,} are asked for: "
+            f"choose another --out, or delete it"
+        )
+    return store
+
+
+def _check_space(out: Path, spec: StoreSpec, config: HarvestConfig) -> None:
+    """Refuse before hours are spent when the disk cannot hold the whole store."""
+    size = config.tokens * sum(spec.hooks.values()) * DTYPES[spec.dtype].itemsize
+    there = sum(file.stat().st_size for file in out.glob("shard-*.safetensors"))
+    free = files.free_bytes(out)
+    if size - there > free:
+        raise HarvestError(
+            f"{config.tokens:,} tokens take {size / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free: "
+            f"take fewer --tokens or hooks, --dtype float16, or another disk"
+        )

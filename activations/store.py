@@ -1,0 +1,370 @@
+"""The store: activations of whole context windows in safetensors shards under one index (FORMAT.md, Store)."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from activations import files
+from activations.errors import StoreError
+from activations.tokens import NOWHERE, PackingConfig, Window
+
+FORMAT = 1
+INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HELD_OUT_SHARE = 0.1  # of documents; the same for every store, so that no run trains on another's test text
+
+Split = Literal["train", "held-out", "all"]
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a store holds and how it was made: enough to make it again."""
+
+    model: str
+    model_revision: str | None
+    weights_sha256: str
+    tokenizer_sha256: str
+    dataset: dict[str, Any]
+    dataset_revision: str | None
+    packing: PackingConfig
+    bos_token: int | None
+    hooks: dict[str, int]
+    """Hook point -> width D."""
+    dtype: str
+    windows_per_shard: int
+
+    @property
+    def excluded(self) -> int:
+        """Positions at the start of every window left out unless asked for: BOS, or what stands in for it.
+
+        Models put their attention sink there, with norms hundreds of times the others'."""
+        return 1
+
+
+class Shard(NamedTuple):
+    """One shard's windows: tokens, documents, positions [n, T] (int32) and one [n, T, D] per hook point."""
+
+    tokens: Tensor
+    documents: Tensor
+    positions: Tensor
+    activations: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """What the index says of one shard."""
+
+    windows: int
+    rows: int
+    """Rows that are neither excluded nor padding."""
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one hook point, over all rows that are neither excluded nor padding, in float64."""
+
+    mean: list[float]
+    mean_square_norm: float
+
+
+class StoreWriter:
+    """Writes shard after shard, in any order; `finish` makes the folder a store.
+
+    Each shard is whole before its entry is, and the index comes last: a crash leaves whole shards that a
+    new writer over the same folder and spec keeps."""
+
+    def __init__(self, path: Path, spec: StoreSpec):
+        self.path, self.spec = path, spec
+        job = _spec_json(spec)
+        if (path / JOB).exists():
+            difference = _differences(_read_json(path / JOB), job)
+            if difference:
+                raise StoreError(
+                    f"{path} holds an unfinished harvest with other settings ({difference}): "
+                    f"use those again to go on, choose another --out, or delete the folder"
+                )
+        elif path.exists() and any(path.iterdir()):
+            raise StoreError(f"{path} exists and is neither a store nor a harvest: choose another --out")
+        else:
+            files.write_json(path / JOB, job)
+
+    def has(self, number: int) -> bool:
+        """Whether shard `number` is on disk, whole."""
+        return self._entry_path(number).exists()
+
+    def check(self, number: int, windows: list[Window]) -> None:
+        """Raise StoreError unless shard `number` was made from these windows: the text must not have changed."""
+        note = _read_json(self._entry_path(number))
+        if note["tokens_sha256"] != _hash(windows):
+            raise StoreError(
+                f"{self.path / shard_name(number)} was made from other text than there is now: the data set "
+                f"changed since this harvest began; choose another --out"
+            )
+
+    def write(self, number: int, windows: list[Window], activations: dict[str, Tensor]) -> None:
+        """Write windows and their activations [n, T, D] as shard `number`. Raises StoreError if not finite."""
+        tokens = torch.from_numpy(np.stack([window.tokens for window in windows]))
+        segments = torch.from_numpy(segments_of(windows))
+        keep = kept(*_expand(segments, tokens.shape), self.spec.excluded)
+        stored, sums = {}, {}
+        for hook, activation in activations.items():
+            stored[hook] = activation.to("cpu", DTYPES[self.spec.dtype]).contiguous()
+            self._check_finite(hook, activation, stored[hook])
+            sums[hook] = _sums(stored[hook][keep])
+        path = self.path / shard_name(number)
+        files.write_tensors(path, {"tokens": tokens, "segments": segments, **stored}, f"sae-store-{FORMAT}")
+        entry = ShardEntry(len(windows), int(keep.sum()), path.stat().st_size, files.sha256(path))
+        note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
+        files.write_json(self._entry_path(number), note)
+
+    def finish(self, n_shards: int, text_ended: bool) -> None:
+        """Write the index over shards 0 to n_shards - 1, then remove what only an unfinished harvest needs.
+
+        Sums are added in the order of shards, whatever the order they were written in."""
+        noted = [_read_json(self._entry_path(number)) for number in range(n_shards)]
+        rows = sum(note["entry"]["rows"] for note in noted)
+        moments = {}
+        for hook in self.spec.hooks:
+            total = torch.tensor([note["sums"][hook]["sum"] for note in noted], dtype=torch.float64).sum(0)
+            squares = sum(note["sums"][hook]["squares"] for note in noted)
+            moments[hook] = asdict(Moments((total / rows).tolist(), squares / rows))
+        index = {
+            "format": FORMAT,
+            **_spec_json(self.spec),
+            "text_ended": text_ended,
+            "moments": moments,
+            "shards": [note["entry"] for note in noted],
+        }
+        files.write_json(self.path / INDEX, index)
+        clear_unfinished(self.path)
+
+    def _entry_path(self, number: int) -> Path:
+        return (self.path / shard_name(number)).with_suffix(".json")
+
+    def _check_finite(self, hook: str, given: Tensor, stored: Tensor) -> None:
+        if torch.isfinite(stored).all():
+            return
+        if not torch.isfinite(given).all():
+            raise StoreError(f"{hook} of {self.spec.model} gives NaN or infinity: nothing of it was stored")
+        raise StoreError(
+            f"{hook} reaches {given.abs().max():.3g} and {self.spec.dtype} holds up to "
+            f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16 or float32"
+        )
+
+
+class Store:
+    """A finished store, read-only. Rows are (window, position) pairs; row = window * T + position.
+
+    Raises StoreError when the folder is no store, an unfinished one, or of a newer format."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        if not (self.path / INDEX).exists():
+            if (self.path / JOB).exists():
+                raise StoreError(f"{path} is an unfinished harvest: run the same `sae harvest` again to finish")
+            raise StoreError(f"no store at {path}: needed is a folder with {INDEX}, as `sae harvest` makes it")
+        index = _read_json(self.path / INDEX)
+        if index.get("format", 0) > FORMAT:
+            raise StoreError(f"{path} is of store format {index['format']}, this release reads up to {FORMAT}")
+        try:
+            self.text_ended: bool = index["text_ended"]
+            self.shards = [ShardEntry(**entry) for entry in index["shards"]]
+            self._moments = {hook: Moments(**found) for hook, found in index["moments"].items()}
+            spec = {key: index[key] for key in StoreSpec.__dataclass_fields__}
+            self.spec = StoreSpec(**spec | {"packing": PackingConfig(**spec["packing"])})
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{self.path / INDEX} is damaged: {error}") from error
+
+    def __repr__(self) -> str:
+        hooks = ", ".join(f"{hook} [{width}]" for hook, width in self.spec.hooks.items())
+        return f"Store({str(self.path)!r}: {self.tokens:,} tokens of {self.spec.model}, {hooks})"
+
+    @property
+    def context(self) -> int:
+        """Tokens per window."""
+        return self.spec.packing.context
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return sum(entry.windows for entry in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, BOS and padding included."""
+        return self.windows * self.context
+
+    @property
+    def first_windows(self) -> list[int]:
+        """Number of each shard's first window."""
+        return np.cumsum([0, *(entry.windows for entry in self.shards)])[:-1].tolist()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the index, which holds the SHA-256 of every shard."""
+        return files.sha256(self.path / INDEX)
+
+    def width(self, hook: str) -> int:
+        """D at a hook point. Raises StoreError, naming what there is, when it was not harvested."""
+        if hook not in self.spec.hooks:
+            raise StoreError(f"{self.path} holds no {hook!r}: it has {', '.join(self.spec.hooks)}")
+        return self.spec.hooks[hook]
+
+    def only_hook(self) -> str:
+        """The store's hook point, when there is just one. Raises StoreError otherwise."""
+        if len(self.spec.hooks) > 1:
+            raise StoreError(f"{self.path} holds several hook points: choose one with --hook: {', '.join(self.spec.hooks)}")
+        return next(iter(self.spec.hooks))
+
+    def mean(self, hook: str) -> Tensor:
+        """Mean activation [D], float64, over all rows that are not excluded."""
+        self.width(hook)
+        return torch.tensor(self._moments[hook].mean, dtype=torch.float64)
+
+    def mean_square_norm(self, hook: str) -> float:
+        """Mean over rows of the squared Euclidean norm, over all rows that are not excluded."""
+        self.width(hook)
+        return self._moments[hook].mean_square_norm
+
+    def read(self, number: int, hooks: tuple[str, ...] = ()) -> Shard:
+        """Read shard `number`, with the activations of `hooks`, memory-mapped. Raises StoreError if damaged."""
+        path, entry = self.path / shard_name(number), self.shards[number]
+        try:
+            if path.stat().st_size != entry.bytes:
+                raise StoreError(
+                    f"{path} is damaged: {path.stat().st_size:,} bytes found, {entry.bytes:,} written; "
+                    f"delete {self.path} and harvest again, or restore it"
+                )
+            with safe_open(path, framework="pt") as file:
+                tokens, segments = file.get_tensor("tokens"), file.get_tensor("segments")
+                activations = {hook: file.get_tensor(hook) for hook in hooks}
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing, and the index counts it: restore it or harvest again") from error
+        except SafetensorError as error:
+            raise StoreError(f"{path} is damaged: {error}") from error
+        return Shard(tokens, *_expand(segments, tokens.shape), activations)
+
+    def rows(self, shard: Shard, split: Split = "all", with_bos: bool = False) -> Tensor:
+        """Which rows of a shard [n, T] belong to a split: bool. Padding never; BOS rows only when asked for.
+
+        A document is held out when a hash of its number says so: one in ten, the same ones always."""
+        chosen = kept(shard.documents, shard.positions, 0 if with_bos else self.spec.excluded)
+        if split == "all":
+            return chosen
+        held_out = is_held_out(shard.documents)
+        return chosen & (held_out if split == "held-out" else ~held_out)
+
+    def batches(self, hook: str, rows: int, split: Split = "all") -> Iterator[tuple[Tensor, Tensor, Shard, int]]:
+        """In order: (x [<= rows, D] float32, flat row numbers within the shard, the shard, its number).
+
+        A batch never spans two shards, so that a pass can stop and go on between shards."""
+        for number in range(len(self.shards)):
+            shard = self.read(number, (hook,))
+            flat = shard.activations[hook].flatten(0, 1)
+            for chosen in self.rows(shard, split).flatten().nonzero()[:, 0].split(rows):
+                yield flat[chosen].float(), chosen, shard, number
+
+
+def verify(store: Store) -> Iterator[tuple[str, str | None]]:
+    """Check every shard's SHA-256; yield (file name, None if right or else what is wrong) for each."""
+    for number, entry in enumerate(store.shards):
+        path = store.path / shard_name(number)
+        if not path.exists():
+            yield path.name, "missing"
+        elif path.stat().st_size != entry.bytes:
+            yield path.name, f"{path.stat().st_size:,} bytes found, {entry.bytes:,} written"
+        else:
+            yield path.name, None if files.sha256(path) == entry.sha256 else "its bytes have changed"
+
+
+def is_held_out(documents: Tensor) -> Tensor:
+    """Which document numbers are held out: one in ten, by a fixed hash (splitmix64's finaliser). bool."""
+    h = documents.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    h = h ^ (h >> np.uint64(31))
+    return torch.from_numpy(h < np.uint64(int(HELD_OUT_SHARE * 2**64))) & (documents >= 0)
+
+
+def kept(documents: Tensor, positions: Tensor, excluded: int) -> Tensor:
+    """Rows [n, T] that count: no padding, and not among the first `excluded` of their window."""
+    column = torch.arange(documents.shape[1])
+    bos = (documents == NOWHERE) & (column == 0)
+    return ((documents != NOWHERE) | bos) & (column >= excluded)
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:05d}.safetensors"
+
+
+def clear_unfinished(path: Path) -> None:
+    """Remove the files of an unfinished harvest that a finished store does not keep."""
+    for entry in path.glob("shard-*.json"):
+        entry.unlink()
+    (path / JOB).unlink(missing_ok=True)
+
+
+def segments_of(windows: list[Window]) -> NDArray[np.int32]:
+    """Runs of one document within windows, [m, 5]: window, column, length, document, position in document."""
+    found = []
+    for number, window in enumerate(windows):
+        starts = np.flatnonzero(np.diff(window.documents, prepend=NOWHERE - 1))
+        for start, stop in zip(starts, [*starts[1:], len(window.documents)], strict=True):
+            if window.documents[start] != NOWHERE:
+                place = (window.documents[start], window.positions[start])
+                found.append((number, start, stop - start, *place))
+    return np.array(found, np.int32).reshape(-1, 5)
+
+
+def _expand(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Inverse of `segments_of`: documents and positions [n, T]."""
+    window, column, length, document, position = segments.long().T
+    ends = length.cumsum(0)
+    step = torch.arange(int(length.sum())) - (ends - length).repeat_interleave(length)  # 0, 1, … in each run
+    place = (window * shape[1] + column).repeat_interleave(length) + step
+    documents, positions = torch.full((2, shape.numel()), NOWHERE, dtype=torch.int32)
+    documents[place] = document.repeat_interleave(length).int()
+    positions[place] = (position.repeat_interleave(length) + step).int()
+    return documents.view(shape), positions.view(shape)
+
+
+def _sums(rows: Tensor) -> dict[str, Any]:
+    """Sum over rows [D] and sum of squared norms, float64, block by block to bound memory."""
+    total, squares = torch.zeros(rows.shape[1], dtype=torch.float64), 0.0
+    for block in rows.split(4096):
+        exact = block.double()
+        total += exact.sum(0)
+        squares += exact.square().sum().item()
+    return {"sum": total.tolist(), "squares": squares}
+
+
+def _hash(windows: list[Window]) -> str:
+    return hashlib.sha256(np.stack(windows).tobytes()).hexdigest()
+
+
+def _spec_json(spec: StoreSpec) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(spec)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key])
