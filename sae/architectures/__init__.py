@@ -1,0 +1,38 @@
+"""The table of architectures: a new one is a file here and a line there."""
+
+import torch
+
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.topk import TopK, TopKConfig
+
+ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
+    "topk": (TopKConfig, TopK),
+    "batchtopk": (BatchTopKConfig, BatchTopK),
+}
+
+__all__ = [
+    "ARCHITECTURES",
+    "SAE",
+    "ArchConfig",
+    "BatchTopK",
+    "BatchTopKConfig",
+    "Loss",
+    "TopK",
+    "TopKConfig",
+    "build",
+    "name_of",
+]
+
+
+def name_of(cfg: ArchConfig) -> str:
+    """The table's name for a configuration's architecture."""
+    return next(name for name, (config, _) in ARCHITECTURES.items() if type(cfg) is config)
+
+
+def build(cfg: ArchConfig, d_model: int, seed: int = 0) -> SAE:
+    """An SAE of this architecture over width d_model, initialised around 0; the same for the same seed."""
+    sae = ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
+    centre = torch.zeros(d_model)
+    sae.initialise(centre[None], centre, torch.Generator().manual_seed(seed))
+    return sae

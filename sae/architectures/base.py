@@ -1,0 +1,177 @@
+"""What an architecture is: one weight convention, encode for users, loss for training, four small hooks."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sae import kernels, losses
+from sae.code import SparseCode
+from sae.errors import ConfigError, ShapeError
+
+
+@dataclass(frozen=True)
+class ArchConfig:
+    """What every architecture has; each adds its own fields."""
+
+    d_sae: int = 8192
+    """Latents in the dictionary (its width, F)."""
+
+    def __post_init__(self) -> None:
+        if self.d_sae < 1:
+            raise ConfigError(f"d_sae = {self.d_sae} must be at least 1")
+
+
+class Loss(NamedTuple):
+    """What one batch says."""
+
+    total: Float[Tensor, ""]
+    """The scalar to minimise."""
+    terms: dict[str, Tensor]
+    """Scalars to log, detached: `fvu` and `l0` always, the parts of the total by name."""
+    fired: Bool[Tensor, "F"]
+    """Latents that took part in the reconstruction of some row."""
+
+
+class SAE(ABC, nn.Module):
+    """A sparse autoencoder over activations of width D with F latents.
+
+    Parameters, in memory and on disk: W_enc [D, F], W_dec [F, D] (a row is a feature), b_enc [F], b_dec [D].
+    `encode` is pure and treats every row alone; whatever needs a batch, or learns, is in `loss`.
+
+    An architecture implements `_encode` and `loss`. It may override the hooks, which the trainer calls in
+    this order: `initialise` once before the first step; then in each step `loss`, backward, `before_step`
+    (mend gradients), optimizer, `after_step` (mend parameters). Tensors in the units of x, beyond b_enc and
+    b_dec, are named in `in_activation_units`, so that input scaling can be folded into them."""
+
+    in_activation_units: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
+
+    def __init__(self, d_model: int, cfg: ArchConfig):
+        super().__init__()
+        self.cfg = cfg
+        # [D, F] by shape, [F, D] in memory: one latent's weights lie together, where its gradient writes them
+        self.W_enc = nn.Parameter(torch.zeros(cfg.d_sae, d_model).T)
+        self.W_dec = nn.Parameter(torch.zeros(cfg.d_sae, d_model))
+        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_model))
+
+    @property
+    def d_model(self) -> int:
+        """D, the width of the activations it reads."""
+        return self.W_dec.shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        """F, the number of latents."""
+        return self.W_dec.shape[0]
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """Reconstruction of x, of the same shape."""
+        return self.decode(self.encode(x)).view_as(x)
+
+    def encode(self, x: Float[Tensor, "*rows D"]) -> SparseCode:
+        """The code of every row of x, leading axes flattened into rows. Pure; row i depends on row i alone.
+
+        Raises ShapeError unless the last axis has width D."""
+        if x.shape[-1] != self.d_model:
+            raise ShapeError(
+                f"activations of shape {tuple(x.shape)} given, this SAE reads width {self.d_model}: "
+                f"take them from the hook point it was trained on"
+            )
+        return self._encode(x.reshape(-1, self.d_model))
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "B D"]:
+        """Reconstruction: decoder rows weighted by the code, plus b_dec. Raises ShapeError on another F."""
+        if code.n_latents != self.d_sae:
+            raise ShapeError(f"a code of {code.n_latents} latents given, this SAE has {self.d_sae}")
+        return kernels.decode(code, self.W_dec) + self.b_dec
+
+    @abstractmethod
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode: ...
+
+    @abstractmethod
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """Loss of reconstructing y from x (the same tensor for an autoencoder).
+
+        `dead` marks latents silent for longer than the trainer's threshold. x is what the trainer feeds:
+        scaled to unit mean square per dimension when it scales inputs. In training mode this may move buffers."""
+
+    @torch.no_grad()
+    def initialise(self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator) -> None:
+        """Set all parameters before training, given a sample of inputs and its geometric median."""
+        tied_init(self, generator)
+        self.b_dec.copy_(centre)
+
+    def before_step(self) -> None:
+        """Between backward and the optimizer: here, keep the gradient tangent to the unit-norm decoder rows."""
+        drop_radial_gradient(self.W_dec)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """After the optimizer: here, bring every decoder row back to unit norm."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
+
+    def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
+        """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate."""
+        return kernels.project(x - self.b_dec, self.W_enc, self.b_enc)
+
+    @torch.no_grad()
+    def fold_input_scale(self, scale: float) -> None:
+        """Turn an SAE that reads scale * x into the same function of raw x, in place.
+
+        Latents and reconstruction come out divided by `scale`, i.e. in the units of x; W_enc, W_dec and which
+        latents fire stay. Exact for encoders that are homogeneous of degree 1, which all here are."""
+        for name in self.in_activation_units:
+            getattr(self, name).div_(scale)
+
+
+def tied_init(sae: SAE, generator: torch.Generator) -> None:
+    """Encoder U(±1/sqrt D); decoder its transpose with unit rows; then the encoder divided by one number.
+
+    The number is the mean norm of the reconstruction of 256 random unit vectors, so that outputs begin at
+    the size of inputs. openai/sparse_autoencoder 4965b94, train.py `init_from_data_`."""
+    bound = sae.d_model**-0.5
+    rows = torch.empty_like(sae.W_dec).uniform_(-bound, bound, generator=generator)
+    sae.W_enc.copy_(rows.T)
+    sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
+    probe = torch.randn(256, sae.d_model, generator=generator)
+    probe /= probe.norm(dim=1, keepdim=True)
+    size = sae(probe + sae.b_dec).sub(sae.b_dec).norm(dim=1).mean()
+    if size > 0:
+        sae.W_enc.div_(size)
+
+
+def drop_radial_gradient(W_dec: nn.Parameter) -> None:
+    """Remove from each row's gradient its component along the row: it would only change the norm."""
+    if W_dec.grad is not None:
+        rows = W_dec.detach()
+        W_dec.grad -= (W_dec.grad * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True) * rows
+
+
+def auxk_term(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor, k: int | None) -> Float[Tensor, ""]:
+    """`losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (appendix B.1)."""
+    chosen = dead.nonzero()[:, 0]
+    if not len(chosen):
+        return residual.new_zeros(())
+    u = (x - sae.b_dec) @ sae.W_enc[:, chosen] + sae.b_enc[chosen]
+    return losses.auxk(u, sae.W_dec[chosen], residual, k or max(1, sae.d_model // 2))
+
+
+def check_k(k: float, cfg: ArchConfig) -> None:
+    """Raise ConfigError unless 0 < k <= d_sae."""
+    if not 0 < k <= cfg.d_sae:
+        raise ConfigError(f"k = {k} must lie between 1 and d_sae = {cfg.d_sae}")
+
+
+def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: SparseCode, cfg: Any) -> Loss:
+    """FVU of the code's reconstruction plus `cfg.aux_weight` times AuxK: the loss of the TopK family."""
+    y_hat = sae.decode(code)
+    reconstruction = losses.fvu(y, y_hat)
+    aux = auxk_term(sae, x, y - y_hat, dead, cfg.aux_k)
+    terms = {"fvu": reconstruction, "auxk": aux, "l0": code.l0().float().mean()}
+    return Loss(
+        reconstruction + cfg.aux_weight * aux, {n: t.detach() for n, t in terms.items()}, code.fired()
+    )

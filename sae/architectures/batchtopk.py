@@ -1,0 +1,72 @@
+"""BatchTopK: keep the B * k largest latents of a batch, so that hard tokens may use more than easy ones.
+
+Bussmann, Leask, Nanda 2024, "BatchTopK Sparse Autoencoders", arXiv:2412.06410."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae import kernels
+from sae.architectures.base import SAE, ArchConfig, Loss, check_k, reconstruction_loss
+from sae.code import SparseCode
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class BatchTopKConfig(ArchConfig):
+    """BatchTopK: k latents a token on average, shared out over the batch."""
+
+    k: float = 32
+    """Latents kept per token on average; B * k is rounded down."""
+    aux_k: int | None = None
+    """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK (section 3)."""
+    threshold_rate: float = 0.01
+    """Share of each batch's smallest kept value in the running inference threshold."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k, self)
+        if not 0 < self.threshold_rate <= 1:
+            raise ConfigError(f"threshold_rate = {self.threshold_rate} must lie in (0, 1]")
+
+
+@final
+class BatchTopK(SAE):
+    """In training the floor(B k) largest positive pre-activations of the batch; in use all above `threshold`.
+
+    The threshold is a running mean of the smallest value a training batch keeps, so a token's code does not
+    depend on its neighbours. It moves in training mode only; its first value is assigned, not averaged in.
+    Before any training step it is 0 and every positive latent fires."""
+
+    cfg: BatchTopKConfig
+    in_activation_units = (*SAE.in_activation_units, "threshold")
+    threshold: Float[Tensor, ""]
+
+    def __init__(self, d_model: int, cfg: BatchTopKConfig):
+        super().__init__(d_model, cfg)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        u = self.pre_activations(x)
+        return u.keep(kernels.where(u.dense > self.threshold))
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """FVU + aux_weight * AuxK of the batch's best floor(B k) latents; moves the threshold in training."""
+        u = self.pre_activations(x)
+        code = u.keep(kernels.largest_per_batch(u.dense, int(len(x) * self.cfg.k))).relu()
+        if self.training:
+            self._follow(code.values.detach())
+        return reconstruction_loss(self, x, y, dead, code, self.cfg)
+
+    def _follow(self, values: Tensor) -> None:
+        positive = values[values > 0]
+        if not len(positive):
+            return
+        least = positive.min()
+        rate = self.cfg.threshold_rate if self.threshold > 0 else 1.0
+        self.threshold.lerp_(least, rate)

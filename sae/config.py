@@ -1,0 +1,45 @@
+"""RunConfig: one training run as one frozen dataclass; flags, run.json and Python arguments are its fields."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
+from sae.errors import RunError
+from sae.training.logs import LoggerName
+from sae.training.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to train, on what, and how."""
+
+    store: str
+    """Activation store to train on, as `sae harvest` makes it."""
+    hook: str | None = None
+    """Hook point to read; may be left out when the store has only one."""
+    arch: ArchConfig = field(default_factory=TopKConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loggers: tuple[LoggerName, ...] = ()
+    """More places for metrics, beside log.jsonl."""
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """The configuration as JSON, with the architecture's name."""
+    return {"architecture": name_of(config.arch), **asdict(config)}
+
+
+def from_json(content: dict[str, Any]) -> RunConfig:
+    """Inverse of `to_json`. Raises RunError for a field this release does not know."""
+    try:
+        arch = arch_from_json(content["architecture"], content["arch"])
+        train = TrainConfig(**content["train"])
+        return RunConfig(content["store"], content["hook"], arch, train, tuple(content["loggers"]))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the run's configuration cannot be read: {error}") from error
+
+
+def arch_from_json(name: str, fields: dict[str, Any]) -> ArchConfig:
+    """An architecture's configuration. Raises RunError when this release has no such architecture."""
+    if name not in ARCHITECTURES:
+        raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name][0](**fields)

@@ -1,0 +1,21 @@
+"""Every error `sae` raises on purpose: one readable line each, exit code 2 at the command line."""
+
+
+class SAEError(Exception):
+    """Something the caller can mend: the message says what, what was found, what was needed, what to do."""
+
+
+class ConfigError(SAEError):
+    """A setting is out of range, or two contradict each other."""
+
+
+class ShapeError(SAEError):
+    """A tensor does not have the shape the SAE reads."""
+
+
+class RunError(SAEError):
+    """A run or features folder is missing, unfinished, damaged, of a newer format, or in the way."""
+
+
+class DivergedError(SAEError):
+    """A training loss is no longer finite."""

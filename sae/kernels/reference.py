@@ -1,0 +1,102 @@
+"""The kernels in plain torch: any device, and what every faster kernel is held to in values and gradients.
+
+Forward, encoding is one dense product. Backward, everything costs O(nnz * D): gradients reach the weights
+through the selected entries alone, and no [B, F] tensor outlives the selection."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.code import SparseCode, offsets_of
+
+
+class Pattern(NamedTuple):
+    """Which entries of a [B, F] matrix are selected, compressed by rows."""
+
+    indices: Int[Tensor, "nnz"]
+    offsets: Int[Tensor, "B+1"]
+
+
+class Projection(NamedTuple):
+    """Pre-activations x W + b: dense to choose from, sparse to differentiate."""
+
+    dense: Float[Tensor, "B F"]
+    """The values, outside the graph."""
+    x: Float[Tensor, "B D"]
+    W: Float[Tensor, "D F"]
+    b: Float[Tensor, "F"]
+
+    def keep(self, pattern: Pattern) -> SparseCode:
+        """The selected entries, inside the graph: d/dx, d/dW and d/db flow through them and no others."""
+        rows = torch.arange(len(self.x), device=self.x.device).repeat_interleave(pattern.offsets.diff())
+        values = _Selected.apply(self.x, self.W, self.b, self.dense[rows, pattern.indices], rows, *pattern)
+        return SparseCode(values, *pattern, self.W.shape[1])
+
+
+def project(x: Float[Tensor, "B D"], W: Float[Tensor, "D F"], b: Float[Tensor, "F"]) -> Projection:
+    """Compute x W + b densely, outside the graph; `Projection.keep` puts selected entries into it."""
+    with torch.no_grad():
+        return Projection(torch.addmm(b, x, W), x, W, b)
+
+
+def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
+    """Sum of decoder rows weighted by the code's values; differentiable in both."""
+    weights = code.values.to(W_dec.dtype)
+    return F.embedding_bag(
+        code.indices, W_dec, code.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+def largest_per_row(u: Float[Tensor, "B F"], k: int) -> Pattern:
+    """The k largest entries of each row (all of them when F <= k). Ties: some k of them, fixed on CPU."""
+    k = min(k, u.shape[1])
+    indices = u.topk(k, dim=1, sorted=False).indices.flatten()
+    return Pattern(indices, torch.arange(0, len(indices) + 1, k, device=u.device))
+
+
+def largest_per_batch(u: Float[Tensor, "B F"], total: int) -> Pattern:
+    """The `total` largest entries of the whole matrix: a row may have none or many."""
+    flat = u.flatten().topk(min(total, u.numel()), sorted=False).indices.sort().values
+    counts = torch.bincount(flat // u.shape[1], minlength=len(u))
+    return Pattern(flat % u.shape[1], offsets_of(counts))
+
+
+def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
+    """All entries that are true."""
+    return Pattern(chosen.nonzero()[:, 1], offsets_of(chosen.sum(1)))
+
+
+class _Selected(torch.autograd.Function):
+    """Entries (row, index) of x W + b, already computed; the backward pass is sparse."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, W: Tensor, b: Tensor, values: Tensor, rows: Tensor, indices: Tensor, offsets: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, W, rows, indices, offsets)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, rows, indices, offsets = ctx.saved_tensors
+        (grad,) = grads
+        needs_x, needs_W, needs_b = ctx.needs_input_grad[:3]
+        grad_x = grad_W = grad_b = None
+        if needs_x:
+            grad_x = decode(SparseCode(grad, indices, offsets, W.shape[1]), W.T)
+        if needs_W:
+            grad_W = _by_latent(grad, rows, indices, x, W.shape[1]).T
+        if needs_b:
+            grad_b = torch.zeros(W.shape[1], dtype=grad.dtype, device=grad.device)
+            grad_b.index_add_(0, indices, grad)
+        return grad_x, grad_W, grad_b, None, None, None, None
+
+
+def _by_latent(grad: Tensor, rows: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Float[Tensor, "F D"]:
+    """Row j: sum over the entries of latent j of grad * x[row]. A decode with latents and rows exchanged."""
+    order = indices.argsort(stable=True)
+    offsets = offsets_of(torch.bincount(indices, minlength=n_latents))
+    return decode(SparseCode(grad[order], rows[order], offsets, len(x)), x)

@@ -1,0 +1,34 @@
+"""Losses as free functions: means over tokens, unitless, in float32."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Fraction of variance unexplained: 0 is perfect, 1 is no better than the batch mean.
+
+    Sum of squared errors over the sum of squared distances from the batch mean, per dimension. Unchanged
+    when both inputs are scaled or shifted alike; 0 when all rows of x are equal and met exactly, huge but
+    finite when they are equal and missed. Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
+    spread = (x - x.mean(0)).square().sum().detach()
+    return (x_hat - x).square().sum() / spread.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def auxk(
+    pre_activations: Float[Tensor, "B n"],
+    W_dec: Float[Tensor, "n D"],
+    residual: Float[Tensor, "B D"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """AuxK: how well the k most active dead latents of each row explain what the living ones left over.
+
+    `pre_activations` and `W_dec` are of the dead latents only. The residual is detached and has no b_dec on
+    either side; the result is its FVU, so 1 means the dead explain nothing of it. A dead latent whose
+    pre-activation is negative on every row gets no gradient, as in the paper's ReLU form.
+    Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
+    active = pre_activations.relu()
+    if k < active.shape[1]:
+        best = active.topk(k, dim=1, sorted=False).indices
+        active = torch.zeros_like(active).scatter(1, best, active.gather(1, best))
+    return fvu(residual.detach(), active @ W_dec)

@@ -1,0 +1,43 @@
+"""Checkpoints: usable SAEs that training goes on from with the very same bits."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from activations import files
+from sae.runs import Run, load_sae, read_json, save_sae
+from sae.training.trainer import Trainer
+
+
+def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
+    """Write checkpoints/step-*/ whole or not at all, and the finished SAE after the last step.
+
+    Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place."""
+    folded = copy.deepcopy(trainer.sae)
+    folded.fold_input_scale(trainer.scale)
+    about = {"hook": run.hook, "model": run.about["model"], "step": trainer.step}
+    folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
+    part = folder.with_name(folder.name + files.PART)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_sae(part, folded, about)
+    files.write_tensors(part / "training.safetensors", trainer.tensors(), "sae-training-1")
+    files.write_json(part / "training.json", {"step": trainer.step, "reader": reader_state})
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    files.sync(folder.parent)
+    for old in run.checkpoints[: -trainer.cfg.keep_checkpoints]:
+        shutil.rmtree(old)
+    if trainer.finished:
+        save_sae(run.path, folded, about)
+
+
+def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
+    """Bring a fresh trainer of the same settings to where a checkpoint was; returns the reader's state."""
+    trainer.sae.load_state_dict(load_sae(checkpoint).state_dict())
+    about = read_json(checkpoint / "training.json")
+    trainer.restore(about["step"], load_file(checkpoint / "training.safetensors"))
+    return about["reader"]

@@ -1,0 +1,169 @@
+"""The loop: batches in, log rows out. It knows steps; files, devices and the command line it does not."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae.architectures import SAE, Loss
+from sae.errors import ConfigError, DivergedError
+from sae.training.optimizers import adam
+from sae.training.schedules import warmup_then_decay
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; what is left out is derived from the data and the dictionary."""
+
+    steps: int | None = None
+    """Optimizer steps; when left out, one pass over the store's training rows, but at least 2000."""
+    batch: int = 2048
+    """Rows (tokens) per step."""
+    lr: float | None = None
+    """Peak learning rate of Adam; when left out, 2e-4 / sqrt(d_sae / 2^14) (Gao et al. 2024, section 2.4)."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up; when left out, a twentieth of all, at most 1000."""
+    decay_share: float = 0.2
+    """Share of all steps, at the end, over which the learning rate falls linearly to 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+    dead_after_tokens: int | None = None
+    """Tokens without firing after which a latent is dead; when left out, 10 million, or a tenth of the run's
+    tokens when that is less (10 million: Gao et al. 2024, appendix A.2)."""
+    scale_inputs: bool = True
+    """Scale activations to unit mean square per dimension in training; folded into the saved weights."""
+    seed: int = 0
+    """Of the initialisation and the order of rows."""
+    log_every: int = 10
+    """Steps between rows of log.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "checkpoint_every", "keep_checkpoints", "dead_after_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{name} = {value} must be at least 1")
+        if not 0 <= self.decay_share <= 1:
+            raise ConfigError(f"train.decay_share = {self.decay_share} must lie between 0 and 1")
+        if self.lr is not None and not self.lr > 0:
+            raise ConfigError(f"train.lr = {self.lr} must be above 0")
+
+    def resolved(self, rows: int, d_sae: int) -> "TrainConfig":
+        """The same with everything left out filled in, for a store of `rows` training rows."""
+        steps = self.steps or max(rows // self.batch, 2000)
+        filled = {
+            "steps": steps,
+            "lr": self.lr or 2e-4 / (d_sae / 2**14) ** 0.5,
+            "warmup_steps": min(steps // 20, 1000) if self.warmup_steps is None else self.warmup_steps,
+            "dead_after_tokens": self.dead_after_tokens or min(10_000_000, max(1, steps * self.batch // 10)),
+        }
+        return TrainConfig(**{**self.__dict__, **filled})
+
+
+class Trainer:
+    """One SAE, its optimizer, and for how many tokens each latent has been silent.
+
+    `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them."""
+
+    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0):
+        assert cfg.steps is not None and cfg.lr is not None and cfg.warmup_steps is not None
+        assert cfg.dead_after_tokens is not None
+        self.sae, self.cfg, self.scale = sae, cfg, scale
+        self.step = 0
+        self.optimizer = adam(sae, cfg.lr)
+        self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
+        self.dead_after_tokens = cfg.dead_after_tokens
+        self.silent_tokens: Int[Tensor, "F"] = torch.zeros(sae.d_sae, dtype=torch.int64)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step == self.cfg.steps
+
+    def train_step(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"]) -> tuple[Loss, dict[str, float]]:
+        """One step on raw activations; the loss, and what else there is to log.
+
+        Raises DivergedError, leaving the weights as they were, when the loss is not finite."""
+        sae, lr = self.sae, self.cfg.lr * self.schedule(self.step)  # type: ignore[operator]
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        dead = self.silent_tokens >= self.dead_after_tokens
+        same = y is x
+        x = x * self.scale
+        loss = sae.loss(x, x if same else y * self.scale, dead)
+        if not torch.isfinite(loss.total):
+            raise DivergedError(f"the loss is {loss.total.item()} at step {self.step}: lower --train.lr")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        sae.before_step()
+        norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), self.cfg.clip_norm)
+        self.optimizer.step()
+        sae.after_step()
+        self.silent_tokens = torch.where(loss.fired, 0, self.silent_tokens + len(x))
+        self.step += 1
+        return loss, {"lr": lr, "grad_norm": norm.item(), "dead": int(dead.sum())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything beyond the folded SAE that going on needs, as tensors: the rest is `step`."""
+        sae = self.sae
+        found = {f"units.{name}": getattr(sae, name).detach() for name in sae.in_activation_units}
+        found["silent_tokens"] = self.silent_tokens
+        found["rng"] = torch.get_rng_state()
+        for name, parameter in sae.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{name}.{key}"] = value
+        return found
+
+    @torch.no_grad()
+    def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Take up `tensors` of a trainer whose SAE's weights this one's SAE has, folded."""
+        self.step = step
+        self.silent_tokens = tensors["silent_tokens"]
+        torch.set_rng_state(tensors["rng"])
+        for name in self.sae.in_activation_units:
+            getattr(self.sae, name).copy_(tensors[f"units.{name}"])
+        for name, parameter in self.sae.named_parameters():
+            state: dict[str, Any] = self.optimizer.state[parameter]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                saved = tensors[f"optimizer.{name}.{key}"]
+                # in the parameter's own memory order, as the optimizer made it
+                state[key] = saved if key == "step" else torch.empty_like(parameter).copy_(saved)
+
+
+def fit(
+    trainer: Trainer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    *,
+    log: Callable[[dict[str, float]], None],
+    save: Callable[[], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train until all steps are done (True) or `stop` says so (False); either way `save` has the last word.
+
+    `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
+    second since the last row, the loss's terms, lr, grad_norm, dead latents. `save` writes a checkpoint."""
+    cfg, started = trainer.cfg, time.perf_counter()
+    last_time, last_step = started, trainer.step
+    while not trainer.finished:
+        loss, extra = trainer.train_step(*next(batches))
+        if trainer.step % cfg.log_every == 0 or trainer.finished:
+            now = time.perf_counter()
+            speed = (trainer.step - last_step) * cfg.batch / (now - last_time)
+            last_time, last_step = now, trainer.step
+            place = {"step": trainer.step, "tokens": trainer.step * cfg.batch}
+            pace = {"seconds": round(now - started, 3), "tokens_per_second": round(speed, 1)}
+            terms = {name: term.item() for name, term in loss.terms.items()}
+            log({**place, **pace, "loss": loss.total.item(), **terms, **extra})
+        if trainer.finished or stop():
+            break
+        if trainer.step % cfg.checkpoint_every == 0:
+            save()
+    save()
+    return trainer.finished
