@@ -117,7 +117,7 @@ def _wikipedia() -> Iterator[str]:
     except ImportError as error:
         raise TextError(
             "the embedded text comes with gensim, which is not installed: "
-            "pip install 'sae-workbench[demo]', or name your own text with --text.dataset"
+            "pip install 'sae-workbench[demo]', or name your own text with --dataset"
         ) from error
     log.info("reading the embedded text, once")
     with bz2.open(_gensim_file(WIKIPEDIA)) as dump:

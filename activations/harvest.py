@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 class HarvestConfig:
     """What to harvest, from which text, into what."""
 
-    hooks: str
-    """Hook points, separated by commas, such as `blocks.10.hook_resid_post,blocks.14.hook_mlp_out`."""
+    hooks: str = ""
+    """Hook points, separated by commas, such as `blocks.10.hook_resid_post,blocks.14.hook_mlp_out`; at the command
+    line, the residual stream after the middle block when left out."""
     tokens: int = 1_000_000
     """Tokens to run the model on, BOS included; fewer when the text ends before."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -40,8 +41,6 @@ class HarvestConfig:
     """Tokens the model reads at once."""
 
     def __post_init__(self) -> None:
-        if not self.hook_names:
-            raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
         if len(set(self.hook_names)) < len(self.hook_names):
             raise HarvestError(f"a hook point is given twice in {self.hooks}")
         if self.tokens < self.packing.context:
@@ -62,6 +61,8 @@ def harvest(
     with the same arguments, it ends with the same bytes as undisturbed (same machine, same number of
     threads). A finished store of the same settings is returned as it is. Raises HarvestError, StoreError,
     TextError or HookError; an OSError when the disk is full; in each case whole shards stay."""
+    if not config.hook_names:
+        raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
     spec = store_spec(model, config)
     if (out / INDEX).exists():
         return _finished(Store(out), spec, config)
@@ -81,7 +82,7 @@ def harvest(
     if not total:
         raise HarvestError(
             f"{config.text.dataset} gave no full window of {config.packing.context} tokens: it is empty or too "
-            f"short; needed is more text, a smaller --packing.context, or --packing.packing document"
+            f"short; needed is more text, a smaller --context, or --packing document"
         )
     writer.finish(shards, text_ended=total < limit)
     return Store(out)

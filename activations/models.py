@@ -119,7 +119,7 @@ class LanguageModel:
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def capture(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
         """Activations [n, T, D] at each hook point for token ids [n, T], in the model's dtype.
 
@@ -148,7 +148,7 @@ class LanguageModel:
             f"that is off; choose another hook point"
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
         """Next-token logits [n, T, V] for token ids [n, T], with what passes some hook points replaced.
 
@@ -157,7 +157,7 @@ class LanguageModel:
             self.check_hook(hook)
         return self._run(tokens, edits or {}, logits=True)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def vocabulary_effect(self, directions: Tensor) -> Tensor:
         """Logits [n, V] that residual directions [n, D] write: final norm, then unembedding.
 

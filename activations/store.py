@@ -21,7 +21,7 @@ from activations.tokens import NOWHERE, PackingConfig, Window
 FORMAT = 1
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HELD_OUT_SHARE = 0.1  # of documents; the same for every store, so that no run trains on another's test text
+HELD_OUT_ONE_IN = 10  # documents; the same for every store, so that no run trains on another's test text
 
 Split = Literal["train", "held-out", "all"]
 
@@ -259,7 +259,7 @@ class Store:
     def rows(self, shard: Shard, split: Split = "all", with_bos: bool = False) -> Tensor:
         """Which rows of a shard [n, T] belong to a split: bool. Padding never; BOS rows only when asked for.
 
-        A document is held out when a hash of its number says so: one in ten, the same ones always."""
+        Documents, one in ten, are held out whole; which ones is fixed (`is_held_out`)."""
         chosen = kept(shard.documents, shard.positions, 0 if with_bos else self.spec.excluded)
         if split == "all":
             return chosen
@@ -290,12 +290,14 @@ def verify(store: Store) -> Iterator[tuple[str, str | None]]:
 
 
 def is_held_out(documents: Tensor) -> Tensor:
-    """Which document numbers are held out: one in ten, by a fixed hash (splitmix64's finaliser). bool."""
-    h = documents.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    """Which document numbers are held out: one of every ten in a row, at a place mixed from the ten's number.
+
+    bool, of the same shape. Document 1 is among them, so two documents are enough to have one; NOWHERE is not."""
+    ten = documents.numpy().astype(np.uint64) // np.uint64(HELD_OUT_ONE_IN)
+    h = (ten ^ (ten >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    h = h ^ (h >> np.uint64(31))
-    return torch.from_numpy(h < np.uint64(int(HELD_OUT_SHARE * 2**64))) & (documents >= 0)
+    place = torch.from_numpy(((h ^ (h >> np.uint64(31))) % np.uint64(HELD_OUT_ONE_IN)).astype(np.int32))
+    return (documents % HELD_OUT_ONE_IN == (place + 1) % HELD_OUT_ONE_IN) & (documents >= 0)
 
 
 def kept(documents: Tensor, positions: Tensor, excluded: int) -> Tensor:

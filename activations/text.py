@@ -27,7 +27,7 @@ class TextConfig:
     """Split of a hub data set."""
     subset: str | None = None
     """Configuration of a hub data set that has several, such as `sample-10BT`."""
-    revision: str | None = None
+    dataset_revision: str | None = None
     """Branch, tag or commit of a hub data set; the commit found is written into the store."""
     column: str = "text"
     """Column that holds the text, for everything but .txt and .md files."""
@@ -51,7 +51,7 @@ def documents(config: TextConfig) -> Iterator[str]:
             near = difflib.get_close_matches(column, row, n=1)
             raise TextError(
                 f"{config.dataset} has no column {column!r}: it has {', '.join(map(repr, row))}"
-                + (f"; try --text.column {near[0]}" if near else "")
+                + (f"; try --column {near[0]}" if near else "")
             )
         text = row[column]
         if text is not None and not isinstance(text, str):
@@ -68,9 +68,9 @@ def revision(config: TextConfig) -> str | None:
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(config.dataset, revision=config.revision).sha
+        return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
     except OSError:
-        return config.revision
+        return config.dataset_revision
 
 
 def _open(config: TextConfig) -> Any:
@@ -84,7 +84,7 @@ def _open(config: TextConfig) -> Any:
                 config.dataset,
                 config.subset,
                 split=config.split,
-                revision=config.revision,
+                revision=config.dataset_revision,
                 streaming=config.streaming,
             )
         units = {"file": "document", "paragraph": "paragraph", "line": "line"}

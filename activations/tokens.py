@@ -90,7 +90,7 @@ def _tokenise(texts: Iterable[str], tokenizer: Any, config: PackingConfig) -> It
     end = []
     if config.separator == "eos":
         if tokenizer.eos_token_id is None:
-            raise TextError("the tokenizer has no end-of-text token: use --packing.separator none")
+            raise TextError("the tokenizer has no end-of-text token: use --separator none")
         end = [tokenizer.eos_token_id]
     for text in texts:
         if not text:

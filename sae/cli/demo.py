@@ -1,0 +1,58 @@
+"""`sae demo`: harvest, train, evaluate and features on the embedded model and text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from activations import models
+from activations.harvest import HarvestConfig
+from activations.text import TextConfig
+from sae.architectures import TopKConfig
+from sae.cli import evaluate, features, harvest, train
+from sae.config import RunConfig
+from sae.features.collect import FeaturesConfig
+from sae.runs import Run, device
+from sae.training.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The main job on a real language model (SmolLM2-135M-Instruct) and real text, with nothing prepared.
+
+    Example: sae demo --tokens 100000 --steps 300 --width 2048 --name small. Interrupted at any point, the
+    same command goes on without doing finished work again."""
+
+    tokens: int = 350_000
+    """Tokens to harvest; the embedded text has some 730,000."""
+    steps: int = 900
+    """Training steps of 2048 tokens."""
+    width: int = 8192
+    """Latents in the dictionary."""
+    k: int = 32
+    """Latents that fire per token."""
+    hook: str = "blocks.9.hook_resid_post"
+    """Hook point."""
+    windows: int = 48
+    """Held-out windows for the language model's own loss."""
+    name: str = "demo"
+    """The run goes to runs/NAME, the store to stores/NAME."""
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    cfg = tyro.cli(Demo, prog="sae demo", args=args)
+    store_path, run_path = Path("stores") / cfg.name, Path("runs") / cfg.name
+    model = models.load("embedded", device=str(device()))
+    text = TextConfig(dataset="embedded")
+    harvest.run(model, store_path, HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text))
+    arch = TopKConfig(d_sae=cfg.width, k=cfg.k)
+    training = TrainConfig(steps=cfg.steps, lr=1e-3, checkpoint_every=200)
+    train.train(RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training), run_path, resume=True)
+    run = Run(run_path)
+    if run.evaluation is None:
+        evaluate.evaluate(run, run.sae(), model, cfg.windows)
+    features.collect(run, model, FeaturesConfig())
+    evaluate.show(run)
+    print(f"\nLook at what it learned:  .venv/bin/sae app {run_path.parent}")
+    return 0

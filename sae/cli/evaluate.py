@@ -1,0 +1,91 @@
+"""`sae evaluate`: how well a run's SAE rebuilds held-out activations and the model's predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from activations import files, models
+from activations.models import LanguageModel
+from sae.architectures import SAE
+from sae.cli.progress import progress
+from sae.evaluation.reconstruction import reconstruction
+from sae.evaluation.splice import splice
+from sae.runs import Run
+
+FORMAT = 1
+LABELS = {
+    "fvu": "fraction of variance unexplained",
+    "explained_variance": "explained variance",
+    "cosine": "cosine(x, x_hat)",
+    "l0": "L0 (latents firing per token)",
+    "norm_ratio": "|x_hat| / |x|",
+    "ce_clean": "cross-entropy, model as it is",
+    "ce_spliced": "cross-entropy, SAE spliced in",
+    "ce_mean": "cross-entropy, mean-ablated",
+    "ce_zero": "cross-entropy, zero-ablated",
+    "kl": "KL(as it is || spliced)",
+    "recovered_zero": "loss recovered (zero ablation)",
+    "recovered_mean": "loss recovered (mean ablation)",
+}
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on its store's held-out documents and write eval.json into it.
+
+    Example: sae evaluate runs/demo --windows 128. What each number means: docs/metrics.md."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    windows: int = 64
+    """Held-out windows the language model reads, four times each; 0 leaves the model out."""
+    batch: int = 2048
+    """Rows encoded at once."""
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = tyro.cli(Evaluate, prog="sae evaluate", args=args)
+    run = Run(command.run)
+    sae = run.sae()
+    model = load_model(run) if command.windows else None
+    evaluate(run, sae, model, command.windows, command.batch)
+    show(run)
+    return 0
+
+
+def load_model(run: Run) -> LanguageModel:
+    """The language model the run's store was made with."""
+    return models.load(run.about["model"], run.about["model_revision"])
+
+
+def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
+    """Measure, and write eval.json."""
+    store, hook = run.store, run.hook
+    rows = int(sum(store.rows(store.read(n), "held-out").sum() for n in range(len(store.shards))))
+    with progress("evaluate", rows, "tokens") as advance:
+        found = reconstruction(sae, store, hook, batch=batch, on_rows=advance)
+    if model is not None:
+        with progress("splice", windows, "windows") as advance:
+            found["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)
+    files.write_json(run.path / "eval.json", {"format": FORMAT, **found})
+
+
+def show(run: Run) -> None:
+    """Print the table of results."""
+    found: dict[str, Any] = run.evaluation or {}
+    spliced = found.get("splice", {})
+    table = Table(title=f"{run.path} on {found['tokens']:,} held-out tokens of {found['documents']} documents")
+    for column in ("", "value", "95 % interval"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, estimate in {**found["estimates"], **spliced.get("estimates", {})}.items():
+        table.add_row(LABELS[name], f"{estimate['value']:.4g}", f"{estimate['low']:.4g} to {estimate['high']:.4g}")
+    table.add_row("latents silent on these tokens", f"{found['dead']:.1%}", "")
+    table.add_row("latents on more than 10 % of them", f"{found['dense']:.1%}", "")
+    if spliced:
+        table.caption = f"cross-entropy (nats a token) and KL on {spliced['tokens']:,} tokens in {spliced['windows']} windows"
+    Console().print(table)

@@ -1,0 +1,45 @@
+"""`sae features`: what every latent of a run's SAE fires on."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from activations.models import LanguageModel
+from sae.cli.evaluate import load_model
+from sae.cli.progress import progress
+from sae.errors import RunError
+from sae.features.collect import FeaturesConfig, shards_to_read
+from sae.features.describe import describe
+from sae.features.store import FeatureStore
+from sae.runs import ABOUT, Run, read_json
+
+
+@dataclass(frozen=True)
+class Features:
+    """Collect statistics, examples, logit lens and neighbours of all latents into the run's features/.
+
+    Example: sae features runs/demo --tokens 200000. Interrupted, the same command goes on."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must be finished."""
+    config: FeaturesConfig = field(default_factory=FeaturesConfig)
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = tyro.cli(Features, prog="sae features", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    run = Run(command.run)
+    features = collect(run, load_model(run), command.config)
+    print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
+    return 0
+
+
+def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore:
+    """Fill the run's features folder, or finish it."""
+    if not run.finished:
+        raise RunError(f"{run.path} is not finished: sae train … --out {run.path} --resume goes on")
+    digest = read_json(run.path / ABOUT)["weights_file_sha256"]
+    _, rows = shards_to_read(run.store, cfg.tokens)
+    with progress("features", rows, "tokens") as advance:
+        return describe(run.sae(), run.store, run.hook, model, run.path / "features", cfg, digest, advance)

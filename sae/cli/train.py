@@ -1,0 +1,141 @@
+"""`sae train ARCH`: a store -> a sparse autoencoder."""
+
+import dataclasses
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+import tyro
+
+from activations.moments import geometric_median
+from activations.shuffle import ShuffledReader, sample
+from activations.store import Store
+from sae.architectures import ARCHITECTURES, build
+from sae.cli.main import Stopped
+from sae.cli.progress import progress
+from sae.config import RunConfig
+from sae.errors import RunError
+from sae.runs import Run
+from sae.training import checkpoints
+from sae.training.logs import Loggers
+from sae.training.trainer import Trainer, fit
+
+INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(RunConfig):
+    """Train a sparse autoencoder on a store."""
+
+    out: Path
+    """Folder of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run in --out."""
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    presets = {
+        name: (_summary(config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=config()))
+        for name, (config, _) in ARCHITECTURES.items()
+    }
+    command = tyro.extras.overridable_config_cli(presets, prog="sae train", args=args)
+    fields = {field.name: getattr(command, field.name) for field in dataclasses.fields(RunConfig)}
+    run = train(RunConfig(**fields), command.out, command.resume)
+    print(f"{run.path}: trained; next: sae evaluate {run.path}")
+    return 0
+
+
+def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
+    """Train to the end, or until SIGINT or SIGTERM, which write a checkpoint and raise Stopped.
+
+    `cfg` may leave settings out; what they came to is in the run's run.json. A finished run is returned as it
+    is when `resume` is set."""
+    store = Store(cfg.store)
+    hook = cfg.hook or store.only_hook()
+    reader = ShuffledReader(store, hook, cfg.train.batch, seed=cfg.train.seed)
+    cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae))
+    scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5 if cfg.train.scale_inputs else 1.0
+    run = _open(cfg, out, resume, store, hook, scale)
+    if run.finished:
+        return run
+    trainer = Trainer(build(cfg.arch, store.width(hook), cfg.train.seed), cfg.train, scale)
+    if run.checkpoints:
+        reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
+    else:
+        _initialise(trainer, reader)
+    _fit(trainer, reader, run)
+    return run
+
+
+def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scale: float) -> Run:
+    if not (out / "run.json").exists():
+        return Run.create(out, cfg, store, hook, scale)
+    run = Run(out)
+    if not resume:
+        state = "a finished run" if run.finished else "a run that stopped before its end (--resume goes on)"
+        raise RunError(f"{out} holds {state}: choose another --out")
+    _ = run.store  # refuses a store that has changed
+    differing = [
+        field.name for field in dataclasses.fields(cfg) if getattr(run.config, field.name) != getattr(cfg, field.name)
+    ]
+    if differing:
+        raise RunError(
+            f"{out} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
+        )
+    return run
+
+
+def _initialise(trainer: Trainer, reader: ShuffledReader) -> None:
+    x = sample(reader, INIT_ROWS) * trainer.scale
+    generator = torch.Generator().manual_seed(trainer.cfg.seed)
+    trainer.sae.initialise(x, geometric_median(x), generator)
+
+
+def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
+    cfg = trainer.cfg
+    loggers = Loggers(run.path, run.config.loggers, run.about, resume_at=trainer.step)
+    assert cfg.steps is not None
+    with _stopping() as stop, progress("train", cfg.steps, "steps", done=trainer.step) as advance:
+        last = trainer.step
+
+        def log(row: dict[str, float]) -> None:
+            nonlocal last
+            loggers.log(row)
+            advance(trainer.step - last, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}")
+            last = trainer.step
+
+        fit(
+            trainer,
+            iter(reader),
+            log=log,
+            save=lambda: checkpoints.save(run, trainer, reader.state()),
+            stop=lambda: stop[0] != 0,
+        )
+    loggers.close()
+    if stop[0]:
+        raise Stopped(stop[0])
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """A one-item list that holds the number of the signal that asked to stop; 0 before."""
+    asked = [0]
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked[0] = number
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _summary(config: type) -> str:
+    return (config.__doc__ or "").strip().splitlines()[0]

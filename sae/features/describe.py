@@ -1,0 +1,52 @@
+"""From an SAE and a store to a features folder: the pass, the logit lens, the neighbours, all written at once."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from activations import files
+from activations.models import LanguageModel
+from activations.store import Store
+from sae.architectures import SAE
+from sae.features import collect, store
+from sae.features.collect import FeaturesConfig
+from sae.features.logits import logit_lens
+from sae.features.neighbours import encoder_decoder_cosine, nearest
+from sae.features.store import FeatureStore
+from sae.runs import read_json
+
+
+def describe(
+    sae: SAE,
+    activations: Store,
+    hook: str,
+    model: LanguageModel,
+    out: Path,
+    cfg: FeaturesConfig,
+    sae_sha256: str,
+    on_rows: Callable[[int], None] = lambda n: None,
+) -> FeatureStore:
+    """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
+
+    Interrupted and called again, it goes on from the last whole shard. See `collect.collect` for memory."""
+    identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
+    about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
+    if (out / store.INDEX).exists() and about.items() <= read_json(out / store.INDEX).items():
+        return FeatureStore(out)
+    (out / store.INDEX).unlink(missing_ok=True)
+    scratch = out / collect.SCRATCH
+    collected = collect.collect(sae, activations, hook, cfg, scratch, identity, on_rows)
+    neighbours, cosines = nearest(sae.W_dec, cfg.neighbours)
+    columns = {
+        "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
+        "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
+        "b_enc": sae.b_enc.tolist(),
+        "neighbours": neighbours.tolist(),
+        "neighbour_cosines": cosines.tolist(),
+    }
+    lens = logit_lens(model, sae.W_dec, cfg.logits)
+    vocabulary = store.token_texts(model.tokenizer)
+    features = store.write(out, about, columns, collected, lens, vocabulary, activations)
+    collect.clear(scratch)
+    files.sync(out)
+    return features

@@ -1,0 +1,26 @@
+"""What all tests share: shapes checked at run time, one thread, no network, a toy world made once."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["sae.code", "sae.losses", "sae.kernels", "sae.architectures"], "beartype.beartype")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a toy model, text, store and a finished run `runs/toy`; not to be changed."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny.run(folder)
+    return folder

@@ -1,0 +1,97 @@
+"""A toy world for tests: a two-layer random model, a byte tokenizer, a text, a store and a finished run."""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from activations.harvest import HarvestConfig, harvest
+from activations.models import LanguageModel, load
+from activations.store import Store
+from activations.text import TextConfig
+from activations.tokens import PackingConfig
+from sae.architectures import ArchConfig, TopKConfig
+from sae.cli.evaluate import evaluate
+from sae.cli.features import collect
+from sae.cli.train import train
+from sae.config import RunConfig
+from sae.features.collect import FeaturesConfig
+from sae.runs import Run
+from sae.training.trainer import TrainConfig
+
+HOOK = "blocks.1.hook_resid_pre"
+WORDS = "the cat sat on a mat and <b>looked</b> at naïve birds while rain fell & wind blew".split()
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and <bos>, <eos>."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: number for number, piece in enumerate(["<bos>", "<eos>", *alphabet])}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>")
+
+
+def model_folder(path: Path) -> Path:
+    """Save the model as `from_pretrained` reads it. Its <bos> has id 0, as Pythia's has."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.5,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def text_file(path: Path, documents: int = 40, words: int = 30, seed: int = 0) -> Path:
+    """JSON lines with a `text` column; every seventh document is empty."""
+    rng = random.Random(seed)
+    rows = [" ".join(rng.choices(WORDS, k=words)) if number % 7 else "" for number in range(documents)]
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def harvest_config(text: Path, **changes) -> HarvestConfig:
+    """Small windows and shards over a text file."""
+    settings = {
+        "hooks": HOOK,
+        "tokens": 4000,
+        "text": TextConfig(dataset=str(text)),
+        "packing": PackingConfig(context=16),
+        "shard_tokens": 512,
+        "batch_tokens": 128,
+    }
+    return HarvestConfig(**{**settings, **changes})
+
+
+def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:
+    """Harvest a store into folder/store, from a model in folder/model over folder/text.jsonl."""
+    text = text_file(folder / "text.jsonl")
+    model = model or load(str(model_folder(folder / "model")))
+    return harvest(model, folder / "store", harvest_config(text, **changes))
+
+
+def run(folder: Path, name: str = "toy", arch: ArchConfig | None = None, steps: int = 30) -> Run:
+    """A trained, evaluated run with features at folder/runs/name, over a store in `folder`."""
+    if not (folder / "store").exists():
+        store(folder)
+    arch = arch or TopKConfig(d_sae=32, k=4)
+    cfg = TrainConfig(steps=steps, batch=64, lr=3e-3, log_every=5, checkpoint_every=10)
+    made = train(RunConfig(store=str(folder / "store"), arch=arch, train=cfg), folder / "runs" / name)
+    model = load(str(folder / "model"))
+    evaluate(made, made.sae(), model, windows=8, batch=64)
+    collect(made, model, FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64))
+    return made
