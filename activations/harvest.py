@@ -27,7 +27,7 @@ class HarvestConfig:
 
     hooks: str = ""
     """Hook points, separated by commas, such as `blocks.10.hook_resid_post,blocks.14.hook_mlp_out`; at the command
-    line, the residual stream after the middle block when left out."""
+    line, the residual stream after block 10 of the embedded model, or a model's middle block, when left out."""
     tokens: int = 1_000_000
     """Tokens to run the model on, BOS included; fewer when the text ends before."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -274,7 +274,8 @@ class Store:
             shard = self.read(number, (hook,))
             flat = shard.activations[hook].flatten(0, 1)
             for chosen in self.rows(shard, split).flatten().nonzero()[:, 0].split(rows):
-                yield flat[chosen].float(), chosen, shard, number
+                if len(chosen):  # a shard without rows of the split still splits into one empty piece
+                    yield flat[chosen].float(), chosen, shard, number
 
 
 def verify(store: Store) -> Iterator[tuple[str, str | None]]:

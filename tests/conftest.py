@@ -8,7 +8,9 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["sae.code", "sae.losses", "sae.kernels", "sae.architectures"], "beartype.beartype")
+import tests.shapes  # before the hook looks it up
+
+install_import_hook(["sae.code", "sae.losses", "sae.kernels", "sae.architectures"], "tests.shapes.check")
 
 import pytest
 import torch

@@ -99,6 +99,10 @@ class SAE(ABC, nn.Module):
         `dead` marks latents silent for longer than the trainer's threshold. x is what the trainer feeds:
         scaled to unit mean square per dimension when it scales inputs. In training mode this may move buffers."""
 
+    def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        """The code `loss` reconstructs from; pure. `encode`'s, unless the rule of training looks at the whole batch."""
+        return self._encode(x)
+
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator) -> None:
         """Set all parameters before training, given a sample of inputs and its geometric median."""
@@ -139,7 +143,7 @@ def tied_init(sae: SAE, generator: torch.Generator) -> None:
     sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
     probe = torch.randn(256, sae.d_model, generator=generator)
     probe /= probe.norm(dim=1, keepdim=True)
-    size = sae(probe + sae.b_dec).sub(sae.b_dec).norm(dim=1).mean()
+    size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()
     if size > 0:
         sae.W_enc.div_(size)
 

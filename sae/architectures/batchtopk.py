@@ -55,10 +55,14 @@ class BatchTopK(SAE):
         u = self.pre_activations(x)
         return u.keep(kernels.where(u.dense > self.threshold))
 
-    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK of the batch's best floor(B k) latents; moves the threshold in training."""
+    def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        """The batch's largest floor(B k) pre-activations, negative ones at zero."""
         u = self.pre_activations(x)
-        code = u.keep(kernels.largest_per_batch(u.dense, int(len(x) * self.cfg.k))).relu()
+        return u.keep(kernels.largest_per_batch(u.dense, int(len(x) * self.cfg.k))).relu()
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""
+        code = self.training_code(x)
         if self.training:
             self._follow(code.values.detach())
         return reconstruction_loss(self, x, y, dead, code, self.cfg)

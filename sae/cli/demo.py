@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from activations import models
+from activations import embedded, models
 from activations.harvest import HarvestConfig
 from activations.text import TextConfig
 from sae.architectures import TopKConfig
@@ -31,7 +31,7 @@ class Demo:
     """Latents in the dictionary."""
     k: int = 32
     """Latents that fire per token."""
-    hook: str = "blocks.9.hook_resid_post"
+    hook: str = embedded.MODEL_HOOK
     """Hook point."""
     windows: int = 48
     """Held-out windows for the language model's own loss."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from activations import models
+from activations import embedded, models
 from activations.harvest import HarvestConfig, harvest
 from activations.models import LanguageModel
 from activations.store import DTYPES, Store
@@ -48,7 +48,8 @@ def main(args: list[str]) -> int:
 def run(model: LanguageModel, out: Path, config: HarvestConfig) -> Store:
     """Harvest with a progress bar; without hook points, from the residual stream after the middle block."""
     if not config.hook_names:
-        config = dataclasses.replace(config, hooks=f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post")
+        middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
+        config = dataclasses.replace(config, hooks=embedded.MODEL_HOOK if model.name == "embedded" else middle)
     total = config.tokens // config.packing.context * config.packing.context
     with progress("harvest", total, "tokens") as advance:
         return harvest(model, out, config, advance)

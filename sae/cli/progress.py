@@ -53,7 +53,7 @@ def _lines(what: str, total: int, unit: str, done: int) -> Advance:
         nonlocal shown
         meter.add(n)
         now = time.monotonic()
-        if now - shown >= PLAIN_EVERY or meter.done >= total:
+        if now - shown >= PLAIN_EVERY or meter.done >= total > meter.done - n:
             shown = now
             left = f"{meter.left // 60:.0f}:{meter.left % 60:02.0f} left" if meter.done < total else "done"
             tail = f", {note}" if note else ""

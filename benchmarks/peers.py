@@ -1,0 +1,144 @@
+"""Held-out FVU of TopK at equal k, width, tokens, steps and rows: this workbench beside the peers' own trainers.
+
+Run it once per contestant, each in an environment that has that package:
+    python benchmarks/peers.py ours --store stores/demo
+    python benchmarks/peers.py saelens --store stores/demo               # pip install sae-lens==6.54.12
+    python benchmarks/peers.py dictionary_learning --store stores/demo   # pip install dictionary-learning==0.1.0
+All read the very same batches, scaled by one constant as each package's own runner does. The peers train with
+their own loss, optimizer and schedule; --lr replaces the learning rate of all. Needs PYTHONPATH=. where this
+project is not installed, and of its dependencies only torch, safetensors, numpy and jaxtyping.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from activations.shuffle import ShuffledReader
+from activations.store import Store
+
+Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]  # raw rows -> reconstruction, L0
+
+
+def ours(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
+    from activations.moments import geometric_median
+    from activations.shuffle import sample
+    from sae.architectures import TopKConfig, build
+    from sae.training.trainer import TrainConfig, Trainer, fit
+
+    reader = ShuffledReader(store, hook, args.batch, seed=args.seed)
+    settings = TrainConfig(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
+    scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5
+    sae = build(TopKConfig(d_sae=args.width, k=args.k), store.width(hook), args.seed)
+    x = sample(reader, 32_768) * scale
+    sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(args.seed))
+    trainer = Trainer(sae, settings.resolved(reader.rows, args.width), scale)
+    fit(trainer, iter(reader), log=lambda row: None, save=lambda: None)
+    sae.fold_input_scale(scale)
+
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
+        code = sae.encode(x)
+        return sae.decode(code), code.l0()
+
+    return reconstruct
+
+
+def saelens(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(args.seed)
+    scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5  # its expected_average_only_in
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=store.width(hook), d_sae=args.width, k=args.k))
+    settings = SAETrainerConfig(
+        total_training_samples=args.steps * args.batch,
+        train_batch_size_samples=args.batch,
+        lr=args.lr or 3e-4,
+        lr_warm_up_steps=args.steps // 20 if args.lr else 0,
+        lr_decay_steps=args.steps // 5 if args.lr else 0,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    SAETrainer(settings, sae, rows(store, hook, args, scale)).fit()
+
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
+        latents = sae.encode(x * scale)
+        return sae.decode(latents) / scale, (latents != 0).sum(1)
+
+    return reconstruct
+
+
+def dictionary_learning(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    scale = store.mean_square_norm(hook) ** -0.5  # its norm_factor
+    trainer = TopKTrainer(
+        steps=args.steps,
+        activation_dim=store.width(hook),
+        dict_size=args.width,
+        k=args.k,
+        layer=0,
+        lm_name="",
+        lr=args.lr,
+        warmup_steps=args.steps // 20,
+        decay_start=int(args.steps * 0.8),
+        seed=args.seed,
+        device="cpu",
+    )
+    batches = rows(store, hook, args, scale)
+    for step in range(args.steps):
+        trainer.update(step, next(batches))
+
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
+        latents = trainer.ae.encode(x * scale)
+        return trainer.ae.decode(latents) / scale, (latents != 0).sum(1)
+
+    return reconstruct
+
+
+def rows(store: Store, hook: str, args: argparse.Namespace, scale: float) -> Iterator[Tensor]:
+    """The same rows in the same order for everyone."""
+    for batch in ShuffledReader(store, hook, args.batch, seed=args.seed):
+        yield batch.x * scale
+
+
+@torch.no_grad()
+def held_out_fvu(reconstruct: Reconstruct, store: Store, hook: str) -> tuple[float, float]:
+    """FVU (centred per dimension, float64) and mean L0 on the held-out documents."""
+    x = torch.cat([piece for piece, *_ in store.batches(hook, 2048, "held-out")])
+    error, l0 = 0.0, 0.0
+    for piece in x.split(2048):
+        x_hat, active = reconstruct(piece)
+        error += (x_hat - piece).double().square().sum().item()
+        l0 += active.sum().item()
+    return error / (x.double() - x.double().mean(0)).square().sum().item(), l0 / len(x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    contestants = {f.__name__: f for f in (ours, saelens, dictionary_learning)}
+    parser.add_argument("contestant", choices=contestants)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--width", type=int, default=8192)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--lr", type=float, help="for all alike; each package's own default when left out")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    store = Store(args.store)
+    hook = store.only_hook()
+    started = time.perf_counter()
+    reconstruct = contestants[args.contestant](store, hook, args)
+    seconds = time.perf_counter() - started
+    fvu, l0 = held_out_fvu(reconstruct, store, hook)
+    print(
+        f"| {args.contestant} | lr {args.lr or 'default'} | seed {args.seed} | held-out FVU {fvu:.4f} | L0 {l0:.2f} "
+        f"| {args.steps} steps of {args.batch}, width {args.width}, k {args.k} | {seconds:.0f} s |"
+    )
+
+
+if __name__ == "__main__":
+    main()
