@@ -1,0 +1,37 @@
+# Two commands on a fresh machine: `make demo` shows what this does, `make test` proves it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format install browser clean
+
+demo: install  ## the whole job on a real model and text: about 12 minutes on two cores (ARGS="--tokens 100000 …")
+	$(BIN)/sae demo $(ARGS)
+
+test: check browser  ## every test, the browser's too
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,app,dev]"
+	@touch $@
+
+browser: install  ## Chromium for the browser tests: found on the PATH, or installed with apt
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+		|| { echo "the browser tests need Chromium: install it (Debian: apt-get install chromium)"; exit 1; }
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

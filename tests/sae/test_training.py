@@ -1,0 +1,204 @@
+"""The loop, the schedule, checkpoints: counts, exact resumption, usable mid-run SAEs."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from activations.errors import StoreError
+from sae.architectures import TopKConfig, build
+from sae.cli.train import train
+from sae.config import RunConfig, from_json, to_json
+from sae.errors import ConfigError, DivergedError, RunError
+from sae.runs import Run, load_sae
+from sae.training.logs import JsonLines, read
+from sae.training.schedules import warmup_then_decay
+from sae.training.trainer import TrainConfig, Trainer, fit
+
+SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_every=6, keep_checkpoints=2)
+
+
+def config(world: Path, **changes) -> RunConfig:
+    return RunConfig(store=str(world / "store"), arch=TopKConfig(d_sae=32, k=4), train=SETTINGS, **changes)
+
+
+def trainer(**changes) -> Trainer:
+    settings = TrainConfig(**{"steps": 8, "batch": 4, "lr": 1e-2, "warmup_steps": 0, "dead_after_tokens": 12, **changes})
+    return Trainer(build(TopKConfig(d_sae=6, k=2), 3), settings)
+
+
+def batches(n: int = 4):
+    for seed in itertools.count():
+        x = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+        yield x, x
+
+
+def test_the_schedule_rises_holds_and_falls_and_is_never_zero():
+    multiple = warmup_then_decay(steps=100, warmup_steps=10, decay_share=0.2)
+    values = [multiple(step) for step in range(100)]
+    assert_close(values[:10], [(i + 1) / 10 for i in range(10)])
+    assert set(values[10:80]) == {1.0}
+    assert all(a > b > 0 for a, b in itertools.pairwise(values[80:]))
+    assert_close(values[-1], 1 / 21)
+
+
+def test_without_warmup_and_decay_the_rate_is_constant():
+    multiple = warmup_then_decay(10, 0, 0.0)
+    assert {multiple(step) for step in range(10)} == {1.0}
+
+
+def test_silence_is_counted_in_tokens_and_broken_by_firing():
+    made = trainer()
+    with torch.no_grad():
+        made.sae.b_enc[1] = -100.0  # never fires
+    stream = batches()
+    for step in range(1, 4):
+        loss, extra = made.train_step(*next(stream))
+        assert made.silent_tokens[1] == 4 * step
+        assert (made.silent_tokens[loss.fired] == 0).all()
+        assert extra["dead"] == 0
+    silent = made.silent_tokens.clone()
+    _, extra = made.train_step(*next(stream))
+    assert extra["dead"] == int((silent >= 12).sum()) >= 1
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move():
+    made = trainer()
+    before = made.sae.W_enc.detach().clone()
+    x = torch.full((4, 3), float("inf"))
+    with pytest.raises(DivergedError, match=r"step 0.*--train.lr"):
+        made.train_step(x, x)
+    assert torch.equal(made.sae.W_enc, before)
+
+
+def test_the_loop_logs_every_so_often_and_at_the_end_and_saves_last():
+    made, rows, saves = trainer(steps=7, log_every=3, checkpoint_every=2), [], []
+    assert fit(made, batches(), log=rows.append, save=lambda: saves.append(made.step))
+    assert [row["step"] for row in rows] == [3, 6, 7]
+    assert {"tokens", "seconds", "tokens_per_second", "loss", "fvu", "l0", "lr", "grad_norm", "dead"} <= rows[0].keys()
+    assert [row["tokens"] for row in rows] == [12, 24, 28]
+    assert saves == [2, 4, 6, 7]
+
+
+def test_asked_to_stop_it_saves_and_says_it_is_not_done():
+    made, saves = trainer(), []
+    assert not fit(made, batches(), log=lambda row: None, save=lambda: saves.append(made.step), stop=lambda: made.step == 3)
+    assert saves == [3]
+
+
+def test_what_is_left_out_follows_from_the_data_and_the_dictionary():
+    resolved = TrainConfig().resolved(rows=100_000, d_sae=2**14)
+    assert (resolved.steps, resolved.lr, resolved.warmup_steps) == (2000, 2e-4, 100)
+    assert resolved.dead_after_tokens == 2000 * 2048 // 10
+    big = TrainConfig().resolved(rows=10**9, d_sae=2**16)
+    assert (big.steps, big.lr, big.dead_after_tokens) == (10**9 // 2048, 1e-4, 10_000_000)
+    assert resolved.resolved(rows=5, d_sae=9) == resolved
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"decay_share": 1.5}])
+def test_settings_out_of_range_are_named(wrong):
+    with pytest.raises(ConfigError, match=f"train.{next(iter(wrong))}"):
+        TrainConfig(**wrong)
+
+
+def test_a_config_survives_json():
+    cfg = RunConfig(store="s", arch=TopKConfig(d_sae=64, k=8), train=SETTINGS, loggers=("wandb",))
+    assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
+    with pytest.raises(RunError, match="'nosuch' is unknown"):
+        from_json({**to_json(cfg), "architecture": "nosuch"})
+
+
+def test_stopped_at_any_step_and_resumed_the_weights_are_the_very_same_bits(world, tmp_path, monkeypatch):
+    whole = train(config(world), tmp_path / "whole")
+    for stop_at in (1, 6, 13):
+        out = tmp_path / f"stopped-{stop_at}"
+        _train_until(config(world), out, stop_at, monkeypatch)
+        assert not Run(out).finished
+        again = train(config(world), out, resume=True)
+        for name in ("sae.safetensors", "checkpoints/step-00000020/training.safetensors"):
+            assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), (stop_at, name)
+        assert [row["step"] for row in again.log] == [row["step"] for row in whole.log]
+        assert [row["loss"] for row in again.log] == [row["loss"] for row in whole.log]
+
+
+def _train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and fail at the end of step `step`, after a checkpoint there."""
+    from sae.cli import train as module
+
+    class Enough(Exception):
+        pass
+
+    def fit_some(trainer, batches, *, log, save, stop):
+        fit(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", fit_some)
+        with pytest.raises(Enough):
+            train(cfg, out)
+
+
+def test_a_mid_run_checkpoint_is_an_sae_of_raw_activations(world, tmp_path, monkeypatch):
+    _train_until(config(world), tmp_path / "run", 13, monkeypatch)
+    run = Run(tmp_path / "run")
+    sae = run.sae()
+    assert run.about["input_scale"] != 1
+    hook = run.hook
+    x = torch.cat([batch for batch, *_ in run.store.batches(hook, 512)])
+    fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert fvu < 0.8
+    assert_close(sae.W_dec.norm(dim=1), torch.ones(32))
+
+
+def test_only_the_newest_checkpoints_are_kept(world, tmp_path):
+    run = train(config(world), tmp_path / "run")
+    assert [path.name for path in run.checkpoints] == ["step-00000018", "step-00000020"]
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_or_another_store(world, tmp_path):
+    train(config(world), tmp_path / "run")
+    before = (tmp_path / "run/sae.safetensors").read_bytes()
+    with pytest.raises(RunError, match="finished run"):
+        train(config(world), tmp_path / "run")
+    other = RunConfig(store=str(world / "store"), arch=TopKConfig(d_sae=16, k=4), train=SETTINGS)
+    with pytest.raises(RunError, match="other settings \\(arch\\)"):
+        train(other, tmp_path / "run", resume=True)
+    about = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps({**about, "store_fingerprint": "0"}))
+    with pytest.raises(StoreError, match="another store"):
+        train(config(world), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/sae.safetensors").read_bytes() == before
+
+
+def test_a_damaged_or_newer_sae_is_refused_by_name(world, tmp_path):
+    run = train(config(world), tmp_path / "run")
+    weights = run.path / "sae.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(RunError, match=r"sae\.safetensors is damaged"):
+        load_sae(run.path)
+    about = json.loads((run.path / "sae.json").read_text())
+    (run.path / "sae.json").write_text(json.dumps({**about, "format": 99}))
+    with pytest.raises(RunError, match="format 99"):
+        load_sae(run.path)
+
+
+def test_the_run_folder_tells_what_made_it(world, tmp_path):
+    run = train(config(world), tmp_path / "run")
+    assert run.config.train.warmup_steps == 1  # what was left out is filled in
+    assert run.about["store_fingerprint"] == run.store.fingerprint
+    assert {"torch", "transformer-lens", "safetensors"} <= run.about["versions"].keys()
+    assert [row["step"] for row in run.log] == [4, 8, 12, 16, 20]
+
+
+def test_resuming_a_log_drops_rows_after_the_checkpoint_and_a_line_cut_short(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    log = JsonLines(path, resume_at=2)
+    log.log({"step": 3, "loss": 0.5})
+    log.close()
+    assert read(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
