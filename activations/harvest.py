@@ -44,7 +44,9 @@ class HarvestConfig:
         if len(set(self.hook_names)) < len(self.hook_names):
             raise HarvestError(f"a hook point is given twice in {self.hooks}")
         if self.tokens < self.packing.context:
-            raise HarvestError(f"tokens = {self.tokens} does not fill one window of {self.packing.context} tokens")
+            raise HarvestError(
+                f"tokens = {self.tokens} does not fill one window of {self.packing.context} tokens"
+            )
 
     @property
     def hook_names(self) -> list[str]:

@@ -50,7 +50,7 @@ def load(
             f"cannot load the model {name!r}: {reason} Needed is 'embedded', a model folder, or a hub name "
             f"(fetched over the network, so check the spelling and the connection)"
         ) from error
-    return LanguageModel(hf_model.to(device), tokenizer, name, revision)
+    return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
 
 
 class LanguageModel:

@@ -86,7 +86,8 @@ class ShuffledReader:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            pieces, missing = [], self.batch
+            pieces: list[tuple[Tensor, ...]] = []
+            missing = self.batch
             epoch, row = self.cursor.epoch, self.cursor.row
             while missing:
                 if row == self.rows:
@@ -96,19 +97,17 @@ class ShuffledReader:
                 row += len(piece[0])
                 missing -= len(piece[0])
             self.cursor = Cursor(epoch, row)
-            tensors = [torch.cat(parts).float() if len(parts) > 1 else parts[0].float() for parts in zip(*pieces, strict=True)]
-            yield Batch(tensors[0], tensors[-1])
+            x, *rest = (torch.cat(parts).float() for parts in zip(*pieces, strict=True))
+            yield Batch(x, rest[0] if rest else x)
 
     def _rows(self, epoch: int, start: int, count: int) -> tuple[Tensor, ...]:
         """Up to `count` rows from `start` on, not past the end of the group they lie in."""
         order = torch.randperm(len(self.store.shards), generator=self._generator(epoch)).tolist()
         groups = [order[i : i + self.shards_per_group] for i in range(0, len(order), self.shards_per_group)]
-        for place, group in enumerate(groups):
-            size = sum(self.rows_per_shard[number] for number in group)
-            if start < size:
-                break
-            start -= size
-        columns, permutation = self._load(epoch, place, group)
+        place = 0
+        while start >= (size := sum(self.rows_per_shard[number] for number in groups[place])):
+            start, place = start - size, place + 1
+        columns, permutation = self._load(epoch, place, groups[place])
         chosen = permutation[start : start + count]
         return tuple(column[chosen] for column in columns)
 

@@ -173,17 +173,24 @@ class Store:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             if (self.path / JOB).exists():
-                raise StoreError(f"{path} is an unfinished harvest: run the same `sae harvest` again to finish")
-            raise StoreError(f"no store at {path}: needed is a folder with {INDEX}, as `sae harvest` makes it")
+                raise StoreError(
+                    f"{path} is an unfinished harvest: run the same `sae harvest` again to finish"
+                )
+            raise StoreError(
+                f"no store at {path}: needed is a folder with {INDEX}, as `sae harvest` makes it"
+            )
         index = _read_json(self.path / INDEX)
         if index.get("format", 0) > FORMAT:
-            raise StoreError(f"{path} is of store format {index['format']}, this release reads up to {FORMAT}")
+            raise StoreError(
+                f"{path} is of store format {index['format']}, this release reads up to {FORMAT}"
+            )
         try:
             self.text_ended: bool = index["text_ended"]
             self.shards = [ShardEntry(**entry) for entry in index["shards"]]
             self._moments = {hook: Moments(**found) for hook, found in index["moments"].items()}
-            spec = {key: index[key] for key in StoreSpec.__dataclass_fields__}
-            self.spec = StoreSpec(**spec | {"packing": PackingConfig(**spec["packing"])})
+            spec: dict[str, Any] = {key: index[key] for key in StoreSpec.__dataclass_fields__}
+            spec["packing"] = PackingConfig(**spec["packing"])
+            self.spec = StoreSpec(**spec)
         except (KeyError, TypeError) as error:
             raise StoreError(f"{self.path / INDEX} is damaged: {error}") from error
 
@@ -225,7 +232,9 @@ class Store:
     def only_hook(self) -> str:
         """The store's hook point, when there is just one. Raises StoreError otherwise."""
         if len(self.spec.hooks) > 1:
-            raise StoreError(f"{self.path} holds several hook points: choose one with --hook: {', '.join(self.spec.hooks)}")
+            raise StoreError(
+                f"{self.path} holds several hook points: choose one with --hook: {', '.join(self.spec.hooks)}"
+            )
         return next(iter(self.spec.hooks))
 
     def mean(self, hook: str) -> Tensor:
@@ -251,7 +260,9 @@ class Store:
                 tokens, segments = file.get_tensor("tokens"), file.get_tensor("segments")
                 activations = {hook: file.get_tensor(hook) for hook in hooks}
         except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing, and the index counts it: restore it or harvest again") from error
+            raise StoreError(
+                f"{path} is missing, and the index counts it: restore it or harvest again"
+            ) from error
         except SafetensorError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
         return Shard(tokens, *_expand(segments, tokens.shape), activations)
@@ -266,7 +277,9 @@ class Store:
         held_out = is_held_out(shard.documents)
         return chosen & (held_out if split == "held-out" else ~held_out)
 
-    def batches(self, hook: str, rows: int, split: Split = "all") -> Iterator[tuple[Tensor, Tensor, Shard, int]]:
+    def batches(
+        self, hook: str, rows: int, split: Split = "all"
+    ) -> Iterator[tuple[Tensor, Tensor, Shard, int]]:
         """In order: (x [<= rows, D] float32, flat row numbers within the shard, the shard, its number).
 
         A batch never spans two shards, so that a pass can stop and go on between shards."""
@@ -370,4 +383,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key])
+    return ", ".join(
+        f"{key}: {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key]
+    )

@@ -88,8 +88,10 @@ def _open(config: TextConfig) -> Any:
                 streaming=config.streaming,
             )
         units = {"file": "document", "paragraph": "paragraph", "line": "line"}
-        extra = {"sample_by": units[config.document]} if loader == "text" else {}
-        return datasets.load_dataset(loader, data_files=_files(config), split="train", streaming=True, **extra)
+        extra: dict[str, Any] = {"sample_by": units[config.document]} if loader == "text" else {}
+        return datasets.load_dataset(
+            loader, data_files=_files(config), split="train", streaming=True, **extra
+        )
     except (OSError, ValueError) as error:
         raise TextError(f"cannot open the data set {config.dataset!r}: {_first_line(error)}") from error
 
@@ -128,7 +130,7 @@ def _files(config: TextConfig) -> list[str]:
 
 def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
     """The source's rows; a failure of the reader below becomes one readable line."""
-    import datasets
+    from datasets.exceptions import DatasetsError
 
     rows = iter(_open(config))
     for number in itertools.count():
@@ -136,8 +138,10 @@ def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
             row = next(rows)
         except StopIteration:
             return
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise TextError(f"{config.dataset} cannot be read at document {number}: {_first_line(error)}") from error
+        except (OSError, ValueError, DatasetsError) as error:
+            raise TextError(
+                f"{config.dataset} cannot be read at document {number}: {_first_line(error)}"
+            ) from error
         yield row
 
 

@@ -44,7 +44,9 @@ def bare(model: models.LanguageModel, tokens: torch.Tensor, layer: int, batch: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--hook", default=MODEL_HOOK)
     parser.add_argument("--tokens", type=int, default=16_384)
@@ -71,7 +73,9 @@ def main() -> None:
     for name, seconds in medians.items():
         print(f"| {name} | {tokens.numel() / seconds:,.0f} tokens/s |")
     ratios = [b / h for b, h in zip(times["bare"], times["harvest"], strict=True)]
-    print(f"| harvest runs at | {statistics.median(ratios):.0%} of the bare pass ({min(ratios):.0%} to {max(ratios):.0%}) |")
+    print(
+        f"| harvest runs at | {statistics.median(ratios):.0%} of the bare pass ({min(ratios):.0%} to {max(ratios):.0%}) |"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ All read the very same batches, scaled by one constant as each package's own run
 their own loss, optimizer and schedule; --lr replaces the learning rate of all. Needs PYTHONPATH=. where this
 project is not installed, and of its dependencies only torch, safetensors, numpy and jaxtyping.
 """
+# pyright: reportMissingImports=false
 
 import argparse
 import time
@@ -117,7 +118,9 @@ def held_out_fvu(reconstruct: Reconstruct, store: Store, hook: str) -> tuple[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     contestants = {f.__name__: f for f in (ours, saelens, dictionary_learning)}
     parser.add_argument("contestant", choices=contestants)
     parser.add_argument("--store", required=True)

@@ -4,6 +4,7 @@
 The store's windows are first copied into the layout SAELens caches in (a `datasets` folder of [T, D] arrays, float32 and
 float16). Its mixing buffer holds half of all rows; ours shuffles all of them. Rounds alternate; medians count.
 """
+# pyright: reportMissingImports=false
 
 import argparse
 import statistics
@@ -73,7 +74,9 @@ def seconds(stream: Iterator[Any], batches: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

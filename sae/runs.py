@@ -34,7 +34,9 @@ class Run:
             raise RunError(f"no run at {path}: needed is a folder with run.json, as `sae train` makes it")
         self.about = read_json(self.path / "run.json")
         if self.about.get("format", 0) > FORMAT:
-            raise RunError(f"{path} is of run format {self.about['format']}, this release reads up to {FORMAT}")
+            raise RunError(
+                f"{path} is of run format {self.about['format']}, this release reads up to {FORMAT}"
+            )
         self.config = config.from_json(self.about["config"])
 
     def __repr__(self) -> str:
@@ -163,7 +165,16 @@ def read_json(path: Path) -> Any:
 
 def _git_commit() -> str | None:
     """Commit of the checkout this code runs from, with a + when it was changed since; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 

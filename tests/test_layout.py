@@ -23,7 +23,14 @@ ALLOWED = {
     "sae/config.py": ["sae.architectures", "sae.errors", "sae.training.logs", "sae.training.trainer"],
     "sae/runs.py": ["sae.config", "sae.architectures", "sae.errors", "sae.training.logs", "activations"],
     "sae/evaluation": ["sae.evaluation", "sae.architectures", "sae.code", "sae.errors", "activations"],
-    "sae/features": ["sae.features", "sae.architectures", "sae.code", "sae.errors", "sae.runs", "activations"],
+    "sae/features": [
+        "sae.features",
+        "sae.architectures",
+        "sae.code",
+        "sae.errors",
+        "sae.runs",
+        "activations",
+    ],
     "sae": ["sae", "activations"],
     "app/session.py": ["app", "sae"],
     "app/render.py": ["app"],
@@ -31,7 +38,16 @@ ALLOWED = {
     "app": ["app"],
     "benchmarks": ["sae", "activations", "benchmarks"],
 }
-HEAVY = {"streamlit", "transformer_lens", "transformers", "datasets", "triton", "wandb", "gensim", "tensorboard"}
+HEAVY = {
+    "streamlit",
+    "transformer_lens",
+    "transformers",
+    "datasets",
+    "triton",
+    "wandb",
+    "gensim",
+    "tensorboard",
+}
 SEEN_AT_IMPORT = {"app/main.py", "app/session.py"}  # Streamlit runs these itself; views/ too
 
 
@@ -49,7 +65,9 @@ def imports(node: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_imports_go_the_allowed_way(path):
-    allowed = next(right for left, right in ALLOWED.items() if name(path) == left or name(path).startswith(left + "/"))
+    allowed = next(
+        right for left, right in ALLOWED.items() if name(path) == left or name(path).startswith(left + "/")
+    )
     for node in ast.walk(ast.parse(path.read_text())):
         modules = imports(node)
         if modules and modules[0].split(".")[0] in PACKAGES:
@@ -97,7 +115,9 @@ def test_there_is_no_cycle_of_imports():
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
 
 
 @pytest.mark.parametrize("package", ["sae", "activations", "sae.cli.main"])
@@ -115,7 +135,9 @@ def test_importing_sae_takes_less_than_a_second():
 
 @pytest.mark.parametrize("package", ["sae", "activations"])
 def test_every_public_name_is_there_and_documented(package):
-    code = f"import {package} as p; print(*[n for n in p.__all__ if not (getattr(p, n).__doc__ or '').strip()])"
+    code = (
+        f"import {package} as p; print(*[n for n in p.__all__ if not (getattr(p, n).__doc__ or '').strip()])"
+    )
     assert run(code).strip() == ""
 
 

@@ -68,6 +68,11 @@ class SAE(ABC, nn.Module):
         """F, the number of latents."""
         return self.W_dec.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; rows are brought there by whoever calls."""
+        return self.W_dec.device
+
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """Reconstruction of x, of the same shape."""
         return self.decode(self.encode(x)).view_as(x)
@@ -104,8 +109,10 @@ class SAE(ABC, nn.Module):
         return self._encode(x)
 
     @torch.no_grad()
-    def initialise(self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator) -> None:
-        """Set all parameters before training, given a sample of inputs and its geometric median."""
+    def initialise(
+        self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """Set all parameters before training, given a sample of inputs and its geometric median; on the CPU."""
         tied_init(self, generator)
         self.b_dec.copy_(centre)
 

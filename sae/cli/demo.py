@@ -45,13 +45,17 @@ def main(args: list[str]) -> int:
     store_path, run_path = Path("stores") / cfg.name, Path("runs") / cfg.name
     model = models.load("embedded", device=str(device()))
     text = TextConfig(dataset="embedded")
-    harvest.run(model, store_path, HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text))
+    harvest.run(
+        model, store_path, HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)
+    )
     arch = TopKConfig(d_sae=cfg.width, k=cfg.k)
     training = TrainConfig(steps=cfg.steps, lr=1e-3, checkpoint_every=200)
-    train.train(RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training), run_path, resume=True)
+    train.train(
+        RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training), run_path, resume=True
+    )
     run = Run(run_path)
     if run.evaluation is None:
-        evaluate.evaluate(run, run.sae(), model, cfg.windows)
+        evaluate.evaluate(run, run.sae().to(device()), model, cfg.windows)
     features.collect(run, model, FeaturesConfig())
     evaluate.show(run)
     print(f"\nLook at what it learned:  .venv/bin/sae app {run_path.parent}")

@@ -14,7 +14,7 @@ from sae.architectures import SAE
 from sae.cli.progress import progress
 from sae.evaluation.reconstruction import reconstruction
 from sae.evaluation.splice import splice
-from sae.runs import Run
+from sae.runs import Run, device
 
 FORMAT = 1
 LABELS = {
@@ -51,7 +51,7 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Evaluate, prog="sae evaluate", args=args)
     run = Run(command.run)
-    sae = run.sae()
+    sae = run.sae().to(device())
     model = load_model(run) if command.windows else None
     evaluate(run, sae, model, command.windows, command.batch)
     show(run)
@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
 
 def load_model(run: Run) -> LanguageModel:
     """The language model the run's store was made with."""
-    return models.load(run.about["model"], run.about["model_revision"])
+    return models.load(run.about["model"], run.about["model_revision"], device=str(device()))
 
 
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
@@ -79,11 +79,15 @@ def show(run: Run) -> None:
     """Print the table of results."""
     found: dict[str, Any] = run.evaluation or {}
     spliced = found.get("splice", {})
-    table = Table(title=f"{run.path} on {found['tokens']:,} held-out tokens of {found['documents']} documents")
+    table = Table(
+        title=f"{run.path} on {found['tokens']:,} held-out tokens of {found['documents']} documents"
+    )
     for column in ("", "value", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
     for name, estimate in {**found["estimates"], **spliced.get("estimates", {})}.items():
-        table.add_row(LABELS[name], f"{estimate['value']:.4g}", f"{estimate['low']:.4g} to {estimate['high']:.4g}")
+        table.add_row(
+            LABELS[name], f"{estimate['value']:.4g}", f"{estimate['low']:.4g} to {estimate['high']:.4g}"
+        )
     table.add_row("latents silent on these tokens", f"{found['dead']:.1%}", "")
     table.add_row("latents on more than 10 % of them", f"{found['dense']:.1%}", "")
     if spliced:

@@ -12,7 +12,7 @@ from sae.errors import RunError
 from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.features.describe import describe
 from sae.features.store import FeatureStore
-from sae.runs import ABOUT, Run, read_json
+from sae.runs import ABOUT, Run, device, read_json
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,6 @@ def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore
     digest = read_json(run.path / ABOUT)["weights_file_sha256"]
     _, rows = shards_to_read(run.store, cfg.tokens)
     with progress("features", rows, "tokens") as advance:
-        return describe(run.sae(), run.store, run.hook, model, run.path / "features", cfg, digest, advance)
+        return describe(
+            run.sae().to(device()), run.store, run.hook, model, run.path / "features", cfg, digest, advance
+        )

@@ -49,8 +49,9 @@ def run(model: LanguageModel, out: Path, config: HarvestConfig) -> Store:
     """Harvest with a progress bar; without hook points, from the residual stream after the middle block."""
     if not config.hook_names:
         middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
-        config = dataclasses.replace(config, hooks=embedded.MODEL_HOOK if model.name == "embedded" else middle)
+        config = dataclasses.replace(
+            config, hooks=embedded.MODEL_HOOK if model.name == "embedded" else middle
+        )
     total = config.tokens // config.packing.context * config.packing.context
     with progress("harvest", total, "tokens") as advance:
         return harvest(model, out, config, advance)
-

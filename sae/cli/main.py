@@ -58,7 +58,9 @@ def _run(command: str, args: list[str]) -> int:
             return _fail(command, f"the disk is full ({error.filename or 'while writing'}): free some space and run "
                                   f"the same command again; finished parts are kept")  # fmt: skip
         if isinstance(error, PermissionError):
-            return _fail(command, f"no permission for {error.filename}: choose another place or change its mode")
+            return _fail(
+                command, f"no permission for {error.filename}: choose another place or change its mode"
+            )
         raise
 
 
@@ -86,7 +88,11 @@ def _quiet() -> None:
         logging.getLogger(package).setLevel(logging.INFO)
     for package in ("transformers", "huggingface_hub", "httpx", "datasets"):
         logging.getLogger(package).setLevel(logging.ERROR)
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS", "HF_HUB_DISABLE_TELEMETRY"):
+    for name in (
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS",
+        "HF_HUB_DISABLE_TELEMETRY",
+    ):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

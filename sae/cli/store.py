@@ -76,6 +76,8 @@ def check(store: Store) -> int:
     for line in wrong:
         print(line, file=sys.stderr)
     if wrong:
-        raise StoreError(f"{len(wrong)} of {len(store.shards)} shards of {store.path} are damaged: harvest again")
+        raise StoreError(
+            f"{len(wrong)} of {len(store.shards)} shards of {store.path} are damaged: harvest again"
+        )
     print(f"{store.path}: all {len(store.shards)} shards are as they were written")
     return 0

@@ -19,7 +19,7 @@ from sae.cli.main import Stopped
 from sae.cli.progress import progress
 from sae.config import RunConfig
 from sae.errors import RunError
-from sae.runs import Run
+from sae.runs import Run, device
 from sae.training import checkpoints
 from sae.training.logs import Loggers
 from sae.training.trainer import Trainer, fit
@@ -63,11 +63,13 @@ def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
     run = _open(cfg, out, resume, store, hook, scale)
     if run.finished:
         return run
-    trainer = Trainer(build(cfg.arch, store.width(hook), cfg.train.seed), cfg.train, scale)
+    sae = build(cfg.arch, store.width(hook), cfg.train.seed)
+    if not run.checkpoints:
+        x = sample(reader, INIT_ROWS) * scale
+        sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(cfg.train.seed))
+    trainer = Trainer(sae.to(device()), cfg.train, scale)
     if run.checkpoints:
         reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
-    else:
-        _initialise(trainer, reader)
     _fit(trainer, reader, run)
     return run
 
@@ -81,19 +83,15 @@ def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scal
         raise RunError(f"{out} holds {state}: choose another --out")
     _ = run.store  # refuses a store that has changed
     differing = [
-        field.name for field in dataclasses.fields(cfg) if getattr(run.config, field.name) != getattr(cfg, field.name)
+        field.name
+        for field in dataclasses.fields(cfg)
+        if getattr(run.config, field.name) != getattr(cfg, field.name)
     ]
     if differing:
         raise RunError(
             f"{out} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
         )
     return run
-
-
-def _initialise(trainer: Trainer, reader: ShuffledReader) -> None:
-    x = sample(reader, INIT_ROWS) * trainer.scale
-    generator = torch.Generator().manual_seed(trainer.cfg.seed)
-    trainer.sae.initialise(x, geometric_median(x), generator)
 
 
 def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
@@ -106,7 +104,9 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
         def log(row: dict[str, float]) -> None:
             nonlocal last
             loggers.log(row)
-            advance(trainer.step - last, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}")
+            advance(
+                trainer.step - last, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+            )
             last = trainer.step
 
         fit(

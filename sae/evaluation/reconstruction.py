@@ -39,11 +39,11 @@ def reconstruction(
     totals: dict[int, Tensor] = {}  # document -> sums of the columns below
     fired = torch.zeros(sae.d_sae, dtype=torch.int64)
     for x, chosen, shard, _ in store.batches(hook, batch, split):
-        code = sae.encode(x)
-        columns = _per_row(x.double(), sae.decode(code).double(), code.l0().double(), mean)
+        code = sae.encode(x.to(sae.device))
+        columns = _per_row(x.double(), sae.decode(code).cpu().double(), code.l0().cpu().double(), mean)
         for document, sums in _by_document(shard.documents.flatten()[chosen], columns):
             totals[document] = totals.get(document, 0) + sums
-        fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae)
+        fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
         on_rows(len(x))
     error, spread, cosine, l0, norm_ratio, tokens = torch.stack(list(totals.values())).T.numpy()
     fvu = ratio(error, spread)

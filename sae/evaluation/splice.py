@@ -40,13 +40,13 @@ def splice(
     def edit(replace: Callable[[Tensor], Tensor]) -> Edit:
         def apply(x: Tensor) -> Tensor:
             out = x.clone()
-            out[:, excluded:] = replace(x[:, excluded:]).to(x.dtype)
+            out[:, excluded:] = replace(x[:, excluded:]).to(x)
             return out
 
         return apply
 
     edits = {
-        "spliced": edit(lambda x: sae(x.float())),
+        "spliced": edit(lambda x: sae(x.float().to(sae.device))),
         "zero": edit(torch.zeros_like),
         "mean": edit(lambda x: mean.to(x).expand_as(x)),
     }
@@ -55,11 +55,11 @@ def splice(
     for piece, owner in zip(tokens.split(batch), documents.split(batch), strict=True):
         counted = _counted(owner, excluded)
         targets = piece[:, 1:][counted].long()
-        clean = model.logits(piece)[:, :-1][counted].float().log_softmax(-1)
+        clean = _log_probabilities(model, piece, counted)
         columns = [F.nll_loss(clean, targets, reduction="none")]
         kl = None
         for name, change in edits.items():
-            changed = model.logits(piece, {hook: change})[:, :-1][counted].float().log_softmax(-1)
+            changed = _log_probabilities(model, piece, counted, {hook: change})
             columns.append(F.nll_loss(changed, targets, reduction="none"))
             if name == "spliced":
                 kl = F.kl_div(changed, clean, reduction="none", log_target=True).sum(-1)
@@ -81,6 +81,14 @@ def splice(
         "tokens": int(count.sum()),
         "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
     }
+
+
+def _log_probabilities(
+    model: LanguageModel, tokens: Tensor, counted: Tensor, edits: dict[str, Edit] | None = None
+) -> Tensor:
+    """Of the next token, [count, V], at the predictions that count, on the CPU."""
+    logits = model.logits(tokens, edits)[:, :-1]
+    return logits[counted.to(logits.device)].float().log_softmax(-1).cpu()
 
 
 def _counted(documents: Tensor, excluded: int) -> Tensor:

@@ -135,8 +135,8 @@ def _codes(
     chosen = store.rows(shard).flatten().nonzero()[:, 0]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for piece in chosen.split(batch):
-        code = sae.encode(flat[piece].float()).without_zeros()
-        parts.append((piece[code.rows()].int(), code.indices.int(), code.values.float()))
+        code = sae.encode(flat[piece].float().to(sae.device)).without_zeros()
+        parts.append((piece[code.rows().cpu()].int(), code.indices.int().cpu(), code.values.float().cpu()))
         on_rows(len(piece))
     rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
     codes = {"rows": rows, "latents": latents, "values": values, "n_rows": torch.tensor(len(chosen))}

@@ -36,6 +36,7 @@ def describe(
     (out / store.INDEX).unlink(missing_ok=True)
     scratch = out / collect.SCRATCH
     collected = collect.collect(sae, activations, hook, cfg, scratch, identity, on_rows)
+    sae = sae.cpu()
     neighbours, cosines = nearest(sae.W_dec, cfg.neighbours)
     columns = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),

@@ -23,7 +23,9 @@ class Selection:
         self.negative = torch.full((n_latents, strongest), NONE)
         self.sampled = torch.full((n_latents, sampled), NONE)
 
-    def add(self, windows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]) -> None:
+    def add(
+        self, windows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]
+    ) -> None:
         """Take in firings (window number in the store, latent, value != 0); windows must come whole."""
         if not len(values):
             return
@@ -40,9 +42,14 @@ class Selection:
 
     def windows(self) -> dict[str, Int[Tensor, "F n"]]:
         """Window numbers by kind, best first for `positive` and `negative`; -1 where there are fewer."""
-        best = {name: LOW - (keys & LOW) for name, keys in (("positive", self.positive), ("negative", self.negative))}
+        best = {
+            name: LOW - (keys & LOW)
+            for name, keys in (("positive", self.positive), ("negative", self.negative))
+        }
         found = {**best, "sampled": (-self.sampled) & LOW}
-        return {name: torch.where(getattr(self, name) == NONE, -1, windows) for name, windows in found.items()}
+        return {
+            name: torch.where(getattr(self, name) == NONE, -1, windows) for name, windows in found.items()
+        }
 
 
 class Traces(NamedTuple):
@@ -65,7 +72,11 @@ def wanted_pairs(chosen: dict[str, Int[Tensor, "F n"]]) -> Int[Tensor, "E"]:
 
 
 def gather(
-    wanted: Int[Tensor, "E"], rows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Tensor, context: int
+    wanted: Int[Tensor, "E"],
+    rows: Int[Tensor, "nnz"],
+    latents: Int[Tensor, "nnz"],
+    values: Tensor,
+    context: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of a shard's firings those in wanted pairs: (place of the pair in `wanted`, position, value)."""
     pairs = latents.long() << 32 | rows // context

@@ -19,7 +19,9 @@ class LogitLens(NamedTuple):
 
 
 @torch.no_grad()
-def logit_lens(model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 256) -> LogitLens | None:
+def logit_lens(
+    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 256
+) -> LogitLens | None:
     """Decoder row -> final norm -> unembedding, minus its mean over the vocabulary; see `vocabulary_effect`.
 
     None when the hook point is not as wide as the residual stream, where a decoder row is no direction of

@@ -9,7 +9,9 @@ from sae.architectures import SAE
 
 
 @torch.no_grad()
-def nearest(W_dec: Float[Tensor, "F D"], n: int, block: int = 1024) -> tuple[Int[Tensor, "F n"], Float[Tensor, "F n"]]:
+def nearest(
+    W_dec: Float[Tensor, "F D"], n: int, block: int = 1024
+) -> tuple[Int[Tensor, "F n"], Float[Tensor, "F n"]]:
     """The n other latents with the largest decoder cosine, and the cosines, best first.
 
     Fewer than n when there are not that many others. Works in blocks: memory block * F floats."""

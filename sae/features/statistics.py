@@ -28,9 +28,13 @@ class Statistics:
         self.min = torch.full((n_latents,), math.inf)
         self.first = torch.full((n_latents,), torch.iinfo(torch.int64).max)
         self.last = torch.full((n_latents,), -1, dtype=torch.int64)
-        self.histogram = torch.zeros(n_latents, 2, BINS, dtype=torch.int64)  # [:, 0] negative, [:, 1] positive
+        self.histogram = torch.zeros(
+            n_latents, 2, BINS, dtype=torch.int64
+        )  # [:, 0] negative, [:, 1] positive
 
-    def add(self, rows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]) -> None:
+    def add(
+        self, rows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]
+    ) -> None:
         """Take in firings; `rows` are numbers of rows in the whole store."""
         n = len(self.fired)
         self.fired += torch.bincount(latents, minlength=n)

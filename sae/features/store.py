@@ -73,7 +73,9 @@ class FeatureStore:
             raise RunError(f"no finished features at {path}: run `sae features {self.path.parent}`")
         self.about: dict[str, Any] = read_json(self.path / INDEX)
         if self.about.get("format", 0) > FORMAT:
-            raise RunError(f"{path} is of features format {self.about['format']}, this release reads {FORMAT}")
+            raise RunError(
+                f"{path} is of features format {self.about['format']}, this release reads {FORMAT}"
+            )
 
     def __len__(self) -> int:
         """F, the number of latents."""
@@ -120,7 +122,8 @@ class FeatureStore:
             part = examples[cuts[band] : cuts[band + 1]][::-1]
             if part:
                 ends = part[-1].values[part[-1].peak], part[0].values[part[0].peak]
-                bands.append(Band((band / n_bands, (band + 1) / n_bands), *map(float, ends), part))
+                share = band / n_bands, (band + 1) / n_bands
+                bands.append(Band(share, float(ends[0]), float(ends[1]), part))
         return bands
 
     @cached_property
@@ -153,8 +156,8 @@ class FeatureStore:
         values = np.zeros(len(ids), np.float32)
         values[data["value_positions"][start:stop].long().numpy()] = data["values"][start:stop].numpy()
         peak = int(np.abs(values).argmax())
-        where = (int(data[name][slot, peak]) for name in ("documents", "positions"))
-        return Example(*where, peak, [self.vocabulary[token] for token in ids], values)
+        document, position = int(data["documents"][slot, peak]), int(data["positions"][slot, peak])
+        return Example(document, position, peak, [self.vocabulary[token] for token in ids], values)
 
     def _check(self, latent: int) -> None:
         if not 0 <= latent < len(self):

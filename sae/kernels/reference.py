@@ -74,7 +74,14 @@ class _Selected(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W: Tensor, b: Tensor, values: Tensor, rows: Tensor, indices: Tensor, offsets: Tensor
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor,
+        values: Tensor,
+        rows: Tensor,
+        indices: Tensor,
+        offsets: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, W, rows, indices, offsets)
         return values
@@ -95,7 +102,9 @@ class _Selected(torch.autograd.Function):
         return grad_x, grad_W, grad_b, None, None, None, None
 
 
-def _by_latent(grad: Tensor, rows: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Float[Tensor, "F D"]:
+def _by_latent(
+    grad: Tensor, rows: Tensor, indices: Tensor, x: Tensor, n_latents: int
+) -> Float[Tensor, "F D"]:
     """Row j: sum over the entries of latent j of grad * x[row]. A decode with latents and rows exchanged."""
     order = indices.argsort(stable=True)
     offsets = offsets_of(torch.bincount(indices, minlength=n_latents))

@@ -47,7 +47,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ConfigError("--loggers tensorboard needs: pip install 'sae-workbench[tensorboard]'") from error
+            raise ConfigError(
+                "--loggers tensorboard needs: pip install 'sae-workbench[tensorboard]'"
+            ) from error
         self._writer = SummaryWriter(folder / "tensorboard")
 
     def log(self, row: dict[str, float]) -> None:
@@ -83,7 +85,9 @@ class WandB:
 class Loggers:
     """All of a run's loggers as one."""
 
-    def __init__(self, folder: Path, names: tuple[LoggerName, ...], config: dict[str, Any], resume_at: int = 0):
+    def __init__(
+        self, folder: Path, names: tuple[LoggerName, ...], config: dict[str, Any], resume_at: int = 0
+    ):
         self._all: list[Logger] = [JsonLines(folder / "log.jsonl", resume_at)]
         makers = {"tensorboard": lambda: TensorBoard(folder), "wandb": lambda: WandB(folder, config)}
         self._all += [makers[name]() for name in names]

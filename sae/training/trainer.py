@@ -46,7 +46,14 @@ class TrainConfig:
     """Newest checkpoints kept."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "checkpoint_every", "keep_checkpoints", "dead_after_tokens"):
+        for name in (
+            "steps",
+            "batch",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "dead_after_tokens",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"train.{name} = {value} must be at least 1")
@@ -73,14 +80,16 @@ class Trainer:
     `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0):
-        assert cfg.steps is not None and cfg.lr is not None and cfg.warmup_steps is not None
+        assert cfg.steps is not None
+        assert cfg.lr is not None
+        assert cfg.warmup_steps is not None
         assert cfg.dead_after_tokens is not None
         self.sae, self.cfg, self.scale = sae, cfg, scale
-        self.step = 0
+        self.step, self.lr = 0, cfg.lr
         self.optimizer = adam(sae, cfg.lr)
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.dead_after_tokens = cfg.dead_after_tokens
-        self.silent_tokens: Int[Tensor, "F"] = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.silent_tokens: Int[Tensor, "F"] = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.device)
 
     @property
     def finished(self) -> bool:
@@ -91,13 +100,13 @@ class Trainer:
         """One step on raw activations; the loss, and what else there is to log.
 
         Raises DivergedError, leaving the weights as they were, when the loss is not finite."""
-        sae, lr = self.sae, self.cfg.lr * self.schedule(self.step)  # type: ignore[operator]
+        sae, lr = self.sae, self.lr * self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         dead = self.silent_tokens >= self.dead_after_tokens
-        same = y is x
-        x = x * self.scale
-        loss = sae.loss(x, x if same else y * self.scale, dead)
+        target = None if y is x else y.to(sae.device) * self.scale
+        x = x.to(sae.device) * self.scale
+        loss = sae.loss(x, x if target is None else target, dead)
         if not torch.isfinite(loss.total):
             raise DivergedError(f"the loss is {loss.total.item()} at step {self.step}: lower --train.lr")
         self.optimizer.zero_grad(set_to_none=True)
@@ -125,7 +134,7 @@ class Trainer:
     def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Take up `tensors` of a trainer whose SAE's weights this one's SAE has, folded."""
         self.step = step
-        self.silent_tokens = tensors["silent_tokens"]
+        self.silent_tokens = tensors["silent_tokens"].to(self.sae.device)
         torch.set_rng_state(tensors["rng"])
         for name in self.sae.in_activation_units:
             getattr(self.sae, name).copy_(tensors[f"units.{name}"])
@@ -134,7 +143,9 @@ class Trainer:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 saved = tensors[f"optimizer.{name}.{key}"]
                 # in the parameter's own memory order, as the optimizer made it
-                state[key] = saved if key == "step" else torch.empty_like(parameter).copy_(saved)
+                state[key] = (
+                    saved.to(self.sae.device) if key == "step" else torch.empty_like(parameter).copy_(saved)
+                )
 
 
 def fit(

@@ -66,7 +66,9 @@ def test_reconstruction_metrics_are_their_formulas_in_float64(run):
 def test_the_batch_size_changes_nothing(run):
     one, other = (reconstruction(run.sae(), run.store, run.hook, batch=batch) for batch in (7, 1000))
     for name, estimate in one["estimates"].items():
-        np.testing.assert_allclose(list(estimate.values()), list(other["estimates"][name].values()), rtol=1e-6)
+        np.testing.assert_allclose(
+            list(estimate.values()), list(other["estimates"][name].values()), rtol=1e-6
+        )
 
 
 def test_variance_is_about_the_mean_not_about_zero(world, run):

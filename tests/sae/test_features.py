@@ -203,7 +203,9 @@ def test_a_planted_feature_is_found_where_it_was_planted():
     assert (found.positions.tolist(), found.values.tolist()) == ([4, 5, 4, 5], [1.0, 3.0, 2.0, 1.5])
 
 
-def test_interrupted_after_any_shard_it_goes_on_and_ends_with_the_same_bytes(run, model, tmp_path, monkeypatch):
+def test_interrupted_after_any_shard_it_goes_on_and_ends_with_the_same_bytes(
+    run, model, tmp_path, monkeypatch
+):
     def go(out):
         return describe(run.sae(), run.store, run.hook, model, out, CFG, "digest")
 

@@ -14,7 +14,9 @@ from sae.runs import load_sae, save_sae
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 8, 24
-CONFIGS = [config(d_sae=F, **({"k": 3} if hasattr(config, "k") else {})) for config, _ in ARCHITECTURES.values()]
+CONFIGS = [
+    config(d_sae=F, **({"k": 3} if hasattr(config, "k") else {})) for config, _ in ARCHITECTURES.values()
+]
 every_architecture = pytest.mark.parametrize("cfg", CONFIGS, ids=name_of)
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)
 
@@ -107,7 +109,7 @@ def test_an_untrained_sae_gives_back_about_the_size_it_reads(cfg):
 @every_architecture
 def test_folding_the_input_scale_gives_the_same_function_of_raw_activations(cfg):
     scale = 7.3
-    sae, trainer = trained(cfg, scale=scale)
+    sae, _ = trained(cfg, scale=scale)
     x = rows(40, seed=5)
     folded = copy.deepcopy(sae)
     folded.fold_input_scale(scale)
@@ -214,7 +216,9 @@ def test_the_loss_does_not_depend_on_units(cfg):
     dead[:6] = True
     scaled = copy.deepcopy(sae)
     scaled.fold_input_scale(1 / 1000)  # now reads inputs a thousand times as large
-    assert_close(scaled.loss(x * 1000, x * 1000, dead).total, sae.loss(x, x, dead).total, rtol=1e-4, atol=1e-6)
+    assert_close(
+        scaled.loss(x * 1000, x * 1000, dead).total, sae.loss(x, x, dead).total, rtol=1e-4, atol=1e-6
+    )
 
 
 @every_architecture
@@ -239,7 +243,9 @@ def test_k_must_fit_the_dictionary(cfg):
 def test_one_step_of_training_equals_a_dense_float64_step(cfg):
     """An independent dense implementation of loss, gradient, projection, clipping, Adam and normalisation."""
     x = rows(32, seed=7)
-    settings = TrainConfig(steps=1, batch=32, lr=1e-3, dead_after_tokens=10**9, warmup_steps=0, decay_share=0.0)
+    settings = TrainConfig(
+        steps=1, batch=32, lr=1e-3, dead_after_tokens=10**9, warmup_steps=0, decay_share=0.0
+    )
     trainer = Trainer(build(cfg, D, seed=4), settings)
     start = {name: tensor.double().clone() for name, tensor in trainer.sae.named_parameters()}
     code = trainer.sae.train().loss(x, x, NONE_DEAD)

@@ -48,7 +48,9 @@ def test_auxk_revives_latents_that_are_weak():
 
 
 def _damaged(aux_weight: float, features: torch.Tensor, generator: torch.Generator) -> Trainer:
-    settings = TrainConfig(steps=2500, batch=256, lr=1e-3, dead_after_tokens=10_000, warmup_steps=0, decay_share=0)
+    settings = TrainConfig(
+        steps=2500, batch=256, lr=1e-3, dead_after_tokens=10_000, warmup_steps=0, decay_share=0
+    )
     trainer = Trainer(build(TopKConfig(d_sae=64, k=3, aux_weight=aux_weight), 32, seed=0), settings)
     with torch.no_grad():
         trainer.sae.W_enc[:, :32] *= 0.02
@@ -85,7 +87,9 @@ def test_auxk_is_the_fvu_of_the_residual_given_the_k_best_dead_latents():
         for latent in sorted(range(6), key=lambda j: -u[row, j])[:2]:
             code[row, latent] = max(u[row, latent], 0)
     error = (code @ W_dec - residual).double().square().sum()
-    assert_close(auxk(u, W_dec, residual, 2).double(), error / (residual - residual.mean(0)).double().square().sum())
+    assert_close(
+        auxk(u, W_dec, residual, 2).double(), error / (residual - residual.mean(0)).double().square().sum()
+    )
 
 
 def test_auxk_sends_no_gradient_into_the_residual():

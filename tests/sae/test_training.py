@@ -26,7 +26,9 @@ def config(world: Path, **changes) -> RunConfig:
 
 
 def trainer(**changes) -> Trainer:
-    settings = TrainConfig(**{"steps": 8, "batch": 4, "lr": 1e-2, "warmup_steps": 0, "dead_after_tokens": 12, **changes})
+    settings = TrainConfig(
+        **{"steps": 8, "batch": 4, "lr": 1e-2, "warmup_steps": 0, "dead_after_tokens": 12, **changes}
+    )
     return Trainer(build(TopKConfig(d_sae=6, k=2), 3), settings)
 
 
@@ -78,14 +80,22 @@ def test_the_loop_logs_every_so_often_and_at_the_end_and_saves_last():
     made, rows, saves = trainer(steps=7, log_every=3, checkpoint_every=2), [], []
     assert fit(made, batches(), log=rows.append, save=lambda: saves.append(made.step))
     assert [row["step"] for row in rows] == [3, 6, 7]
-    assert {"tokens", "seconds", "tokens_per_second", "loss", "fvu", "l0", "lr", "grad_norm", "dead"} <= rows[0].keys()
+    assert {"tokens", "seconds", "tokens_per_second", "loss", "fvu", "l0", "lr", "grad_norm", "dead"} <= rows[
+        0
+    ].keys()
     assert [row["tokens"] for row in rows] == [12, 24, 28]
     assert saves == [2, 4, 6, 7]
 
 
 def test_asked_to_stop_it_saves_and_says_it_is_not_done():
     made, saves = trainer(), []
-    assert not fit(made, batches(), log=lambda row: None, save=lambda: saves.append(made.step), stop=lambda: made.step == 3)
+    assert not fit(
+        made,
+        batches(),
+        log=lambda row: None,
+        save=lambda: saves.append(made.step),
+        stop=lambda: made.step == 3,
+    )
     assert saves == [3]
 
 

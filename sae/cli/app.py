@@ -1,0 +1,128 @@
+"""`sae app`: browse runs and features in a web browser, on this machine."""
+
+import errno
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import tyro
+
+from sae.errors import ConfigError, RunError
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+PORTS_TRIED = 20
+
+
+def has_display() -> bool:
+    """Whether a browser opened here would be seen: not over SSH, not on a Linux machine without a desktop."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+
+
+@dataclass(frozen=True)
+class App:
+    """Show the runs in a folder in a web browser. Nothing is written; nothing leaves this machine.
+
+    Example: sae app runs --port 8600. Ctrl-C ends it."""
+
+    runs: tyro.conf.Positional[Path] = Path("runs")
+    """Folder with runs at any depth, or one run."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any other than this machine's own lets the network in, without a password."""
+    port: int = 8501
+    """Port to listen on; when it is taken, the next free one."""
+    browser: bool = field(default_factory=has_display)
+    """Open a browser window. By default where there is a display."""
+
+
+def main(args: list[str]) -> int:
+    """Parse and run, until Ctrl-C."""
+    command = tyro.cli(App, prog="sae app", args=args)
+    if not command.runs.is_dir():
+        raise RunError(
+            f"there is no folder {command.runs}: name the one your runs are in, as in `sae app runs`"
+        )
+    serve(command, free_port(command.host, command.port))
+    return 0
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or the next one that nobody listens on; says so.
+
+    Raises ConfigError when there is none, or the host is no address of this machine."""
+    if not 0 < port < 65536:
+        raise ConfigError(f"--port {port} must lie between 1 and 65535")
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        if _is_free(host, candidate):
+            if candidate != port:
+                print(f"port {port} is taken, using {candidate}", file=sys.stderr)
+            return candidate
+    raise ConfigError(
+        f"ports {port} to {port + PORTS_TRIED - 1} of {host} are all taken: choose another --port"
+    )
+
+
+def serve(command: App, port: int) -> None:
+    """Run the Streamlit server in this process; returns when it has been stopped."""
+    script = _script()
+    if command.host not in LOCAL:
+        print(
+            f"warning: anyone who can reach {command.host} can read these runs, there is no password",
+            file=sys.stderr,
+        )
+    print(f"runs in {command.runs}: http://{_shown(command.host)}:{port} (Ctrl-C ends it)", flush=True)
+    options = {
+        "server.address": command.host,
+        "server.port": port,
+        "server.headless": not command.browser,
+        "server.showEmailPrompt": False,
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": False,
+        "client.toolbarMode": "minimal",
+        "logger.hideWelcomeMessage": True,
+        "logger.level": "warning",
+    }
+    flags = [
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in options.items()
+    ]
+    if command.host in LOCAL:  # a web page elsewhere cannot reach in by giving its own name this address
+        flags += [f"--server.allowedHosts={name}" for name in LOCAL]
+    run = import_module("streamlit.web.cli").main
+    run(["run", *flags, str(script), "--", str(command.runs)], standalone_mode=False)
+
+
+def _script() -> Path:
+    """The app's entry. Loads what its pages need, so that the first page need not wait for it."""
+    try:
+        return Path(import_module("app.session").__file__ or "").with_name("main.py")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("streamlit", "plotly"):
+            raise
+        raise ConfigError(f"the app needs {error.name}: pip install 'sae-workbench[app]'") from error
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+            trial.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # a server that just ended does not count
+            trial.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        why = f"cannot listen on {host}, port {port} ({error.strerror})"
+        raise ConfigError(f"{why}: choose another --host or --port") from error
+    return True
+
+
+def _shown(host: str) -> str:
+    """The host as a browser on this machine would write it."""
+    return "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
