@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import uuid
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -50,6 +51,7 @@ class Run:
             raise RunError(f"{path} is not empty: choose another --out")
         about = {
             "format": FORMAT,
+            "id": uuid.uuid4().hex,
             "config": config.to_json(cfg),
             "hook": hook,
             "d_model": store.width(hook),

@@ -66,12 +66,19 @@ class TensorBoard:
 class WandB:
     """A Weights & Biases run named after the folder; needs the extra and, unless offline, an account."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]):
+    def __init__(self, folder: Path, about: dict[str, Any]):
         try:
             import wandb
         except ImportError as error:
             raise ConfigError("--loggers wandb needs: pip install 'sae-workbench[wandb]'") from error
-        self._run = wandb.init(project="sae-workbench", name=folder.name, dir=folder, config=config)
+        self._run = wandb.init(
+            project="sae-workbench",
+            name=folder.name,
+            dir=folder,
+            config=about["config"],
+            id=about["id"],  # a resumed run goes on in the same place
+            resume="allow",
+        )
 
     def log(self, row: dict[str, float]) -> None:
         """One history row."""
@@ -83,13 +90,13 @@ class WandB:
 
 
 class Loggers:
-    """All of a run's loggers as one."""
+    """All of a run's loggers as one; `about` is what run.json says."""
 
     def __init__(
-        self, folder: Path, names: tuple[LoggerName, ...], config: dict[str, Any], resume_at: int = 0
+        self, folder: Path, names: tuple[LoggerName, ...], about: dict[str, Any], resume_at: int = 0
     ):
         self._all: list[Logger] = [JsonLines(folder / "log.jsonl", resume_at)]
-        makers = {"tensorboard": lambda: TensorBoard(folder), "wandb": lambda: WandB(folder, config)}
+        makers = {"tensorboard": lambda: TensorBoard(folder), "wandb": lambda: WandB(folder, about)}
         self._all += [makers[name]() for name in names]
 
     def log(self, row: dict[str, float]) -> None:
