@@ -1,0 +1,1 @@
+"""The browser app: runs and features as pages; started by `sae app`."""

@@ -1,0 +1,191 @@
+"""Pure: what a features folder says -> the table of all features, filtered as asked, and one feature's parts."""
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from app.render import number, percent, visible
+
+pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
+DENSE = 0.1  # a feature on more than this share of tokens counts as dense, as in `sae evaluate`
+DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
+RAISED = 5  # tokens of the logit lens that the table of all features shows
+STATES = ("all", "alive", "dead", "dense")
+
+
+class Group(NamedTuple):
+    """Examples to show under one heading."""
+
+    title: str
+    about: str
+    windows: Sequence[Any]
+
+
+def features(table: pa.Table) -> pa.Table:
+    """The table of all features as the page shows it, from a features folder's table; text as it is, cleaned.
+
+    Columns that say nothing are left out: the share of positive values where none is negative, logit-lens
+    tokens where there is no lens, neighbours where there are none."""
+    signed = pc.min(table["positive_share"]).as_py() not in (None, 1.0)
+    columns = {
+        "feature": table["latent"],
+        "density": pc.multiply(table["density"], 100.0),
+        "firings": table["fired"],
+        "max": table["max"],
+        **({"min": table["min"], "positive": pc.multiply(table["positive_share"], 100.0)} if signed else {}),
+        "mean": table["mean"],
+        "fires most on": _distinct(_token_lists(table["peak_tokens"])),
+    }
+    if "raised_tokens" in table.column_names:
+        columns["raises"] = _token_lists(pc.list_slice(table["raised_tokens"], 0, RAISED))
+    columns["enc·dec"] = table["enc_dec_cosine"]
+    if len(table) and pc.min(pc.list_value_length(table["neighbour_cosines"])).as_py():
+        columns["nearest"] = pc.list_element(table["neighbour_cosines"], 0)
+    first = table["first_row"]
+    columns["first fired"] = pc.if_else(pc.greater_equal(first, 0), first, pa.scalar(None, first.type))
+    return pa.table(columns)
+
+
+def counts(table: pa.Table) -> dict[str, int]:
+    """How many features of `features` each of STATES has."""
+    return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in STATES}
+
+
+def filtered(table: pa.Table, words: str, state: str, low: float, high: float) -> pa.Table:
+    """Rows of `features` with `words` in a token they fire on or raise (any case), in a state, of a density
+    (a share of 1) from `low` to `high`."""
+    keep = pc.and_(
+        pc.greater_equal(table["density"], 100 * low * (1 - 1e-9)),
+        pc.less_equal(table["density"], 100 * high * (1 + 1e-9)),
+    )
+    keep = pc.and_(keep, _in_state(table, state))
+    if words:
+        keep = pc.and_(keep, _mentions(table, words))
+    return table.filter(keep)
+
+
+def shares(table: pa.Table) -> NDArray[np.float64]:
+    """Densities of `features` as shares of 1."""
+    return table["density"].to_numpy() / 100
+
+
+def labelled(table: pa.Table) -> pa.Table:
+    """`features` with their numbers as labels of equal length, which sort as the numbers do."""
+    numbers = table["feature"].to_pylist()
+    width = len(str(max(numbers, default=0)))
+    return table.set_column(0, "feature", [[f"{number:>{width}}" for number in numbers]])
+
+
+def csv(table: pa.Table) -> bytes:
+    """The table as CSV in UTF-8. Token lists become JSON, so that no cell begins as a formula would."""
+    from pyarrow import csv as writer
+
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_list(column.type):
+            column = pa.array([json.dumps(tokens, ensure_ascii=False) for tokens in column.to_pylist()])
+        columns[name] = column
+    sink = pa.BufferOutputStream()
+    writer.write_csv(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def numbers(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """A feature's key numbers as (name, value, explanation); `row` is a features folder's."""
+    signed = row["positive_share"] not in (None, 1.0)
+    found = [
+        ("fires on", percent(row["density"]), "Share of the tokens read on which its value is not 0."),
+        ("firings", f"{row['fired']:,}", "Number of tokens on which its value is not 0."),
+        ("max", number(row["max"]), "Its largest value on any token."),
+    ]
+    if signed:
+        found.append(("min", number(row["min"]), "Its most negative value on any token."))
+        share = percent(row["positive_share"])
+        found.append(("positive", share, "Share of its firings with a value above 0; the others are below."))
+    return [
+        *found,
+        ("mean", number(row["mean"]), "Mean of its values over the tokens on which it fires."),
+        (
+            "enc·dec cosine",
+            f"{row['enc_dec_cosine']:.2f}".replace("-", "−"),
+            "Cosine between the direction it listens to (encoder) and the one it writes (decoder). 1: the same.",
+        ),
+        (
+            "bias",
+            number(row["b_enc"]),
+            "Encoder bias: below 0, the input must be that much stronger to fire it.",
+        ),
+    ]
+
+
+def neighbours(row: dict[str, Any], table: pa.Table) -> list[tuple[int, float, Sequence[str]]]:
+    """A feature's nearest ones as (feature, cosine, tokens it fires most on); `table` is the features folder's."""
+    pairs = zip(row["neighbours"], row["neighbour_cosines"], strict=True)
+    return [(latent, cosine, table["peak_tokens"][latent].as_py()) for latent, cosine in pairs]
+
+
+def has_lens(row: dict[str, Any]) -> bool:
+    """Whether there is a logit lens: not for hook points beside the residual stream."""
+    return bool(row.get("raised_tokens"))
+
+
+def value_range(row: dict[str, Any]) -> tuple[float, float]:
+    """From 0, or the most negative value, to the largest, or 0; of a feature that fires."""
+    return min(row["min"], 0.0), max(row["max"], 0.0)
+
+
+def scale(row: dict[str, Any]) -> float:
+    """The largest |value|: what the colours of a feature's tokens are relative to."""
+    return max(map(abs, value_range(row)))
+
+
+def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[Any]) -> list[Group]:
+    """A feature's examples in the order to read them: the strongest of either sign, then bands of a sample."""
+    found = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
+    for band in bands:
+        low, high = band.share
+        about = f"of windows drawn at random, by their peaks: {number(band.low)} to {number(band.high)}"
+        found.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", about, band.examples))
+    return [group for group in found if group.windows]
+
+
+def dead(tokens: int) -> tuple[str, str]:
+    """What to say of a feature that never fired: title and text."""
+    why = f"None of the {tokens:,} tokens read made it fire: it is dead, or rarer than this text can show."
+    return "Never fired", f"{why} What its weights tell is at the right."
+
+
+def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
+    density = table["density"]
+    if state == "alive":
+        return pc.greater(density, 0)
+    if state == "dead":
+        return pc.equal(density, 0)
+    return pc.greater(density, 100 * DENSE) if state == "dense" else pc.is_valid(density)
+
+
+def _mentions(table: pa.Table, words: str) -> pa.ChunkedArray:
+    texts = [table[name] for name in ("fires most on", "raises") if name in table.column_names]
+    hits = [pc.match_substring(pc.binary_join(text, "\n"), words, ignore_case=True) for text in texts]
+    found = hits[0]
+    for more in hits[1:]:
+        found = pc.or_(found, more)
+    return found
+
+
+def _token_lists(column: pa.ChunkedArray) -> pa.ListArray:
+    """The same lists with their texts made visible; each distinct text is looked at once."""
+    lists = column.combine_chunks()
+    encoded = lists.flatten().dictionary_encode()
+    texts = pa.array(map(visible, encoded.dictionary.to_pylist()), pa.string())
+    return pa.ListArray.from_arrays(lists.offsets, texts.take(encoded.indices))
+
+
+def _distinct(lists: pa.ListArray) -> pa.Array:
+    return pa.array([list(dict.fromkeys(texts)) for texts in lists.to_pylist()], lists.type)

@@ -1,0 +1,205 @@
+"""What all pages share around their content: sidebar, headings, rows of numbers, empty states, errors."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pyarrow as pa
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.navigation.page import StreamlitPage
+
+from app import render
+
+SCREENFUL = 16  # rows of a table seen at once
+OPEN = "open"  # key of the button in each row of a long table
+ALL = 0  # as a choice of how many
+STYLE, ICON = (Path(__file__).with_name(name) for name in ("style.css", "icon.svg"))
+
+
+def sidebar(pages: Iterable[tuple[StreamlitPage, dict[str, str]]]) -> None:
+    """Name of the app and links to the pages, each with what it is to keep of the URL."""
+    with st.sidebar:
+        st.html('<div class="sae brand"><b>SAE</b> workbench</div>')
+        for page, choice in pages:
+            st.page_link(page, query_params=choice, width="stretch")
+
+
+def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None], about: str) -> None:
+    """A box in the sidebar to go to another run; beneath it HTML about the current one."""
+    st.session_state["run box"] = current
+    with st.sidebar:
+        st.selectbox(
+            "Run",
+            names,
+            key="run box",
+            format_func=render.visible,
+            on_change=lambda: choose(st.session_state["run box"]),
+        )
+        st.html(about)
+
+
+def heading(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) -> None:
+    """A title with token texts beside and a quiet line beneath; all plain text. Level 1 is the page's."""
+    above = f"<h{level}>{render.escaped(title)} <span>{render.chips(tokens)}</span></h{level}>"
+    st.html(f'<header class="sae">{above}<p>{render.escaped(about)}</p></header>')
+
+
+def header(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) -> DeltaGenerator:
+    """A heading with room for controls at its right, which the caller fills."""
+    with st.container(horizontal=True, vertical_alignment="center", key=f"header-{level}"):
+        heading(title, about, tokens, level)
+        return st.container(horizontal=True, width="content", gap="small", key="controls")
+
+
+def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Callable[[], None]) -> None:
+    """Previous, next, a box for a number, and any; for features 0 to `last`."""
+    st.session_state["number box"] = index
+    _step("Previous", "Left", index == 0, go_to, index - 1)
+    st.number_input(
+        "feature",
+        min_value=0,
+        max_value=last,
+        key="number box",
+        width=130,
+        label_visibility="collapsed",
+        on_change=lambda: go_to(st.session_state["number box"]),
+    )
+    _step("Next", "Right", index == last, go_to, index + 1)
+    st.button("Random", icon=":material/casino:", help="any feature that fires", on_click=surprise)
+
+
+def example_controls(legend: str) -> tuple[int | None, int | None]:
+    """How many tokens of a window to show (None: all), and how many examples of a group; a legend beside."""
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="example-controls"):
+        around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, key="around")
+        most = _how_many("Examples each", (5, 10, ALL), 5, key="most")
+        st.html(legend)
+    return around or None, most or None
+
+
+def filters(
+    tally: dict[str, int], densities: Sequence[float], percent: Callable[[float], str]
+) -> tuple[str, str, tuple[float, float]]:
+    """Words to look for, which state of features, and between which densities; kept while pages change."""
+    with st.container(horizontal=True, gap="large", key="filters"):
+        words = st.text_input(
+            "Token",
+            key="words",
+            placeholder="one it fires on or raises",
+            type="search",
+            live=True,
+            width=260,
+            persist_state="session",
+        )
+        state = st.segmented_control(
+            "State",
+            list(tally),
+            default="all",
+            required=True,
+            key="state",
+            format_func=lambda name: f"{name} {tally[name]:,}",
+            persist_state="session",
+        )
+        whole = densities[0], densities[-1]
+        density = st.select_slider(
+            "Density", densities, whole, percent, key="density", persist_state="session"
+        )
+    return words or "", state, density
+
+
+def pick_row(
+    table: pa.Table, columns: dict[str, Any], names: Sequence[str], chosen: str, choose: Callable[[str], None]
+) -> None:
+    """A table of which one row is chosen, by the mark before it; `names` are the rows'."""
+
+    def picked() -> None:
+        row: int = st.session_state["rows"].selection.rows[0]
+        choose(names[row])
+
+    st.session_state["rows"] = {"selection": {"rows": [names.index(chosen)], "columns": [], "cells": []}}
+    st.dataframe(
+        table,
+        column_config=columns,
+        hide_index=True,
+        placeholder="–",
+        key="rows",
+        selection_mode="single-row-required",
+        on_select=picked,
+    )
+
+
+def pressed_row(table: pa.Table, columns: dict[str, Any]) -> int | None:
+    """A long table; the row whose button, in the column OPEN, was just pressed, or None.
+
+    Clicks on cells would not do: sorting by a header selects a cell too."""
+    st.dataframe(
+        table,
+        column_config=columns,
+        hide_index=True,
+        placeholder="–",
+        height="content" if len(table) < SCREENFUL else 560,
+        lazy=False,
+    )
+    press = st.session_state.get(OPEN)
+    return press.row if press else None
+
+
+def download(about: str, content: Callable[[], bytes], name: str) -> None:
+    """A remark with a button that saves a CSV file, made when it is pressed."""
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.caption(render.markdown(about))
+        st.download_button("CSV", content, name, "text/csv", icon=":material/download:", on_click="ignore")
+
+
+def section(title: str, about: str = "") -> None:
+    """A part's title with a quiet remark beside; both plain text."""
+    remark = f"<small>{render.escaped(about)}</small>" if about else ""
+    st.html(f'<h3 class="sae">{render.escaped(title)}{remark}</h3>')
+
+
+def page_button(page: str, label: str, icon: str, choice: dict[str, str]) -> None:
+    """A link to another page that looks like a button."""
+    with st.container(key="page-button", width="content"):
+        st.page_link(page, label=label, icon=icon, query_params=choice)
+
+
+def metrics(numbers: Iterable[tuple[str, str, str]]) -> None:
+    """A row of (name, value, explanation)."""
+    with st.container(horizontal=True, gap="large", key="metrics"):
+        for name, value, why in numbers:
+            st.metric(name, value, help=why, width="content")
+
+
+def chart(figure: go.Figure, about: str, key: str) -> None:
+    """A plotly figure without its toolbar; `about` is for readers who cannot see it."""
+    st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=about)
+
+
+def empty(title: str, why: str, command: str = "", level: int = 3) -> None:
+    """There is nothing here yet, and the command that changes it, if there is one."""
+    heading(title, why, level=level)
+    if command:
+        st.code(command, language="bash", width="content")
+
+
+def error(message: str) -> None:
+    """One line about what went wrong; plain text."""
+    st.error(render.markdown(message), icon=":material/error:")
+
+
+def _step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
+    st.button(name, shortcut=key, disabled=at_end, on_click=go_to, args=[target])
+
+
+def _how_many(label: str, options: Sequence[int], default: int, key: str) -> int:
+    return st.segmented_control(
+        label,
+        options,
+        default=default,
+        required=True,
+        key=key,
+        persist_state="session",
+        format_func=lambda n: "all" if n == ALL else str(n),
+    )

@@ -1,0 +1,206 @@
+"""Pure: tokens and values -> HTML. Every text that comes from a model, a tokenizer or a folder is escaped here."""
+
+import html
+import string
+from collections.abc import Iterable, Sequence
+from math import log10
+from typing import Protocol
+from urllib.parse import urlencode
+
+PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x0A: "↵", 0x09: "⇥", 0x7F: "␡"}
+LEGEND_STEPS = 24
+MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
+
+
+class Window(Protocol):
+    """A stretch of text in which a feature fires (`sae.features.store.Example` is one)."""
+
+    @property
+    def document(self) -> int:
+        """Number of the document."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Place of the peak in that document, in tokens."""
+        ...
+
+    @property
+    def peak(self) -> int:
+        """Place of the peak in the window."""
+        ...
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        """Text of each token."""
+        ...
+
+    @property
+    def values(self) -> Sequence[float]:
+        """The feature's value on each token."""
+        ...
+
+
+def visible(text: str) -> str:
+    """The text with control characters as pictures, so that ↵ stands for a line's end; not yet escaped."""
+    return text.translate(PICTURES).encode("utf-8", "replace").decode("utf-8")
+
+
+def escaped(text: str) -> str:
+    """The text as HTML that shows it and does nothing else, in an element or a quoted attribute."""
+    return html.escape(visible(text))
+
+
+def markdown(text: str) -> str:
+    """The text as Markdown that shows it and does nothing else, Streamlit's own directives included."""
+    return visible(text).translate(MARKDOWN)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; from 1000 on all digits before the point, in groups. A dash for None."""
+    if value is None:
+        return "–"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def percent(share: float) -> str:
+    """A share of 1 as per cent; when it is tiny, as one in so many."""
+    if 0 < share < 1e-5:
+        return f"1 in {1 / share:,.0f}"
+    return f"{100 * share:.3g} %"
+
+
+def shade(value: float, scale: float) -> float:
+    """How strongly to colour a value, from 0 (only for 0) to 1 (from |value| = scale on).
+
+    Logarithmic, so that weak values can still be told from none: 0.1 of the scale gives 0.31."""
+    if not value or not scale:
+        return 0.0
+    ratio = min(abs(value) / scale, 1.0)
+    return 0.05 + 0.95 * log10(1 + 9 * ratio)
+
+
+def crop(length: int, peak: int, around: int | None) -> slice:
+    """Which `around` of a window's tokens to show: five before the peak for three after it; None is all."""
+    if around is None or around >= length:
+        return slice(0, length)
+    start = min(max(peak - 5 * around // 8, 0), length - around)
+    return slice(start, start + around)
+
+
+def fold(windows: Iterable[Window], around: int | None) -> list[tuple[Window, int]]:
+    """Windows that look different when cropped, in order, each with how many look like it."""
+    seen: dict[tuple[str, ...], list[Window]] = {}
+    for window in windows:
+        shown = tuple(window.tokens[crop(len(window.tokens), window.peak, around)])
+        seen.setdefault(shown, []).append(window)
+    return [(same[0], len(same)) for same in seen.values()]
+
+
+def token(text: str, value: float, scale: float, peak: bool = False) -> str:
+    """One token, coloured by its value: warm above 0, cool below, none at 0. Hovering tells the value.
+
+    A space before a word stays outside the colour, so that no coloured end is left behind where a line breaks."""
+    word = text.lstrip(" ") or text
+    space = text[: len(text) - len(word)]
+    classes = "t" + ("" if not value else " up" if value > 0 else " down") + (" peak" if peak else "")
+    colour = f' style="--a:{shade(value, scale):.3f}" data-tip="{number(float(value))}"' if value else ""
+    return f'{space}<span class="{classes}"{colour}>{escaped(word)}</span>'
+
+
+def token_strip(window: Window, scale: float, around: int | None = None) -> str:
+    """The window's tokens around its peak as one paragraph; with all of them, lines break where the text's do."""
+    part = crop(len(window.tokens), window.peak, around)
+    whole = part.stop - part.start == len(window.tokens)
+    pieces = []
+    for place in range(part.start, part.stop):
+        pieces.append(token(window.tokens[place], window.values[place], scale, place == window.peak))
+        following = window.tokens[place + 1] if place + 1 < part.stop else "\n"
+        if whole and window.tokens[place].endswith("\n") and not following.startswith("\n"):
+            pieces.append("<br>")
+    cut = ("" if part.start == 0 else " cut-start") + ("" if part.stop == len(window.tokens) else " cut-end")
+    return f'<p class="strip{cut}" dir="auto">{"".join(pieces)}</p>'
+
+
+def examples(
+    windows: Iterable[Window], scale: float, around: int | None = None, most: int | None = None
+) -> str:
+    """A list of windows: value at the peak, tokens, and where in the text it is.
+
+    Look-alikes are folded into one; of what is left the first `most` are shown (None: all)."""
+    lines = []
+    for window, count in fold(windows, around)[:most]:
+        times = (
+            f'<span class="times" title="{count} windows look the same">×{count}</span>' if count > 1 else ""
+        )
+        place = f"doc {window.document:,} · {window.position:,}"
+        where = f"document {window.document:,}, token {window.position:,}"
+        lines.append(
+            f'<li><span class="value">{number(float(window.values[window.peak]))}{times}</span>'
+            f'{token_strip(window, scale, around)}<span class="where" title="{where}">{place}</span></li>'
+        )
+    return f'<ul class="sae examples">{"".join(lines)}</ul>'
+
+
+def legend(low: float, high: float) -> str:
+    """The colour scale from `low` (0, or the most negative value) to `high`, by the same rule as the tokens."""
+    scale = max(abs(low), abs(high))
+    steps = [low + (high - low) * (step + 0.5) / LEGEND_STEPS for step in range(LEGEND_STEPS)]
+    cells = "".join(
+        f'<i class="{"up" if v > 0 else "down"}" style="--a:{shade(v, scale):.3f}"></i>' for v in steps
+    )
+    return (
+        f'<div class="sae legend"><span>{number(low)}</span><b>{cells}</b><span>{number(high)}</span></div>'
+    )
+
+
+def logits(title: str, tokens: Sequence[str], by: Sequence[float]) -> str:
+    """Tokens with how far each logit moves, as bars against the largest."""
+    scale = max((abs(value) for value in by), default=0.0)
+    lines = [
+        f'<tr><td class="token"><span class="chip">{escaped(text)}</span></td>'
+        f'<td class="bar {"up" if value > 0 else "down"}" style="--w:{abs(value) / scale if scale else 0:.3f}">'
+        f"<i></i><span>{number(value)}</span></td></tr>"
+        for text, value in zip(tokens, by, strict=True)
+    ]
+    return f'<table class="sae logits"><caption>{escaped(title)}</caption>{"".join(lines)}</table>'
+
+
+def neighbours(rows: Iterable[tuple[int, float, Sequence[str]]], run: str) -> str:
+    """Features with their decoder cosine and peak tokens, each a link to its page."""
+    lines = [
+        f'<tr><td><a href="{feature_link(run, latent)}" target="_self">{latent}</a></td>'
+        f'<td class="bar up" style="--w:{max(cosine, 0.0):.3f}"><i></i><span>{cosine:.2f}</span></td>'
+        f'<td class="token">{chips(tokens)}</td></tr>'
+        for latent, cosine, tokens in rows
+    ]
+    head = "<tr><th>feature</th><th>cosine</th><th>fires most on</th></tr>"
+    return f'<table class="sae neighbours">{head}{"".join(lines)}</table>'
+
+
+def chips(tokens: Iterable[str]) -> str:
+    """Token texts side by side, repeats left out."""
+    return " ".join(f'<span class="chip">{escaped(text)}</span>' for text in dict.fromkeys(tokens))
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Names and values, one pair a line."""
+    lines = (f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in pairs)
+    return f'<dl class="sae facts">{"".join(lines)}</dl>'
+
+
+def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """Measures as (label, explanation, value, interval)."""
+    lines = [
+        f'<tr><td title="{escaped(why)}">{escaped(label)}</td><td class="n">{escaped(value)}</td>'
+        f'<td class="n dim">{escaped(interval)}</td></tr>'
+        for label, why, value, interval in rows
+    ]
+    head = '<tr><th>measure</th><th class="n">value</th><th class="n">95 % interval</th></tr>'
+    return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
+
+
+def feature_link(run: str, latent: int) -> str:
+    """Address of a feature's page, relative to any other page; safe in an attribute."""
+    return html.escape("feature?" + urlencode({"run": run, "feature": latent}))

@@ -1,0 +1,162 @@
+"""Pure: what run folders say -> the table of runs, a run's measures and its settings, ready to show."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from app.render import number, percent, visible
+
+Evaluation = Mapping[str, Any]  # content of an eval.json
+MEASURES = {
+    "fvu": ("FVU", "Fraction of variance unexplained: 0 is a perfect rebuild, 1 no better than the mean."),
+    "explained_variance": ("explained variance", "1 − FVU."),
+    "cosine": ("cosine", "Mean cosine between an activation and its rebuild."),
+    "l0": ("L0", "How many features fire on a token, on average."),
+    "norm_ratio": ("norm ratio", "Length of the rebuild over length of the activation; below 1 it shrinks."),
+    "ce_clean": ("CE, model as it is", "Cross-entropy of the model's next-token predictions, nats a token."),
+    "ce_spliced": ("CE, SAE spliced in", "The same when the rebuild takes the activation's place."),
+    "ce_mean": ("CE, mean-ablated", "The same when the mean activation takes its place."),
+    "ce_zero": ("CE, zero-ablated", "The same when zeros take its place."),
+    "kl": ("KL divergence", "How far predictions move when the SAE is spliced in, nats a token."),
+    "recovered_zero": ("CE recovered (zero)", "Share of the loss that zeroing costs which the SAE keeps."),
+    "recovered_mean": ("CE recovered (mean)", "Share of the loss that the mean costs which the SAE keeps."),
+}
+
+
+class Run(Protocol):
+    """What these functions read of a run (`sae.runs.Run` is one)."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Content of run.json."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether training reached its last step."""
+        ...
+
+
+class Estimate(NamedTuple):
+    """One line of a run's evaluation."""
+
+    label: str
+    why: str
+    value: str
+    interval: str
+
+
+def state(run: Run, steps_done: int) -> str:
+    """How far the run's training is, in words."""
+    return "finished" if run.finished else f"step {steps_done:,} of {run.about['config']['train']['steps']:,}"
+
+
+def runs(
+    found: Mapping[str, Run], measured: Mapping[str, Evaluation], steps_done: Mapping[str, int]
+) -> pa.Table:
+    """A row per run, by name; None where something has not been measured."""
+    rows = []
+    for name, run in found.items():
+        config = run.about["config"]
+        values = {line: value for line, (value, _, _) in _intervals(measured.get(name, {})).items()}
+        rows.append(
+            {
+                "name": visible(name),
+                "state": state(run, steps_done[name]),
+                "architecture": config["architecture"],
+                "features": config["arch"].get("d_sae"),
+                "k": config["arch"].get("k"),
+                "FVU": values.get("fvu"),
+                "CE recovered": _hundredfold(values.get("recovered_zero")),
+                "L0": values.get("l0"),
+                "dead": _hundredfold(measured.get(name, {}).get("dead")),
+                "hook": run.about["hook"],
+                "model": visible(str(run.about["model"])),
+                "steps": config["train"]["steps"],
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def estimates(evaluation: Evaluation) -> list[Estimate]:
+    """All measures of an evaluation with their intervals, in the order they are explained in."""
+    found = _intervals(evaluation)
+    order = [name for name in MEASURES if name in found] + [name for name in found if name not in MEASURES]
+    lines = []
+    for name in order:
+        value, low, high = map(number, found[name])
+        lines.append(Estimate(*MEASURES.get(name, (name, "")), value, f"{low} to {high}"))
+    dead, dense = (percent(evaluation[name]) for name in ("dead", "dense"))
+    lines.append(Estimate("dead", "Share of features that fired on none of these tokens.", dead, ""))
+    lines.append(Estimate("dense", "Share of features on more than 10 % of these tokens.", dense, ""))
+    return lines
+
+
+def basis(evaluation: Evaluation) -> str:
+    """What text an evaluation rests on."""
+    documents = evaluation["documents"]
+    return f"{evaluation['tokens']:,} held-out tokens, {documents:,} document{'s' * (documents != 1)}"
+
+
+def frontier(
+    found: Mapping[str, Run], measured: Mapping[str, Evaluation]
+) -> list[tuple[str, str, float, float]]:
+    """Name, architecture, L0 and FVU of every evaluated run."""
+    points = []
+    for name, evaluation in measured.items():
+        values = _intervals(evaluation)
+        points.append((name, found[name].about["config"]["architecture"], values["l0"][0], values["fvu"][0]))
+    return points
+
+
+def brief(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a run is, in a few names and values."""
+    config = about["config"]
+    pairs = {"SAE": config["architecture"], "size": config["arch"].get("d_sae"), "k": config["arch"].get("k")}
+    pairs |= {"model": about["model"], "hook": about["hook"]}
+    return [(name, _text(value)) for name, value in pairs.items() if value is not None]
+
+
+def summary(about: dict[str, Any]) -> str:
+    """What a run is, in one line."""
+    facts = dict(brief(about))
+    size = f"{facts['size']} features" if "size" in facts else None
+    k = f"k = {facts['k']}" if "k" in facts else None
+    return " · ".join(part for part in (facts["SAE"], size, k, facts["model"], facts["hook"]) if part)
+
+
+def settings(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """A run's settings as names and values, the nested ones by their last name; unset ones left out."""
+    config = about["config"]
+    nested = {**config["arch"], **config["train"]}
+    first = {
+        "model": about["model"],
+        "hook point": about["hook"],
+        "activation width": about["d_model"],
+        "store": config["store"],
+        "architecture": config["architecture"],
+    }
+    last = {
+        "code version": (about.get("git_commit") or "")[:12],
+        "torch": about.get("versions", {}).get("torch"),
+    }
+    pairs = {**first, **{name.replace("_", " "): value for name, value in nested.items()}, **last}
+    return [(name, _text(value)) for name, value in pairs.items() if value not in (None, "")]
+
+
+def _intervals(evaluation: Evaluation) -> dict[str, tuple[float, float, float]]:
+    both = {**evaluation.get("estimates", {}), **evaluation.get("splice", {}).get("estimates", {})}
+    return {name: (found["value"], found["low"], found["high"]) for name, found in both.items()}
+
+
+def _hundredfold(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    )

@@ -1,0 +1,42 @@
+"""Feature: one latent's examples by value band, its histogram, logit lens, neighbours and numbers."""
+
+from functools import partial
+
+import streamlit as st
+
+from app import charts, feature_rows, frame, render, run_rows, session
+
+name, run = session.current_run()
+frame.run_chooser(list(session.runs()), name, session.choose_run, render.facts(run_rows.brief(run.about)))
+store = session.features(run)
+index = session.current_feature(name, store)
+row = store.row(index)
+
+about = f"{name} · {run.hook} · {store.about['tokens']:,} tokens read"
+with frame.header(f"Feature {index}", about, row["peak_tokens"]):
+    frame.stepper(index, len(store) - 1, session.show_feature, partial(session.show_random_feature, store))
+frame.metrics(feature_rows.numbers(row))
+
+left, right = st.columns([5, 3], gap="large")
+with left:
+    if row["fired"]:
+        around, most = frame.example_controls(render.legend(*feature_rows.value_range(row)))
+        positive, negative, bands = store.strongest(index), store.strongest(index, -1), store.bands(index)
+        for title, about, windows in feature_rows.groups(positive, negative, bands):
+            frame.section(title, about)
+            st.html(render.examples(windows, feature_rows.scale(row), around, most))
+    else:
+        frame.empty(*feature_rows.dead(store.about["tokens"]))
+with right:
+    if row["fired"]:
+        histogram = store.histogram(index)
+        frame.section("Values", "tokens by value, both axes logarithmic")
+        frame.chart(charts.activations(histogram.edges, histogram.counts), "activation histogram", "values")
+    if feature_rows.has_lens(row):
+        frame.section("Logit lens", "next tokens its direction favours and disfavours")
+        raised, lowered = st.columns(2)
+        raised.html(render.logits("raised", row["raised_tokens"], row["raised_logits"]))
+        lowered.html(render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]))
+    if row["neighbours"]:
+        frame.section("Nearest features", "by the cosine of their decoder directions")
+        st.html(render.neighbours(feature_rows.neighbours(row, store.table), name))

@@ -1,0 +1,33 @@
+"""What the tests of `activations` share: two language models of different families."""
+
+from pathlib import Path
+
+import pytest
+
+from activations.models import LanguageModel, load
+from tests import tiny
+from tests.activations import toys
+
+
+@pytest.fixture(scope="session")
+def llama(world: Path) -> LanguageModel:
+    """The toy world's model; not to be changed."""
+    return load(str(world / "model"))
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A model that shares no design decision with the toy Llama; not to be changed."""
+    return load(str(toys.gpt2_folder(tmp_path_factory.mktemp("gpt2"))))
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def lm(request: pytest.FixtureRequest) -> LanguageModel:
+    """Each of the two in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Forty documents, some 5,000 tokens."""
+    return tiny.text_file(tmp_path / "text.jsonl")

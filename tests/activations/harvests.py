@@ -1,0 +1,48 @@
+"""What the tests of harvesting share: settings, a way to be interrupted, a way to fail."""
+
+from pathlib import Path
+
+import pytest
+
+from activations.errors import ActivationsError
+from activations.harvest import HarvestConfig, harvest
+from activations.models import LanguageModel
+from activations.store import INDEX
+from tests import tiny
+
+HOOKS = "blocks.0.hook_mlp_out,blocks.1.attn.hook_z,blocks.1.hook_resid_post"
+
+
+class Interrupted(BaseException):
+    """What a signal may raise at any place."""
+
+
+def config(text: Path, **changes: object) -> HarvestConfig:
+    return tiny.harvest_config(text, **{"tokens": 1600, **changes})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def interrupted(lm: LanguageModel, out: Path, settings: HarvestConfig, after: int) -> None:
+    """Harvest until `after` tokens are done, then stop as a signal would."""
+    done = 0
+
+    def on_tokens(n: int) -> None:
+        nonlocal done
+        done += n
+        if done >= after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        harvest(lm, out, settings, on_tokens)
+    assert not (out / INDEX).exists()
+
+
+def line_of(lm: LanguageModel, out: Path, settings: HarvestConfig, kind: type[ActivationsError]) -> str:
+    """The one line in which a harvest ends."""
+    with pytest.raises(kind) as caught:
+        harvest(lm, out, settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

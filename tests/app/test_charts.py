@@ -1,0 +1,86 @@
+"""Figures: what is counted is drawn, where it belongs; labels are escaped."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from app import charts
+
+relaxed = settings(deadline=None, max_examples=50)
+EDGES = np.concatenate([-(2.0 ** np.arange(3, -4, -1)), [0.0], 2.0 ** np.arange(-3, 4)])  # two-sided, 14 bins
+
+
+@relaxed
+@given(arrays.arrays(np.int64, 14, elements=st.integers(0, 1000)).filter(lambda counts: counts.sum() > 0))
+def test_the_activation_histogram_draws_every_count_in_order_of_value(counts):
+    bar = charts.activations(EDGES, counts).data[0]
+    assert list(bar.y) == [count for count in counts if count]
+    assert all(np.diff(bar.x) > 0)
+    centres = ((EDGES[:-1] + EDGES[1:]) / 2)[counts > 0]
+    assert (np.sign(bar.x) == np.sign(centres)).all()
+    left, right = np.array(bar.x) - np.array(bar.width) / 2, np.array(bar.x) + np.array(bar.width) / 2
+    assert (left[1:] >= right[:-1]).all(), "bars overlap"
+
+
+def test_bars_have_the_tokens_colours():
+    counts = np.zeros(14, int)
+    counts[[0, 8, 13]] = 5
+    colors = charts.activations(EDGES, counts).data[0].marker.color
+    assert charts.COOL in colors[0]
+    assert charts.WARM in colors[1]
+    assert float(colors[1].split(",")[-1].strip(" )")) < float(colors[2].split(",")[-1].strip(" )"))
+
+
+def test_ticks_of_the_histogram_are_round_values_inside_it():
+    counts = np.zeros(14, int)
+    counts[8:] = 1
+    axis = charts.activations(EDGES, counts).layout.xaxis
+    assert list(axis.ticktext) == ["0.2", "0.5", "1", "2", "5"]
+    assert list(axis.tickvals) == sorted(axis.tickvals)
+
+
+@relaxed
+@given(arrays.arrays(np.float64, st.integers(1, 50), elements=st.floats(0, 1)))
+def test_densities_draw_every_feature_once(every):
+    chosen = every[: len(every) // 2]
+    grey, shown = charts.densities(every, chosen).data
+    assert sum(grey.y) == len(every)
+    assert sum(shown.y) == len(chosen)
+    assert grey.y[0] == (every == 0).sum(), "features that never fired have the first bar"
+    assert (np.array(shown.y) <= np.array(grey.y)).all()
+
+
+def test_a_density_is_drawn_in_its_decade():
+    bar = charts.densities(np.array([0.015, 0.5, 0.0]), np.array([])).data[0]
+    tall = [x for x, y in zip(bar.x, bar.y, strict=True) if y]
+    assert tall[0] < -2 < tall[1] < -1 < tall[2] < 0
+
+
+def test_curves_show_what_was_logged_and_nothing_else():
+    log = [{"step": step, "fvu": 1 / step, "lr": 1e-3} for step in (10, 20, 30)]
+    figure = charts.curves([*log, {"step": 40, "fvu": 0.1}], steps=100)
+    assert [list(line.x) for line in figure.data] == [[10, 20, 30, 40], [10, 20, 30]]
+    assert [title.text for title in figure.layout.annotations] == [charts.CURVES["fvu"], charts.CURVES["lr"]]
+    assert tuple(figure.layout.xaxis.range) == (0, 100)
+
+
+def test_a_run_without_a_log_has_empty_curves():
+    assert not charts.curves([]).data
+
+
+def test_runs_of_one_architecture_are_one_line_from_sparse_to_dense():
+    points = [("a", "topk", 64.0, 0.2), ("b", "topk", 16.0, 0.4), ("c", "relu", 30.0, 0.5)]
+    relu, topk = charts.pareto(points, chosen="b").data
+    assert (relu.name, topk.name) == ("relu", "topk")
+    assert list(topk.x) == [16.0, 64.0]
+    assert topk.marker.size[0] > topk.marker.size[1], "the chosen run stands out"
+
+
+@pytest.mark.parametrize("name", ["<b>x</b>", "<a href='javascript:1'>x</a>", "a & b"])
+def test_names_in_plots_are_escaped(name):
+    (line,) = charts.pareto([(name, name, 1.0, 0.5)]).data
+    for text in (line.text[0], line.name):
+        assert "<" not in text.replace("&lt;", "")
+        assert "& " not in text

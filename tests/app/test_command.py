@@ -1,0 +1,103 @@
+"""`sae app`: listens where it is told, says where, and ends in one line when it cannot."""
+
+import importlib
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from sae.cli import app
+from sae.errors import ConfigError, RunError
+
+
+@pytest.fixture
+def streamlit(monkeypatch):
+    """Stands in for Streamlit's command line; keeps what it was called with."""
+    calls: list[list[str]] = []
+
+    def run(args, standalone_mode):
+        calls.append(args)
+
+    def load(name):
+        return SimpleNamespace(main=run) if name == "streamlit.web.cli" else importlib.import_module(name)
+
+    monkeypatch.setattr(app, "import_module", load)
+    return calls
+
+
+def flags(call: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for flag in call[1 : call.index("--") - 1]:
+        name, value = flag.removeprefix("--").split("=")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def listening() -> socket.socket:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    return taken
+
+
+def test_it_listens_on_this_machine_only_and_tells_nobody(streamlit, tmp_path, capsys):
+    assert app.main([str(tmp_path), "--port", "18501", "--no-browser"]) == 0
+    (call,) = streamlit
+    found = flags(call)
+    assert found["server.address"] == ["127.0.0.1"]
+    assert found["browser.gatherUsageStats"] == ["false"]
+    assert found["server.headless"] == ["true"]
+    assert set(found["server.allowedHosts"]) == {"127.0.0.1", "localhost", "::1"}
+    assert call[-1] == str(tmp_path)
+    assert call[call.index("--") - 1].endswith("main.py")
+    written = capsys.readouterr()
+    assert "http://127.0.0.1:18501" in written.out
+    assert not written.err
+
+
+def test_another_host_is_warned_about(streamlit, tmp_path, capsys):
+    assert app.main([str(tmp_path), "--host", "0.0.0.0", "--port", "18501"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no password" in line
+    assert "server.allowedHosts" not in flags(streamlit[0])
+
+
+def test_a_taken_port_is_left_alone_and_said(capsys):
+    with listening() as taken:
+        port = taken.getsockname()[1]
+        assert app.free_port("127.0.0.1", port) > port
+        assert f"port {port} is taken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 0), ("127.0.0.1", 70000), ("192.0.2.1", 8501), ("no such host", 8501)]
+)
+def test_a_place_nobody_can_listen_on_is_a_readable_error(host, port):
+    with pytest.raises(ConfigError, match=r"port|host"):
+        app.free_port(host, port)
+
+
+def test_a_missing_folder_is_a_readable_error(tmp_path):
+    with pytest.raises(RunError, match="there is no folder"):
+        app.main([str(tmp_path / "nosuch")])
+
+
+@pytest.mark.parametrize("package", ["streamlit", "plotly"])
+def test_missing_packages_are_named_with_the_extra_that_brings_them(tmp_path, monkeypatch, package):
+    def load(name):
+        raise ModuleNotFoundError(f"No module named '{package}.sub'", name=f"{package}.sub")
+
+    monkeypatch.setattr(app, "import_module", load)
+    with pytest.raises(ConfigError, match=r"pip install 'sae-workbench\[app\]'"):
+        app.main([str(tmp_path), "--port", "18501"])
+
+
+def test_a_browser_is_opened_only_where_it_would_be_seen(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("SSH_CONNECTION", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not app.has_display()
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert app.has_display()
+    monkeypatch.setenv("SSH_CONNECTION", "somewhere")
+    assert not app.has_display()

@@ -1,0 +1,249 @@
+"""HTML of tokens and values: nothing a text says is ever read as markup, colours follow values."""
+
+from html.parser import HTMLParser
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from app import render
+
+relaxed = settings(deadline=None)
+NASTY = [
+    "<b>",
+    "</span>",
+    "&",
+    "&lt;",
+    "'",
+    '"',
+    '"><script>alert(1)</script>',
+    "\n",
+    "\t",
+    "\x00",
+    "\u202e",
+    " ",
+]
+texts = st.one_of(st.sampled_from(NASTY), st.text(max_size=8))
+values = st.floats(-100, 100, width=32)
+OURS = {
+    "p",
+    "span",
+    "br",
+    "ul",
+    "li",
+    "table",
+    "caption",
+    "tr",
+    "td",
+    "th",
+    "i",
+    "a",
+    "dl",
+    "dt",
+    "dd",
+    "div",
+    "b",
+}
+ATTRIBUTES = {"class", "style", "data-tip", "title", "dir", "href", "target"}
+
+
+class Window(NamedTuple):
+    document: int
+    position: int
+    peak: int
+    tokens: list[str]
+    values: list[float]
+
+
+@st.composite
+def windows(draw) -> Window:
+    tokens = draw(st.lists(texts, min_size=1, max_size=12))
+    numbers = draw(st.lists(values, min_size=len(tokens), max_size=len(tokens)))
+    peak = max(range(len(numbers)), key=lambda place: abs(numbers[place]))
+    return Window(draw(st.integers(0, 10**6)), draw(st.integers(0, 10**6)), peak, tokens, numbers)
+
+
+class Reader(HTMLParser):
+    """What a browser would make of it: elements, their attributes, and text by element class."""
+
+    def __init__(self, source: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def handle_comment(self, data):
+        raise AssertionError(f"a text became a comment: {data!r}")
+
+    handle_decl = handle_pi = unknown_decl = handle_comment
+
+    def of_class(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for _, attributes in self.tags if name in (attributes.get("class") or "").split()]
+
+
+def read(source: str) -> Reader:
+    """Parse, and check that there are only our own elements and attributes."""
+    reader = Reader(source)
+    assert {tag for tag, _ in reader.tags} <= OURS
+    assert {name for _, attributes in reader.tags for name in attributes} <= ATTRIBUTES
+    return reader
+
+
+def shown(tokens) -> str:
+    return "".join(map(render.visible, tokens))
+
+
+@relaxed
+@given(st.lists(texts, max_size=6))
+def test_no_text_becomes_markup_anywhere(tokens):
+    text = "".join(tokens)
+    numbers = [float(place) for place in range(len(tokens))]
+    assert read(render.chips(tokens)).text.replace(" ", "") == shown(dict.fromkeys(tokens)).replace(" ", "")
+    assert shown([text]) in read(render.logits(text, tokens, numbers)).text
+    assert read(render.facts([(text, text)])).text == 2 * shown([text])
+    assert 3 * shown([text]) in read(render.estimates([(text, text, text + text, "")])).text
+    link = read(render.neighbours([(7, 0.5, tokens)], text)).tags
+    href = next(attributes["href"] for tag, attributes in link if tag == "a")
+    assert parse_qs(urlsplit(href).query, keep_blank_values=True) == {"run": [text], "feature": ["7"]}
+
+
+@relaxed
+@given(windows(), st.sampled_from([None, 1, 4, 16]))
+def test_a_strip_shows_the_text_of_its_tokens_and_nothing_else(window, around):
+    part = render.crop(len(window.tokens), window.peak, around)
+    assert read(render.token_strip(window, 100.0, around)).text == shown(window.tokens[part])
+
+
+@relaxed
+@given(windows(), st.sampled_from([None, 1, 4, 16]))
+def test_the_peak_is_marked_once_and_always_shown(window, around):
+    strip = read(render.token_strip(window, 100.0, around))
+    assert len(strip.of_class("peak")) == 1
+    assert len(strip.of_class("t")) == min(around or len(window.tokens), len(window.tokens))
+
+
+@relaxed
+@given(windows())
+def test_tokens_are_coloured_by_value_and_only_where_it_is_not_zero(window):
+    marks = read(render.token_strip(window, 100.0)).of_class("t")
+    for mark, value in zip(marks, window.values, strict=True):
+        classes = set((mark["class"] or "").split()) - {"t", "peak"}
+        assert classes == ({"up"} if value > 0 else {"down"} if value < 0 else set())
+        assert ("style" in mark) == ("data-tip" in mark) == (value != 0)
+
+
+@relaxed
+@given(values, values, st.floats(0.1, 100))
+def test_a_larger_value_is_never_paler(a, b, scale):
+    small, large = sorted((abs(a), abs(b)))
+    assert 0 <= render.shade(small, scale) <= render.shade(large, scale) <= 1
+    assert render.shade(a, scale) == render.shade(-a, scale)
+    assert (render.shade(a, scale) == 0) == (a == 0)
+
+
+def test_the_full_scale_is_full_colour_and_weak_values_stay_visible():
+    assert render.shade(8.0, 8.0) == render.shade(9.0, 8.0) == pytest.approx(1.0)
+    assert 0.25 < render.shade(0.8, 8.0) < 0.4
+    assert render.shade(1.0, 0.0) == 0.0
+
+
+@relaxed
+@given(st.integers(1, 200), st.data(), st.one_of(st.none(), st.integers(1, 200)))
+def test_a_crop_holds_the_peak_and_as_many_tokens_as_there_are(length, data, around):
+    peak = data.draw(st.integers(0, length - 1))
+    part = render.crop(length, peak, around)
+    assert 0 <= part.start <= peak < part.stop <= length
+    assert part.stop - part.start == min(around or length, length)
+
+
+@relaxed
+@given(st.lists(windows(), max_size=8), st.sampled_from([None, 1, 3]))
+def test_folding_counts_every_window_and_keeps_the_order(found, around):
+    found = found + found
+    folded = render.fold(found, around)
+    assert sum(count for _, count in folded) == len(found)
+    looks = [tuple(w.tokens[render.crop(len(w.tokens), w.peak, around)]) for w in found]
+    assert [tuple(w.tokens[render.crop(len(w.tokens), w.peak, around)]) for w, _ in folded] == list(
+        dict.fromkeys(looks)
+    )
+
+
+def test_look_alikes_show_once_with_their_number_and_the_rest_up_to_a_limit():
+    same = [Window(document, 0, 0, ["x", f"{document}"], [1.0, 0.0]) for document in range(3)]
+    source = render.examples([*same, Window(9, 4321, 0, ["y"], [0.5])], 1.0, around=1)
+    assert len(read(source).of_class("strip")) == 2
+    assert "×3" in source
+    assert "doc 9 · 4,321" in source
+    assert len(read(render.examples(same, 1.0, most=2)).of_class("strip")) == 2
+
+
+def test_line_ends_are_seen_and_break_lines_only_in_whole_windows():
+    window = Window(0, 0, 0, ["a", "\n", "\n", "b", "c"], [1.0, 0, 0, 0, 0])
+    whole, cut = render.token_strip(window, 1.0), render.token_strip(window, 1.0, 4)
+    assert read(whole).text == "a↵↵bc"
+    assert whole.count("<br>") == 1
+    assert "<br>" not in cut
+
+
+def test_a_space_before_a_word_is_outside_its_colour():
+    assert render.token(" top", 1.0, 1.0).startswith(' <span class="t up"')
+    assert ">   </span>" in render.token("   ", 1.0, 1.0)
+
+
+def test_the_legend_goes_from_the_lowest_to_the_highest_by_the_tokens_rule():
+    cells = [a for tag, a in read(render.legend(-2.0, 4.0)).tags if tag == "i"]
+    assert {cell["class"] for cell in cells[:8]} == {"down"}
+    assert {cell["class"] for cell in cells[8:]} == {"up"}
+    alphas = [float((cell["style"] or "").removeprefix("--a:")) for cell in cells]
+    assert alphas[8:] == sorted(alphas[8:])
+    assert alphas[:8] == sorted(alphas[:8], reverse=True)
+
+
+def test_bars_of_logits_are_relative_to_the_largest():
+    source = render.logits("lowered", ["x", "y"], [-4.0, -1.0])
+    assert "--w:1.000" in source
+    assert "--w:0.250" in source
+    assert source.count("bar down") == 2
+
+
+@relaxed
+@given(st.lists(texts, max_size=5))
+def test_markdown_shows_the_text_and_nothing_else(parts):
+    text = "x" + "".join(parts) + "x"
+    page = Reader(MarkdownIt("commonmark").render(render.markdown(text)))
+    assert page.text.strip() == render.visible(text)
+    assert [tag for tag, _ in page.tags] == ["p"]
+
+
+def test_markdown_disarms_streamlit_s_own_directives():
+    assert render.markdown(":red[x] $y$ :smile:") == r"\:red\[x\] \$y\$ \:smile\:"
+
+
+def test_lone_surrogates_do_not_break_the_page():
+    assert render.escaped("\ud800<").encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1.23456, "1.23"), (-0.5, "−0.5"), (12345.6, "12,346"), (-2000.0, "−2,000"), (None, "–")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert render.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.00767, "0.767 %"), (1e-5, "0.001 %"), (1e-6, "1 in 1,000,000")],
+)
+def test_shares_are_readable_at_any_size(share, text):
+    assert render.percent(share) == text

@@ -1,0 +1,188 @@
+"""Tables the pages show: filters keep what they say, numbers are a run's own, texts are data."""
+
+import csv
+import io
+import json
+
+import pyarrow as pa
+import pytest
+
+from app import feature_rows, run_rows
+
+COLUMNS = {
+    "latent": pa.array([0, 1, 2, 3], pa.int32()),
+    "fired": [0, 5, 50, 200],
+    "density": [0.0, 0.005, 0.05, 0.2],
+    "positive_share": [None, 1.0, 1.0, 1.0],
+    "mean": [None, 1.0, 2.0, 3.0],
+    "max": [None, 2.0, 4.0, 6.0],
+    "min": [None, 0.5, 0.5, 0.5],
+    "first_row": [-1, 7, 3, 0],
+    "enc_dec_cosine": [0.5, 0.6, 0.7, 0.8],
+    "b_enc": [0.0, 0.1, 0.2, 0.3],
+    "peak_tokens": [[], [" Cat", " Cat", "\n"], ["<b>"], ["=1+1"]],
+    "raised_tokens": [["dog"] * 7, ["a"] * 7, ["b"] * 7, ["Dog"] * 7],
+    "neighbours": [[1, 2], [2, 3], [3, 0], [0, 1]],
+    "neighbour_cosines": [[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.6, 0.1]],
+}
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    return pa.table(COLUMNS)
+
+
+def latents(table: pa.Table) -> list[int]:
+    return table["feature"].to_pylist()
+
+
+def test_the_table_shows_every_feature_in_order(table):
+    shown = feature_rows.features(table)
+    assert latents(shown) == [0, 1, 2, 3]
+    assert shown["density"].to_pylist() == pytest.approx([0, 0.5, 5, 20])
+    assert shown["fires most on"].to_pylist() == [[], [" Cat", "↵"], ["<b>"], ["=1+1"]]
+    assert shown["raises"].to_pylist()[0] == ["dog"] * feature_rows.RAISED
+    assert shown["nearest"].to_pylist() == [0.9, 0.8, 0.7, 0.6]
+    assert shown["first fired"].to_pylist() == [None, 7, 3, 0]
+
+
+def test_columns_that_say_nothing_are_left_out(table):
+    assert not {"positive", "min"} & set(feature_rows.features(table).column_names)
+    signed = table.set_column(
+        table.schema.get_field_index("positive_share"), "positive_share", [[None, 0.5, 1.0, 1.0]]
+    )
+    assert feature_rows.features(signed)["positive"].to_pylist() == [None, 50.0, 100.0, 100.0]
+    without = table.drop(["raised_tokens"]).set_column(
+        table.drop(["raised_tokens"]).schema.get_field_index("neighbour_cosines"),
+        "neighbour_cosines",
+        pa.array([[]] * 4, pa.list_(pa.float64())),
+    )
+    assert not {"raises", "nearest"} & set(feature_rows.features(without).column_names)
+
+
+def test_a_sliced_table_keeps_its_own_tokens(table):
+    assert feature_rows.features(table.slice(2))["fires most on"].to_pylist() == [["<b>"], ["=1+1"]]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [("all", [0, 1, 2, 3]), ("alive", [1, 2, 3]), ("dead", [0]), ("dense", [3])]
+)
+def test_states_are_filtered_and_counted_alike(table, state, expected):
+    shown = feature_rows.features(table)
+    assert latents(feature_rows.filtered(shown, "", state, 0.0, 1.0)) == expected
+    assert feature_rows.counts(shown)[state] == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("cat", [1]),
+        ("DOG", [0, 3]),
+        ("<B", [2]),
+        ("↵", [1]),
+        ("=1+1", [3]),
+        ("(", []),
+        (".*", []),
+        ("Cat\nCat", []),
+    ],
+)
+def test_words_are_looked_for_as_they_are_in_any_case(table, words, expected):
+    assert latents(feature_rows.filtered(feature_rows.features(table), words, "all", 0.0, 1.0)) == expected
+
+
+def test_a_density_range_includes_its_ends(table):
+    shown = feature_rows.features(table)
+    assert latents(feature_rows.filtered(shown, "", "all", 0.005, 0.05)) == [1, 2]
+    assert latents(feature_rows.filtered(shown, "", "all", 0.0, 0.005)) == [0, 1]
+    assert feature_rows.DENSITIES[0] == 0.0
+    assert feature_rows.DENSITIES[-1] == 1.0
+    assert list(feature_rows.DENSITIES) == sorted(feature_rows.DENSITIES)
+
+
+def test_labels_of_features_sort_as_their_numbers_do(table):
+    many = feature_rows.features(pa.concat_tables([table] * 300).set_column(0, "latent", [list(range(1200))]))
+    labels = feature_rows.labelled(many)["feature"].to_pylist()
+    assert labels == sorted(labels)
+    assert [int(label) for label in labels] == list(range(1200))
+
+
+def test_csv_has_every_row_and_no_cell_that_a_spreadsheet_would_run(table):
+    shown = feature_rows.features(table)
+    rows = list(csv.DictReader(io.StringIO(feature_rows.csv(shown).decode("utf-8"))))
+    assert [int(row["feature"]) for row in rows] == [0, 1, 2, 3]
+    assert [json.loads(row["fires most on"]) for row in rows] == shown["fires most on"].to_pylist()
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@"))]
+
+
+def test_a_feature_s_numbers_are_its_own(table):
+    row = table.slice(2, 1).to_pylist()[0]
+    shown = {name: value for name, value, _ in feature_rows.numbers(row)}
+    assert shown == {
+        "fires on": "5 %", "firings": "50", "max": "4", "mean": "2", "enc·dec cosine": "0.70", "bias": "0.2",
+    }  # fmt: skip
+    signed = {
+        name: value for name, value, _ in feature_rows.numbers({**row, "positive_share": 0.25, "min": -3.0})
+    }
+    assert (signed["positive"], signed["min"]) == ("25 %", "−3")
+    assert all(why.endswith((".", "same.")) for _, _, why in feature_rows.numbers(row)), "each is explained"
+
+
+def test_neighbours_come_with_what_they_fire_on(table):
+    row = table.slice(1, 1).to_pylist()[0]
+    assert feature_rows.neighbours(row, table) == [(2, 0.8, ["<b>"]), (3, 0.1, ["=1+1"])]
+
+
+def test_colours_are_relative_to_the_larger_side():
+    assert feature_rows.scale({"min": -7.0, "max": 2.0}) == 7.0
+    assert feature_rows.value_range({"min": 0.5, "max": 2.0}) == (0.0, 2.0)
+
+
+def evaluation(value: float) -> dict:
+    one = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    return {
+        "tokens": 1200, "documents": 1, "dead": 0.25, "dense": 0.001,
+        "estimates": {"l0": one, "fvu": one, "something new": one},
+        "splice": {"estimates": {"recovered_zero": one}},
+    }  # fmt: skip
+
+
+def test_an_evaluation_is_shown_whole_even_what_is_not_known_here():
+    lines = {line.label: (line.value, line.interval) for line in run_rows.estimates(evaluation(0.5))}
+    assert list(lines)[:2] == ["FVU", "L0"], "in the order they are explained in"
+    assert lines["FVU"] == lines["something new"] == ("0.5", "0.49 to 0.51")
+    assert lines["CE recovered (zero)"][0] == "0.5"
+    assert lines["dead"] == ("25 %", "")
+    assert run_rows.basis(evaluation(0.5)) == "1,200 held-out tokens, 1 document"
+
+
+class Run:
+    finished = False
+    about = {  # noqa: RUF012
+        "model": "gpt2", "model_revision": None, "hook": "blocks.0.hook_resid_post", "d_model": 768, "git_commit": None,
+        "config": {
+            "architecture": "relu", "store": "stores/x",
+            "arch": {"d_sae": 4096, "l1": 0.001}, "train": {"steps": 100, "lr": 0.0003, "scale_inputs": True},
+        },
+    }  # fmt: skip
+
+
+def test_a_run_that_has_no_k_and_no_evaluation_has_gaps():
+    (row,) = run_rows.runs({"a/b": Run()}, {}, {"a/b": 40}).to_pylist()
+    assert (row["name"], row["state"], row["features"]) == ("a/b", "step 40 of 100", 4096)
+    assert row["k"] is row["FVU"] is row["dead"] is row["CE recovered"] is None
+    assert run_rows.summary(Run.about) == "relu · 4,096 features · gpt2 · blocks.0.hook_resid_post"
+
+
+def test_settings_list_every_field_that_is_set():
+    shown = dict(run_rows.settings(Run.about))
+    assert (shown["steps"], shown["lr"], shown["scale inputs"], shown["l1"]) == (
+        "100",
+        "0.0003",
+        "yes",
+        "0.001",
+    )
+    assert "code version" not in shown
+
+
+def test_the_frontier_has_only_evaluated_runs():
+    assert run_rows.frontier({"a": Run(), "b": Run()}, {"b": evaluation(0.5)}) == [("b", "relu", 0.5, 0.5)]

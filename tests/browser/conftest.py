@@ -1,0 +1,102 @@
+"""The app as people meet it: the server that `sae app` starts, and a browser without a network."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.app import worlds
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--no-first-run",
+)
+PATIENCE = 30_000  # milliseconds; a page takes one or two seconds on an idle machine
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs that the server shows."""
+    return worlds.make(tmp_path_factory.mktemp("browser") / "runs", world / "runs" / "toy")
+
+
+@pytest.fixture(scope="session")
+def address(runs: Path) -> Iterator[str]:
+    """Where `sae app` serves the runs."""
+    command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", "18600", "--no-browser"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    found = re.search(r"http://\S+", line)
+    assert found, f"`sae app` did not say where it serves: {line!r}"
+    _wait_for(found[0])
+    yield found[0]
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=20) == 0, "Ctrl-C is the usual way to end it"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The first Chromium or Chrome on this machine; none is an error, not a reason to skip."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.fail("no browser found: `apt-get install -y chromium` (Debian), or put one of "
+                    f"{', '.join(BROWSERS)} on the PATH")  # fmt: skip
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """An empty tab. When the test is over: no request left this machine, and nothing went wrong in the page."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=address)
+    tab = context.new_page()
+    requests: list[str] = []
+    complaints: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("console", lambda message: complaints.append(message.text) if _is_fault(message) else None)
+    yield tab
+    context.close()
+    here = (address, address.replace("http", "ws", 1), "data:", "blob:")
+    assert requests, "nothing was asked for, nothing was tested"
+    assert [url for url in requests if not url.startswith(here)] == []
+    assert complaints == []
+
+
+def _wait_for(address: str) -> None:
+    for _ in range(100):
+        try:
+            with urlopen(f"{address}/_stcore/health", timeout=5):
+                return
+        except URLError:
+            time.sleep(0.1)
+    raise AssertionError(f"nobody answers at {address}")
+
+
+def _is_fault(message) -> bool:
+    """Errors in the console, but for the one Streamlit itself makes: it looks for its health check below each
+    page's own address before it looks at the root."""
+    return message.type == "error" and "/_stcore/" not in message.location.get("url", "")

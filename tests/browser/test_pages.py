@@ -1,0 +1,179 @@
+"""The pages in a real browser: they render, link, filter, stay offline, and run nothing a token says."""
+
+import re
+import time
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from sae.features.store import FeatureStore
+from tests.app.worlds import HOSTILE, HOSTILE_RUN
+
+HEADER, ROW = 34, 33  # pixels of a table's first line and of each following one
+FIRST_PAINT = 2.0  # seconds
+
+
+def heading(page: Page, text: str) -> None:
+    """Wait until the page has this heading."""
+    expect(page.locator("h1")).to_contain_text(text)
+
+
+def click_cell(page: Page, row: int, x: int) -> None:
+    """Click into a table: row 0 is its header."""
+    table = page.get_by_test_id("stDataFrame").locator("canvas").first
+    table.wait_for()
+    page.wait_for_timeout(1000)  # the grid takes clicks a moment after it is drawn
+    box = table.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + x, box["y"] + HEADER / 2 + row * ROW)
+
+
+def test_runs_is_the_first_page_and_shows_curves_and_evaluation(page: Page):
+    page.goto("/?run=toy")
+    heading(page, "Runs")
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    expect(page.locator("table.estimates")).to_contain_text("CE recovered")
+    page.get_by_role("link", name="Features").last.click()
+    heading(page, "Features")
+    expect(page).to_have_url(re.compile(r"/features\?run=toy$"))
+
+
+def test_the_first_page_has_an_address_of_its_own_too(page: Page):
+    page.goto("/runs?run=bare")
+    expect(page.locator("h2")).to_have_text("bare ")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_clicking_a_run_shows_it(page: Page):
+    page.goto("/?run=toy")
+    heading(page, "Runs")
+    click_cell(page, row=2, x=16)
+    expect(page).to_have_url(re.compile("run=bare"))
+    expect(page.locator("h2")).to_have_text("bare ")
+
+
+def test_clicking_a_feature_opens_its_page_and_back_returns(page: Page, runs: Path):
+    page.goto("/features?run=toy")
+    heading(page, "Features")
+    click_cell(page, row=3, x=54)
+    heading(page, "Feature 2 ")
+    expect(page).to_have_url(re.compile(r"/feature\?run=toy&feature=2$"))
+    firings = FeatureStore(runs / "toy" / "features").row(2)["fired"]
+    expect(page.get_by_test_id("stMetric").filter(has_text="firings")).to_contain_text(f"{firings:,}")
+    page.go_back()
+    heading(page, "Features")
+
+
+def test_a_sorted_table_opens_the_feature_one_sees(page: Page, runs: Path):
+    page.goto("/features?run=toy")
+    heading(page, "Features")
+    click_cell(page, row=0, x=110)  # by density, rising
+    click_cell(page, row=1, x=54)
+    density = FeatureStore(runs / "toy" / "features").table["density"].to_pylist()
+    heading(page, f"Feature {density.index(min(density))} ")
+
+
+def test_typing_filters_the_table_and_its_rows_open_the_right_features(page: Page, runs: Path):
+    page.goto("/features?run=toy")
+    page.get_by_label("Token", exact=True).fill("<")
+    table = FeatureStore(runs / "toy" / "features").table.to_pylist()
+    found = [row["latent"] for row in table if "<" in "\n".join(row["peak_tokens"] + row["raised_tokens"])]
+    expect(page.get_by_text(f"{len(found)} of 32 features")).to_be_visible()
+    click_cell(page, row=1, x=54)
+    assert found[0] > 0, "the first row shown is not the first of all"
+    heading(page, f"Feature {found[0]} ")
+
+
+def test_a_deep_link_opens_its_feature_whole(page: Page):
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    expect(page.locator(".examples .peak").first).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_be_visible()
+    expect(page.locator("table.logits")).to_have_count(2)
+    colour = page.locator(".examples .peak").first.evaluate(
+        "element => getComputedStyle(element).backgroundColor"
+    )
+    assert colour not in ("", "rgba(0, 0, 0, 0)")
+
+
+def test_a_neighbour_is_one_click_away(page: Page, runs: Path):
+    nearest = FeatureStore(runs / "toy" / "features").row(7)["neighbours"][0]
+    page.goto("/feature?run=toy&feature=7")
+    page.locator(".neighbours a").first.click()
+    heading(page, f"Feature {nearest} ")
+
+
+def test_stepping_on_is_in_the_address_and_back_undoes_it(page: Page):
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Feature 8 ")
+    expect(page).to_have_url(re.compile("feature=8"))
+    page.keyboard.press("ArrowRight")
+    heading(page, "Feature 9 ")
+    page.go_back()
+    heading(page, "Feature 8 ")
+
+
+def test_hovering_a_token_tells_its_value(page: Page):
+    page.goto("/feature?run=toy&feature=7")
+    expect(page.locator(".js-plotly-plot")).to_be_visible()  # nothing moves any more
+    peak = page.locator(".examples .peak").first
+    peak.hover()
+    expect(peak).to_have_css("outline-style", "solid")
+    shown = peak.evaluate("element => getComputedStyle(element, '::after').content")
+    assert shown.strip('"') == peak.get_attribute("data-tip")
+
+
+@pytest.mark.parametrize("path", ["", "features", "feature"])
+def test_no_text_of_a_run_is_ever_markup(page: Page, path: str):
+    page.goto(f"/{path}?{urlencode({'run': HOSTILE_RUN}, quote_via=quote)}")
+    page.locator("h1").wait_for()
+    if path == "feature":
+        expect(page.locator(".examples")).not_to_have_count(0)
+        assert HOSTILE["a"] in page.get_by_test_id("stMain").inner_text()
+    page.wait_for_timeout(1500)  # for what would load late
+    assert HOSTILE_RUN in page.locator("body").inner_text() + " ".join(
+        page.locator("input").all_inner_texts()
+    )
+    assert page.evaluate("window.hacked") is None
+    for element in ("b", "i", "strong", "img", "script", "code", ".katex"):
+        inside = page.locator(
+            f".examples {element}, .chip {element}, header {element}, [role=alert] {element}"
+        )
+        assert inside.count() == 0, element
+
+
+@pytest.mark.parametrize("path", ["", "features", "feature"])
+def test_a_run_that_is_not_there_is_said_in_the_page_as_it_was_asked_for(page: Page, path: str):
+    page.goto(f"/{path}?{urlencode({'run': '**x** :red[y] $z$ <b>'})}")
+    expect(page.get_by_role("alert")).to_contain_text("there is no run '**x** :red[y] $z$ <b>' in")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_schemes(page: Page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    text, ground = (
+        page.locator(where).first.evaluate(f"element => getComputedStyle(element).{what}")
+        for where, what in ((".examples .strip", "color"), (".stApp", "backgroundColor"))
+    )
+    lightness = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in (text, ground)]
+    assert abs(lightness[0] - lightness[1]) > 150
+    assert (lightness[1] > 128) == (scheme == "light")
+
+
+@pytest.mark.parametrize("path", ["/", "/features", "/feature"])
+def test_the_first_paint_of_every_page_takes_less_than_two_seconds(page: Page, path: str):
+    """From the moment the browser, with Streamlit's own code loaded, asks for the page, to its heading."""
+    asked: list[float] = []
+    page.on("websocket", lambda _: asked.append(time.perf_counter()))
+    took = []
+    for _ in range(3):  # the best, as the machine may be busy
+        page.goto(f"{path}?run=toy")
+        page.locator("h1").wait_for()
+        took.append(time.perf_counter() - asked[-1])
+    assert min(took) < FIRST_PAINT

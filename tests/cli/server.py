@@ -1,0 +1,169 @@
+"""A process with every heavy import done. It forks once a command: `sae` as a user starts it, minus seconds of imports.
+
+Run as `python -m tests.cli.server`; speaks JSON lines on stdin and stdout (see `tests.cli.commands`)."""
+
+import builtins
+import ctypes
+import errno
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from typing import Any
+
+IMPORTS = (
+    "datasets.packaged_modules.json.json",
+    "pyarrow.parquet",
+    "rich.progress",
+    "sae.cli.evaluate",
+    "sae.cli.features",
+    "sae.cli.harvest",
+    "sae.cli.store",
+    "sae.cli.train",
+    "torch._dynamo",
+    "transformer_lens.model_bridge.generalized_components",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+)
+OVERRIDES = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what lets root write where the mode forbids it
+
+
+def main() -> None:
+    """Answer requests until stdin closes."""
+    from sae.cli.main import _quiet
+
+    _quiet()
+    for name in IMPORTS:
+        importlib.import_module(name)
+    import torch
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")  # builds, once, a table that every loading of a model needs
+    torch.set_num_threads(1)
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "args" in request:
+            answer = {"pid": start(request)}
+        else:
+            pid, status = os.waitpid(request["pid"], os.WNOHANG)
+            answer = {"code": os.waitstatus_to_exitcode(status) if pid else None}
+        print(json.dumps(answer), flush=True)
+
+
+def start(request: dict[str, Any]) -> int:
+    """Fork; the child becomes the command and never comes back."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        for number, path in ((0, "/dev/null"), (1, request["stdout"]), (2, request["stderr"])):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            os.dup2(handle, number)
+            os.close(handle)
+        os.chdir(request["cwd"])
+        give_up_overrides()
+        for fault, arguments in request["faults"].items():
+            FAULTS[fault](*arguments)
+        sys.argv = ["sae", *request["args"]]
+        from sae.cli.main import main as command
+
+        code = command()  # what the console script does
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def kill_at(number: int, folder: str) -> None:
+    """SIGKILL this process just before its `number`-th change of a name in `folder`: create, rename, remove."""
+    left = number
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod")
+        if event == "open":  # args: path, mode, flags
+            changes = isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if changes and isinstance(args[0], str | os.PathLike) and os.fspath(args[0]).startswith(folder):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def die_past(size: int) -> None:
+    """Let the kernel kill this process while it writes byte `size` of any file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def disk_full_after(files: int) -> None:
+    """Let the disk be full when the file after so many others is put on it."""
+    left, fsync = files, os.fsync
+
+    def full(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    os.fsync = full
+
+
+def closed_output() -> None:
+    """Let nobody read what this process prints, as when `| head` has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+
+
+def stop_within(number: int, error: str) -> None:
+    """Send this process a signal while it evaluates, in code that makes `error` of any exception, as compiled code may."""
+    from sae.cli import evaluate
+
+    def reconstruction(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except BaseException:
+            raise getattr(builtins, error)("could not determine the shape of object") from None
+
+    evaluate.reconstruction = reconstruction
+
+
+FAULTS = {
+    "closed_output": closed_output,
+    "die_past": die_past,
+    "disk_full_after": disk_full_after,
+    "kill_at": kill_at,
+    "stop_within": stop_within,
+}
+
+
+def give_up_overrides() -> None:
+    """Let file modes bind this process even when it is root's."""
+    if os.geteuid():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~OVERRIDES
+    assert libc.capset(header, sets) == 0
+
+
+if __name__ == "__main__":
+    main()

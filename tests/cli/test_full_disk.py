@@ -1,0 +1,153 @@
+"""A full disk, a read-only folder, a path that cannot be: one line, finished parts kept, and the command goes on later."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import Server, contents, harvest, train
+
+MOUNT = 'mkdir -p "$0" && mount -t tmpfs -o size="$1" sae-test "$0" && echo mounted && read -r _'
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 1 MB with 264 kB free, in a mount namespace of its own; delete `ballast` to free the rest."""
+    place, size = tmp_path / "disk", 1_000_000
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, str(place), str(size)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != "mounted\n":
+            pytest.skip("no small disk can be mounted here; the tests with a simulated one run")
+        disk = Path(f"/proc/{holder.pid}/root{place}")
+        free = os.statvfs(disk)
+        (disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize - 264_000))
+        yield disk
+        holder.kill()
+
+
+def test_a_harvest_on_a_disk_that_fills_up_keeps_its_shards_and_goes_on(
+    sae: Server, world: Path, tmp_path: Path, small_disk: Path
+):
+    settings = {"tokens": 4000}  # 256 kB of activations, which fit; with all the rest, which does not
+    line = sae(*harvest(world, small_disk / "store", **settings)).complaint
+    assert "disk is full" in line
+    assert "kept" in line
+    left = contents(small_disk / "store")
+    assert len([name for name in left if name.startswith("shard-") and name.endswith(".safetensors")]) >= 4
+    assert not [name for name in left if ".part" in name or ".tmp" in name]
+    assert "index.json" not in left
+    (small_disk / "ballast").unlink()
+    assert sae(*harvest(world, small_disk / "store", **settings)).code == 0
+    assert sae(*harvest(world, tmp_path / "undisturbed", **settings)).code == 0
+    whole = contents(tmp_path / "undisturbed")
+    assert contents(small_disk / "store") == whole
+    assert all(whole[name] == content for name, content in left.items() if name.endswith(".safetensors"))
+
+
+def test_a_training_on_a_disk_that_fills_up_goes_on_from_its_checkpoint(
+    sae: Server, world: Path, tmp_path: Path, small_disk: Path
+):
+    settings = {"arch.d-sae": 256, "train.keep-checkpoints": 9}  # some 180 kB a checkpoint
+    line = sae(*train(world, small_disk / "run", **settings)).complaint
+    assert "disk is full" in line
+    checkpoints = sorted(path.name for path in (small_disk / "run" / "checkpoints").iterdir())
+    assert checkpoints[0] == "step-00000010"
+    (small_disk / "ballast").unlink()
+    assert sae(*train(world, small_disk / "run", "--resume", **settings)).code == 0
+    assert sae(*train(world, tmp_path / "undisturbed", **settings)).code == 0
+    for name in ("sae.safetensors", "sae.json"):
+        assert (small_disk / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+@pytest.mark.parametrize("files", [0, 2, 5, 12])
+def test_a_harvest_that_meets_a_full_disk_at_any_file_goes_on_from_there(
+    sae: Server, world: Path, tmp_path: Path, files: int
+):
+    out = tmp_path / "store"
+    assert "disk is full" in sae(*harvest(world, out), disk_full_after=(files,)).complaint
+    assert not [name for name in contents(out) if ".part" in name]
+    assert sae(*harvest(world, out)).code == 0
+    assert sae(*harvest(world, tmp_path / "undisturbed")).code == 0
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("files", [0, 3, 10, 16])
+def test_a_training_that_meets_a_full_disk_at_any_file_goes_on_from_there(
+    sae: Server, world: Path, tmp_path: Path, files: int
+):
+    out = tmp_path / "run"
+    assert "disk is full" in sae(*train(world, out), disk_full_after=(files,)).complaint
+    assert sae(*train(world, out, "--resume")).code == 0
+    assert sae(*train(world, tmp_path / "undisturbed")).code == 0
+    assert (out / "sae.safetensors").read_bytes() == (
+        tmp_path / "undisturbed" / "sae.safetensors"
+    ).read_bytes()
+
+
+def test_an_evaluation_on_a_full_disk_leaves_the_old_one(sae: Server, run: Path):
+    before = contents(run)
+    assert "disk is full" in sae("evaluate", run, "--windows", 0, disk_full_after=(0,)).complaint
+    assert contents(run) == before
+
+
+def test_features_on_a_full_disk_go_on_later(sae: Server, run: Path):
+    args = ["--strongest", 4, "--sampled", 10, "--neighbours", 3, "--logits", 3, "--batch", 64]
+    whole = contents(run / "features")
+    for path in (run / "features").iterdir():
+        path.unlink()
+    assert "disk is full" in sae("features", run, *args, disk_full_after=(6,)).complaint
+    assert not (run / "features" / "features.json").exists()
+    assert sae("features", run, *args).code == 0
+    assert contents(run / "features") == whole
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder nobody may write into."""
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("command", [harvest, train])
+@pytest.mark.parametrize("below", ["", "new"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    sae: Server, world: Path, read_only: Path, command, below: str
+):
+    line = sae(*command(world, read_only / below)).complaint
+    assert "no permission" in line
+    assert str(read_only) in line
+    assert not list(read_only.iterdir())
+
+
+def test_evaluating_a_run_that_cannot_be_written_is_one_line(sae: Server, run: Path):
+    before = contents(run)
+    run.chmod(0o555)
+    line = sae("evaluate", run, "--windows", 0).complaint
+    run.chmod(0o755)
+    assert "no permission" in line
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("command", [harvest, train])
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_a_place_where_no_folder_can_be_is_one_line(
+    sae: Server, world: Path, tmp_path: Path, command, place: str
+):
+    (tmp_path / "file").write_text("mine")
+    line = sae(*command(world, tmp_path / place)).complaint
+    assert place in line
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("command", [harvest, train])
+@pytest.mark.parametrize("place", ["/proc/sae", "/sys/sae"])
+def test_a_disk_that_takes_no_folders_is_one_line(sae: Server, world: Path, command, place: str):
+    assert place in sae(*command(world, Path(place))).complaint
