@@ -14,9 +14,10 @@ from torch import Tensor
 from activations import files, text
 from activations.errors import HarvestError
 from activations.models import LanguageModel
-from activations.store import DTYPES, INDEX, Store, StoreSpec, StoreWriter
+from activations.store import DTYPES, INDEX, Store, StoreSpec
 from activations.text import TextConfig
 from activations.tokens import PackingConfig, Window, first_token, tokenizer_hash, windows
+from activations.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 

@@ -1,22 +1,20 @@
 """The store: activations of whole context windows in safetensors shards under one index (FORMAT.md, Store)."""
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from activations import files
 from activations.errors import StoreError
-from activations.tokens import NOWHERE, PackingConfig, Window
+from activations.tokens import NOWHERE, PackingConfig
 
 FORMAT = 1
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
@@ -79,91 +77,6 @@ class Moments:
     mean_square_norm: float
 
 
-class StoreWriter:
-    """Writes shard after shard, in any order; `finish` makes the folder a store.
-
-    Each shard is whole before its entry is, and the index comes last: a crash leaves whole shards that a
-    new writer over the same folder and spec keeps."""
-
-    def __init__(self, path: Path, spec: StoreSpec):
-        self.path, self.spec = path, spec
-        job = _spec_json(spec)
-        if (path / JOB).exists():
-            difference = _differences(_read_json(path / JOB), job)
-            if difference:
-                raise StoreError(
-                    f"{path} holds an unfinished harvest with other settings ({difference}): "
-                    f"use those again to go on, choose another --out, or delete the folder"
-                )
-        elif path.exists() and any(path.iterdir()):
-            raise StoreError(f"{path} exists and is neither a store nor a harvest: choose another --out")
-        else:
-            files.write_json(path / JOB, job)
-
-    def has(self, number: int) -> bool:
-        """Whether shard `number` is on disk, whole."""
-        return self._entry_path(number).exists()
-
-    def check(self, number: int, windows: list[Window]) -> None:
-        """Raise StoreError unless shard `number` was made from these windows: the text must not have changed."""
-        note = _read_json(self._entry_path(number))
-        if note["tokens_sha256"] != _hash(windows):
-            raise StoreError(
-                f"{self.path / shard_name(number)} was made from other text than there is now: the data set "
-                f"changed since this harvest began; choose another --out"
-            )
-
-    def write(self, number: int, windows: list[Window], activations: dict[str, Tensor]) -> None:
-        """Write windows and their activations [n, T, D] as shard `number`. Raises StoreError if not finite."""
-        tokens = torch.from_numpy(np.stack([window.tokens for window in windows]))
-        segments = torch.from_numpy(segments_of(windows))
-        keep = kept(*_expand(segments, tokens.shape), self.spec.excluded)
-        stored, sums = {}, {}
-        for hook, activation in activations.items():
-            stored[hook] = activation.to("cpu", DTYPES[self.spec.dtype]).contiguous()
-            self._check_finite(hook, activation, stored[hook])
-            sums[hook] = _sums(stored[hook][keep])
-        path = self.path / shard_name(number)
-        files.write_tensors(path, {"tokens": tokens, "segments": segments, **stored}, f"sae-store-{FORMAT}")
-        entry = ShardEntry(len(windows), int(keep.sum()), path.stat().st_size, files.sha256(path))
-        note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
-        files.write_json(self._entry_path(number), note)
-
-    def finish(self, n_shards: int, text_ended: bool) -> None:
-        """Write the index over shards 0 to n_shards - 1, then remove what only an unfinished harvest needs.
-
-        Sums are added in the order of shards, whatever the order they were written in."""
-        noted = [_read_json(self._entry_path(number)) for number in range(n_shards)]
-        rows = sum(note["entry"]["rows"] for note in noted)
-        moments = {}
-        for hook in self.spec.hooks:
-            total = torch.tensor([note["sums"][hook]["sum"] for note in noted], dtype=torch.float64).sum(0)
-            squares = sum(note["sums"][hook]["squares"] for note in noted)
-            moments[hook] = asdict(Moments((total / rows).tolist(), squares / rows))
-        index = {
-            "format": FORMAT,
-            **_spec_json(self.spec),
-            "text_ended": text_ended,
-            "moments": moments,
-            "shards": [note["entry"] for note in noted],
-        }
-        files.write_json(self.path / INDEX, index)
-        clear_unfinished(self.path)
-
-    def _entry_path(self, number: int) -> Path:
-        return (self.path / shard_name(number)).with_suffix(".json")
-
-    def _check_finite(self, hook: str, given: Tensor, stored: Tensor) -> None:
-        if torch.isfinite(stored).all():
-            return
-        if not torch.isfinite(given).all():
-            raise StoreError(f"{hook} of {self.spec.model} gives NaN or infinity: nothing of it was stored")
-        raise StoreError(
-            f"{hook} reaches {given.abs().max():.3g} and {self.spec.dtype} holds up to "
-            f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16 or float32"
-        )
-
-
 class Store:
     """A finished store, read-only. Rows are (window, position) pairs; row = window * T + position.
 
@@ -179,7 +92,7 @@ class Store:
             raise StoreError(
                 f"no store at {path}: needed is a folder with {INDEX}, as `sae harvest` makes it"
             )
-        index = _read_json(self.path / INDEX)
+        index = read_json(self.path / INDEX)
         if index.get("format", 0) > FORMAT:
             raise StoreError(
                 f"{path} is of store format {index['format']}, this release reads up to {FORMAT}"
@@ -265,7 +178,7 @@ class Store:
             ) from error
         except SafetensorError as error:
             raise StoreError(f"{path} is damaged: {error}") from error
-        return Shard(tokens, *_expand(segments, tokens.shape), activations)
+        return Shard(tokens, *expand(segments, tokens.shape), activations)
 
     def rows(self, shard: Shard, split: Split = "all", with_bos: bool = False) -> Tensor:
         """Which rows of a shard [n, T] belong to a split: bool. Padding never; BOS rows only when asked for.
@@ -326,26 +239,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def clear_unfinished(path: Path) -> None:
-    """Remove the files of an unfinished harvest that a finished store does not keep."""
-    for entry in path.glob("shard-*.json"):
-        entry.unlink()
-    (path / JOB).unlink(missing_ok=True)
-
-
-def segments_of(windows: list[Window]) -> NDArray[np.int32]:
-    """Runs of one document within windows, [m, 5]: window, column, length, document, position in document."""
-    found = []
-    for number, window in enumerate(windows):
-        starts = np.flatnonzero(np.diff(window.documents, prepend=NOWHERE - 1))
-        for start, stop in zip(starts, [*starts[1:], len(window.documents)], strict=True):
-            if window.documents[start] != NOWHERE:
-                place = (window.documents[start], window.positions[start])
-                found.append((number, start, stop - start, *place))
-    return np.array(found, np.int32).reshape(-1, 5)
-
-
-def _expand(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def expand(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Inverse of `segments_of`: documents and positions [n, T]."""
     window, column, length, document, position = segments.long().T
     ends = length.cumsum(0)
@@ -357,32 +251,9 @@ def _expand(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     return documents.view(shape), positions.view(shape)
 
 
-def _sums(rows: Tensor) -> dict[str, Any]:
-    """Sum over rows [D] and sum of squared norms, float64, block by block to bound memory."""
-    total, squares = torch.zeros(rows.shape[1], dtype=torch.float64), 0.0
-    for block in rows.split(4096):
-        exact = block.double()
-        total += exact.sum(0)
-        squares += exact.square().sum().item()
-    return {"sum": total.tolist(), "squares": squares}
-
-
-def _hash(windows: list[Window]) -> str:
-    return hashlib.sha256(np.stack(windows).tobytes()).hexdigest()
-
-
-def _spec_json(spec: StoreSpec) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(spec)))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file of a store. Raises StoreError when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key}: {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key]
-    )

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from activations import store as stores
 from activations.errors import StoreError
-from activations.store import Store, StoreWriter, is_held_out
+from activations.store import Store, is_held_out
 from activations.tokens import NOWHERE, Window
+from activations.writer import StoreWriter, segments_of
 from tests.activations.toys import LAWS, rows_that_count, spec, window, window_lists, write
 
 FINE = np.iinfo(np.int32).max
@@ -44,8 +45,8 @@ def held_out_by_hand(document: int) -> bool:
 @LAWS
 @given(window_lists())
 def test_segments_give_back_the_documents_and_positions_they_were_made_of(windows: list[Window]):
-    segments = torch.from_numpy(stores.segments_of(windows))
-    documents, positions = stores._expand(segments, torch.Size((len(windows), len(windows[0].tokens))))
+    segments = torch.from_numpy(segments_of(windows))
+    documents, positions = stores.expand(segments, torch.Size((len(windows), len(windows[0].tokens))))
     assert documents.dtype == positions.dtype == torch.int32
     assert documents.tolist() == [window.documents.tolist() for window in windows]
     assert positions.tolist() == [window.positions.tolist() for window in windows]
@@ -54,7 +55,7 @@ def test_segments_give_back_the_documents_and_positions_they_were_made_of(window
 @LAWS
 @given(window_lists())
 def test_segments_are_the_longest_runs_of_one_document(windows: list[Window]):
-    segments = stores.segments_of(windows).tolist()
+    segments = segments_of(windows).tolist()
     assert all(
         length > 0 and document >= 0 and position >= 0 for _, _, length, document, position in segments
     )

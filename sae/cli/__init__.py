@@ -1,0 +1,1 @@
+"""The `sae` command: one file a subcommand."""
