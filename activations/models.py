@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from activations import embedded
@@ -44,7 +45,7 @@ def load(
     try:
         hf_model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"cannot load the model {name!r}: {reason} Needed is 'embedded', a model folder, or a hub name "
@@ -92,6 +93,11 @@ class LanguageModel:
         return self.plain.device
 
     @property
+    def longest(self) -> int | None:
+        """Tokens of the longest window the model reads, or None when its configuration sets no limit."""
+        return getattr(self.plain.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return self.bridge.cfg.n_layers
@@ -131,7 +137,7 @@ class LanguageModel:
 
         def keep(hook: str) -> Edit:
             def edit(activation: Tensor) -> Tensor:
-                found[hook] = activation.flatten(2)
+                found[hook] = activation
                 if len(found) == len(hooks):
                     raise _Reached
                 return activation
@@ -172,7 +178,8 @@ class LanguageModel:
     def _run(self, tokens: Tensor, edits: Mapping[str, Edit], logits: bool) -> Tensor:
         tokens = tokens.to(self.device, torch.long)
         if all(self._plain_agrees(hook) for hook in edits):
-            return _run_plain(self.plain, tokens, {self._sites[hook]: edits[hook] for hook in edits}, logits)
+            placed = [(self._sites[hook], edit) for hook, edit in edits.items()]
+            return _run_plain(self.plain, tokens, placed, logits)
         return _run_bridge(self.bridge, tokens, edits)
 
     def _plain_agrees(self, hook: str) -> bool:
@@ -191,7 +198,7 @@ class LanguageModel:
             raise _Reached
 
         for run in (
-            lambda: _run_plain(self.plain, tokens, {self._sites[hook]: keep}, logits=False),
+            lambda: _run_plain(self.plain, tokens, [(self._sites[hook], keep)], logits=False),
             lambda: _run_bridge(self.bridge, tokens, {hook: keep}),
         ):
             try:
@@ -227,8 +234,8 @@ class LanguageModel:
         return {hook: by_point[id(point)] for hook, point in points if id(point) in by_point}
 
 
-def _run_plain(model: Any, tokens: Tensor, edits: Mapping[Site, Edit], logits: bool) -> Tensor:
-    handles = [_attach(model.get_submodule(site.module), site.side, edit) for site, edit in edits.items()]
+def _run_plain(model: Any, tokens: Tensor, edits: Sequence[tuple[Site, Edit]], logits: bool) -> Tensor:
+    handles = [_attach(model.get_submodule(site.module), site.side, edit) for site, edit in edits]
     try:
         output = (model if logits else model.base_model)(tokens, use_cache=False)
         return output.logits if logits else output[0]
@@ -256,14 +263,23 @@ def _attach(module: torch.nn.Module, side: str, edit: Edit) -> Any:
 
 
 def _run_bridge(bridge: Any, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
-    def shaped(edit: Edit) -> Callable[..., Tensor]:
-        def hook_function(activation: Tensor, hook: Any) -> Tensor:
+    def shaped(name: str, edit: Edit) -> Callable[..., Tensor]:
+        def hook_function(activation: Any, hook: Any) -> Tensor:
+            shape = tuple(getattr(activation, "shape", ()))
+            if len(shape) < 3 or shape[:2] != tokens.shape:
+                raise HookError(
+                    f"what passes {name} has shape {shape} for {tokens.shape[0]} windows of {tokens.shape[1]} "
+                    f"tokens: needed is a hook point with a vector for every token"
+                )
             return edit(activation.flatten(2)).view_as(activation)
 
         return hook_function
 
-    hooks = [(name, shaped(edit)) for name, edit in edits.items()]
-    return cast(Tensor, bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits"))
+    hooks = [(name, shaped(name, edit)) for name, edit in edits.items()]
+    try:
+        return cast(Tensor, bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits"))
+    except ValueError as error:  # a hook point of an option that is off
+        raise HookError(f"nothing can be hooked at {', '.join(edits)}: {error}") from error
 
 
 def _looks_local(name: str) -> bool:

@@ -1,6 +1,5 @@
 """The geometric median of activations: a centre that a few huge rows do not pull away."""
 
-import torch
 from torch import Tensor
 
 
@@ -10,7 +9,9 @@ def geometric_median(x: Tensor, tolerance: float = 1e-5, steps: int = 100) -> Te
     Weiszfeld's fixed point from the mean, until a step moves less than `tolerance` times the rows' spread.
     A row the estimate falls on has its distance taken as tiny, not zero, so the result stays finite."""
     guess = x.mean(0)
-    spread = (x - guess).norm(dim=1).mean().clamp_min(torch.finfo(x.dtype).tiny)
+    spread = (x - guess).norm(dim=1).mean()
+    if not spread:
+        return guess
     for _ in range(steps):
         weights = 1 / (x - guess).norm(dim=1).clamp_min(1e-6 * spread)
         new = (weights / weights.sum()) @ x

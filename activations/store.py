@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from activations import files
-from activations.errors import StoreError
+from activations.errors import StoreError, TextError
 from activations.tokens import NOWHERE, PackingConfig
 
 FORMAT = 1
@@ -77,6 +77,10 @@ class Moments:
     mean_square_norm: float
 
 
+class _BadShape(Exception):
+    """A shard's tensors are not of the shapes the index promises."""
+
+
 class Store:
     """A finished store, read-only. Rows are (window, position) pairs; row = window * T + position.
 
@@ -93,19 +97,19 @@ class Store:
                 f"no store at {path}: needed is a folder with {INDEX}, as `sae harvest` makes it"
             )
         index = read_json(self.path / INDEX)
-        if index.get("format", 0) > FORMAT:
-            raise StoreError(
-                f"{path} is of store format {index['format']}, this release reads up to {FORMAT}"
-            )
         try:
+            if index["format"] > FORMAT:
+                raise StoreError(
+                    f"{path} is of store format {index['format']}, this release reads up to {FORMAT}"
+                )
             self.text_ended: bool = index["text_ended"]
             self.shards = [ShardEntry(**entry) for entry in index["shards"]]
-            self._moments = {hook: Moments(**found) for hook, found in index["moments"].items()}
+            self._moments = {hook: Moments(**index["moments"][hook]) for hook in index["hooks"]}
             spec: dict[str, Any] = {key: index[key] for key in StoreSpec.__dataclass_fields__}
             spec["packing"] = PackingConfig(**spec["packing"])
             self.spec = StoreSpec(**spec)
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"{self.path / INDEX} is damaged: {error}") from error
+        except (KeyError, TypeError, TextError) as error:
+            raise StoreError(f"{self.path / INDEX} is damaged: {error!r}") from error
 
     def __repr__(self) -> str:
         hooks = ", ".join(f"{hook} [{width}]" for hook, width in self.spec.hooks.items())
@@ -172,13 +176,28 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 tokens, segments = file.get_tensor("tokens"), file.get_tensor("segments")
                 activations = {hook: file.get_tensor(hook) for hook in hooks}
+            self._check_shapes(tokens, segments, activations, entry)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{path} is missing, and the index counts it: restore it or harvest again"
             ) from error
-        except SafetensorError as error:
+        except (SafetensorError, _BadShape) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
         return Shard(tokens, *expand(segments, tokens.shape), activations)
+
+    def _check_shapes(
+        self, tokens: Tensor, segments: Tensor, activations: dict[str, Tensor], entry: ShardEntry
+    ) -> None:
+        window_shape = (entry.windows, self.context)
+        shapes = {"tokens": (tokens, window_shape)}
+        shapes |= {h: (x, (*window_shape, self.spec.hooks[h])) for h, x in activations.items()}
+        for name, (tensor, shape) in shapes.items():
+            if tuple(tensor.shape) != shape:
+                raise _BadShape(f"{name} has shape {tuple(tensor.shape)}, needed is {shape}")
+        window, column, length, document, position = segments.long().T
+        inside = (window >= 0) & (window < entry.windows) & (column >= 0) & (length > 0)
+        if not (inside & (column + length <= self.context) & (document >= 0) & (position >= 0)).all():
+            raise _BadShape("a segment lies outside the windows")
 
     def rows(self, shard: Shard, split: Split = "all", with_bos: bool = False) -> Tensor:
         """Which rows of a shard [n, T] belong to a split: bool. Padding never; BOS rows only when asked for.

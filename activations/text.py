@@ -1,6 +1,7 @@
 """Documents in: the embedded corpus, text files, JSON lines, Parquet, CSV, or a data set of the hub."""
 
 import difflib
+import glob
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,10 +67,15 @@ def revision(config: TextConfig) -> str | None:
     if _loader(config) is not None:
         return None
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
-    except OSError:
+    except HFValidationError as error:
+        raise TextError(
+            f"{config.dataset} is neither a file here nor a possible name on the hub: {_first_line(error)}"
+        ) from error
+    except (OSError, HTTPError):
         return config.dataset_revision
 
 
@@ -89,10 +95,11 @@ def _open(config: TextConfig) -> Any:
             )
         units = {"file": "document", "paragraph": "paragraph", "line": "line"}
         extra: dict[str, Any] = {"sample_by": units[config.document]} if loader == "text" else {}
-        return datasets.load_dataset(
-            loader, data_files=_files(config), split="train", streaming=True, **extra
-        )
-    except (OSError, ValueError) as error:
+        paths = [glob.escape(path) for path in _files(config)]
+        return datasets.load_dataset(loader, data_files=paths, split="train", streaming=True, **extra)
+    except StopIteration as error:  # looking for its columns, the loader met no row
+        raise TextError(f"{config.dataset} is empty") from error
+    except _unreadable() as error:
         raise TextError(f"cannot open the data set {config.dataset!r}: {_first_line(error)}") from error
 
 
@@ -130,19 +137,25 @@ def _files(config: TextConfig) -> list[str]:
 
 def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
     """The source's rows; a failure of the reader below becomes one readable line."""
-    from datasets.exceptions import DatasetsError
-
     rows = iter(_open(config))
     for number in itertools.count():
         try:
             row = next(rows)
         except StopIteration:
             return
-        except (OSError, ValueError, DatasetsError) as error:
+        except _unreadable() as error:
             raise TextError(
                 f"{config.dataset} cannot be read at document {number}: {_first_line(error)}"
             ) from error
         yield row
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What `datasets` raises when a source cannot be read or reached."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    return OSError, ValueError, DatasetsError, HTTPError
 
 
 def _first_line(error: BaseException) -> str:

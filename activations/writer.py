@@ -33,11 +33,11 @@ class StoreWriter:
     """Writes shard after shard, in any order; `finish` makes the folder a store.
 
     Each shard is whole before its entry is, and the index comes last: a crash leaves whole shards that a
-    new writer over the same folder and spec keeps."""
+    new writer over the same folder, spec and number of `tokens` asked for keeps."""
 
-    def __init__(self, path: Path, spec: StoreSpec):
+    def __init__(self, path: Path, spec: StoreSpec, tokens: int | None = None):
         self.path, self.spec = path, spec
-        job = _spec_json(spec)
+        job = {**_spec_json(spec), "tokens": tokens}
         if (path / JOB).exists():
             difference = _differences(read_json(path / JOB), job)
             if difference:
@@ -45,14 +45,17 @@ class StoreWriter:
                     f"{path} holds an unfinished harvest with other settings ({difference}): "
                     f"use those again to go on, choose another --out, or delete the folder"
                 )
-        elif path.exists() and any(path.iterdir()):
+        elif files.is_taken(path):
             raise StoreError(f"{path} exists and is neither a store nor a harvest: choose another --out")
         else:
             files.write_json(path / JOB, job)
 
     def has(self, number: int) -> bool:
         """Whether shard `number` is on disk, whole."""
-        return self._entry_path(number).exists()
+        path, note = self.path / shard_name(number), self._entry_path(number)
+        if not note.exists() or not path.exists():
+            return False
+        return path.stat().st_size == read_json(note)["entry"]["bytes"]
 
     def check(self, number: int, windows: list[Window]) -> None:
         """Raise StoreError unless shard `number` was made from these windows: the text must not have changed."""
@@ -85,6 +88,11 @@ class StoreWriter:
         Sums are added in the order of shards, whatever the order they were written in."""
         noted = [read_json(self._entry_path(number)) for number in range(n_shards)]
         rows = sum(note["entry"]["rows"] for note in noted)
+        if not rows:
+            raise StoreError(
+                f"no row of {self.path} would count: the first position of a window is left out, and there is "
+                f"no other; needed is more text or longer windows"
+            )
         moments = {}
         for hook in self.spec.hooks:
             total = torch.tensor([note["sums"][hook]["sum"] for note in noted], dtype=torch.float64).sum(0)
@@ -116,9 +124,9 @@ class StoreWriter:
 
 def clear_unfinished(path: Path) -> None:
     """Remove the files of an unfinished harvest that a finished store does not keep."""
-    for entry in path.glob("shard-*.json"):
-        entry.unlink()
-    (path / JOB).unlink(missing_ok=True)
+    for entry in [*path.glob("shard-*.json"), path / JOB]:
+        entry.unlink(missing_ok=True)
+    files.sweep(path)
 
 
 def segments_of(windows: list[Window]) -> NDArray[np.int32]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import datasets
 import torch
 
 from activations.shuffle import ShuffledReader
@@ -25,6 +24,8 @@ BATCH = 2048
 
 def copy_for_saelens(store: Store, hook: str, dtype: str, folder: str) -> None:
     """Write the windows as SAELens' cache runner does."""
+    import datasets
+
     shape = (store.context, store.width(hook))
     columns = {hook: datasets.Array2D(shape, dtype), "token_ids": datasets.Sequence(datasets.Value("int32"))}
 

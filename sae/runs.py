@@ -34,11 +34,14 @@ class Run:
         if not (self.path / "run.json").exists():
             raise RunError(f"no run at {path}: needed is a folder with run.json, as `sae train` makes it")
         self.about = read_json(self.path / "run.json")
-        if self.about.get("format", 0) > FORMAT:
-            raise RunError(
-                f"{path} is of run format {self.about['format']}, this release reads up to {FORMAT}"
-            )
-        self.config = config.from_json(self.about["config"])
+        try:
+            if self.about["format"] > FORMAT:
+                raise RunError(
+                    f"{path} is of run format {self.about['format']}, this release reads up to {FORMAT}"
+                )
+            self.config = config.from_json(self.about["config"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{self.path / 'run.json'} is damaged: {error!r}") from error
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -47,7 +50,7 @@ class Run:
     @classmethod
     def create(cls, path: Path, cfg: RunConfig, store: Store, hook: str, scale: float) -> "Run":
         """Make the folder with its run.json. Raises RunError if there is anything in the way."""
-        if path.exists() and any(path.iterdir()):
+        if files.is_taken(path):
             raise RunError(f"{path} is not empty: choose another --out")
         about = {
             "format": FORMAT,

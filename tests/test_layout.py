@@ -48,7 +48,7 @@ HEAVY = {
     "gensim",
     "tensorboard",
 }
-SEEN_AT_IMPORT = {"app/main.py", "app/session.py"}  # Streamlit runs these itself; views/ too
+SEEN_AT_IMPORT = {"app/main.py", "app/session.py", "app/frame.py"}  # Streamlit runs these itself; views/ too
 
 
 def name(path: Path) -> str:

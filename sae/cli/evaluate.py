@@ -12,6 +12,7 @@ from activations import files, models
 from activations.models import LanguageModel
 from sae.architectures import SAE
 from sae.cli.progress import progress
+from sae.errors import ConfigError, RunError
 from sae.evaluation.reconstruction import reconstruction
 from sae.evaluation.splice import splice
 from sae.runs import Run, device
@@ -46,6 +47,12 @@ class Evaluate:
     batch: int = 2048
     """Rows encoded at once."""
 
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"batch = {self.batch} must be at least 1")
+        if self.windows < 0:
+            raise ConfigError(f"windows = {self.windows} must be at least 0, which leaves the model out")
+
 
 def main(args: list[str]) -> int:
     """Parse and run."""
@@ -59,8 +66,14 @@ def main(args: list[str]) -> int:
 
 
 def load_model(run: Run) -> LanguageModel:
-    """The language model the run's store was made with."""
-    return models.load(run.about["model"], run.about["model_revision"], device=str(device()))
+    """The language model the run's store was made with. Raises RunError when its weights are others now."""
+    model = models.load(run.about["model"], run.about["model_revision"], device=str(device()))
+    if model.weights_hash != run.about["weights_sha256"]:
+        raise RunError(
+            f"{model.name} has other weights than when the activations of {run.path} were harvested: "
+            f"restore it, or harvest and train again"
+        )
+    return model
 
 
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:

@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from types import FrameType
+
+from sae.cli.signals import Stopped, raise_stopped
 
 COMMANDS = {
     "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features",
@@ -19,13 +20,6 @@ COMMANDS = {
 }
 
 
-class Stopped(BaseException):
-    """A signal asked the process to end; not an Exception, so that no handler on the way swallows it."""
-
-    def __init__(self, number: int):
-        self.number = number
-
-
 def main(args: list[str] | None = None) -> int:
     """Run `sae` with the given arguments (default: the process's); return its exit code."""
     args = sys.argv[1:] if args is None else args
@@ -35,42 +29,48 @@ def main(args: list[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"sae: there is no command {args[0]!r}: choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    asked = raise_stopped()
     _quiet()
     try:
-        return _run(args[0], args[1:])
+        code = importlib.import_module(f"sae.cli.{args[0]}").main(args[1:])
+        sys.stdout.flush()
+        return code
     except Stopped as stopped:
-        print(f"sae {args[0]}: stopped; the same command goes on from here", file=sys.stderr)
-        return 128 + stopped.number
+        return _stopped(args[0], stopped.number)
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if asked:  # compiled code on the way turned the stop into an error of its own
+            return _stopped(args[0], asked[-1])
+        message = _message(error)
+        if message is None:
+            raise
+        print(f"sae {args[0]}: {' '.join(message.split())}", file=sys.stderr)
+        return 2
 
 
-def _run(command: str, args: list[str]) -> int:
+def _message(error: Exception) -> str | None:
+    """What to tell of a mistake that a user can mend; None for a fault of ours."""
     from activations.errors import ActivationsError
     from sae.errors import SAEError
 
-    try:
-        return importlib.import_module(f"sae.cli.{command}").main(args)
-    except (ActivationsError, SAEError) as error:
-        return _fail(command, str(error))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _fail(command, f"the disk is full ({error.filename or 'while writing'}): free some space and run "
-                                  f"the same command again; finished parts are kept")  # fmt: skip
-        if isinstance(error, PermissionError):
-            return _fail(
-                command, f"no permission for {error.filename}: choose another place or change its mode"
-            )
-        raise
+    if isinstance(error, ActivationsError | SAEError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENOSPC:
+        place = error.filename or "while writing"
+        return f"the disk is full ({place}): free some space and run the same command again; finished parts are kept"
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename}: choose another place or change its mode"
+    return error.filename and f"{error.filename} cannot be used ({error.strerror}): choose another place"
 
 
-def _fail(command: str, message: str) -> int:
-    print(f"sae {command}: {' '.join(message.split())}", file=sys.stderr)
-    return 2
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+def _stopped(command: str, number: int) -> int:
+    how = "the same command with --resume" if command == "train" else "the same command"
+    print(f"sae {command}: stopped; {how} goes on from here", file=sys.stderr)
+    return 128 + number
 
 
 def _usage() -> str:
@@ -87,7 +87,9 @@ def _quiet() -> None:
     for package in ("activations", "sae"):
         logging.getLogger(package).setLevel(logging.INFO)
     for package in ("transformers", "huggingface_hub", "httpx", "datasets"):
-        logging.getLogger(package).setLevel(logging.ERROR)
+        logging.getLogger(package).setLevel(
+            logging.CRITICAL
+        )  # what fails there is raised too, and told in one line
     for name in (
         "HF_HUB_DISABLE_PROGRESS_BARS",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS",

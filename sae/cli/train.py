@@ -1,12 +1,8 @@
 """`sae train ARCH`: a store -> a sparse autoencoder."""
 
 import dataclasses
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import tyro
@@ -15,8 +11,8 @@ from activations.moments import geometric_median
 from activations.shuffle import ShuffledReader, sample
 from activations.store import Store
 from sae.architectures import ARCHITECTURES, build
-from sae.cli.main import Stopped
 from sae.cli.progress import progress
+from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
 from sae.errors import RunError
 from sae.runs import Run, device
@@ -40,7 +36,7 @@ class Train(RunConfig):
 def main(args: list[str]) -> int:
     """Parse and run."""
     presets = {
-        name: (_summary(config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=config()))
+        name: (_summary(name, config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=config()))
         for name, (config, _) in ARCHITECTURES.items()
     }
     command = tyro.extras.overridable_config_cli(presets, prog="sae train", args=args)
@@ -98,7 +94,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
     cfg = trainer.cfg
     loggers = Loggers(run.path, run.config.loggers, run.about, resume_at=trainer.step)
     assert cfg.steps is not None
-    with _stopping() as stop, progress("train", cfg.steps, "steps", done=trainer.step) as advance:
+    with noted() as stop, progress("train", cfg.steps, "steps", done=trainer.step) as advance:
         last = trainer.step
 
         def log(row: dict[str, float]) -> None:
@@ -114,28 +110,13 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
             iter(reader),
             log=log,
             save=lambda: checkpoints.save(run, trainer, reader.state()),
-            stop=lambda: stop[0] != 0,
+            stop=lambda: bool(stop),
         )
     loggers.close()
-    if stop[0]:
+    if stop:
         raise Stopped(stop[0])
 
 
-@contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """A one-item list that holds the number of the signal that asked to stop; 0 before."""
-    asked = [0]
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked[0] = number
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _summary(config: type) -> str:
-    return (config.__doc__ or "").strip().splitlines()[0]
+def _summary(name: str, config: type) -> str:
+    example = f"Example: sae train {name} --store stores/demo --out runs/mine --arch.d-sae 16384"
+    return f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example}"

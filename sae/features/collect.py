@@ -42,6 +42,8 @@ class FeaturesConfig:
         for name in ("strongest", "sampled", "neighbours", "logits", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"tokens = {self.tokens} must be at least 1; leave it out for all of them")
 
 
 @dataclass(frozen=True)

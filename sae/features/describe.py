@@ -49,5 +49,6 @@ def describe(
     vocabulary = store.token_texts(model.tokenizer)
     features = store.write(out, about, columns, collected, lens, vocabulary, activations)
     collect.clear(scratch)
+    files.sweep(out)
     files.sync(out)
     return features

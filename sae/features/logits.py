@@ -32,6 +32,7 @@ def logit_lens(
     for rows in W_dec.split(block):
         effect = model.vocabulary_effect(rows)
         effect -= effect.mean(1, keepdim=True)
-        high, low = effect.topk(n, dim=1), (-effect).topk(n, dim=1)
+        listed = min(n, effect.shape[1])
+        high, low = effect.topk(listed, dim=1), (-effect).topk(listed, dim=1)
         parts.append((high.indices, high.values, low.indices, -low.values))
     return LogitLens(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from activations import files
+from sae.errors import RunError
 from sae.runs import Run, load_sae, read_json, save_sae
 from sae.training.trainer import Trainer
 
@@ -32,12 +34,20 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     for old in run.checkpoints[: -trainer.cfg.keep_checkpoints]:
         shutil.rmtree(old)
     if trainer.finished:
+        files.sweep(run.path)
         save_sae(run.path, folded, about)
 
 
 def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
-    """Bring a fresh trainer of the same settings to where a checkpoint was; returns the reader's state."""
+    """Bring a fresh trainer of the same settings to where a checkpoint was; returns the reader's state.
+
+    Raises RunError when a file of it is damaged."""
     trainer.sae.load_state_dict(load_sae(checkpoint).state_dict())
     about = read_json(checkpoint / "training.json")
-    trainer.restore(about["step"], load_file(checkpoint / "training.safetensors"))
-    return about["reader"]
+    try:
+        trainer.restore(about["step"], load_file(checkpoint / "training.safetensors"))
+        return about["reader"]
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        raise RunError(
+            f"{checkpoint} is damaged ({error}): delete it, and --resume goes on from the one before"
+        ) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from activations import files
-from sae.errors import ConfigError
+from sae.errors import ConfigError, RunError
 
 LoggerName = Literal["tensorboard", "wandb"]
 
@@ -111,8 +111,15 @@ class Loggers:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """Rows of a log.jsonl; a last line cut short by a crash is left out. Empty when there is no file."""
+    """Rows of a log.jsonl; a last line cut short by a crash is left out. Empty when there is no file.
+
+    Raises RunError when another line is damaged."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not all(isinstance(row, dict) and "step" in row for row in rows):
+        raise RunError(f"{path} is damaged: needed is an object with its step on every line")
+    return rows

@@ -1,5 +1,6 @@
 """The loop: batches in, log rows out. It knows steps; files, devices and the command line it does not."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,8 +60,12 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} = {value} must be at least 1")
         if not 0 <= self.decay_share <= 1:
             raise ConfigError(f"train.decay_share = {self.decay_share} must lie between 0 and 1")
-        if self.lr is not None and not self.lr > 0:
-            raise ConfigError(f"train.lr = {self.lr} must be above 0")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"train.{name} = {value} must be a number above 0")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ConfigError(f"train.warmup_steps = {self.warmup_steps} must be at least 0")
 
     def resolved(self, rows: int, d_sae: int) -> "TrainConfig":
         """The same with everything left out filled in, for a store of `rows` training rows."""
