@@ -58,6 +58,7 @@ def saelens(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
         total_training_samples=args.steps * args.batch,
         train_batch_size_samples=args.batch,
         lr=args.lr or 3e-4,
+        lr_end=(args.lr or 3e-4) / 10,  # what its runner's configuration derives
         lr_warm_up_steps=args.steps // 20 if args.lr else 0,
         lr_decay_steps=args.steps // 5 if args.lr else 0,
         logger=LoggingConfig(log_to_wandb=False),

@@ -1,4 +1,4 @@
-"""What an architecture is: one weight convention, encode for users, loss for training, four small hooks."""
+"""What an architecture is: one weight convention, encode for users, loss for training, a few small hooks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -43,20 +43,31 @@ class SAE(ABC, nn.Module):
     `encode` is pure and treats every row alone; whatever needs a batch, or learns, is in `loss`.
 
     An architecture implements `_encode` and `loss`. It may override the hooks, which the trainer calls in
-    this order: `initialise` once before the first step; then in each step `loss`, backward, `before_step`
-    (mend gradients), optimizer, `after_step` (mend parameters). Tensors in the units of x, beyond b_enc and
-    b_dec, are named in `in_activation_units`, so that input scaling can be folded into them."""
+    this order: `make_encoder` when it is built; `parameter_groups` for the optimizer; `initialise` once
+    before the first step; then in each step `begin_step` (warm-ups and stages), `loss`, backward,
+    `before_step` (mend gradients), optimizer, `after_step` (mend parameters). What the optimizer is not to
+    touch is a buffer. Tensors in the units of x, beyond b_enc and b_dec, are named in `in_activation_units`,
+    so that input scaling can be folded into them."""
 
     in_activation_units: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
+    unit_norm_decoder: ClassVar[bool] = True
+    """Whether decoder rows are held at norm 1, with gradients tangent to them."""
+
+    W_enc: Float[Tensor, "D F"]
+    b_enc: Float[Tensor, "F"]
 
     def __init__(self, d_model: int, cfg: ArchConfig):
         super().__init__()
         self.cfg = cfg
-        # [D, F] by shape, [F, D] in memory: one latent's weights lie together, where its gradient writes them
-        self.W_enc = nn.Parameter(torch.zeros(cfg.d_sae, d_model).T)
         self.W_dec = nn.Parameter(torch.zeros(cfg.d_sae, d_model))
-        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_model))
+        self.make_encoder(d_model)
+
+    def make_encoder(self, d_model: int) -> None:
+        """Create the encoder's parameters: here W_enc and b_enc. One that is factorised or tied has others."""
+        # [D, F] by shape, [F, D] in memory: one latent's weights lie together, where its gradient writes them
+        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, d_model).T)
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     @property
     def d_model(self) -> int:
@@ -116,18 +127,40 @@ class SAE(ABC, nn.Module):
         tied_init(self, generator)
         self.b_dec.copy_(centre)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer owns, as torch's parameter groups; `lr_scale` multiplies the learning rate.
+
+        A group may also set betas, eps and weight_decay of its own. Here: every parameter, one group."""
+        return [{"params": list(self.parameters())}]
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Before the loss of step 0 ... steps - 1: where training stands, for warm-ups and stages. Here nothing.
+
+        What it sets follows from the step alone, so that a resumed run needs nothing saved."""
+
     def before_step(self) -> None:
-        """Between backward and the optimizer: here, keep the gradient tangent to the unit-norm decoder rows."""
-        drop_radial_gradient(self.W_dec)
+        """Between backward and the optimizer: here, keep the gradient tangent to unit-norm decoder rows."""
+        if self.unit_norm_decoder:
+            drop_radial_gradient(self.W_dec)
 
     @torch.no_grad()
     def after_step(self) -> None:
         """After the optimizer: here, bring every decoder row back to unit norm."""
+        if not self.unit_norm_decoder:
+            return
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
         """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate."""
         return kernels.project(x - self.b_dec, self.W_enc, self.b_enc)
+
+    def encoder_directions(self) -> Float[Tensor, "F D"]:
+        """The direction of x that each latent listens to; its length is not given a meaning."""
+        return self.W_enc.T
+
+    def encoder_bias(self) -> Float[Tensor, "F"] | None:
+        """What is added to each latent's pre-activation, or None where there is no such number."""
+        return self.b_enc
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

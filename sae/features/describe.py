@@ -41,7 +41,7 @@ def describe(
     columns = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
-        "b_enc": sae.b_enc.tolist(),
+        "b_enc": [None] * sae.d_sae if (bias := sae.encoder_bias()) is None else bias.tolist(),
         "neighbours": neighbours.tolist(),
         "neighbour_cosines": cosines.tolist(),
     }

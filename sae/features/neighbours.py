@@ -31,4 +31,4 @@ def nearest(
 @torch.no_grad()
 def encoder_decoder_cosine(sae: SAE) -> Float[Tensor, "F"]:
     """Cosine of each latent's encoder column and decoder row: 1 at tied initialisation."""
-    return F.cosine_similarity(sae.W_enc.T, sae.W_dec, dim=1)
+    return F.cosine_similarity(sae.encoder_directions(), sae.W_dec, dim=1)

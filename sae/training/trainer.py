@@ -93,7 +93,7 @@ class Trainer:
         self.step, self.lr = 0, cfg.lr
         self.optimizer = adam(sae, cfg.lr)
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
-        self.dead_after_tokens = cfg.dead_after_tokens
+        self.steps, self.dead_after_tokens = cfg.steps, cfg.dead_after_tokens
         self.silent_tokens: Int[Tensor, "F"] = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.device)
 
     @property
@@ -107,7 +107,8 @@ class Trainer:
         Raises DivergedError, leaving the weights as they were, when the loss is not finite."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
+        sae.begin_step(self.step, self.steps)
         dead = self.silent_tokens >= self.dead_after_tokens
         target = None if y is x else y.to(sae.device) * self.scale
         x = x.to(sae.device) * self.scale
@@ -144,6 +145,8 @@ class Trainer:
         for name in self.sae.in_activation_units:
             getattr(self.sae, name).copy_(tensors[f"units.{name}"])
         for name, parameter in self.sae.named_parameters():
+            if f"optimizer.{name}.step" not in tensors:  # has had no gradient yet
+                continue
             state: dict[str, Any] = self.optimizer.state[parameter]
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 saved = tensors[f"optimizer.{name}.{key}"]

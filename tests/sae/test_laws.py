@@ -7,17 +7,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sae.architectures import ARCHITECTURES, SAE, build, name_of
+from sae.architectures import SAE, build, name_of
 from sae.code import SparseCode
 from sae.errors import ConfigError, ShapeError
 from sae.runs import load_sae, save_sae
 from sae.training.trainer import TrainConfig, Trainer
+from tests.sae.small import SMALL, D, F, architectures, every_architecture
 
-D, F = 8, 24
-CONFIGS = [
-    config(d_sae=F, **({"k": 3} if hasattr(config, "k") else {})) for config, _ in ARCHITECTURES.values()
-]
-every_architecture = pytest.mark.parametrize("cfg", CONFIGS, ids=name_of)
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)
 
 
@@ -72,7 +68,7 @@ def test_a_code_names_no_latent_twice_in_a_row(cfg):
     assert len(pairs.unique()) == len(pairs)
 
 
-@every_architecture
+@architectures(unit_norm=True)
 def test_decoder_rows_have_unit_norm_at_the_start_and_after_every_step(cfg):
     settings = TrainConfig(steps=3, batch=64, lr=1e-2, dead_after_tokens=10**9, warmup_steps=0)
     trainer = Trainer(build(cfg, D), settings)
@@ -82,7 +78,7 @@ def test_decoder_rows_have_unit_norm_at_the_start_and_after_every_step(cfg):
     assert_close(trainer.sae.W_dec.norm(dim=1), torch.ones(F))
 
 
-@every_architecture
+@architectures(unit_norm=True)
 def test_the_decoder_gradient_is_tangent_to_its_rows(cfg):
     sae, x = build(cfg, D), rows()
     sae.loss(x, x, NONE_DEAD).total.backward()
@@ -91,7 +87,7 @@ def test_the_decoder_gradient_is_tangent_to_its_rows(cfg):
     assert_close((sae.W_dec.grad * sae.W_dec).sum(1), torch.zeros(F), atol=1e-6, rtol=0)
 
 
-@every_architecture
+@architectures("aux_weight")
 def test_encoder_columns_start_as_positive_multiples_of_decoder_rows(cfg):
     sae = build(cfg, D)
     ratio = sae.W_enc.T / sae.W_dec
@@ -99,7 +95,7 @@ def test_encoder_columns_start_as_positive_multiples_of_decoder_rows(cfg):
     assert_close(ratio, ratio[:, :1].expand_as(ratio))
 
 
-@every_architecture
+@architectures("aux_weight")
 def test_an_untrained_sae_gives_back_about_the_size_it_reads(cfg):
     sae = build(cfg, D)
     x = torch.nn.functional.normalize(torch.randn(500, D, generator=torch.Generator().manual_seed(3)), dim=1)
@@ -167,7 +163,7 @@ def test_the_loss_reconstructs_the_target_not_the_input(cfg):
     assert sae.loss(x, x, NONE_DEAD).terms["fvu"] != sae.loss(x, x.flip(0), NONE_DEAD).terms["fvu"]
 
 
-@every_architecture
+@architectures("aux_weight")
 def test_auxk_is_off_without_dead_latents_and_never_changes_the_support(cfg):
     sae, x = build(cfg, D, seed=2), rows()
     without = sae.loss(x, x, NONE_DEAD)
@@ -180,7 +176,7 @@ def test_auxk_is_off_without_dead_latents_and_never_changes_the_support(cfg):
     assert_close(with_dead.total, with_dead.terms["fvu"] + cfg.aux_weight * with_dead.terms["auxk"])
 
 
-@every_architecture
+@architectures("aux_weight")
 def test_auxk_reaches_dead_latents_only(cfg):
     x = rows()
     dead = torch.zeros(F, dtype=torch.bool)
@@ -209,7 +205,7 @@ def test_shifting_inputs_and_b_dec_together_keeps_the_code_and_shifts_the_output
     assert_close(moved(x + shift), sae(x) + shift, rtol=1e-4, atol=1e-5)
 
 
-@every_architecture
+@architectures("aux_weight")
 def test_the_loss_does_not_depend_on_units(cfg):
     sae, x = build(cfg, D, seed=2), rows()
     dead = torch.zeros(F, dtype=torch.bool)
@@ -231,7 +227,7 @@ def test_a_wrong_width_is_named_with_both_sides(cfg):
         sae.decode(code)
 
 
-@every_architecture
+@architectures("k")
 def test_k_must_fit_the_dictionary(cfg):
     with pytest.raises(ConfigError, match=f"d_sae = {F}"):
         type(cfg)(d_sae=F, k=F + 1)
@@ -239,7 +235,7 @@ def test_k_must_fit_the_dictionary(cfg):
         type(cfg)(d_sae=F, k=0)
 
 
-@every_architecture
+@pytest.mark.parametrize("cfg", [SMALL["topk"], SMALL["batchtopk"]], ids=name_of)
 def test_one_step_of_training_equals_a_dense_float64_step(cfg):
     """An independent dense implementation of loss, gradient, projection, clipping, Adam and normalisation."""
     x = rows(32, seed=7)
