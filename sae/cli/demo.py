@@ -1,6 +1,8 @@
 """`sae demo`: harvest, train, evaluate and features on the embedded model and text."""
 
-from dataclasses import dataclass
+import shutil
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
@@ -20,7 +22,7 @@ from sae.training.trainer import TrainConfig
 class Demo:
     """The main job on a real language model (SmolLM2-135M-Instruct) and real text, with nothing prepared.
 
-    Example: sae demo --tokens 100000 --steps 300 --width 2048 --name small. Interrupted at any point, the
+    Example: sae demo --tokens 100000 --steps 300 --width 2048. Interrupted at any point, the
     same command goes on without doing finished work again."""
 
     tokens: int = 350_000
@@ -35,14 +37,25 @@ class Demo:
     """Hook point."""
     windows: int = 48
     """Held-out windows for the language model's own loss."""
-    name: str = "demo"
-    """The run goes to runs/NAME, the store to stores/NAME."""
+    name: str | None = None
+    """The run goes to runs/NAME, the store to stores/NAME; when left out `demo`, followed by the settings that are
+    not the default's, as in runs/demo-width2048, so that runs of one store share it."""
+
+    def path(self, folder: str, *settings: str) -> Path:
+        """Where in `folder` something lies that depends on these settings."""
+        changed = [
+            f"{field.name}{getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name in settings and getattr(self, field.name) != field.default
+        ]
+        return Path(folder) / (self.name or "-".join(["demo", *changed]))
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
     cfg = tyro.cli(Demo, prog="sae demo", args=args)
-    store_path, run_path = Path("stores") / cfg.name, Path("runs") / cfg.name
+    store_path = cfg.path("stores", "tokens", "hook")
+    run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
     model = models.load("embedded", device=str(device()))
     text = TextConfig(dataset="embedded")
     harvest.run(
@@ -58,5 +71,8 @@ def main(args: list[str]) -> int:
         evaluate.evaluate(run, run.sae().to(device()), model, cfg.windows)
     features.collect(run, model, FeaturesConfig())
     evaluate.show(run)
-    print(f"\nLook at what it learned:  .venv/bin/sae app {run_path.parent}")
+    command = (
+        "sae" if shutil.which("sae") else Path(sys.executable).with_name("sae")
+    )  # as it can be typed here
+    print(f"\nLook at what it learned:  {command} app {run_path.parent}")
     return 0

@@ -1,0 +1,73 @@
+"""`sae demo` from end to end, with the toy model and text in the place of the embedded ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from activations import embedded
+from sae.cli import demo
+from sae.features.store import FeatureStore
+from sae.runs import Run
+from tests import tiny
+
+SMALL = [
+    "--tokens",
+    "4000",
+    "--steps",
+    "20",
+    "--width",
+    "32",
+    "--k",
+    "4",
+    "--hook",
+    tiny.HOOK,
+    "--windows",
+    "4",
+]
+
+
+@pytest.fixture(autouse=True)
+def toy(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched; work goes on in an empty folder."""
+    texts = [
+        json.loads(line)["text"] for line in (world / "text.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    monkeypatch.setattr(embedded, "model_folder", lambda: world / "model")
+    monkeypatch.setattr(embedded, "documents", lambda: iter(texts))
+    monkeypatch.chdir(tmp_path)
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys: pytest.CaptureFixture[str]):
+    assert demo.main([*SMALL, "--name", "toy"]) == 0
+    run = Run("runs/toy")
+    assert run.finished
+    assert run.evaluation is not None
+    assert {"fvu", "l0"} <= run.evaluation["estimates"].keys()
+    assert "recovered_zero" in run.evaluation["splice"]["estimates"]
+    assert len(FeatureStore("runs/toy/features")) == 32
+    out = capsys.readouterr().out
+    assert "fraction of variance unexplained" in out
+    assert out.rstrip().endswith("sae app runs")
+
+
+def test_again_it_does_nothing_anew(tmp_path: Path):
+    demo.main([*SMALL, "--name", "toy"])
+    before = stamps(tmp_path)
+    assert demo.main([*SMALL, "--name", "toy"]) == 0
+    assert stamps(tmp_path) == before
+
+
+def test_other_settings_get_a_name_of_their_own_and_share_what_they_can(tmp_path: Path):
+    demo.main(SMALL)
+    (store,) = Path("stores").iterdir()
+    before = stamps(store)
+    changed = [*SMALL, "--width", "48"]
+    assert demo.main(changed) == 0
+    assert [path.name for path in Path("stores").iterdir()] == [store.name]
+    assert stamps(store) == before
+    assert {Run(path).config.arch.d_sae for path in Path("runs").iterdir()} == {32, 48}
