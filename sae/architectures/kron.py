@@ -23,7 +23,6 @@ from sae.architectures.base import (
 )
 from sae.code import SparseCode
 from sae.errors import ConfigError
-from sae.kernels import Pattern, Projection
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ class KronConfig(ArchConfig):
 class Ands(NamedTuple):
     """All latents of some rows: dense to choose from, sparse to differentiate, never [B, F] in the graph."""
 
-    u: Projection
+    u: kernels.Projection
     """Pre-activations of the first groups, [B, h m]."""
-    v: Projection
+    v: kernels.Projection
     """Pre-activations of the second groups, [B, h n]."""
     cfg: KronConfig
 
@@ -81,11 +80,11 @@ class Ands(NamedTuple):
         p, q = (side.dense.relu().sqrt().unflatten(1, (self.cfg.heads, -1)) for side in (self.u, self.v))
         return (p[:, :, :, None] * q[:, :, None, :]).flatten(1)
 
-    def keep(self, pattern: Pattern) -> SparseCode:
+    def keep(self, pattern: kernels.Pattern) -> SparseCode:
         """The selected latents, inside the graph: gradients flow through their own two factors alone."""
         left, right = factors_of(pattern.indices, self.cfg)
-        u = self.u.keep(Pattern(left, pattern.offsets)).values
-        v = self.v.keep(Pattern(right, pattern.offsets)).values
+        u = self.u.keep(kernels.Pattern(left, pattern.offsets)).values
+        v = self.v.keep(kernels.Pattern(right, pattern.offsets)).values
         return SparseCode(mand(u, v), *pattern, self.cfg.d_sae)
 
 

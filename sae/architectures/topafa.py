@@ -14,7 +14,6 @@ from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss, reconstruction_loss
 from sae.code import SparseCode, offsets_of
 from sae.errors import ConfigError
-from sae.kernels import Pattern
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class TopAFA(SAE):
         return loss._replace(total=total, terms={**loss.terms, "afa": afa.detach()})
 
 
-def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> Pattern:
+def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kernels.Pattern:
     """Of each row of values >= 0 the k largest, with k from 1 to F - 1 such that their norm is nearest to `norm`.
 
     The smallest such k when several are equally near. The authors forbid k = F by a sentinel of 1e8 in place
@@ -88,7 +87,7 @@ def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> Patt
     reached = ordered.square().cumsum(1)[:, :-1].sqrt()
     k = (reached - norm[:, None]).abs().argmin(1) + 1
     kept = torch.arange(values.shape[1], device=values.device) < k[:, None]
-    return Pattern(latents[kept], offsets_of(k))
+    return kernels.Pattern(latents[kept], offsets_of(k))
 
 
 def row_norms(code: SparseCode) -> Float[Tensor, "B"]:

@@ -189,7 +189,7 @@ def test_auxk_reaches_dead_latents_only(cfg):
         twin.loss(x, x, dead).total.backward()
         with torch.no_grad():
             for parameter in twin.parameters():
-                parameter -= parameter.grad
+                parameter.sub_(parameter.grad)
             bias = twin.encoder_bias()
             return {"encoder": twin.encoder_directions(), "decoder": twin.W_dec, "bias": bias}
 
