@@ -121,9 +121,9 @@ class KronSAE(SAE):
     def initialise(
         self, x: Float[Tensor, "N D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """P and Q normal; decoder row of (k, i, j) the unit vector along P_ki + Q_kj; then P, Q over the gain.
+        """P and Q normal; decoder row of (k, i, j) the unit vector along P_ki + Q_kj (appendix H).
 
-        The decoder's start matters: a random one ends with nearly twice the error (appendix H, our toy)."""
+        Then P and Q over the gain, in the place of the paper's fixed 1 / sqrt(2 F)."""
         for factor in (self.P, self.Q):
             factor.copy_(torch.randn(factor.T.shape, generator=generator).T)
         rows = self.encoder_directions()

@@ -78,7 +78,12 @@ def test_exchanging_the_two_groups_transposes_the_latents():
     sae, x = made(), rows()
     turned = build(KronConfig(d_sae=F, k=F, m=N, n=M), D).double()
     with torch.no_grad():
-        for ours, theirs in ((turned.P, sae.Q), (turned.Q, sae.P), (turned.b_P, sae.b_Q), (turned.b_Q, sae.b_P)):
+        for ours, theirs in (
+            (turned.P, sae.Q),
+            (turned.Q, sae.P),
+            (turned.b_P, sae.b_Q),
+            (turned.b_Q, sae.b_P),
+        ):
             ours.copy_(theirs)
         turned.b_dec.copy_(sae.b_dec)
     latents = sae.ands(x).dense().view(-1, HEADS, M, N)
