@@ -16,19 +16,17 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
 
 
 def auxk(
-    pre_activations: Float[Tensor, "B n"],
+    activations: Float[Tensor, "B n"],
     W_dec: Float[Tensor, "n D"],
     residual: Float[Tensor, "B D"],
     k: int,
 ) -> Float[Tensor, ""]:
     """AuxK: how well the k most active dead latents of each row explain what the living ones left over.
 
-    `pre_activations` and `W_dec` are of the dead latents only. The residual is detached and has no b_dec on
-    either side; the result is its FVU, so 1 means the dead explain nothing of it. A dead latent whose
-    pre-activation is negative on every row gets no gradient, as in the paper's ReLU form.
-    Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
-    active = pre_activations.relu()
-    if k < active.shape[1]:
-        best = active.topk(k, dim=1, sorted=False).indices
-        active = torch.zeros_like(active).scatter(1, best, active.gather(1, best))
-    return fvu(residual.detach(), active @ W_dec)
+    `activations` (of either sign; the largest |value| is the most active) and `W_dec` are of the dead latents
+    only. The residual is detached and has no b_dec on either side; the result is its FVU, so 1 means the dead
+    explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
+    if k < activations.shape[1]:
+        best = activations.abs().topk(k, dim=1, sorted=False).indices
+        activations = torch.zeros_like(activations).scatter(1, best, activations.gather(1, best))
+    return fvu(residual.detach(), activations @ W_dec)

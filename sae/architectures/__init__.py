@@ -2,22 +2,34 @@
 
 import torch
 
+from sae.architectures.abstopk import AbsTopK, AbsTopKConfig
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.kron import KronConfig, KronSAE
+from sae.architectures.topafa import TopAFA, TopAFAConfig
 from sae.architectures.topk import TopK, TopKConfig
 
 ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "topk": (TopKConfig, TopK),
     "batchtopk": (BatchTopKConfig, BatchTopK),
+    "abstopk": (AbsTopKConfig, AbsTopK),
+    "kron": (KronConfig, KronSAE),
+    "topafa": (TopAFAConfig, TopAFA),
 }
 
 __all__ = [
     "ARCHITECTURES",
     "SAE",
+    "AbsTopK",
+    "AbsTopKConfig",
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",
+    "KronConfig",
+    "KronSAE",
     "Loss",
+    "TopAFA",
+    "TopAFAConfig",
     "TopK",
     "TopKConfig",
     "build",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import kernels, losses
@@ -34,6 +34,15 @@ class Loss(NamedTuple):
     """Scalars to log, detached: `fvu` and `l0` always, the parts of the total by name."""
     fired: Bool[Tensor, "F"]
     """Latents that took part in the reconstruction of some row."""
+
+
+class EncoderCost(NamedTuple):
+    """What an encoder is made of and what it costs to use."""
+
+    parameters: int
+    """Numbers that training sets, those of the decoder (W_dec, b_dec) left out."""
+    flops: int
+    """Floating-point operations per token, two to a multiply-add."""
 
 
 class SAE(ABC, nn.Module):
@@ -154,6 +163,20 @@ class SAE(ABC, nn.Module):
         """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate."""
         return kernels.project(x - self.b_dec, self.W_enc, self.b_enc)
 
+    def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
+        """What these latents would be if none had to be chosen: relu of their pre-activations. AuxK's choice.
+
+        A latent whose pre-activation is negative on every row so gets no gradient from AuxK."""
+        return ((x - self.b_dec) @ self.W_enc[:, latents] + self.b_enc[latents]).relu()
+
+    def encoder_cost(self) -> EncoderCost:
+        """Parameters and FLOPs per token of the encoder: here 2 D F, those of the dense product.
+
+        Biases, activation functions and the choice of latents are not counted as operations. Decoding is the
+        same for all: 2 L0 D more."""
+        parameters = sum(p.numel() for name, p in self.named_parameters() if name not in ("W_dec", "b_dec"))
+        return EncoderCost(parameters, 2 * self.d_model * self.d_sae)
+
     def encoder_directions(self) -> Float[Tensor, "F D"]:
         """The direction of x that each latent listens to; its length is not given a meaning."""
         return self.W_enc.T
@@ -173,19 +196,22 @@ class SAE(ABC, nn.Module):
 
 
 def tied_init(sae: SAE, generator: torch.Generator) -> None:
-    """Encoder U(±1/sqrt D); decoder its transpose with unit rows; then the encoder divided by one number.
+    """Encoder U(±1/sqrt D); decoder its transpose with unit rows; then the encoder divided by the SAE's gain.
 
-    The number is the mean norm of the reconstruction of 256 random unit vectors, so that outputs begin at
-    the size of inputs. openai/sparse_autoencoder 4965b94, train.py `init_from_data_`."""
+    Outputs so begin at the size of inputs. openai/sparse_autoencoder 4965b94, train.py `init_from_data_`."""
     bound = sae.d_model**-0.5
     rows = torch.empty_like(sae.W_dec).uniform_(-bound, bound, generator=generator)
     sae.W_enc.copy_(rows.T)
     sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
+    sae.W_enc.div_(gain(sae, generator))
+
+
+def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
+    """Mean norm of the reconstruction of 256 random unit vectors, b_dec left out; 1 when all come out as 0."""
     probe = torch.randn(256, sae.d_model, generator=generator)
     probe /= probe.norm(dim=1, keepdim=True)
     size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()
-    if size > 0:
-        sae.W_enc.div_(size)
+    return size if size > 0 else torch.ones_like(size)
 
 
 def drop_radial_gradient(W_dec: nn.Parameter) -> None:
@@ -200,14 +226,30 @@ def auxk_term(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor, k: int | None
     chosen = dead.nonzero()[:, 0]
     if not len(chosen):
         return residual.new_zeros(())
-    u = (x - sae.b_dec) @ sae.W_enc[:, chosen] + sae.b_enc[chosen]
-    return losses.auxk(u, sae.W_dec[chosen], residual, k or max(1, sae.d_model // 2))
+    active = sae.activations_of(x, chosen)
+    return losses.auxk(active, sae.W_dec[chosen], residual, k or max(1, sae.d_model // 2))
+
+
+@torch.no_grad()
+def follow_smallest(threshold: Float[Tensor, ""], values: Float[Tensor, "nnz"], rate: float) -> None:
+    """Move a running threshold, in place, by `rate` of the way to the smallest |value| a batch has kept.
+
+    Zeros do not count; a batch of nothing else changes nothing. A threshold of 0 has no past: it is assigned."""
+    sizes = values.abs()[values != 0]
+    if len(sizes):
+        threshold.lerp_(sizes.min(), rate if threshold > 0 else 1.0)
 
 
 def check_k(k: float, cfg: ArchConfig) -> None:
     """Raise ConfigError unless 0 < k <= d_sae."""
     if not 0 < k <= cfg.d_sae:
         raise ConfigError(f"k = {k} must lie between 1 and d_sae = {cfg.d_sae}")
+
+
+def check_threshold_rate(rate: float) -> None:
+    """Raise ConfigError unless 0 < rate <= 1."""
+    if not 0 < rate <= 1:
+        raise ConfigError(f"threshold_rate = {rate} must lie in (0, 1]")
 
 
 def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: SparseCode, cfg: Any) -> Loss:

@@ -10,9 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae import kernels
-from sae.architectures.base import SAE, ArchConfig, Loss, check_k, reconstruction_loss
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    Loss,
+    check_k,
+    check_threshold_rate,
+    follow_smallest,
+    reconstruction_loss,
+)
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,7 @@ class BatchTopKConfig(ArchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_k(self.k, self)
-        if not 0 < self.threshold_rate <= 1:
-            raise ConfigError(f"threshold_rate = {self.threshold_rate} must lie in (0, 1]")
+        check_threshold_rate(self.threshold_rate)
 
 
 @final
@@ -64,13 +70,5 @@ class BatchTopK(SAE):
         """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""
         code = self.training_code(x)
         if self.training:
-            self._follow(code.values.detach())
+            follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
         return reconstruction_loss(self, x, y, dead, code, self.cfg)
-
-    def _follow(self, values: Tensor) -> None:
-        positive = values[values > 0]
-        if not len(positive):
-            return
-        least = positive.min()
-        rate = self.cfg.threshold_rate if self.threshold > 0 else 1.0
-        self.threshold.lerp_(least, rate)

@@ -32,6 +32,7 @@ LABELS = {
     "recovered_zero": "loss recovered (zero ablation)",
     "recovered_mean": "loss recovered (mean ablation)",
 }
+COSTS = {"parameters": "encoder parameters", "flops": "encoder FLOPs per token"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def show(run: Run) -> None:
         )
     table.add_row("latents silent on these tokens", f"{found['dead']:.1%}", "")
     table.add_row("latents on more than 10 % of them", f"{found['dense']:.1%}", "")
+    for name, count in found.get("encoder", {}).items():  # an older eval.json has none
+        table.add_row(COSTS[name], f"{count:,}", "")
     if spliced:
         table.caption = f"cross-entropy (nats a token) and KL on {spliced['tokens']:,} tokens in {spliced['windows']} windows"
     Console().print(table)

@@ -32,7 +32,8 @@ def reconstruction(
     in float64, numerator and denominator apart. explained_variance: 1 - fvu. cosine: mean over tokens of
     the cosine of x and x_hat. l0: mean over tokens of the number of latents != 0. norm_ratio: mean over
     tokens of |x_hat| / |x|. dead: share of latents that are zero on every token of the split; dense: share
-    that are not on more than a tenth of it. Raises RunError when the split is empty."""
+    that are not on more than a tenth of it. encoder: what that quality costs, `SAE.encoder_cost`. Raises
+    RunError when the split is empty."""
     mean, rows = _mean(store, hook, split, batch)
     if not rows:
         raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
@@ -63,6 +64,7 @@ def reconstruction(
         "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
         "dead": (fired == 0).double().mean().item(),
         "dense": (density > DENSE).double().mean().item(),
+        "encoder": sae.encoder_cost()._asdict(),
         "density_histogram": {"log10_edges": DENSITY_EDGES.tolist(), "latents": counts.tolist()},
     }
 

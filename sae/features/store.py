@@ -1,6 +1,6 @@
 """The features folder: a row per latent, histograms, examples; written once, read by app and notebook (FORMAT.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ INDEX, TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY = (
     "features.json", "features.parquet", "histograms.safetensors", "examples.safetensors", "vocabulary.json",
 )  # fmt: skip
 PEAK_TOKENS = 5  # strongest examples whose peak token is listed in the table
+Height = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # of a window's values: the peak is the highest
 
 
 class Example(NamedTuple):
@@ -104,9 +105,12 @@ class FeatureStore:
         return Histogram(signed, np.concatenate([negative[::-1], positive]))
 
     def strongest(self, latent: int, sign: int = 1) -> list[Example]:
-        """The windows with the largest (sign = 1) or most negative (sign = -1) values, best first."""
+        """The windows with the largest (sign = 1) or most negative (sign = -1) values, best first.
+
+        Their peak is the value of that sign, even where the latent is stronger in the other one nearby."""
         self._check(latent)
-        return self._examples_at(self._examples["positive" if sign > 0 else "negative"][latent])
+        kind = "positive" if sign > 0 else "negative"
+        return self._examples_at(self._examples[kind][latent], lambda values: sign * values)
 
     def bands(self, latent: int, n_bands: int = 5) -> list[Band]:
         """Windows drawn uniformly from all in which the latent fires, by quantile band of their peak.
@@ -114,7 +118,7 @@ class FeatureStore:
         The strongest band first; bands hold equally many windows, as far as their number allows, and each
         band's windows are in the order of their peaks."""
         self._check(latent)
-        examples = self._examples_at(self._examples["sampled"][latent])
+        examples = self._examples_at(self._examples["sampled"][latent], np.abs)
         examples.sort(key=lambda example: example.values[example.peak])
         cuts = np.linspace(0, len(examples), n_bands + 1).round().astype(int)
         bands = []
@@ -145,17 +149,17 @@ class FeatureStore:
         except (OSError, SafetensorError) as error:
             raise RunError(f"{self.path / name} cannot be read: {error}; run `sae features` again") from error
 
-    def _examples_at(self, places: Tensor) -> list[Example]:
-        return [self._example(place) for place in places.tolist() if place >= 0]
+    def _examples_at(self, places: Tensor, height: Height) -> list[Example]:
+        return [self._example(place, height) for place in places.tolist() if place >= 0]
 
-    def _example(self, place: int) -> Example:
+    def _example(self, place: int, height: Height) -> Example:
         data = self._examples
         start, stop = data["offsets"][place : place + 2].tolist()
         slot = int(data["window_of_pair"][place])
         ids = data["tokens"][slot].tolist()
         values = np.zeros(len(ids), np.float32)
         values[data["value_positions"][start:stop].long().numpy()] = data["values"][start:stop].numpy()
-        peak = int(np.abs(values).argmax())
+        peak = int(height(values).argmax())
         document, position = int(data["documents"][slot, peak]), int(data["positions"][slot, peak])
         return Example(document, position, peak, [self.vocabulary[token] for token in ids], values)
 
@@ -252,19 +256,21 @@ def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
 
 def _peak_tokens(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list[list[str]]:
     """For each latent the token at the peak of its strongest windows: of the sign it is stronger in."""
-    values, offsets = examples["values"], examples["offsets"]
+    sides = zip(_peaks(examples, "positive", 1), _peaks(examples, "negative", -1), strict=True)
+    stronger = (max(up, down, key=lambda side: side[:1]) for up, down in sides)
+    return [[vocabulary[token] for _, token in side] for side in stronger]
+
+
+def _peaks(examples: dict[str, Tensor], kind: str, sign: int) -> list[list[tuple[float, int]]]:
+    """For each latent the peaks of that sign in its strongest windows: how high, and on which token."""
+    offsets, height = examples["offsets"], sign * examples["values"]
     pair = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
-    order = values.abs().argsort(stable=True)
+    order = height.argsort(stable=True)
     order = order[pair[order].argsort(stable=True)]
-    peak_at = order[offsets[1:] - 1]  # of each pair's values in rising order, the last
-    peaks = values[peak_at]
-    token = examples["tokens"][examples["window_of_pair"].long(), examples["value_positions"].long()[peak_at]]
-    lists = []
-    for up, down in zip(examples["positive"].tolist(), examples["negative"].tolist(), strict=True):
-        sides = [[place for place in side[:PEAK_TOKENS] if place >= 0] for side in (up, down)]
-        best = max(sides, key=lambda side: abs(float(peaks[side[0]])) if side else -1.0)
-        lists.append([vocabulary[int(token[place])] for place in best])
-    return lists
+    at = order[offsets[1:] - 1]  # of each pair's values in rising order, the last
+    tokens = examples["tokens"][examples["window_of_pair"].long(), examples["value_positions"].long()[at]]
+    peaks = list(zip(height[at].tolist(), tokens.tolist(), strict=True))
+    return [[peaks[place] for place in row if place >= 0] for row in examples[kind][:, :PEAK_TOKENS].tolist()]
 
 
 def _lens_columns(lens: LogitLens | None, vocabulary: Sequence[str]) -> dict[str, Any]:

@@ -30,7 +30,9 @@ class Projection(NamedTuple):
     b: Float[Tensor, "F"]
 
     def keep(self, pattern: Pattern) -> SparseCode:
-        """The selected entries, inside the graph: d/dx, d/dW and d/db flow through them and no others."""
+        """The selected entries, inside the graph: d/dx, d/dW and d/db flow through them and no others.
+
+        An entry may be selected more than once in a row: each counts (the result is then no code of that row)."""
         rows = torch.arange(len(self.x), device=self.x.device).repeat_interleave(pattern.offsets.diff())
         values = _Selected.apply(self.x, self.W, self.b, self.dense[rows, pattern.indices], rows, *pattern)
         return SparseCode(values, *pattern, self.W.shape[1])

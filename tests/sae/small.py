@@ -2,12 +2,24 @@
 
 import pytest
 
-from sae.architectures import ARCHITECTURES, ArchConfig, BatchTopKConfig, TopKConfig, name_of
+from sae.architectures import (
+    ARCHITECTURES,
+    AbsTopKConfig,
+    ArchConfig,
+    BatchTopKConfig,
+    KronConfig,
+    TopAFAConfig,
+    TopKConfig,
+    name_of,
+)
 
 D, F = 8, 24
 SMALL: dict[str, ArchConfig] = {
     "topk": TopKConfig(d_sae=F, k=3),
     "batchtopk": BatchTopKConfig(d_sae=F, k=3),
+    "abstopk": AbsTopKConfig(d_sae=F, k=3),
+    "kron": KronConfig(d_sae=F, k=3),
+    "topafa": TopAFAConfig(d_sae=F),
 }
 
 

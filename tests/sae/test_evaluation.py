@@ -61,6 +61,7 @@ def test_reconstruction_metrics_are_their_formulas_in_float64(run):
     assert found["dense"] == (fired > 0.1).mean()
     assert sum(found["density_histogram"]["latents"]) == (fired > 0).sum()
     assert (found["tokens"], found["documents"]) == (len(x), len(set(documents)))
+    assert found["encoder"] == {"parameters": 16 * 32 + 32, "flops": 2 * 16 * 32}
 
 
 def test_the_batch_size_changes_nothing(run):

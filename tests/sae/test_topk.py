@@ -1,5 +1,6 @@
 """TopK: its own properties (methods: nnz, ReLU after the choice, AuxK's revival and its limits)."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -78,18 +79,19 @@ def test_a_latent_never_positive_gets_no_gradient_from_auxk():
     assert sae.W_enc.grad[:, 3].abs().sum() == 0
 
 
-def test_auxk_is_the_fvu_of_the_residual_given_the_k_best_dead_latents():
+@pytest.mark.parametrize("signed", [False, True])
+def test_auxk_is_the_fvu_of_the_residual_given_the_k_dead_latents_of_largest_size(signed):
     generator = torch.Generator().manual_seed(0)
     u, W_dec = torch.randn(20, 6, generator=generator), torch.randn(6, 4, generator=generator)
     residual = torch.randn(20, 4, generator=generator)
+    active = u if signed else u.relu()
     code = torch.zeros(20, 6)
     for row in range(20):
-        for latent in sorted(range(6), key=lambda j: -u[row, j])[:2]:
-            code[row, latent] = max(u[row, latent], 0)
+        for latent in sorted(range(6), key=lambda j: -abs(active[row, j]))[:2]:
+            code[row, latent] = active[row, latent]
     error = (code @ W_dec - residual).double().square().sum()
-    assert_close(
-        auxk(u, W_dec, residual, 2).double(), error / (residual - residual.mean(0)).double().square().sum()
-    )
+    spread = (residual - residual.mean(0)).double().square().sum()
+    assert_close(auxk(active, W_dec, residual, 2).double(), error / spread)
 
 
 def test_auxk_sends_no_gradient_into_the_residual():

@@ -1,0 +1,91 @@
+"""AbsTopK: keep the k latents largest in size, with their sign, so that one latent serves both ends of an axis.
+
+"Rethinking Sparse Autoencoders For Bidirectional Features", arXiv:2510.00404 (ICLR 2026)."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae import kernels
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    Loss,
+    check_k,
+    check_threshold_rate,
+    follow_smallest,
+    reconstruction_loss,
+)
+from sae.code import SparseCode
+
+
+@dataclass(frozen=True)
+class AbsTopKConfig(ArchConfig):
+    """AbsTopK: the k latents largest in size, of either sign; one latent can stand for two opposites."""
+
+    k: int = 32
+    """Latents kept per token; on average when chosen per batch."""
+    per: Literal["token", "batch"] = "token"
+    """token: k of each token, the paper's form. batch: B * k of the batch in training and a threshold in use,
+    the form of the authors' code, which made the published numbers as far as one can tell."""
+    aux_k: int | None = None
+    """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK (authors' code)."""
+    threshold_rate: float = 0.01
+    """Share of each batch's smallest kept size in the running inference threshold (per batch only)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k, self)
+        check_threshold_rate(self.threshold_rate)
+
+
+@final
+class AbsTopK(SAE):
+    """u = (x - b_dec) W_enc + b_enc; z = u where |u| is among the k largest, else 0; x_hat = z W_dec + b_dec.
+
+    There is no ReLU anywhere: codes are signed, and negating a latent's encoder column, bias and decoder row
+    negates its code and changes nothing else. z is the nearest k-sparse vector to u. Of equal sizes some are
+    kept, always k (fixed on the CPU). b_enc is the paper's; the authors' code has none.
+
+    Chosen per batch, tokens in use keep every |u| above `threshold`, a running mean of the smallest size a
+    training batch keeps: two-sided, since a one-sided one would drop all negative codes. It moves in training
+    mode only, is assigned first and averaged then, and stays 0, unused, when latents are chosen per token."""
+
+    cfg: AbsTopKConfig
+    in_activation_units = (*SAE.in_activation_units, "threshold")
+    threshold: Float[Tensor, ""]
+
+    def __init__(self, d_model: int, cfg: AbsTopKConfig):
+        super().__init__(d_model, cfg)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        u = self.pre_activations(x)
+        if self.cfg.per == "batch":
+            return u.keep(kernels.where(u.dense.abs() > self.threshold))
+        return u.keep(kernels.largest_per_row(u.dense.abs(), self.cfg.k))
+
+    def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        """The B k pre-activations of the batch that are largest in size, or `encode`'s code."""
+        if self.cfg.per == "token":
+            return self._encode(x)
+        u = self.pre_activations(x)
+        return u.keep(kernels.largest_per_batch(u.dense.abs(), len(x) * self.cfg.k))
+
+    def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
+        """Pre-activations of these latents, with their sign: AuxK reaches every dead latent."""
+        return (x - self.b_dec) @ self.W_enc[:, latents] + self.b_enc[latents]
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """FVU + aux_weight * AuxK of the training code; per batch, in training mode, the threshold follows it.
+
+        The authors' AuxK is an entrywise mean whose residual is not detached; here it is TopK's, signed."""
+        code = self.training_code(x)
+        if self.training and self.cfg.per == "batch":
+            follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
+        return reconstruction_loss(self, x, y, dead, code, self.cfg)

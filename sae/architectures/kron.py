@@ -1,0 +1,195 @@
+"""KronSAE: latents as ANDs of a few factors, so that a wide dictionary has a narrow encoder.
+
+"Train Sparse Autoencoders Efficiently by Utilizing Features Correlation", arXiv:2505.22255v3."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sae import kernels
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    EncoderCost,
+    Loss,
+    check_k,
+    check_threshold_rate,
+    follow_smallest,
+    gain,
+    reconstruction_loss,
+)
+from sae.code import SparseCode
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class KronConfig(ArchConfig):
+    """KronSAE: latents are pairwise ANDs of factors, so the encoder is smaller and cheaper than the dictionary."""
+
+    k: int = 32
+    """Latents kept per token; on average with batchtopk. The paper trains with 50."""
+    m: int = 2
+    """Factors of a head's first group. The paper's advice: the smallest m, as many heads as possible."""
+    n: int = 4
+    """Factors of a head's second group; a head has m * n latents, and m = n = 2 saves nothing."""
+    select: Literal["topk", "batchtopk"] = "topk"
+    """topk: k of each token. batchtopk: B * k of the batch in training, a threshold in use."""
+    aux_k: int | None = None
+    """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK (section 4)."""
+    threshold_rate: float = 0.01
+    """Share of each batch's smallest kept value in the running inference threshold (batchtopk only)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k, self)
+        check_threshold_rate(self.threshold_rate)
+        if self.m < 1 or self.n < 1:
+            raise ConfigError(f"m = {self.m} and n = {self.n} must be at least 1")
+        latents = self.m * self.n
+        if self.d_sae % latents:
+            below, above = self.d_sae // latents * latents, (self.d_sae // latents + 1) * latents
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise ConfigError(
+                f"d_sae = {self.d_sae} is no multiple of m * n = {latents}, the latents of a head: "
+                f"the nearest that is would be {nearest}"
+            )
+
+    @property
+    def heads(self) -> int:
+        """h, the number of heads."""
+        return self.d_sae // (self.m * self.n)
+
+
+class Ands(NamedTuple):
+    """All latents of some rows: dense to choose from, sparse to differentiate, never [B, F] in the graph."""
+
+    u: kernels.Projection
+    """Pre-activations of the first groups, [B, h m]."""
+    v: kernels.Projection
+    """Pre-activations of the second groups, [B, h n]."""
+    cfg: KronConfig
+
+    @torch.no_grad()
+    def dense(self) -> Float[Tensor, "B F"]:
+        """Every latent, outside the graph: each head's outer product of square roots."""
+        p, q = (side.dense.relu().sqrt().unflatten(1, (self.cfg.heads, -1)) for side in (self.u, self.v))
+        return (p[:, :, :, None] * q[:, :, None, :]).flatten(1)
+
+    def keep(self, pattern: kernels.Pattern) -> SparseCode:
+        """The selected latents, inside the graph: gradients flow through their own two factors alone."""
+        left, right = factors_of(pattern.indices, self.cfg)
+        u = self.u.keep(kernels.Pattern(left, pattern.offsets)).values
+        v = self.v.keep(kernels.Pattern(right, pattern.offsets)).values
+        return SparseCode(mand(u, v), *pattern, self.cfg.d_sae)
+
+
+@final
+class KronSAE(SAE):
+    """u = (x - b_dec) P + b_P, v = (x - b_dec) Q + b_Q; latent (k m + i) n + j is mAND(u_ki, v_kj), k the head.
+
+    mAND is the geometric mean of two positive numbers and 0 otherwise: a latent is on when both factors are.
+    Then TopK or BatchTopK over all F latents, and a decoder like any other. Parameters in the place of W_enc and
+    b_enc: P [D, h m], Q [D, h n], b_P [h m], b_Q [h n], columns by head. The paper does not subtract b_dec from
+    x; the biases can undo that, so the functions are the same. A latent is exactly 0 when it is off, where the
+    paper's listing has sqrt(1e-5); L0 <= k.
+
+    The paper trains with AdamW at 8e-4, cosine decay to 1e-6, a tenth of linear warm-up, batches of 8192, and an
+    unnamed weight decay. Here the trainer's Adam is used, without decay, for all architectures alike."""
+
+    cfg: KronConfig
+    in_activation_units = ("b_P", "b_Q", "b_dec", "threshold")
+    threshold: Float[Tensor, ""]
+
+    def __init__(self, d_model: int, cfg: KronConfig):
+        super().__init__(d_model, cfg)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def make_encoder(self, d_model: int) -> None:
+        """P, Q and their biases; memory order as W_enc's, one factor's weights together."""
+        heads, m, n = self.cfg.heads, self.cfg.m, self.cfg.n
+        self.P = nn.Parameter(torch.zeros(heads * m, d_model).T)
+        self.Q = nn.Parameter(torch.zeros(heads * n, d_model).T)
+        self.b_P = nn.Parameter(torch.zeros(heads * m))
+        self.b_Q = nn.Parameter(torch.zeros(heads * n))
+
+    @torch.no_grad()
+    def initialise(
+        self, x: Float[Tensor, "N D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """P and Q normal; decoder row of (k, i, j) the unit vector along P_ki + Q_kj (appendix H).
+
+        Then P and Q over the gain, in the place of the paper's fixed 1 / sqrt(2 F)."""
+        for factor in (self.P, self.Q):
+            factor.copy_(torch.randn(factor.T.shape, generator=generator).T)
+        rows = self.encoder_directions()
+        self.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
+        size = gain(self, generator)
+        self.P.div_(size)
+        self.Q.div_(size)
+        self.b_dec.copy_(centre)
+
+    def ands(self, x: Float[Tensor, "B D"]) -> Ands:
+        """All latents of x before any is chosen."""
+        centred = x - self.b_dec
+        u, v = kernels.project(centred, self.P, self.b_P), kernels.project(centred, self.Q, self.b_Q)
+        return Ands(u, v, self.cfg)
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        ands = self.ands(x)
+        if self.cfg.select == "batchtopk":
+            return ands.keep(kernels.where(ands.dense() > self.threshold))
+        return ands.keep(kernels.largest_per_row(ands.dense(), self.cfg.k))
+
+    def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        """The B k largest latents of the batch, or `encode`'s code."""
+        if self.cfg.select == "topk":
+            return self._encode(x)
+        ands = self.ands(x)
+        return ands.keep(kernels.largest_per_batch(ands.dense(), len(x) * self.cfg.k))
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """FVU + aux_weight * AuxK of the training code; with batchtopk, in training mode, the threshold follows."""
+        code = self.training_code(x)
+        if self.training and self.cfg.select == "batchtopk":
+            follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
+        return reconstruction_loss(self, x, y, dead, code, self.cfg)
+
+    def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
+        """mAND of these latents' factors; AuxK so moves factors that living latents of the head share."""
+        centred, (left, right) = x - self.b_dec, factors_of(latents, self.cfg)
+        u = (centred @ self.P + self.b_P)[:, left]
+        v = (centred @ self.Q + self.b_Q)[:, right]
+        return mand(u, v)
+
+    def encoder_cost(self) -> EncoderCost:
+        """Parameters h (m + n) (D + 1); FLOPs 2 (D h (m + n) + m n h): two products, and one for each latent."""
+        factors = self.cfg.heads * (self.cfg.m + self.cfg.n)
+        return EncoderCost(super().encoder_cost().parameters, 2 * (self.d_model * factors + self.d_sae))
+
+    def encoder_directions(self) -> Float[Tensor, "F D"]:
+        """Sum of a latent's two factors' directions."""
+        left, right = factors_of(torch.arange(self.d_sae, device=self.device), self.cfg)
+        return self.P.T[left] + self.Q.T[right]
+
+    def encoder_bias(self) -> None:
+        """There is none per latent: the factors have them."""
+
+
+def factors_of(latents: Int[Tensor, "n"], cfg: KronConfig) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Columns of P and of Q that latents (k m + i) n + j are ANDs of: k m + i and k n + j."""
+    return latents // cfg.n, latents // (cfg.m * cfg.n) * cfg.n + latents % cfg.n
+
+
+def mand(u: Float[Tensor, "*s"], v: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """sqrt(u v) where both are positive, else 0. Section 3.2.
+
+    Its gradient is (sqrt(v / u), sqrt(u / v)) / 2 where it is on and 0 where it is off. Zero arguments are
+    taken out before the root, whose infinite slope at 0 would give NaN; two roots do not underflow as u v does."""
+    on = (u > 0) & (v > 0)
+    mean = torch.where(on, u, 1.0).sqrt() * torch.where(on, v, 1.0).sqrt()
+    return torch.where(on, mean, 0.0)

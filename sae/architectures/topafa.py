@@ -1,0 +1,97 @@
+"""top-AFA: keep for each token as many latents as make the code's norm meet the input's, so no k is set.
+
+"Evaluating and Designing Sparse Autoencoders by Approximating Quasi-Orthogonality", arXiv:2503.24277;
+authors' code SewoongLee/top-afa-sae 1c7a683, training/sae.py."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae import kernels
+from sae.architectures.base import SAE, ArchConfig, Loss, reconstruction_loss
+from sae.code import SparseCode, offsets_of
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TopAFAConfig(ArchConfig):
+    """top-AFA: as many latents as the token's norm asks for; sparsity is neither set nor guaranteed."""
+
+    afa_weight: float = 1 / 16
+    """Weight of the term that pulls the code's norm to the input's. 1/16 is what SAELens's port calls most
+    stable; the authors try 1/128 to 1/16, and 1/128 fails on one of their three layers."""
+    aux_k: int | None = None
+    """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK (authors' code)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_sae < 2:
+            raise ConfigError(f"d_sae = {self.d_sae} must be at least 2: top-AFA never keeps all latents")
+        if self.afa_weight < 0:
+            raise ConfigError(f"afa_weight = {self.afa_weight} must be at least 0, which leaves the term out")
+
+
+@final
+class TopAFA(SAE):
+    """a = relu((x - b_dec) W_enc); z = the k largest of a_j |W_dec_j|, k chosen so that their norm is |x - b_dec|.
+
+    Were the decoder rows orthogonal, a code would have the norm of what it reconstructs. k is the number of
+    latents, from 1 to F - 1, whose prefix norm comes nearest; it passes no gradient. A code too small to reach
+    |x - b_dec| keeps every positive latent, so L0 may exceed D, as in the authors' tables: there any dictionary
+    can reconstruct, and a low FVU is no sign that features were found. There is no encoder bias: b_enc is a
+    zero that stays.
+
+    The authors normalise every token (mean 0, variance 1 over D), which makes |x| one constant, sqrt(D - 1).
+    Here inputs are scaled by one number to unit mean square per dimension: |x| is sqrt(D) on average and
+    differs between tokens, so the AFA term asks for codes of differing norm, and tokens of extreme norm weigh
+    most in it. Choosing costs a sort of [B, F]."""
+
+    cfg: TopAFAConfig
+
+    def make_encoder(self, d_model: int) -> None:
+        """W_enc as everywhere; b_enc at zero, where the optimizer does not reach it."""
+        super().make_encoder(d_model)
+        del self.b_enc
+        self.register_buffer("b_enc", torch.zeros(self.d_sae))
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        u = self.pre_activations(x)
+        scaled = u.dense.relu() * self.W_dec.detach().norm(dim=1)
+        return u.keep(nearest_norm(scaled, (x - self.b_dec).detach().norm(dim=1))).relu()
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """FVU + aux_weight * AuxK + afa_weight * D * mean((|z| - |x|)^2) / mean(|x|^2).
+
+        As in the authors' code this |x| still has b_dec in it and z is not scaled by decoder norms, unlike in
+        the choice of k. The division makes the loss blind to units; at unit mean square it changes nothing.
+        `afa` in the terms is the mean relative square, without D."""
+        code = self._encode(x)
+        loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
+        norm = x.norm(dim=1)
+        afa = (row_norms(code) - norm).square().mean() / norm.square().mean()
+        total = loss.total + self.cfg.afa_weight * self.d_model * afa
+        return loss._replace(total=total, terms={**loss.terms, "afa": afa.detach()})
+
+
+def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kernels.Pattern:
+    """Of each row of values >= 0 the k largest, with k from 1 to F - 1 such that their norm is nearest to `norm`.
+
+    The smallest such k when several are equally near. The authors forbid k = F by a sentinel of 1e8 in place
+    of the last squared norm, out of reach for their inputs; left out here, so that it is so in any units."""
+    ordered, latents = values.sort(dim=1, descending=True)
+    reached = ordered.square().cumsum(1)[:, :-1].sqrt()
+    k = (reached - norm[:, None]).abs().argmin(1) + 1
+    kept = torch.arange(values.shape[1], device=values.device) < k[:, None]
+    return kernels.Pattern(latents[kept], offsets_of(k))
+
+
+def row_norms(code: SparseCode) -> Float[Tensor, "B"]:
+    """Norm of each row of a code; the gradient at an all-zero row is 0."""
+    squares = code.values.new_zeros(code.n_rows).index_add(0, code.rows(), code.values.square())
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
