@@ -4,11 +4,19 @@ import torch
 
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.gated import Gated, GatedConfig
+from sae.architectures.jumprelu import JumpReLU, JumpReLUConfig
+from sae.architectures.matryoshka import Matryoshka, MatryoshkaConfig
+from sae.architectures.relu import ReLU, ReLUConfig
 from sae.architectures.topk import TopK, TopKConfig
 
 ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "topk": (TopKConfig, TopK),
     "batchtopk": (BatchTopKConfig, BatchTopK),
+    "relu": (ReLUConfig, ReLU),
+    "gated": (GatedConfig, Gated),
+    "jumprelu": (JumpReLUConfig, JumpReLU),
+    "matryoshka": (MatryoshkaConfig, Matryoshka),
 }
 
 __all__ = [
@@ -17,7 +25,15 @@ __all__ = [
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",
+    "Gated",
+    "GatedConfig",
+    "JumpReLU",
+    "JumpReLUConfig",
     "Loss",
+    "Matryoshka",
+    "MatryoshkaConfig",
+    "ReLU",
+    "ReLUConfig",
     "TopK",
     "TopKConfig",
     "build",

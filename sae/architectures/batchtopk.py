@@ -30,9 +30,7 @@ class BatchTopKConfig(ArchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_k(self.k, self)
-        if not 0 < self.threshold_rate <= 1:
-            raise ConfigError(f"threshold_rate = {self.threshold_rate} must lie in (0, 1]")
+        check_batch_rule(self.k, self.threshold_rate, self)
 
 
 @final
@@ -52,25 +50,42 @@ class BatchTopK(SAE):
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return u.keep(kernels.where(u.dense > self.threshold))
+        return above(self.pre_activations(x), self.threshold)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
-        u = self.pre_activations(x)
-        return u.keep(kernels.largest_per_batch(u.dense, int(len(x) * self.cfg.k))).relu()
+        return largest_of_batch(self.pre_activations(x), self.cfg.k)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""
         code = self.training_code(x)
         if self.training:
-            self._follow(code.values.detach())
+            follow(self.threshold, code.values.detach(), self.cfg.threshold_rate)
         return reconstruction_loss(self, x, y, dead, code, self.cfg)
 
-    def _follow(self, values: Tensor) -> None:
-        positive = values[values > 0]
-        if not len(positive):
-            return
-        least = positive.min()
-        rate = self.cfg.threshold_rate if self.threshold > 0 else 1.0
-        self.threshold.lerp_(least, rate)
+
+def check_batch_rule(k: float, threshold_rate: float, cfg: ArchConfig) -> None:
+    """Raise ConfigError unless 0 < k <= d_sae and 0 < threshold_rate <= 1."""
+    check_k(k, cfg)
+    if not 0 < threshold_rate <= 1:
+        raise ConfigError(f"threshold_rate = {threshold_rate} must lie in (0, 1]")
+
+
+def largest_of_batch(u: kernels.Projection, k: float) -> SparseCode:
+    """The floor(B k) largest pre-activations of all rows together, negative ones at zero."""
+    return u.keep(kernels.largest_per_batch(u.dense, int(len(u.x) * k))).relu()
+
+
+def above(u: kernels.Projection, threshold: Float[Tensor, ""]) -> SparseCode:
+    """The pre-activations above one threshold for all latents."""
+    return u.keep(kernels.where(u.dense > threshold))
+
+
+def follow(threshold: Float[Tensor, ""], values: Float[Tensor, "nnz"], rate: float) -> None:
+    """Move a running threshold towards the smallest positive value, in place; from 0 it goes there at once.
+
+    Without a positive value it stays."""
+    positive = values[values > 0]
+    if not len(positive):
+        return
+    threshold.lerp_(positive.min(), rate if threshold > 0 else 1.0)
