@@ -43,5 +43,7 @@ def arch_from_json(name: str, fields: dict[str, Any]) -> ArchConfig:
     if name not in ARCHITECTURES:
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
     # JSON has no tuples
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
     return ARCHITECTURES[name][0](**settings)

@@ -3,6 +3,7 @@
 Rajamanoharan et al. 2024, "Jumping Ahead", arXiv:2407.14435 ("l0"); Anthropic, "Circuits Updates", January
 2025 ("tanh"), its constants as SAELens 6.18 records them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -150,7 +151,7 @@ class JumpReLU(SAE):
     def fold_input_scale(self, scale: float) -> None:
         """As every architecture; thresholds are divided by `scale` too."""
         super().fold_input_scale(scale)
-        self.log_threshold.sub_(torch.tensor(scale).log())
+        self.log_threshold.sub_(math.log(scale))
 
     @torch.no_grad()
     def fold_decoder_norms(self) -> None:
@@ -164,17 +165,13 @@ class JumpReLU(SAE):
         return {**super().folded_tensors(), "log_threshold": self.log_threshold, **weights}
 
 
-def jump(
-    y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float
-) -> Float[Tensor, "nnz"]:
+def jump(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:
     """y where y > threshold, else 0. Its derivative by y is 1 or 0 likewise; by the threshold it is that of
     the jump smoothed by a rectangle: -threshold / bandwidth within half a bandwidth, else 0 (eq. 11)."""
     return _Jump.apply(y, threshold, bandwidth)
 
 
-def step(
-    y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float
-) -> Float[Tensor, "nnz"]:
+def step(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:
     """1 where y > threshold, else 0. Its derivative by the threshold is -1 / bandwidth within half a bandwidth,
     else 0 (eq. 12); it has none by y. y is the pre-activation: both sides of the threshold count."""
     return _Step.apply(y, threshold, bandwidth)

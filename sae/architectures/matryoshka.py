@@ -40,7 +40,11 @@ class MatryoshkaConfig(ArchConfig):
         rising = all(a < b for a, b in pairwise((0, *self.ends)))
         if not rising or self.prefixes[-1:] != (1.0,):
             cumulative = tuple(accumulate(self.prefixes))
-            hint = f"; as sizes of groups they would be prefixes {cumulative}" if cumulative[-1:] == (1.0,) else ""
+            hint = (
+                f"; as sizes of groups they would be prefixes {cumulative}"
+                if cumulative[-1:] == (1.0,)
+                else ""
+            )
             raise ConfigError(
                 f"prefixes = {self.prefixes} must rise to 1, each by a latent or more of d_sae = {self.d_sae}{hint}"
             )
@@ -80,7 +84,9 @@ class Matryoshka(SAE):
             follow(self.threshold, code.values.detach(), self.cfg.threshold_rate)
         whole = reconstruction_loss(self, x, y, dead, code, self.cfg)
         shorter = self.reconstructions(code)[:-1]
-        terms = {f"fvu_{end}": losses.fvu(y, y_hat) for end, y_hat in zip(self.cfg.ends, shorter, strict=False)}
+        terms = {
+            f"fvu_{end}": losses.fvu(y, y_hat) for end, y_hat in zip(self.cfg.ends, shorter, strict=False)
+        }
         total = whole.total + sum(terms.values())
         return Loss(total, whole.terms | {name: term.detach() for name, term in terms.items()}, whole.fired)
 
