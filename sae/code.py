@@ -28,6 +28,10 @@ class SparseCode(NamedTuple):
         counts = self.offsets.diff()
         return torch.arange(self.n_rows, device=counts.device).repeat_interleave(counts)
 
+    def spread(self, per_latent: Float[Tensor, "F"]) -> Float[Tensor, "nnz"]:
+        """A number of each latent, given to each of its entries; gradients add up in one fixed order."""
+        return per_latent.index_select(0, self.indices)  # plain indexing would add them by threads at once
+
     def dense(self) -> Float[Tensor, "B F"]:
         """The same code with every zero written out: for small work."""
         out = self.values.new_zeros(self.n_rows, self.n_latents)

@@ -42,4 +42,8 @@ def arch_from_json(name: str, fields: dict[str, Any]) -> ArchConfig:
     """An architecture's configuration. Raises RunError when this release has no such architecture."""
     if name not in ARCHITECTURES:
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name][0](**fields)
+    # JSON has no tuples
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
+    return ARCHITECTURES[name][0](**settings)

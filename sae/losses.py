@@ -1,4 +1,4 @@
-"""Losses as free functions: means over tokens, unitless, in float32."""
+"""Losses as free functions: means over tokens, in float32; unitless unless they say otherwise."""
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,14 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
     finite when they are equal and missed. Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
     spread = (x - x.mean(0)).square().sum().detach()
     return (x_hat - x).square().sum() / spread.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Sum over dimensions of the squared error, mean over rows; in squared units of x.
+
+    The error that a price on sparsity is set against, so that the price has a meaning of its own: as the
+    trainer scales inputs, a reconstruction of 0 costs D."""
+    return (x_hat - x).square().sum(1).mean()
 
 
 def auxk(

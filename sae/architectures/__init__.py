@@ -5,7 +5,11 @@ import torch
 from sae.architectures.abstopk import AbsTopK, AbsTopKConfig
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.gated import Gated, GatedConfig
+from sae.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae.architectures.kron import KronConfig, KronSAE
+from sae.architectures.matryoshka import Matryoshka, MatryoshkaConfig
+from sae.architectures.relu import ReLU, ReLUConfig
 from sae.architectures.topafa import TopAFA, TopAFAConfig
 from sae.architectures.topk import TopK, TopKConfig
 
@@ -15,6 +19,10 @@ ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "abstopk": (AbsTopKConfig, AbsTopK),
     "kron": (KronConfig, KronSAE),
     "topafa": (TopAFAConfig, TopAFA),
+    "relu": (ReLUConfig, ReLU),
+    "gated": (GatedConfig, Gated),
+    "jumprelu": (JumpReLUConfig, JumpReLU),
+    "matryoshka": (MatryoshkaConfig, Matryoshka),
 }
 
 __all__ = [
@@ -25,9 +33,17 @@ __all__ = [
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",
+    "Gated",
+    "GatedConfig",
+    "JumpReLU",
+    "JumpReLUConfig",
     "KronConfig",
     "KronSAE",
     "Loss",
+    "Matryoshka",
+    "MatryoshkaConfig",
+    "ReLU",
+    "ReLUConfig",
     "TopAFA",
     "TopAFAConfig",
     "TopK",

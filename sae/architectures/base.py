@@ -1,5 +1,6 @@
 """What an architecture is: one weight convention, encode for users, loss for training, a few small hooks."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -59,7 +60,9 @@ class SAE(ABC, nn.Module):
     so that input scaling can be folded into them."""
 
     in_activation_units: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
-    unit_norm_decoder: ClassVar[bool] = True
+    pre_bias: ClassVar[bool] = True
+    """Whether b_dec is taken off x before the encoder reads it."""
+    unit_norm_decoder: bool = True
     """Whether decoder rows are held at norm 1, with gradients tangent to them."""
 
     W_enc: Float[Tensor, "D F"]
@@ -160,8 +163,8 @@ class SAE(ABC, nn.Module):
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
-        """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate."""
-        return kernels.project(x - self.b_dec, self.W_enc, self.b_enc)
+        """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate; without `pre_bias` x as it is."""
+        return kernels.project(x - self.b_dec if self.pre_bias else x, self.W_enc, self.b_enc)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """What these latents would be if none had to be chosen: relu of their pre-activations. AuxK's choice.
@@ -194,6 +197,15 @@ class SAE(ABC, nn.Module):
         for name in self.in_activation_units:
             getattr(self, name).div_(scale)
 
+    def fold_decoder_norms(self) -> None:
+        """Bring decoder rows to norm 1 and let latents carry the norms, in place: the same reconstruction.
+
+        Here nothing: rows have norm 1, or which latents fire depends on the norms they have."""
+
+    def folded_tensors(self) -> dict[str, Tensor]:
+        """What the two foldings change, by name: a checkpoint keeps these as training has them."""
+        return {name: getattr(self, name) for name in self.in_activation_units}
+
 
 def tied_init(sae: SAE, generator: torch.Generator) -> None:
     """Encoder U(±1/sqrt D); decoder its transpose with unit rows; then the encoder divided by the SAE's gain.
@@ -212,6 +224,28 @@ def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
     probe /= probe.norm(dim=1, keepdim=True)
     size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()
     return size if size > 0 else torch.ones_like(size)
+
+
+def start_centred(sae: SAE, centre: Float[Tensor, "D"]) -> None:
+    """Without `pre_bias`: biases with which latents first see x - centre, as where b_dec is taken off x.
+
+    With a centre of 0 they are 0, as in the papers; activations of language models are far from centred."""
+    sae.b_dec.copy_(centre)
+    sae.b_enc.copy_(-(centre @ sae.W_enc))
+
+
+def move_norms(sae: SAE) -> Float[Tensor, "F"]:
+    """Divide decoder rows by their norms, multiply W_enc and b_enc by them, in place; returns the norms."""
+    norms = sae.W_dec.norm(dim=1).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)
+    sae.W_dec.div_(norms[:, None])
+    sae.W_enc.mul_(norms)
+    sae.b_enc.mul_(norms)
+    return norms
+
+
+def warmed(step: int, steps: int, share: float) -> float:
+    """Linear warm-up: 0 at step 0, 1 from the step on that ends this share of all steps; 1 when share is 0."""
+    return min(1.0, step / (share * steps)) if share > 0 else 1.0
 
 
 def drop_radial_gradient(W_dec: nn.Parameter) -> None:
@@ -252,6 +286,18 @@ def check_threshold_rate(rate: float) -> None:
         raise ConfigError(f"threshold_rate = {rate} must lie in (0, 1]")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise ConfigError unless the setting lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} = {value} must lie between 0 and 1")
+
+
+def check_at_least_0(name: str, value: float) -> None:
+    """Raise ConfigError when the setting is negative or not finite."""
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name} = {value} must be a number of at least 0")
+
+
 def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: SparseCode, cfg: Any) -> Loss:
     """FVU of the code's reconstruction plus `cfg.aux_weight` times AuxK: the loss of the TopK family."""
     y_hat = sae.decode(code)
@@ -261,3 +307,14 @@ def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: Spar
     return Loss(
         reconstruction + cfg.aux_weight * aux, {n: t.detach() for n, t in terms.items()}, code.fired()
     )
+
+
+def penalised_loss(
+    y: Tensor, y_hat: Tensor, code: SparseCode, penalties: dict[str, tuple[float, Tensor]]
+) -> Loss:
+    """Squared error plus weighted penalties, by name: the loss of the methods that put a price on sparsity."""
+    error = losses.squared_error(y, y_hat)
+    total = error + sum(weight * term for weight, term in penalties.values())
+    terms = {"fvu": losses.fvu(y, y_hat.detach()), "l0": code.l0().float().mean(), "squared_error": error}
+    terms |= {name: term for name, (_, term) in penalties.items()}
+    return Loss(total, {name: term.detach() for name, term in terms.items()}, code.fired())

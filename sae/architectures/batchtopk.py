@@ -58,13 +58,11 @@ class BatchTopK(SAE):
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return u.keep(kernels.where(u.dense > self.threshold))
+        return above(self.pre_activations(x), self.threshold)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
-        u = self.pre_activations(x)
-        return u.keep(kernels.largest_per_batch(u.dense, int(len(x) * self.cfg.k))).relu()
+        return largest_of_batch(self.pre_activations(x), self.cfg.k)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""
@@ -72,3 +70,13 @@ class BatchTopK(SAE):
         if self.training:
             follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
         return reconstruction_loss(self, x, y, dead, code, self.cfg)
+
+
+def largest_of_batch(u: kernels.Projection, k: float) -> SparseCode:
+    """The floor(B k) largest pre-activations of all rows together, negative ones at zero."""
+    return u.keep(kernels.largest_per_batch(u.dense, int(len(u.x) * k))).relu()
+
+
+def above(u: kernels.Projection, threshold: Float[Tensor, ""]) -> SparseCode:
+    """The pre-activations above one threshold for all latents."""
+    return u.keep(kernels.where(u.dense > threshold))

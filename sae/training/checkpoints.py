@@ -20,6 +20,7 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place."""
     folded = copy.deepcopy(trainer.sae)
     folded.fold_input_scale(trainer.scale)
+    folded.fold_decoder_norms()
     about = {"hook": run.hook, "model": run.about["model"], "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)

@@ -128,7 +128,7 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything beyond the folded SAE that going on needs, as tensors: the rest is `step`."""
         sae = self.sae
-        found = {f"units.{name}": getattr(sae, name).detach() for name in sae.in_activation_units}
+        found = {f"units.{name}": tensor.detach() for name, tensor in sae.folded_tensors().items()}
         found["silent_tokens"] = self.silent_tokens
         found["rng"] = torch.get_rng_state()
         for name, parameter in sae.named_parameters():
@@ -142,8 +142,8 @@ class Trainer:
         self.step = step
         self.silent_tokens = tensors["silent_tokens"].to(self.sae.device)
         torch.set_rng_state(tensors["rng"])
-        for name in self.sae.in_activation_units:
-            getattr(self.sae, name).copy_(tensors[f"units.{name}"])
+        for name, tensor in self.sae.folded_tensors().items():
+            tensor.copy_(tensors[f"units.{name}"])
         for name, parameter in self.sae.named_parameters():
             if f"optimizer.{name}.step" not in tensors:  # has had no gradient yet
                 continue

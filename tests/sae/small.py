@@ -7,9 +7,14 @@ from sae.architectures import (
     AbsTopKConfig,
     ArchConfig,
     BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
     KronConfig,
+    MatryoshkaConfig,
+    ReLUConfig,
     TopAFAConfig,
     TopKConfig,
+    build,
     name_of,
 )
 
@@ -20,17 +25,28 @@ SMALL: dict[str, ArchConfig] = {
     "abstopk": AbsTopKConfig(d_sae=F, k=3),
     "kron": KronConfig(d_sae=F, k=3),
     "topafa": TopAFAConfig(d_sae=F),
+    "relu": ReLUConfig(d_sae=F, l1_weight=0.05),
+    "gated": GatedConfig(d_sae=F, l1_weight=0.05),
+    "jumprelu": JumpReLUConfig(d_sae=F),
+    "jumprelu-tanh": JumpReLUConfig(d_sae=F, loss_form="tanh"),
+    "matryoshka": MatryoshkaConfig(d_sae=F, k=3, prefixes=(0.25, 0.5, 1.0)),
 }
+assert {name_of(cfg) for cfg in SMALL.values()} == set(ARCHITECTURES)
 
 
-def architectures(*having: str, unit_norm: bool | None = None) -> pytest.MarkDecorator:
-    """Parametrise a test with `cfg`: all architectures, or those with a setting, or with decoders of a kind."""
+def architectures(
+    *having: str, unit_norm: bool | None = None, pre_bias: bool | None = None
+) -> pytest.MarkDecorator:
+    """Parametrise a test with `cfg`: all architectures, or those with a setting, or with decoders of a kind,
+    or those that take b_dec off x, or do not."""
     chosen = [
-        SMALL[name]
-        for name, (config, sae) in ARCHITECTURES.items()
-        if all(hasattr(SMALL[name], field) for field in having) and unit_norm in (None, sae.unit_norm_decoder)
+        pytest.param(cfg, id=name)
+        for name, cfg in SMALL.items()
+        if all(hasattr(cfg, field) for field in having)
+        and unit_norm in (None, build(cfg, D).unit_norm_decoder)
+        and pre_bias in (None, build(cfg, D).pre_bias)
     ]
-    return pytest.mark.parametrize("cfg", chosen, ids=name_of)
+    return pytest.mark.parametrize("cfg", chosen)
 
 
 every_architecture = architectures()

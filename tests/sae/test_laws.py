@@ -25,11 +25,11 @@ def rows(n: int = 64, seed: int = 0) -> torch.Tensor:
     return (torch.rand(n, F, generator=generator) * active) @ directions + 0.1
 
 
-def trained(cfg, steps: int = 30, scale: float = 1.0, dead_after: int = 10**9) -> tuple[SAE, Trainer]:
-    """An SAE after some steps, in the units it was trained in."""
-    settings = TrainConfig(steps=steps, batch=64, lr=1e-2, dead_after_tokens=dead_after, warmup_steps=2)
+def trained(cfg, steps: int = 30, scale: float = 1.0, until: int | None = None) -> tuple[SAE, Trainer]:
+    """An SAE after some steps, or after the first `until` of them, in the units it was trained in."""
+    settings = TrainConfig(steps=steps, batch=64, lr=1e-2, dead_after_tokens=10**9, warmup_steps=2)
     trainer = Trainer(build(cfg, D, seed=1), settings, scale)
-    for step in range(steps):
+    for step in range(steps if until is None else until):
         x = rows(seed=step)
         trainer.train_step(x, x)
     return trainer.sae.eval(), trainer
@@ -112,6 +112,35 @@ def test_folding_the_input_scale_gives_the_same_function_of_raw_activations(cfg)
     assert_close(folded(x), sae(x * scale) / scale, rtol=1e-4, atol=1e-6)
     assert_close(folded.encode(x).dense(), sae.encode(x * scale).dense() / scale, rtol=1e-4, atol=1e-6)
     assert torch.equal(folded.W_dec, sae.W_dec)
+
+
+@architectures(unit_norm=False)
+def test_folding_decoder_norms_gives_unit_rows_and_the_same_function(cfg):
+    sae, x = trained(cfg)[0], rows(40, seed=5)
+    norms = sae.W_dec.detach().norm(dim=1)
+    assert norms.std() > 0.01
+    folded = copy.deepcopy(sae)
+    folded.fold_decoder_norms()
+    assert_close(folded.W_dec.norm(dim=1), torch.ones(F))
+    assert_close(folded(x), sae(x), rtol=1e-4, atol=1e-5)
+    assert_close(folded.encode(x).dense(), sae.encode(x).dense() * norms, rtol=1e-4, atol=1e-6)
+
+
+@every_architecture
+def test_a_folded_sae_and_what_a_checkpoint_keeps_go_on_with_the_same_bits(cfg):
+    scale = 7.3
+    _, whole = trained(cfg, steps=20, scale=scale)
+    _, part = trained(cfg, steps=20, scale=scale, until=12)
+    kept = {name: tensor.clone() for name, tensor in part.tensors().items()}
+    part.sae.fold_input_scale(scale)
+    part.sae.fold_decoder_norms()
+    again = Trainer(build(cfg, D), part.cfg, scale)
+    again.sae.load_state_dict(part.sae.state_dict())
+    again.restore(12, kept)
+    for step in range(12, 20):
+        again.train_step(rows(seed=step), rows(seed=step))
+    for name, tensor in whole.sae.state_dict().items():
+        assert torch.equal(again.sae.state_dict()[name], tensor), name
 
 
 @every_architecture
@@ -201,7 +230,7 @@ def test_auxk_reaches_dead_latents_only(cfg):
         assert (rescued[name] - plain[name])[dead].abs().sum() > 0, name
 
 
-@every_architecture
+@architectures(pre_bias=True)
 def test_shifting_inputs_and_b_dec_together_keeps_the_code_and_shifts_the_output(cfg):
     sae, x = trained(cfg)[0], rows(16)
     shift = torch.linspace(-2, 2, D)

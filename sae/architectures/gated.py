@@ -1,0 +1,89 @@
+"""Gated: one path decides which latents fire, another how strongly, so that the price on firing shrinks nothing.
+
+Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", arXiv:2404.16014,
+section 3 and appendix D.1."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sae import kernels, losses
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    Loss,
+    check_at_least_0,
+    check_share,
+    penalised_loss,
+    warmed,
+)
+from sae.code import SparseCode
+
+
+@dataclass(frozen=True)
+class GatedConfig(ArchConfig):
+    """Gated: L1 on a gate that decides what fires, magnitudes free of its shrinkage."""
+
+    l1_weight: float = 1.0
+    """Price of the gate's pre-activations, against squared errors summed over dimensions, where inputs have
+    unit mean square per dimension (as `scale_inputs` makes them). Where others scale inputs to unit mean
+    squared norm, their price times sqrt(D) is this one."""
+    l1_warmup_share: float = 0.05
+    """Share of all steps over which the price rises from 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_0("l1_weight", self.l1_weight)
+        check_share("l1_warmup_share", self.l1_warmup_share)
+
+
+@final
+class Gated(SAE):
+    """v = (x - b_dec) W_enc; pi = v + b_enc; z = relu(v exp(r_mag) + b_mag) where pi > 0, else 0.
+
+    W_enc and b_enc are the paper's W_gate and b_gate; the magnitudes share W_enc up to a factor a latent
+    (section 3.2). Equal to a JumpReLU whose thresholds are b_mag - exp(r_mag) b_enc (appendix E). Adam runs
+    without momentum (D.1). The authors' resampling of dead latents is left out: nothing revives them."""
+
+    cfg: GatedConfig
+    in_activation_units = (*SAE.in_activation_units, "b_mag")
+
+    def __init__(self, d_model: int, cfg: GatedConfig):
+        super().__init__(d_model, cfg)
+        self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.warmth = 1.0
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        return self.gate_and_magnitudes(x)[1]
+
+    def gate_and_magnitudes(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, SparseCode]:
+        """relu(pi), and the code z, over the entries where pi > 0. No gradient of z reaches b_enc."""
+        v = kernels.project(x - self.b_dec, self.W_enc, torch.zeros_like(self.b_enc))
+        open_ = v.keep(kernels.where(v.dense + self.b_enc > 0))
+        gate = open_.values + open_.spread(self.b_enc)
+        magnitudes = open_.values * open_.spread(self.r_mag.exp()) + open_.spread(self.b_mag)
+        return open_._replace(values=gate), open_._replace(values=magnitudes.relu())
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """||y - y_hat||^2 + l1_weight |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
+
+        y_gate decodes relu(pi) with W_dec and b_dec held fixed: it teaches the gate and no decoder (eq. 8)."""
+        gate, code = self.gate_and_magnitudes(x)
+        y_gate = kernels.decode(gate, self.W_dec.detach()) + self.b_dec.detach()
+        penalties = {
+            "l1": (self.warmth * self.cfg.l1_weight, gate.values.sum() / len(x)),
+            "gate_error": (1.0, losses.squared_error(y, y_gate)),
+        }
+        return penalised_loss(y, self.decode(code), code, penalties)
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """The price's warm-up."""
+        self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All parameters, without momentum (D.1)."""
+        return [{"params": list(self.parameters()), "betas": (0.0, 0.999)}]

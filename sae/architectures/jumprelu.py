@@ -1,0 +1,210 @@
+"""JumpReLU: each latent fires above a threshold of its own, which is learned through the kernel of a step.
+
+Rajamanoharan et al. 2024, "Jumping Ahead", arXiv:2407.14435 ("l0"); Anthropic, "Circuits Updates", January
+2025 ("tanh"), its constants as SAELens 6.18 records them."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sae import kernels
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    Loss,
+    check_at_least_0,
+    check_share,
+    gain,
+    move_norms,
+    penalised_loss,
+    start_centred,
+    tied_init,
+    warmed,
+)
+from sae.code import SparseCode
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class JumpReLUConfig(ArchConfig):
+    """JumpReLU: a learned threshold a latent, and a price on how many latents fire."""
+
+    loss_form: Literal["l0", "tanh"] = "l0"
+    """l0: the number of latents that fire, unit-norm decoder (the paper). tanh: their sum of
+    tanh(c z ||W_dec row||), free decoder, and a pull on dead latents (Anthropic, January 2025)."""
+    sparsity_weight: float | None = None
+    """Price of a latent that fires, against the squared error summed over dimensions, where inputs have unit
+    mean square per dimension; when left out, D / 1000, i.e. 0.001 where they have unit mean squared norm."""
+    warmup_share: float | None = None
+    """Share of all steps over which the price rises from 0; when left out, 0.05 (l0) or 1 (tanh)."""
+    threshold: float | None = None
+    """Thresholds before training, in units of scaled inputs; when left out, sqrt(D) / 1000 (l0) or 0.1 (tanh)."""
+    bandwidth: float | None = None
+    """Width of the kernel around a threshold, in units of scaled inputs; when left out, sqrt(D) / 1000 (l0)
+    or 2 (tanh)."""
+    tanh_slope: float = 4.0
+    """c of the tanh form."""
+    pre_act_weight: float = 3e-6
+    """Weight, in the tanh form, of how far dead latents stay below their thresholds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss_form not in ("l0", "tanh"):
+            raise ConfigError(f"loss_form = {self.loss_form!r} must be l0 or tanh")
+        check_at_least_0("sparsity_weight", self.sparsity_weight or 0.0)
+        check_share("warmup_share", self.warmup_share or 0.0)
+        check_at_least_0("pre_act_weight", self.pre_act_weight)
+        for name in ("threshold", "bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} = {value} must be above 0")
+
+
+@final
+class JumpReLU(SAE):
+    """y = x W_enc + b_enc; z = y where y > theta, else 0; x_hat = z W_dec + b_dec; theta = exp(log_threshold).
+
+    b_dec is not taken off x. theta is above 0 whatever the optimizer does. Sizes that the papers give for inputs
+    of unit mean squared norm are multiplied by sqrt(D), prices by D. In the tanh form the decoder's norms are
+    free in training and move into the latents on saving. Adam runs without momentum."""
+
+    cfg: JumpReLUConfig
+    pre_bias = False
+
+    def __init__(self, d_model: int, cfg: JumpReLUConfig):
+        super().__init__(d_model, cfg)
+        self.log_threshold = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.unit_norm_decoder = cfg.loss_form == "l0"
+        small = d_model**0.5 / 1000
+        threshold, bandwidth, share = (small, small, 0.05) if self.unit_norm_decoder else (0.1, 2.0, 1.0)
+        self.first_threshold = cfg.threshold or threshold
+        self.bandwidth = cfg.bandwidth or bandwidth
+        self.warmup_share = share if cfg.warmup_share is None else cfg.warmup_share
+        self.price = d_model / 1000 if cfg.sparsity_weight is None else cfg.sparsity_weight
+        self.warmth = 1.0
+
+    @property
+    def threshold(self) -> Float[Tensor, "F"]:
+        """Value above which each latent fires, in the units of x; above 0."""
+        return self.log_threshold.exp()
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        u = self.pre_activations(x)
+        return u.keep(kernels.where(u.dense > self.threshold))
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """||y - y_hat||^2 + price * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
+
+        The graph holds latents that fire and those below their threshold that its kernel still reaches."""
+        u = self.pre_activations(x)
+        near = u.keep(kernels.where(u.dense > self.threshold - self.bandwidth / 2))
+        thresholds = near.spread(self.threshold)
+        code = near._replace(values=jump(near.values, thresholds, self.bandwidth))
+        price = self.warmth * self.price
+        if self.cfg.loss_form == "l0":
+            fire = step(near.values, thresholds, self.bandwidth)
+            penalties = {"sparsity": (price, fire.sum() / len(x))}
+        else:
+            counted = self.cfg.tanh_slope * code.values * code.spread(self.W_dec.norm(dim=1))
+            penalties = {
+                "sparsity": (price, counted.tanh().sum() / len(x)),
+                "pre_act": (self.cfg.pre_act_weight, self._pull(x, dead)),
+            }
+        return penalised_loss(y, self.decode(code), code, penalties)
+
+    def _pull(self, x: Tensor, dead: Tensor) -> Float[Tensor, ""]:
+        """How far dead latents stay below their thresholds, each weighted by its row's norm; 0 when none is dead."""
+        below = self.threshold[dead] - (x @ self.W_enc[:, dead] + self.b_enc[dead])
+        return (below.relu() @ self.W_dec[dead].norm(dim=1)).mean()
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """The price's warm-up."""
+        self.warmth = warmed(step, steps, self.warmup_share)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All parameters, without momentum, eps 1e-8."""
+        return [{"params": list(self.parameters()), "betas": (0.0, 0.999), "eps": 1e-8}]
+
+    @torch.no_grad()
+    def initialise(
+        self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """Encoder and decoder transposes of each other up to a factor, outputs of the size of inputs.
+
+        l0: as TopK starts. tanh: W_enc from U(±1/sqrt F)."""
+        self.log_threshold.fill_(-torch.inf)  # sizes are set as a ReLU's
+        if self.cfg.loss_form == "l0":
+            tied_init(self, generator)
+        else:
+            bound = self.d_sae**-0.5
+            self.W_dec.uniform_(-bound, bound, generator=generator)
+            self.W_enc.copy_(self.W_dec.T)
+            self.W_dec.div_(gain(self, generator))
+        start_centred(self, centre)
+        self.log_threshold.fill_(self.first_threshold).log_()
+
+    @torch.no_grad()
+    def fold_input_scale(self, scale: float) -> None:
+        """As every architecture; thresholds are divided by `scale` too."""
+        super().fold_input_scale(scale)
+        self.log_threshold.sub_(math.log(scale))
+
+    @torch.no_grad()
+    def fold_decoder_norms(self) -> None:
+        """Rows of a free decoder to norm 1; latents and thresholds are multiplied by what the norms were."""
+        if not self.unit_norm_decoder:
+            self.log_threshold.add_(move_norms(self).log())
+
+    def folded_tensors(self) -> dict[str, Tensor]:
+        """Biases and thresholds; of a free decoder both weights too."""
+        weights = {} if self.unit_norm_decoder else {"W_enc": self.W_enc, "W_dec": self.W_dec}
+        return {**super().folded_tensors(), "log_threshold": self.log_threshold, **weights}
+
+
+def jump(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:
+    """y where y > threshold, else 0. Its derivative by y is 1 or 0 likewise; by the threshold it is that of
+    the jump smoothed by a rectangle: -threshold / bandwidth within half a bandwidth, else 0 (eq. 11)."""
+    return _Jump.apply(y, threshold, bandwidth)
+
+
+def step(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:
+    """1 where y > threshold, else 0. Its derivative by the threshold is -1 / bandwidth within half a bandwidth,
+    else 0 (eq. 12); it has none by y. y is the pre-activation: both sides of the threshold count."""
+    return _Step.apply(y, threshold, bandwidth)
+
+
+def _near(y: Tensor, threshold: Tensor, bandwidth: float) -> Bool[Tensor, "nnz"]:
+    return (y - threshold).abs() < bandwidth / 2
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(y, threshold)
+        ctx.bandwidth = bandwidth
+        return y * (y > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        y, threshold = ctx.saved_tensors
+        (grad,) = grads
+        slope = -threshold / ctx.bandwidth * _near(y, threshold, ctx.bandwidth)
+        return grad * (y > threshold), grad * slope, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(_near(y, threshold, bandwidth))
+        ctx.bandwidth = bandwidth
+        return (y > threshold).to(y.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        (near,) = ctx.saved_tensors
+        (grad,) = grads
+        return None, grad * near / -ctx.bandwidth, None

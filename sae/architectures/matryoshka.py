@@ -1,0 +1,111 @@
+"""Matryoshka: BatchTopK whose first latents must reconstruct by themselves, so that general features stay whole.
+
+Bussmann, Nabeshima, Karvonen, Nanda 2025, "Learning Multi-Level Features with Matryoshka Sparse
+Autoencoders", arXiv:2503.17547."""
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae import kernels, losses
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    Loss,
+    check_k,
+    check_threshold_rate,
+    follow_smallest,
+    reconstruction_loss,
+)
+from sae.architectures.batchtopk import above, largest_of_batch
+from sae.code import SparseCode, offsets_of
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MatryoshkaConfig(ArchConfig):
+    """Matryoshka: nested dictionaries in one, BatchTopK over all, against features absorbing each other."""
+
+    k: float = 32
+    """Latents kept per token on average, of the whole dictionary; B * k is rounded down."""
+    prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    """Where the nested dictionaries end, as shares of d_sae counted from the first latent: rising, the last 1.
+    Not the sizes of the groups between them: sizes 1/16 1/16 1/8 1/4 1/2 are prefixes 1/16 1/8 1/4 1/2 1."""
+    aux_k: int | None = None
+    """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK, against the sum over the prefixes."""
+    threshold_rate: float = 0.01
+    """Share of each batch's smallest kept value in the running inference threshold."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k, self)
+        check_threshold_rate(self.threshold_rate)
+        rising = all(a < b for a, b in pairwise((0, *self.ends)))
+        if not rising or self.prefixes[-1:] != (1.0,):
+            cumulative = tuple(accumulate(self.prefixes))
+            hint = (
+                f"; as sizes of groups they would be prefixes {cumulative}"
+                if cumulative[-1:] == (1.0,)
+                else ""
+            )
+            raise ConfigError(
+                f"prefixes = {self.prefixes} must rise to 1, each by a latent or more of d_sae = {self.d_sae}{hint}"
+            )
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The prefixes in latents: prefix g is latents 0 ... ends[g] - 1."""
+        return tuple(round(share * self.d_sae) for share in self.prefixes)
+
+
+@final
+class Matryoshka(SAE):
+    """One BatchTopK code over all latents, reconstructed from each prefix of the dictionary with the same b_dec.
+
+    y_hat_m = z[:, :m] W_dec[:m] + b_dec. In use it is BatchTopK, threshold included; with one prefix wholly."""
+
+    cfg: MatryoshkaConfig
+    in_activation_units = (*SAE.in_activation_units, "threshold")
+    threshold: Float[Tensor, ""]
+
+    def __init__(self, d_model: int, cfg: MatryoshkaConfig):
+        super().__init__(d_model, cfg)
+        self.register_buffer("threshold", torch.zeros(()))
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        return above(self.pre_activations(x), self.threshold)
+
+    def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        """The batch's largest floor(B k) pre-activations, negative ones at zero."""
+        return largest_of_batch(self.pre_activations(x), self.cfg.k)
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """Sum over the prefixes of the FVU from that prefix, equal weights, no gradient stopped, plus aux_weight
+        * AuxK of the whole; in training mode the threshold follows the code. `fvu` is the whole dictionary's."""
+        code = self.training_code(x)
+        if self.training:
+            follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
+        whole = reconstruction_loss(self, x, y, dead, code, self.cfg)
+        shorter = self.reconstructions(code)[:-1]
+        terms = {
+            f"fvu_{end}": losses.fvu(y, y_hat) for end, y_hat in zip(self.cfg.ends, shorter, strict=False)
+        }
+        total = whole.total + sum(terms.values())
+        return Loss(total, whole.terms | {name: term.detach() for name, term in terms.items()}, whole.fired)
+
+    def reconstructions(self, code: SparseCode) -> Float[Tensor, "G B D"]:
+        """The reconstruction from each prefix, shortest first; the last is the whole dictionary's."""
+        groups = len(self.cfg.ends)
+        ends = torch.tensor(self.cfg.ends, device=code.indices.device)
+        place = torch.bucketize(code.indices, ends, right=True) * code.n_rows + code.rows()
+        order = place.argsort(stable=True)
+        # a row of this code is a row of the batch seen by one group of latents: one decode for all groups
+        offsets = offsets_of(torch.bincount(place, minlength=groups * code.n_rows))
+        parts = SparseCode(code.values[order], code.indices[order], offsets, code.n_latents)
+        return kernels.decode(parts, self.W_dec).view(groups, code.n_rows, -1).cumsum(0) + self.b_dec

@@ -1,0 +1,94 @@
+"""ReLU with a price on the sum of latents (L1), each weighted by the norm of its decoder row.
+
+The form of Anthropic's "Update on how we train SAEs", April 2024; constants as public libraries record them
+(dictionary_learning 60ec6bf, `standard.py`; SAELens 6.18)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sae import kernels
+from sae.architectures.base import (
+    SAE,
+    ArchConfig,
+    Loss,
+    check_at_least_0,
+    check_share,
+    move_norms,
+    penalised_loss,
+    start_centred,
+    warmed,
+)
+from sae.code import SparseCode
+
+DECODER_NORM = 0.1  # of decoder rows before training
+
+
+@dataclass(frozen=True)
+class ReLUConfig(ArchConfig):
+    """ReLU: the classic baseline, all positive latents, made sparse by an L1 penalty."""
+
+    l1_weight: float = 5.0
+    """Price of a latent's value times its decoder row's norm, against the squared error summed over
+    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them)."""
+    l1_warmup_share: float = 0.05
+    """Share of all steps over which the price rises from 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_0("l1_weight", self.l1_weight)
+        check_share("l1_warmup_share", self.l1_warmup_share)
+
+
+@final
+class ReLU(SAE):
+    """z = relu(x W_enc + b_enc); x_hat = z W_dec + b_dec.
+
+    b_dec is not taken off x. Decoder rows may have any norm: the penalty counts it, so that shrinking latents
+    and growing rows gains nothing. On saving the norms move into the latents. Nothing revives dead latents."""
+
+    cfg: ReLUConfig
+    pre_bias = False
+    unit_norm_decoder = False
+
+    def __init__(self, d_model: int, cfg: ReLUConfig):
+        super().__init__(d_model, cfg)
+        self.warmth = 1.0
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        u = self.pre_activations(x)
+        return u.keep(kernels.where(u.dense > 0))
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """||y - y_hat||^2 + l1_weight * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
+        code = self._encode(x)
+        of_latents = torch.zeros_like(self.b_enc).index_add(0, code.indices, code.values)
+        l1 = of_latents @ self.W_dec.norm(dim=1) / len(x)
+        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.cfg.l1_weight, l1)})
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """The price's warm-up."""
+        self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
+
+    @torch.no_grad()
+    def initialise(
+        self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """Decoder rows in random directions, of norm 0.1; the encoder is their transpose."""
+        rows = torch.empty_like(self.W_dec).normal_(generator=generator)
+        self.W_dec.copy_(DECODER_NORM * normalize(rows, dim=1))
+        self.W_enc.copy_(self.W_dec.T)
+        start_centred(self, centre)
+
+    @torch.no_grad()
+    def fold_decoder_norms(self) -> None:
+        """Rows to norm 1, latents multiplied by what the norms were: the same function and the same loss."""
+        move_norms(self)
+
+    def folded_tensors(self) -> dict[str, Tensor]:
+        """The biases, and both weights: the norms move from one to the other."""
+        return {**super().folded_tensors(), "W_enc": self.W_enc, "W_dec": self.W_dec}
