@@ -4,20 +4,28 @@ import torch
 
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.gba import GBA, GBAConfig
+from sae.architectures.mfr import MFR, MFRConfig
 from sae.architectures.topk import TopK, TopKConfig
 
 ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "topk": (TopKConfig, TopK),
     "batchtopk": (BatchTopKConfig, BatchTopK),
+    "gba": (GBAConfig, GBA),
+    "mfr": (MFRConfig, MFR),
 }
 
 __all__ = [
     "ARCHITECTURES",
+    "GBA",
+    "MFR",
     "SAE",
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",
+    "GBAConfig",
     "Loss",
+    "MFRConfig",
     "TopK",
     "TopKConfig",
     "build",

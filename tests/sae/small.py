@@ -2,12 +2,22 @@
 
 import pytest
 
-from sae.architectures import ARCHITECTURES, ArchConfig, BatchTopKConfig, TopKConfig, name_of
+from sae.architectures import (
+    ARCHITECTURES,
+    ArchConfig,
+    BatchTopKConfig,
+    GBAConfig,
+    MFRConfig,
+    TopKConfig,
+    name_of,
+)
 
 D, F = 8, 24
 SMALL: dict[str, ArchConfig] = {
     "topk": TopKConfig(d_sae=F, k=3),
     "batchtopk": BatchTopKConfig(d_sae=F, k=3),
+    "gba": GBAConfig(d_sae=F, groups=3, update_every=5),
+    "mfr": MFRConfig(d_sae=F, k=5),
 }
 
 
