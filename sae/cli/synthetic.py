@@ -73,30 +73,35 @@ def train(
     arch: ArchConfig,
     settings: TrainConfig,
     advance: Callable[..., None] = lambda n, note="": None,
-    damage: Callable[[SAE], None] = lambda sae: None,
 ) -> SAE:
-    """An SAE trained on a planted world, in the world's units and in eval mode.
+    """An SAE trained on a planted world, reading the world's own units, in eval mode. `advance` is told of steps."""
+    return finish(begin(world, arch, settings), world, advance)
 
-    Initialisation, scaling and folding are those of `sae train`. `damage` may spoil the SAE before the first
-    step; `advance` is told of steps done."""
-    sample, _ = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
-    scale = (sample.numel() / sample.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
+
+def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
+    """Everything before the first step: sample, scale and initialise as `sae train` does."""
+    x, _ = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    scale = (x.numel() / x.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
     sae = build(arch, world.d_model, settings.seed)
-    sae.initialise(
-        sample * scale, geometric_median(sample * scale), torch.Generator().manual_seed(settings.seed)
-    )
-    damage(sae)
-    settings = settings.resolved(0, arch.d_sae)
-    trainer = Trainer(sae.to(device()), settings, scale)
-    batches = ((x, x) for x, _ in world.batches(settings.batch, settings.seed))
+    centre = geometric_median(x * scale)
+    sae.initialise(x * scale, centre, torch.Generator().manual_seed(settings.seed))
+    return Trainer(sae.to(device()), settings.resolved(0, arch.d_sae), scale)
+
+
+def finish(trainer: Trainer, world: World, advance: Callable[..., None] = lambda n, note="": None) -> SAE:
+    """All steps, and the input scale folded in."""
+    cfg, last = trainer.cfg, trainer.step
 
     def log(row: dict[str, float]) -> None:
-        done = (int(row["step"]) - 1) % settings.log_every + 1
-        advance(done, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}")
+        nonlocal last
+        note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+        advance(trainer.step - last, note=note)
+        last = trainer.step
 
+    batches = ((x, x) for x, _ in world.batches(cfg.batch, cfg.seed))
     fit(trainer, batches, log=log, save=lambda: None)
-    sae.fold_input_scale(scale)
-    return sae.eval().requires_grad_(False)
+    trainer.sae.fold_input_scale(trainer.scale)
+    return trainer.sae.eval().requires_grad_(False)
 
 
 def show(cfg: Synthetic, found: Recovery) -> None:

@@ -205,8 +205,10 @@ class Gaussian(World):
 
 def any_of(n: int, counts: Int[Tensor, "rows"], generator: torch.Generator) -> Bool[Tensor, "rows n"]:
     """In each row, `counts` of n places chosen at random."""
-    ranks = torch.rand(len(counts), n, generator=generator).argsort(1).argsort(1)
-    return ranks < counts[:, None]
+    drawn = torch.rand(len(counts), n, dtype=torch.float64, generator=generator)
+    largest = drawn.topk(int(counts.max()), dim=1).values
+    cut = torch.cat([largest.new_full((len(counts), 1), 2.0), largest], 1).gather(1, counts[:, None])
+    return drawn >= cut
 
 
 def orthonormal(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:

@@ -5,10 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from sae.architectures import GBA, GBAConfig, build
-from sae.cli.synthetic import train
 from sae.errors import ConfigError
-from sae.evaluation.recovery import recovery
-from sae.evaluation.synthetic import Gaussian
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 6, 12
