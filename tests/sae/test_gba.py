@@ -5,7 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from sae.architectures import GBA, GBAConfig, build
+from sae.cli.synthetic import train
 from sae.errors import ConfigError
+from sae.evaluation.recovery import recovery
+from sae.evaluation.synthetic import Gaussian
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 6, 12
@@ -162,3 +165,22 @@ def test_the_log_tells_each_groups_frequency_against_its_target():
 def test_settings_out_of_range_are_named(setting, words):
     with pytest.raises(ConfigError, match=words):
         GBAConfig(**setting)
+
+
+def quickly(**changes) -> tuple[float, float]:
+    """Share of 32 planted features found, and NMSE, after a short training at the features' own frequency."""
+    world = Gaussian(d_model=24, n_features=32, active=2)
+    cfg = GBAConfig(
+        **{"d_sae": 64, "groups": 1, "p_first": 1 / 16, "p_last": 1 / 16, "update_every": 10, **changes}
+    )
+    settings = TrainConfig(steps=600, batch=128, lr=3e-3, warmup_steps=0, decay_share=0)
+    found = recovery(train(world, cfg, settings), world, rows=4000)
+    return found.frr_90, found.nmse
+
+
+def test_planted_features_are_found_with_adapting_biases_and_merely_reconstructed_without():
+    adapting, _ = quickly(gamma_minus=0.03)
+    fixed, error = quickly(gamma_minus=0.0)
+    assert adapting > 0.9
+    assert fixed < 0.3
+    assert error < 0.05
