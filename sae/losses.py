@@ -38,3 +38,16 @@ def auxk(
         best = activations.abs().topk(k, dim=1, sorted=False).indices
         activations = torch.zeros_like(activations).scatter(1, best, activations.gather(1, best))
     return fvu(residual.detach(), activations @ W_dec)
+
+
+def matched_mean(scores: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
+    """Mean over the n rows of their score with a partner of their own, partners matched one to one for the largest sum.
+
+    A row left without a partner (n > m) counts 0. Of cosines of two dictionaries this is the one-to-one MMCS.
+    The matching itself is found outside the graph, so gradients flow through matched entries alone; it takes
+    time of order n^3 on the CPU. Kuhn 1955 (the Hungarian method), scipy's linear_sum_assignment."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(scores.detach().cpu().numpy(), maximize=True)
+    chosen = torch.as_tensor(rows, device=scores.device), torch.as_tensor(columns, device=scores.device)
+    return scores[chosen].sum() / len(scores)

@@ -22,7 +22,14 @@ ALLOWED = {
     "sae/training": ["sae.training", "sae.architectures", "sae.errors", "sae.runs", "activations.files"],
     "sae/config.py": ["sae.architectures", "sae.errors", "sae.training.logs", "sae.training.trainer"],
     "sae/runs.py": ["sae.config", "sae.architectures", "sae.errors", "sae.training.logs", "activations"],
-    "sae/evaluation": ["sae.evaluation", "sae.architectures", "sae.code", "sae.errors", "activations"],
+    "sae/evaluation": [
+        "sae.evaluation",
+        "sae.architectures",
+        "sae.losses",
+        "sae.code",
+        "sae.errors",
+        "activations",
+    ],
     "sae/features": [
         "sae.features",
         "sae.architectures",

@@ -6,9 +6,11 @@ from sae.architectures.abstopk import AbsTopK, AbsTopKConfig
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae.architectures.gated import Gated, GatedConfig
+from sae.architectures.gba import GBA, GBAConfig
 from sae.architectures.jumprelu import JumpReLU, JumpReLUConfig
 from sae.architectures.kron import KronConfig, KronSAE
 from sae.architectures.matryoshka import Matryoshka, MatryoshkaConfig
+from sae.architectures.mfr import MFR, MFRConfig
 from sae.architectures.relu import ReLU, ReLUConfig
 from sae.architectures.topafa import TopAFA, TopAFAConfig
 from sae.architectures.topk import TopK, TopKConfig
@@ -23,16 +25,21 @@ ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "gated": (GatedConfig, Gated),
     "jumprelu": (JumpReLUConfig, JumpReLU),
     "matryoshka": (MatryoshkaConfig, Matryoshka),
+    "gba": (GBAConfig, GBA),
+    "mfr": (MFRConfig, MFR),
 }
 
 __all__ = [
     "ARCHITECTURES",
+    "GBA",
+    "MFR",
     "SAE",
     "AbsTopK",
     "AbsTopKConfig",
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",
+    "GBAConfig",
     "Gated",
     "GatedConfig",
     "JumpReLU",
@@ -40,6 +47,7 @@ __all__ = [
     "KronConfig",
     "KronSAE",
     "Loss",
+    "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
     "ReLU",

@@ -53,11 +53,11 @@ class SAE(ABC, nn.Module):
     `encode` is pure and treats every row alone; whatever needs a batch, or learns, is in `loss`.
 
     An architecture implements `_encode` and `loss`. It may override the hooks, which the trainer calls in
-    this order: `make_encoder` when it is built; `parameter_groups` for the optimizer; `initialise` once
-    before the first step; then in each step `begin_step` (warm-ups and stages), `loss`, backward,
-    `before_step` (mend gradients), optimizer, `after_step` (mend parameters). What the optimizer is not to
-    touch is a buffer. Tensors in the units of x, beyond b_enc and b_dec, are named in `in_activation_units`,
-    so that input scaling can be folded into them."""
+    this order: `make_decoder` and `make_encoder` when it is built; `parameter_groups` for the optimizer;
+    `initialise` once before the first step; then in each step `begin_step` (warm-ups and stages), `loss`,
+    backward, `before_step` (mend gradients), optimizer, `after_step` (mend parameters). What the optimizer is
+    not to touch is a buffer. Tensors in the units of x, beyond b_enc and b_dec, are named in
+    `in_activation_units`, so that input scaling can be folded into them."""
 
     in_activation_units: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
     pre_bias: ClassVar[bool] = True
@@ -65,15 +65,21 @@ class SAE(ABC, nn.Module):
     unit_norm_decoder: bool = True
     """Whether decoder rows are held at norm 1, with gradients tangent to them."""
 
+    W_dec: Float[Tensor, "F D"]
+    b_dec: Float[Tensor, "D"]
     W_enc: Float[Tensor, "D F"]
     b_enc: Float[Tensor, "F"]
 
     def __init__(self, d_model: int, cfg: ArchConfig):
         super().__init__()
         self.cfg = cfg
-        self.W_dec = nn.Parameter(torch.zeros(cfg.d_sae, d_model))
-        self.b_dec = nn.Parameter(torch.zeros(d_model))
+        self.make_decoder(d_model)
         self.make_encoder(d_model)
+
+    def make_decoder(self, d_model: int) -> None:
+        """Create W_dec and b_dec: here parameters. Where they follow from others, they are buffers."""
+        self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, d_model))
+        self.b_dec = nn.Parameter(torch.zeros(d_model))
 
     def make_encoder(self, d_model: int) -> None:
         """Create the encoder's parameters: here W_enc and b_enc. One that is factorised or tied has others."""
@@ -248,7 +254,7 @@ def warmed(step: int, steps: int, share: float) -> float:
     return min(1.0, step / (share * steps)) if share > 0 else 1.0
 
 
-def drop_radial_gradient(W_dec: nn.Parameter) -> None:
+def drop_radial_gradient(W_dec: Tensor) -> None:
     """Remove from each row's gradient its component along the row: it would only change the norm."""
     if W_dec.grad is not None:
         rows = W_dec.detach()

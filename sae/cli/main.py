@@ -15,6 +15,7 @@ COMMANDS = {
     "store": "what a store holds (show), and whether its bytes are right (verify)",
     "train": "a store -> a sparse autoencoder: sae train topk --store S --out R",
     "evaluate": "how well a run's SAE rebuilds held-out activations and the model's predictions",
+    "synthetic": "trains an architecture on planted features and counts those it finds: sae synthetic topk",
     "features": "what every latent of a run's SAE fires on",
     "bidirectional": "the latents that fire with both signs, and what either sign fires on",
     "app": "browse runs and features in a web browser, on this machine",

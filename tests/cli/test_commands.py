@@ -7,7 +7,7 @@ import pytest
 from sae.cli.main import COMMANDS
 from tests.cli.commands import Server
 
-LONG_JOBS = ["demo", "harvest", "train topk", "train batchtopk", "evaluate", "features"]
+LONG_JOBS = ["demo", "harvest", "train topk", "train batchtopk", "evaluate", "synthetic topk", "features"]
 
 
 def test_an_unknown_command_is_one_line_with_those_there_are(sae: Server):
@@ -32,7 +32,16 @@ def test_help_lists_every_command_with_what_it_does(sae: Server, flag: str):
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, "store show", "store verify", "train topk", "train batchtopk"]
+    "command",
+    [
+        *COMMANDS,
+        "store show",
+        "store verify",
+        "train topk",
+        "train batchtopk",
+        "synthetic topk",
+        "synthetic gba tree",
+    ],
 )
 def test_every_command_has_help_that_says_what_it_does(sae: Server, command: str):
     ended = sae(*command.split(), "--help")
@@ -64,6 +73,9 @@ def test_the_help_of_every_long_job_has_an_example(sae: Server, command: str):
         ("train", "topk", "--out", "b"),
         ("train", "topk", "--store", "a", "--out", "b", "--arch.threshold", "1"),
         ("evaluate",),
+        ("synthetic",),
+        ("synthetic", "topk", "flat"),
+        ("synthetic", "topk", "tree", "--d-model", "8"),
         ("features",),
         ("store",),
         ("store", "sohw", "a"),

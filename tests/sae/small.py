@@ -8,9 +8,11 @@ from sae.architectures import (
     ArchConfig,
     BatchTopKConfig,
     GatedConfig,
+    GBAConfig,
     JumpReLUConfig,
     KronConfig,
     MatryoshkaConfig,
+    MFRConfig,
     ReLUConfig,
     TopAFAConfig,
     TopKConfig,
@@ -30,6 +32,8 @@ SMALL: dict[str, ArchConfig] = {
     "jumprelu": JumpReLUConfig(d_sae=F),
     "jumprelu-tanh": JumpReLUConfig(d_sae=F, loss_form="tanh"),
     "matryoshka": MatryoshkaConfig(d_sae=F, k=3, prefixes=(0.25, 0.5, 1.0)),
+    "gba": GBAConfig(d_sae=F, groups=3, update_every=5),
+    "mfr": MFRConfig(d_sae=F, k=5),
 }
 assert {name_of(cfg) for cfg in SMALL.values()} == set(ARCHITECTURES)
 

@@ -161,6 +161,23 @@ def test_training_twice_with_one_seed_gives_the_same_bits(cfg):
 
 
 @every_architecture
+def test_training_taken_up_from_a_checkpoint_goes_on_with_the_same_bits(cfg):
+    settings = TrainConfig(steps=14, batch=64, lr=1e-2, dead_after_tokens=128, warmup_steps=2)
+    whole, resumed = (Trainer(build(cfg, D, seed=1), settings, scale=7.3) for _ in range(2))
+    for step in range(7):
+        whole.train_step(rows(seed=step), rows(seed=step))
+    saved = copy.deepcopy(whole.sae)
+    saved.fold_input_scale(7.3)
+    resumed.sae.load_state_dict(saved.state_dict())
+    resumed.restore(7, copy.deepcopy(whole.tensors()))
+    for step in range(7, 14):
+        for trainer in (whole, resumed):
+            trainer.train_step(rows(seed=step), rows(seed=step))
+    first, second = whole.sae.state_dict(), resumed.sae.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@every_architecture
 def test_training_lowers_the_loss(cfg):
     x = rows(256, seed=1000)
     before = build(cfg, D, seed=1).loss(x, x, NONE_DEAD).terms["fvu"]

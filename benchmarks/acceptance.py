@@ -1,0 +1,241 @@
+"""Every method on the toy that tells a right implementation of it from a wrong one; exit code 1 if any is wrong.
+
+    python benchmarks/acceptance.py [--only gba,mfr] [--seeds 0,1]
+Planted features, small budgets, about a minute a row on one core. What is expected was measured with independent
+implementations; so was what a wrong one gives (a sign lost, a mask not applied, a bias not moving, a penalty that is
+not one to one). A number may miss what is expected by 30 % of it, or of its distance from the wrong one's if that is
+less, for every seed; it may be better without limit.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sae.architectures import ARCHITECTURES, MFR, ArchConfig
+from sae.cli.progress import progress
+from sae.cli.synthetic import begin, finish, train
+from sae.errors import SAEError
+from sae.evaluation.recovery import cosines, parent_recall, recovery
+from sae.evaluation.synthetic import Gaussian, Independent, Tree
+from sae.losses import matched_mean
+from sae.training.trainer import TrainConfig
+
+TOLERANCE = 0.3
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A number that separates right from wrong."""
+
+    what: str
+    right: float
+    wrong: float
+
+    @property
+    def bound(self) -> float:
+        """The worst value that still counts as right."""
+        gap = self.wrong - self.right
+        slack = TOLERANCE * min(abs(self.right), abs(gap))
+        return self.right + (slack if gap > 0 else -slack)
+
+    def met_by(self, value: float) -> bool:
+        """Whether a value is on the right side of the bound; nan never is."""
+        return value <= self.bound if self.wrong > self.right else value >= self.bound
+
+    def __str__(self) -> str:
+        sign = "≤" if self.wrong > self.right else "≥"
+        return f"{sign} {self.bound:.3g}  (right {self.right:g}, wrong {self.wrong:g})"
+
+
+class MissingError(Exception):
+    """An architecture that an experiment needs is not in the table."""
+
+
+def arch(name: str, **settings: Any) -> ArchConfig:
+    """Configuration of an architecture of the table."""
+    if name not in ARCHITECTURES:
+        raise MissingError(f"{name} is not in the table of architectures")
+    return ARCHITECTURES[name][0](**settings)
+
+
+def settings(seed: int, steps: int = 2500, scale_inputs: bool = True) -> TrainConfig:
+    """Adam at 1e-3 without warm-up or decay, batches of 256, as in all experiments."""
+    return TrainConfig(
+        steps=steps, batch=256, lr=1e-3, warmup_steps=0, decay_share=0.0,
+        dead_after_tokens=10_000, scale_inputs=scale_inputs, seed=seed,
+    )  # fmt: skip
+
+
+def topk(seed: int) -> Iterator[float]:
+    """AuxK revives latents whose encoder was shrunk to a fiftieth; without it they stay dead."""
+
+    world = Independent(seed=seed)
+    for weight in (1 / 32, 0.0):
+        trainer = begin(world, arch("topk", d_sae=64, k=3, aux_weight=weight), settings(seed))
+        trainer.sae.W_enc.data[:, :32] *= 0.02
+        found = recovery(finish(trainer, world), world)
+        yield found.nmse
+        if weight:
+            yield 32 - found.dead
+
+
+def batchtopk(seed: int) -> Iterator[float]:
+    """Rows with 0 to 6 active features: a budget shared over the batch fits them better than k a row."""
+    world = Independent(least=0, most=6, seed=seed)
+    yield recovery(train(world, arch("batchtopk", d_sae=64, k=3), settings(seed)), world).nmse
+
+
+def abstopk(seed: int) -> Iterator[float]:
+    """Coefficients of either sign, with no more latents than features."""
+    world = Independent(n_features=48, signed=True, seed=seed)
+    yield recovery(train(world, arch("abstopk", d_sae=48, k=3, per="token"), settings(seed)), world).nmse
+
+
+def adaptivek(seed: int) -> Iterator[float]:
+    """1 to 10 active features, their number the label: each row gets the k it needs."""
+    world = Independent(d_model=48, n_features=96, least=1, most=10, low=0.8, high=1.2, common=1.0, seed=seed)
+    sae = train(world, arch("adaptivek", d_sae=96, k_min=1, k_max=10), settings(seed))
+    found = recovery(sae, world)
+    yield found.nmse
+    yield found.l0_correlation
+
+
+@torch.no_grad()
+def kron(seed: int) -> Iterator[float]:
+    """Largest difference, in float64, from latent (k m + i) n + j = sqrt(relu(P_ki x) relu(Q_kj x)), written out."""
+    cfg = arch("kron", d_sae=24, k=24, m=2, n=4)
+    sae: Any = ARCHITECTURES["kron"][1](8, cfg).double()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in sae.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    x = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    p = ((x - sae.b_dec) @ sae.P + sae.b_P).relu()
+    q = ((x - sae.b_dec) @ sae.Q + sae.b_Q).relu()
+    expected = torch.zeros(50, 24, dtype=torch.float64)
+    for head in range(3):
+        for i in range(2):
+            for j in range(4):
+                column = (head * 2 + i) * 4 + j
+                expected[:, column] = (p[:, head * 2 + i] * q[:, head * 4 + j]).sqrt()
+    yield (sae.encode(x).dense() - expected).abs().max().item()
+
+
+def gba(seed: int) -> Iterator[float]:
+    """One group whose target is the features' own frequency, 3 of 128: all are found."""
+    world = Gaussian(seed=seed)
+    p = world.active / world.n_features
+    sae = train(world, arch("gba", d_sae=256, groups=1, p_first=p, p_last=p), settings(seed, 6000))
+    found = recovery(sae, world)
+    yield found.frr_90
+    yield found.l0
+
+
+def topafa(seed: int) -> Iterator[float]:
+    """Orthonormal features, 1 to 6 active: L0 follows their number, which nothing told it."""
+    world = Independent(d_model=24, n_features=24, least=1, most=6, orthonormal=True, seed=seed)
+    found = recovery(train(world, arch("topafa", d_sae=24, afa_weight=0.0), settings(seed)), world)
+    yield found.l0_correlation
+    yield found.l0
+
+
+def mfr(seed: int) -> Iterator[float]:
+    """Two peers come to have the same features one to one, and true ones."""
+    world = Independent(seed=seed)
+    sae = train(world, arch("mfr", d_sae=96, k=3), settings(seed, 2000))
+    assert isinstance(sae, MFR)
+    yield matched_mean(cosines(sae.W_dec, sae.member(1).W_dec)).item()
+    yield recovery(sae, world).mmcs
+
+
+def gamma(name: str, **changes: Any) -> Callable[[int], Iterator[float]]:
+    """An experiment on shrinkage, in the units the prices were measured in: rows as they are, not scaled."""
+
+    def experiment(seed: int) -> Iterator[float]:
+        world = Independent(n_features=48, seed=seed)
+        sae = train(world, arch(name, d_sae=48, **changes), settings(seed, 4000, scale_inputs=False))
+        yield recovery(sae, world).gamma
+
+    return experiment
+
+
+def matryoshka(seed: int) -> Iterator[float]:
+    """A first prefix of one latent keeps the parent whole: it fires beside every child."""
+    world = Tree(seed=seed)
+    sae = train(world, arch("matryoshka", d_sae=9, k=1.4, prefixes=(1 / 9, 3 / 9, 1.0)), settings(seed, 3000))
+    yield parent_recall(sae, world)
+
+
+EXPERIMENTS: dict[str, tuple[Callable[[int], Iterator[float]], list[Expected]]] = {
+    "topk": (topk, [
+        Expected("NMSE with AuxK", 0.089, 0.313),
+        Expected("latents revived of 32", 30, 0),
+        Expected("NMSE without AuxK", 0.313, 0.089),
+    ]),
+    "batchtopk": (batchtopk, [Expected("NMSE", 0.167, 0.208)]),
+    "abstopk": (abstopk, [Expected("NMSE", 0.095, 0.307)]),
+    "adaptivek": (adaptivek, [
+        Expected("NMSE", 0.152, 0.204),
+        Expected("correlation of L0 with the true number", 0.97, 0.0),
+    ]),
+    "kron": (kron, [Expected("difference from the definition", 1e-12, 1.0)]),
+    "gba": (gba, [Expected("features recovered, cosine > 0.9", 1.0, 0.0), Expected("L0", 5.1, 40)]),
+    "topafa": (topafa, [
+        Expected("correlation of L0 with the true number", 0.955, 0.0),
+        Expected("L0", 3.69, 15.9),
+    ]),
+    "mfr": (mfr, [
+        Expected("matched cosine of the peers", 0.99, 0.84),
+        Expected("MMCS of the true features", 0.99, 0.946),
+    ]),
+    "relu": (gamma("relu", l1_weight=0.3), [Expected("gamma (it should shrink)", 0.868, 1.0)]),
+    "gated": (gamma("gated", l1_weight=0.3), [Expected("gamma", 1.0, 0.95)]),
+    "jumprelu": (gamma("jumprelu", sparsity_weight=0.05, bandwidth=0.1, loss_form="l0"), [Expected("gamma", 1.0, 0.95)]),
+    "matryoshka": (matryoshka, [Expected("parent's latent fires beside a child", 1.0, 0.63)]),
+}  # fmt: skip
+
+
+def run(name: str, seeds: list[int], advance: Callable[..., None]) -> tuple[list[list[float]], str]:
+    """Values [seed][number] of an experiment; or none, and why it could not be run."""
+    values = []
+    try:
+        for seed in seeds:
+            values.append(list(EXPERIMENTS[name][0](seed)))
+            advance(1, note=name)
+    except (MissingError, SAEError, TypeError) as error:
+        return [], str(error)
+    return values, ""
+
+
+def main() -> int:
+    """Run, print, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments, separated by commas")
+    parser.add_argument("--seeds", default="0,1")
+    args = parser.parse_args()
+    names, seeds = args.only.split(","), [int(seed) for seed in args.seeds.split(",")]
+    if unknown := set(names) - EXPERIMENTS.keys():
+        parser.error(f"no experiment {', '.join(sorted(unknown))}: choose from {', '.join(EXPERIMENTS)}")
+    table, wrong = Table("experiment", "number", "expected", "got", "verdict"), 0
+    with progress("acceptance", len(names) * len(seeds), "runs") as advance:
+        for name in names:
+            values, failure = run(name, seeds, advance)
+            for place, expected in enumerate(EXPERIMENTS[name][1]):
+                got = [row[place] for row in values]
+                right = bool(got) and all(map(expected.met_by, got))
+                wrong += not right
+                shown = ", ".join(f"{value:.3g}" for value in got) or failure
+                table.add_row(name, expected.what, str(expected), shown, "right" if right else "FAILED")
+    Console(width=160).print(table)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

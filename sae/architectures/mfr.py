@@ -1,0 +1,158 @@
+"""MFR: several SAEs trained side by side and pulled towards the same features, for what two of them find is likelier real.
+
+Marks et al. 2024, "Enhancing Neural Network Interpretability with Feature-Aligned Sparse Autoencoders",
+arXiv:2411.01220, and its code, luke-marks0/mutual-feature-regularization e9ec664."""
+
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from sae import kernels, losses
+from sae.architectures.base import SAE, ArchConfig, Loss, check_k
+from sae.code import SparseCode
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MFRConfig(ArchConfig):
+    """MFR: peers that must agree on their features; the first of them is the SAE in use."""
+
+    k: int = 32
+    """Latents kept per token."""
+    peers: int = 2
+    """SAEs trained together on the same batches, at least 2. Time and memory are that many times as much."""
+    penalty_weight: float = 0.05
+    """Weight of their disagreement, 1 - mean matched cosine of every two; 0 trains them independently.
+    Matching takes time of order d_sae^3 a step and pair: a second or more from some 4,000 latents on."""
+    penalty_warmup_steps: int = 100
+    """Steps over which the weight rises, as half a cosine wave, from 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k, self)
+        if self.peers < 2:
+            raise ConfigError(f"peers = {self.peers} must be at least 2: one SAE has none to agree with")
+        if self.penalty_weight < 0:
+            raise ConfigError(f"penalty_weight = {self.penalty_weight} must not be negative")
+        if self.penalty_warmup_steps < 1:
+            raise ConfigError(f"penalty_warmup_steps = {self.penalty_warmup_steps} must be at least 1")
+
+
+@final
+class MFR(SAE):
+    """Of each peer: u = (x - b_dec) W^T + b; z = u where it is among the k largest; x_hat = z unit(W) + b_dec.
+
+    There is no ReLU: a row with fewer than k positive u keeps negative ones, and equals at the k-th place are
+    all kept. The decoder is the encoder's rows at unit norm. `weights` and `biases` hold all peers; the SAE
+    that encodes, decodes and is read by others is peer 0, whose unit rows W_dec keeps; `member` gives the rest.
+    b_dec, which the paper does not have, is the data's centre, shared and not learned: activations of language
+    models lie far from 0."""
+
+    cfg: MFRConfig
+    in_activation_units = ("biases", "b_dec")
+    unit_norm_decoder = False  # the optimizer's own weights keep their lengths
+
+    weights: Float[Tensor, "N F D"]
+    biases: Float[Tensor, "N F"]
+
+    def __init__(self, d_model: int, cfg: MFRConfig):
+        super().__init__(d_model, cfg)
+        self.warmth = 1.0  # share of the penalty's weight in force
+
+    def make_decoder(self, d_model: int) -> None:
+        """Buffers: W_dec follows from the encoder, b_dec from the data."""
+        self.register_buffer("W_dec", torch.zeros(self.cfg.d_sae, d_model))
+        self.register_buffer("b_dec", torch.zeros(d_model))
+
+    def make_encoder(self, d_model: int) -> None:
+        """Weights and biases of all peers."""
+        self.weights = nn.Parameter(torch.zeros(self.cfg.peers, self.d_sae, d_model))
+        self.biases = nn.Parameter(torch.zeros(self.cfg.peers, self.d_sae))
+
+    @torch.no_grad()
+    def initialise(
+        self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """Each peer an orthogonal matrix of its own; biases at 0."""
+        for weights in self.weights:
+            nn.init.orthogonal_(weights, generator=generator)
+        self.b_dec.copy_(centre)
+        self.after_step()
+
+    def member(self, i: int) -> "MFR":
+        """Peer i as an SAE in use, on its own copy of the weights. Raises ConfigError unless 0 <= i < peers."""
+        if not 0 <= i < self.cfg.peers:
+            raise ConfigError(f"there is no member {i}: members are 0 to {self.cfg.peers - 1}")
+        found = copy.deepcopy(self)
+        with torch.no_grad():
+            found.weights.copy_(self.weights.roll(-i, 0))
+            found.biases.copy_(self.biases.roll(-i, 0))
+        found.after_step()
+        return found
+
+    def encoder_directions(self) -> Float[Tensor, "F D"]:
+        """Peer 0's rows."""
+        return self.weights[0]
+
+    def encoder_bias(self) -> Float[Tensor, "F"]:
+        """Peer 0's biases."""
+        return self.biases[0]
+
+    def pre_activations(self, x: Float[Tensor, "B D"], peer: int = 0) -> kernels.Projection:
+        """u of one peer."""
+        return kernels.project(x - self.b_dec, self.weights[peer].T, self.biases[peer])
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        return self._code(x, 0)
+
+    def _code(self, x: Float[Tensor, "B D"], peer: int) -> SparseCode:
+        u = self.pre_activations(x, peer)
+        least = u.dense.topk(self.cfg.k, dim=1).values[:, -1:]
+        return u.keep(kernels.where(u.dense >= least))
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
+        """Sum of the peers' FVUs + penalty_weight * warmth * (1 - agreement).
+
+        Agreement is the mean over pairs of peers of the mean cosine of their rows, matched one to one; its
+        gradient reaches both peers, through matched rows alone. Adam sees each peer's weights apart, so the
+        sum trains each on its own error. Logged: `fvu` and `l0` of peer 0, `fvu_others` (mean), `agreement`."""
+        codes = [self._code(x, peer) for peer in range(self.cfg.peers)]
+        rows = normalize(self.weights, dim=2)
+        errors = torch.stack(
+            [
+                losses.fvu(y, kernels.decode(code, own) + self.b_dec)
+                for code, own in zip(codes, rows, strict=True)
+            ]
+        )
+        agreement = mean_agreement(rows)
+        total = errors.sum() + self.cfg.penalty_weight * self.warmth * (1 - agreement)
+        terms = {
+            "fvu": errors[0],
+            "l0": codes[0].l0().float().mean(),
+            "fvu_others": errors[1:].mean(),
+            "agreement": agreement,
+        }
+        return Loss(total, {name: term.detach() for name, term in terms.items()}, codes[0].fired())
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Warm the penalty: half a cosine wave from 0 to 1."""
+        share = min(step / self.cfg.penalty_warmup_steps, 1.0)
+        self.warmth = (1 - math.cos(math.pi * share)) / 2
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """W_dec follows peer 0."""
+        self.W_dec.copy_(normalize(self.weights[0], dim=1))
+
+
+def mean_agreement(rows: Float[Tensor, "N F D"]) -> Float[Tensor, ""]:
+    """Mean, over pairs of dictionaries with unit rows, of the mean cosine of rows matched one to one."""
+    pairs = itertools.combinations(rows, 2)
+    return torch.stack([losses.matched_mean(a @ b.T) for a, b in pairs]).mean()

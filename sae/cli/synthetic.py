@@ -1,0 +1,129 @@
+"""`sae synthetic ARCH`: train an architecture where the true features are known, and count those it finds."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from activations.moments import geometric_median
+from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig, build, name_of
+from sae.cli.progress import progress
+from sae.evaluation.recovery import ROWS, Recovery, recovery
+from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World
+from sae.runs import device
+from sae.training.trainer import TrainConfig, Trainer, fit
+
+INIT_ROWS = 32_768  # rows the initialisation sees, as in `sae train`
+LABELS = {
+    "nmse": "NMSE (fraction of variance unexplained)",
+    "l0": "L0 (latents firing per row)",
+    "dead": "latents that never fire",
+    "mmcs": "MMCS, best cosine of each true feature",
+    "mmcs_matched": "MMCS, matched one to one",
+    "frr_80": "features recovered, cosine > 0.8",
+    "frr_90": "features recovered, cosine > 0.9",
+    "gamma": "gamma (below 1: shrinkage)",
+    "l0_correlation": "correlation of L0 with the true number",
+}
+AnyWorld = (
+    Annotated[Independent, tyro.conf.subcommand("independent")]
+    | Annotated[Heads, tyro.conf.subcommand("heads")]
+    | Annotated[Tree, tyro.conf.subcommand("tree")]
+    | Annotated[Gaussian, tyro.conf.subcommand("gaussian")]
+)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Train on planted features and print how many of them were found. Nothing is written to disk."""
+
+    arch: ArchConfig = field(default_factory=TopKConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    world: AnyWorld = field(default_factory=Independent)
+
+
+def main(args: list[str]) -> int:
+    """Parse, train, print."""
+    settings = TrainConfig(steps=2500, batch=256, lr=1e-3, warmup_steps=0, decay_share=0.0)
+    presets = {
+        name: Synthetic(config(**_small(config)), settings) for name, (config, _) in ARCHITECTURES.items()
+    }
+    command = tyro.extras.subcommand_type_from_defaults(
+        presets,
+        {name: _summary(name, config) for name, (config, _) in ARCHITECTURES.items()},
+        prefix_names=False,
+    )
+    cfg = tyro.cli(command, prog="sae synthetic", args=args, config=(tyro.conf.OmitSubcommandPrefixes,))
+    steps = cfg.train.steps
+    assert steps is not None  # the presets name it
+    with progress("train", steps, "steps") as advance:
+        sae = train(cfg.world, cfg.arch, cfg.train, advance)
+    show(cfg, recovery(sae, cfg.world))
+    return 0
+
+
+def train(
+    world: World,
+    arch: ArchConfig,
+    settings: TrainConfig,
+    advance: Callable[..., None] = lambda n, note="": None,
+) -> SAE:
+    """An SAE trained on a planted world, reading the world's own units, in eval mode. `advance` is told of steps."""
+    return finish(begin(world, arch, settings), world, advance)
+
+
+def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
+    """Everything before the first step: sample, scale and initialise as `sae train` does."""
+    x, _ = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    scale = (x.numel() / x.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
+    sae = build(arch, world.d_model, settings.seed)
+    centre = geometric_median(x * scale)
+    sae.initialise(x * scale, centre, torch.Generator().manual_seed(settings.seed))
+    return Trainer(sae.to(device()), settings.resolved(0, arch.d_sae), scale)
+
+
+def finish(trainer: Trainer, world: World, advance: Callable[..., None] = lambda n, note="": None) -> SAE:
+    """All steps, and the input scale folded in."""
+    cfg, last = trainer.cfg, trainer.step
+
+    def log(row: dict[str, float]) -> None:
+        nonlocal last
+        note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+        advance(trainer.step - last, note=note)
+        last = trainer.step
+
+    batches = ((x, x) for x, _ in world.batches(cfg.batch, cfg.seed))
+    fit(trainer, batches, log=log, save=lambda: None)
+    trainer.sae.fold_input_scale(trainer.scale)
+    return trainer.sae.eval().requires_grad_(False)
+
+
+def show(cfg: Synthetic, found: Recovery) -> None:
+    """Print the table of recovery."""
+    world = cfg.world
+    table = Table(
+        title=f"{name_of(cfg.arch)} of {cfg.arch.d_sae} latents on {len(world.features)} planted features "
+        f"({type(world).__name__.lower()}) in {world.d_model} dimensions, {ROWS:,} fresh rows"
+    )
+    table.add_column("")
+    table.add_column("value", justify="right")
+    for name, value in found._asdict().items():
+        table.add_row(LABELS[name], "-" if math.isnan(value) else f"{value:.4g}")
+    Console().print(table)
+
+
+def _small(config: type[ArchConfig]) -> dict[str, int]:
+    """Sizes that fit the default world in place of those that fit a language model."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: size for name, size in {"d_sae": 64, "k": 3}.items() if name in names}
+
+
+def _summary(name: str, config: type) -> str:
+    example = f"Example: sae synthetic {name} --arch.d-sae 96 --train.steps 2500 independent --n-features 96"
+    return f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example}"

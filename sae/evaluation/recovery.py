@@ -1,0 +1,96 @@
+"""How much of a planted world an SAE has found: cosines with the true features, errors, shrinkage."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sae import losses
+from sae.architectures import SAE
+from sae.evaluation.synthetic import Tree, World
+
+ROWS = 20_000
+
+
+class Recovery(NamedTuple):
+    """What an SAE made of a planted world, on fresh rows."""
+
+    nmse: float
+    """Fraction of variance unexplained: 0 is perfect."""
+    l0: float
+    """Latents != 0 per row."""
+    dead: int
+    """Latents that are zero on every row."""
+    mmcs: float
+    """Mean over true features of the largest cosine with a decoder row."""
+    mmcs_matched: float
+    """The same under the best one-to-one matching; never above mmcs, but for rounding."""
+    frr_80: float
+    """Share of true features with a cosine above 0.8."""
+    frr_90: float
+    """Share of true features with a cosine above 0.9."""
+    gamma: float
+    """Shrinkage: 1 is none, below 1 reconstructions are too short."""
+    l0_correlation: float
+    """Correlation over rows of L0 and the true number of active features; nan when either is constant."""
+
+
+@torch.no_grad()
+def recovery(sae: SAE, world: World, rows: int = ROWS, seed: int = 10**6) -> Recovery:
+    """Measure an SAE that reads the world's own units. Cosines are absolute where true codes are signed."""
+    x, true = world.draw(rows, torch.Generator().manual_seed(seed))
+    code = sae.encode(x.to(sae.device))
+    x_hat, l0 = sae.decode(code).cpu(), code.l0().cpu().float()
+    found = cosines(world.features, sae.W_dec.cpu(), signed=bool((true < 0).any()))
+    return Recovery(
+        nmse=losses.fvu(x, x_hat).item(),
+        l0=l0.mean().item(),
+        dead=int((~code.fired()).sum()),
+        mmcs=found.max(1).values.mean().item(),
+        mmcs_matched=losses.matched_mean(found).item(),
+        frr_80=recovery_rate(found, 0.8),
+        frr_90=recovery_rate(found, 0.9),
+        gamma=shrinkage(x, x_hat),
+        l0_correlation=correlation(l0, (true != 0).sum(1).float()),
+    )
+
+
+def cosines(
+    features: Float[Tensor, "n D"], atoms: Float[Tensor, "F D"], signed: bool = False
+) -> Float[Tensor, "n F"]:
+    """Cosine of every feature with every atom; absolute when `signed`, for then either sign may be learned.
+
+    0 with an atom of length 0."""
+    found = normalize(features, dim=1) @ normalize(atoms, dim=1).T
+    return found.abs() if signed else found
+
+
+def recovery_rate(cosines: Float[Tensor, "n F"], tau: float) -> float:
+    """FRR(tau): share of features whose best cosine exceeds tau (GBA, arXiv:2506.14002)."""
+    return (cosines.max(1).values > tau).float().mean().item()
+
+
+def shrinkage(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> float:
+    """gamma = argmin |x_hat / gamma - x|^2 = E<x_hat, x_hat> / E<x_hat, x>; nan when x_hat is 0.
+
+    Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",
+    arXiv:2404.16014, section 5."""
+    return (x_hat.square().sum() / (x_hat * x).sum()).item()
+
+
+def correlation(a: Float[Tensor, "B"], b: Float[Tensor, "B"]) -> float:
+    """Pearson's; nan when either is constant."""
+    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+
+
+@torch.no_grad()
+def parent_recall(sae: SAE, tree: Tree, rows: int = ROWS, seed: int = 10**6) -> float:
+    """On rows where the parent fires beside a child: how often the latent nearest to the parent fires too.
+
+    1 is no absorption: the parent is told by its own latent whatever child comes with it."""
+    x, true = tree.draw(rows, torch.Generator().manual_seed(seed))
+    both = (true[:, 0] != 0) & (true[:, 1 : 1 + tree.children] != 0).any(1)
+    nearest = int(cosines(tree.features[:1], sae.W_dec.cpu()).argmax())
+    return (sae.encode(x[both].to(sae.device)).dense()[:, nearest] != 0).float().mean().item()

@@ -1,0 +1,186 @@
+"""GBA: biases that only the rule moves, groups and their targets, the jump of the output, planted features found."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sae.architectures import GBA, GBAConfig, build
+from sae.cli.synthetic import train
+from sae.errors import ConfigError
+from sae.evaluation.recovery import recovery
+from sae.evaluation.synthetic import Gaussian
+from sae.training.trainer import TrainConfig, Trainer
+
+D, F = 6, 12
+NONE_DEAD = torch.zeros(F, dtype=torch.bool)
+
+
+def rows(n: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+
+
+def made(**changes) -> GBA:
+    """An SAE of three groups of four with biases in the middle of their range."""
+    settings = {"d_sae": F, "groups": 3, "p_first": 0.4, "p_last": 0.1, "eps": 0.01, **changes}
+    sae = build(GBAConfig(**settings), D)
+    sae.b_enc.fill_(-0.5)
+    return sae
+
+
+def observed(sae: GBA, times: list[int], strongest: list[float], rows_seen: int = 100) -> GBA:
+    """The SAE with these statistics of its latents gathered."""
+    sae.rows_seen.fill_(rows_seen)
+    sae.times_fired.copy_(torch.tensor(times))
+    sae.strongest.copy_(torch.tensor(strongest))
+    return sae
+
+
+def test_targets_fall_geometrically_and_both_ends_are_exact():
+    targets = GBAConfig(groups=4, p_first=0.3, p_last=0.0003).targets()
+    assert targets[0] == torch.tensor(0.3)
+    assert targets[-1] == torch.tensor(0.0003)
+    assert_close(targets[1:] / targets[:-1], torch.full((3,), 0.1))
+    assert GBAConfig(groups=1, p_first=0.3).targets().tolist() == [pytest.approx(0.3)]
+
+
+@pytest.mark.parametrize(("d_sae", "groups", "sizes"), [(12, 3, {4}), (14, 4, {3, 4}), (10, 10, {1})])
+def test_groups_follow_one_another_and_differ_by_one_latent_at_most(d_sae, groups, sizes):
+    group = build(GBAConfig(d_sae=d_sae, groups=groups), D).group
+    assert (group.diff() >= 0).all()
+    assert set(torch.bincount(group, minlength=groups).tolist()) == sizes
+
+
+def test_a_bias_falls_rises_or_stays_by_how_often_its_latent_fired():
+    """First group, target 0.4: too often, at the target, in the band, silent."""
+    sae = observed(made(), [41, 40, 1, 0, *[1] * 8], [0.3, 0.5, 0.1, 0.0, *[0.2] * 8])
+    sae.adapt()
+    assert_close(sae.b_enc[0], torch.tensor(-0.5 - 0.01 * 0.3))
+    assert (sae.b_enc[[1, 2]] == -0.5).all()
+    assert_close(sae.b_enc[3], torch.tensor(-0.5 + 0.01 * (0.3 + 0.5 + 0.1) / 3))
+    assert (sae.b_enc[4:] == -0.5).all()
+
+
+def test_a_group_in_which_nothing_fired_stays_and_has_no_nan():
+    sae = observed(made(), [1] * 8 + [0] * 4, [0.2] * 8 + [0.0] * 4)
+    sae.adapt()
+    assert (sae.b_enc == -0.5).all()
+
+
+def test_biases_stay_between_minus_one_and_zero_whatever_was_seen():
+    sae = made(gamma_plus=1.0, gamma_minus=1.0)
+    for _ in range(3):
+        observed(sae, [100, 0] * 6, [1e9, 0.0] * 6).adapt()
+    assert_close(sae.b_enc, torch.tensor([-1.0, 0.0] * 6))
+
+
+def test_an_update_begins_the_statistics_anew():
+    sae = observed(made(), [5] * F, [0.2] * F)
+    sae.adapt()
+    assert not any(map(torch.any, (sae.rows_seen, sae.times_fired, sae.strongest)))
+
+
+def test_statistics_are_those_of_all_batches_and_of_training_alone():
+    sae = made().train()
+    x = rows(96)
+    for part in x.split(32):
+        sae.loss(part, part, NONE_DEAD)
+    direction = torch.nn.functional.normalize(x - sae.b_dec, dim=1)
+    switch = direction @ sae.W_dec.T + sae.b_enc
+    assert sae.rows_seen == 96
+    assert torch.equal(sae.times_fired, (switch > 0).sum(0))
+    assert_close(sae.strongest, switch.max(0).values.relu())
+    sae.eval().loss(x, x, NONE_DEAD)
+    assert sae.rows_seen == 96
+
+
+def test_biases_move_every_so_many_steps_and_no_optimizer_owns_them():
+    settings = TrainConfig(steps=9, batch=64, lr=1e-2, warmup_steps=0, dead_after_tokens=10**9)
+    trainer = Trainer(build(GBAConfig(d_sae=F, groups=3, update_every=4), D), settings)
+    owned = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert not any(p is trainer.sae.b_enc for p in owned)
+    assert not trainer.sae.b_enc.requires_grad
+    moved = []
+    for step in range(9):
+        before = trainer.sae.b_enc.clone()
+        trainer.train_step(rows(seed=step), rows(seed=step))
+        moved.append(not torch.equal(trainer.sae.b_enc, before))
+    assert moved == [step in (3, 7) for step in range(9)]
+
+
+def test_just_above_the_switch_the_output_is_minus_the_bias_and_below_it_zero():
+    sae = build(GBAConfig(d_sae=1, groups=1), 2)
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.tensor([[1.0, 0.0]]))
+        sae.amplitude.fill_(2.0)
+    sae.b_enc.fill_(-0.6)
+    for length in (0.1, 1.0, 50.0):
+        above, below = torch.tensor([[0.601, 0.799], [0.599, 0.801]]) * length
+        assert_close(sae.encode(above).dense()[0, 0] / length, torch.tensor(2 * 0.6), rtol=0.01, atol=0)
+        assert sae.encode(below).dense().sum() == 0
+
+
+def test_a_row_at_the_centre_has_no_code():
+    sae = made()
+    sae.b_enc.zero_()
+    assert sae.encode(sae.b_dec[None]).dense().sum() == 0
+
+
+def test_shared_weights_get_gradients_from_encoding_and_decoding():
+    """Against autograd through a dense float64 form of the same function, the switch held."""
+    sae, x = made(), rows()
+    sae.b_enc.fill_(-0.2)
+    sae.loss(x, x, NONE_DEAD).total.backward()
+    W, a = (p.detach().double().requires_grad_() for p in (sae.W_dec, sae.amplitude))
+    centred = x.double() - sae.b_dec.detach().double()
+    gate = (centred / centred.norm(dim=1, keepdim=True)) @ W.detach().T + sae.b_enc > 0
+    error = ((a * (centred @ W.T) * gate) @ W - centred).square().sum()
+    (error / (centred - centred.mean(0)).square().sum()).backward()
+    assert_close(sae.W_dec.grad.double(), W.grad, rtol=1e-4, atol=1e-6)
+    assert_close(sae.amplitude.grad.double(), a.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_log_tells_each_groups_frequency_against_its_target():
+    sae, x = made(), rows()
+    sae.b_enc.fill_(-0.3)
+    terms = sae.loss(x, x, NONE_DEAD).terms
+    frequency = (sae.encode(x).dense() != 0).float().mean(0)
+    for k, target in enumerate(sae.cfg.targets()):
+        ratio = frequency[4 * k : 4 * k + 4].mean() / target
+        assert_close(terms[f"frequency_ratio_{k + 1}"], ratio)
+    targets = sae.cfg.targets().repeat_interleave(4)
+    assert_close(terms["resonant"], ((frequency >= 0.01) & (frequency <= targets)).float().mean())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"groups": 9000}, "groups = 9000"),
+        ({"groups": 0}, "groups = 0"),
+        ({"p_first": 0.001, "p_last": 0.1}, "p_first = 0.001"),
+        ({"p_last": 0.0}, "p_last = 0.0"),
+        ({"update_every": 0}, "update_every = 0"),
+        ({"gamma_plus": -1.0}, "gamma_plus"),
+    ],
+)
+def test_settings_out_of_range_are_named(setting, words):
+    with pytest.raises(ConfigError, match=words):
+        GBAConfig(**setting)
+
+
+def quickly(**changes) -> tuple[float, float]:
+    """Share of 32 planted features found, and NMSE, after a short training at the features' own frequency."""
+    world = Gaussian(d_model=24, n_features=32, active=2)
+    cfg = GBAConfig(
+        **{"d_sae": 64, "groups": 1, "p_first": 1 / 16, "p_last": 1 / 16, "update_every": 10, **changes}
+    )
+    settings = TrainConfig(steps=600, batch=128, lr=3e-3, warmup_steps=0, decay_share=0)
+    found = recovery(train(world, cfg, settings), world, rows=4000)
+    return found.frr_90, found.nmse
+
+
+def test_planted_features_are_found_with_adapting_biases_and_merely_reconstructed_without():
+    adapting, _ = quickly(gamma_minus=0.03)
+    fixed, error = quickly(gamma_minus=0.0)
+    assert adapting > 0.9
+    assert fixed < 0.3
+    assert error < 0.05
