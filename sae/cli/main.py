@@ -16,6 +16,8 @@ COMMANDS = {
     "train": "a store -> a sparse autoencoder: sae train topk --store S --out R",
     "evaluate": "how well a run's SAE rebuilds held-out activations and the model's predictions",
     "features": "what every latent of a run's SAE fires on",
+    "compare": "runs side by side; the latents of two runs matched one with another",
+    "sweep": "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
     "app": "browse runs and features in a web browser, on this machine",
 }
 

@@ -10,7 +10,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-from sae.evaluation.similarity import Similarity
+from sae.code import SparseCode
+from sae.evaluation.similarity import Similarity, correlation, cosine
 
 CANDIDATES = 16  # partners that each latent of either SAE proposes when the whole matrix is too large
 EXACT_CELLS = 4096**2  # matrices up to this size are solved whole
@@ -44,6 +45,32 @@ class Matching(NamedTuple):
     mutual: Bool[Tensor, "F_a"]
     """Latents of the first SAE that are the nearest of their nearest."""
     one_to_one: OneToOne
+
+
+def compare(
+    decoders: tuple[Float[Tensor, "F_a D"], Float[Tensor, "F_b D"]],
+    codes: tuple[SparseCode, SparseCode],
+    near: float = LEVELS[0],
+    absolute: bool | None = None,
+    block: int = 1024,
+) -> dict[str, Any]:
+    """Match two SAEs by decoder `cosine` and by `activation` correlation; a `summary` and lists of `latents` of each.
+
+    `codes` are of the same rows. `absolute` matches by |similarity|: a signed latent and its mirror image are
+    one. When None it is set if any value of either code is negative. Which it was is in the result, with
+    `near` (see `kinds`), `tokens` looked at and the share of latents `firing` on them."""
+    if absolute is None:
+        absolute = any(bool((code.values < 0).any()) for code in codes)
+    measures = {"cosine": cosine(*decoders, absolute), "activation": correlation(*codes, absolute)}
+    found = {name: match(similarity, block) for name, similarity in measures.items()}
+    firing = [code.fired().double().mean().item() for code in codes]
+    return {
+        "tokens": codes[0].n_rows,
+        "absolute": absolute,
+        "near": near,
+        "firing": {"first": firing[0], "second": firing[1]},
+        **{n: {"summary": summary(found[n]), "latents": latents(found[n], near)} for n in measures},
+    }
 
 
 def match(similarity: Similarity, block: int = 1024) -> Matching:
@@ -161,21 +188,51 @@ def _named(shared: Tensor, own: Nearest, near: float, crowded: str, alone: str) 
     ]
 
 
+def latents(matching: Matching, near: float = LEVELS[0]) -> dict[str, dict[str, list[Any]]]:
+    """A list over the latents of either SAE, as JSON: `nearest` and its `similarity`, `partner` (one to one; -1
+    for none) and its `partner_similarity`, and `kind` (see `kinds`). Similarities to four decimals."""
+    pairs, both = matching.one_to_one, kinds(matching, near)
+    return {
+        "first": _listed(matching.first, pairs.first, pairs.second, pairs.similarities, both[0]),
+        "second": _listed(matching.second, pairs.second, pairs.first, pairs.similarities, both[1]),
+    }
+
+
+def _listed(
+    own: Nearest, mine: Tensor, theirs: Tensor, similarities: Tensor, kind: list[str]
+) -> dict[str, list[Any]]:
+    size = len(own.latents)
+    return {
+        "nearest": own.latents[:, 0].tolist(),
+        "similarity": _rounded(own.similarities[:, 0]),
+        "partner": torch.full((size,), -1).index_put((mine,), theirs).tolist(),
+        "partner_similarity": _rounded(torch.zeros(size).index_put((mine,), similarities)),
+        "kind": kind,
+    }
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
+
+
 def summary(matching: Matching) -> dict[str, Any]:
-    """Means, and shares of at least 0.7 and 0.9, as JSON: of the pairs of the one-to-one matching, of all latents'
-    nearest in either direction, of the mutually nearest pairs (how many there are, too)."""
+    """Counts, means, and shares of at least 0.7 and 0.9, as JSON.
+
+    one_to_one: of its pairs, with the bound `at_most` on its mean. nearest: of all latents of either SAE and
+    their nearest in the other (seed consistency). mutual: of the mutually nearest pairs."""
     pairs = matching.one_to_one
-    both = matching.first.similarities[matching.mutual, 0]
     return {
         "one_to_one": {**_levels(pairs.similarities), "at_most": pairs.at_most},
         "nearest": {
             "first": _levels(matching.first.similarities[:, 0]),
             "second": _levels(matching.second.similarities[:, 0]),
         },
-        "mutual": _levels(both),
+        "mutual": _levels(matching.first.similarities[matching.mutual, 0]),
     }
 
 
-def _levels(values: Tensor) -> dict[str, float]:
-    shares = {f"above_{level}": (values >= level).double().mean().item() for level in LEVELS}
-    return {"count": len(values), "mean": values.double().mean().item(), **shares}
+def _levels(values: Tensor) -> dict[str, float | None]:
+    """How many values, their mean (None of none), and the share of all that reaches each level."""
+    n = len(values)
+    shares = {f"above_{level}": (values >= level).sum().item() / max(n, 1) for level in LEVELS}
+    return {"count": n, "mean": values.double().mean().item() if n else None, **shares}

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from activations.store import Store
 from sae.architectures import SAE
+from sae.code import SparseCode, offsets_of
 from sae.errors import RunError, ShapeError
 
 Rows = Callable[[Tensor], Tensor]
@@ -51,15 +52,14 @@ def cosine(a: Float[Tensor, "F_a D"], b: Float[Tensor, "F_b D"], absolute: bool 
     return Similarity((len(a), len(b)), between(a, b), between(b, a))
 
 
-def correlation(a: csr_matrix, b: csr_matrix, absolute: bool = False) -> Similarity:
-    """Pearson correlations of latents over the same rows, or their absolute values.
+def correlation(a: SparseCode, b: SparseCode, absolute: bool = False) -> Similarity:
+    """Pearson correlations over N rows of the latents of two SAEs' codes of them, or their absolute values.
 
-    a [N, F_a] and b [N, F_b] are codes. Products are summed over the rows on which both latents fire; the
-    means taken off are of all N. 0 for a latent that does the same on every row, as one that never fires.
-    Memory: 24 bytes a firing beside the codes."""
-    (a, mean_a), (b, mean_b) = _standardised(a), _standardised(b)
+    Products are summed over the rows on which both latents fire; the means taken off are of all N. 0 for a
+    latent that does the same on every row, as one that never fires. Memory: 24 bytes a firing."""
+    (left, mean_left), (right, mean_right) = _standardised(a), _standardised(b)
 
-    def between(mine: csr_matrix, others: csr_matrix, mean: Vector, other_mean: Vector) -> Rows:
+    def between(mine: csr_array, others: csr_array, mean: Vector, other_mean: Vector) -> Rows:
         by_latent = mine.T.tocsr()
 
         def rows(chosen: Tensor) -> Tensor:
@@ -71,20 +71,22 @@ def correlation(a: csr_matrix, b: csr_matrix, absolute: bool = False) -> Similar
         return rows
 
     return Similarity(
-        (a.shape[1], b.shape[1]), between(a, b, mean_a, mean_b), between(b, a, mean_b, mean_a)
+        (a.n_latents, b.n_latents),
+        between(left, right, mean_left, mean_right),
+        between(right, left, mean_right, mean_left),
     )
 
 
-def _standardised(code: csr_matrix) -> tuple[csr_matrix, Vector]:
+def _standardised(code: SparseCode) -> tuple[csr_array, Vector]:
     """The code over std * sqrt(N), and mean / std of each latent; latents that never change become 0."""
-    n = code.shape[0]
-    mean = np.asarray(code.mean(axis=0))[0]
-    square = np.asarray(code.multiply(code).mean(axis=0))[0]
+    values, n = code.values.double(), code.n_rows
+    sums = torch.zeros(2, code.n_latents, dtype=torch.float64)
+    mean, square = sums.index_add_(1, code.indices, torch.stack([values, values**2])) / n
     variance = square - mean**2
-    std = np.where(variance > CONSTANT * square, np.sqrt(variance.clip(0)), np.inf)
-    scaled = code.copy()
-    scaled.data /= std[scaled.indices] * n**0.5
-    return scaled, mean / std
+    std = variance.clamp_min(0).sqrt().where(variance > CONSTANT * square, torch.inf)
+    scaled = values / std[code.indices] / n**0.5
+    arrays = (scaled.numpy(), code.indices.int().numpy(), code.offsets.numpy())
+    return csr_array(arrays, shape=(n, code.n_latents)), (mean / std).numpy()
 
 
 def _sign_kept_or_not(values: Tensor, absolute: bool) -> Tensor:
@@ -99,22 +101,22 @@ def codes(
     rows: int,
     batch: int = 2048,
     on_rows: Callable[[int], None] = lambda n: None,
-) -> csr_matrix:
-    """Codes [N, F], float64, of a store's first `rows` held-out rows, or of all when there are fewer.
+) -> SparseCode:
+    """Codes of a store's first `rows` held-out rows, or of all when there are fewer, on the CPU, without zeros.
 
-    12 bytes a firing. Two SAEs are shown the same rows, each at its own hook point. Raises RunError when the
-    store has no held-out row, ShapeError when the SAE reads another width."""
-    parts: list[csr_matrix] = []
+    Two SAEs are shown the same rows, each at its own hook point. Memory: 12 bytes a firing. Raises RunError
+    when the store has no held-out row, StoreError when it lacks the hook point, ShapeError on another width."""
+    values, indices, counts = [], [], []
     left = rows
     for x, *_ in store.batches(hook, batch, "held-out"):
-        x = x[:left]
-        code = sae.encode(x.to(sae.device)).without_zeros()
-        columns = (code.values.double(), code.indices, code.offsets)
-        parts.append(csr_matrix(tuple(t.cpu().numpy() for t in columns), shape=(len(x), sae.d_sae)))
-        on_rows(len(x))
-        left -= len(x)
+        code = sae.encode(x[:left].to(sae.device)).without_zeros()
+        values.append(code.values.cpu())
+        indices.append(code.indices.cpu())
+        counts.append(code.offsets.diff().cpu())
+        on_rows(code.n_rows)
+        left -= code.n_rows
         if not left:
             break
-    if not parts:
+    if not counts:
         raise RunError(f"{store.path} has no held-out rows: harvest more documents (one in ten is held out)")
-    return vstack(parts, format="csr")
+    return SparseCode(torch.cat(values), torch.cat(indices), offsets_of(torch.cat(counts)), sae.d_sae)
