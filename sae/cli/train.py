@@ -52,9 +52,8 @@ def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
     `cfg` may leave settings out; what they came to is in the run's run.json. A finished run is returned as it
     is when `resume` is set."""
     store = Store(cfg.store)
-    hook = cfg.hook or store.only_hook()
-    reader = ShuffledReader(store, hook, cfg.train.batch, seed=cfg.train.seed)
-    cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae))
+    cfg, reader = settled(cfg, store)
+    hook = reader.hooks[0]
     scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5 if cfg.train.scale_inputs else 1.0
     run = _open(cfg, out, resume, store, hook, scale)
     if run.finished:
@@ -70,14 +69,16 @@ def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
     return run
 
 
-def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scale: float) -> Run:
-    if not (out / "run.json").exists():
-        return Run.create(out, cfg, store, hook, scale)
-    run = Run(out)
-    if not resume:
-        state = "a finished run" if run.finished else "a run that stopped before its end (--resume goes on)"
-        raise RunError(f"{out} holds {state}: choose another --out")
-    _ = run.store  # refuses a store that has changed
+def settled(cfg: RunConfig, store: Store) -> tuple[RunConfig, ShuffledReader]:
+    """The configuration with what it leaves out filled in, as run.json has it, and the reader of its rows."""
+    hook = cfg.hook or store.only_hook()
+    reader = ShuffledReader(store, hook, cfg.train.batch, seed=cfg.train.seed)
+    return dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae)), reader
+
+
+def refuse_other(run: Run, cfg: RunConfig) -> None:
+    """Raise RunError unless a run was begun with these (settled) settings, StoreError if its store has changed."""
+    _ = run.store
     differing = [
         field.name
         for field in dataclasses.fields(cfg)
@@ -85,8 +86,18 @@ def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scal
     ]
     if differing:
         raise RunError(
-            f"{out} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
+            f"{run.path} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
         )
+
+
+def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scale: float) -> Run:
+    if not (out / "run.json").exists():
+        return Run.create(out, cfg, store, hook, scale)
+    run = Run(out)
+    if not resume:
+        state = "a finished run" if run.finished else "a run that stopped before its end (--resume goes on)"
+        raise RunError(f"{out} holds {state}: choose another --out")
+    refuse_other(run, cfg)
     return run
 
 

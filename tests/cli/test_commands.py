@@ -7,7 +7,7 @@ import pytest
 from sae.cli.main import COMMANDS
 from tests.cli.commands import Server
 
-LONG_JOBS = ["demo", "harvest", "train topk", "train batchtopk", "evaluate", "features"]
+LONG_JOBS = ["demo", "harvest", "train topk", "train batchtopk", "evaluate", "features", "compare", "sweep"]
 
 
 def test_an_unknown_command_is_one_line_with_those_there_are(sae: Server):
@@ -65,6 +65,8 @@ def test_the_help_of_every_long_job_has_an_example(sae: Server, command: str):
         ("train", "topk", "--store", "a", "--out", "b", "--arch.threshold", "1"),
         ("evaluate",),
         ("features",),
+        ("compare",),
+        ("sweep",),
         ("store",),
         ("store", "sohw", "a"),
     ],
