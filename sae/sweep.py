@@ -29,7 +29,8 @@ class SweepFile:
     hook: str | None = None
     """Hook point to read; may be left out when the store has only one."""
     windows: int = 64
-    """Held-out windows the language model reads to evaluate each run; 0 leaves the model out."""
+    """Held-out windows the language model reads to evaluate each run; 0 leaves the model out. A run that has
+    been evaluated with the model is not evaluated again."""
 
     def __post_init__(self) -> None:
         if self.windows < 0:
@@ -123,7 +124,7 @@ def _choices(value: Any, where: str) -> list[Any]:
 
 def _part(name: str, value: Any) -> str:
     """A setting's part of a run's name: what a folder can be called."""
-    text = f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.]+", "_", str(value)).strip("_")
+    text = f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
     return name.removeprefix("train.") + text
 
 

@@ -1,6 +1,7 @@
 """`sae sweep`: a grid of methods and settings, trained from one store and evaluated one after the other."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -27,16 +28,17 @@ TABLE, PLOT = "results.csv", "pareto.html"
 class SweepCommand:
     """Train and evaluate every run of a grid, and set them side by side: a table, results.csv and a Pareto plot.
 
-    Example: sae sweep sweep.toml, with in the file:
-    store = "stores/demo"
-    out = "runs/sweep"
-    windows = 16
-    [train]
-    steps = 500
-    [[grid]]
-    arch = "topk"
-    d_sae = 4096
-    k = [16, 32, 64]
+    Example: sae sweep sweep.toml, with this in the file:
+
+        store = "stores/demo"
+        out = "runs/sweep"
+        windows = 16
+        [train]
+        steps = 500
+        [[grid]]
+        arch = "topk"
+        d_sae = 4096
+        k = [16, 32, 64]
 
     Each list is swept over; `train.lr = [1e-3, 3e-4]` in a [[grid]] does so with a setting of the training.
     The whole file is checked before anything is trained. Interrupted, the same command goes on."""
@@ -84,9 +86,10 @@ def run(asked: Sweep, plan: dict[str, RunConfig]) -> tuple[list[Result], list[st
     model: LanguageModel | None = None
     with progress("sweep", sum(steps.values()), "steps", done=sum(steps[name] for name in done)) as advance:
         for number, (name, cfg) in enumerate(plan.items(), 1):
-            advance(0, note=f"run {number} of {len(plan)}: {name}")
+            on_steps = partial(advance, note=f"run {number} of {len(plan)}: {name}")
+            on_steps(0)
             try:
-                made = train(cfg, out / name, resume=True)
+                made = train(cfg, out / name, resume=True, on_steps=on_steps)
             except DivergedError as error:
                 diverged.append(f"{name}: {error}")
                 made = Run(out / name)
@@ -94,7 +97,6 @@ def run(asked: Sweep, plan: dict[str, RunConfig]) -> tuple[list[Result], list[st
                 model = model or (load_model(made) if asked.file.windows else None)
                 evaluate(made, made.sae().to(device()), model, asked.file.windows)
             found.append(results.result(made))
-            advance(0 if name in done else steps[name], note=f"{number} of {len(plan)} runs")
     return found, diverged
 
 

@@ -1,6 +1,7 @@
 """`sae train ARCH`: a store -> a sparse autoencoder."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +47,13 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
+def train(
+    cfg: RunConfig, out: Path, resume: bool = False, on_steps: Callable[[int], None] = lambda n: None
+) -> Run:
     """Train to the end, or until SIGINT or SIGTERM, which write a checkpoint and raise Stopped.
 
     `cfg` may leave settings out; what they came to is in the run's run.json. A finished run is returned as it
-    is when `resume` is set."""
+    is when `resume` is set. `on_steps` hears of steps done, first of those done before a resumed run's stop."""
     store = Store(cfg.store)
     cfg, reader = settled(cfg, store)
     hook = reader.hooks[0]
@@ -65,7 +68,8 @@ def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
     trainer = Trainer(sae.to(device()), cfg.train, scale)
     if run.checkpoints:
         reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
-    _fit(trainer, reader, run)
+    on_steps(trainer.step)
+    _fit(trainer, reader, run, on_steps)
     return run
 
 
@@ -101,7 +105,7 @@ def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scal
     return run
 
 
-def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
+def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[[int], None]) -> None:
     cfg = trainer.cfg
     loggers = Loggers(run.path, run.config.loggers, run.about, resume_at=trainer.step)
     assert cfg.steps is not None
@@ -114,6 +118,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
             advance(
                 trainer.step - last, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
             )
+            on_steps(trainer.step - last)
             last = trainer.step
 
         fit(

@@ -106,6 +106,7 @@ def codes(
 
     Two SAEs are shown the same rows, each at its own hook point. Memory: 12 bytes a firing. Raises RunError
     when the store has no held-out row, StoreError when it lacks the hook point, ShapeError on another width."""
+    store.width(hook)  # refuses a hook point that is not there, naming those that are
     values, indices, counts = [], [], []
     left = rows
     for x, *_ in store.batches(hook, batch, "held-out"):
