@@ -80,6 +80,15 @@ class Run:
         return (self.path / ABOUT).exists()
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the trained SAE's weights, by which what was made from them knows them again.
+
+        Raises RunError when training has not reached its last step."""
+        if not self.finished:
+            raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
+        return read_json(self.path / ABOUT)["weights_file_sha256"]
+
+    @property
     def hook(self) -> str:
         """Hook point whose activations the SAE reads."""
         return self.about["hook"]

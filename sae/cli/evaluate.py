@@ -13,7 +13,7 @@ from activations.models import LanguageModel
 from sae.architectures import SAE
 from sae.cli.progress import progress
 from sae.errors import ConfigError, RunError
-from sae.evaluation.reconstruction import reconstruction
+from sae.evaluation.reconstruction import held_out_rows, reconstruction
 from sae.evaluation.splice import splice
 from sae.runs import Run, device
 
@@ -80,8 +80,7 @@ def load_model(run: Run) -> LanguageModel:
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
     """Measure, and write eval.json."""
     store, hook = run.store, run.hook
-    rows = int(sum(store.rows(store.read(n), "held-out").sum() for n in range(len(store.shards))))
-    with progress("evaluate", rows, "tokens") as advance:
+    with progress("evaluate", held_out_rows(store), "tokens") as advance:
         found = reconstruction(sae, store, hook, batch=batch, on_rows=advance)
     if model is not None:
         with progress("splice", windows, "windows") as advance:

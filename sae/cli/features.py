@@ -8,11 +8,10 @@ import tyro
 from activations.models import LanguageModel
 from sae.cli.evaluate import load_model
 from sae.cli.progress import progress
-from sae.errors import RunError
 from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.features.describe import describe
 from sae.features.store import FeatureStore
-from sae.runs import ABOUT, Run, device, read_json
+from sae.runs import Run, device
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,7 @@ def main(args: list[str]) -> int:
 
 def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore:
     """Fill the run's features folder, or finish it."""
-    if not run.finished:
-        raise RunError(f"{run.path} is not finished: sae train … --out {run.path} --resume goes on")
-    digest = read_json(run.path / ABOUT)["weights_file_sha256"]
+    digest = run.digest
     _, rows = shards_to_read(run.store, cfg.tokens)
     with progress("features", rows, "tokens") as advance:
         return describe(

@@ -18,6 +18,8 @@ COMMANDS = {
     "synthetic": "trains an architecture on planted features and counts those it finds: sae synthetic topk",
     "features": "what every latent of a run's SAE fires on",
     "bidirectional": "the latents that fire with both signs, and what either sign fires on",
+    "compare": "runs side by side; the latents of two runs matched one with another",
+    "sweep": "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
     "app": "browse runs and features in a web browser, on this machine",
 }
 

@@ -1,6 +1,7 @@
 """`sae train ARCH`: a store -> a sparse autoencoder."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +47,16 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
+def train(
+    cfg: RunConfig, out: Path, resume: bool = False, on_steps: Callable[[int], None] = lambda n: None
+) -> Run:
     """Train to the end, or until SIGINT or SIGTERM, which write a checkpoint and raise Stopped.
 
     `cfg` may leave settings out; what they came to is in the run's run.json. A finished run is returned as it
-    is when `resume` is set."""
+    is when `resume` is set. `on_steps` hears of steps done, first of those done before a resumed run's stop."""
     store = Store(cfg.store)
-    hook = cfg.hook or store.only_hook()
-    reader = ShuffledReader(store, hook, cfg.train.batch, seed=cfg.train.seed)
-    cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae))
+    cfg, reader = settled(cfg, store)
+    hook = reader.hooks[0]
     scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5 if cfg.train.scale_inputs else 1.0
     run = _open(cfg, out, resume, store, hook, scale)
     if run.finished:
@@ -66,8 +68,30 @@ def train(cfg: RunConfig, out: Path, resume: bool = False) -> Run:
     trainer = Trainer(sae.to(device()), cfg.train, scale)
     if run.checkpoints:
         reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
-    _fit(trainer, reader, run)
+    on_steps(trainer.step)
+    _fit(trainer, reader, run, on_steps)
     return run
+
+
+def settled(cfg: RunConfig, store: Store) -> tuple[RunConfig, ShuffledReader]:
+    """The configuration with what it leaves out filled in, as run.json has it, and the reader of its rows."""
+    hook = cfg.hook or store.only_hook()
+    reader = ShuffledReader(store, hook, cfg.train.batch, seed=cfg.train.seed)
+    return dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae)), reader
+
+
+def refuse_other(run: Run, cfg: RunConfig) -> None:
+    """Raise RunError unless a run was begun with these (settled) settings, StoreError if its store has changed."""
+    _ = run.store
+    differing = [
+        field.name
+        for field in dataclasses.fields(cfg)
+        if getattr(run.config, field.name) != getattr(cfg, field.name)
+    ]
+    if differing:
+        raise RunError(
+            f"{run.path} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
+        )
 
 
 def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scale: float) -> Run:
@@ -77,20 +101,11 @@ def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scal
     if not resume:
         state = "a finished run" if run.finished else "a run that stopped before its end (--resume goes on)"
         raise RunError(f"{out} holds {state}: choose another --out")
-    _ = run.store  # refuses a store that has changed
-    differing = [
-        field.name
-        for field in dataclasses.fields(cfg)
-        if getattr(run.config, field.name) != getattr(cfg, field.name)
-    ]
-    if differing:
-        raise RunError(
-            f"{out} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
-        )
+    refuse_other(run, cfg)
     return run
 
 
-def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
+def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[[int], None]) -> None:
     cfg = trainer.cfg
     loggers = Loggers(run.path, run.config.loggers, run.about, resume_at=trainer.step)
     assert cfg.steps is not None
@@ -103,6 +118,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run) -> None:
             advance(
                 trainer.step - last, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
             )
+            on_steps(trainer.step - last)
             last = trainer.step
 
         fit(

@@ -69,6 +69,11 @@ def reconstruction(
     }
 
 
+def held_out_rows(store: Store) -> int:
+    """How many held-out rows a store has."""
+    return int(sum(store.rows(store.read(number), "held-out").sum() for number in range(len(store.shards))))
+
+
 def _mean(store: Store, hook: str, split: Split, batch: int) -> tuple[Float[Tensor, "D"], int]:
     total, rows = torch.zeros(store.width(hook), dtype=torch.float64), 0
     for x, *_ in store.batches(hook, batch, split):

@@ -18,12 +18,15 @@ from typing import Any
 
 IMPORTS = (
     "datasets.packaged_modules.json.json",
+    "plotly.subplots",
     "pyarrow.parquet",
     "rich.progress",
+    "sae.cli.compare",
     "sae.cli.evaluate",
     "sae.cli.features",
     "sae.cli.harvest",
     "sae.cli.store",
+    "sae.cli.sweep",
     "sae.cli.train",
     "torch._dynamo",
     "transformer_lens.model_bridge.generalized_components",

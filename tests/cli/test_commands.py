@@ -7,7 +7,9 @@ import pytest
 from sae.cli.main import COMMANDS
 from tests.cli.commands import Server
 
-LONG_JOBS = ["demo", "harvest", "train topk", "train batchtopk", "evaluate", "synthetic topk", "features"]
+LONG_JOBS = [
+    "demo", "harvest", "train topk", "train batchtopk", "evaluate", "synthetic topk", "features", "compare", "sweep",
+]  # fmt: skip
 
 
 def test_an_unknown_command_is_one_line_with_those_there_are(sae: Server):
@@ -77,6 +79,8 @@ def test_the_help_of_every_long_job_has_an_example(sae: Server, command: str):
         ("synthetic", "topk", "flat"),
         ("synthetic", "topk", "tree", "--d-model", "8"),
         ("features",),
+        ("compare",),
+        ("sweep",),
         ("store",),
         ("store", "sohw", "a"),
     ],

@@ -1,0 +1,136 @@
+"""`sae compare`: runs side by side; of two, the latents matched one with another."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from activations import files
+from activations.store import Store
+from sae.cli import results
+from sae.cli.progress import progress
+from sae.errors import ConfigError, RunError
+from sae.evaluation.matching import LEVELS, compare
+from sae.evaluation.reconstruction import held_out_rows
+from sae.evaluation.similarity import codes
+from sae.runs import Run, device, read_json
+
+FORMAT = 1
+MEASURES = {"cosine": "decoder cosine", "activation": "activation correlation"}
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Set the evaluations of runs side by side. The latents of two runs are also matched, by the cosine of their
+    decoder rows and by the correlation of what they do on the same held-out tokens: each with its nearest,
+    and one to one; the result goes into the first run's folder as compare-NAME.json.
+
+    Example: sae compare runs/seed0 runs/seed1"""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of two runs or more."""
+    store: Path | None = None
+    """Store whose held-out tokens both SAEs are shown; the first run's when left out."""
+    tokens: int = 50_000
+    """Held-out tokens looked at, at most."""
+    near: float = LEVELS[0]
+    """Similarity from which two latents count as the same thing: what is shared, split, merged, new, lost."""
+    absolute: bool | None = None
+    """Match by |similarity|, as a latent with signed values may point either way. When left out: yes if a
+    latent of either SAE is negative on any of the tokens."""
+    block: int = 1024
+    """Latents of the first SAE compared at once; memory grows with it."""
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise ConfigError(f"{len(self.runs)} run given: name two or more to compare")
+        for name in ("tokens", "block"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+        if not 0 < self.near <= 1:
+            raise ConfigError(f"near = {self.near} must lie in (0, 1]")
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = tyro.cli(Compare, prog="sae compare", args=args)
+    runs = [Run(path) for path in command.runs]
+    Console().print(results.table([results.result(run) for run in runs]))
+    if len(runs) == 2:
+        path = write(runs[0], runs[1], command)
+        show(read_json(path))
+        print(f"{path}: the partner of every latent")
+    return 0
+
+
+def write(first: Run, second: Run, cfg: Compare) -> Path:
+    """Match the latents of two finished runs, and write compare-NAME.json into the first one's folder."""
+    runs, names = (first, second), ("first", "second")
+    _refuse_other_widths(first, second)
+    about = {
+        name: {"run": str(run.path), "weights_file_sha256": run.digest}
+        for name, run in zip(names, runs, strict=True)
+    }
+    store = Store(cfg.store) if cfg.store else first.store
+    saes = [run.sae().to(device()) for run in runs]
+    with progress("encode", 2 * min(cfg.tokens, held_out_rows(store)), "tokens") as advance:
+        both = [
+            codes(sae, store, run.hook, cfg.tokens, on_rows=advance)
+            for sae, run in zip(saes, runs, strict=True)
+        ]
+    found = compare((saes[0].W_dec, saes[1].W_dec), (both[0], both[1]), cfg.near, cfg.absolute, cfg.block)
+    path = first.path / f"compare-{second.name}.json"
+    files.write_json(path, {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found})
+    return path
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print how alike two SAEs are."""
+    made = Table(
+        title=f"first: {content['first']['run']}, second: {content['second']['run']}, {content['tokens']:,} held-out tokens"
+    )
+    for column in ("", *MEASURES.values()):
+        made.add_column(column, justify="right" if column else "left")
+    lines = [_lines(content[name]) for name in MEASURES]
+    for label in lines[0]:
+        made.add_row(label, *(column[label] for column in lines))
+    firing = content["firing"]
+    made.caption = (
+        f"{firing['first']:.1%} of the first's latents and {firing['second']:.1%} of the second's fire on these tokens. "
+        f"{'Absolute values' if content['absolute'] else 'Signed values'} are compared. Shared: mutually nearest, "
+        f"from {content['near']:g} on; split, merged: near to one that is nearer to another; new, lost: near to none."
+    )
+    Console().print(made)
+
+
+def _lines(found: dict[str, Any]) -> dict[str, str]:
+    """Label -> value, of one measure."""
+    summary, pairs = found["summary"], found["summary"]["one_to_one"]
+    lines = {"one to one: mean similarity": f"{pairs['mean']:.4f}"}
+    if pairs["at_most"] > pairs["mean"]:
+        lines["one to one: mean similarity"] += f" (best: at most {pairs['at_most']:.4f})"
+    lines |= {f"one to one: share from {level}": f"{pairs[f'above_{level}']:.1%}" for level in LEVELS}
+    for place in ("first", "second"):
+        own = summary["nearest"][place]
+        lines[f"nearest of the {place}'s: mean similarity"] = f"{own['mean']:.4f}"
+        for level in LEVELS:
+            lines[f"nearest of the {place}'s: share from {level}"] = f"{own[f'above_{level}']:.1%}"
+    lines["mutually nearest"] = f"{summary['mutual']['count']:,}"
+    for place, kinds in (("first", ("shared", "merged", "lost")), ("second", ("shared", "split", "new"))):
+        counts = Counter(found["latents"][place]["kind"])
+        lines[f"the {place}'s {', '.join(kinds)}"] = ", ".join(f"{counts[kind]:,}" for kind in kinds)
+    return lines
+
+
+def _refuse_other_widths(first: Run, second: Run) -> None:
+    reads = [(run.about["d_model"], f"({run.about['model']}, {run.hook})") for run in (first, second)]
+    if reads[0][0] != reads[1][0]:
+        (width, where), (other, elsewhere) = reads
+        raise RunError(
+            f"{first.path} reads activations of width {width} {where}, {second.path} of width {other} {elsewhere}: "
+            f"latents can be matched within one width only"
+        )

@@ -1,0 +1,239 @@
+"""`sae sweep`: what a file expands to, what is refused before anything is trained, and that a stop loses nothing."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from sae import sweep
+from sae.architectures import ARCHITECTURES, BatchTopKConfig, TopKConfig
+from sae.cli.results import Result, write_csv, write_pareto
+from sae.errors import ConfigError
+from tests.cli.commands import Server, contents
+
+GRID = """
+[[grid]]
+arch = "topk"
+d_sae = 32
+k = [2, 4]
+"""
+
+
+def file(
+    folder: Path, store: Path | str = "stores/toy", grid: str = GRID, top: str = "", train: str = ""
+) -> Path:
+    path = folder / "sweep.toml"
+    path.write_text(
+        f'store = "{store}"\nout = "{folder / "out"}"\n{top or "windows = 0"}\n'
+        f"[train]\nsteps = 20\nbatch = 64\nlog_every = 5\ncheckpoint_every = 10\n{train}\n{grid}",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_lists_are_multiplied_and_runs_named_by_their_settings(tmp_path: Path):
+    grid = """
+        [[grid]]
+        arch = "topk"
+        k = [16, 32]
+        d_sae = [4096]
+        [[grid]]
+        arch = "batchtopk"
+        k = 2.5
+        d_sae = 64
+        train.lr = [1e-3, 3e-4]
+        train.seed = [0, 1]
+    """
+    runs = sweep.load(file(tmp_path, grid=grid)).runs
+    assert list(runs) == [
+        "topk-k16-d_sae4096", "topk-k32-d_sae4096",
+        "batchtopk-k2.5-d_sae64-lr0.001-seed0", "batchtopk-k2.5-d_sae64-lr0.001-seed1",
+        "batchtopk-k2.5-d_sae64-lr0.0003-seed0", "batchtopk-k2.5-d_sae64-lr0.0003-seed1",
+    ]  # fmt: skip
+    assert runs["topk-k32-d_sae4096"].arch == TopKConfig(d_sae=4096, k=32)
+    last = runs["batchtopk-k2.5-d_sae64-lr0.0003-seed1"]
+    assert last.arch == BatchTopKConfig(d_sae=64, k=2.5)
+    assert (last.train.lr, last.train.seed, last.train.steps, last.train.batch) == (3e-4, 1, 20, 64)
+    assert {run.store for run in runs.values()} == {"stores/toy"}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_can_be_swept_with_all_its_defaults(tmp_path: Path, arch: str):
+    assert list(sweep.load(file(tmp_path, grid=f'[[grid]]\narch = "{arch}"')).runs) == [arch]
+
+
+MISTAKES = {
+    "no grid": ({"grid": ""}, ["no [[grid]]"]),
+    "not TOML": ({"grid": "[[grid"}, ["cannot be read"]),
+    "a grid that is no table": ({"grid": "", "top": "windows = 0\ngrid = [1]"}, ["[[grid]]"]),
+    "no architecture": ({"grid": "[[grid]]\nk = 4"}, ["grid 1", "None", "topk, batchtopk"]),
+    "an unknown architecture": ({"grid": '[[grid]]\narch = "topq"'}, ["grid 1", "'topq'", "topk, batchtopk"]),
+    "several architectures at once": ({"grid": '[[grid]]\narch = ["topk"]'}, ["grid 1", "['topk']"]),
+    "an unknown setting": ({"grid": GRID + "kk = 3"}, ["topk-d_sae32-k2-kk3", "'kk'", "aux_weight"]),
+    "another method's setting": ({"grid": GRID + "threshold_rate = 0.1"}, ["'threshold_rate'"]),
+    "a setting of a wrong type": ({"grid": GRID.replace("4]", '"many"]')}, ["k = 'many'", "str", "int"]),
+    "a fraction for a whole number": ({"grid": GRID.replace("4]", "4.5]")}, ["k = 4.5", "float", "int"]),
+    "a truth value for a number": ({"grid": GRID.replace("4]", "true]")}, ["k = True", "bool", "int"]),
+    "a setting out of range": ({"grid": GRID.replace("4]", "64]")}, ["topk-d_sae32-k64", "k = 64", "d_sae = 32"]),
+    "an empty list": ({"grid": GRID.replace("[2, 4]", "[]")}, ["grid 1, k", "empty"]),
+    "the same run twice": ({"grid": GRID + GRID}, ["grid 2", "topk-d_sae32-k2 is there twice"]),
+    "an unknown setting of training": ({"train": "step = 3"}, ["train", "'step'", "steps"]),
+    "a wrong type in training": ({"train": 'lr = "fast"'}, ["lr = 'fast'", "float | None"]),
+    "training out of range": ({"train": "lr = -1.0"}, ["train.lr = -1.0"]),
+    "training out of range in a grid": ({"grid": GRID + "train.warmup_steps = -1"}, ["train.warmup_steps = -1"]),
+    "an unknown key": ({"top": "window = 3"}, ["'window'", "windows"]),
+    "windows below zero": ({"top": "windows = -1"}, ["windows = -1"]),
+    "a batch larger than the store": ({"grid": GRID + "train.batch = 1000000"}, ["1,000,000", "train rows"]),
+    "a hook point the store has not": ({"top": 'hook = "blocks.9.hook_mlp_out"'}, ["blocks.9.hook_mlp_out"]),
+    "a store that is not there": ({"store": "/nowhere"}, ["/nowhere"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_anywhere_is_one_line_and_nothing_is_trained(
+    sae: Server, world: Path, tmp_path: Path, changes: dict[str, str], says: list[str]
+):
+    line = sae("sweep", file(tmp_path, **{"store": world / "store", **changes})).complaint
+    assert all(part in line for part in says), line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["store", "out"])
+def test_a_file_without_a_store_or_a_place_says_which(tmp_path: Path, missing: str):
+    path = file(tmp_path)
+    path.write_text(re.sub(rf"(?m)^{missing} = .*\n", "", path.read_text()))
+    with pytest.raises(ConfigError, match=f"{missing} is missing"):
+        sweep.load(path)
+
+
+def test_a_file_that_is_not_there_is_one_line(sae: Server):
+    assert "no sweep at /nowhere.toml" in sae("sweep", "/nowhere.toml").complaint
+
+
+def lines(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open(newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def test_a_sweep_trains_evaluates_and_plots_and_again_changes_nothing(
+    sae: Server, world: Path, tmp_path: Path
+):
+    grid = GRID + '[[grid]]\narch = "batchtopk"\nd_sae = 32\nk = 3'
+    path, out = file(tmp_path, world / "store", grid, top="windows = 4"), tmp_path / "out"
+    ended = sae("sweep", path)
+    assert ended.code == 0, ended.err
+    names = ["topk-d_sae32-k2", "topk-d_sae32-k4", "batchtopk-d_sae32-k3"]
+    assert [line["run"] for line in lines(out)] == names
+    for line in lines(out):
+        evaluation = json.loads((out / line["run"] / "eval.json").read_text())
+        assert float(line["fvu"]) == evaluation["estimates"]["fvu"]["value"]
+        assert float(line["recovered_mean"]) == evaluation["splice"]["estimates"]["recovered_mean"]["value"]
+        assert line["run"] in ended.out
+    assert "60 of 60 steps" in ended.err
+    page = (out / "pareto.html").read_text()
+    assert all(name in page for name in names)
+    assert 'src="http' not in page  # plotly itself is in the page
+    before = contents(out)
+    assert sae("sweep", path).code == 0
+    after = contents(out)
+    assert {name for name in before if before[name] != after[name]} <= {
+        "pareto.html"
+    }  # plotly draws random ids
+
+
+def test_a_longer_grid_or_the_model_s_loss_is_added_to_what_is_there(
+    sae: Server, world: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    assert sae("sweep", file(tmp_path, world / "store")).code == 0
+    weights = (out / "topk-d_sae32-k2/sae.safetensors").read_bytes()
+    assert {line["recovered_zero"] for line in lines(out)} == {""}
+    longer = GRID.replace("4]", "4, 8]")
+    ended = sae("sweep", file(tmp_path, world / "store", longer, top="windows = 4"))
+    assert ended.code == 0
+    assert ended.err.count("train:") == 1  # of k = 8 alone
+    assert (out / "topk-d_sae32-k2/sae.safetensors").read_bytes() == weights
+    assert len(lines(out)) == 3
+    assert all(line["recovered_zero"] for line in lines(out))
+
+
+def test_a_stopped_sweep_goes_on_to_the_same_bits(sae: Server, world: Path, tmp_path: Path):
+    path, out = file(tmp_path, world / "store"), tmp_path / "out"
+    long = path.read_text().replace("steps = 20", "steps = 300")
+    path.write_text(long.replace("checkpoint_every = 10", "checkpoint_every = 1000"))
+    second = out / "topk-d_sae32-k4" / "log.jsonl"
+    running = sae.start("sweep", path).when(lambda: second.exists() and second.read_text().count("\n") > 3)
+    running.kill(signal.SIGTERM)
+    ended = running.wait()
+    assert ended.code == 143
+    assert "the same command goes on" in ended.err
+    assert (out / "topk-d_sae32-k2/eval.json").exists()
+    assert not (out / "topk-d_sae32-k4/sae.json").exists()
+    assert sae("sweep", path).code == 0
+    whole = weights(out)
+    shutil.rmtree(out)
+    assert sae("sweep", path).code == 0
+    assert weights(out) == whole
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in out.glob("*/sae.safetensors")}
+
+
+@pytest.mark.parametrize("change", ["steps", "weights"])
+def test_a_folder_with_something_else_in_it_is_refused_before_anything_is_trained(
+    sae: Server, world: Path, tmp_path: Path, change: str
+):
+    path, out = file(tmp_path, world / "store", GRID.replace("[2, 4]", "4")), tmp_path / "out"
+    if change == "steps":
+        assert sae("sweep", path).code == 0
+    else:
+        (out / "topk-d_sae32-k4").mkdir(parents=True)
+        (out / "topk-d_sae32-k4/notes.txt").touch()
+    before = contents(out)
+    path = file(tmp_path, world / "store")
+    path.write_text(path.read_text().replace("steps = 20", "steps = 30"))
+    line = sae("sweep", path).complaint
+    assert str(out / "topk-d_sae32-k4") in line
+    assert ("other settings (train)" if change == "steps" else "holds no run") in line
+    assert contents(out) == before
+
+
+def test_a_run_that_diverges_does_not_keep_the_others_from_their_end(
+    sae: Server, world: Path, tmp_path: Path
+):
+    grid = '[[grid]]\narch = "topk"\nd_sae = 32\nk = 4\ntrain.lr = [1e30, 1e-3]\ntrain.warmup_steps = 0'
+    line = sae("sweep", file(tmp_path, world / "store", grid)).complaint
+    assert "1 of 2 runs diverged: topk-d_sae32-k4-lr1e+30-warmup_steps0: the loss is" in line
+    first, second = lines(tmp_path / "out")
+    assert first["fvu"] == "" != second["fvu"]
+
+
+def test_the_plot_has_a_line_for_each_method_and_width_sorted_by_l0_and_text_as_text(tmp_path: Path):
+    results = [
+        Result("b", "topk", 64, 8.0, 0.2, 0.9, 0.8, 0.0),
+        Result("<script>", "topk", 64, 4.0, 0.3, None, None, 0.0),
+        Result("c", "topk", 128, 4.0, 0.25, 0.8, 0.7, 0.0),
+        Result("unmeasured", "topk", 32, None, None, None, None, None),
+    ]
+    write_pareto(tmp_path / "p.html", results)
+    page = (tmp_path / "p.html").read_text()
+    drawn = json.loads(re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{", page, re.S)[1])
+    names = [trace["name"] for trace in drawn if trace["showlegend"]]
+    assert names == ["topk, 64 latents", "topk, 128 latents"]
+    assert drawn[0]["x"] == [4.0, 8.0] and drawn[0]["y"] == [0.3, 0.2]
+    assert [trace["y"] for trace in drawn[2:]] == [[0.9], [0.8]]
+    assert "unmeasured" not in page
+    assert "<script>" not in json.dumps(drawn)
+
+
+def test_the_table_keeps_full_precision_and_leaves_blanks(tmp_path: Path):
+    write_csv(tmp_path / "results.csv", [Result("a, b", "topk", 64, 1 / 3, 0.1, None, None, 0.0)])
+    (line,) = lines(tmp_path)
+    assert line["run"] == "a, b"
+    assert float(line["l0"]) == 1 / 3
+    assert line["recovered_zero"] == ""
