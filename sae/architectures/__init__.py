@@ -2,6 +2,7 @@
 
 import torch
 
+from sae.architectures.adaptivek import AdaptiveK, AdaptiveKConfig
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae.architectures.topk import TopK, TopKConfig
@@ -9,11 +10,14 @@ from sae.architectures.topk import TopK, TopKConfig
 ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "topk": (TopKConfig, TopK),
     "batchtopk": (BatchTopKConfig, BatchTopK),
+    "adaptivek": (AdaptiveKConfig, AdaptiveK),
 }
 
 __all__ = [
     "ARCHITECTURES",
     "SAE",
+    "AdaptiveK",
+    "AdaptiveKConfig",
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",

@@ -2,12 +2,13 @@
 
 import pytest
 
-from sae.architectures import ARCHITECTURES, ArchConfig, BatchTopKConfig, TopKConfig, name_of
+from sae.architectures import ARCHITECTURES, AdaptiveKConfig, ArchConfig, BatchTopKConfig, TopKConfig, name_of
 
 D, F = 8, 24
 SMALL: dict[str, ArchConfig] = {
     "topk": TopKConfig(d_sae=F, k=3),
     "batchtopk": BatchTopKConfig(d_sae=F, k=3),
+    "adaptivek": AdaptiveKConfig(d_sae=F, k_min=1, k_max=6),
 }
 
 
