@@ -157,5 +157,9 @@ def sample(reader: ShuffledReader, rows: int) -> Batch:
     cursor = reader.cursor
     batches = list(islice(iter(reader), max(1, min(rows, reader.rows) // reader.batch)))
     reader.cursor = cursor
-    columns: Any = zip(*batches, strict=True)
-    return Batch(*(None if parts[0] is None else torch.cat(parts) for parts in columns))
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return Batch(
+        torch.cat([batch.x for batch in batches]),
+        torch.cat([batch.y for batch in batches]),
+        torch.cat(labels) if labels else None,
+    )

@@ -234,7 +234,7 @@ class Store:
         return chosen & (held_out if split == "held-out" else ~held_out)
 
     def batches(
-        self, hook: str, rows: int, split: Split = "all"
+        self, hook: str, rows: int, split: Split = "all", positions: Positions = "all"
     ) -> Iterator[tuple[Tensor, Tensor, Shard, int]]:
         """In order: (x [<= rows, D] float32, flat row numbers within the shard, the shard, its number).
 
@@ -242,7 +242,7 @@ class Store:
         for number in range(len(self.shards)):
             shard = self.read(number, (hook,))
             flat = shard.activations[hook].flatten(0, 1)
-            for chosen in self.rows(shard, split).flatten().nonzero()[:, 0].split(rows):
+            for chosen in self.rows(shard, split, positions=positions).flatten().nonzero()[:, 0].split(rows):
                 if len(chosen):  # a shard without rows of the split still splits into one empty piece
                     yield flat[chosen].float(), chosen, shard, number
 

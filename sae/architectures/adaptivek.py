@@ -83,9 +83,7 @@ class AdaptiveK(SAE):
         self.register_buffer("probe_b_start", middle.clone())
         self.register_buffer("penalty", torch.zeros(()))  # of the mean squared error, that ridge settled on
         self.register_buffer("delta", torch.tensor(0.2))  # weight of the probe's way from its start
-        self.register_buffer(
-            "recent", torch.full((2,), torch.nan)
-        )  # probe losses of the last steps of stage 3
+        self.register_buffer("recent", torch.full((2,), torch.inf))  # probe losses: two steps ago, one ago
 
     def score(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
         """How complex each row's text is, from 0 to score_max, as the probe has it."""
@@ -106,9 +104,8 @@ class AdaptiveK(SAE):
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Tensor) -> Loss:
         """FVU + l1_weight * L1 + aux_weight * AuxK. All are relative to the inputs, so no weight depends on units."""
         code = self._encode(x)
-        l1 = code.values.sum() / x.norm(dim=1).sum().clamp_min(
-            torch.finfo(x.dtype).tiny
-        )  # means over equal rows
+        size = x.norm(dim=1).sum().clamp_min(torch.finfo(x.dtype).tiny)
+        l1 = code.values.sum() / size  # both are sums over the same rows, so this is the ratio of the means
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         return loss.plus(self.cfg.l1_weight * l1, {"l1": l1.detach()})
 
@@ -171,7 +168,7 @@ class AdaptiveK(SAE):
         """Loosen the tie to the start when the probe's loss fell by over 5 % in two steps, else tighten it."""
         before = self.recent[0].clone()
         self.recent.copy_(torch.stack([self.recent[1], probe_loss]))
-        if before.isnan():
+        if before.isinf():  # stage 3 has just begun
             return
         fell = before - probe_loss > 0.05 * before
         self.delta.copy_((0.8 * self.delta).clamp_min(0.01) if fell else (1.2 * self.delta).clamp_max(0.5))

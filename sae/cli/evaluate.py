@@ -78,10 +78,11 @@ def load_model(run: Run) -> LanguageModel:
 
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
     """Measure, and write eval.json."""
-    store, hook = run.store, run.hook
-    rows = int(sum(store.rows(store.read(n), "held-out").sum() for n in range(len(store.shards))))
+    store, hook, positions = run.store, run.hook, run.config.positions
+    shards = map(store.read, range(len(store.shards)))
+    rows = int(sum(store.rows(shard, "held-out", positions=positions).sum() for shard in shards))
     with progress("evaluate", rows, "tokens") as advance:
-        found = reconstruction(sae, store, hook, batch=batch, on_rows=advance)
+        found = reconstruction(sae, store, hook, positions=positions, batch=batch, on_rows=advance)
     if model is not None:
         with progress("splice", windows, "windows") as advance:
             found["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)

@@ -173,7 +173,7 @@ def test_auxk_is_off_without_dead_latents_and_never_changes_the_support(cfg):
     assert without.terms["auxk"] == 0
     assert with_dead.terms["auxk"] > 0
     assert torch.equal(without.fired, with_dead.fired)
-    assert_close(with_dead.total, with_dead.terms["fvu"] + cfg.aux_weight * with_dead.terms["auxk"])
+    assert_close(with_dead.total, without.total + cfg.aux_weight * with_dead.terms["auxk"])
 
 
 @architectures("aux_weight")
