@@ -9,6 +9,10 @@ class TextError(ActivationsError):
     """The text source is missing, empty, or lacks the column asked for."""
 
 
+class LabelError(ActivationsError):
+    """A source of labels is missing, fails, or gives something that is no number."""
+
+
 class ModelError(ActivationsError):
     """The language model cannot be found, fetched or booted."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from activations import files, text
 from activations.errors import HarvestError
+from activations.labels import Labels
 from activations.models import LanguageModel
 from activations.store import DTYPES, INDEX, Store, StoreSpec
 from activations.text import TextConfig
@@ -36,6 +37,10 @@ class HarvestConfig:
     only 8 bits of precision, too few for dimensions whose mean is far from zero."""
     text: TextConfig = field(default_factory=TextConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)
+    labels: str | None = None
+    """A number for each document, kept with its rows (AdaptiveK learns from them): `builtin` (how complex the text
+    is, 0 to 10), `column:NAME` (a numeric column of the data set), or `module:function` (yours, text -> number).
+    A document whose function fails or gives NaN has no label."""
     shard_tokens: int = 32_768
     """Tokens per shard: what a crash can cost, and the unit of shuffling."""
     batch_tokens: int = 2048
@@ -63,7 +68,7 @@ def harvest(
     `on_tokens` hears of every batch done, as a number of tokens. Interrupted at any moment and called again
     with the same arguments, it ends with the same bytes as undisturbed (same machine, same number of
     threads). A finished store of the same settings is returned as it is. Raises HarvestError, StoreError,
-    TextError or HookError; an OSError when the disk is full; in each case whole shards stay."""
+    TextError, LabelError or HookError; an OSError when the disk is full; in each case whole shards stay."""
     if not config.hook_names:
         raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
     spec = store_spec(model, config)
@@ -73,7 +78,8 @@ def harvest(
         return store
     _check_space(out, spec, config)
     limit = config.tokens // config.packing.context
-    stream = islice(windows(text.documents(config.text), model.tokenizer, config.packing), limit)
+    labels = Labels(config.labels, config.text)
+    stream = islice(windows(labels.documents(), model.tokenizer, config.packing), limit)
     total = shards = 0
     writer = None  # until there is something to write: a mistake in the text leaves no folder behind
     for number, block in enumerate(_blocks(stream, spec.windows_per_shard)):
@@ -81,10 +87,11 @@ def harvest(
         total, shards = total + len(block), number + 1
         if writer.has(number):
             writer.check(number, block)
+            labels.skip(block)
             on_tokens(len(block) * config.packing.context)
             continue
         captured = _run(model, block, config, on_tokens)
-        writer.write(number, block, captured)
+        writer.write(number, block, captured, labels.of(block))
     if writer is None:
         raise HarvestError(
             f"{config.text.dataset} gave no full window of {config.packing.context} tokens: it is empty or too "
@@ -118,6 +125,7 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         hooks={hook: captured[hook].shape[-1] for hook in config.hook_names},
         dtype=config.dtype,
         windows_per_shard=max(1, config.shard_tokens // config.packing.context),
+        labels=config.labels,
     )
 
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from activations.errors import StoreError
-from activations.store import DTYPES, Split, Store
+from activations.store import DTYPES, Positions, Shard, Split, Store
 
 
 class Batch(NamedTuple):
-    """What a training step reads: inputs and targets, [B, D] float32; the same tensor for an autoencoder."""
+    """What a training step reads: inputs and targets, [B, D] float32; the same tensor for an autoencoder.
+
+    `labels` [B] float32 are those of the rows' documents, NaN for none; None when they were not asked for."""
 
     x: Tensor
     y: Tensor
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ class ShuffledReader:
     window) and permutes all rows of a group together. When all rows fit into `memory` bytes the group is
     the whole store and the shuffle is perfect; else a group is as many shards as fit, at least two. Every
     row is given out once a pass; a batch may span groups and passes. The order is a function of
-    (seed, store, split, batch, memory) alone, so a reader whose `cursor` is set to another's gives out the
-    same batches from there on."""
+    (seed, store, split, positions, batch, memory) alone, so a reader whose `cursor` is set to another's gives
+    out the same batches from there on. With `labels`, each batch brings its rows' labels; `positions="last"`
+    reads the last row of each document in each window only. Raises StoreError when there is too little."""
 
     def __init__(
         self,
@@ -47,6 +51,8 @@ class ShuffledReader:
         seed: int = 0,
         split: Split = "train",
         with_bos: bool = False,
+        positions: Positions = "all",
+        labels: bool = False,
         memory: int = 4 << 30,
     ):
         self.store, self.batch, self.seed = store, batch, seed
@@ -54,11 +60,18 @@ class ShuffledReader:
         self.cursor = Cursor()
         self._split: Split = split
         self._with_bos = with_bos
+        self._positions: Positions = positions
+        self._labels = labels
         row_bytes = sum(store.width(name) for name in self.hooks) * DTYPES[store.spec.dtype].itemsize
         self.rows_per_shard = [
-            int(store.rows(store.read(number), split, with_bos).sum()) for number in range(len(store.shards))
+            int(self._chosen(store.read(number)).sum()) for number in range(len(store.shards))
         ]
         self.rows = sum(self.rows_per_shard)
+        if labels and store.spec.labels is None:
+            raise StoreError(
+                f"{store.path} holds no labels, and they are needed here: harvest again with --labels builtin, "
+                f"column:NAME or module:function"
+            )
         if self.rows < batch:
             raise StoreError(
                 f"{store.path} has {self.rows:,} {split} rows and a batch takes {batch:,}: harvest more "
@@ -97,8 +110,9 @@ class ShuffledReader:
                 row += len(piece[0])
                 missing -= len(piece[0])
             self.cursor = Cursor(epoch, row)
-            x, *rest = (torch.cat(parts).float() for parts in zip(*pieces, strict=True))
-            yield Batch(x, rest[0] if rest else x)
+            columns = [torch.cat(parts).float() for parts in zip(*pieces, strict=True)]
+            labels = columns.pop() if self._labels else None
+            yield Batch(columns[0], columns[-1], labels)
 
     def _rows(self, epoch: int, start: int, count: int) -> tuple[Tensor, ...]:
         """Up to `count` rows from `start` on, not past the end of the group they lie in."""
@@ -122,22 +136,30 @@ class ShuffledReader:
 
     def _read(self, group: list[int]) -> tuple[Tensor, ...]:
         self._group = None  # frees the last group's rows before the next ones come
-        parts: list[list[Tensor]] = [[] for _ in self.hooks]
+        parts = []
         for number in group:
             shard = self.store.read(number, self.hooks)
-            chosen = self.store.rows(shard, self._split, self._with_bos).flatten().nonzero()[:, 0]
-            for part, hook in zip(parts, self.hooks, strict=True):
-                part.append(shard.activations[hook].flatten(0, 1)[chosen])
-        return tuple(torch.cat(part) for part in parts)
+            columns = [shard.activations[hook] for hook in self.hooks] + [shard.labels] * self._labels
+            chosen = self._chosen(shard).flatten().nonzero()[:, 0]
+            parts.append([column.flatten(0, 1)[chosen] for column in columns])
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _chosen(self, shard: Shard) -> Tensor:
+        return self.store.rows(shard, self._split, self._with_bos, self._positions)
 
     def _generator(self, epoch: int, place: int = 0) -> torch.Generator:
         mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + place
         return torch.Generator().manual_seed(mixed % 2**63)
 
 
-def sample(reader: ShuffledReader, rows: int) -> Tensor:
-    """About `rows` inputs [n, D] from the start of the reader's order; the reader's place stays as it was."""
+def sample(reader: ShuffledReader, rows: int) -> Batch:
+    """About `rows` rows from the start of the reader's order; the reader's place stays as it was."""
     cursor = reader.cursor
     batches = list(islice(iter(reader), max(1, min(rows, reader.rows) // reader.batch)))
     reader.cursor = cursor
-    return torch.cat([batch.x for batch in batches])
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return Batch(
+        torch.cat([batch.x for batch in batches]),
+        torch.cat([batch.y for batch in batches]),
+        torch.cat(labels) if labels else None,
+    )

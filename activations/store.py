@@ -21,7 +21,10 @@ INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest unde
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HELD_OUT_ONE_IN = 10  # documents; the same for every store, so that no run trains on another's test text
 
+NAN = float("nan")
+
 Split = Literal["train", "held-out", "all"]
+Positions = Literal["all", "last"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class StoreSpec:
     """Hook point -> width D."""
     dtype: str
     windows_per_shard: int
+    labels: str | None = None
+    """Where the documents' labels come from; None for a store without."""
 
     @property
     def excluded(self) -> int:
@@ -50,12 +55,15 @@ class StoreSpec:
 
 
 class Shard(NamedTuple):
-    """One shard's windows: tokens, documents, positions [n, T] (int32) and one [n, T, D] per hook point."""
+    """One shard's windows: tokens, documents, positions [n, T] (int32) and one [n, T, D] per hook point.
+
+    `labels` [n, T] (float32) is the label of each row's document; NaN where there is none."""
 
     tokens: Tensor
     documents: Tensor
     positions: Tensor
     activations: dict[str, Tensor]
+    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ class Store:
             self.text_ended: bool = index["text_ended"]
             self.shards = [ShardEntry(**entry) for entry in index["shards"]]
             self._moments = {hook: Moments(**index["moments"][hook]) for hook in index["hooks"]}
-            spec: dict[str, Any] = {key: index[key] for key in StoreSpec.__dataclass_fields__}
+            needed = StoreSpec.__dataclass_fields__.keys() - {"labels"}  # which stores without have not
+            spec: dict[str, Any] = {"labels": index.get("labels"), **{key: index[key] for key in needed}}
             spec["packing"] = PackingConfig(**spec["packing"])
             self.spec = StoreSpec(**spec)
         except (KeyError, TypeError, TextError) as error:
@@ -175,21 +184,31 @@ class Store:
                 )
             with safe_open(path, framework="pt") as file:
                 tokens, segments = file.get_tensor("tokens"), file.get_tensor("segments")
+                labels = file.get_tensor("labels") if self.spec.labels else torch.full((len(segments),), NAN)
                 activations = {hook: file.get_tensor(hook) for hook in hooks}
-            self._check_shapes(tokens, segments, activations, entry)
+            self._check_shapes(tokens, segments, labels, activations, entry)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{path} is missing, and the index counts it: restore it or harvest again"
             ) from error
         except (SafetensorError, _BadShape) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
-        return Shard(tokens, *expand(segments, tokens.shape), activations)
+        places = expand(segments, tokens.shape)
+        return Shard(tokens, *places, activations, spread(labels, segments, tokens.shape))
 
     def _check_shapes(
-        self, tokens: Tensor, segments: Tensor, activations: dict[str, Tensor], entry: ShardEntry
+        self,
+        tokens: Tensor,
+        segments: Tensor,
+        labels: Tensor,
+        activations: dict[str, Tensor],
+        entry: ShardEntry,
     ) -> None:
         window_shape = (entry.windows, self.context)
-        shapes = {"tokens": (tokens, window_shape)}
+        shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+            "tokens": (tokens, window_shape),
+            "labels": (labels, (len(segments),)),
+        }
         shapes |= {h: (x, (*window_shape, self.spec.hooks[h])) for h, x in activations.items()}
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:
@@ -199,18 +218,23 @@ class Store:
         if not (inside & (column + length <= self.context) & (document >= 0) & (position >= 0)).all():
             raise _BadShape("a segment lies outside the windows")
 
-    def rows(self, shard: Shard, split: Split = "all", with_bos: bool = False) -> Tensor:
+    def rows(
+        self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
+    ) -> Tensor:
         """Which rows of a shard [n, T] belong to a split: bool. Padding never; BOS rows only when asked for.
 
-        Documents, one in ten, are held out whole; which ones is fixed (`is_held_out`)."""
+        Documents, one in ten, are held out whole; which ones is fixed (`is_held_out`). `positions="last"`
+        leaves the last row of each document in each window."""
         chosen = kept(shard.documents, shard.positions, 0 if with_bos else self.spec.excluded)
+        if positions == "last":
+            chosen &= ends_a_run(shard.documents)
         if split == "all":
             return chosen
         held_out = is_held_out(shard.documents)
         return chosen & (held_out if split == "held-out" else ~held_out)
 
     def batches(
-        self, hook: str, rows: int, split: Split = "all"
+        self, hook: str, rows: int, split: Split = "all", positions: Positions = "all"
     ) -> Iterator[tuple[Tensor, Tensor, Shard, int]]:
         """In order: (x [<= rows, D] float32, flat row numbers within the shard, the shard, its number).
 
@@ -218,7 +242,7 @@ class Store:
         for number in range(len(self.shards)):
             shard = self.read(number, (hook,))
             flat = shard.activations[hook].flatten(0, 1)
-            for chosen in self.rows(shard, split).flatten().nonzero()[:, 0].split(rows):
+            for chosen in self.rows(shard, split, positions=positions).flatten().nonzero()[:, 0].split(rows):
                 if len(chosen):  # a shard without rows of the split still splits into one empty piece
                     yield flat[chosen].float(), chosen, shard, number
 
@@ -253,6 +277,12 @@ def kept(documents: Tensor, positions: Tensor, excluded: int) -> Tensor:
     return ((documents != NOWHERE) | bos) & (column >= excluded)
 
 
+def ends_a_run(documents: Tensor) -> Tensor:
+    """Rows [n, T] that are the last of a document in their window: bool. Never a BOS or padding."""
+    following = torch.nn.functional.pad(documents[:, 1:], (0, 1), value=NOWHERE)
+    return (documents != NOWHERE) & (documents != following)
+
+
 def shard_name(number: int) -> str:
     """File name of a shard."""
     return f"shard-{number:05d}.safetensors"
@@ -260,14 +290,26 @@ def shard_name(number: int) -> str:
 
 def expand(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Inverse of `segments_of`: documents and positions [n, T]."""
-    window, column, length, document, position = segments.long().T
-    ends = length.cumsum(0)
-    step = torch.arange(int(length.sum())) - (ends - length).repeat_interleave(length)  # 0, 1, … in each run
-    place = (window * shape[1] + column).repeat_interleave(length) + step
+    length, position = segments.long().T[[2, 4]]
+    place, step = _rows_of(segments, shape)
     documents, positions = torch.full((2, shape.numel()), NOWHERE, dtype=torch.int32)
-    documents[place] = document.repeat_interleave(length).int()
+    documents[place] = segments[:, 3].repeat_interleave(length)
     positions[place] = (position.repeat_interleave(length) + step).int()
     return documents.view(shape), positions.view(shape)
+
+
+def spread(labels: Tensor, segments: Tensor, shape: torch.Size) -> Tensor:
+    """A label per segment [m] as one per row [n, T]; NaN outside all segments."""
+    found = torch.full((shape.numel(),), NAN)
+    found[_rows_of(segments, shape)[0]] = labels.repeat_interleave(segments[:, 2].long())
+    return found.view(shape)
+
+
+def _rows_of(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Flat place of every row of every segment, and its step 0, 1, … within the segment."""
+    window, column, length = segments.long().T[:3]
+    step = torch.arange(int(length.sum())) - (length.cumsum(0) - length).repeat_interleave(length)
+    return (window * shape[1] + column).repeat_interleave(length) + step, step
 
 
 def read_json(path: Path) -> dict[str, Any]:

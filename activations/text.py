@@ -43,8 +43,13 @@ def documents(config: TextConfig) -> Iterator[str]:
 
     The order is the same at each call. Empty documents are yielded too, so that numbers stay true to the
     source. Raises TextError when the source or its column is not there."""
+    return (text for text, _ in rows(config))
+
+
+def rows(config: TextConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same documents, each with all columns that the source has of it."""
     if config.dataset == "embedded":
-        yield from embedded.documents()
+        yield from ((text, {"text": text}) for text in embedded.documents())
         return
     column = "text" if _loader(config) == "text" else config.column
     for row in _rows(config):
@@ -57,7 +62,7 @@ def documents(config: TextConfig) -> Iterator[str]:
         text = row[column]
         if text is not None and not isinstance(text, str):
             raise TextError(f"column {column!r} of {config.dataset} holds {type(text).__name__}, not text")
-        yield text or ""
+        yield text or "", row
 
 
 def revision(config: TextConfig) -> str | None:

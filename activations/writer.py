@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,15 @@ class StoreWriter:
                 f"changed since this harvest began; choose another --out"
             )
 
-    def write(self, number: int, windows: list[Window], activations: dict[str, Tensor]) -> None:
-        """Write windows and their activations [n, T, D] as shard `number`. Raises StoreError if not finite."""
+    def write(
+        self,
+        number: int,
+        windows: list[Window],
+        activations: dict[str, Tensor],
+        labels: Mapping[int, float] | None = None,
+    ) -> None:
+        """Write windows and their activations [n, T, D] as shard `number`, and their documents' labels if the
+        spec names a source of them. Raises StoreError if an activation is not finite."""
         tokens = torch.from_numpy(np.stack([window.tokens for window in windows]))
         segments = torch.from_numpy(segments_of(windows))
         keep = kept(*expand(segments, tokens.shape), self.spec.excluded)
@@ -76,6 +84,8 @@ class StoreWriter:
             stored[hook] = activation.to("cpu", DTYPES[self.spec.dtype]).contiguous()
             self._check_finite(hook, activation, stored[hook])
             sums[hook] = _sums(stored[hook][keep])
+        if labels is not None:
+            stored["labels"] = torch.tensor([labels[document] for document in segments[:, 3].tolist()])
         path = self.path / shard_name(number)
         files.write_tensors(path, {"tokens": tokens, "segments": segments, **stored}, f"sae-store-{FORMAT}")
         entry = ShardEntry(len(windows), int(keep.sum()), path.stat().st_size, files.sha256(path))
@@ -156,10 +166,14 @@ def _hash(windows: list[Window]) -> str:
 
 
 def _spec_json(spec: StoreSpec) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(spec)))
+    """The spec as JSON; `labels` only where there are some, so that stores without keep their bytes."""
+    content = json.loads(json.dumps(asdict(spec)))
+    return content if spec.labels else {key: content[key] for key in content if key != "labels"}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(
-        f"{key}: {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key]
+        f"{key}: {old.get(key)} there, {new.get(key)} here"
+        for key in {**new, **old}
+        if old.get(key) != new.get(key)
     )

@@ -33,7 +33,7 @@ def ours(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
     settings = TrainConfig(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
     scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5
     sae = build(TopKConfig(d_sae=args.width, k=args.k), store.width(hook), args.seed)
-    x = sample(reader, 32_768) * scale
+    x = sample(reader, 32_768).x * scale
     sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(args.seed))
     trainer = Trainer(sae, settings.resolved(reader.rows, args.width), scale)
     fit(trainer, iter(reader), log=lambda row: None, save=lambda: None)

@@ -1,7 +1,7 @@
 """RunConfig: one training run as one frozen dataclass; flags, run.json and Python arguments are its fields."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 from sae.errors import RunError
@@ -21,6 +21,9 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     loggers: tuple[LoggerName, ...] = ()
     """More places for metrics, beside log.jsonl."""
+    positions: Literal["all", "last"] = "all"
+    """Rows to train on: all, or the last one of each document in each window (as AdaptiveK's paper does, with texts
+    of one window each: `sae harvest --packing document --separator none`)."""
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
@@ -33,7 +36,8 @@ def from_json(content: dict[str, Any]) -> RunConfig:
     try:
         arch = arch_from_json(content["architecture"], content["arch"])
         train = TrainConfig(**content["train"])
-        return RunConfig(content["store"], content["hook"], arch, train, tuple(content["loggers"]))
+        loggers, positions = tuple(content["loggers"]), content.get("positions", "all")
+        return RunConfig(content["store"], content["hook"], arch, train, loggers, positions)
     except (KeyError, TypeError) as error:
         raise RunError(f"the run's configuration cannot be read: {error}") from error
 

@@ -3,6 +3,7 @@
 import torch
 
 from sae.architectures.abstopk import AbsTopK, AbsTopKConfig
+from sae.architectures.adaptivek import AdaptiveK, AdaptiveKConfig
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from sae.architectures.gated import Gated, GatedConfig
@@ -27,6 +28,7 @@ ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "matryoshka": (MatryoshkaConfig, Matryoshka),
     "gba": (GBAConfig, GBA),
     "mfr": (MFRConfig, MFR),
+    "adaptivek": (AdaptiveKConfig, AdaptiveK),
 }
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "SAE",
     "AbsTopK",
     "AbsTopKConfig",
+    "AdaptiveK",
+    "AdaptiveKConfig",
     "ArchConfig",
     "BatchTopK",
     "BatchTopKConfig",

@@ -18,6 +18,9 @@ from sae.errors import ConfigError, ShapeError
 class ArchConfig:
     """What every architecture has; each adds its own fields."""
 
+    reads_labels: ClassVar[bool] = False
+    """Whether it learns from a number for each document too, as `sae harvest --labels` stores it."""
+
     d_sae: int = 8192
     """Latents in the dictionary (its width, F)."""
 
@@ -35,6 +38,10 @@ class Loss(NamedTuple):
     """Scalars to log, detached: `fvu` and `l0` always, the parts of the total by name."""
     fired: Bool[Tensor, "F"]
     """Latents that took part in the reconstruction of some row."""
+
+    def plus(self, total: Float[Tensor, ""], terms: dict[str, Tensor]) -> "Loss":
+        """The same with something more to minimise and to log."""
+        return self._replace(total=self.total + total, terms={**self.terms, **terms})
 
 
 class EncoderCost(NamedTuple):
@@ -54,12 +61,14 @@ class SAE(ABC, nn.Module):
 
     An architecture implements `_encode` and `loss`. It may override the hooks, which the trainer calls in
     this order: `make_decoder` and `make_encoder` when it is built; `parameter_groups` for the optimizer;
-    `initialise` once before the first step; then in each step `begin_step` (warm-ups and stages), `loss`,
-    backward, `before_step` (mend gradients), optimizer, `after_step` (mend parameters). What the optimizer is
-    not to touch is a buffer. Tensors in the units of x, beyond b_enc and b_dec, are named in
-    `in_activation_units`, so that input scaling can be folded into them."""
+    `initialise` once before the first step, and `fit_labels` if it reads labels; then in each step
+    `begin_step` (warm-ups and stages), `loss` and `label_loss`, backward, `before_step` (mend gradients),
+    optimizer, `after_step` (mend parameters). What the optimizer is not to touch is a buffer. Tensors in the
+    units of x, beyond b_enc and b_dec, are named in `in_activation_units`, those in the units of 1 / x in
+    `per_activation_unit`, so that input scaling can be folded into them."""
 
     in_activation_units: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
+    per_activation_unit: ClassVar[tuple[str, ...]] = ()
     pre_bias: ClassVar[bool] = True
     """Whether b_dec is taken off x before the encoder reads it."""
     unit_norm_decoder: bool = True
@@ -148,8 +157,22 @@ class SAE(ABC, nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer owns, as torch's parameter groups; `lr_scale` multiplies the learning rate.
 
-        A group may also set betas, eps and weight_decay of its own. Here: every parameter, one group."""
+        A group may also set betas, eps and weight_decay of its own; each group's gradient is clipped on its
+        own. Here: every parameter, one group."""
         return [{"params": list(self.parameters())}]
+
+    def fit_labels(self, x: Float[Tensor, "n D"], labels: Float[Tensor, "n"]) -> None:
+        """Before training, learn from a sample of inputs and their labels, NaN for none; on the CPU. Here nothing.
+
+        Raises ConfigError for labels it cannot learn from."""
+
+    def label_loss(
+        self, x: Float[Tensor, "B D"], labels: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """What a batch's labels, NaN for none, add to the loss's total and terms. Here nothing.
+
+        Called after `loss` on the same x, of architectures that read labels."""
+        return x.new_zeros(()), {}
 
     def begin_step(self, step: int, steps: int) -> None:
         """Before the loss of step 0 ... steps - 1: where training stands, for warm-ups and stages. Here nothing.
@@ -202,6 +225,8 @@ class SAE(ABC, nn.Module):
         latents fire stay. Exact for encoders that are homogeneous of degree 1, which all here are."""
         for name in self.in_activation_units:
             getattr(self, name).div_(scale)
+        for name in self.per_activation_unit:
+            getattr(self, name).mul_(scale)
 
     def fold_decoder_norms(self) -> None:
         """Bring decoder rows to norm 1 and let latents carry the norms, in place: the same reconstruction.
@@ -210,7 +235,7 @@ class SAE(ABC, nn.Module):
 
     def folded_tensors(self) -> dict[str, Tensor]:
         """What the two foldings change, by name: a checkpoint keeps these as training has them."""
-        return {name: getattr(self, name) for name in self.in_activation_units}
+        return {name: getattr(self, name) for name in (*self.in_activation_units, *self.per_activation_unit)}
 
 
 def tied_init(sae: SAE, generator: torch.Generator) -> None:

@@ -79,9 +79,9 @@ def load_model(run: Run) -> LanguageModel:
 
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
     """Measure, and write eval.json."""
-    store, hook = run.store, run.hook
-    with progress("evaluate", held_out_rows(store), "tokens") as advance:
-        found = reconstruction(sae, store, hook, batch=batch, on_rows=advance)
+    store, hook, positions = run.store, run.hook, run.config.positions
+    with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
+        found = reconstruction(sae, store, hook, positions=positions, batch=batch, on_rows=advance)
     if model is not None:
         with progress("splice", windows, "windows") as advance:
             found["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)

@@ -53,6 +53,7 @@ def show(store: Store) -> int:
         "text": f"{spec.dataset['dataset']}{f' @ {spec.dataset_revision}' if spec.dataset_revision else ''}",
         "windows": f"{store.windows:,} of {store.context} tokens, {packing.packing}, separator {packing.separator}",
         "BOS": "none" if spec.bos_token is None else f"token {spec.bos_token} begins every window",
+        "labels": spec.labels or "none (sae harvest --labels gives each document one)",
         "tokens": f"{store.tokens:,}, of which {rows:,} count (first position of each window left out)",
         "on disk": f"{sum(entry.bytes for entry in store.shards) / 1e6:,.1f} MB in {len(store.shards)} shards, {spec.dtype}",
         "text used": "all of it" if store.text_ended else "up to the number of tokens asked for",

@@ -11,7 +11,7 @@ import tyro
 from activations.moments import geometric_median
 from activations.shuffle import ShuffledReader, sample
 from activations.store import Store
-from sae.architectures import ARCHITECTURES, build
+from sae.architectures import ARCHITECTURES, SAE, build
 from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
@@ -58,13 +58,13 @@ def train(
     cfg, reader = settled(cfg, store)
     hook = reader.hooks[0]
     scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5 if cfg.train.scale_inputs else 1.0
-    run = _open(cfg, out, resume, store, hook, scale)
-    if run.finished:
+    run = _begun(cfg, out, resume)
+    if run and run.finished:
         return run
     sae = build(cfg.arch, store.width(hook), cfg.train.seed)
-    if not run.checkpoints:
-        x = sample(reader, INIT_ROWS) * scale
-        sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(cfg.train.seed))
+    if not (run and run.checkpoints):
+        _initialise(sae, reader, scale, cfg.train.seed)  # before there is a folder: it may refuse the data
+    run = run or Run.create(out, cfg, store, hook, scale)
     trainer = Trainer(sae.to(device()), cfg.train, scale)
     if run.checkpoints:
         reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
@@ -76,7 +76,10 @@ def train(
 def settled(cfg: RunConfig, store: Store) -> tuple[RunConfig, ShuffledReader]:
     """The configuration with what it leaves out filled in, as run.json has it, and the reader of its rows."""
     hook = cfg.hook or store.only_hook()
-    reader = ShuffledReader(store, hook, cfg.train.batch, seed=cfg.train.seed)
+    reader = ShuffledReader(
+        store, hook, cfg.train.batch,
+        seed=cfg.train.seed, positions=cfg.positions, labels=cfg.arch.reads_labels,
+    )  # fmt: skip
     return dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae)), reader
 
 
@@ -94,9 +97,18 @@ def refuse_other(run: Run, cfg: RunConfig) -> None:
         )
 
 
-def _open(cfg: RunConfig, out: Path, resume: bool, store: Store, hook: str, scale: float) -> Run:
+def _initialise(sae: SAE, reader: ShuffledReader, scale: float, seed: int) -> None:
+    found = sample(reader, INIT_ROWS)
+    x = found.x * scale
+    sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(seed))
+    if found.labels is not None:
+        sae.fit_labels(x, found.labels)
+
+
+def _begun(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
+    """The run that is in the folder already, if it may go on."""
     if not (out / "run.json").exists():
-        return Run.create(out, cfg, store, hook, scale)
+        return None
     run = Run(out)
     if not resume:
         state = "a finished run" if run.finished else "a run that stopped before its end (--resume goes on)"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activations.store import Split, Store
+from activations.store import Positions, Split, Store
 from sae.architectures import SAE
 from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio
@@ -23,23 +23,25 @@ def reconstruction(
     store: Store,
     hook: str,
     split: Split = "held-out",
+    positions: Positions = "all",
     batch: int = 2048,
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
+    `positions="last"` takes the last row of each document in each window alone.
     fvu: sum over tokens of |x - x_hat|^2 over sum of |x - mean|^2, the mean [D] being the split's own; sums
     in float64, numerator and denominator apart. explained_variance: 1 - fvu. cosine: mean over tokens of
     the cosine of x and x_hat. l0: mean over tokens of the number of latents != 0. norm_ratio: mean over
     tokens of |x_hat| / |x|. dead: share of latents that are zero on every token of the split; dense: share
     that are not on more than a tenth of it. encoder: what that quality costs, `SAE.encoder_cost`. Raises
     RunError when the split is empty."""
-    mean, rows = _mean(store, hook, split, batch)
+    mean, rows = _mean(store, hook, split, positions, batch)
     if not rows:
         raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
     totals: dict[int, Tensor] = {}  # document -> sums of the columns below
     fired = torch.zeros(sae.d_sae, dtype=torch.int64)
-    for x, chosen, shard, _ in store.batches(hook, batch, split):
+    for x, chosen, shard, _ in store.batches(hook, batch, split, positions):
         code = sae.encode(x.to(sae.device))
         columns = _per_row(x.double(), sae.decode(code).cpu().double(), code.l0().cpu().double(), mean)
         for document, sums in _by_document(shard.documents.flatten()[chosen], columns):
@@ -59,6 +61,7 @@ def reconstruction(
     counts, _ = np.histogram(density[fired > 0].log10().numpy(), DENSITY_EDGES)
     return {
         "split": split,
+        "positions": positions,
         "documents": len(totals),
         "tokens": rows,
         "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
@@ -69,14 +72,17 @@ def reconstruction(
     }
 
 
-def held_out_rows(store: Store) -> int:
+def held_out_rows(store: Store, positions: Positions = "all") -> int:
     """How many held-out rows a store has."""
-    return int(sum(store.rows(store.read(number), "held-out").sum() for number in range(len(store.shards))))
+    shards = map(store.read, range(len(store.shards)))
+    return int(sum(store.rows(shard, "held-out", positions=positions).sum() for shard in shards))
 
 
-def _mean(store: Store, hook: str, split: Split, batch: int) -> tuple[Float[Tensor, "D"], int]:
+def _mean(
+    store: Store, hook: str, split: Split, positions: Positions, batch: int
+) -> tuple[Float[Tensor, "D"], int]:
     total, rows = torch.zeros(store.width(hook), dtype=torch.float64), 0
-    for x, *_ in store.batches(hook, batch, split):
+    for x, *_ in store.batches(hook, batch, split, positions):
         total += x.double().sum(0)
         rows += len(x)
     return total / max(rows, 1), rows

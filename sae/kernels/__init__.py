@@ -6,8 +6,18 @@ from sae.kernels.reference import (
     decode,
     largest_per_batch,
     largest_per_row,
+    largest_varying,
     project,
     where,
 )
 
-__all__ = ["Pattern", "Projection", "decode", "largest_per_batch", "largest_per_row", "project", "where"]
+__all__ = [
+    "Pattern",
+    "Projection",
+    "decode",
+    "largest_per_batch",
+    "largest_per_row",
+    "largest_varying",
+    "project",
+    "where",
+]

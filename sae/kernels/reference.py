@@ -59,6 +59,14 @@ def largest_per_row(u: Float[Tensor, "B F"], k: int) -> Pattern:
     return Pattern(indices, torch.arange(0, len(indices) + 1, k, device=u.device))
 
 
+def largest_varying(u: Float[Tensor, "B F"], k: Int[Tensor, "B"]) -> Pattern:
+    """The k[b] largest entries of row b (all of them when F <= k[b]), largest first."""
+    most = min(int(k.max()), u.shape[1]) if len(k) else 0
+    indices = u.topk(most, dim=1).indices
+    chosen = torch.arange(most, device=u.device) < k[:, None]
+    return Pattern(indices[chosen], offsets_of(chosen.sum(1)))
+
+
 def largest_per_batch(u: Float[Tensor, "B F"], total: int) -> Pattern:
     """The `total` largest entries of the whole matrix: a row may have none or many."""
     flat = u.flatten().topk(min(total, u.numel()), sorted=False).indices.sort().values

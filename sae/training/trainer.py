@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from sae.architectures import SAE, Loss
 from sae.errors import ConfigError, DivergedError
@@ -31,7 +32,7 @@ class TrainConfig:
     decay_share: float = 0.2
     """Share of all steps, at the end, over which the learning rate falls linearly to 0."""
     clip_norm: float = 1.0
-    """Largest norm of the whole gradient."""
+    """Largest norm of the gradient; of a part that learns apart from the rest, such as a probe, its own."""
     dead_after_tokens: int | None = None
     """Tokens without firing after which a latent is dead; when left out, 10 million, or a tenth of the run's
     tokens when that is less (10 million: Gao et al. 2024, appendix A.2)."""
@@ -101,8 +102,10 @@ class Trainer:
         """Whether all steps are done."""
         return self.step == self.cfg.steps
 
-    def train_step(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"]) -> tuple[Loss, dict[str, float]]:
-        """One step on raw activations; the loss, and what else there is to log.
+    def train_step(
+        self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], labels: Float[Tensor, "B"] | None = None
+    ) -> tuple[Loss, dict[str, float]]:
+        """One step on raw activations, with their documents' labels if any; the loss, and what else to log.
 
         Raises DivergedError, leaving the weights as they were, when the loss is not finite."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
@@ -113,17 +116,24 @@ class Trainer:
         target = None if y is x else y.to(sae.device) * self.scale
         x = x.to(sae.device) * self.scale
         loss = sae.loss(x, x if target is None else target, dead)
+        if labels is not None:
+            loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
         if not torch.isfinite(loss.total):
             raise DivergedError(f"the loss is {loss.total.item()} at step {self.step}: lower --train.lr")
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         sae.before_step()
-        norm = torch.nn.utils.clip_grad_norm_(sae.parameters(), self.cfg.clip_norm)
+        norm = self._clip()
         self.optimizer.step()
         sae.after_step()
         self.silent_tokens = torch.where(loss.fired, 0, self.silent_tokens + len(x))
         self.step += 1
-        return loss, {"lr": lr, "grad_norm": norm.item(), "dead": int(dead.sum())}
+        return loss, {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
+
+    def _clip(self) -> float:
+        """Clip the gradient of each parameter group; the norm of all before."""
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        return math.hypot(*(clip_grad_norm_(group, self.cfg.clip_norm).item() for group in groups))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything beyond the folded SAE that going on needs, as tensors: the rest is `step`."""
@@ -158,13 +168,15 @@ class Trainer:
 
 def fit(
     trainer: Trainer,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[tuple[Any, ...]],
     *,
     log: Callable[[dict[str, float]], None],
     save: Callable[[], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train until all steps are done (True) or `stop` says so (False); either way `save` has the last word.
+
+    `batches` gives what `train_step` takes.
 
     `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
     second since the last row, the loss's terms, lr, grad_norm, dead latents. `save` writes a checkpoint."""

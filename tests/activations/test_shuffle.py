@@ -267,10 +267,10 @@ def test_an_unknown_hook_point_is_refused(store: Store):
 def test_a_sample_is_the_start_of_the_order_and_moves_nothing(store: Store):
     reader = ShuffledReader(store, "row", 8)
     expected = list(chain.from_iterable(take(ShuffledReader(store, "row", 8), 5)))
-    assert sample(reader, 45)[:, 0].long().tolist() == expected
+    assert sample(reader, 45).x[:, 0].long().tolist() == expected
     assert reader.cursor == Cursor(0, 0)
-    assert len(sample(reader, 10**9)) == reader.rows // 8 * 8
-    assert len(sample(reader, 1)) == 8
+    assert len(sample(reader, 10**9).x) == reader.rows // 8 * 8
+    assert len(sample(reader, 1).x) == 8
 
 
 def test_shards_without_a_row_of_the_split_are_passed_over(tmp_path: Path):

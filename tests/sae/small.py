@@ -5,6 +5,7 @@ import pytest
 from sae.architectures import (
     ARCHITECTURES,
     AbsTopKConfig,
+    AdaptiveKConfig,
     ArchConfig,
     BatchTopKConfig,
     GatedConfig,
@@ -34,6 +35,7 @@ SMALL: dict[str, ArchConfig] = {
     "matryoshka": MatryoshkaConfig(d_sae=F, k=3, prefixes=(0.25, 0.5, 1.0)),
     "gba": GBAConfig(d_sae=F, groups=3, update_every=5),
     "mfr": MFRConfig(d_sae=F, k=5),
+    "adaptivek": AdaptiveKConfig(d_sae=F, k_min=1, k_max=6),
 }
 assert {name_of(cfg) for cfg in SMALL.values()} == set(ARCHITECTURES)
 

@@ -107,3 +107,25 @@ def test_where_names_exactly_the_true_entries():
     again = torch.zeros_like(chosen)
     again[torch.arange(4).repeat_interleave(pattern.offsets.diff()), pattern.indices] = True
     assert torch.equal(again, chosen)
+
+
+def test_each_row_keeps_as_many_largest_entries_as_it_is_allowed():
+    u = torch.randn(6, F, generator=torch.Generator().manual_seed(2))
+    k = torch.tensor([0, 1, 3, F, F + 5, 2])
+    pattern = kernels.largest_varying(u, k)
+    assert pattern.offsets.diff().tolist() == [min(n, F) for n in k.tolist()]
+    for row, n, begin, end in zip(u, k, pattern.offsets, pattern.offsets[1:], strict=False):
+        assert pattern.indices[begin:end].tolist() == row.argsort(descending=True)[:n].tolist()
+
+
+def test_one_number_for_all_rows_chooses_as_largest_per_row_does():
+    u = torch.randn(6, F, generator=torch.Generator().manual_seed(3))
+    each, alike = kernels.largest_varying(u, torch.full((6,), 3)), kernels.largest_per_row(u, 3)
+    assert torch.equal(each.offsets, alike.offsets)
+    assert torch.equal(each.indices.view(6, 3).sort().values, alike.indices.view(6, 3).sort().values)
+
+
+def test_no_rows_have_no_entries():
+    pattern = kernels.largest_varying(torch.zeros(0, F), torch.zeros(0, dtype=torch.long))
+    assert pattern.indices.tolist() == []
+    assert pattern.offsets.tolist() == [0]

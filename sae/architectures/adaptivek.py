@@ -1,0 +1,174 @@
+"""AdaptiveK: a linear probe guesses how complex a token's text is, and that says how many latents it may use.
+
+"AdaptiveK Sparse Autoencoders: Dynamic Sparsity Allocation for Interpretable LLM Representations",
+arXiv:2508.17320, and the authors' code, hiyukie/adaptiveK 3d03020."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sae import kernels
+from sae.architectures import ridge
+from sae.architectures.base import SAE, ArchConfig, Loss, check_k, reconstruction_loss
+from sae.code import SparseCode
+from sae.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AdaptiveKConfig(ArchConfig):
+    """AdaptiveK: more latents for the tokens of complex texts; needs a store with labels."""
+
+    reads_labels: ClassVar[bool] = True
+
+    k_min: int = 20
+    """Latents of the simplest token. A sigmoid leads from k_min to k_max and meets neither: scores of 0, half and
+    all of score_max give 34, 170 and 306 latents when k_min is 20 and k_max 320."""
+    k_max: int = 320
+    """Latents of the most complex token; see k_min. Compare with a TopK of the mean L0 in the log, not of k_max."""
+    score_max: float = 10.0
+    """Label of the most complex text there can be; labels lie between 0 and this."""
+    ridge_lambdas: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+    """Ridge penalties the probe may be fitted with before training; cross-validation chooses."""
+    joint_share: float = 0.1
+    """Share of all steps, at the end, in which the probe learns too; before, it stays as it was fitted."""
+    probe_weight: float = 0.9
+    """Weight of the probe's loss in these last steps (the code's; its README says 0.05)."""
+    l1_weight: float = 0.005
+    """Weight of the mean L1 norm of codes over the mean norm of inputs."""
+    aux_k: int | None = None
+    """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK, the loss that brings dead latents back."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k_max, self)
+        if not 1 <= self.k_min <= self.k_max:
+            raise ConfigError(f"k_min = {self.k_min} must lie between 1 and k_max = {self.k_max}")
+        if not self.score_max > 0:
+            raise ConfigError(f"score_max = {self.score_max} must be above 0")
+        if not 0 <= self.joint_share <= 1:
+            raise ConfigError(f"joint_share = {self.joint_share} must lie between 0 and 1")
+        if not self.ridge_lambdas or min(self.ridge_lambdas) <= 0:
+            raise ConfigError(f"ridge_lambdas = {self.ridge_lambdas} must be one number or more, all above 0")
+
+
+@final
+class AdaptiveK(SAE):
+    """score = x probe_w + probe_b within [0, score_max]; k from the score; then TopK with each token's own k.
+
+    Stage 1, before training: the probe by ridge regression. Stage 2: the SAE alone. Stage 3, the last
+    `joint_share` of steps: both; k is rounded, so the reconstruction says nothing to the probe, which follows
+    the labels and is held near where ridge put it. Without labels the probe says half of score_max for every
+    token. Where the reconstruction's error is the family's FVU, the authors take the mean squared error."""
+
+    cfg: AdaptiveKConfig
+    per_activation_unit = ("probe_w", "probe_w_start")
+    probe_w_start: Float[Tensor, "D"]
+    probe_b_start: Float[Tensor, ""]
+    penalty: Float[Tensor, ""]
+    delta: Float[Tensor, ""]
+    recent: Float[Tensor, "2"]
+
+    def __init__(self, d_model: int, cfg: AdaptiveKConfig):
+        super().__init__(d_model, cfg)
+        self.joint = False
+        middle = torch.tensor(cfg.score_max / 2)
+        self.probe_w = nn.Parameter(torch.zeros(d_model))
+        self.probe_b = nn.Parameter(middle.clone())
+        self.register_buffer("probe_w_start", torch.zeros(d_model))
+        self.register_buffer("probe_b_start", middle.clone())
+        self.register_buffer("penalty", torch.zeros(()))  # of the mean squared error, that ridge settled on
+        self.register_buffer("delta", torch.tensor(0.2))  # weight of the probe's way from its start
+        self.register_buffer("recent", torch.full((2,), torch.inf))  # probe losses: two steps ago, one ago
+
+    def score(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+        """How complex each row's text is, from 0 to score_max, as the probe has it."""
+        return (x @ self.probe_w + self.probe_b).clamp(0, self.cfg.score_max)
+
+    @torch.no_grad()
+    def k_of(self, score: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+        """Latents of rows with these scores: a sigmoid of slope 6 between k_min and k_max, rounded.
+
+        hiyukie/adaptiveK, `map_complexity_to_k`; its `base_k` takes no part in it."""
+        share = torch.sigmoid(6 * (score / self.cfg.score_max - 0.5))
+        return (self.cfg.k_min + share * (self.cfg.k_max - self.cfg.k_min)).round().long()
+
+    def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
+        u = self.pre_activations(x)
+        return u.keep(kernels.largest_varying(u.dense, self.k_of(self.score(x)))).relu()
+
+    def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Tensor) -> Loss:
+        """FVU + l1_weight * L1 + aux_weight * AuxK. All are relative to the inputs, so no weight depends on units."""
+        code = self._encode(x)
+        size = x.norm(dim=1).sum().clamp_min(torch.finfo(x.dtype).tiny)
+        l1 = code.values.sum() / size  # both are sums over the same rows, so this is the ratio of the means
+        loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
+        return loss.plus(self.cfg.l1_weight * l1, {"l1": l1.detach()})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The SAE and the probe, clipped apart."""
+        probe = [self.probe_w, self.probe_b]
+        rest = [parameter for name, parameter in self.named_parameters() if not name.startswith("probe_")]
+        return [{"params": rest}, {"params": probe}]
+
+    def begin_step(self, step: int, steps: int) -> None:
+        """Stage 3 are the last `joint_share` of all steps."""
+        self.joint = step >= steps - round(self.cfg.joint_share * steps)
+
+    @torch.no_grad()
+    def fit_labels(self, x: Float[Tensor, "n D"], labels: Float[Tensor, "n"]) -> None:
+        """Stage 1: the probe by ridge regression on labelled rows. Raises ConfigError for unusable labels."""
+        x, labels = x[labels.isfinite()], labels[labels.isfinite()]
+        if len(labels.unique()) < 2:
+            raise ConfigError(
+                f"{len(labels):,} of the sampled rows have a label, with {len(labels.unique())} different values: "
+                f"the probe needs at least two; harvest with other --labels"
+            )
+        if labels.min() < 0 or labels.max() > self.cfg.score_max:
+            raise ConfigError(
+                f"labels lie between {labels.min():g} and {labels.max():g}, outside 0 to score_max = "
+                f"{self.cfg.score_max:g}: set --arch.score-max, or shift the labels"
+            )
+        chosen = ridge.cross_validated(x, labels, self.cfg.ridge_lambdas)
+        (w,), (b,) = ridge.fit(x, labels, [chosen])
+        for target in (self.probe_w, self.probe_w_start):
+            target.copy_(w)
+        for target in (self.probe_b, self.probe_b_start):
+            target.copy_(b)
+        self.penalty.fill_(chosen / len(x))
+
+    def label_loss(
+        self, x: Float[Tensor, "B D"], labels: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Stage 3: probe_weight * (probe loss + delta * deviation); before, 0. Logs `probe_mse` in both.
+
+        Probe loss: mean squared error of the scores plus the ridge penalty, weighed as ridge weighed it (the
+        authors take the number that belongs to a sum of squares for a mean: n times as strong). Deviation:
+        |w - w_start| + |b - b_start|. Rows without a label take no part. Moves `delta` in training mode."""
+        labelled = labels.isfinite()
+        if not labelled.any():
+            return x.new_zeros(()), {}
+        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
+            mse = (self.score(x[labelled]) - labels[labelled]).square().mean()
+        terms = {"probe_mse": mse.detach()}
+        if not self.joint:
+            return x.new_zeros(()), terms
+        probe = mse + self.penalty * self.probe_w.square().sum()
+        deviation = (self.probe_w - self.probe_w_start).norm() + (self.probe_b - self.probe_b_start).abs()
+        total = self.cfg.probe_weight * (probe + self.delta.clone() * deviation)
+        if self.training:
+            self._follow(probe.detach())
+        return total, {**terms, "probe_deviation": deviation.detach()}
+
+    def _follow(self, probe_loss: Float[Tensor, ""]) -> None:
+        """Loosen the tie to the start when the probe's loss fell by over 5 % in two steps, else tighten it."""
+        before = self.recent[0].clone()
+        self.recent.copy_(torch.stack([self.recent[1], probe_loss]))
+        if before.isinf():  # stage 3 has just begun
+            return
+        fell = before - probe_loss > 0.05 * before
+        self.delta.copy_((0.8 * self.delta).clamp_min(0.01) if fell else (1.2 * self.delta).clamp_max(0.5))
