@@ -221,13 +221,6 @@ def move_norms(sae: SAE) -> Float[Tensor, "F"]:
     return norms
 
 
-def l1_price(weight: float | None, d_model: int) -> float:
-    """A price on L1, or where it is left out sqrt(D) / 20: values of latents grow with the norm of inputs.
-
-    That is 5 at D = 10,000, and 0.05 where inputs have unit mean squared norm."""
-    return d_model**0.5 / 20 if weight is None else weight
-
-
 def warmed(step: int, steps: int, share: float) -> float:
     """Linear warm-up: 0 at step 0, 1 from the step on that ends this share of all steps; 1 when share is 0."""
     return min(1.0, step / (share * steps)) if share > 0 else 1.0

@@ -17,7 +17,6 @@ from sae.architectures.base import (
     Loss,
     check_at_least_0,
     check_share,
-    l1_price,
     penalised_loss,
     warmed,
 )
@@ -56,7 +55,8 @@ class Gated(SAE):
         super().__init__(d_model, cfg)
         self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
-        self.price, self.warmth = l1_price(cfg.l1_weight, d_model), 1.0
+        self.price = d_model**0.5 / 20 if cfg.l1_weight is None else cfg.l1_weight
+        self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.gate_and_magnitudes(x)[1]

@@ -18,7 +18,6 @@ from sae.architectures.base import (
     Loss,
     check_at_least_0,
     check_share,
-    l1_price,
     move_norms,
     penalised_loss,
     start_centred,
@@ -33,16 +32,16 @@ DECODER_NORM = 0.1  # of decoder rows before training
 class ReLUConfig(ArchConfig):
     """ReLU: the classic baseline, all positive latents, made sparse by an L1 penalty."""
 
-    l1_weight: float | None = None
+    l1_weight: float = 5.0
     """Price of a latent's value times its decoder row's norm, against the squared error summed over
-    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them); when left
-    out, sqrt(D) / 20. Anthropic's is 5, for models whose width they do not tell."""
+    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them). The same price
+    weighs more on narrow models: values of latents grow as sqrt(D), errors as D."""
     l1_warmup_share: float = 0.05
     """Share of all steps over which the price rises from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_0("l1_weight", self.l1_weight or 0.0)
+        check_at_least_0("l1_weight", self.l1_weight)
         check_share("l1_warmup_share", self.l1_warmup_share)
 
 
@@ -59,18 +58,18 @@ class ReLU(SAE):
 
     def __init__(self, d_model: int, cfg: ReLUConfig):
         super().__init__(d_model, cfg)
-        self.price, self.warmth = l1_price(cfg.l1_weight, d_model), 1.0
+        self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
         return u.keep(kernels.where(u.dense > 0))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """||y - y_hat||^2 + price * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
+        """||y - y_hat||^2 + l1_weight * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
         code = self._encode(x)
         of_latents = torch.zeros_like(self.b_enc).index_add(0, code.indices, code.values)
         l1 = of_latents @ self.W_dec.norm(dim=1) / len(x)
-        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.price, l1)})
+        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.cfg.l1_weight, l1)})
 
     def begin_step(self, step: int, steps: int) -> None:
         """The price's warm-up."""
