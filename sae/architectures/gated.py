@@ -27,16 +27,16 @@ from sae.code import SparseCode
 class GatedConfig(ArchConfig):
     """Gated: L1 on a gate that decides what fires, magnitudes free of its shrinkage."""
 
-    l1_weight: float = 1.0
+    l1_weight: float | None = None
     """Price of the gate's pre-activations, against squared errors summed over dimensions, where inputs have
-    unit mean square per dimension (as `scale_inputs` makes them). Where others scale inputs to unit mean
-    squared norm, their price times sqrt(D) is this one."""
+    unit mean square per dimension (as `scale_inputs` makes them); when left out, sqrt(D) / 20. A price meant
+    for inputs of unit mean squared norm is to be multiplied by sqrt(D)."""
     l1_warmup_share: float = 0.05
     """Share of all steps over which the price rises from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_0("l1_weight", self.l1_weight)
+        check_at_least_0("l1_weight", self.l1_weight or 0.0)
         check_share("l1_warmup_share", self.l1_warmup_share)
 
 
@@ -55,6 +55,7 @@ class Gated(SAE):
         super().__init__(d_model, cfg)
         self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.price = d_model**0.5 / 20 if cfg.l1_weight is None else cfg.l1_weight
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -69,13 +70,13 @@ class Gated(SAE):
         return open_._replace(values=gate), open_._replace(values=magnitudes.relu())
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """||y - y_hat||^2 + l1_weight |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
+        """||y - y_hat||^2 + price |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
 
         y_gate decodes relu(pi) with W_dec and b_dec held fixed: it teaches the gate and no decoder (eq. 8)."""
         gate, code = self.gate_and_magnitudes(x)
         y_gate = kernels.decode(gate, self.W_dec.detach()) + self.b_dec.detach()
         penalties = {
-            "l1": (self.warmth * self.cfg.l1_weight, gate.values.sum() / len(x)),
+            "l1": (self.warmth * self.price, gate.values.sum() / len(x)),
             "gate_error": (1.0, losses.squared_error(y, y_gate)),
         }
         return penalised_loss(y, self.decode(code), code, penalties)

@@ -46,6 +46,9 @@ class JumpReLUConfig(ArchConfig):
     bandwidth: float | None = None
     """Width of the kernel around a threshold, in units of scaled inputs; when left out, sqrt(D) / 1000 (l0)
     or 2 (tanh)."""
+    threshold_lr_scale: float | None = None
+    """Learning rate of log thresholds over that of the weights; when left out, 10 (l0) or 1 (tanh). In the l0
+    form only thresholds make a code sparser, and at 1, as in the paper, they need some ten thousand steps."""
     tanh_slope: float = 4.0
     """c of the tanh form."""
     pre_act_weight: float = 3e-6
@@ -58,7 +61,7 @@ class JumpReLUConfig(ArchConfig):
         check_at_least_0("sparsity_weight", self.sparsity_weight or 0.0)
         check_share("warmup_share", self.warmup_share or 0.0)
         check_at_least_0("pre_act_weight", self.pre_act_weight)
-        for name in ("threshold", "bandwidth"):
+        for name in ("threshold", "bandwidth", "threshold_lr_scale"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} = {value} must be above 0")
@@ -80,9 +83,11 @@ class JumpReLU(SAE):
         self.log_threshold = nn.Parameter(torch.zeros(cfg.d_sae))
         self.unit_norm_decoder = cfg.loss_form == "l0"
         small = d_model**0.5 / 1000
-        threshold, bandwidth, share = (small, small, 0.05) if self.unit_norm_decoder else (0.1, 2.0, 1.0)
+        l0, tanh = (small, small, 10.0, 0.05), (0.1, 2.0, 1.0, 1.0)
+        threshold, bandwidth, lr_scale, share = l0 if self.unit_norm_decoder else tanh
         self.first_threshold = cfg.threshold or threshold
         self.bandwidth = cfg.bandwidth or bandwidth
+        self.threshold_lr_scale = cfg.threshold_lr_scale or lr_scale
         self.warmup_share = share if cfg.warmup_share is None else cfg.warmup_share
         self.price = d_model / 1000 if cfg.sparsity_weight is None else cfg.sparsity_weight
         self.warmth = 1.0
@@ -126,8 +131,10 @@ class JumpReLU(SAE):
         self.warmth = warmed(step, steps, self.warmup_share)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters, without momentum, eps 1e-8."""
-        return [{"params": list(self.parameters()), "betas": (0.0, 0.999), "eps": 1e-8}]
+        """Weights, and log thresholds at a rate of their own; without momentum, eps 1e-8."""
+        weights = [p for name, p in self.named_parameters() if name != "log_threshold"]
+        thresholds = {"params": [self.log_threshold], "lr_scale": self.threshold_lr_scale}
+        return [{"betas": (0.0, 0.999), "eps": 1e-8, **group} for group in ({"params": weights}, thresholds)]
 
     @torch.no_grad()
     def initialise(

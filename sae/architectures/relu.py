@@ -34,7 +34,8 @@ class ReLUConfig(ArchConfig):
 
     l1_weight: float = 5.0
     """Price of a latent's value times its decoder row's norm, against the squared error summed over
-    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them)."""
+    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them). The same price
+    weighs more on narrow models: values of latents grow as sqrt(D), errors as D."""
     l1_warmup_share: float = 0.05
     """Share of all steps over which the price rises from 0."""
 

@@ -122,6 +122,11 @@ def test_adam_runs_without_momentum():
     assert sum(len(group["params"]) for group in before) == 6
 
 
+def test_a_price_left_out_grows_with_the_norm_of_inputs():
+    assert [build(GatedConfig(d_sae=F), d).price for d in (100, 10_000)] == [0.5, 5.0]
+    assert build(GatedConfig(d_sae=F, l1_weight=0.0), D).price == 0
+
+
 def test_settings_out_of_range_are_named():
     with pytest.raises(ConfigError, match="l1_weight = -1"):
         GatedConfig(l1_weight=-1.0)

@@ -144,12 +144,26 @@ def test_thresholds_stay_above_0_even_when_pushed_down_hard():
     assert trainer.sae.threshold.min() > 0
 
 
+def test_log_thresholds_move_at_their_own_rate_and_adam_has_no_momentum():
+    settings = TrainConfig(steps=1, batch=50, lr=1e-3, dead_after_tokens=10**9, warmup_steps=0, decay_share=0)
+    trainer = Trainer(made(bandwidth=0.5, threshold_lr_scale=7.0), settings)
+    before = copy.deepcopy(trainer.sae)
+    trainer.train_step(rows(), rows())
+    moved = [(trainer.sae.log_threshold - before.log_threshold), (trainer.sae.b_enc - before.b_enc)]
+    assert_close(moved[0].abs().max(), torch.tensor(7e-3), rtol=1e-3, atol=0)  # Adam's first step is its rate
+    assert_close(moved[1].abs().max(), torch.tensor(1e-3), rtol=1e-3, atol=0)
+    assert {(group["betas"], group["eps"]) for group in trainer.optimizer.param_groups} == {
+        ((0.0, 0.999), 1e-8)
+    }
+
+
 def test_what_is_left_out_follows_from_the_width_and_the_form():
     paper, tanh = build(JumpReLUConfig(d_sae=F), 100), build(JumpReLUConfig(d_sae=F, loss_form="tanh"), 100)
     assert_close(paper.threshold, torch.full((F,), 0.01))
     assert_close(tanh.threshold, torch.full((F,), 0.1))
     assert (paper.bandwidth, paper.warmup_share, paper.price) == (0.01, 0.05, 0.1)
     assert (tanh.bandwidth, tanh.warmup_share, tanh.price) == (2.0, 1.0, 0.1)
+    assert (paper.threshold_lr_scale, tanh.threshold_lr_scale) == (10.0, 1.0)
     assert paper.unit_norm_decoder
     assert not tanh.unit_norm_decoder
     assert tanh.W_enc.abs().max() <= F**-0.5

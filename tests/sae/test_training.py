@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from activations.errors import StoreError
-from sae.architectures import TopKConfig, build
+from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.cli.train import train
 from sae.config import RunConfig, from_json, to_json
 from sae.errors import ConfigError, DivergedError, RunError
@@ -132,6 +133,18 @@ def test_stopped_at_any_step_and_resumed_the_weights_are_the_very_same_bits(worl
             assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), (stop_at, name)
         assert [row["step"] for row in again.log] == [row["step"] for row in whole.log]
         assert [row["loss"] for row in again.log] == [row["loss"] for row in whole.log]
+
+
+def test_a_free_decoder_is_saved_with_unit_rows_and_resumes_with_the_very_same_bits(
+    world, tmp_path, monkeypatch
+):
+    cfg = replace(config(world), arch=JumpReLUConfig(d_sae=32, loss_form="tanh"))
+    whole = train(cfg, tmp_path / "whole")
+    _train_until(cfg, tmp_path / "stopped", 13, monkeypatch)
+    assert_close(Run(tmp_path / "stopped").sae().W_dec.norm(dim=1), torch.ones(32))
+    again = train(cfg, tmp_path / "stopped", resume=True)
+    for name in ("sae.safetensors", "checkpoints/step-00000020/training.safetensors"):
+        assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
 def _train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
