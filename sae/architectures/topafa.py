@@ -69,7 +69,8 @@ class TopAFA(SAE):
 
         As in the authors' code this |x| still has b_dec in it and z is not scaled by decoder norms, unlike in
         the choice of k. The division makes the loss blind to units; at unit mean square it changes nothing.
-        `afa` in the terms is the mean relative square, without D."""
+        FVU is the authors' mean square over the variance: where the mean of x holds much of its square, FVU
+        is the larger and the term weighs less beside it. `afa` in the terms is without weight and D."""
         code = self._encode(x)
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         norm = x.norm(dim=1)
