@@ -47,7 +47,7 @@ class Compare:
 
     def __post_init__(self) -> None:
         if len(self.runs) < 2:
-            raise ConfigError(f"{len(self.runs)} run given: name two or more to compare")
+            raise ConfigError(f"runs given: {len(self.runs)}; needed: two or more")
         for name in ("tokens", "block"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
@@ -90,9 +90,8 @@ def write(first: Run, second: Run, cfg: Compare) -> Path:
 
 def show(content: dict[str, Any]) -> None:
     """Print how alike two SAEs are."""
-    made = Table(
-        title=f"first: {content['first']['run']}, second: {content['second']['run']}, {content['tokens']:,} held-out tokens"
-    )
+    names = [f"{place}: {content[place]['run']}" for place in ("first", "second")]
+    made = Table(title="\n".join([*names, f"{content['tokens']:,} held-out tokens"]))
     for column in ("", *MEASURES.values()):
         made.add_column(column, justify="right" if column else "left")
     lines = [_lines(content[name]) for name in MEASURES]

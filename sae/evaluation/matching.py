@@ -76,8 +76,8 @@ def compare(
 def match(similarity: Similarity, block: int = 1024) -> Matching:
     """Match two SAEs of F_a and F_b latents.
 
-    Memory: some 20 bytes for each cell of a block of rows (block * the larger F), 256 for each latent's
-    candidates, and up to 4096 x 4096 cells at once when the matrix has no more than that."""
+    Memory: some 20 bytes for each cell of a block (block * F_b), 2 kB a latent for the candidates, and 12
+    bytes a cell for the whole matrix if it has at most 4096 x 4096: 0.2 GB for 16,384 by 16,384 latents."""
     n = min(CANDIDATES, *similarity.shape)
     first, second = nearest(similarity, n, block)
     return Matching(first, second, mutual(first, second), one_to_one(similarity, first, second, block))

@@ -70,7 +70,7 @@ def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(sae: Serv
 def test_a_run_that_is_not_there_is_one_line(sae: Server, run: Path):
     before = contents(run)
     assert "no run at /nowhere" in sae("compare", run, "/nowhere").complaint
-    assert "1 run given" in sae("compare", run).complaint
+    assert "runs given: 1" in sae("compare", run).complaint
     assert contents(run) == before
 
 
