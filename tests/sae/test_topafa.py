@@ -155,6 +155,12 @@ def test_training_leaves_the_bias_at_zero_and_finds_how_many_features_are_on():
     assert torch.equal(sae.b_enc, torch.zeros(d))
 
 
+def test_there_is_no_bias_to_train():
+    sae = orthonormal()
+    assert {name for name, _ in sae.named_parameters()} == {"W_enc", "W_dec", "b_dec"}
+    assert sae.encoder_cost().parameters == D * D
+
+
 def test_settings_out_of_range_are_named():
     with pytest.raises(ConfigError, match="d_sae = 1"):
         TopAFAConfig(d_sae=1)
