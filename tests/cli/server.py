@@ -24,6 +24,7 @@ IMPORTS = (
     "sae.cli.features",
     "sae.cli.harvest",
     "sae.cli.store",
+    "sae.cli.synthetic",
     "sae.cli.train",
     "torch._dynamo",
     "transformer_lens.model_bridge.generalized_components",

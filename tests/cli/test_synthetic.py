@@ -18,6 +18,7 @@ SMALL = ("--arch.d-sae", "12", "--train.steps", "5", "--train.batch", "16")
         (("tree", "--children", "3"), "12 latents on 8 planted features (tree) in 16 dimensions"),
         (("gaussian", "--n-features", "9"), "12 latents on 9 planted features (gaussian) in 64 dimensions"),
     ],
+    ids=["default", "tree", "gaussian"],
 )
 def test_it_prints_every_measure_of_the_world_asked_for(
     sae: Server, tmp_path: Path, world: tuple[str, ...], title: str
