@@ -1,4 +1,4 @@
-"""The verdicts of benchmarks/acceptance.py, without its hours of training."""
+"""The verdicts of benchmarks/acceptance.py, without its long trainings."""
 
 import math
 

@@ -24,7 +24,7 @@ class Recovery(NamedTuple):
     dead: int
     """Latents that are zero on every row."""
     mmcs: float
-    """Mean over true features of the largest cosine with a decoder row."""
+    """Mean over true features of the largest cosine with a decoder row (Sharkey, Braun, Millidge 2022)."""
     mmcs_matched: float
     """The same under the best one-to-one matching; never above mmcs, but for rounding."""
     frr_80: float
