@@ -53,7 +53,10 @@ class MFR(SAE):
     all kept. The decoder is the encoder's rows at unit norm. `weights` and `biases` hold all peers; the SAE
     that encodes, decodes and is read by others is peer 0, whose unit rows W_dec keeps; `member` gives the rest.
     b_dec, which the paper does not have, is the data's centre, shared and not learned: activations of language
-    models lie far from 0."""
+    models lie far from 0.
+
+    Left out is the code's reinitialisation of a whole SAE whose latents fire at other rates than 1/16, a number
+    of its synthetic data's."""
 
     cfg: MFRConfig
     in_activation_units = ("biases", "b_dec")

@@ -24,7 +24,7 @@ class Recovery(NamedTuple):
     dead: int
     """Latents that are zero on every row."""
     mmcs: float
-    """Mean over true features of the largest cosine with a decoder row."""
+    """Mean over true features of the largest cosine with a decoder row (Sharkey, Braun, Millidge 2022)."""
     mmcs_matched: float
     """The same under the best one-to-one matching; never above mmcs, but for rounding."""
     frr_80: float
@@ -91,6 +91,6 @@ def parent_recall(sae: SAE, tree: Tree, rows: int = ROWS, seed: int = 10**6) -> 
 
     1 is no absorption: the parent is told by its own latent whatever child comes with it."""
     x, true = tree.draw(rows, torch.Generator().manual_seed(seed))
-    both = (true[:, 0] != 0) & (true[:, 1 : 1 + tree.children] != 0).any(1)
+    both = (true[:, 1 : 1 + tree.children] != 0).any(1)  # a child never fires without the parent
     nearest = int(cosines(tree.features[:1], sae.W_dec.cpu()).argmax())
     return (sae.encode(x[both].to(sae.device)).dense()[:, nearest] != 0).float().mean().item()

@@ -27,6 +27,7 @@ IMPORTS = (
     "sae.cli.harvest",
     "sae.cli.store",
     "sae.cli.sweep",
+    "sae.cli.synthetic",
     "sae.cli.train",
     "torch._dynamo",
     "transformer_lens.model_bridge.generalized_components",

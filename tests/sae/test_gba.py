@@ -13,6 +13,7 @@ from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 6, 12
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)
+SETTINGS = TrainConfig(steps=400, batch=64, lr=5e-3, warmup_steps=0, decay_share=0)
 
 
 def rows(n: int = 64, seed: int = 0) -> torch.Tensor:
@@ -119,10 +120,13 @@ def test_just_above_the_switch_the_output_is_minus_the_bias_and_below_it_zero():
         assert sae.encode(below).dense().sum() == 0
 
 
-def test_a_row_at_the_centre_has_no_code():
-    sae = made()
+def test_a_row_at_the_centre_has_no_code_and_leaves_no_nan():
+    sae = made().train()
     sae.b_enc.zero_()
-    assert sae.encode(sae.b_dec[None]).dense().sum() == 0
+    x = torch.cat([sae.b_dec.detach()[None], rows(3)])
+    assert sae.encode(x[:1]).dense().sum() == 0
+    sae.loss(x, x, NONE_DEAD)
+    assert sae.strongest.isfinite().all()
 
 
 def test_shared_weights_get_gradients_from_encoding_and_decoding():
@@ -167,20 +171,16 @@ def test_settings_out_of_range_are_named(setting, words):
         GBAConfig(**setting)
 
 
-def quickly(**changes) -> tuple[float, float]:
-    """Share of 32 planted features found, and NMSE, after a short training at the features' own frequency."""
-    world = Gaussian(d_model=24, n_features=32, active=2)
-    cfg = GBAConfig(
-        **{"d_sae": 64, "groups": 1, "p_first": 1 / 16, "p_last": 1 / 16, "update_every": 10, **changes}
-    )
-    settings = TrainConfig(steps=600, batch=128, lr=3e-3, warmup_steps=0, decay_share=0)
-    found = recovery(train(world, cfg, settings), world, rows=4000)
+def quickly(gamma_minus: float) -> tuple[float, float]:
+    """Share of 20 planted features found, and NMSE, after a short training at the features' own frequency."""
+    world = Gaussian(d_model=16, n_features=20, active=2)
+    cfg = GBAConfig(d_sae=40, groups=1, p_first=0.1, p_last=0.1, update_every=10, gamma_minus=gamma_minus)
+    found = recovery(train(world, cfg, SETTINGS), world, rows=4000)
     return found.frr_90, found.nmse
 
 
 def test_planted_features_are_found_with_adapting_biases_and_merely_reconstructed_without():
     adapting, _ = quickly(gamma_minus=0.03)
     fixed, error = quickly(gamma_minus=0.0)
-    assert adapting > 0.9
-    assert fixed < 0.3
-    assert error < 0.05
+    assert adapting > fixed + 0.5
+    assert error < 0.02
