@@ -118,7 +118,7 @@ def _import(name: str) -> Callable[[str], float]:
     if os.getcwd() not in sys.path:  # a console script does not look where it is started
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Callable[[str], float] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a stranger's module runs here
         raise LabelError(
             f"no function {name} for labels ({_said(error)}): needed is module:function, in a module that can "

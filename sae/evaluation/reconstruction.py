@@ -30,6 +30,7 @@ def reconstruction(
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
     `positions="last"` takes the last row of each document in each window alone.
+
     fvu: sum over tokens of |x - x_hat|^2 over sum of |x - mean|^2, the mean [D] being the split's own; sums
     in float64, numerator and denominator apart. explained_variance: 1 - fvu. cosine: mean over tokens of
     the cosine of x and x_hat. l0: mean over tokens of the number of latents != 0. norm_ratio: mean over
