@@ -10,6 +10,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from activations.moments import geometric_median
 from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig, build, name_of
@@ -80,11 +81,13 @@ def train(
 
 def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
     """Everything before the first step: sample, scale and initialise as `sae train` does."""
-    x, _ = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
     scale = (x.numel() / x.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
     sae = build(arch, world.d_model, settings.seed)
     centre = geometric_median(x * scale)
     sae.initialise(x * scale, centre, torch.Generator().manual_seed(settings.seed))
+    if arch.reads_labels:
+        sae.fit_labels(x * scale, n_active(codes))
     return Trainer(sae.to(device()), settings.resolved(0, arch.d_sae), scale)
 
 
@@ -98,10 +101,17 @@ def finish(trainer: Trainer, world: World, advance: Callable[..., None] = lambda
         advance(trainer.step - last, note=note)
         last = trainer.step
 
-    batches = ((x, x) for x, _ in world.batches(cfg.batch, cfg.seed))
+    labelled = trainer.sae.cfg.reads_labels
+    batches = (
+        (x, x, n_active(codes) if labelled else None) for x, codes in world.batches(cfg.batch, cfg.seed)
+    )
     fit(trainer, batches, log=log, save=lambda: None)
-    trainer.sae.fold_input_scale(trainer.scale)
-    return trainer.sae.eval().requires_grad_(False)
+    return trainer.folded().eval().requires_grad_(False)
+
+
+def n_active(codes: Tensor) -> Tensor:
+    """How many features each row is made of, [B]: the label that a method which reads labels learns from."""
+    return (codes != 0).sum(1).float()
 
 
 def show(cfg: Synthetic, found: Recovery) -> None:
@@ -121,7 +131,9 @@ def show(cfg: Synthetic, found: Recovery) -> None:
 def _small(config: type[ArchConfig]) -> dict[str, int]:
     """Sizes that fit the default world in place of those that fit a language model."""
     names = {field.name for field in dataclasses.fields(config)}
-    return {name: size for name, size in {"d_sae": 64, "k": 3}.items() if name in names}
+    return {
+        name: size for name, size in {"d_sae": 64, "k": 3, "k_min": 1, "k_max": 10}.items() if name in names
+    }
 
 
 def _summary(name: str, config: type) -> str:

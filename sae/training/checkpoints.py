@@ -1,6 +1,5 @@
 """Checkpoints: usable SAEs that training goes on from with the very same bits."""
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     """Write checkpoints/step-*/ whole or not at all, and the finished SAE after the last step.
 
     Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place."""
-    folded = copy.deepcopy(trainer.sae)
-    folded.fold_input_scale(trainer.scale)
-    folded.fold_decoder_norms()
+    folded = trainer.folded()
     about = {"hook": run.hook, "model": run.about["model"], "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)

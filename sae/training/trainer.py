@@ -1,5 +1,6 @@
 """The loop: batches in, log rows out. It knows steps; files, devices and the command line it does not."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,13 @@ class Trainer:
         """Clip the gradient of each parameter group; the norm of all before."""
         groups = [group["params"] for group in self.optimizer.param_groups]
         return math.hypot(*(clip_grad_norm_(group, self.cfg.clip_norm).item() for group in groups))
+
+    def folded(self) -> SAE:
+        """A copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1."""
+        sae = copy.deepcopy(self.sae)
+        sae.fold_input_scale(self.scale)
+        sae.fold_decoder_norms()
+        return sae
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything beyond the folded SAE that going on needs, as tensors: the rest is `step`."""
