@@ -1,4 +1,19 @@
-from .architectures import SAE, BatchTopKConfig, TopKConfig, build
+from .architectures import (
+    SAE,
+    AbsTopKConfig,
+    AdaptiveKConfig,
+    BatchTopKConfig,
+    GatedConfig,
+    GBAConfig,
+    JumpReLUConfig,
+    KronConfig,
+    MatryoshkaConfig,
+    MFRConfig,
+    ReLUConfig,
+    TopAFAConfig,
+    TopKConfig,
+    build,
+)
 from .code import SparseCode
 from .config import RunConfig
 from .errors import SAEError
@@ -8,12 +23,22 @@ from .training.trainer import TrainConfig
 
 __all__ = [
     "SAE",
+    "AbsTopKConfig",
+    "AdaptiveKConfig",
     "BatchTopKConfig",
     "FeatureStore",
+    "GBAConfig",
+    "GatedConfig",
+    "JumpReLUConfig",
+    "KronConfig",
+    "MFRConfig",
+    "MatryoshkaConfig",
+    "ReLUConfig",
     "Run",
     "RunConfig",
     "SAEError",
     "SparseCode",
+    "TopAFAConfig",
     "TopKConfig",
     "TrainConfig",
     "build",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sae import kernels
 from sae.architectures import ridge
-from sae.architectures.base import SAE, ArchConfig, Loss, check_k, reconstruction_loss
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
 from sae.errors import ConfigError
 

@@ -1,6 +1,5 @@
 """What an architecture is: one weight convention, encode for users, loss for training, a few small hooks."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sae import kernels, losses
+from sae import kernels
 from sae.code import SparseCode
 from sae.errors import ConfigError, ShapeError
 
@@ -257,95 +256,8 @@ def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
     return size if size > 0 else torch.ones_like(size)
 
 
-def start_centred(sae: SAE, centre: Float[Tensor, "D"]) -> None:
-    """Without `pre_bias`: biases with which latents first see x - centre, as where b_dec is taken off x.
-
-    With a centre of 0 they are 0, as in the papers; activations of language models are far from centred."""
-    sae.b_dec.copy_(centre)
-    sae.b_enc.copy_(-(centre @ sae.W_enc))
-
-
-def move_norms(sae: SAE) -> Float[Tensor, "F"]:
-    """Divide decoder rows by their norms, multiply W_enc and b_enc by them, in place; returns the norms."""
-    norms = sae.W_dec.norm(dim=1).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)
-    sae.W_dec.div_(norms[:, None])
-    sae.W_enc.mul_(norms)
-    sae.b_enc.mul_(norms)
-    return norms
-
-
-def warmed(step: int, steps: int, share: float) -> float:
-    """Linear warm-up: 0 at step 0, 1 from the step on that ends this share of all steps; 1 when share is 0."""
-    return min(1.0, step / (share * steps)) if share > 0 else 1.0
-
-
 def drop_radial_gradient(W_dec: Tensor) -> None:
     """Remove from each row's gradient its component along the row: it would only change the norm."""
     if W_dec.grad is not None:
         rows = W_dec.detach()
         W_dec.grad -= (W_dec.grad * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True) * rows
-
-
-def auxk_term(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor, k: int | None) -> Float[Tensor, ""]:
-    """`losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (appendix B.1)."""
-    chosen = dead.nonzero()[:, 0]
-    if not len(chosen):
-        return residual.new_zeros(())
-    active = sae.activations_of(x, chosen)
-    return losses.auxk(active, sae.W_dec[chosen], residual, k or max(1, sae.d_model // 2))
-
-
-@torch.no_grad()
-def follow_smallest(threshold: Float[Tensor, ""], values: Float[Tensor, "nnz"], rate: float) -> None:
-    """Move a running threshold, in place, by `rate` of the way to the smallest |value| a batch has kept.
-
-    Zeros do not count; a batch of nothing else changes nothing. A threshold of 0 has no past: it is assigned."""
-    sizes = values.abs()[values != 0]
-    if len(sizes):
-        threshold.lerp_(sizes.min(), rate if threshold > 0 else 1.0)
-
-
-def check_k(k: float, cfg: ArchConfig) -> None:
-    """Raise ConfigError unless 0 < k <= d_sae."""
-    if not 0 < k <= cfg.d_sae:
-        raise ConfigError(f"k = {k} must lie between 1 and d_sae = {cfg.d_sae}")
-
-
-def check_threshold_rate(rate: float) -> None:
-    """Raise ConfigError unless 0 < rate <= 1."""
-    if not 0 < rate <= 1:
-        raise ConfigError(f"threshold_rate = {rate} must lie in (0, 1]")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise ConfigError unless the setting lies between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} = {value} must lie between 0 and 1")
-
-
-def check_at_least_0(name: str, value: float) -> None:
-    """Raise ConfigError when the setting is negative or not finite."""
-    if not 0 <= value < math.inf:
-        raise ConfigError(f"{name} = {value} must be a number of at least 0")
-
-
-def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: SparseCode, cfg: Any) -> Loss:
-    """FVU of the code's reconstruction plus `cfg.aux_weight` times AuxK: the loss of the TopK family."""
-    y_hat = sae.decode(code)
-    reconstruction = losses.fvu(y, y_hat)
-    aux = auxk_term(sae, x, y - y_hat, dead, cfg.aux_k)
-    terms = {"fvu": reconstruction, "auxk": aux, "l0": code.l0().float().mean()}
-    return Loss(
-        reconstruction + cfg.aux_weight * aux, {n: t.detach() for n, t in terms.items()}, code.fired()
-    )
-
-
-def penalised_loss(
-    y: Tensor, y_hat: Tensor, code: SparseCode, penalties: dict[str, tuple[float, Tensor]]
-) -> Loss:
-    """Squared error plus weighted penalties, by name: the loss of the methods that put a price on sparsity."""
-    error = losses.squared_error(y, y_hat)
-    total = error + sum(weight * term for weight, term in penalties.values())
-    terms = {"fvu": losses.fvu(y, y_hat.detach()), "l0": code.l0().float().mean(), "squared_error": error}
-    terms |= {name: term for name, (_, term) in penalties.items()}
-    return Loss(total, {name: term.detach() for name, term in terms.items()}, code.fired())

@@ -10,15 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae import kernels
-from sae.architectures.base import (
-    SAE,
-    ArchConfig,
-    Loss,
-    check_k,
-    check_threshold_rate,
-    follow_smallest,
-    reconstruction_loss,
-)
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
 
 

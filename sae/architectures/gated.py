@@ -11,15 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import kernels, losses
-from sae.architectures.base import (
-    SAE,
-    ArchConfig,
-    Loss,
-    check_at_least_0,
-    check_share,
-    penalised_loss,
-    warmed,
-)
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.shared import check_at_least_0, check_share, penalised_loss, warmed
 from sae.code import SparseCode
 
 

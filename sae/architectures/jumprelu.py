@@ -12,17 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import kernels
-from sae.architectures.base import (
-    SAE,
-    ArchConfig,
-    Loss,
+from sae.architectures.base import SAE, ArchConfig, Loss, gain, tied_init
+from sae.architectures.shared import (
     check_at_least_0,
     check_share,
-    gain,
     move_norms,
     penalised_loss,
     start_centred,
-    tied_init,
     warmed,
 )
 from sae.code import SparseCode

@@ -10,17 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae import kernels
-from sae.architectures.base import (
-    SAE,
-    ArchConfig,
-    EncoderCost,
-    Loss,
-    check_k,
-    check_threshold_rate,
-    follow_smallest,
-    gain,
-    reconstruction_loss,
-)
+from sae.architectures.base import SAE, ArchConfig, EncoderCost, Loss, gain
+from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
 from sae.errors import ConfigError
 

@@ -12,16 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae import kernels, losses
-from sae.architectures.base import (
-    SAE,
-    ArchConfig,
-    Loss,
-    check_k,
-    check_threshold_rate,
-    follow_smallest,
-    reconstruction_loss,
-)
+from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.batchtopk import above, largest_of_batch
+from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode, offsets_of
 from sae.errors import ConfigError
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss, check_k
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.shared import check_k
 from sae.code import SparseCode
 from sae.errors import ConfigError
 

@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae import kernels
-from sae.architectures.base import (
-    SAE,
-    ArchConfig,
-    Loss,
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.shared import (
     check_at_least_0,
     check_share,
     move_norms,

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae import kernels
-from sae.architectures.base import SAE, ArchConfig, Loss, reconstruction_loss
+from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.shared import reconstruction_loss
 from sae.code import SparseCode, offsets_of
 from sae.errors import ConfigError
 

@@ -118,7 +118,10 @@ def test_folding_the_input_scale_gives_the_same_function_of_raw_activations(cfg)
 def test_folding_decoder_norms_gives_unit_rows_and_the_same_function(cfg):
     sae, x = trained(cfg)[0], rows(40, seed=5)
     norms = sae.W_dec.detach().norm(dim=1)
-    assert norms.std() > 0.01
+    if "W_dec" in dict(
+        sae.named_parameters()
+    ):  # where it follows from others its rows may be of norm 1 already
+        assert norms.std() > 0.01
     folded = copy.deepcopy(sae)
     folded.fold_decoder_norms()
     assert_close(folded.W_dec.norm(dim=1), torch.ones(F))
@@ -235,7 +238,8 @@ def test_auxk_reaches_dead_latents_only(cfg):
         twin.loss(x, x, dead).total.backward()
         with torch.no_grad():
             for parameter in twin.parameters():
-                parameter.sub_(parameter.grad)
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad)
             bias = twin.encoder_bias()
             return {"encoder": twin.encoder_directions(), "decoder": twin.W_dec, "bias": bias}
 
