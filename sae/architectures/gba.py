@@ -121,7 +121,7 @@ class GBA(SAE):
 
     def _code(self, u: kernels.Projection, y: Tensor) -> SparseCode:
         code = u.keep(kernels.where(y > 0))
-        return code._replace(values=code.values * self.amplitude[code.indices])
+        return code._replace(values=code.values * code.spread(self.amplitude))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU alone: what is sparse about the code is the biases' doing. In training mode counts who fires.

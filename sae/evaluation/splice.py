@@ -34,44 +34,17 @@ def splice(
 
     Windows with the most held-out tokens are taken, `windows` at most. Raises RunError when there are none."""
     tokens, documents = _held_out_windows(store, windows)
-    mean = store.mean(hook)
-    excluded = store.spec.excluded
-
-    def edit(replace: Callable[[Tensor], Tensor]) -> Edit:
-        def apply(x: Tensor) -> Tensor:
-            out = x.clone()
-            out[:, excluded:] = replace(x[:, excluded:]).to(x)
-            return out
-
-        return apply
-
-    edits = {
-        "spliced": edit(lambda x: sae(x.float().to(sae.device))),
-        "zero": edit(torch.zeros_like),
-        "mean": edit(lambda x: mean.to(x).expand_as(x)),
-    }
-    names = ["clean", *edits]
+    edits = _edits(sae, store, hook)
     totals: dict[int, Tensor] = {}
     for piece, owner in zip(tokens.split(batch), documents.split(batch), strict=True):
-        counted = _counted(owner, excluded)
-        targets = piece[:, 1:][counted].long()
-        clean = _log_probabilities(model, piece, counted)
-        columns = [F.nll_loss(clean, targets, reduction="none")]
-        kl = None
-        for name, change in edits.items():
-            changed = _log_probabilities(model, piece, counted, {hook: change})
-            columns.append(F.nll_loss(changed, targets, reduction="none"))
-            if name == "spliced":
-                kl = F.kl_div(changed, clean, reduction="none", log_target=True).sum(-1)
-        assert kl is not None
-        rows = torch.stack([*columns, kl, torch.ones_like(kl)], 1).double()
+        counted = _counted(owner, store.spec.excluded)
+        rows = _rows(model, piece, counted, hook, edits)
         for document, row in zip(owner[:, :-1][counted].tolist(), rows, strict=True):
             totals[document] = totals.get(document, 0) + row
         on_windows(len(piece))
-    sums = torch.stack(list(totals.values())).T
-    ce = dict(zip(names, sums[:4], strict=True))
-    kl, count = sums[4], sums[5]
-    estimates = {f"ce_{name}": ratio(ce[name], count) for name in names}
+    *sums, kl, count = torch.stack(list(totals.values())).T
+    ce = dict(zip(("clean", *edits), sums, strict=True))
+    estimates = {f"ce_{name}": ratio(total, count) for name, total in ce.items()}
     estimates["kl"] = ratio(kl, count)
     for name in ("zero", "mean"):
         estimates[f"recovered_{name}"] = ratio(ce[name] - ce["spliced"], ce[name] - ce["clean"])
@@ -81,6 +54,39 @@ def splice(
         "tokens": int(count.sum()),
         "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
     }
+
+
+def _edits(sae: SAE, store: Store, hook: str) -> dict[str, Edit]:
+    """What takes the activations' place, by name; the excluded first position passes as it is."""
+    mean, excluded = store.mean(hook), store.spec.excluded
+
+    def edit(replace: Callable[[Tensor], Tensor]) -> Edit:
+        def apply(x: Tensor) -> Tensor:
+            out = x.clone()
+            out[:, excluded:] = replace(x[:, excluded:]).to(x)
+            return out
+
+        return apply
+
+    return {
+        "spliced": edit(lambda x: sae(x.float().to(sae.device))),
+        "zero": edit(torch.zeros_like),
+        "mean": edit(lambda x: mean.to(x).expand_as(x)),
+    }
+
+
+def _rows(model: LanguageModel, tokens: Tensor, counted: Tensor, hook: str, edits: dict[str, Edit]) -> Tensor:
+    """For each prediction that counts, float64: cross-entropy as it is and under each edit, KL when spliced, 1."""
+    targets = tokens[:, 1:][counted].long()
+    clean = _log_probabilities(model, tokens, counted)
+    columns = [F.nll_loss(clean, targets, reduction="none")]
+    kl = torch.zeros_like(columns[0])
+    for name, change in edits.items():
+        changed = _log_probabilities(model, tokens, counted, {hook: change})
+        columns.append(F.nll_loss(changed, targets, reduction="none"))
+        if name == "spliced":
+            kl = F.kl_div(changed, clean, reduction="none", log_target=True).sum(-1)
+    return torch.stack([*columns, kl, torch.ones_like(kl)], 1).double()
 
 
 def _log_probabilities(
