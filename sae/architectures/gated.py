@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, ArchConfig, Loss, gain
 from sae.architectures.shared import check_at_least_0, check_share, penalised_loss, warmed
 from sae.code import SparseCode
 
@@ -73,6 +73,14 @@ class Gated(SAE):
             "gate_error": (1.0, losses.squared_error(y, y_gate)),
         }
         return penalised_loss(y, self.decode(code), code, penalties)
+
+    @torch.no_grad()
+    def initialise(
+        self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """As TopK starts, the encoder divided by the gain: half of all latents fire at first."""
+        super().initialise(x, centre, generator)
+        self.W_enc.div_(gain(self, generator))
 
     def begin_step(self, step: int, steps: int) -> None:
         """The price's warm-up."""

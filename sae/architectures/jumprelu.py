@@ -142,6 +142,7 @@ class JumpReLU(SAE):
         self.log_threshold.fill_(-torch.inf)  # sizes are set as a ReLU's
         if self.cfg.loss_form == "l0":
             tied_init(self, generator)
+            self.W_enc.div_(gain(self, generator))
         else:
             bound = self.d_sae**-0.5
             self.W_dec.uniform_(-bound, bound, generator=generator)

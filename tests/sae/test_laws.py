@@ -95,8 +95,8 @@ def test_encoder_directions_start_as_positive_multiples_of_decoder_rows(cfg):
     assert_close(ratio, ratio[:, :1].expand_as(ratio))
 
 
-@architectures("aux_weight")
-def test_an_untrained_sae_gives_back_about_the_size_it_reads(cfg):
+@pytest.mark.parametrize("cfg", [SMALL["kron"], SMALL["gated"], SMALL["jumprelu"]], ids=name_of)
+def test_an_untrained_sae_that_starts_at_its_gain_gives_back_about_the_size_it_reads(cfg):
     sae = build(cfg, D)
     x = torch.nn.functional.normalize(torch.randn(500, D, generator=torch.Generator().manual_seed(3)), dim=1)
     assert 0.7 < sae.decode(sae.training_code(x)).norm(dim=1).mean() < 1.4
