@@ -185,7 +185,7 @@ def test_training_lowers_the_loss(cfg):
     x = rows(256, seed=1000)
     before = build(cfg, D, seed=1).loss(x, x, NONE_DEAD).terms["fvu"]
     after = trained(cfg, steps=200)[0].loss(x, x, NONE_DEAD).terms["fvu"]
-    assert after < 0.5 * before
+    assert after < before * 2 / 3
 
 
 @every_architecture
