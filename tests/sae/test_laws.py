@@ -18,9 +18,11 @@ NONE_DEAD = torch.zeros(F, dtype=torch.bool)
 
 
 def rows(n: int = 64, seed: int = 0) -> torch.Tensor:
-    """Sparse mixtures of more directions than there are dimensions."""
+    """Sparse mixtures of more directions than there are dimensions, the same directions for every seed."""
+    directions = torch.nn.functional.normalize(
+        torch.randn(F, D, generator=torch.Generator().manual_seed(99)), dim=1
+    )
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.nn.functional.normalize(torch.randn(F, D, generator=generator), dim=1)
     active = torch.rand(n, F, generator=generator) < 0.1
     return (torch.rand(n, F, generator=generator) * active) @ directions + 0.1
 
@@ -185,7 +187,7 @@ def test_training_lowers_the_loss(cfg):
     x = rows(256, seed=1000)
     before = build(cfg, D, seed=1).loss(x, x, NONE_DEAD).terms["fvu"]
     after = trained(cfg, steps=200)[0].loss(x, x, NONE_DEAD).terms["fvu"]
-    assert after < before * 2 / 3
+    assert after < before * 0.4
 
 
 @every_architecture
