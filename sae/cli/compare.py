@@ -44,6 +44,8 @@ class Compare:
     latent of either SAE is negative on any of the tokens."""
     block: int = 1024
     """Latents of the first SAE compared at once; memory grows with it."""
+    plot: Path | None = None
+    """Also draw the runs' Pareto plot, L0 against FVU and CE recovered, into this HTML file."""
 
     def __post_init__(self) -> None:
         if len(self.runs) < 2:
@@ -59,7 +61,11 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Compare, prog="sae compare", args=args)
     runs = [Run(path) for path in command.runs]
-    Console().print(results.table([results.result(run) for run in runs]))
+    lines = [results.result(run) for run in runs]
+    Console().print(results.table(lines))
+    if command.plot:
+        results.write_pareto(command.plot, lines)
+        print(f"{command.plot}: written")
     if len(runs) == 2:
         path = write(runs[0], runs[1], command)
         show(read_json(path))

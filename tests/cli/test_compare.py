@@ -67,6 +67,16 @@ def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(sae: Serv
     assert not list(run.glob("compare-*"))  # three runs are not matched
 
 
+def test_the_plot_is_one_page_with_the_measured_runs(sae: Server, run: Path, other: Path, tmp_path: Path):
+    page = tmp_path / "new folder" / "pareto.html"
+    ended = sae("compare", run, other, other, "--plot", page)
+    assert ended.code == 0, ended.err
+    assert str(page) in ended.out.replace("\n", "")
+    drawn = page.read_text()
+    assert "topk, 32 latents" in drawn
+    assert "batchtopk" not in drawn, "it has no evaluation"
+
+
 def test_a_run_that_is_not_there_is_one_line(sae: Server, run: Path):
     before = contents(run)
     assert "no run at /nowhere" in sae("compare", run, "/nowhere").complaint
