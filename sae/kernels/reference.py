@@ -1,7 +1,8 @@
 """The kernels in plain torch: any device, and what every faster kernel is held to in values and gradients.
 
 Forward, encoding is one dense product. Backward, everything costs O(nnz * D): gradients reach the weights
-through the selected entries alone, and no [B, F] tensor outlives the selection."""
+through the selected entries alone, and no [B, F] tensor outlives the selection. A code with so many entries
+that dense products are faster is decoded and differentiated by them: within a constant factor the same memory."""
 
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
+
+CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
 
 
 class Pattern(NamedTuple):
@@ -47,6 +50,8 @@ def project(x: Float[Tensor, "B D"], W: Float[Tensor, "D F"], b: Float[Tensor, "
 def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
     """Sum of decoder rows weighted by the code's values; differentiable in both."""
     weights = code.values.to(W_dec.dtype)
+    if _crowded(code):
+        return _scattered(code._replace(values=weights)) @ W_dec
     return F.embedding_bag(
         code.indices, W_dec, code.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
@@ -102,20 +107,31 @@ class _Selected(torch.autograd.Function):
         (grad,) = grads
         needs_x, needs_W, needs_b = ctx.needs_input_grad[:3]
         grad_x = grad_W = grad_b = None
+        code = SparseCode(grad, indices, offsets, W.shape[1])
         if needs_x:
-            grad_x = decode(SparseCode(grad, indices, offsets, W.shape[1]), W.T)
+            grad_x = decode(code, W.T)
         if needs_W:
-            grad_W = _by_latent(grad, rows, indices, x, W.shape[1]).T
+            by_latent = _scattered(code).T @ x if _crowded(code) else _by_latent(code, rows, x)
+            grad_W = by_latent.T
         if needs_b:
             grad_b = torch.zeros(W.shape[1], dtype=grad.dtype, device=grad.device)
             grad_b.index_add_(0, indices, grad)
         return grad_x, grad_W, grad_b, None, None, None, None
 
 
-def _by_latent(
-    grad: Tensor, rows: Tensor, indices: Tensor, x: Tensor, n_latents: int
-) -> Float[Tensor, "F D"]:
-    """Row j: sum over the entries of latent j of grad * x[row]. A decode with latents and rows exchanged."""
-    order = indices.argsort(stable=True)
-    offsets = offsets_of(torch.bincount(indices, minlength=n_latents))
-    return decode(SparseCode(grad[order], rows[order], offsets, len(x)), x)
+def _crowded(code: SparseCode) -> bool:
+    entries = len(code.values)
+    return entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * code.n_rows * code.n_latents
+
+
+def _scattered(code: SparseCode) -> Float[Tensor, "B F"]:
+    """The entries in a matrix, those of one place added up; in one fixed order on the CPU."""
+    out = code.values.new_zeros(code.n_rows, code.n_latents)
+    return out.index_put((code.rows(), code.indices), code.values, accumulate=True)
+
+
+def _by_latent(code: SparseCode, rows: Int[Tensor, "nnz"], x: Float[Tensor, "B D"]) -> Float[Tensor, "F D"]:
+    """Row j: sum over the entries of latent j of value * x[row]. A decode with latents and rows exchanged."""
+    order = code.indices.argsort(stable=True)
+    offsets = offsets_of(torch.bincount(code.indices, minlength=code.n_latents))
+    return decode(SparseCode(code.values[order], rows[order], offsets, len(x)), x)

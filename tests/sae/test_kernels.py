@@ -2,14 +2,41 @@
 
 import itertools
 
+import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from sae import kernels
 from sae.code import SparseCode, from_dense
+from sae.kernels import reference
 
 B, D, F = 5, 3, 7
+
+
+@pytest.fixture(params=["sparse", "crowded"], autouse=True)
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds whichever products are used, those over entries or the dense ones."""
+    if request.param == "crowded":
+        monkeypatch.setattr(reference, "CROWDED_ENTRIES", 0)
+        monkeypatch.setattr(reference, "CROWDED_SHARE", 0.0)
+
+
+def test_only_a_large_code_with_many_entries_is_crowded(products: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    for rows, share, crowded in ((4, 0.5, False), (400, 0.05, False), (400, 0.2, True)):
+        code = from_dense((torch.rand(rows, 1000) < share).float())
+        assert reference._crowded(code) == crowded
+
+
+def test_an_entry_selected_twice_counts_twice():
+    x, W, b, _ = (tensor.requires_grad_() for tensor in inputs())
+    twice = kernels.Pattern(torch.tensor([1, 1, 4]), torch.tensor([0, 2, 3, 3, 3, 3]))
+    code = kernels.project(x, W, b).keep(twice)
+    code.values.sum().backward()
+    assert_close(b.grad, torch.tensor([0.0, 2, 0, 0, 1, 0, 0], dtype=torch.float64))
+    assert_close(W.grad[:, 1], 2 * x.detach()[0])
+    assert_close(x.grad[0], 2 * W.detach()[:, 1])
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
