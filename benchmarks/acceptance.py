@@ -135,9 +135,11 @@ def gba(seed: int) -> Iterator[float]:
 
 
 def topafa(seed: int) -> Iterator[float]:
-    """Orthonormal features, 1 to 6 active: L0 follows their number, which nothing told it."""
+    """Orthonormal features, 1 to 6 active: L0 follows their number, which nothing told it.
+
+    5,000 steps: after 2,500, with which the expected numbers were measured, one seed in three is still on its way."""
     world = Independent(d_model=24, n_features=24, least=1, most=6, orthonormal=True, seed=seed)
-    found = recovery(train(world, arch("topafa", d_sae=24, afa_weight=0.0), settings(seed)), world)
+    found = recovery(train(world, arch("topafa", d_sae=24, afa_weight=0.0), settings(seed, 5000)), world)
     yield found.l0_correlation
     yield found.l0
 

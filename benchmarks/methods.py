@@ -20,7 +20,7 @@ from sae.evaluation.similarity import codes
 from sae.runs import Run, find_runs
 
 COLUMNS = (
-    "method", "FVU", "CE recovered", "KL", "L0", "silent", "alike: cosine", "alike: activation", "encoder MFLOP", "steps/s",
+    "method", "FVU", "CE recovered", "L0", "silent", "norm ratio", "alike: cosine", "alike: activation", "encoder MFLOP", "steps/s",
 )  # fmt: skip
 TOKENS = 20_000
 
@@ -82,9 +82,9 @@ def row(arch: ArchConfig, seeds: list[Run]) -> list[str]:
         label(arch),
         f"{statistics.mean(fvus):.3f} ± {(max(fvus) - min(fvus)) / 2:.3f}",
         mean("recovered_zero", ".1%"),
-        mean("kl", ".3f"),
         mean("l0", ".1f"),
         f"{statistics.mean(found['dead'] for found in evaluations):.1%}",
+        mean("norm_ratio", ".3f"),
         *([f"{share:.1%}" for share in shared] if shared else ["–", "–"]),
         f"{evaluations[0]['encoder']['flops'] / 1e6:.2f}",
         f"{speed:.1f}",

@@ -34,7 +34,8 @@ class JumpReLUConfig(ArchConfig):
     tanh(c z ||W_dec row||), free decoder, and a pull on dead latents (Anthropic, January 2025)."""
     sparsity_weight: float | None = None
     """Price of a latent that fires, against the squared error summed over dimensions, where inputs have unit
-    mean square per dimension; when left out, D / 1000, i.e. 0.001 where they have unit mean squared norm."""
+    mean square per dimension; when left out, D / 1000 (l0), i.e. 0.001 where they have unit mean squared norm,
+    or D / 125 (tanh). Both leave some 30 latents on the embedded model's activations (LOG.md)."""
     warmup_share: float | None = None
     """Share of all steps over which the price rises from 0; when left out, 0.05 (l0) or 1 (tanh)."""
     threshold: float | None = None
@@ -79,13 +80,13 @@ class JumpReLU(SAE):
         self.log_threshold = nn.Parameter(torch.zeros(cfg.d_sae))
         self.unit_norm_decoder = cfg.loss_form == "l0"
         small = d_model**0.5 / 1000
-        l0, tanh = (small, small, 10.0, 0.05), (0.1, 2.0, 1.0, 1.0)
-        threshold, bandwidth, lr_scale, share = l0 if self.unit_norm_decoder else tanh
+        l0, tanh = (small, small, 10.0, 0.05, 1 / 1000), (0.1, 2.0, 1.0, 1.0, 1 / 125)
+        threshold, bandwidth, lr_scale, share, price = l0 if self.unit_norm_decoder else tanh
         self.first_threshold = cfg.threshold or threshold
         self.bandwidth = cfg.bandwidth or bandwidth
         self.threshold_lr_scale = cfg.threshold_lr_scale or lr_scale
         self.warmup_share = share if cfg.warmup_share is None else cfg.warmup_share
-        self.price = d_model / 1000 if cfg.sparsity_weight is None else cfg.sparsity_weight
+        self.price = d_model * price if cfg.sparsity_weight is None else cfg.sparsity_weight
         self.warmth = 1.0
 
     @property

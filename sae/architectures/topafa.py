@@ -60,6 +60,16 @@ class TopAFA(SAE):
         del self.b_enc
         self.register_buffer("b_enc", torch.zeros(self.d_sae))
 
+    @torch.no_grad()
+    def initialise(
+        self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
+    ) -> None:
+        """As TopK starts, but with b_dec at 0, as in the authors' code.
+
+        k makes |z| meet |x - b_dec|, the AFA term pulls it to |x|. Far from each other, as where b_dec starts at the
+        median of activations with a large mean, latents grow until a single one suffices (LOG.md)."""
+        super().initialise(x, torch.zeros_like(centre), generator)
+
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
         scaled = u.dense.relu() * self.W_dec.detach().norm(dim=1)

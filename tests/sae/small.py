@@ -31,7 +31,7 @@ SMALL: dict[str, ArchConfig] = {
     "relu": ReLUConfig(d_sae=F, l1_weight=0.05),
     "gated": GatedConfig(d_sae=F, l1_weight=0.05),
     "jumprelu": JumpReLUConfig(d_sae=F),
-    "jumprelu-tanh": JumpReLUConfig(d_sae=F, loss_form="tanh"),
+    "jumprelu-tanh": JumpReLUConfig(d_sae=F, loss_form="tanh", sparsity_weight=D / 1000),
     "matryoshka": MatryoshkaConfig(d_sae=F, k=3, prefixes=(0.25, 0.5, 1.0)),
     "gba": GBAConfig(d_sae=F, groups=3, update_every=5),
     "mfr": MFRConfig(d_sae=F, k=5),

@@ -155,6 +155,23 @@ def test_training_leaves_the_bias_at_zero_and_finds_how_many_features_are_on():
     assert torch.equal(sae.b_enc, torch.zeros(d))
 
 
+def test_far_from_the_origin_a_code_does_not_shrink_to_one_latent():
+    """There |x| and |x - b_dec| differ, and the term asks for a longer code than the choice does."""
+    d, generator = 16, torch.Generator().manual_seed(0)
+    offset = torch.full((d,), 0.6)
+    settings = TrainConfig(steps=300, batch=256, lr=3e-3, dead_after_tokens=10**9, warmup_steps=0)
+    sae = build(TopAFAConfig(d_sae=48), d)
+    sae.initialise(sparse_rows(2000, 4, d=d) + offset, offset, generator)
+    trainer = Trainer(sae, settings)
+    for step in range(300):
+        x = sparse_rows(256, 4, seed=step, d=d) + offset
+        trainer.train_step(x, x)
+    x = sparse_rows(1000, 4, seed=10**6, d=d) + offset
+    terms = sae.loss(x, x, torch.zeros(48, dtype=torch.bool)).terms
+    assert terms["l0"] > 4
+    assert terms["fvu"] < 0.45
+
+
 def test_there_is_no_bias_to_train():
     sae = orthonormal()
     assert {name for name, _ in sae.named_parameters()} == {"W_enc", "W_dec", "b_dec"}
