@@ -1,6 +1,7 @@
 """`sae train ARCH`: a store -> a sparse autoencoder."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,5 +147,8 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[
 
 
 def _summary(name: str, config: type) -> str:
+    """What a method is for, where it comes from (its module says), and an example."""
+    what = (config.__doc__ or "").strip().splitlines()[0]
+    source = " ".join((inspect.getdoc(inspect.getmodule(config)) or "").split("\n\n", 1)[-1].split())
     example = f"Example: sae train {name} --store stores/demo --out runs/mine --arch.d-sae 16384"
-    return f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example}"
+    return f"{what}\n\n{source}\n\n{example}"

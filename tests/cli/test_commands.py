@@ -1,9 +1,11 @@
 """The `sae` command itself: its help, and what it says to a command line it cannot make sense of."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from sae.architectures import ARCHITECTURES
 from sae.cli.main import COMMANDS
 from tests.cli.commands import Server
 
@@ -94,6 +96,14 @@ def test_a_command_line_that_does_not_parse_fails_without_a_traceback_or_a_file(
     assert "Traceback" not in ended.err
     assert ended.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_help_of_a_method_names_its_source(sae: Server, name: str):
+    ended = sae("train", name, "--help")
+    assert ended.code == 0
+    assert re.search(r"arXiv:\s*\d{4}\.\d{5}|Anthropic", ended.out)
+    assert f"sae train {name} --store" in " ".join(ended.out.split())
 
 
 def test_output_into_a_pipe_that_closes_is_no_error_to_speak_of(sae: Server):
