@@ -14,6 +14,7 @@ from sae.errors import ConfigError
 from sae.runs import Run
 
 COLORS = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # one more each time the colours are used up
 GRID = "rgba(140, 138, 132, 0.22)"
 LABELS = {
     "run": "run",
@@ -133,7 +134,7 @@ def _traces(lines: Sequence[Result], measure: str, named: bool) -> list[dict]:
                 "legendgroup": place,
                 "showlegend": named,
                 "line": {"color": COLORS[place % len(COLORS)], "width": 1, "dash": "dot"},
-                "marker": {"size": 9},
+                "marker": {"size": 9, "symbol": SYMBOLS[place // len(COLORS) % len(SYMBOLS)]},
                 "hovertemplate": "%{text}<br>L0 %{x:.3~g}, %{y:.3~g}<extra></extra>",
             }
         )

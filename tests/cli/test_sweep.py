@@ -231,6 +231,18 @@ def test_the_plot_has_a_line_for_each_method_and_width_sorted_by_l0_and_text_as_
     assert "<script>" not in json.dumps(drawn)
 
 
+def test_no_two_lines_of_the_plot_look_alike(tmp_path: Path):
+    widths = range(1, 21)
+    write_pareto(tmp_path / "p.html", [Result("r", "topk", w, 4.0, 0.3, None, None, 0.0) for w in widths])
+    looks = set(
+        re.findall(
+            r'"color":"(#\w+)"[^{}]*\},"marker":\{"size":9,"symbol":"([\w-]+)"',
+            (tmp_path / "p.html").read_text(),
+        )
+    )
+    assert len(looks) == len(widths)
+
+
 def test_the_table_keeps_full_precision_and_leaves_blanks(tmp_path: Path):
     write_csv(tmp_path / "results.csv", [Result("a, b", "topk", 64, 1 / 3, 0.1, None, None, 0.0)])
     (line,) = lines(tmp_path)
