@@ -35,7 +35,7 @@ class JumpReLUConfig(ArchConfig):
     sparsity_weight: float | None = None
     """Price of a latent that fires, against the squared error summed over dimensions, where inputs have unit
     mean square per dimension; when left out, D / 1000 (l0), i.e. 0.001 where they have unit mean squared norm,
-    or D / 125 (tanh). Both leave some 30 latents on the embedded model's activations (LOG.md)."""
+    or D / 125 (tanh). On the embedded model's activations a short run ends at L0 42 and 25 (LOG.md)."""
     warmup_share: float | None = None
     """Share of all steps over which the price rises from 0; when left out, 0.05 (l0) or 1 (tanh)."""
     threshold: float | None = None
