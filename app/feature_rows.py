@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from app.render import number, percent, visible
+from sae.show.render import number, percent, visible
 
 pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
 DENSE = 0.1  # a feature on more than this share of tokens counts as dense, as in `sae evaluate`

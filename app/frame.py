@@ -10,12 +10,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
-from app import render
+from sae.show import render
 
 SCREENFUL = 16  # rows of a table seen at once
 OPEN = "open"  # key of the button in each row of a long table
 ALL = 0  # as a choice of how many
-STYLE, ICON = (Path(__file__).with_name(name) for name in ("style.css", "icon.svg"))
+STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_name("icon.svg")
 
 
 def sidebar(pages: Iterable[tuple[StreamlitPage, dict[str, str]]]) -> None:

@@ -4,7 +4,8 @@ The first page is at / as well as at its own address."""
 
 import streamlit as st
 
-from app import frame, session
+from app import frame
+from app.session import choice, errors
 
 # file and URL, title, icon, and what of the choice in the URL its links keep
 PAGES = (
@@ -22,8 +23,8 @@ front = st.Page(
     "views/runs.py", title=pages[0].title, icon=pages[0].icon, url_path="front", default=True
 )  # at /
 page = st.navigation([front, *pages], position="hidden")
-kept = session.choice()
+kept = choice.links()
 links = [{key: kept[key] for key in keys if key in kept} for *_, keys in PAGES]
 frame.sidebar(zip([front, *pages[1:]] if page == front else pages, links, strict=True))
-with session.readable_errors():
+with errors.readable():
     page.run()

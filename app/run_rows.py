@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from app.render import number, percent, visible
+from sae.show.render import number, percent, visible
 
 Evaluation = Mapping[str, Any]  # content of an eval.json
 MEASURES = {

@@ -4,17 +4,19 @@ from functools import partial
 
 import streamlit as st
 
-from app import charts, feature_rows, frame, render, run_rows, session
+from app import charts, feature_rows, frame, run_rows
+from app.session import choice, features, runs
+from sae.show import render
 
-name, run = session.current_run()
-frame.run_chooser(list(session.runs()), name, session.choose_run, render.facts(run_rows.brief(run.about)))
-store = session.features(run)
-index = session.current_feature(name, store)
+name, run = choice.run()
+frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+store = features.of(run)
+index = choice.feature(name, store)
 row = store.row(index)
 
 about = f"{name} · {run.hook} · {store.about['tokens']:,} tokens read"
 with frame.header(f"Feature {index}", about, row["peak_tokens"]):
-    frame.stepper(index, len(store) - 1, session.show_feature, partial(session.show_random_feature, store))
+    frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
 frame.metrics(feature_rows.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")

@@ -5,7 +5,9 @@ from functools import partial
 import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 
-from app import charts, feature_rows, frame, render, run_rows, session
+from app import charts, feature_rows, frame, run_rows
+from app.session import choice, features, runs
+from sae.show import render
 
 COLUMNS = {
     "feature": ButtonColumn(width=72, alignment="right", key=frame.OPEN, help="Its number in the SAE."),
@@ -22,12 +24,12 @@ COLUMNS = {
     "first fired": NumberColumn(format="localized", help="Number of the token on which it first fired."),
 }
 
-name, run = session.current_run()
-frame.run_chooser(list(session.runs()), name, session.choose_run, render.facts(run_rows.brief(run.about)))
-store = session.features(run)
+name, run = choice.run()
+frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+store = features.of(run)
 frame.heading("Features", f"{name}: {len(store):,} features, measured on {store.about['tokens']:,} tokens")
 
-table = session.table(store)
+table = features.table(store)
 plot = st.container()
 words, state, density = frame.filters(feature_rows.counts(table), feature_rows.DENSITIES, render.percent)
 shown = feature_rows.filtered(table, words, state, *density)
@@ -41,6 +43,6 @@ if len(shown):
     frame.download(about, partial(feature_rows.csv, shown), f"{run.name}-features.csv")
     pressed = frame.pressed_row(feature_rows.labelled(shown), COLUMNS)
     if pressed is not None:
-        session.open_feature(name, shown["feature"][pressed].as_py())
+        choice.open_feature(name, shown["feature"][pressed].as_py())
 else:
     frame.empty("No feature is like that", "Change the token, the state or the densities.")

@@ -3,7 +3,9 @@
 import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
 
-from app import charts, frame, render, run_rows, session
+from app import charts, frame, run_rows
+from app.session import choice, runs
+from sae.show import render
 
 COLUMNS = {
     "name": TextColumn("run", width="medium"),
@@ -16,16 +18,16 @@ COLUMNS = {
     "steps": NumberColumn(format="localized"),
 }
 
-found = session.runs()
-frame.heading("Runs", f"{len(found)} in {session.folder()}")
-measured = session.evaluations(found)
-steps_done = {name: session.steps_done(run) for name, run in found.items()}
+found = runs.needed()
+frame.heading("Runs", f"{len(found)} in {runs.folder()}")
+measured = runs.evaluations(found)
+steps_done = {name: runs.steps_done(run) for name, run in found.items()}
 table = st.container()
-name, run = session.current_run()
+name, run = choice.run()
 finished = run.finished
 with table:
     overview = run_rows.runs(found, measured, steps_done)
-    frame.pick_row(overview, COLUMNS, list(found), name, session.choose_run)
+    frame.pick_row(overview, COLUMNS, list(found), name, choice.show_run)
 
 
 @st.fragment(run_every=None if finished else "5s")
@@ -33,9 +35,9 @@ def training() -> None:
     """Curves that grow while the run is training; the whole page follows when it ends."""
     if run.finished != finished:
         st.rerun()
-    frame.section("Training", run_rows.state(run, session.steps_done(run)))
+    frame.section("Training", run_rows.state(run, runs.steps_done(run)))
     steps = run.about["config"]["train"]["steps"]
-    frame.chart(charts.curves(session.log(run), steps), "training curves", "curves")
+    frame.chart(charts.curves(runs.log(run), steps), "training curves", "curves")
 
 
 with frame.header(name, run_rows.summary(run.about), level=2):
@@ -49,7 +51,7 @@ with right:
         st.html(render.estimates(run_rows.estimates(measured[name])))
     else:
         question = "How well does it rebuild held-out activations?"
-        frame.empty("Not evaluated yet", question, session.command("evaluate", run))
+        frame.empty("Not evaluated yet", question, runs.command("evaluate", run))
 if len(measured) > 1:
     frame.section("Sparsity against error", "evaluated runs, each on its own held-out text")
     points = run_rows.frontier(found, measured)

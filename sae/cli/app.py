@@ -101,7 +101,7 @@ def serve(command: App, port: int) -> None:
 def _script() -> Path:
     """The app's entry. Loads what its pages need, so that the first page need not wait for it."""
     try:
-        return Path(import_module("app.session").__file__ or "").with_name("main.py")
+        return Path(import_module("app.session.choice").__file__ or "").parents[1] / "main.py"
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("streamlit", "plotly"):
             raise

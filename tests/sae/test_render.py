@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from app import render
+from sae.show import render
 
 relaxed = settings(deadline=None)
 NASTY = [

@@ -1,0 +1,27 @@
+"""What goes wrong or is not there yet, as one line or an empty state in the page."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from activations.errors import ActivationsError
+from app import frame
+from sae.errors import SAEError
+
+
+class Missing(Exception):
+    """There is nothing to show yet: what, why, and the command that changes it."""
+
+    def __init__(self, title: str, why: str, command: str):
+        super().__init__(title)
+        self.title, self.why, self.command = title, why, command
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Show what the block raises on purpose as one line in the page; nothing below it is shown."""
+    try:
+        yield
+    except Missing as missing:
+        frame.empty(missing.title, missing.why, missing.command, level=1)
+    except (SAEError, ActivationsError) as error:
+        frame.error(str(error))

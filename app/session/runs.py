@@ -1,0 +1,81 @@
+"""The runs under the folder that the app shows, their logs and their evaluations."""
+
+import sys
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import streamlit as st
+
+from app import frame
+from app.session.errors import Missing
+from sae.errors import RunError
+from sae.runs import Run, find_runs
+from sae.training import logs
+
+REFRESH_SECONDS = 3.0  # a new run shows up at the next click after this
+
+
+def folder() -> Path:
+    """The folder of runs, from the command line: `streamlit run app/main.py -- RUNS`."""
+    return Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+
+
+def found() -> dict[str, Run]:
+    """Every run by its name, its path below the folder; none is an empty dictionary."""
+    return _runs(folder())
+
+
+def needed() -> dict[str, Run]:
+    """Every run by its name. Raises Missing when there is none."""
+    if not found():
+        why = f"There is no run in {folder()}. The demo makes one in runs/demo, with a model and a text that come along."
+        raise Missing("No runs yet", why, "sae demo")
+    return found()
+
+
+def command(name: str, run: Run) -> str:
+    """A command line of `sae` for a run, such as `sae evaluate runs/demo`."""
+    return f"sae {name} {quote(str(run.path))}"
+
+
+def evaluations(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+    """What `sae evaluate` found, of those runs it has seen; a damaged one is reported in the page and left out."""
+    measured = {}
+    for name, run in runs.items():
+        try:
+            measured[name] = run.evaluation
+        except RunError as error:
+            frame.error(str(error))
+    return {name: evaluation for name, evaluation in measured.items() if evaluation}
+
+
+def log(run: Run) -> list[dict[str, float]]:
+    """Rows of the run's log, as it is now."""
+    path = run.path / "log.jsonl"
+    return _log(path, stamp(path))
+
+
+def steps_done(run: Run) -> int:
+    """The last step in the run's log; 0 before the first entry."""
+    entries = log(run)
+    return int(entries[-1]["step"]) if entries else 0
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written again; zeros when it is not there. To be part of a cache's key."""
+    if not path.exists():
+        return 0, 0
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
+@st.cache_resource(ttl=REFRESH_SECONDS, show_spinner=False)
+def _runs(where: Path) -> dict[str, Run]:
+    runs = find_runs(where)
+    return {run.name if run.path == where else run.path.relative_to(where).as_posix(): run for run in runs}
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _log(path: Path, stamp: tuple[int, int]) -> list[dict[str, float]]:
+    return logs.read(path)
