@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import plotly.graph_objects as go
 import pyarrow as pa
@@ -15,7 +15,41 @@ from sae.show import render
 SCREENFUL = 16  # rows of a table seen at once
 OPEN = "open"  # key of the button in each row of a long table
 ALL = 0  # as a choice of how many
+REFRESH = 0.5  # seconds between looks at a job
 STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_name("icon.svg")
+
+
+class Job(Protocol):
+    """Work under way in the background (`app.session.jobs.Job` is one)."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What it is at."""
+        ...
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will still take, if that can be told."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, in one line."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        ...
 
 
 def sidebar(pages: Iterable[tuple[StreamlitPage, dict[str, str]]]) -> None:
@@ -175,6 +209,26 @@ def metrics(numbers: Iterable[tuple[str, str, str]]) -> None:
 def chart(figure: go.Figure, about: str, key: str) -> None:
     """A plotly figure without its toolbar; `about` is for readers who cannot see it."""
     st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=about)
+
+
+def job(job: Job) -> None:
+    """How far a job is, with the time left and a button that stops it; the page runs again when it ends.
+
+    Of one that failed, one line; of one that was stopped or is done, nothing."""
+
+    @st.fragment(run_every=REFRESH)
+    def progress() -> None:
+        if not job.running:
+            st.rerun()
+        left = "" if job.seconds_left is None else f" · {job.seconds_left:.0f} s left"
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.progress(job.share, render.markdown(f"{job.note or 'starting'}{left}"))
+            st.button("Stop", icon=":material/stop:", on_click=job.stop)
+
+    if job.running:
+        progress()
+    elif job.error:
+        error(job.error)
 
 
 def empty(title: str, why: str, command: str = "", level: int = 3) -> None:

@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from activations import files
+from activations import files, models
 from activations.errors import StoreError
+from activations.models import LanguageModel
 from activations.store import Store
 from sae import config
 from sae.architectures import ARCHITECTURES, SAE, name_of
@@ -102,6 +103,18 @@ class Run:
         if store.fingerprint != self.about["store_fingerprint"]:
             raise StoreError(f"{store.path} is another store than the one {self.path} was trained on")
         return store
+
+    def language_model(self) -> LanguageModel:
+        """The language model whose activations the SAE reads, on `device()`.
+
+        Raises ModelError when it is not to be had, RunError when its weights are others now."""
+        model = models.load(self.about["model"], self.about["model_revision"], device=str(device()))
+        if model.weights_hash != self.about["weights_sha256"]:
+            raise RunError(
+                f"{model.name} has other weights than when the activations of {self.path} were harvested: "
+                f"restore it, or harvest and train again"
+            )
+        return model
 
     @property
     def log(self) -> list[dict[str, float]]:

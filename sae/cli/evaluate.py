@@ -8,11 +8,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations import files, models
+from activations import files
 from activations.models import LanguageModel
 from sae.architectures import SAE
 from sae.cli.progress import progress
-from sae.errors import ConfigError, RunError
+from sae.errors import ConfigError
 from sae.evaluation.reconstruction import held_out_rows, reconstruction
 from sae.evaluation.splice import splice
 from sae.runs import Run, device
@@ -60,21 +60,10 @@ def main(args: list[str]) -> int:
     command = tyro.cli(Evaluate, prog="sae evaluate", args=args)
     run = Run(command.run)
     sae = run.sae().to(device())
-    model = load_model(run) if command.windows else None
+    model = run.language_model() if command.windows else None
     evaluate(run, sae, model, command.windows, command.batch)
     show(run)
     return 0
-
-
-def load_model(run: Run) -> LanguageModel:
-    """The language model the run's store was made with. Raises RunError when its weights are others now."""
-    model = models.load(run.about["model"], run.about["model_revision"], device=str(device()))
-    if model.weights_hash != run.about["weights_sha256"]:
-        raise RunError(
-            f"{model.name} has other weights than when the activations of {run.path} were harvested: "
-            f"restore it, or harvest and train again"
-        )
-    return model
 
 
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:

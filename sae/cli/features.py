@@ -6,7 +6,6 @@ from pathlib import Path
 import tyro
 
 from activations.models import LanguageModel
-from sae.cli.evaluate import load_model
 from sae.cli.progress import progress
 from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.features.describe import describe
@@ -29,7 +28,7 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Features, prog="sae features", args=args, config=(tyro.conf.OmitArgPrefixes,))
     run = Run(command.run)
-    features = collect(run, load_model(run), command.config)
+    features = collect(run, run.language_model(), command.config)
     print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
     return 0
 

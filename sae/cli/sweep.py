@@ -12,7 +12,7 @@ from activations.models import LanguageModel
 from activations.store import Store
 from sae import sweep
 from sae.cli import results
-from sae.cli.evaluate import evaluate, load_model
+from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
 from sae.cli.results import Result
 from sae.cli.train import refuse_other, settled, train
@@ -94,7 +94,7 @@ def run(asked: Sweep, plan: dict[str, RunConfig]) -> tuple[list[Result], list[st
                 diverged.append(f"{name}: {error}")
                 made = Run(out / name)
             if made.finished and not _measured(made, asked.file.windows):
-                model = model or (load_model(made) if asked.file.windows else None)
+                model = model or (made.language_model() if asked.file.windows else None)
                 evaluate(made, made.sae().to(device()), model, asked.file.windows)
             found.append(results.result(made))
     return found, diverged

@@ -1,0 +1,46 @@
+"""The language model and the SAEs of live pages: loaded when first needed, then shared by everybody who looks.
+
+One model at a time is kept, and one call at a time may run it: hooks are set on the shared modules."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from activations.models import LanguageModel
+from sae.architectures import SAE
+from sae.runs import Run, device
+
+SAES_KEPT = 4
+
+_turn = threading.RLock()
+_models: dict[str, LanguageModel] = {}  # by the hash of its weights; one at most
+_saes: dict[str, SAE] = {}  # by the hash of its file, the one used last at the end
+
+
+@contextmanager
+def using(run: Run) -> Iterator[tuple[LanguageModel, SAE]]:
+    """The run's language model and SAE, for as long as the block lasts; others wait. Loading takes seconds.
+
+    Raises ModelError or RunError when either cannot be had."""
+    with _turn:
+        yield _model(run), _sae(run)
+
+
+def ready(run: Run) -> bool:
+    """Whether the run's language model is in memory, so that `using` need not load it."""
+    return run.about["weights_sha256"] in _models
+
+
+def _model(run: Run) -> LanguageModel:
+    weights = run.about["weights_sha256"]
+    if weights not in _models:
+        _models.clear()  # two would not fit into many a laptop
+        _models[weights] = run.language_model()
+    return _models[weights]
+
+
+def _sae(run: Run) -> SAE:
+    _saes[run.digest] = _saes.pop(run.digest, None) or run.sae().to(device())
+    if len(_saes) > SAES_KEPT:
+        del _saes[next(iter(_saes))]
+    return _saes[run.digest]

@@ -1,0 +1,70 @@
+"""Background jobs: results, progress, stopping, failures told in one line."""
+
+import threading
+import time
+
+import pytest
+
+from app.session.jobs import Job
+from sae.errors import ConfigError
+
+
+def ended(job: Job) -> Job:
+    for _ in range(500):
+        if not job.running:
+            return job
+        time.sleep(0.01)
+    raise AssertionError("the job does not end")
+
+
+def test_a_job_has_progress_and_then_a_result():
+    go_on = threading.Event()
+
+    def work(report):
+        report(0.25, "a quarter")
+        go_on.wait(5)
+        return 7
+
+    job = Job(work)
+    while not job.share:
+        time.sleep(0.001)
+    assert (job.running, job.share, job.note, job.result) == (True, 0.25, "a quarter", None)
+    assert job.seconds_left == pytest.approx(3 * job.seconds, rel=0.5)
+    go_on.set()
+    assert (ended(job).result, job.error, job.stopped) == (7, None, False)
+    took = job.seconds
+    time.sleep(0.01)
+    assert job.seconds == took
+
+
+def test_a_stopped_job_ends_at_its_next_report_and_has_no_result():
+    reports = 0
+
+    def work(report):
+        nonlocal reports
+        for _ in range(100_000):
+            report(0.5, "on and on")
+            reports += 1
+            time.sleep(0.001)
+        return 1
+
+    job = Job(work)
+    job.stop()
+    assert (ended(job).stopped, job.result, job.error) == (True, None, None)
+    assert reports < 1000
+
+
+def test_mistakes_and_faults_are_one_line(caplog):
+    def mistaken(report):
+        raise ConfigError("k = 0 must be at least 1")
+
+    def faulty(report):
+        return {}["nothing"]
+
+    assert ended(Job(mistaken)).error == "k = 0 must be at least 1"
+    assert not caplog.records
+    error = ended(Job(faulty)).error
+    assert error is not None
+    assert "KeyError" in error
+    assert "\n" not in error
+    assert caplog.records, "the trace is in the log"

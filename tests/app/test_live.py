@@ -1,0 +1,40 @@
+"""Live pages share one model, and use it one at a time."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from app.session import live
+from sae.errors import RunError
+from sae.runs import Run
+
+
+def test_the_model_is_loaded_once_and_used_by_one_at_a_time(world: Path):
+    run, seen, inside, most = Run(world / "runs" / "toy"), [], 0, 0
+
+    def look() -> None:
+        nonlocal inside, most
+        with live.using(run) as (model, sae):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.02)
+            seen.append((id(model), id(sae)))
+            inside -= 1
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 4
+    assert len(set(seen)) == 1
+    assert most == 1
+    assert live.ready(run)
+
+
+def test_an_unfinished_run_has_no_sae_to_use(world: Path, tmp_path: Path):
+    (tmp_path / "run.json").write_text((world / "runs" / "toy" / "run.json").read_text())
+    with pytest.raises(RunError, match="not finished"), live.using(Run(tmp_path)):
+        pass
