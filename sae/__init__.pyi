@@ -14,6 +14,8 @@ from .architectures import (
     TopKConfig,
     build,
 )
+from .cli.evaluate import evaluate
+from .cli.train import train
 from .code import SparseCode
 from .config import RunConfig
 from .errors import SAEError
@@ -42,5 +44,7 @@ __all__ = [
     "TopKConfig",
     "TrainConfig",
     "build",
+    "evaluate",
     "load_sae",
+    "train",
 ]

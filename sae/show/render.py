@@ -4,6 +4,7 @@ import html
 import string
 from collections.abc import Iterable, Sequence
 from math import log10
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlencode
 
@@ -204,3 +205,9 @@ def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
 def feature_link(run: str, latent: int) -> str:
     """Address of a feature's page, relative to any other page; safe in an attribute."""
     return html.escape("feature?" + urlencode({"run": run, "feature": latent}))
+
+
+def framed(content: str) -> str:
+    """HTML that brings its own style, to be shown outside the app."""
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    return f"<style>{style}</style>{content}"
