@@ -12,7 +12,9 @@ examples, histograms, logit lens, neighbours, co-firing, files. SAEDashboard get
 import argparse
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,10 +48,11 @@ def saedashboard(store: Store, args: argparse.Namespace) -> tuple[float, int]:
     from sae_dashboard.sae_vis_runner import SaeVisRunner
     from sae_lens import HookedSAETransformer
     from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
-    from transformer_lens import HookedTransformerConfig
+
+    lens: Any = import_module("transformer_lens")  # version 2, whose types are not those of the one here
 
     d_model, hook = store.width(store.only_hook()), "blocks.0.hook_resid_post"
-    settings = HookedTransformerConfig(
+    settings = lens.HookedTransformerConfig(
         n_layers=1, d_model=d_model, n_ctx=store.context, d_head=64, d_vocab=VOCABULARY, act_fn="gelu"
     )
     model = HookedSAETransformer(settings)
