@@ -8,7 +8,7 @@ from activations import files
 from activations.models import LanguageModel
 from activations.store import Store
 from sae.architectures import SAE
-from sae.features import collect, store
+from sae.features import collect, store, write
 from sae.features.collect import FeaturesConfig
 from sae.features.logits import logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
@@ -46,8 +46,8 @@ def describe(
         "neighbour_cosines": cosines.tolist(),
     }
     lens = logit_lens(model, sae.W_dec, cfg.logits)
-    vocabulary = store.token_texts(model.tokenizer)
-    features = store.write(out, about, columns, collected, lens, vocabulary, activations)
+    vocabulary = write.token_texts(model.tokenizer)
+    features = write.write(out, about, columns, collected, lens, vocabulary, activations)
     collect.clear(scratch)
     files.sweep(out)
     files.sync(out)

@@ -18,7 +18,8 @@ from sae.features.examples import Selection, traces, wanted_pairs
 from sae.features.logits import logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.statistics import BINS_PER_OCTAVE, QUANTILES, Statistics
-from sae.features.store import FeatureStore, token_texts
+from sae.features.store import FeatureStore
+from sae.features.write import token_texts
 from sae.runs import Run
 from tests import tiny
 

@@ -1,0 +1,134 @@
+"""A features folder as it is written: table, histograms, examples and vocabulary, the index last (FORMAT.md)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from activations import files
+from activations.store import Store
+from sae.features.collect import Collected
+from sae.features.logits import LogitLens
+from sae.features.store import EXAMPLES, FORMAT, HISTOGRAMS, INDEX, TABLE, VOCABULARY, FeatureStore
+
+PEAK_TOKENS = 5  # strongest examples whose peak token is listed in the table
+
+
+def write(
+    path: Path,
+    about: dict[str, Any],
+    columns: dict[str, Any],
+    collected: Collected,
+    lens: LogitLens | None,
+    vocabulary: Sequence[str],
+    store: Store,
+) -> FeatureStore:
+    """Write a whole features folder, index last, and open it.
+
+    `columns` are more columns [F] or lists per latent for the table, beside the statistics and the lens."""
+    examples = _example_tensors(collected, store)
+    table = {"latent": pa.array(range(len(collected.statistics.fired)), pa.int32())}
+    for name, column in collected.statistics.table(collected.rows).items():
+        table[name] = pa.array(column.numpy(), from_pandas=True)  # nan becomes null
+    table |= {name: pa.array(list(column)) for name, column in columns.items()}
+    table["peak_tokens"] = pa.array(_peak_tokens(examples, vocabulary), pa.list_(pa.string()))
+    table |= _lens_columns(lens, vocabulary)
+    files.write_atomically(path / TABLE, lambda part: pq.write_table(pa.table(table), part))
+    histograms = {"counts": collected.statistics.histogram, "edges": collected.statistics.edges()}
+    files.write_tensors(path / HISTOGRAMS, histograms, f"sae-histograms-{FORMAT}")
+    files.write_tensors(path / EXAMPLES, examples, f"sae-examples-{FORMAT}")
+    files.write_json(path / VOCABULARY, list(vocabulary))
+    whole = {"d_sae": len(table["latent"]), "tokens": collected.rows, "unit": collected.statistics.unit}
+    digests = {name: files.sha256(path / name) for name in (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY)}
+    files.write_json(path / INDEX, {"format": FORMAT, **whole, **about, "sha256": digests})
+    return FeatureStore(path)
+
+
+def token_texts(tokenizer: Any) -> list[str]:
+    """Text of each token id. A token that is only part of a character is shown by its bytes."""
+    texts = []
+    for token in range(len(tokenizer)):
+        text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        texts.append(_bytes_of(tokenizer, token) if "\ufffd" in text or not text else text)
+    return texts
+
+
+def _bytes_of(tokenizer: Any, token: int) -> str:
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    table = _byte_alphabet()
+    if all(character in table for character in piece):
+        return "".join(f"<0x{table[character]:02X}>" for character in piece)
+    return piece
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE's letter for each byte, turned round (Radford et al. 2019, section 2.2)."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+
+
+def _example_tensors(collected: Collected, store: Store) -> dict[str, Tensor]:
+    """The traces, the windows they lie in with their tokens, and for each latent which traces to show."""
+    found = collected.traces
+    windows, slots = found.windows.unique(return_inverse=True)
+    pairs = found.latents << 32 | found.windows  # sorted, as `wanted_pairs` made them
+    tensors = {
+        "window_of_pair": slots.int(),
+        "offsets": found.offsets,
+        "value_positions": found.positions.short(),
+        "values": found.values,
+        "windows": windows,
+        **_windows(store, windows, collected.shards),
+    }
+    for kind, chosen in collected.chosen.items():
+        latents = torch.arange(len(chosen))[:, None].expand_as(chosen)
+        place = torch.searchsorted(pairs, latents << 32 | chosen.clamp_min(0))
+        tensors[kind] = torch.where(chosen >= 0, place, -1).int()
+    return tensors
+
+
+def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
+    """Tokens, documents and positions [W, T] of windows given by number, in rising order."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for number in range(n_shards):
+        first = store.first_windows[number]
+        inside = windows[(windows >= first) & (windows < first + store.shards[number].windows)] - first
+        shard = store.read(number)
+        parts.append((shard.tokens[inside], shard.documents[inside], shard.positions[inside]))
+    columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    return dict(zip(("tokens", "documents", "positions"), columns, strict=True))
+
+
+def _peak_tokens(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list[list[str]]:
+    """For each latent the token at the peak of its strongest windows: of the sign it is stronger in."""
+    sides = zip(_peaks(examples, "positive", 1), _peaks(examples, "negative", -1), strict=True)
+    stronger = (max(up, down, key=lambda side: side[:1]) for up, down in sides)
+    return [[vocabulary[token] for _, token in side] for side in stronger]
+
+
+def _peaks(examples: dict[str, Tensor], kind: str, sign: int) -> list[list[tuple[float, int]]]:
+    """For each latent the peaks of that sign in its strongest windows: how high, and on which token."""
+    offsets, height = examples["offsets"], sign * examples["values"]
+    pair = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
+    order = height.argsort(stable=True)
+    order = order[pair[order].argsort(stable=True)]
+    at = order[offsets[1:] - 1]  # of each pair's values in rising order, the last
+    tokens = examples["tokens"][examples["window_of_pair"].long(), examples["value_positions"].long()[at]]
+    peaks = list(zip(height[at].tolist(), tokens.tolist(), strict=True))
+    return [[peaks[place] for place in row if place >= 0] for row in examples[kind][:, :PEAK_TOKENS].tolist()]
+
+
+def _lens_columns(lens: LogitLens | None, vocabulary: Sequence[str]) -> dict[str, Any]:
+    if lens is None:
+        return {}
+    columns: dict[str, Any] = {}
+    for name in ("raised", "lowered"):
+        ids, by = getattr(lens, name), getattr(lens, f"{name}_by")
+        columns[f"{name}_tokens"] = [[vocabulary[token] for token in row] for row in ids.tolist()]
+        columns[f"{name}_logits"] = by.tolist()
+    return columns
