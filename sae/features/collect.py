@@ -14,6 +14,7 @@ from activations import files
 from activations.store import Store, shard_name
 from sae.architectures import SAE
 from sae.errors import ConfigError
+from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
 from sae.features.statistics import Statistics
 from sae.runs import read_json
@@ -35,11 +36,15 @@ class FeaturesConfig:
     """Nearest latents listed by decoder cosine."""
     logits: int = 10
     """Tokens listed at either end of the logit lens."""
+    cofiring: int = 10
+    """Latents listed that fire on the same tokens most for chance, by pointwise mutual information."""
+    least_together: int = 10
+    """Tokens on which two latents must fire together to be listed so."""
     batch: int = 2048
     """Rows encoded at once."""
 
     def __post_init__(self) -> None:
-        for name in ("strongest", "sampled", "neighbours", "logits", "batch"):
+        for name in ("strongest", "sampled", "neighbours", "logits", "cofiring", "least_together", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.tokens is not None and self.tokens < 1:
@@ -55,6 +60,7 @@ class Collected:
     chosen: dict[str, Tensor]
     """Window numbers [F, n] by kind (`positive`, `negative`, `sampled`), -1 for none."""
     traces: Traces
+    cofiring: Cofiring
     shards: int
 
 
@@ -73,7 +79,7 @@ def collect(
     finished shard are kept in `scratch` (12 bytes a firing), so that an interrupted call goes on from there
     as long as `identity` (JSON: which SAE, which store) is the same, and examples can be cut out at the end
     without encoding again. Memory: the state of `Statistics` and `Selection` (2 kB a latent with the
-    defaults), one shard with its codes, and the values of the chosen windows.
+    defaults), one shard with its codes, the values of the chosen windows, and a block of pair counts (`cofiring`).
 
     The result does not depend on the order of shards or the batch size, except for float rounding: of the
     encoder's matrix product in the values, and in the sums behind the moments."""
@@ -92,7 +98,10 @@ def collect(
     chosen = selection.windows()
     wanted = wanted_pairs(chosen)
     found = list(_gathered(store, numbers, scratch, wanted))
-    return Collected(statistics, rows_seen, chosen, traces(wanted, found), len(numbers))
+    together = cofiring(
+        lambda: _firings(numbers, scratch), statistics.fired, rows_seen, cfg.cofiring, cfg.least_together
+    )
+    return Collected(statistics, rows_seen, chosen, traces(wanted, found), together, len(numbers))
 
 
 def shards_to_read(store: Store, tokens: int | None) -> tuple[int, int]:
@@ -153,3 +162,9 @@ def _gathered(
         codes = load_file(scratch / shard_name(number))
         rows = codes["rows"].long() + store.first_windows[number] * store.context
         yield gather(wanted, rows, codes["latents"], codes["values"], store.context)
+
+
+def _firings(numbers: range, scratch: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    for number in numbers:
+        codes = load_file(scratch / shard_name(number))
+        yield codes["rows"], codes["latents"]

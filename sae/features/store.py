@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from activations import files
 from sae.errors import RunError
 from sae.runs import read_json
 
 FORMAT = 1
-INDEX, TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY = (
-    "features.json", "features.parquet", "histograms.safetensors", "examples.safetensors", "vocabulary.json",
-)  # fmt: skip
+INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
+HISTOGRAMS, EXAMPLES, VOCABULARY = "histograms.safetensors", "examples.safetensors", "vocabulary.json"
 Height = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # of a window's values: the peak is the highest
 
 
@@ -37,6 +37,24 @@ class Example(NamedTuple):
     """Text of the window's T tokens."""
     values: NDArray[np.float32]
     """The latent's value on each of them, [T]; 0 where it does not fire."""
+    ids: NDArray[np.int32]
+    """Their token ids, [T]."""
+    owners: NDArray[np.int32]
+    """The document each of them belongs to, [T]; -1 for none."""
+
+
+class Partner(NamedTuple):
+    """A latent that fires on the same tokens."""
+
+    latent: int
+    count: int
+    """Tokens on which both fire."""
+    pmi: float
+    """Pointwise mutual information, in nats: ln of how many times more often than by chance they fire together."""
+    given_latent: float
+    """P(partner fires | the latent fires)."""
+    given_partner: float
+    """P(the latent fires | partner fires)."""
 
 
 class Band(NamedTuple):
@@ -79,10 +97,35 @@ class FeatureStore:
     @cached_property
     def table(self) -> pa.Table:
         """A row per latent, in order; columns as FORMAT.md lists them."""
-        try:
-            return pq.read_table(self.path / TABLE)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"{self.path / TABLE} cannot be read: {error}") from error
+        return self._read_table(TABLE)
+
+    @cached_property
+    def texts(self) -> pa.ChunkedArray | None:
+        """Lower-case text around the strongest peaks of each latent, a line an example, to be searched.
+
+        None in a folder from before it was kept."""
+        return self._read_table(TEXTS)["text"] if TEXTS in self.about["sha256"] else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of features.json, which holds those of the other files: what is derived from them is known by it."""
+        return files.sha256(self.path / INDEX)
+
+    @property
+    def clusters(self) -> list[list[str]]:
+        """What each cluster of the map is called by: its latents' commonest peak tokens. Empty without a map."""
+        return self.about.get("clusters", [])
+
+    def partners(self, latent: int) -> list[Partner]:
+        """Latents that fire on the same tokens, by falling PMI (`collect` says which are listed).
+
+        Empty, too, in a folder from before they were counted."""
+        row = self.row(latent)
+        if not row.get("cofiring"):
+            return []
+        fired = self.table["fired"].take(row["cofiring"]).to_pylist()
+        listed = zip(row["cofiring"], row["cofiring_counts"], row["cofiring_pmi"], fired, strict=True)
+        return [Partner(other, n, pmi, n / row["fired"], n / own) for other, n, pmi, own in listed]
 
     def row(self, latent: int) -> dict[str, Any]:
         """The table's row of one latent. Raises RunError when there is no such latent."""
@@ -106,14 +149,18 @@ class FeatureStore:
         kind = "positive" if sign > 0 else "negative"
         return self._examples_at(self._examples[kind][latent], lambda values: sign * values)
 
+    def sampled(self, latent: int) -> list[Example]:
+        """Windows drawn uniformly from all in which the latent fires, by falling peak; a peak is the largest |value|."""
+        self._check(latent)
+        examples = self._examples_at(self._examples["sampled"][latent], np.abs)
+        return sorted(examples, key=lambda example: -example.values[example.peak])
+
     def bands(self, latent: int, n_bands: int = 5) -> list[Band]:
         """Windows drawn uniformly from all in which the latent fires, by quantile band of their peak.
 
         The strongest band first; bands hold equally many windows, as far as their number allows, and each
         band's windows are in the order of their peaks."""
-        self._check(latent)
-        examples = self._examples_at(self._examples["sampled"][latent], np.abs)
-        examples.sort(key=lambda example: example.values[example.peak])
+        examples = self.sampled(latent)[::-1]
         cuts = np.linspace(0, len(examples), n_bands + 1).round().astype(int)
         bands = []
         for band in range(n_bands - 1, -1, -1):
@@ -137,6 +184,12 @@ class FeatureStore:
     def _examples(self) -> dict[str, Tensor]:
         return self._load(EXAMPLES)
 
+    def _read_table(self, name: str) -> pa.Table:
+        try:
+            return pq.read_table(self.path / name)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{self.path / name} cannot be read: {error}; run `sae features` again") from error
+
     def _load(self, name: str) -> dict[str, Tensor]:
         try:
             return load_file(self.path / name)
@@ -150,12 +203,13 @@ class FeatureStore:
         data = self._examples
         start, stop = data["offsets"][place : place + 2].tolist()
         slot = int(data["window_of_pair"][place])
-        ids = data["tokens"][slot].tolist()
+        ids = data["tokens"][slot].numpy()
         values = np.zeros(len(ids), np.float32)
         values[data["value_positions"][start:stop].long().numpy()] = data["values"][start:stop].numpy()
         peak = int(height(values).argmax())
-        document, position = int(data["documents"][slot, peak]), int(data["positions"][slot, peak])
-        return Example(document, position, peak, [self.vocabulary[token] for token in ids], values)
+        owners, position = data["documents"][slot].numpy(), int(data["positions"][slot, peak])
+        texts = [self.vocabulary[token] for token in ids.tolist()]
+        return Example(int(owners[peak]), position, peak, texts, values, ids, owners)
 
     def _check(self, latent: int) -> None:
         if not 0 <= latent < len(self):

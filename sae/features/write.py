@@ -13,9 +13,14 @@ from activations import files
 from activations.store import Store
 from sae.features.collect import Collected
 from sae.features.logits import LogitLens
-from sae.features.store import EXAMPLES, FORMAT, HISTOGRAMS, INDEX, TABLE, VOCABULARY, FeatureStore
+from sae.features.map import cluster_tokens
+from sae.features.store import EXAMPLES, FORMAT, HISTOGRAMS, INDEX, TABLE, TEXTS, VOCABULARY, FeatureStore
 
 PEAK_TOKENS = 5  # strongest examples whose peak token is listed in the table
+TEXT_EXAMPLES, TEXT_AROUND = (
+    5,
+    10,
+)  # strongest examples of either sign, and tokens to either side, to search in
 
 
 def write(
@@ -42,8 +47,12 @@ def write(
     files.write_tensors(path / HISTOGRAMS, histograms, f"sae-histograms-{FORMAT}")
     files.write_tensors(path / EXAMPLES, examples, f"sae-examples-{FORMAT}")
     files.write_json(path / VOCABULARY, list(vocabulary))
+    texts = pa.table({"text": pa.array(_texts(examples, vocabulary), pa.string())})
+    files.write_atomically(path / TEXTS, lambda part: pq.write_table(texts, part))
     whole = {"d_sae": len(table["latent"]), "tokens": collected.rows, "unit": collected.statistics.unit}
-    digests = {name: files.sha256(path / name) for name in (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY)}
+    if "cluster" in columns:
+        whole["clusters"] = cluster_tokens(columns["cluster"], table["peak_tokens"].to_pylist())
+    digests = {name: files.sha256(path / name) for name in (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, TEXTS)}
     files.write_json(path / INDEX, {"format": FORMAT, **whole, **about, "sha256": digests})
     return FeatureStore(path)
 
@@ -106,21 +115,41 @@ def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
 
 def _peak_tokens(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list[list[str]]:
     """For each latent the token at the peak of its strongest windows: of the sign it is stronger in."""
-    sides = zip(_peaks(examples, "positive", 1), _peaks(examples, "negative", -1), strict=True)
-    stronger = (max(up, down, key=lambda side: side[:1]) for up, down in sides)
+    sides = []
+    for kind, sign in (("positive", 1), ("negative", -1)):
+        heights, slots, places = (column.tolist() for column in _peaks(examples, sign))
+        tokens = examples["tokens"][slots, places].tolist()
+        chosen = examples[kind][:, :PEAK_TOKENS].tolist()
+        sides.append([[(heights[pair], tokens[pair]) for pair in row if pair >= 0] for row in chosen])
+    stronger = (max(up, down, key=lambda side: side[:1]) for up, down in zip(*sides, strict=True))
     return [[vocabulary[token] for _, token in side] for side in stronger]
 
 
-def _peaks(examples: dict[str, Tensor], kind: str, sign: int) -> list[list[tuple[float, int]]]:
-    """For each latent the peaks of that sign in its strongest windows: how high, and on which token."""
+def _texts(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list[str]:
+    """For each latent what stands around the peaks of its strongest windows of either sign, in lower case, by lines."""
+    words = [text.lower() for text in vocabulary]
+    windows = examples["tokens"].tolist()
+    lines: list[list[str]] = [[] for _ in range(len(examples["positive"]))]
+    for kind, sign in (("positive", 1), ("negative", -1)):
+        _, slots, places = (column.tolist() for column in _peaks(examples, sign))
+        for latent, row in enumerate(examples[kind][:, :TEXT_EXAMPLES].tolist()):
+            for pair in row:
+                if pair >= 0:
+                    near = windows[slots[pair]][
+                        max(places[pair] - TEXT_AROUND, 0) : places[pair] + TEXT_AROUND + 1
+                    ]
+                    lines[latent].append("".join([words[token] for token in near]))
+    return ["\n".join(line) for line in lines]
+
+
+def _peaks(examples: dict[str, Tensor], sign: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each pair its largest value times `sign`, the place of its window and the place of the peak there, [E]."""
     offsets, height = examples["offsets"], sign * examples["values"]
     pair = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
     order = height.argsort(stable=True)
     order = order[pair[order].argsort(stable=True)]
     at = order[offsets[1:] - 1]  # of each pair's values in rising order, the last
-    tokens = examples["tokens"][examples["window_of_pair"].long(), examples["value_positions"].long()[at]]
-    peaks = list(zip(height[at].tolist(), tokens.tolist(), strict=True))
-    return [[peaks[place] for place in row if place >= 0] for row in examples[kind][:, :PEAK_TOKENS].tolist()]
+    return height[at], examples["window_of_pair"].long(), examples["value_positions"].long()[at]
 
 
 def _lens_columns(lens: LogitLens | None, vocabulary: Sequence[str]) -> dict[str, Any]:
