@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from sae.show.render import number, percent, shade
+from sae.show import histogram
+from sae.show.render import number, percent
 
 WARM, COOL, GREY = "242, 139, 60", "64, 145, 230", "140, 138, 132"  # r, g, b: read well on light and dark
 PALETTE = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
@@ -130,54 +131,30 @@ def activations(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Fig
     """How often a feature fires with which value: log bins on a log axis, negative values mirrored to the left.
 
     Bars have the tokens' colours. `edges` rise, one more than `counts`; the two bins at 0 reach down to it."""
-    filled = np.flatnonzero(counts)
-    bins = [(float(edges[i]), float(edges[i + 1]), int(counts[i])) for i in filled]
-    inner = min(abs(edge) for low, high, _ in bins for edge in (low, high) if edge)
-    places = [
-        (_place(low or inner / 2**0.25, inner), _place(high or -inner / 2**0.25, inner))
-        for low, high, _ in bins
-    ]
-    scale = max(abs(edge) for low, high, _ in bins for edge in (low, high))
-    colors = [
-        f"rgba({WARM if low + high > 0 else COOL}, {0.3 + 0.7 * shade(low + high, 2 * scale):.2f})"
-        for low, high, _ in bins
-    ]
+    axis = histogram.axis(edges.tolist(), counts.tolist())
     figure = go.Figure(
         go.Bar(
-            x=[(a + b) / 2 for a, b in places],
-            y=[count for _, _, count in bins],
-            width=[(b - a) * 0.94 for a, b in places],
-            marker={"color": colors, "line": {"width": 0}},
-            customdata=[f"{number(float(low))} to {number(float(high))}" for low, high, _ in bins],
+            x=[(bar.left + bar.right) / 2 for bar in axis.bars],
+            y=[bar.count for bar in axis.bars],
+            width=[(bar.right - bar.left) * 0.94 for bar in axis.bars],
+            marker={
+                "color": [
+                    f"rgba({WARM if bar.low + bar.high > 0 else COOL}, {axis.strength(bar):.2f})"
+                    for bar in axis.bars
+                ],
+                "line": {"width": 0},
+            },
+            customdata=[bar.about for bar in axis.bars],
             hovertemplate="%{customdata}: %{y:,} tokens<extra></extra>",
         )
     )
-    ticks = _ticks(bins)
-    figure.update_xaxes(tickvals=[_place(t, inner) for t in ticks], ticktext=[number(t) for t in ticks])
+    figure.update_xaxes(
+        tickvals=[axis.place(tick) for tick in axis.ticks], ticktext=[number(tick) for tick in axis.ticks]
+    )
     figure.update_xaxes(showgrid=False, tickangle=0)
-    top = math.log10(max(count for _, _, count in bins))
+    top = math.log10(max(bar.count for bar in axis.bars))
     figure.update_yaxes(type="log", dtick=1, range=[-0.3, max(top, 1) + 0.1])
     return _plain(figure, height=180)
-
-
-def _place(value: float, inner: float) -> float:
-    """Where a value stands on the two-sided log axis: octaves from the innermost edge, which stands at ±1."""
-    return math.copysign(1 + math.log2(abs(value) / inner), value)
-
-
-def _ticks(bins: Sequence[tuple[float, float, int]]) -> list[float]:
-    """Round values (1, 2, 5 times a power of ten) within the bins, eight at most."""
-    ticks: list[float] = []
-    for sign in (-1, 1):
-        ends = [
-            abs(edge) for low, high, _ in bins for edge in (low, high) if (low + high) * sign > 0 and edge
-        ]
-        if not ends:
-            continue
-        low, high = min(ends), max(ends)
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks += [sign * m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
-    return ticks[:: math.ceil(len(ticks) / 8)] if ticks else []
 
 
 def _plain(

@@ -3,27 +3,19 @@
 import json
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sae.show.render import number, percent, visible
+from sae.show.render import visible
 
 pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
 DENSE = 0.1  # a feature on more than this share of tokens counts as dense, as in `sae evaluate`
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
 RAISED = 5  # tokens of the logit lens that the table of all features shows
 STATES = ("all", "alive", "dead", "dense")
-
-
-class Group(NamedTuple):
-    """Examples to show under one heading."""
-
-    title: str
-    about: str
-    windows: Sequence[Any]
 
 
 def features(table: pa.Table) -> pa.Table:
@@ -94,71 +86,6 @@ def csv(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     writer.write_csv(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()
-
-
-def numbers(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """A feature's key numbers as (name, value, explanation); `row` is a features folder's."""
-    signed = row["positive_share"] not in (None, 1.0)
-    found = [
-        ("fires on", percent(row["density"]), "Share of the tokens read on which its value is not 0."),
-        ("firings", f"{row['fired']:,}", "Number of tokens on which its value is not 0."),
-        ("max", number(row["max"]), "Its largest value on any token."),
-    ]
-    if signed:
-        found.append(("min", number(row["min"]), "Its most negative value on any token."))
-        share = percent(row["positive_share"])
-        found.append(("positive", share, "Share of its firings with a value above 0; the others are below."))
-    return [
-        *found,
-        ("mean", number(row["mean"]), "Mean of its values over the tokens on which it fires."),
-        (
-            "enc·dec cosine",
-            f"{row['enc_dec_cosine']:.2f}".replace("-", "−"),
-            "Cosine between the direction it listens to (encoder) and the one it writes (decoder). 1: the same.",
-        ),
-        (
-            "bias",
-            number(row["b_enc"]),
-            "Encoder bias: below 0, the input must be that much stronger to fire it.",
-        ),
-    ]
-
-
-def neighbours(row: dict[str, Any], table: pa.Table) -> list[tuple[int, float, Sequence[str]]]:
-    """A feature's nearest ones as (feature, cosine, tokens it fires most on); `table` is the features folder's."""
-    pairs = zip(row["neighbours"], row["neighbour_cosines"], strict=True)
-    return [(latent, cosine, table["peak_tokens"][latent].as_py()) for latent, cosine in pairs]
-
-
-def has_lens(row: dict[str, Any]) -> bool:
-    """Whether there is a logit lens: not for hook points beside the residual stream."""
-    return bool(row.get("raised_tokens"))
-
-
-def value_range(row: dict[str, Any]) -> tuple[float, float]:
-    """From 0, or the most negative value, to the largest, or 0; of a feature that fires."""
-    return min(row["min"], 0.0), max(row["max"], 0.0)
-
-
-def scale(row: dict[str, Any]) -> float:
-    """The largest |value|: what the colours of a feature's tokens are relative to."""
-    return max(map(abs, value_range(row)))
-
-
-def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[Any]) -> list[Group]:
-    """A feature's examples in the order to read them: the strongest of either sign, then bands of a sample."""
-    found = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
-    for band in bands:
-        low, high = band.share
-        about = f"of windows drawn at random, by their peaks: {number(band.low)} to {number(band.high)}"
-        found.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", about, band.examples))
-    return [group for group in found if group.windows]
-
-
-def dead(tokens: int) -> tuple[str, str]:
-    """What to say of a feature that never fired: title and text."""
-    why = f"None of the {tokens:,} tokens read made it fire: it is dead, or rarer than this text can show."
-    return "Never fired", f"{why} What its weights tell is at the right."
 
 
 def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:

@@ -36,6 +36,7 @@ ALLOWED = {
         "sae.code",
         "sae.errors",
         "sae.runs",
+        "sae.show",
         "activations",
     ],
     "sae/show": ["sae.show"],
@@ -53,6 +54,8 @@ HEAVY = {
     "wandb",
     "gensim",
     "tensorboard",
+    "umap",
+    "sklearn",
 }
 SEEN_AT_IMPORT = ("app/main.py", "app/frame.py", "app/session/", "app/views/")  # Streamlit runs these itself
 

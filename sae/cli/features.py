@@ -9,6 +9,7 @@ from activations.models import LanguageModel
 from sae.cli.progress import progress
 from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.features.describe import describe
+from sae.features.effects import FOLDER, load_effect, measure_effect, save_effect
 from sae.features.store import FeatureStore
 from sae.runs import Run, device
 
@@ -21,6 +22,8 @@ class Features:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must be finished."""
+    effects: tuple[int, ...] = ()
+    """Numbers of latents whose effect on the model is to be measured too, and kept."""
     config: FeaturesConfig = field(default_factory=FeaturesConfig)
 
 
@@ -28,7 +31,10 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Features, prog="sae features", args=args, config=(tyro.conf.OmitArgPrefixes,))
     run = Run(command.run)
-    features = collect(run, run.language_model(), command.config)
+    model = run.language_model()
+    features = collect(run, model, command.config)
+    if command.effects:
+        measure(run, model, features, command.effects)
     print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
     return 0
 
@@ -41,3 +47,14 @@ def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore
         return describe(
             run.sae().to(device()), run.store, run.hook, model, run.path / "features", cfg, digest, advance
         )
+
+
+def measure(run: Run, model: LanguageModel, features: FeatureStore, latents: tuple[int, ...]) -> None:
+    """Measure the effects of these latents that have not been measured yet."""
+    missing = [latent for latent in latents if load_effect(features, latent) is None]
+    sae = run.sae().to(device())
+    with progress("effects", len(missing), "latents") as advance:
+        for latent in missing:
+            save_effect(features, measure_effect(model, sae, features, run.hook, latent))
+            advance(1)
+    print(f"{features.path / FOLDER}: effects of {', '.join(map(str, latents))}")

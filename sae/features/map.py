@@ -1,8 +1,9 @@
 """A map of the dictionary: decoder directions in two dimensions (UMAP), and the clusters they form there (HDBSCAN)."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,11 @@ from torch import Tensor
 
 from sae.features.neighbours import nearest
 
-log = logging.getLogger(__name__)
-
 NEAREST = 15  # neighbours that keep a latent in its place, itself among them: UMAP's default
 SPREAD, LEAST_DISTANCE = 1.0, 0.1  # of UMAP's curve: its defaults
 EPOCHS = 200  # UMAP's default from 10,000 points on is 200
-FEWEST = 5  # latents that are worth a map
+FEWEST = 5  # alive latents that are worth a map
+LEAST_UMAP = 64  # below, principal components show as much
 LEAST_CLUSTER = 10  # latents
 NAMES = 3  # tokens a cluster is called by
 SEED = 0
@@ -35,11 +35,7 @@ class Map(NamedTuple):
 
 def available() -> bool:
     """Whether the map can be made: umap-learn is there (pip install 'sae-workbench[map]')."""
-    try:
-        import umap  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("umap") is not None
 
 
 def make_map(W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"]) -> Map:
@@ -47,8 +43,8 @@ def make_map(W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"]) -> Map:
 
     UMAP (McInnes et al. 2018, arXiv:1802.03426) of exact nearest neighbours by cosine, from principal components,
     seeded and on one thread: the same input gives the same map on the same machine. Clusters are HDBSCAN's
-    (Campello et al. 2013) on the map. Dead latents, whose direction says nothing, and dictionaries of fewer than
-    `FEWEST` alive ones are left out. Needs umap-learn."""
+    (Campello et al. 2013) on the map. Dead latents, whose direction says nothing, are left out, and dictionaries of
+    fewer than 5 alive ones; fewer than 64 stand where principal components put them. Needs umap-learn."""
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
@@ -74,21 +70,22 @@ def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequenc
 
 
 def _layout(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
-    umap: Any = __import__("umap.umap_", fromlist=["umap_"])
     rows = torch.nn.functional.normalize(rows, dim=1)
-    n = len(rows)
-    near = min(NEAREST, n)
-    indices, cosines = nearest(rows, near - 1)
+    start, n = _start(rows), len(rows)
+    if n < LEAST_UMAP:
+        return start
+    umap: Any = import_module("umap.umap_")
+    indices, cosines = nearest(rows, NEAREST - 1)
     own = torch.arange(n)[:, None]
     indices = torch.cat([own, indices], 1).numpy()
     distances = torch.cat([torch.zeros(n, 1), 1 - cosines], 1).clamp_min(0).numpy()
     state = np.random.RandomState(SEED)
     graph, *_ = umap.fuzzy_simplicial_set(
-        rows.numpy(), near, state, "cosine", knn_indices=indices, knn_dists=distances
+        rows.numpy(), NEAREST, state, "cosine", knn_indices=indices, knn_dists=distances
     )
     a, b = umap.find_ab_params(SPREAD, LEAST_DISTANCE)
     found, _ = umap.simplicial_set_embedding(
-        rows.numpy(), graph, 2, 1.0, a, b, 1.0, 5, EPOCHS, _start(rows), state, "cosine", {}, False, {}, False
+        rows.numpy(), graph, 2, 1.0, a, b, 1.0, 5, EPOCHS, start, state, "cosine", {}, False, {}, False
     )
     return np.ascontiguousarray(found, np.float32)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,12 @@ from torch import Tensor
 
 from activations import files
 from sae.errors import RunError
+from sae.features import labels
+from sae.features.labels import Labels
 from sae.runs import read_json
+
+if TYPE_CHECKING:
+    from sae.features.feature import Feature
 
 FORMAT = 1
 INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
@@ -126,6 +131,18 @@ class FeatureStore:
         fired = self.table["fired"].take(row["cofiring"]).to_pylist()
         listed = zip(row["cofiring"], row["cofiring_counts"], row["cofiring_pmi"], fired, strict=True)
         return [Partner(other, n, pmi, n / row["fired"], n / own) for other, n, pmi, own in listed]
+
+    @property
+    def labels(self) -> Labels:
+        """What people wrote about this SAE's latents, beside the folder: read anew at each call, to be written too."""
+        return Labels(self.path.parent / labels.FILE, self.about["sae_sha256"], len(self))
+
+    def feature(self, latent: int) -> "Feature":
+        """One latent with all that is known about it. Raises RunError when there is no such latent."""
+        from sae.features.feature import Feature
+
+        self._check(latent)
+        return Feature(self, latent)
 
     def row(self, latent: int) -> dict[str, Any]:
         """The table's row of one latent. Raises RunError when there is no such latent."""

@@ -168,13 +168,13 @@ def logits(title: str, tokens: Sequence[str], by: Sequence[float]) -> str:
     return f'<table class="sae logits"><caption>{escaped(title)}</caption>{"".join(lines)}</table>'
 
 
-def neighbours(rows: Iterable[tuple[int, float, Sequence[str]]], run: str) -> str:
-    """Features with their decoder cosine and peak tokens, each a link to its page."""
+def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str | None) -> str:
+    """Features with their decoder cosine, label and peak tokens, each a link to its page; without `run` no links."""
     lines = [
-        f'<tr><td><a href="{feature_link(run, latent)}" target="_self">{latent}</a></td>'
+        f"<tr><td>{feature_anchor(run, latent)}</td>"
         f'<td class="bar up" style="--w:{max(cosine, 0.0):.3f}"><i></i><span>{cosine:.2f}</span></td>'
-        f'<td class="token">{chips(tokens)}</td></tr>'
-        for latent, cosine, tokens in rows
+        f'<td class="token">{named(label)}{chips(tokens)}</td></tr>'
+        for latent, cosine, label, tokens in rows
     ]
     head = "<tr><th>feature</th><th>cosine</th><th>fires most on</th></tr>"
     return f'<table class="sae neighbours">{head}{"".join(lines)}</table>'
@@ -209,5 +209,41 @@ def feature_link(run: str, latent: int) -> str:
 
 def framed(content: str) -> str:
     """HTML that brings its own style, to be shown outside the app."""
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    return f"<style>{style}</style>{content}"
+    return f"<style>{style()}</style>{content}"
+
+
+def style() -> str:
+    """The style sheet of all HTML made here."""
+    return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+
+
+def feature_anchor(run: str | None, latent: int) -> str:
+    """A feature's number as a link to its page; where there are no pages (`run` is None), as it is."""
+    return (
+        f"{latent}" if run is None else f'<a href="{feature_link(run, latent)}" target="_self">{latent}</a>'
+    )
+
+
+def named(label: str) -> str:
+    """A label before other text; nothing when there is none."""
+    return f'<b class="label">{escaped(label)}</b> ' if label else ""
+
+
+def section(title: str, about: str) -> str:
+    """A heading with a remark beside it."""
+    remark = f"<small>{escaped(about)}</small>" if about else ""
+    return f'<h3 class="sae">{escaped(title)}{remark}</h3>'
+
+
+def pair(left: str, right: str) -> str:
+    """Two pieces of HTML side by side."""
+    return f'<div class="sae pair"><div>{left}</div><div>{right}</div></div>'
+
+
+def figures(found: Iterable[tuple[str, str, str]]) -> str:
+    """Key numbers in a row, as (name, value, explanation)."""
+    cells = (
+        f'<div title="{escaped(why)}"><span>{escaped(name)}</span><b>{escaped(value)}</b></div>'
+        for name, value, why in found
+    )
+    return f'<div class="sae figures">{"".join(cells)}</div>'

@@ -1,0 +1,38 @@
+"""`sae labels`: what people called a run's features, to a file and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from sae.errors import ConfigError
+from sae.features.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class LabelsCommand:
+    """Write a run's labels and notes to a CSV or JSON file, or take such a file in over what is there.
+
+    Example: sae labels runs/demo --save labels.csv. The same file is read by --load; columns feature, label, note."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must have features."""
+    save: Path | None = None
+    """File to write, .csv or .json."""
+    load: Path | None = None
+    """File to read, .csv or .json."""
+
+    def __post_init__(self) -> None:
+        if (self.save is None) == (self.load is None):
+            raise ConfigError("name one file: --save labels.csv to write it, or --load labels.csv to read it")
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = tyro.cli(LabelsCommand, prog="sae labels", args=args)
+    labels = FeatureStore(command.run / "features").labels
+    if command.save:
+        print(f"{command.save}: {labels.export(command.save):,} labels")
+    if command.load:
+        print(f"{labels.path}: {labels.load(command.load):,} labels taken from {command.load}")
+    return 0

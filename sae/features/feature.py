@@ -1,0 +1,67 @@
+"""One feature of a features folder, with all that is known about it; shows itself in a notebook."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sae.features.effects import Effect, load_effect
+from sae.features.labels import Label
+
+if TYPE_CHECKING:
+    from sae.features.store import Band, Example, FeatureStore, Histogram, Partner
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One latent of a `FeatureStore`, which says what each part means. Read when asked for."""
+
+    store: "FeatureStore"
+    latent: int
+
+    def __repr__(self) -> str:
+        return f"Feature({str(self.store.path)!r}, {self.latent})"
+
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """Its row of the table, by column."""
+        return self.store.row(self.latent)
+
+    @property
+    def strongest(self) -> "list[Example]":
+        """Windows with its largest positive values, best first."""
+        return self.store.strongest(self.latent)
+
+    @property
+    def most_negative(self) -> "list[Example]":
+        """Windows with its most negative values, best first."""
+        return self.store.strongest(self.latent, -1)
+
+    @property
+    def bands(self) -> "list[Band]":
+        """Windows drawn uniformly from all in which it fires, in five bands by value."""
+        return self.store.bands(self.latent)
+
+    @property
+    def histogram(self) -> "Histogram":
+        """How often it fires with which value."""
+        return self.store.histogram(self.latent)
+
+    @property
+    def partners(self) -> "list[Partner]":
+        """Latents that fire on the same tokens."""
+        return self.store.partners(self.latent)
+
+    @property
+    def effect(self) -> Effect | None:
+        """What it does to the model, if that has been measured."""
+        return load_effect(self.store, self.latent)
+
+    @property
+    def label(self) -> Label:
+        """What somebody called it, as it is on the disk now."""
+        return self.store.labels.get(self.latent)
+
+    def _repr_html_(self) -> str:
+        from sae.features.page import notebook
+
+        return notebook(self)

@@ -1,0 +1,125 @@
+"""What people wrote about latents: a label and a note each, in labels.json beside the features folder."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from activations import files
+from sae.errors import RunError
+from sae.runs import read_json
+
+FORMAT = 1
+FILE = "labels.json"
+COLUMNS = ("feature", "label", "note")
+
+
+class Label(NamedTuple):
+    """What somebody calls a latent, and what else there is to say about it; both plain text."""
+
+    label: str = ""
+    note: str = ""
+
+
+class Labels:
+    """Labels and notes of one SAE's latents, read anew and written at once.
+
+    The file keeps those of every SAE it was used for, by the SHA-256 of its weights, so that they come back with
+    it and never name another one's latents. It outlives `sae features`. Several programs may write at the same
+    time: each re-reads the file under a lock before it writes, and changes nothing but its own entries."""
+
+    def __init__(self, path: Path, sae_sha256: str, n_latents: int):
+        self.path, self.sae_sha256, self.n_latents = path, sae_sha256, n_latents
+
+    def all(self) -> dict[int, Label]:
+        """Every latent that has a label or a note. Raises RunError when the file is damaged or of a newer format."""
+        found = self._read()["saes"].get(self.sae_sha256, {})
+        try:
+            return {int(latent): Label(entry["label"], entry["note"]) for latent, entry in found.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{self.path} is damaged: {error!r}; restore it, or move it away") from error
+
+    def get(self, latent: int) -> Label:
+        """One latent's; both texts empty when there is none."""
+        return self.all().get(latent, Label())
+
+    def set(self, latent: int, label: str, note: str = "") -> None:
+        """Put these in the place of the latent's label and note; empty ones take the entry away.
+
+        Raises RunError when there is no such latent."""
+        self.update({latent: Label(label.strip(), note.strip())})
+
+    def update(self, labels: Mapping[int, Label]) -> None:
+        """Set several latents' at once and leave all others as they are."""
+        for latent in labels:
+            if not 0 <= latent < self.n_latents:
+                raise RunError(
+                    f"feature {latent} does not exist: {self.path.parent} has 0 to {self.n_latents - 1}"
+                )
+
+        def change(entries: dict[str, Any]) -> None:
+            for latent, label in labels.items():
+                entries.pop(str(latent), None)
+                if label != Label():
+                    entries[str(latent)] = label._asdict()
+
+        self._change(change)
+
+    def export(self, path: Path) -> int:
+        """Write them to a .csv or .json file, which `load` reads; returns how many. Raises RunError for other names."""
+        rows = [{"feature": latent, **label._asdict()} for latent, label in sorted(self.all().items())]
+        if _kind(path) == ".json":
+            files.write_json(path, rows)
+            return len(rows)
+
+        def write(part: Path) -> None:
+            with part.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        files.write_atomically(path, write)
+        return len(rows)
+
+    def load(self, path: Path) -> int:
+        """Take in a file that `export` wrote, over what is there; returns how many. Raises RunError for another file."""
+        try:
+            if _kind(path) == ".json":
+                rows = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                with path.open(encoding="utf-8-sig", newline="") as file:
+                    rows = list(csv.DictReader(file, strict=True))
+            found = {int(row["feature"]): Label(str(row["label"]), str(row["note"] or "")) for row in rows}
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise RunError(
+                f"{path} cannot be read as labels ({error!r}): needed are {', '.join(COLUMNS)}"
+            ) from error
+        self.update(found)
+        return len(found)
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.exists():
+            return {"format": FORMAT, "saes": {}}
+        about = read_json(self.path)
+        if not isinstance(about, dict) or not isinstance(about.get("saes"), dict):
+            raise RunError(f"{self.path} is damaged: no labels in it; restore it, or move it away")
+        if about.get("format", 0) > FORMAT:
+            raise RunError(
+                f"{self.path} is of labels format {about['format']}, this release reads up to {FORMAT}"
+            )
+        return about
+
+    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
+        with FileLock(self.path.with_name(FILE + ".lock")):
+            about = self._read()
+            change(about["saes"].setdefault(self.sae_sha256, {}))
+            files.write_json(self.path, about)
+
+
+def _kind(path: Path) -> str:
+    if path.suffix not in (".csv", ".json"):
+        raise RunError(f"labels go to a .csv or a .json file, not to {path.name}")
+    return path.suffix
