@@ -1,0 +1,113 @@
+"""Labels beside the features: kept, shared by writers, tied to one SAE, plain text whatever they hold."""
+
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sae.errors import RunError
+from sae.features.labels import Label, Labels
+from sae.features.store import FeatureStore
+
+HOSTILE = '<script>alert(1)</script> "quoted", =1+1\n**x** \u202e\x00'
+
+
+@pytest.fixture
+def labels(tmp_path) -> Labels:
+    return Labels(tmp_path / "labels.json", "one", 32)
+
+
+def test_a_label_is_kept_changed_and_taken_away(labels):
+    assert labels.all() == {}
+    labels.set(7, " cats ", "about cats")
+    labels.set(3, HOSTILE)
+    assert labels.get(7) == Label("cats", "about cats")
+    assert labels.get(3).label == HOSTILE.strip()
+    labels.set(7, "dogs")
+    assert labels.all()[7] == Label("dogs", "")
+    labels.set(7, "", "")
+    assert set(labels.all()) == {3}
+
+
+def test_another_sae_s_labels_stay_and_are_not_shown(labels):
+    labels.set(7, "cats")
+    other = Labels(labels.path, "two", 32)
+    assert other.all() == {}
+    other.set(7, "dogs")
+    assert labels.get(7).label == "cats"
+
+
+def _write(path: Path, first: int) -> None:
+    for latent in range(first, first + 20):
+        Labels(path, "one", 64).set(latent, f"label {latent}")
+
+
+def test_two_writers_do_not_lose_each_other_s_entries(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(tmp_path / "labels.json", first)) for first in (0, 20)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert Labels(tmp_path / "labels.json", "one", 64).all() == {i: Label(f"label {i}") for i in range(40)}
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.json"])
+def test_export_and_import_bring_every_text_through(labels, tmp_path, name):
+    text = HOSTILE.replace("\x00", "").strip()
+    labels.set(3, text, 'two\nlines, and a "quote"')
+    labels.set(7, "ü 語")
+    assert labels.export(tmp_path / "out" / name) == 2
+    fresh = Labels(tmp_path / "fresh.json", "two", 32)
+    fresh.set(9, "kept")
+    assert fresh.load(tmp_path / "out" / name) == 2
+    assert fresh.all() == labels.all() | {9: Label("kept")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "feature,label\n1,x\n"),
+        ("a.csv", "feature,label,note\nx,y,z\n"),
+        ("a.json", "{"),
+        ("a.json", "[1]"),
+        ("a.txt", ""),
+        ("a.csv", "feature,label,note\n99,y,z\n"),
+    ],
+)
+def test_a_file_that_does_not_hold_labels_is_named_and_nothing_changes(labels, tmp_path, name, text):
+    labels.set(1, "kept")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RunError):
+        labels.load(tmp_path / name)
+    assert labels.all() == {1: Label("kept")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"format": 1}', '{"format": 99, "saes": {}}', '{"format": 1, "saes": {"one": {"1": 2}}}'],
+)
+def test_a_damaged_or_newer_file_is_named_and_not_overwritten(labels, text):
+    labels.path.write_text(text)
+    with pytest.raises(RunError, match=r"labels\.json"):
+        labels.all()
+    if 'saes": {"one' not in text:
+        with pytest.raises(RunError):
+            labels.set(1, "x")
+        assert labels.path.read_text() == text
+
+
+def test_a_latent_that_does_not_exist_has_no_label(labels):
+    with pytest.raises(RunError, match="feature 32 does not exist"):
+        labels.set(32, "x")
+
+
+def test_a_features_folder_knows_its_labels(world, tmp_path):
+    shutil.copytree(world / "runs/toy", tmp_path / "toy")
+    features = FeatureStore(tmp_path / "toy" / "features")
+    features.labels.set(7, "cats")
+    assert features.feature(7).label.label == "cats"
+    about = json.loads((tmp_path / "toy" / "labels.json").read_text())
+    assert list(about["saes"]) == [features.about["sae_sha256"]]
