@@ -1,7 +1,6 @@
 """Pure: what a features folder says -> the table of all features, filtered as asked, and one feature's parts."""
 
 import json
-from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 

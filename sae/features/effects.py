@@ -164,7 +164,7 @@ def _examples(features: FeatureStore, latent: int, sign: int, cfg: EffectConfig)
     """The strongest examples of a sign, then sampled ones of that sign that are not among them."""
     strongest = features.strongest(latent, sign)[: cfg.strongest]
     seen = {(example.document, example.position) for example in strongest}
-    sampled = [e for e in features.sampled(latent) if sign * e.values[e.peak] > 0]
+    sampled = [e for e in features.sampled(latent)[::sign] if sign * e.values[e.peak] > 0]
     others = [e for e in sampled if (e.document, e.position) not in seen]
     step = max(len(others) / max(cfg.sampled, 1), 1.0)
     spaced = [others[int(place * step)] for place in range(min(cfg.sampled, len(others)))]

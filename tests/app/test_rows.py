@@ -114,29 +114,6 @@ def test_csv_has_every_row_and_no_cell_that_a_spreadsheet_would_run(table):
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@"))]
 
 
-def test_a_feature_s_numbers_are_its_own(table):
-    row = table.slice(2, 1).to_pylist()[0]
-    shown = {name: value for name, value, _ in feature_rows.numbers(row)}
-    assert shown == {
-        "fires on": "5 %", "firings": "50", "max": "4", "mean": "2", "enc·dec cosine": "0.70", "bias": "0.2",
-    }  # fmt: skip
-    signed = {
-        name: value for name, value, _ in feature_rows.numbers({**row, "positive_share": 0.25, "min": -3.0})
-    }
-    assert (signed["positive"], signed["min"]) == ("25 %", "−3")
-    assert all(why.endswith((".", "same.")) for _, _, why in feature_rows.numbers(row)), "each is explained"
-
-
-def test_neighbours_come_with_what_they_fire_on(table):
-    row = table.slice(1, 1).to_pylist()[0]
-    assert feature_rows.neighbours(row, table) == [(2, 0.8, ["<b>"]), (3, 0.1, ["=1+1"])]
-
-
-def test_colours_are_relative_to_the_larger_side():
-    assert feature_rows.scale({"min": -7.0, "max": 2.0}) == 7.0
-    assert feature_rows.value_range({"min": 0.5, "max": 2.0}) == (0.0, 2.0)
-
-
 def evaluation(value: float) -> dict:
     one = {"value": value, "low": value - 0.01, "high": value + 0.01}
     return {

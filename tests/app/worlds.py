@@ -46,7 +46,12 @@ def _change_table(features: Path) -> None:
     dead, negative = rows[DEAD], rows[NEGATIVE]
     silent = dict.fromkeys(("positive_share", "mean", "std", "skew", "kurtosis", "max", "min"))
     silent |= {"fired": 0, "density": 0.0, "first_row": -1, "last_row": -1, "peak_tokens": []}
+    silent |= dict.fromkeys(("map_x", "map_y", "cluster"))
     dead.update(silent)
+    for row in rows:
+        alive = [place for place, other in enumerate(row["cofiring"]) if DEAD not in (other, row["latent"])]
+        for column in ("cofiring", "cofiring_counts", "cofiring_pmi"):
+            row[column] = [row[column][place] for place in alive]
     negative.update(positive_share=0.0, mean=-negative["mean"], max=-negative["min"], min=-negative["max"])
     pq.write_table(pa.Table.from_pylist(rows, table.schema), features / "features.parquet")
 

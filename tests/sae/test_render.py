@@ -112,7 +112,7 @@ def test_no_text_becomes_markup_anywhere(tokens):
     assert shown([text]) in read(render.logits(text, tokens, numbers)).text
     assert read(render.facts([(text, text)])).text == 2 * shown([text])
     assert 3 * shown([text]) in read(render.estimates([(text, text, text + text, "")])).text
-    link = read(render.neighbours([(7, 0.5, tokens)], text)).tags
+    link = read(render.neighbours([(7, 0.5, text, tokens)], text)).tags
     href = next(attributes["href"] for tag, attributes in link if tag == "a")
     assert parse_qs(urlsplit(href).query, keep_blank_values=True) == {"run": [text], "feature": ["7"]}
 
