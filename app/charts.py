@@ -3,7 +3,6 @@
 import html
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from sae.show import histogram
-from sae.show.render import number, percent
+from sae.show.render import number
 
 WARM, COOL, GREY = "242, 139, 60", "64, 145, 230", "140, 138, 132"  # r, g, b: read well on light and dark
 PALETTE = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
@@ -22,9 +21,6 @@ CURVES = {
     "dead": "Dead features",
     "lr": "Learning rate",
 }
-BINS_PER_DECADE = 8
-RAREST = -9  # decade where the axis of densities begins at the latest
-NEVER = 0.5  # decades left of the lowest density where the bar of features that never fired stands
 
 
 def curves(log: Sequence[dict[str, float]], steps: int | None = None) -> go.Figure:
@@ -56,7 +52,7 @@ def curves(log: Sequence[dict[str, float]], steps: int | None = None) -> go.Figu
     figure.for_each_annotation(
         lambda title: title.update(x=title.x - half, xanchor="left", yshift=4, font_size=13)
     )
-    return _plain(figure, height=380, top=32)
+    return plain(figure, height=380, top=32)
 
 
 def pareto(points: Sequence[tuple[str, str, float, float]], chosen: str | None = None) -> go.Figure:
@@ -86,51 +82,16 @@ def pareto(points: Sequence[tuple[str, str, float, float]], chosen: str | None =
     figure.update_xaxes(title="L0 (features firing per token)", type="log", tickvals=rounds, showgrid=False)
     figure.update_yaxes(title="FVU (lower is better)", nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
-    return _plain(figure, height=300, top=24, left=56, bottom=44, legend=True)
+    return plain(figure, height=300, top=24, left=56, bottom=44, legend=True)
 
 
-def densities(every: NDArray[np.float64], chosen: NDArray[np.float64]) -> go.Figure:
-    """How many features fire on which share of tokens, on a log scale; the chosen ones before all others.
-
-    Features that never fired have a bar of their own at the left."""
-    alive = every[every > 0]
-    low = int(np.clip(np.floor(np.log10(alive.min(initial=0.1))), RAREST, -1))
-    edges = np.linspace(low, 0, -low * BINS_PER_DECADE + 1)
-    centres = np.append(low - NEVER, (edges[:-1] + edges[1:]) / 2)
-    left = low - 1.6 * NEVER if len(alive) < len(every) else low
-    labels = [
-        "never fired",
-        *(f"{percent(10**a)} to {percent(10**b)}" for a, b in pairwise(edges)),
-    ]
-    figure = go.Figure()
-    for name, values, color in (("all", every, f"rgba({GREY}, 0.4)"), ("shown", chosen, PALETTE[0])):
-        inside = np.log10(values[values > 0]).clip(low, 0)
-        counts = np.append((values == 0).sum(), np.histogram(inside, edges)[0])
-        figure.add_bar(
-            x=centres,
-            y=counts,
-            width=[NEVER / 2] + [1 / BINS_PER_DECADE] * len(edges[1:]),
-            name=name,
-            marker={"color": color, "line": {"width": 0}},
-            customdata=labels,
-            hovertemplate="%{customdata}: %{y:,} " + name + "<extra></extra>",
-        )
-    ticks = list(range(low, 1))
-    figure.update_xaxes(
-        tickvals=[low - NEVER, *ticks],
-        ticktext=["never", *(percent(10.0**tick) for tick in ticks)],
-        range=[left - 0.05, 0.05],
-        showgrid=False,
-    )
-    figure.update_yaxes(nticks=4)
-    figure.update_layout(barmode="overlay", bargap=0.02)
-    return _plain(figure, height=170)
-
-
-def activations(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Figure:
+def activations(
+    edges: NDArray[np.float64], counts: NDArray[np.int64], mark: float | None = None
+) -> go.Figure:
     """How often a feature fires with which value: log bins on a log axis, negative values mirrored to the left.
 
-    Bars have the tokens' colours. `edges` rise, one more than `counts`; the two bins at 0 reach down to it."""
+    Bars have the tokens' colours. `edges` rise, one more than `counts`; the two bins at 0 reach down to it. `mark`
+    is a value, other than 0, to point at."""
     axis = histogram.axis(edges.tolist(), counts.tolist())
     figure = go.Figure(
         go.Bar(
@@ -148,16 +109,18 @@ def activations(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Fig
             hovertemplate="%{customdata}: %{y:,} tokens<extra></extra>",
         )
     )
+    if mark:
+        figure.add_vline(x=axis.place(mark), line={"width": 2, "dash": "dot"}, annotation_text="your text")
     figure.update_xaxes(
         tickvals=[axis.place(tick) for tick in axis.ticks], ticktext=[number(tick) for tick in axis.ticks]
     )
     figure.update_xaxes(showgrid=False, tickangle=0)
     top = math.log10(max(bar.count for bar in axis.bars))
     figure.update_yaxes(type="log", dtick=1, range=[-0.3, max(top, 1) + 0.1])
-    return _plain(figure, height=180)
+    return plain(figure, height=180)
 
 
-def _plain(
+def plain(
     figure: go.Figure, height: int, top: int = 8, left: int = 44, bottom: int = 28, legend: bool = False
 ) -> go.Figure:
     """No frame, a legend only where asked for, thin grid; colours of text and page come from the theme."""

@@ -1,6 +1,8 @@
-"""Pure: what a features folder says -> the table of all features, filtered as asked, and one feature's parts."""
+"""Pure: what a features folder says -> the table of all features, filtered as asked."""
 
 import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -47,16 +49,50 @@ def counts(table: pa.Table) -> dict[str, int]:
     return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in STATES}
 
 
-def filtered(table: pa.Table, words: str, state: str, low: float, high: float) -> pa.Table:
-    """Rows of `features` with `words` in a token they fire on or raise (any case), in a state, of a density
-    (a share of 1) from `low` to `high`."""
-    keep = pc.and_(
-        pc.greater_equal(table["density"], 100 * low * (1 - 1e-9)),
-        pc.less_equal(table["density"], 100 * high * (1 + 1e-9)),
-    )
-    keep = pc.and_(keep, _in_state(table, state))
-    if words:
-        keep = pc.and_(keep, _mentions(table, words))
+@dataclass(frozen=True)
+class Wanted:
+    """Which features to show: those that meet all of this."""
+
+    words: str = ""
+    """In a token they fire on or raise, their label, or the text of their strongest examples; in any case."""
+    state: str = "all"
+    density: tuple[float, float] = (0.0, 1.0)
+    """As a share of 1, ends included."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Column -> from and to, ends included; a feature without a value is in no range."""
+    among: Collection[int] | None = None
+    """Of these only; None for all."""
+
+
+def haystack(table: pa.Table, texts: pa.ChunkedArray | None) -> pa.ChunkedArray:
+    """What of each of `features` is searched, in lower case; `texts` are of their examples, if there are any."""
+    tokens = [table[name] for name in ("fires most on", "raises") if name in table.column_names]
+    parts = [pc.utf8_lower(pc.binary_join(column, "\n")) for column in tokens]
+    parts += [pa.chunked_array([texts.combine_chunks()])] if texts is not None else []
+    parts = [part.cast(pa.large_string()) for part in parts]
+    return pc.binary_join_element_wise(*parts, pa.scalar("\n", pa.large_string()))
+
+
+def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
+    """`features` with a column of labels after the number; as it is when there are none."""
+    if not labels:
+        return table
+    column = [visible(labels.get(latent, "")) or None for latent in table["feature"].to_pylist()]
+    return table.add_column(1, "label", pa.array(column, pa.string()))
+
+
+def filtered(table: pa.Table, wanted: Wanted, haystack: pa.ChunkedArray) -> pa.Table:
+    """Rows of `features` that are wanted; `haystack` is the table's."""
+    low, high = wanted.density
+    keep = _between(table["density"], 100 * low * (1 - 1e-9), 100 * high * (1 + 1e-9))
+    keep = pc.and_(keep, _in_state(table, wanted.state))
+    for name, ends in wanted.ranges.items():
+        if name in table.column_names:
+            keep = pc.and_(keep, _between(table[name], *ends))
+    if wanted.among is not None:
+        keep = pc.and_(keep, pc.is_in(table["feature"], pa.array(wanted.among, table["feature"].type)))
+    if wanted.words:
+        keep = pc.and_(keep, _mentions(table, wanted.words.lower(), haystack))
     return table.filter(keep)
 
 
@@ -70,6 +106,13 @@ def labelled(table: pa.Table) -> pa.Table:
     numbers = table["feature"].to_pylist()
     width = len(str(max(numbers, default=0)))
     return table.set_column(0, "feature", [[f"{number:>{width}}" for number in numbers]])
+
+
+def places(table: pa.Table, latents: Collection[int]) -> list[int]:
+    """Which rows of `features` are these features'."""
+    return pc.indices_nonzero(
+        pc.is_in(table["feature"], pa.array(latents, table["feature"].type))
+    ).to_pylist()
 
 
 def csv(table: pa.Table) -> bytes:
@@ -96,13 +139,16 @@ def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
     return pc.greater(density, 100 * DENSE) if state == "dense" else pc.is_valid(density)
 
 
-def _mentions(table: pa.Table, words: str) -> pa.ChunkedArray:
-    texts = [table[name] for name in ("fires most on", "raises") if name in table.column_names]
-    hits = [pc.match_substring(pc.binary_join(text, "\n"), words, ignore_case=True) for text in texts]
-    found = hits[0]
-    for more in hits[1:]:
-        found = pc.or_(found, more)
-    return found
+def _mentions(table: pa.Table, words: str, haystack: pa.ChunkedArray) -> pa.ChunkedArray:
+    found = pc.match_substring(haystack, words)
+    if "label" not in table.column_names:
+        return found
+    return pc.or_(found, pc.fill_null(pc.match_substring(pc.utf8_lower(table["label"]), words), False))
+
+
+def _between(column: pa.ChunkedArray, low: float, high: float) -> pa.ChunkedArray:
+    inside = pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))
+    return pc.fill_null(inside, False)
 
 
 def _token_lists(column: pa.ChunkedArray) -> pa.ListArray:

@@ -12,10 +12,9 @@ from streamlit.navigation.page import StreamlitPage
 
 from sae.show import render
 
-SCREENFUL = 16  # rows of a table seen at once
-OPEN = "open"  # key of the button in each row of a long table
 ALL = 0  # as a choice of how many
 REFRESH = 0.5  # seconds between looks at a job
+QUIET = {"displayModeBar": False}  # plotly's toolbar
 STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_name("icon.svg")
 
 
@@ -113,36 +112,6 @@ def example_controls(legend: str) -> tuple[int | None, int | None]:
     return around or None, most or None
 
 
-def filters(
-    tally: dict[str, int], densities: Sequence[float], percent: Callable[[float], str]
-) -> tuple[str, str, tuple[float, float]]:
-    """Words to look for, which state of features, and between which densities; kept while pages change."""
-    with st.container(horizontal=True, gap="large", key="filters"):
-        words = st.text_input(
-            "Token",
-            key="words",
-            placeholder="one it fires on or raises",
-            type="search",
-            live=True,
-            width=260,
-            persist_state="session",
-        )
-        state = st.segmented_control(
-            "State",
-            list(tally),
-            default="all",
-            required=True,
-            key="state",
-            format_func=lambda name: f"{name} {tally[name]:,}",
-            persist_state="session",
-        )
-        whole = densities[0], densities[-1]
-        density = st.select_slider(
-            "Density", densities, whole, percent, key="density", persist_state="session"
-        )
-    return words or "", state, density
-
-
 def pick_row(
     table: pa.Table, columns: dict[str, Any], names: Sequence[str], chosen: str, choose: Callable[[str], None]
 ) -> None:
@@ -162,22 +131,6 @@ def pick_row(
         selection_mode="single-row-required",
         on_select=picked,
     )
-
-
-def pressed_row(table: pa.Table, columns: dict[str, Any]) -> int | None:
-    """A long table; the row whose button, in the column OPEN, was just pressed, or None.
-
-    Clicks on cells would not do: sorting by a header selects a cell too."""
-    st.dataframe(
-        table,
-        column_config=columns,
-        hide_index=True,
-        placeholder="–",
-        height="content" if len(table) < SCREENFUL else 560,
-        lazy=False,
-    )
-    press = st.session_state.get(OPEN)
-    return press.row if press else None
 
 
 def download(about: str, content: Callable[[], bytes], name: str) -> None:
@@ -208,7 +161,7 @@ def metrics(numbers: Iterable[tuple[str, str, str]]) -> None:
 
 def chart(figure: go.Figure, about: str, key: str) -> None:
     """A plotly figure without its toolbar; `about` is for readers who cannot see it."""
-    st.plotly_chart(figure, key=key, config={"displayModeBar": False}, alt=about)
+    st.plotly_chart(figure, key=key, config=QUIET, alt=about)
 
 
 def job(job: Job) -> None:

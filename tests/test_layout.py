@@ -57,7 +57,13 @@ HEAVY = {
     "umap",
     "sklearn",
 }
-SEEN_AT_IMPORT = ("app/main.py", "app/frame.py", "app/session/", "app/views/")  # Streamlit runs these itself
+SEEN_AT_IMPORT = (
+    "app/main.py",
+    "app/frame.py",
+    "app/controls.py",
+    "app/session/",
+    "app/views/",
+)  # Streamlit runs these itself
 
 
 def name(path: Path) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
 import pyarrow as pa
 import streamlit as st
 
@@ -34,6 +35,32 @@ def table(store: FeatureStore) -> pa.Table:
     return _table(store.path, stamp(store.path / INDEX))
 
 
+def haystack(store: FeatureStore) -> pa.ChunkedArray:
+    """What of each feature is searched for words."""
+    return _haystack(store.path, stamp(store.path / INDEX))
+
+
+def mapped(store: FeatureStore) -> bool:
+    """Whether there is a map."""
+    return "map_x" in store.table.column_names
+
+
+def places(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
+    """The map: x and y of each feature, NaN where it has none."""
+    x, y = (store.table[name].to_numpy().astype(float) for name in ("map_x", "map_y"))
+    return x, y
+
+
+def colours(store: FeatureStore, by_cluster: bool) -> list[int | None] | np.ndarray:
+    """Of each feature the cluster, None for none, or else its density."""
+    return store.table["cluster"].to_pylist() if by_cluster else store.table["density"].to_numpy()
+
+
+def captions(store: FeatureStore) -> list[str]:
+    """A line about each feature: its number, peak tokens and cluster."""
+    return _captions(store.path, stamp(store.path / INDEX))
+
+
 def alive(store: FeatureStore) -> list[int]:
     """Features that fire."""
     return store.table["density"].to_numpy().nonzero()[0].tolist()
@@ -52,3 +79,21 @@ def _features(run: Path, stamp: tuple[int, int]) -> FeatureStore:
 @st.cache_resource(max_entries=4, show_spinner="Reading features")
 def _table(path: Path, stamp: tuple[int, int]) -> pa.Table:
     return feature_rows.features(FeatureStore(path).table)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading features")
+def _haystack(path: Path, stamp: tuple[int, int]) -> pa.ChunkedArray:
+    store = FeatureStore(path)
+    return feature_rows.haystack(_table(path, stamp), store.texts)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _captions(path: Path, stamp: tuple[int, int]) -> list[str]:
+    store = FeatureStore(path)
+    lines = []
+    for latent, (tokens, cluster) in enumerate(
+        zip(store.table["peak_tokens"].to_pylist(), store.table["cluster"].to_pylist(), strict=True)
+    ):
+        near = "" if cluster is None else f" · cluster {cluster}: {', '.join(store.clusters[cluster])}"
+        lines.append(f"{latent}: {' '.join(dict.fromkeys(tokens))}{near}")
+    return lines

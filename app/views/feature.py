@@ -1,11 +1,12 @@
-"""Feature: one latent's examples by value band, its histogram, logit lens, neighbours and numbers."""
+"""Feature: one latent's examples by value band, its histogram, what it writes and does, what is near, own text."""
 
 from functools import partial
 
 import streamlit as st
 
-from app import charts, feature_rows, frame, run_rows
-from app.session import choice, features, runs
+from app import charts, controls, frame, run_rows
+from app.session import choice, feature, features, runs
+from sae.show import feature as show
 from sae.show import render
 
 name, run = choice.run()
@@ -13,32 +14,71 @@ frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_r
 store = features.of(run)
 index = choice.feature(name, store)
 row = store.row(index)
+about, (label, note) = feature.names(store), feature.label(store, index)
 
-about = f"{name} · {run.hook} · {store.about['tokens']:,} tokens read"
-with frame.header(f"Feature {index}", about, row["peak_tokens"]):
+with frame.header(
+    f"Feature {index}", f"{name} · {run.hook} · {store.about['tokens']:,} tokens read", row["peak_tokens"]
+):
+    controls.label_editor(label, note, str(store.labels.path), partial(feature.save_label, store, index))
+    page = partial(feature.html, store, index, name)
+    controls.file_button("HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere")
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
-frame.metrics(feature_rows.numbers(row))
+controls.label(show.labelled(label, note))
+frame.metrics(show.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")
+trial_job = feature.trial_job(run, index)
+trial = trial_job.result if trial_job else None
 with left:
+    frame.section(
+        "Your text", "what it does on a text of your own; the language model is loaded when first needed"
+    )
+    controls.text_to_try(
+        f"own text {name} {index}", "type or paste, then Try", partial(feature.try_own, run, index)
+    )
+    if trial_job:
+        frame.job(trial_job)
+    if trial:
+        st.html(show.trial(trial.tokens, trial.values, show.full_scale(row, trial.values)))
+        st.caption(render.markdown(show.strongest(trial.tokens, trial.values)[1]))
     if row["fired"]:
-        around, most = frame.example_controls(render.legend(*feature_rows.value_range(row)))
+        around, most = frame.example_controls(render.legend(*show.value_range(row)))
         positive, negative, bands = store.strongest(index), store.strongest(index, -1), store.bands(index)
-        for title, about, windows in feature_rows.groups(positive, negative, bands):
-            frame.section(title, about)
-            st.html(render.examples(windows, feature_rows.scale(row), around, most))
+        for title, remark, windows in show.groups(positive, negative, bands):
+            frame.section(title, remark)
+            st.html(render.examples(windows, show.scale(row), around, most))
     else:
-        frame.empty(*feature_rows.dead(store.about["tokens"]))
+        frame.empty(*show.dead(store.about["tokens"]))
 with right:
     if row["fired"]:
         histogram = store.histogram(index)
+        mark = show.strongest(trial.tokens, trial.values)[0] if trial else None
         frame.section("Values", "tokens by value, both axes logarithmic")
-        frame.chart(charts.activations(histogram.edges, histogram.counts), "activation histogram", "values")
-    if feature_rows.has_lens(row):
+        figure = charts.activations(histogram.edges, histogram.counts, mark)
+        frame.chart(figure, "activation histogram", "values")
+    if show.has_lens(row):
         frame.section("Logit lens", "next tokens its direction favours and disfavours")
         raised, lowered = st.columns(2)
         raised.html(render.logits("raised", row["raised_tokens"], row["raised_logits"]))
         lowered.html(render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]))
+    if row["fired"]:
+        effect, effect_job = feature.effect(store, index), feature.effect_job(run, index)
+        frame.section("Measured effect", "taken out where it fires: what the model then predicts")
+        if effect_job:
+            frame.job(effect_job)
+        if not effect and not (effect_job and effect_job.running):
+            controls.ask(
+                "Measure",
+                "runs its examples with and without it: some ten seconds",
+                partial(feature.measure, run, index),
+            )
+        for title, side in show.effect_sides(effect):
+            st.html(show.effect(title, side))
+            with st.expander("Token by token"):
+                st.html(show.effect_examples(side))
     if row["neighbours"]:
         frame.section("Nearest features", "by the cosine of their decoder directions")
-        st.html(render.neighbours(feature_rows.neighbours(row, store.table), name))
+        st.html(show.neighbours(row, about, name))
+    if partners := store.partners(index):
+        frame.section("Fires together with", "on the same tokens more often than by chance")
+        st.html(show.partners(partners, about, name))

@@ -1,16 +1,18 @@
-"""Features: every latent of a run's SAE in one table, with filters, and how often they fire."""
+"""Features: every latent of a run's SAE in one table, with filters, histograms to brush, a map, and a comparison."""
 
 from functools import partial
 
 import streamlit as st
-from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
+from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, TextColumn
 
-from app import charts, feature_rows, frame, run_rows
-from app.session import choice, features, runs
+from app import controls, feature_rows, frame, overview, run_rows
+from app.session import choice, feature, features, runs, selection
+from sae.show import feature as show
 from sae.show import render
 
 COLUMNS = {
-    "feature": ButtonColumn(width=72, alignment="right", key=frame.OPEN, help="Its number in the SAE."),
+    "feature": ButtonColumn(width=72, alignment="right", key=controls.OPEN, help="Its number in the SAE."),
+    "label": TextColumn(width="medium", help="What somebody called it, on its page."),
     "density": NumberColumn(format="%.3g %%", help="Share of the tokens read on which its value is not 0."),
     "firings": NumberColumn(format="localized", help="Number of tokens on which it fires."),
     "max": NumberColumn(format="%.3g", help="Its largest value on any token."),
@@ -25,24 +27,52 @@ COLUMNS = {
 }
 
 name, run = choice.run()
+selection.follow(name)
 frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
 store = features.of(run)
 frame.heading("Features", f"{name}: {len(store):,} features, measured on {store.about['tokens']:,} tokens")
 
-table = features.table(store)
+named = {latent: label.label for latent, label in feature.labels(store).items()}
+table = feature_rows.with_labels(features.table(store), named)
 plot = st.container()
-words, state, density = frame.filters(feature_rows.counts(table), feature_rows.DENSITIES, render.percent)
-shown = feature_rows.filtered(table, words, state, *density)
+words, state, density = controls.filters(feature_rows.counts(table), feature_rows.DENSITIES, render.percent)
+wanted = feature_rows.Wanted(words, state, density, selection.ranges(name), selection.marked(name))
+shown = feature_rows.filtered(table, wanted, features.haystack(store))
 with plot:
-    everything, chosen = feature_rows.shares(table), feature_rows.shares(shown)
-    frame.section("Density", "features by the share of tokens they fire on")
-    frame.chart(charts.densities(everything, chosen), "histogram of densities", "densities")
+    look = controls.looks(features.mapped(store))
+    if look == controls.HISTOGRAMS:
+        panels = overview.panels(table, shown)
+        for place, panel in zip(st.columns(len(panels), gap="medium"), panels, strict=True):
+            with place:
+                frame.section(panel.title, panel.about)
+                keep = partial(selection.brush, name, panel.column)
+                controls.brush(panel.figure, panel.title, f"brush {panel.title}", panel.ends, keep)
+    else:
+        colours = features.colours(store, by_cluster=look == controls.BY_CLUSTER)
+        figure = overview.directions(
+            features.places(store), colours, features.captions(store), shown["feature"].to_pylist()
+        )
+        mark = partial(selection.mark, name)
+        controls.points(figure, "map of decoder directions", "map", mark, selection.click)
+    controls.marks(overview.marks(wanted), partial(selection.clear, name))
 
+compared = selection.compared(len(store))
 if len(shown):
-    about = f"{len(shown):,} of {len(table):,} features. Click a number to open its page."
+    about = f"{len(shown):,} of {len(table):,} features. Click a number to open its page, mark rows to compare them."
     frame.download(about, partial(feature_rows.csv, shown), f"{run.name}-features.csv")
-    pressed = frame.pressed_row(feature_rows.labelled(shown), COLUMNS)
+    marked = feature_rows.places(shown, compared)
+    keep = partial(selection.compare_rows, shown, compared)
+    pressed = controls.pressed_row(feature_rows.labelled(shown), COLUMNS, marked, keep)
     if pressed is not None:
         choice.open_feature(name, shown["feature"][pressed].as_py())
 else:
-    frame.empty("No feature is like that", "Change the token, the state or the densities.")
+    frame.empty("No feature is like that", "Change the search, the state, the densities or the brushes.")
+if compared:
+    with frame.header(
+        "Compared", f"{len(compared)} features side by side, {selection.MOST_COMPARED} at most", level=2
+    ):
+        st.button("Clear", icon=":material/close:", on_click=selection.compare, args=[[]])
+    for place, latent in zip(st.columns(len(compared), gap="medium"), compared, strict=True):
+        place.html(show.card(store.feature(latent), name))
+if len(compared) > 1:
+    st.html(show.pairs(feature.pairs(run, store, compared), name))

@@ -1,7 +1,7 @@
 """Which latents fire on the same tokens: counts of all pairs, exact, and the partners that do so most for chance."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def _add_together(
         return
     block, F = counts.shape
     ends = np.bincount(rows + 1).cumsum()
-    code = sparse.csr_matrix((np.ones(len(rows), np.int32), latents, ends), shape=(len(ends) - 1, F))
+    code: Any = sparse.csr_matrix((np.ones(len(rows), np.int32), latents, ends), shape=(len(ends) - 1, F))
     part = code if block == F else code[:, start : start + block]
     steps = np.diff(part.indptr).astype(np.int64) @ np.diff(code.indptr)
     if steps * SPARSE_COST > code.shape[0] * counts.size:

@@ -245,7 +245,7 @@ def _side(
     rows: Sequence[_Row],
     sign: int,
     lens: Float[Tensor, "V"] | None,
-    vocabulary: Sequence[str],
+    vocabulary: list[str],
     cfg: EffectConfig,
 ) -> SideEffect:
     by = torch.stack([row.by_presence for row in rows]).double().mean(0)[: len(vocabulary)]

@@ -70,16 +70,18 @@ class Labels:
 
     def export(self, path: Path) -> int:
         """Write them to a .csv or .json file, which `load` reads; returns how many. Raises RunError for other names."""
-        rows = [{"feature": latent, **label._asdict()} for latent, label in sorted(self.all().items())]
+        rows: list[dict[str, Any]] = [
+            {"feature": latent, **label._asdict()} for latent, label in sorted(self.all().items())
+        ]
         if _kind(path) == ".json":
             files.write_json(path, rows)
             return len(rows)
 
         def write(part: Path) -> None:
             with part.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(row.values() for row in rows)
 
         files.write_atomically(path, write)
         return len(rows)

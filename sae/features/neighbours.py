@@ -1,5 +1,7 @@
 """Latents whose decoder rows point the same way."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -26,6 +28,13 @@ def nearest(
         indices.append(best.indices)
         cosines.append(best.values)
     return torch.cat(indices), torch.cat(cosines)
+
+
+@torch.no_grad()
+def cosines(W_dec: Float[Tensor, "F D"], latents: Sequence[int]) -> Float[Tensor, "n n"]:
+    """Decoder cosine of every two of these latents."""
+    rows = F.normalize(W_dec[list(latents)].float(), dim=1)
+    return rows @ rows.T
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """One feature or more as HTML: a file that opens without a network, and what a notebook shows."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from activations import files
@@ -31,19 +30,14 @@ def document(title: str, parts: Sequence[str]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f'<title>{escaped(title)}</title><style>{style()}</style></head><body class="sae-document">'
+        f'<title>{escaped(title)}</title><style>{render.style()}</style></head><body class="sae-document">'
         f"{''.join(parts)}</body></html>\n"
     )
 
 
 def notebook(feature: Feature) -> str:
     """A feature as a card: what `_repr_html_` gives."""
-    return f'<style>{style()}</style><div class="sae-document">{body(feature, SHORT_AROUND, SHORT_EXAMPLES)}</div>'
-
-
-def style() -> str:
-    """The style sheet that all of sae's HTML shares."""
-    return resources.files("sae.show").joinpath("style.css").read_text(encoding="utf-8")
+    return render.framed(f'<div class="sae-document">{body(feature, SHORT_AROUND, SHORT_EXAMPLES)}</div>')
 
 
 def body(feature: Feature, around: int, most: int) -> str:
@@ -85,11 +79,10 @@ def _beside(feature: Feature) -> list[str]:
             for name in ("raised", "lowered")
         ]
         parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
-    if effect := feature.effect:
-        for title, side in show.effect_sides(effect):
-            lists = show.words("likelier with it", side.up), show.words("less likely", side.down)
-            parts.append(render.section("Measured effect", title or "taken out at its examples' peaks"))
-            parts.append(render.facts(show.effect_numbers(side)) + render.pair(*lists))
+    for title, side in show.effect_sides(feature.effect):
+        parts.append(
+            render.section("Measured effect", "taken out at its examples' peaks") + show.effect(title, side)
+        )
     if row["neighbours"]:
         parts.append(
             render.section("Nearest features", "by decoder cosine") + show.neighbours(row, about, None)

@@ -48,7 +48,8 @@ class Example(NamedTuple):
     """The document each of them belongs to, [T]; -1 for none."""
 
 
-class Partner(NamedTuple):
+@dataclass(frozen=True)
+class Partner:
     """A latent that fires on the same tokens."""
 
     latent: int

@@ -1,6 +1,5 @@
 """A features folder as it is written: table, histograms, examples and vocabulary, the index last (FORMAT.md)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def write(
     columns: dict[str, Any],
     collected: Collected,
     lens: LogitLens | None,
-    vocabulary: Sequence[str],
+    vocabulary: list[str],
     store: Store,
 ) -> FeatureStore:
     """Write a whole features folder, index last, and open it.
@@ -46,7 +45,7 @@ def write(
     histograms = {"counts": collected.statistics.histogram, "edges": collected.statistics.edges()}
     files.write_tensors(path / HISTOGRAMS, histograms, f"sae-histograms-{FORMAT}")
     files.write_tensors(path / EXAMPLES, examples, f"sae-examples-{FORMAT}")
-    files.write_json(path / VOCABULARY, list(vocabulary))
+    files.write_json(path / VOCABULARY, vocabulary)
     texts = pa.table({"text": pa.array(_texts(examples, vocabulary), pa.string())})
     files.write_atomically(path / TEXTS, lambda part: pq.write_table(texts, part))
     whole = {"d_sae": len(table["latent"]), "tokens": collected.rows, "unit": collected.statistics.unit}
@@ -58,12 +57,14 @@ def write(
 
 
 def token_texts(tokenizer: Any) -> list[str]:
-    """Text of each token id. A token that is only part of a character is shown by its bytes."""
-    texts = []
-    for token in range(len(tokenizer)):
-        text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        texts.append(_bytes_of(tokenizer, token) if "\ufffd" in text or not text else text)
-    return texts
+    """Text of each token id."""
+    return [token_text(tokenizer, token) for token in range(len(tokenizer))]
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """Text of a token. One that is only part of a character is shown by its bytes."""
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return _bytes_of(tokenizer, token) if "\ufffd" in text or not text else text
 
 
 def _bytes_of(tokenizer: Any, token: int) -> str:
@@ -113,9 +114,9 @@ def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
     return dict(zip(("tokens", "documents", "positions"), columns, strict=True))
 
 
-def _peak_tokens(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list[list[str]]:
+def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> list[list[str]]:
     """For each latent the token at the peak of its strongest windows: of the sign it is stronger in."""
-    sides = []
+    sides: list[list[list[tuple[float, int]]]] = []
     for kind, sign in (("positive", 1), ("negative", -1)):
         heights, slots, places = (column.tolist() for column in _peaks(examples, sign))
         tokens = examples["tokens"][slots, places].tolist()
@@ -125,7 +126,7 @@ def _peak_tokens(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list
     return [[vocabulary[token] for _, token in side] for side in stronger]
 
 
-def _texts(examples: dict[str, Tensor], vocabulary: Sequence[str]) -> list[str]:
+def _texts(examples: dict[str, Tensor], vocabulary: list[str]) -> list[str]:
     """For each latent what stands around the peaks of its strongest windows of either sign, in lower case, by lines."""
     words = [text.lower() for text in vocabulary]
     windows = examples["tokens"].tolist()
@@ -152,7 +153,7 @@ def _peaks(examples: dict[str, Tensor], sign: int) -> tuple[Tensor, Tensor, Tens
     return height[at], examples["window_of_pair"].long(), examples["value_positions"].long()[at]
 
 
-def _lens_columns(lens: LogitLens | None, vocabulary: Sequence[str]) -> dict[str, Any]:
+def _lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, Any]:
     if lens is None:
         return {}
     columns: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from sae.show import render
 from sae.show.render import escaped, number, percent
 
 About = Callable[[int], tuple[str, Sequence[str]]]  # a feature's label and the tokens it fires most on
+CARD_AROUND, CARD_EXAMPLES = 16, 4  # tokens of a window, and examples of a sign, in a card
 SCALE = 1.0  # nats of loss change that get the full colour
 
 
@@ -61,6 +62,11 @@ def scale(row: dict[str, Any]) -> float:
     return max(map(abs, value_range(row)))
 
 
+def full_scale(row: dict[str, Any], values: Sequence[float]) -> float:
+    """What colours on a text of one's own are relative to: the feature's scale, or the text's if that is larger."""
+    return max(map(abs, [*values, *(value_range(row) if row["fired"] else ())]))
+
+
 def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[Any]) -> list[Group]:
     """A feature's examples in the order to read them: the strongest of either sign, then bands of a sample."""
     found = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
@@ -104,11 +110,48 @@ def partners(found: Iterable[Any], about: About, run: str | None) -> str:
     return f'<table class="sae neighbours partners">{head}{"".join(lines)}</table>'
 
 
+def card(feature: Any, run: str | None) -> str:
+    """A feature in short (a `sae.features` Feature): number, label, key numbers, its strongest examples of either sign."""
+    row, label = feature.row, feature.label
+    heading = f"{render.feature_anchor(run, feature.latent)} {render.named(label.label)}"
+    parts = [f'<div class="sae card"><h3>{heading}</h3><p>{render.chips(row["peak_tokens"])}</p>']
+    parts.append(render.facts([(name, value) for name, value, _ in numbers(row)]))
+    if row["fired"]:
+        for windows in (feature.strongest, feature.most_negative):
+            parts.append(render.examples(windows, scale(row), CARD_AROUND, CARD_EXAMPLES) if windows else "")
+    return f"{''.join(parts)}</div>"
+
+
+def pairs(found: Iterable[Any], run: str | None) -> str:
+    """Every two of the features compared, as (one, other, cosine, together, pmi), the last two None if not listed."""
+    lines = [
+        f"<tr><td>{render.feature_anchor(run, one)} · {render.feature_anchor(run, other)}</td>"
+        f'<td class="n">{f"{cosine:.3f}".replace("-", "−")}</td><td class="n">{"–" if together is None else f"{together:,}"}</td>'
+        f'<td class="n">{number(pmi)}</td></tr>'
+        for one, other, cosine, together, pmi in found
+    ]
+    head = (
+        '<tr><th>two of them</th><th class="n">decoder cosine</th><th class="n" title="Tokens on which both fire; '
+        'known where one lists the other among those it fires together with">both fire</th><th class="n">PMI</th></tr>'
+    )
+    return f'<table class="sae neighbours pairs">{head}{"".join(lines)}</table>'
+
+
 def effect_sides(effect: Any) -> list[tuple[str, Any]]:
-    """The signs for which there is a measured effect, with what to call them; `effect` is a `sae.features` Effect."""
+    """The signs for which there is a measured effect, with what to call them; `effect` is a `sae.features`
+    Effect or None."""
+    if effect is None:
+        return []
     sides = [("positive values", effect.positive), ("negative values", effect.negative)]
     there = [(title, side) for title, side in sides if side]
     return [("", side) for _, side in there] if len(there) == 1 and effect.positive else there
+
+
+def effect(title: str, side: Any) -> str:
+    """A measured effect of one sign: numbers, and the tokens it makes likelier and less likely."""
+    lists = words("likelier with it", side.up), words("less likely", side.down)
+    heading = f'<p class="dim">{escaped(title)}</p>' if title else ""
+    return f'<div class="sae">{heading}{render.facts(effect_numbers(side))}{render.pair(*lists)}</div>'
 
 
 def effect_numbers(side: Any) -> list[tuple[str, str]]:
@@ -158,3 +201,21 @@ def labelled(label: str, note: str = "") -> str:
 def signed(value: float) -> str:
     """Three digits, with its sign."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def trial(tokens: Sequence[str], values: Sequence[float], scale: float) -> str:
+    """One's own text with a feature's values on it; `scale` is the value of full colour."""
+    pieces = (render.token(text, value, scale) for text, value in zip(tokens, values, strict=True))
+    return f'<p class="sae strip own" dir="auto">{"".join(pieces)}</p>'
+
+
+def strongest(tokens: Sequence[str], values: Sequence[float]) -> tuple[float, str]:
+    """The value of the largest size on a text, and what to say of it."""
+    place = max(range(len(values)), key=lambda place: abs(values[place]))
+    fires = sum(value != 0 for value in values)
+    if not fires:
+        return 0.0, f"It fires on none of these {len(values):,} tokens."
+    where = render.visible(tokens[place])
+    return values[
+        place
+    ], f"It fires on {fires:,} of {len(values):,} tokens, strongest on “{where}”: {number(values[place])}."

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sae.show.render import escaped, number, shade
@@ -10,7 +11,8 @@ WIDTH, HEIGHT, FOOT = 420, 120, 18  # of the SVG, in its own units
 FLOOR = -0.3  # decades below one token where bars begin
 
 
-class Bar(NamedTuple):
+@dataclass(frozen=True)
+class Bar:
     """A bin with firings: where it stands on the axis, between which values, how many."""
 
     left: float

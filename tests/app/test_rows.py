@@ -32,8 +32,15 @@ def table() -> pa.Table:
     return pa.table(COLUMNS)
 
 
+TEXTS = pa.chunked_array([["the cat sat", "rain\nfell", "<b>İstanbul</b>", ""]])
+
+
 def latents(table: pa.Table) -> list[int]:
     return table["feature"].to_pylist()
+
+
+def wanted(table: pa.Table, texts: pa.ChunkedArray | None = None, **settings) -> pa.Table:
+    return feature_rows.filtered(table, feature_rows.Wanted(**settings), feature_rows.haystack(table, texts))
 
 
 def test_the_table_shows_every_feature_in_order(table):
@@ -69,7 +76,7 @@ def test_a_sliced_table_keeps_its_own_tokens(table):
 )
 def test_states_are_filtered_and_counted_alike(table, state, expected):
     shown = feature_rows.features(table)
-    assert latents(feature_rows.filtered(shown, "", state, 0.0, 1.0)) == expected
+    assert latents(wanted(shown, state=state)) == expected
     assert feature_rows.counts(shown)[state] == len(expected)
 
 
@@ -87,13 +94,31 @@ def test_states_are_filtered_and_counted_alike(table, state, expected):
     ],
 )
 def test_words_are_looked_for_as_they_are_in_any_case(table, words, expected):
-    assert latents(feature_rows.filtered(feature_rows.features(table), words, "all", 0.0, 1.0)) == expected
+    assert latents(wanted(feature_rows.features(table), words=words)) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("The Cat", [0]), ("FELL", [1]), ("mine", [3]), ("<i>", [1]), ("dog", [0, 3])]
+)
+def test_example_texts_and_labels_are_searched_too(table, words, expected):
+    shown = feature_rows.with_labels(feature_rows.features(table), {1: "<I>", 3: "MINE"})
+    assert shown["label"].to_pylist() == [None, "<I>", None, "MINE"]
+    assert latents(wanted(shown, TEXTS, words=words)) == expected
+
+
+def test_brushed_ranges_and_chosen_features_are_all_met(table):
+    shown = feature_rows.features(table)
+    assert latents(wanted(shown, ranges={"mean": (2.0, 3.0)})) == [2, 3], "a dead feature has no mean"
+    assert latents(wanted(shown, ranges={"mean": (2.0, 3.0), "density": (0, 5)})) == [2]
+    assert latents(wanted(shown, among=[3, 0, 17])) == [0, 3]
+    assert latents(wanted(shown, among=[])) == []
+    assert latents(wanted(shown, ranges={"nosuch": (0, 1)})) == [0, 1, 2, 3], "a column this run lacks"
 
 
 def test_a_density_range_includes_its_ends(table):
     shown = feature_rows.features(table)
-    assert latents(feature_rows.filtered(shown, "", "all", 0.005, 0.05)) == [1, 2]
-    assert latents(feature_rows.filtered(shown, "", "all", 0.0, 0.005)) == [0, 1]
+    assert latents(wanted(shown, density=(0.005, 0.05))) == [1, 2]
+    assert latents(wanted(shown, density=(0.0, 0.005))) == [0, 1]
     assert feature_rows.DENSITIES[0] == 0.0
     assert feature_rows.DENSITIES[-1] == 1.0
     assert list(feature_rows.DENSITIES) == sorted(feature_rows.DENSITIES)

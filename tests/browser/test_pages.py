@@ -76,16 +76,12 @@ def test_a_sorted_table_opens_the_feature_one_sees(page: Page, runs: Path):
 
 
 def test_typing_filters_the_table_and_its_rows_open_the_right_features(page: Page, runs: Path):
-    table = FeatureStore(runs / "toy" / "features").table.to_pylist()
-    texts = ["\n".join(row["peak_tokens"] + row["raised_tokens"]).lower() for row in table]
-    word = next(
-        letter
-        for letter in "abcdefghijklmnopqrstuvwxyz"
-        if letter in "".join(texts[1:]) and letter not in texts[0]
-    )
+    texts = FeatureStore(runs / "toy" / "features").texts.to_pylist()
+    words = {word for text in texts for word in text.replace("\n", " ").split()}
+    word = next(word for word in sorted(words) if word not in texts[0])
     found = [latent for latent, text in enumerate(texts) if word in text]
     page.goto("/features?run=toy")
-    page.get_by_label("Token", exact=True).fill(word)
+    page.get_by_label("Search", exact=True).fill(word)
     expect(page.get_by_text(f"{len(found)} of 32 features")).to_be_visible()
     click_cell(page, row=1, x=54)
     heading(page, f"Feature {found[0]} ")

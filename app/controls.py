@@ -1,0 +1,175 @@
+"""What a visitor sets on the pages about features: filters, brushes, marks on the map, labels, own text."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from zlib import crc32
+
+import plotly.graph_objects as go
+import pyarrow as pa
+import streamlit as st
+
+from app import frame
+from sae.show import render
+
+SCREENFUL = 16  # rows of a table seen at once
+OPEN = "open"  # key of the button in each row of a long table
+HISTOGRAMS, BY_CLUSTER, BY_DENSITY = "Histograms", "Map by cluster", "Map by density"
+
+
+def filters(
+    tally: dict[str, int], densities: Sequence[float], percent: Callable[[float], str]
+) -> tuple[str, str, tuple[float, float]]:
+    """Words to look for, which state of features, and between which densities; kept while pages change."""
+    with st.container(horizontal=True, gap="large", key="filters"):
+        words = st.text_input(
+            "Search",
+            key="words",
+            placeholder="a token, a label, a text in examples",
+            type="search",
+            live=True,
+            width=300,
+            persist_state="session",
+        )
+        state = st.segmented_control(
+            "State",
+            list(tally),
+            default="all",
+            required=True,
+            key="state",
+            format_func=lambda name: f"{name} {tally[name]:,}",
+            persist_state="session",
+        )
+        whole = densities[0], densities[-1]
+        density = st.select_slider(
+            "Density", densities, whole, percent, key="density", persist_state="session"
+        )
+    return words or "", state, density
+
+
+def looks(mapped: bool) -> str:
+    """How to look at all features: by histograms, or by the map if there is one, in either colouring."""
+    options = (HISTOGRAMS, BY_CLUSTER, BY_DENSITY) if mapped else (HISTOGRAMS,)
+    with st.container(key="looks"):
+        chosen = st.segmented_control(
+            "Overview",
+            options,
+            default=HISTOGRAMS,
+            required=True,
+            key="look",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+    return chosen if chosen in options else HISTOGRAMS
+
+
+def marks(texts: Sequence[str], clear: Callable[[], None]) -> None:
+    """What is brushed and marked, with a button that takes it away; nothing when there is nothing."""
+    if texts:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(render.markdown(f"Kept: {'; '.join(texts)}"), width="content")
+            st.button("Clear", icon=":material/close:", key="clear marks", on_click=clear)
+
+
+def brush(
+    figure: go.Figure,
+    about: str,
+    key: str,
+    ends: Callable[[float, float], tuple[float, float]],
+    keep: Callable[[tuple[float, float]], None],
+) -> None:
+    """A figure whose x axis can be brushed; `keep` hears what `ends` makes of the stretch."""
+
+    def select() -> None:
+        boxes = st.session_state[key].selection.box
+        if boxes:
+            keep(ends(*map(float, boxes[0]["x"])))
+
+    st.plotly_chart(figure, key=key, config=frame.QUIET, alt=about, on_select=select, selection_mode="box")
+
+
+def points(
+    figure: go.Figure,
+    about: str,
+    key: str,
+    marked: Callable[[list[int]], None],
+    clicked: Callable[[int], None],
+) -> None:
+    """A figure of points with a number as customdata each: a box or a lasso marks several, a click is one alone."""
+
+    def select() -> None:
+        found = st.session_state[key].selection
+        numbers = [int(point["customdata"][0]) for point in found.points]
+        if found.box or found.lasso:
+            marked(numbers)
+        elif numbers:
+            clicked(numbers[0])
+
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["toImage", "autoScale2d"], "scrollZoom": True}
+    st.plotly_chart(figure, key=key, config=config, alt=about, on_select=select)
+
+
+def pressed_row(
+    table: pa.Table, columns: dict[str, Any], marked: Sequence[int], mark: Callable[[list[int]], None]
+) -> int | None:
+    """A long table; the row whose button, in the column OPEN, was just pressed, or None.
+
+    Clicks on cells would not do: sorting by a header selects a cell too. Rows `marked` are so at the start; `mark`
+    hears of every change of them."""
+    key = f"rows {crc32(table[0].combine_chunks().buffers()[-1])}"  # of this very choice of rows
+    st.session_state[key] = {"selection": {"rows": list(marked), "columns": [], "cells": []}}
+    st.dataframe(
+        table,
+        column_config=columns,
+        hide_index=True,
+        placeholder="–",
+        height="content" if len(table) < SCREENFUL else 560,
+        lazy=False,
+        key=key,
+        selection_mode="multi-row",
+        on_select=lambda: mark(list(st.session_state[key].selection.rows)),
+    )
+    press = st.session_state.get(OPEN)
+    return press.row if press else None
+
+
+def label_editor(label: str, note: str, where: str, save: Callable[[str, str], None]) -> None:
+    """A button that opens a form for a label and a note; `where` is where they go."""
+    with (
+        st.popover("Label", icon=":material/label:", help="what you call it, and a note"),
+        st.form("label form", border=False, enter_to_submit=True),
+    ):
+        first = st.text_input("Label", label, max_chars=200, placeholder="what it stands for")
+        second = st.text_area("Note", note, max_chars=4000, placeholder="anything worth keeping")
+        st.caption(render.markdown(f"Kept in {where}"))
+        if st.form_submit_button("Save", type="primary"):
+            save(first, second)
+            st.rerun()
+
+
+def label(html: str) -> None:
+    """The label and note as HTML, if there are any."""
+    if html:
+        st.html(html)
+
+
+def text_to_try(key: str, about: str, go: Callable[[str], None]) -> None:
+    """A box for one's own text, which `go` gets when the button is pressed."""
+    with st.form(f"form {key}", border=False):
+        text = st.text_area("Your text", key=key, placeholder=about, label_visibility="collapsed", height=90)
+        if st.form_submit_button("Try", icon=":material/play_arrow:"):
+            go(text)
+            st.rerun()
+
+
+def ask(label: str, about: str, go: Callable[[], None]) -> None:
+    """A button that begins long work, with a remark beside."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(label, icon=":material/play_arrow:", on_click=go)
+        st.caption(render.markdown(about))
+
+
+def file_button(label: str, content: Callable[[], str], name: str, about: str) -> None:
+    """A button that saves an HTML file, made when it is pressed."""
+    st.download_button(
+        label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=about
+    )
