@@ -102,12 +102,13 @@ def densities(every: NDArray[np.float64], chosen: NDArray[np.float64], weighted:
             + name
             + "<extra></extra>",
         )
-    ticks = list(range(low, 1))
+    ticks = list(range(0, low - 1, -1 if low > -5 else -2))
     figure.update_xaxes(
-        tickvals=[low - NEVER, *ticks],
-        ticktext=["never", *(percent(10.0**tick) for tick in ticks)],
+        tickvals=[*ticks, low - NEVER],
+        ticktext=[*(f"{100 * 10.0**tick:g} %" for tick in ticks), "never"],
         range=[left - 0.05, 0.05],
         showgrid=False,
+        tickangle=0,
     )
     return _brushable(figure)
 
@@ -174,7 +175,7 @@ def directions(
         )
     )
     figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, scaleanchor="x")
+    figure.update_yaxes(visible=False)
     figure.update_layout(dragmode="lasso")
     return plain(figure, height=520, left=8, bottom=8)
 

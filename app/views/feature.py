@@ -30,17 +30,14 @@ left, right = st.columns([5, 3], gap="large")
 trial_job = feature.trial_job(run, index)
 trial = trial_job.result if trial_job else None
 with left:
-    frame.section(
-        "Your text", "what it does on a text of your own; the language model is loaded when first needed"
-    )
-    controls.text_to_try(
-        f"own text {name} {index}", "type or paste, then Try", partial(feature.try_own, run, index)
-    )
-    if trial_job:
-        frame.job(trial_job)
-    if trial:
-        st.html(show.trial(trial.tokens, trial.values, show.full_scale(row, trial.values)))
-        st.caption(render.markdown(show.strongest(trial.tokens, trial.values)[1]))
+    with st.expander("Try your own text", expanded=trial_job is not None):
+        begin = partial(feature.try_own, run, index)
+        controls.text_to_try(f"own text {name} {index}", "type or paste, then Try", begin)
+        if trial_job:
+            frame.job(trial_job)
+        if trial:
+            st.html(show.trial(trial.tokens, trial.values, show.full_scale(row, trial.values)))
+            st.caption(render.markdown(show.strongest(trial.tokens, trial.values)[1]))
     if row["fired"]:
         around, most = frame.example_controls(render.legend(*show.value_range(row)))
         positive, negative, bands = store.strongest(index), store.strongest(index, -1), store.bands(index)
@@ -63,7 +60,7 @@ with right:
         lowered.html(render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]))
     if row["fired"]:
         effect, effect_job = feature.effect(store, index), feature.effect_job(run, index)
-        frame.section("Measured effect", "taken out where it fires: what the model then predicts")
+        frame.section("Measured effect", "by taking it out where it fires")
         if effect_job:
             frame.job(effect_job)
         if not effect and not (effect_job and effect_job.running):

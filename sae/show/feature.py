@@ -156,17 +156,15 @@ def effect(title: str, side: Any) -> str:
 
 def effect_numbers(side: Any) -> list[tuple[str, str]]:
     """A measured effect's key numbers as names and values."""
-    found = [
-        ("examples", f"{len(side.examples)}"),
-        ("KL of the next token", f"{number(side.kl[0])} nats"),
-    ]
+    found = [("examples", f"{len(side.examples)}")]
     if side.loss_change:
-        found.insert(1, ("loss without it", f"{signed(side.loss_change[0])} nats on the next token"))
+        found.append(("loss without it", f"{signed(side.loss_change[0])} nats on the next token"))
     if len(side.loss_change) > 1:
-        found.append(("…on the tokens after", ", ".join(map(signed, side.loss_change[1:]))))
+        found.append(("…and after that", ", ".join(map(signed, side.loss_change[1:]))))
+    found.append(("KL of the next token", f"{number(side.kl[0])} nats"))
     if side.pearson is not None:
         both = f"Pearson {signed(side.pearson)}, Spearman {signed(side.spearman)}"
-        found.append(("correlation with the lens", both))
+        found.append(("agrees with the lens", both))
     return found
 
 

@@ -1,0 +1,86 @@
+"""The Feature page with real clicks: own text, a measured effect, co-firing features, a file to take along."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from activations.models import load
+from sae.features.effects import load_effect
+from sae.features.store import FeatureStore
+from sae.features.trial import try_text
+from sae.runs import Run
+from sae.show.render import number
+from tests.browser.test_pages import heading
+
+
+@pytest.fixture
+def features(runs: Path) -> FeatureStore:
+    return FeatureStore(runs / "toy" / "features")
+
+
+def test_own_text_is_coloured_by_what_the_sae_says(page: Page, runs: Path, world: Path):
+    run, text = Run(runs / "toy"), "the <b>cat</b> sat & wind blew"
+    trial = try_text(load(str(world / "model")), run.sae(), run.hook, 7, text)
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    page.get_by_text("Try your own text").click()
+    page.get_by_placeholder("type or paste").fill(text)
+    page.get_by_role("button", name="Try", exact=False).last.click()
+    own = page.locator(".own")
+    expect(own).to_have_text(text)
+    told = own.locator(".t").evaluate_all("all => all.map(one => one.dataset.tip || '0')")
+    assert told == [number(value) if value else "0" for value in trial.values]
+    assert any(trial.values)
+    expect(page.get_by_text("your text", exact=True)).to_be_visible()
+    expect(own.locator("b")).to_have_count(0)
+
+
+def test_an_effect_is_measured_shown_and_kept(page: Page, features: FeatureStore):
+    page.goto("/feature?run=toy&feature=8")
+    heading(page, "Feature 8 ")
+    page.get_by_role("button", name="Measure").click()
+    expect(page.get_by_text("KL of the next token")).to_be_visible()
+    effect = load_effect(features, 8)
+    assert effect is not None and effect.positive is not None
+    side = effect.positive
+    facts = page.locator(".facts", has_text="KL of the next token")
+    expect(facts).to_contain_text(f"{number(side.kl[0])} nats")
+    expect(facts).to_contain_text(f"{side.loss_change[0]:+.3f}".replace("-", "−"))
+    expect(facts).to_contain_text(f"{side.pearson:+.3f}".replace("-", "−"))
+    page.reload()
+    expect(page.get_by_text("KL of the next token")).to_be_visible()
+    expect(page.get_by_role("button", name="Measure")).to_have_count(0)
+    page.get_by_text("Token by token").click()
+    expect(page.locator(".examples .where", has_text="KL").first).to_be_visible()
+
+
+def test_a_feature_that_fires_together_is_one_click_away(page: Page, features: FeatureStore):
+    latent = next(latent for latent in range(len(features)) if features.partners(latent))
+    partner = features.partners(latent)[0]
+    page.goto(f"/feature?run=toy&feature={latent}")
+    row = page.locator("table.partners tr").nth(1)
+    expect(row).to_contain_text(f"{partner.count:,}")
+    expect(row).to_contain_text(number(partner.pmi))
+    row.locator("a").click()
+    heading(page, f"Feature {partner.latent} ")
+
+
+def test_the_file_opens_offline_and_shows_the_feature(page: Page, tmp_path: Path):
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="HTML").click()
+    path = tmp_path / "feature.html"
+    download.value.save_as(path)
+    other = page.context.browser.new_context(offline=True).new_page()
+    faults: list[str] = []
+    other.on("console", lambda message: faults.append(message.text))
+    other.goto(path.as_uri())
+    expect(other.locator("h2")).to_contain_text("Feature 7")
+    expect(other.locator("svg.histogram rect").first).to_be_visible()
+    colour = other.locator(".peak").first.evaluate("element => getComputedStyle(element).backgroundColor")
+    assert re.search(r"\d", colour) and colour != "rgba(0, 0, 0, 0)"
+    assert faults == []
+    other.context.close()
