@@ -20,7 +20,9 @@ class PlacedEdit(Protocol):
 
     Called without `first` it sees the sequence from its start, so that it is an `Edit` too."""
 
-    def __call__(self, x: Tensor, first: int = 0, /) -> Tensor: ...
+    def __call__(self, x: Tensor, first: int = 0, /) -> Tensor:
+        """What goes on instead of x, of the same shape."""
+        ...
 
 
 @dataclass(frozen=True)
