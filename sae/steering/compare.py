@@ -1,7 +1,7 @@
 """A prompt gone on with as the model is and steered, side by side, token by token."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from activations.generation import Sampling, generate
 from activations.models import LanguageModel
@@ -36,6 +36,12 @@ class Comparison(NamedTuple):
     baseline: Text
     """Written by the model as it is. Its measures are those of a steering that does nothing."""
     steered: Text
+
+    def to_json(self) -> dict[str, Any]:
+        """Both texts with all their numbers, as JSON holds it."""
+        texts = {name: getattr(self, name) for name in ("baseline", "steered")}
+        whole = {name: text._asdict() | {"measures": text.measures._asdict()} for name, text in texts.items()}
+        return {"seed": self.seed, **whole}
 
 
 def compare(
@@ -73,6 +79,6 @@ def compare(
                 measures(tokens, clean[place], steering, clean[base].log_probabilities, compared),
             )
         )
-    on_done(1.0, "done")
+    on_done(1.0, "")
     pairs = zip(seeds, found[: len(seeds)], found[len(seeds) :], strict=True)
     return [Comparison(*pair) for pair in pairs]

@@ -1,7 +1,8 @@
 """Steering: interventions on some latents, made into an edit of what passes the SAE's hook point."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +15,15 @@ from sae.errors import ConfigError
 from sae.steering.interventions import READS_CODE, Calibration, Intervention, change, targets
 
 Positions = Literal["all", "after prompt"] | tuple[int, ...]
+
+
+def positions_of(text: str) -> Positions:
+    """Positions as they are typed: `all`, `after prompt`, or numbers with commas between. Raises ConfigError."""
+    if text in ("all", "after prompt"):
+        return text
+    if not re.fullmatch(r"\d{1,9}(\s*,\s*\d{1,9})*", text, re.ASCII):
+        raise ConfigError(f"positions = {text[:80]!r} must be all, after prompt, or numbers such as 3,4,5")
+    return tuple(int(number) for number in text.split(","))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +92,17 @@ class Steering:
         """The same with every strength multiplied by `dose`."""
         scaled = tuple(replace(i, strength=dose * i.strength) for i in self.interventions)
         return replace(self, interventions=scaled)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but SAE and calibration, as JSON holds it."""
+        positions = list(self.positions) if isinstance(self.positions, tuple) else self.positions
+        return {
+            "hook": self.hook,
+            "interventions": [asdict(intervention) for intervention in self.interventions],
+            "positions": positions,
+            "first_token": self.first_token,
+            "keep_error": self.keep_error,
+        }
 
     def edits(self, n_prompt: int = 0) -> dict[str, PlacedEdit]:
         """What `LanguageModel.logits` and `generate` take, for sequences that begin with n_prompt tokens of prompt.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,13 +24,13 @@ CONTROLS = {"random": random_control, "shuffled": shuffled_control}
 class SweepConfig:
     """How far a sweep goes."""
 
-    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+    doses: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
     """Factors on the strengths of the interventions."""
     random: int = 3
     """Random directions that are tried beside the latent's."""
     shuffled: int = 3
     """Other latents' directions that are tried beside it."""
-    seed: int = 0
+    direction_seed: int = 0
     """Seed of the controls' directions; the texts have seeds of their own."""
 
     def __post_init__(self) -> None:
@@ -139,13 +139,8 @@ def dose_response(
                 written = model.tokenizer.decode(text, skip_special_tokens=True)
                 trials[tried.kind, tried.dose].append(Trial(number, seed, tried.control, written, numbers))
             done += 1
-    on_done(1.0, "done")
+    on_done(1.0, "")
     return DoseResponse([Point(kind, dose, found) for (kind, dose), found in trials.items()])
-
-
-def settings(cfg: SweepConfig, sampling: Sampling, seeds: Sequence[int]) -> dict[str, Any]:
-    """Everything a sweep depends on beside model, SAE, steering and prompts, as JSON holds it."""
-    return {"sweep": asdict(cfg), "sampling": asdict(sampling), "seeds": list(seeds)}
 
 
 class _Tried(NamedTuple):
@@ -168,7 +163,9 @@ def _batches(steering: Steering, cfg: SweepConfig, most: int) -> Iterator[list[_
         tried = [_Tried("latent", dose, 0, dosed)]
         for kind, count in _kinds(cfg).items():
             if kind != "latent":
-                tried += [_Tried(kind, dose, n, CONTROLS[kind](dosed, cfg.seed + n)) for n in range(count)]
+                tried += [
+                    _Tried(kind, dose, n, CONTROLS[kind](dosed, cfg.direction_seed + n)) for n in range(count)
+                ]
         for start in range(0, len(tried), most):
             yield tried[start : start + most]
 
