@@ -14,7 +14,6 @@ from rich.text import Text
 from activations import files
 from activations.generation import Sampling, prompt_ids
 from activations.models import LanguageModel
-from sae.cli.evaluate import load_model
 from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.features.store import FeatureStore
@@ -116,7 +115,7 @@ def main(args: list[str]) -> int:
     calibration = Calibration.of(FeatureStore(run.path / "features"))
     sae = run.sae().to(device())
     steering = Steering(sae, run.hook, interventions, calibration, positions, cfg.first_token, cfg.keep_error)
-    model = load_model(run)
+    model = run.language_model()
     prompts = [prompt_ids(model, text, cfg.chat) for text in cfg.prompt]
     about = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),
              "chat": cfg.chat, "sampling": asdict(cfg.sampling), "seeds": list(cfg.seeds)}  # fmt: skip
