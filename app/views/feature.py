@@ -17,6 +17,7 @@ row = store.row(index)
 about = f"{name} · {run.hook} · {store.about['tokens']:,} tokens read"
 with frame.header(f"Feature {index}", about, row["peak_tokens"]):
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
+    frame.page_button("views/steering.py", "Steer", ":material/tune:", {"run": name, "feature": str(index)})
 frame.metrics(feature_rows.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")

@@ -191,8 +191,8 @@ def show_sweep(found: DoseResponse, cfg: Steer) -> None:
     )
     for column in ("direction", "strength x", *LABELS.values()):
         table.add_column(column, justify="right" if column != "direction" else "left")
-    for kind in ("latent", "random", "shuffled"):
-        for point in found.curve(kind):
+    for kind, points in found.curves().items():
+        for point in points:
             cells = [f"{_number(point.mean(n))} ± {_number(point.spread(n))}" for n in Measures._fields]
             table.add_row(kind, f"{point.dose:+g}", *cells)
         table.add_section()

@@ -83,9 +83,12 @@ class DoseResponse(NamedTuple):
 
     points: list[Point]
 
-    def curve(self, kind: Kind) -> list[Point]:
-        """The points of one kind, by dose."""
-        return [point for point in self.points if point.kind == kind]
+    def curves(self) -> dict[Kind, list[Point]]:
+        """The points of every kind there is, by dose."""
+        found: dict[Kind, list[Point]] = {}
+        for point in self.points:
+            found.setdefault(point.kind, []).append(point)
+        return found
 
     def to_json(self) -> list[dict[str, Any]]:
         """Every point with the mean and spread of each measure and its texts, as JSON holds it."""

@@ -154,7 +154,7 @@ def test_a_sweep_s_latent_is_the_comparison_and_its_controls_are_the_controls(mo
     }
     for kind, control in (("latent", 0), ("random", 1), ("shuffled", 0)):
         one = compare(model, tried[kind], PROMPT, DRAWN, SEEDS)
-        trials = [t for t in swept.curve(kind)[2].trials if (t.prompt, t.control) == (0, control)]
+        trials = [t for t in swept.curves()[kind][2].trials if (t.prompt, t.control) == (0, control)]
         for trial, pair in zip(trials, one, strict=True):
             assert trial.text == pair.steered.text
             np.testing.assert_allclose(trial.measures, pair.steered.measures, rtol=1e-3, atol=1e-5)
@@ -164,7 +164,7 @@ def test_a_sweep_s_latent_is_the_comparison_and_its_controls_are_the_controls(mo
 def test_at_dose_zero_every_kind_is_the_unsteered_model(model, swept):
     texts = [generate(model, prompt, None, DRAWN, SEEDS) for prompt in (PROMPT, PROMPT[:3])]
     for kind in ("latent", "random", "shuffled"):
-        point = swept.curve(kind)[1]
+        point = swept.curves()[kind][1]
         for trial in point.trials:
             assert trial.text == model.tokenizer.decode(
                 texts[trial.prompt][trial.seed], skip_special_tokens=True
@@ -197,7 +197,7 @@ def test_a_sweep_gives_the_same_numbers_again_and_is_json(model, steering, swept
 def test_directions_that_do_not_fit_one_batch_are_tried_after_one_another(model, steering):
     many = SweepConfig(doses=(1.0,), random=ROWS + 1, shuffled=0)
     found = dose_response(model, steering, [PROMPT], Sampling(tokens=2), (0,), many)
-    assert [trial.control for trial in found.curve("random")[0].trials] == list(range(ROWS + 1))
+    assert [trial.control for trial in found.curves()["random"][0].trials] == list(range(ROWS + 1))
     assert [point.kind for point in found.points] == ["latent", "random"]
 
 
