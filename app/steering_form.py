@@ -15,17 +15,26 @@ from sae.show import render
 REACH = 3.0  # how far a slider goes, in units of strength
 MATCHES = 6  # features offered for a word
 UNITS = {"max": "× its maximum", "norm": "× activation norm"}
+ZERO_TO_TWO = {"min_value": 0.0, "max_value": 2.0, "step": 0.1}
+SWITCHES = {
+    "chat": ("Chat", "Lay the tokenizer's chat template around the prompt."),
+    "keep_error": (
+        "Keep the SAE's error",
+        "Without, the reconstruction takes the activations' place, and what it misses is lost.",
+    ),
+    "first_token": ("Steer the first token", "BOS, which SAEs are not trained on."),
+}
 PLACES = {"all": "all tokens", "after prompt": "after the prompt", "chosen": "chosen tokens"}
 
 
 def suggestions(run: str, store: Any, chosen: Settings) -> None:
     """Features to begin with, and strengths to begin at: one press each."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="suggestions"):
-        st.caption("Try")
+        st.caption("Try", width="content")
         for latent, word in steering.suggestions(store):
             label = f"{render.markdown(word.strip())} · {latent}"
             st.button(label, key=f"try {latent}", on_click=steering.only, args=[run, chosen, latent])
-        st.caption("at")
+        st.caption("at", width="content")
         for label, (mode, strength) in steering_rows.STRENGTHS.items():
             st.button(
                 label, key=f"at {label}", on_click=steering.at_strength, args=[run, chosen, mode, strength]
@@ -59,36 +68,39 @@ def text(run: str, chosen: Settings) -> None:
     """Prompt, how to go on with it, and where to steer."""
     change = _changer(run, chosen)
     _box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        _box(st.number_input, "New tokens", chosen.tokens, lambda v: change(tokens=v),
-             min_value=1, max_value=MOST_TOKENS, width=110)  # fmt: skip
-        _box(st.number_input, "Temperature", chosen.temperature, lambda v: change(temperature=float(v)),
-             min_value=0.0, max_value=2.0, step=0.1, width=120, help="0 takes the likeliest token each time.")  # fmt: skip
-        _box(st.number_input, "Seed", chosen.seed, lambda v: change(seed=v), min_value=0, max_value=10**9, width=110,
-             help="Both texts are drawn with the same noise.")  # fmt: skip
-        _box(
-            st.number_input,
-            "Texts",
-            chosen.texts,
-            lambda v: change(texts=v),
-            min_value=1,
-            max_value=MOST_TEXTS,
-            width=90,
-        )
+    columns = [column.number_input for column in st.columns(4)]
+    _box(
+        columns[0],
+        "New tokens",
+        chosen.tokens,
+        lambda v: change(tokens=v),
+        min_value=1,
+        max_value=MOST_TOKENS,
+    )
+    warm, cold = chosen.temperature, "0 takes the likeliest token each time."
+    _box(columns[1], "Temperature", warm, lambda v: change(temperature=float(v)), **ZERO_TO_TWO, help=cold)
+    noise = "Both texts are drawn with the same noise."
+    _box(
+        columns[2],
+        "Seed",
+        chosen.seed,
+        lambda v: change(seed=v),
+        min_value=0,
+        max_value=10**9 - 1,
+        help=noise,
+    )
+    _box(columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         _positions(run, chosen)
     with st.container(horizontal=True, gap="medium"):
-        _box(
-            st.toggle,
-            "Chat",
-            chosen.chat,
-            lambda v: change(chat=v),
-            help="Lay the tokenizer's chat template around the prompt.",
-        )
-        _box(st.toggle, "Keep the SAE's error", chosen.keep_error, lambda v: change(keep_error=v),
-             help="Without, the reconstruction takes the activations' place, and what it misses is lost.")  # fmt: skip
-        _box(st.toggle, "Steer the first token", chosen.first_token, lambda v: change(first_token=v),
-             help="BOS, which SAEs are not trained on.")  # fmt: skip
+        for field, (label, why) in SWITCHES.items():
+            _box(
+                st.toggle,
+                label,
+                getattr(chosen, field),
+                lambda v, field=field: change(**{field: v}),
+                help=why,
+            )
 
 
 def complaint() -> None:

@@ -143,7 +143,7 @@ def _word(peaks: Sequence[str]) -> str:
     """The word a feature peaks on, lower case; empty where its peak tokens do not agree on one of some length."""
     said = [peak.strip().lower() for peak in peaks]
     common = max(said, key=said.count, default="")
-    return common if said.count(common) >= AGREE and re.fullmatch(r"[^\W\d_]{4,}", common) else ""
+    return common if said.count(common) >= AGREE and re.fullmatch(r"[^\W\d_]{3,}", common) else ""
 
 
 def about(settings: Any, changed: bool, dosed: bool = False) -> str:

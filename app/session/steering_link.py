@@ -77,7 +77,7 @@ def read(query: Mapping[str, str], n_latents: int, default: int) -> Settings:
         _switch(query, "chat", usual.chat),
         int(_number(query, "tokens", usual.tokens, 1, MOST_TOKENS, WHOLE)),
         _number(query, "temperature", usual.temperature, 0, 2),
-        int(_number(query, "seed", usual.seed, 0, 10**9, WHOLE)),
+        int(_number(query, "seed", usual.seed, 0, 10**9 - 1, WHOLE)),
         int(_number(query, "texts", usual.texts, 1, MOST_TEXTS, WHOLE)),
         positions_of(query.get("positions", "all")),
         _switch(query, "first", usual.first_token),

@@ -41,7 +41,9 @@ with results:
         frame.section("As it is, and steered", steering_rows.about(found.settings, found.settings != chosen))
         for pair in found.pairs:
             scale = steering_rows.largest_change([pair.baseline, pair.steered])
-            st.html(render.legend(-scale, scale))
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.html(render.legend(-scale, scale), width="content")
+                st.caption("how much likelier steering makes a token, nats", width="content")
             left, right = st.columns(2, gap="medium")
             for column, title, one in ((left, "as it is", pair.baseline), (right, "steered", pair.steered)):
                 column.caption(f"{title}, seed {pair.seed}")
