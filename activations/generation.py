@@ -12,6 +12,7 @@ from activations.errors import GenerationError
 from activations.models import LanguageModel, attached
 from activations.tokens import PackingConfig, first_token
 
+HEAD = 1024  # likeliest tokens looked at first: nearly always enough for top_p, and ten times faster than sorting all
 MARK = "\ue000"  # stands for the user's text while a chat template is laid around it
 
 
@@ -154,12 +155,23 @@ def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> i
     logits = logits.float().cpu()
     if sampling.temperature == 0:
         return int(logits.argmax())
-    scaled = (logits / sampling.temperature).log_softmax(-1)
-    noise = -torch.empty_like(scaled).exponential_(generator=generator).log()
-    order = scaled.argsort(descending=True, stable=True)
-    before = scaled[order].exp().cumsum(0) - scaled[order].exp()
-    allowed = order[before < sampling.top_p][: sampling.top_k]
-    return int(allowed[(scaled + noise)[allowed].argmax()])
+    log_p = (logits / sampling.temperature).log_softmax(-1)
+    uniform = torch.rand(len(log_p), generator=generator)  # one for every token, whichever may be drawn
+    allowed = _likely(log_p, sampling)
+    gumbel = -(-uniform[allowed].log()).log()
+    return int(allowed[(log_p[allowed] + gumbel).argmax()])
+
+
+def _likely(log_p: Tensor, sampling: Sampling) -> Tensor:
+    """Ids of the tokens that may be drawn."""
+    most = min(sampling.top_k or len(log_p), len(log_p))
+    if sampling.top_p == 1:
+        return log_p.topk(most).indices if most < len(log_p) else torch.arange(most)
+    best = log_p.topk(min(HEAD, most))
+    if best.values.exp().sum() < sampling.top_p:
+        best = log_p.topk(most)
+    before = best.values.exp().cumsum(0) - best.values.exp()
+    return best.indices[before < sampling.top_p]
 
 
 def _until_end(tokens: list[int], ends: set[int]) -> list[int]:

@@ -122,14 +122,15 @@ def shown(name: str, value: float | None) -> str:
 
 
 def suggestions(table: pa.Table, norm: float, n: int) -> list[tuple[int, str]]:
-    """The n strongest features that are worth trying first, with the word each is known by.
+    """n features worth trying first, with the word each is known by.
 
     Such a feature is neither rare nor dense, not so strong that its maximum drowns the activations (whose norm is
-    given), and peaks on one word, each on another. Where there are too few, the strongest of all make up the number."""
+    given), and peaks on one whole word, each on another. Strong and frequent ones come first; where there are too
+    few, any that are strong and frequent make up the number."""
     names = ("density", "max", "min", "peak_tokens")
     rows = list(enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)))
     size = {latent: max(high or 0, -(low or 0)) for latent, (_, high, low, _) in rows}
-    rows.sort(key=lambda row: -size[row[0]])
+    rows.sort(key=lambda row: -size[row[0]] * row[1][0] ** 0.5)
     found: dict[str, int] = {}
     for latent, (density, _, _, peaks) in rows:
         word = _word(peaks)
@@ -140,10 +141,11 @@ def suggestions(table: pa.Table, norm: float, n: int) -> list[tuple[int, str]]:
 
 
 def _word(peaks: Sequence[str]) -> str:
-    """The word a feature peaks on, lower case; empty where its peak tokens do not agree on one of some length."""
-    said = [peak.strip().lower() for peak in peaks]
+    """The word a feature peaks on, lower case; empty where its peak tokens do not agree on a whole one of some length."""
+    said = [peak.lower() for peak in peaks]
     common = max(said, key=said.count, default="")
-    return common if said.count(common) >= AGREE and re.fullmatch(r"[^\W\d_]{3,}", common) else ""
+    whole = said.count(common) >= AGREE and re.fullmatch(r" [^\W\d_]{5,}", common)
+    return common.strip() if whole else ""
 
 
 def about(settings: Any, changed: bool, dosed: bool = False) -> str:

@@ -286,16 +286,17 @@ def test_the_feature_page_links_here(show, runs):
 def test_suggested_features_are_clean_and_the_strongest_of_those():
     import pyarrow as pa
 
-    word = [" God"] * 4 + [" deity"]
+    word = [" Deity"] * 4 + [" god"]
     rows = [
-        (0.001, 40.0, 0.0, word), (0.001, 50.0, 0.0, [" god"] * 5), (0.2, 45.0, 0.0, [" dense"] * 5),
+        (0.001, 40.0, 0.0, word), (0.001, 50.0, 0.0, [" deity"] * 5), (0.2, 45.0, 0.0, [" dense"] * 5),
         (0.001, 90.0, 0.0, [" drowns"] * 5), (0.001, 0.0, -30.0, [" negative"] * 5), (0.0, None, None, []),
-        (0.001, 20.0, 0.0, ["a", "b", "c", "d", "e"]), (0.00001, 30.0, 0.0, [" rare"] * 5),
+        (0.001, 20.0, 0.0, ["a", "b", "c", "d", "e"]), (0.00001, 30.0, 0.0, [" rarely"] * 5),
+        (0.004, 20.0, 0.0, [" often"] * 5), (0.001, 55.0, 0.0, ["ending"] * 5),
     ]  # fmt: skip
     columns = zip(*rows, strict=True)
     table = pa.table(dict(zip(("density", "max", "min", "peak_tokens"), map(list, columns), strict=True)))
-    assert steering_rows.suggestions(table, 150.0, 2) == [(1, "god"), (4, "negative")]
-    assert steering_rows.suggestions(table, 150.0, 3)[2] == (3, " drowns")
+    assert steering_rows.suggestions(table, 150.0, 3) == [(1, "deity"), (8, "often"), (4, "negative")]
+    assert steering_rows.suggestions(table, 150.0, 4)[3] == (2, " dense")
     assert len(steering_rows.suggestions(table.slice(5, 1), 150.0, 3)) == 1
 
 
