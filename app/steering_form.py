@@ -14,15 +14,16 @@ from sae.show import render
 
 REACH = 3.0  # how far a slider goes, in units of strength
 MATCHES = 6  # features offered for a word
-UNITS = {"max": "× its maximum", "norm": "× activation norm"}
+UNITS = {"max": "× max", "norm": "× norm"}
+UNIT_HELP = "max: its largest value on the corpus. norm: the root mean square norm of the activations."
 ZERO_TO_TWO = {"min_value": 0.0, "max_value": 2.0, "step": 0.1}
 SWITCHES = {
     "chat": ("Chat", "Lay the tokenizer's chat template around the prompt."),
     "keep_error": (
-        "Keep the SAE's error",
-        "Without, the reconstruction takes the activations' place, and what it misses is lost.",
+        "Keep error",
+        "Keep what the SAE does not reconstruct. Without, its reconstruction takes the activations' place.",
     ),
-    "first_token": ("Steer the first token", "BOS, which SAEs are not trained on."),
+    "first_token": ("Steer BOS", "Steer the first token too, which SAEs are not trained on."),
 }
 PLACES = {"all": "all tokens", "after prompt": "after the prompt", "chosen": "chosen tokens"}
 
@@ -47,7 +48,9 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
     for place, intervention in enumerate(chosen.interventions):
         with st.container(border=True, key=f"push-{place}"):
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.html(steering_rows.title(run, store.row(intervention.latent)))
+                st.html(
+                    steering_rows.title(run, intervention.latent, *steering.peaks(store, intervention.latent))
+                )
                 st.button(
                     "Remove",
                     icon=":material/close:",
@@ -59,8 +62,8 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
             _push(change, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)
-        _box(st.segmented_control, "Strength in", chosen.unit, lambda unit: change(interventions=_in_unit(chosen, unit)),
-             options=list(UNITS), format_func=UNITS.__getitem__, required=True)  # fmt: skip
+        _box(st.segmented_control, "Strength", chosen.unit, lambda unit: change(interventions=_in_unit(chosen, unit)),
+             options=list(UNITS), format_func=UNITS.__getitem__, required=True, help=UNIT_HELP)  # fmt: skip
     _matches(run, store, chosen)
 
 
@@ -143,7 +146,7 @@ def _finder(run: str, store: Any, chosen: Settings) -> None:
         placeholder="number, or a token it fires on",
         on_change=typed,
         disabled=len(chosen.interventions) >= MOST_FEATURES,
-        width=260,
+        width=220,
     )
 
 

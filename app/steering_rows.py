@@ -78,10 +78,15 @@ class Text(Protocol):
         ...
 
 
-def title(run: str, row: dict[str, Any]) -> str:
-    """A feature's number, a link to its page, with its peak tokens; `row` is a features folder's."""
-    link = f'<a href="{feature_link(run, row["latent"])}" target="_self">Feature {row["latent"]}</a>'
-    return f'<div class="sae">{link} {chips(row["peak_tokens"])}</div>'
+def title(run: str, latent: int, above: Sequence[str], below: Sequence[str]) -> str:
+    """A feature's number, a link to its page, with the tokens it peaks on above and below 0."""
+    link = f'<a href="{feature_link(run, latent)}" target="_self">Feature {latent}</a>'
+    sides = [(mark, tokens) for mark, tokens in (("+", above), ("−", below)) if tokens]
+    marks = [
+        f'<span class="dim">{mark if len(sides) > 1 or mark == "−" else ""}</span> {chips(tokens)}'
+        for mark, tokens in sides
+    ]
+    return f'<div class="sae">{link} {" ".join(marks)}</div>'
 
 
 def tokens(text: Text, vocabulary: Sequence[str]) -> list[tuple[str, float, str]]:

@@ -24,7 +24,7 @@ from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-SUGGESTED = 6
+SUGGESTED, PEAKS = 6, 5
 NORM_SHARE = 0.2  # of the activations' norm: what stands for one maximum in a sweep over shares of the norm
 
 
@@ -54,6 +54,12 @@ def settings(store: FeatureStore) -> Settings:
 def suggestions(store: FeatureStore) -> list[tuple[int, str]]:
     """Features worth trying first, with the word each is known by."""
     return _suggestions(store.path, stamp(store.path / INDEX))
+
+
+def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
+    """Tokens the feature peaks on above 0, and below: up to five, the strongest first."""
+    above, below = (store.strongest(latent, sign)[:PEAKS] for sign in (1, -1))
+    return [one.tokens[one.peak] for one in above], [one.tokens[one.peak] for one in below]
 
 
 def show(run: str, chosen: Settings) -> None:

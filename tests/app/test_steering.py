@@ -183,7 +183,7 @@ def test_what_is_changed_is_in_the_address_at_once(show):
     at.number_input(key="Seed").set_value(5).run()
     at.segmented_control(key="Steered").set_value("chosen").run()
     at.text_input(key="Tokens, counted from 0").set_value("2, 3").run()
-    at.toggle(key="Keep the SAE's error").set_value(False).run()
+    at.toggle(key="Keep error").set_value(False).run()
     assert dict(at.query_params) == {
         "run": "toy", "steer": "7:add:1", "prompt": "a & b", "seed": "5", "positions": "2,3", "error": "0",
     }  # fmt: skip
@@ -281,6 +281,16 @@ def test_the_feature_page_links_here(show, runs):
     links = {link.value: link.proto.query_string for link in at.main.get("page_link")}
     assert links["Steer"] == "run=toy&feature=7"
     assert show(run="toy", feature="7").slider[0].value == 1.0
+
+
+def test_a_feature_is_shown_with_what_it_peaks_on_above_and_below_zero(show, runs):
+    at = show(run="toy", steer="2:add:1")
+    row = FeatureStore(runs / "toy" / "features").row(2)
+    assert steering_rows.title("toy", 2, row["peak_tokens"], []) in source(at)
+    at = show(run=HOSTILE_RUN, steer="5:add:1")
+    below = FeatureStore(runs / HOSTILE_RUN / "features").strongest(5, -1)[:5]
+    assert render.chips(example.tokens[example.peak] for example in below) in source(at)
+    assert "−" in source(at)
 
 
 def test_suggested_features_are_clean_and_the_strongest_of_those():
