@@ -1,4 +1,5 @@
 from .errors import ActivationsError
+from .generation import Sampling, generate, prompt_ids
 from .harvest import HarvestConfig
 from .models import LanguageModel
 from .shuffle import ShuffledReader
@@ -11,7 +12,10 @@ __all__ = [
     "HarvestConfig",
     "LanguageModel",
     "PackingConfig",
+    "Sampling",
     "ShuffledReader",
     "Store",
     "TextConfig",
+    "generate",
+    "prompt_ids",
 ]

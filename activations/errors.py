@@ -27,3 +27,7 @@ class StoreError(ActivationsError):
 
 class HarvestError(ActivationsError):
     """A harvest cannot start or go on."""
+
+
+class GenerationError(ActivationsError):
+    """A text cannot be gone on with: no prompt, too long, or a setting out of range."""

@@ -5,7 +5,8 @@ import difflib
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -177,10 +178,16 @@ class LanguageModel:
 
     def _run(self, tokens: Tensor, edits: Mapping[str, Edit], logits: bool) -> Tensor:
         tokens = tokens.to(self.device, torch.long)
-        if all(self._plain_agrees(hook) for hook in edits):
-            placed = [(self._sites[hook], edit) for hook, edit in edits.items()]
-            return _run_plain(self.plain, tokens, placed, logits)
+        sites = self.plain_sites(list(edits))
+        if sites is not None:
+            return _run_plain(self.plain, tokens, list(zip(sites, edits.values(), strict=True)), logits)
         return _run_bridge(self.bridge, tokens, edits)
+
+    def plain_sites(self, hooks: Sequence[str]) -> list[Site] | None:
+        """Where hook points lie in the plain model; None unless it sees at each of them what the bridge sees."""
+        if all(self._plain_agrees(hook) for hook in hooks):
+            return [self._sites[hook] for hook in hooks]
+        return None
 
     def _plain_agrees(self, hook: str) -> bool:
         """Whether the plain model sees at `hook` what the bridge sees there, tried once on a short window."""
@@ -235,10 +242,17 @@ class LanguageModel:
 
 
 def _run_plain(model: Any, tokens: Tensor, edits: Sequence[tuple[Site, Edit]], logits: bool) -> Tensor:
-    handles = [_attach(model.get_submodule(site.module), site.side, edit) for site, edit in edits]
-    try:
+    with attached(model, edits):
         output = (model if logits else model.base_model)(tokens, use_cache=False)
         return output.logits if logits else output[0]
+
+
+@contextmanager
+def attached(model: Any, edits: Sequence[tuple[Site, Edit]]) -> Iterator[None]:
+    """Within the block, let a plain transformers model run with edits at some of its modules."""
+    handles = [_attach(model.get_submodule(site.module), site.side, edit) for site, edit in edits]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

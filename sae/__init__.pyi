@@ -21,6 +21,8 @@ from .config import RunConfig
 from .errors import SAEError
 from .features.store import FeatureStore
 from .runs import Run, load_sae
+from .steering.interventions import Calibration, Intervention
+from .steering.steering import Steering
 from .training.trainer import TrainConfig
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "AbsTopKConfig",
     "AdaptiveKConfig",
     "BatchTopKConfig",
+    "Calibration",
     "FeatureStore",
     "GBAConfig",
     "GatedConfig",
+    "Intervention",
     "JumpReLUConfig",
     "KronConfig",
     "MFRConfig",
@@ -40,6 +44,7 @@ __all__ = [
     "RunConfig",
     "SAEError",
     "SparseCode",
+    "Steering",
     "TopAFAConfig",
     "TopKConfig",
     "TrainConfig",

@@ -37,6 +37,11 @@ class SparseCode(NamedTuple):
         out = self.values.new_zeros(self.n_rows, self.n_latents)
         return out.index_put((self.rows(), self.indices), self.values)
 
+    def of(self, latent: int) -> Float[Tensor, "B"]:
+        """One latent's value on every row, 0 where it has no entry."""
+        here = self.indices == latent
+        return self.values.new_zeros(self.n_rows).index_put((self.rows()[here],), self.values[here])
+
     def l0(self) -> Int[Tensor, "B"]:
         """Non-zero entries of each row, of either sign."""
         running = torch.cat([self.offsets.new_zeros(1), (self.values != 0).cumsum(0)])

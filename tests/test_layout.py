@@ -39,6 +39,14 @@ ALLOWED = {
         "sae.show",
         "activations",
     ],
+    "sae/steering": [
+        "sae.steering",
+        "sae.features.store",
+        "sae.architectures",
+        "sae.code",
+        "sae.errors",
+        "activations",
+    ],
     "sae/show": ["sae.show"],
     "sae": ["sae", "activations"],
     "app/session": ["app", "sae", "activations"],
@@ -61,6 +69,7 @@ SEEN_AT_IMPORT = (
     "app/main.py",
     "app/frame.py",
     "app/controls.py",
+    "app/steering_form.py",
     "app/session/",
     "app/views/",
 )  # Streamlit runs these itself

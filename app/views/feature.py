@@ -23,6 +23,7 @@ with frame.header(
     page = partial(feature.html, store, index, name)
     controls.file_button("HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere")
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
+    frame.page_button("views/steering.py", "Steer", ":material/tune:", {"run": name, "feature": str(index)})
 controls.label(show.labelled(label, note))
 frame.metrics(show.numbers(row))
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "bidirectional": "the latents that fire with both signs, and what either sign fires on",
     "compare": "runs side by side; the latents of two runs matched one with another",
     "sweep": "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
+    "steer": "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
     "app": "browse runs and features in a web browser, on this machine",
 }
 
@@ -74,8 +75,10 @@ def _message(error: Exception) -> str | None:
 
 
 def _stopped(command: str, number: int) -> int:
-    how = "the same command with --resume" if command == "train" else "the same command"
-    print(f"sae {command}: stopped; {how} goes on from here", file=sys.stderr)
+    how = {"train": "the same command with --resume goes on from here", "steer": "nothing is kept of it"}
+    print(
+        f"sae {command}: stopped; {how.get(command, 'the same command goes on from here')}", file=sys.stderr
+    )
     return 128 + number
 
 

@@ -25,6 +25,7 @@ IMPORTS = (
     "sae.cli.evaluate",
     "sae.cli.features",
     "sae.cli.harvest",
+    "sae.cli.steer",
     "sae.cli.store",
     "sae.cli.sweep",
     "sae.cli.synthetic",

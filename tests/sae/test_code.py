@@ -34,6 +34,15 @@ def test_l0_and_fired_count_what_is_not_zero_of_either_sign(shape):
     assert torch.equal(code.fired(), (dense != 0).any(0))
 
 
+@settings(deadline=None)
+@given(shapes)
+def test_one_latent_s_values_are_its_column(shape):
+    dense = random_dense(shape)
+    code = from_dense(dense)
+    for latent in range(dense.shape[1]):
+        assert torch.equal(code.of(latent), dense[:, latent])
+
+
 def test_a_stored_zero_is_no_firing_and_can_be_dropped():
     code = SparseCode(torch.tensor([0.0, -2.0, 3.0]), torch.tensor([1, 0, 2]), torch.tensor([0, 2, 2, 3]), 4)
     assert code.l0().tolist() == [1, 0, 1]

@@ -1,0 +1,181 @@
+"""Pure: what steering found -> the texts, numbers and suggestions of the Steering page."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sae.show.render import chips, feature_link, number, percent
+
+RAREST, MOST = 1e-4, 0.02  # densities between which a feature is suggested
+LOUDEST = 0.4  # a suggested feature's maximum, as a share of the activations' norm
+AGREE = 4  # of its five peak tokens, how many are one word
+MODES = {
+    "add": "add",
+    "set": "set to",
+    "clamp": "limit to",
+    "scale": "multiply by",
+    "ablate": "ablate",
+    "project": "project out",
+}
+STRENGTHS = {
+    "gentle": ("add", 0.5),
+    "clear": ("add", 1.0),
+    "strong": ("add", 1.5),
+    "reversed": ("add", -1.0),
+    "off": ("ablate", 1.0),
+}
+MEASURES = {
+    "concept": (
+        "concept",
+        "Mean value of the steered features where the unsteered model reads the text, as a share of their largest on "
+        "the corpus. The push itself is not seen.",
+    ),
+    "fires": ("fires on", "Share of the text's tokens on which the features fire, in the same reading."),
+    "peak": ("strongest", "Their value largest in size there, as a share of their largest on the corpus."),
+    "peak_gain": (
+        "gain of its tokens",
+        "How much steering raises the log-probability of the tokens the features peak on, along the unsteered text; nats.",
+    ),
+    "kl": (
+        "KL",
+        "KL(unsteered to steered) of next-token predictions along the unsteered text; nats a token.",
+    ),
+    "perplexity": ("perplexity", "Of the text under the unsteered model: what it costs in fluency."),
+    "repetition": ("repeated", "Share of its runs of three tokens that stood in the text before."),
+    "distinct": ("distinct", "Different tokens as a share of all."),
+}
+SHARES = ("concept", "fires", "peak", "repetition", "distinct")
+
+
+class Text(Protocol):
+    """A continuation (`sae.steering.compare.Text` is one)."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Ids."""
+        ...
+
+    @property
+    def log_probability(self) -> Sequence[float]:
+        """Of each token, unsteered."""
+        ...
+
+    @property
+    def steered_log_probability(self) -> Sequence[float]:
+        """Of each token, steered."""
+        ...
+
+    @property
+    def kl(self) -> Sequence[float]:
+        """Of each token's prediction."""
+        ...
+
+    @property
+    def change(self) -> Sequence[float]:
+        """Steered minus unsteered."""
+        ...
+
+
+def title(run: str, latent: int, above: Sequence[str], below: Sequence[str]) -> str:
+    """A feature's number, a link to its page, with the tokens it peaks on above and below 0."""
+    link = f'<a href="{feature_link(run, latent)}" target="_self">Feature {latent}</a>'
+    sides = [(mark, tokens) for mark, tokens in (("+", above), ("−", below)) if tokens]
+    marks = [
+        f'<span class="dim">{mark if len(sides) > 1 or mark == "−" else ""}</span> {chips(tokens)}'
+        for mark, tokens in sides
+    ]
+    return f'<div class="sae">{link} {" ".join(marks)}</div>'
+
+
+def tokens(text: Text, vocabulary: Sequence[str]) -> list[tuple[str, float, str]]:
+    """Each token as (text, change of its log-probability, all its values to hover over)."""
+    rows = zip(
+        text.tokens, text.change, text.log_probability, text.steered_log_probability, text.kl, strict=True
+    )
+    return [
+        (
+            vocabulary[token],
+            change,
+            f"log p {number(before)} → {number(after)} ({'+' if change >= 0 else ''}{number(change)}), KL {number(kl)}",
+        )
+        for token, change, before, after, kl in rows
+    ]
+
+
+def largest_change(texts: Sequence[Text]) -> float:
+    """What the colours of both texts are relative to: the largest change of any token, at least one nat."""
+    return max([1.0, *(abs(change) for text in texts for change in text.change)])
+
+
+def measures(baseline: Any, steered: Any) -> list[tuple[str, str, str, str]]:
+    """Every measure as (name, explanation, as it is, steered)."""
+    return [
+        (label, why, shown(name, getattr(baseline, name)), shown(name, getattr(steered, name)))
+        for name, (label, why) in MEASURES.items()
+    ]
+
+
+def shown(name: str, value: float | None) -> str:
+    """A measure's value: shares as per cent."""
+    if value is None:
+        return "–"
+    if name in SHARES:
+        return f"−{percent(-value)}" if value < 0 else percent(value)
+    return number(value)
+
+
+def suggestions(table: pa.Table, norm: float, n: int) -> list[tuple[int, str]]:
+    """n features worth trying first, with the word each is known by.
+
+    Such a feature is neither rare nor dense, not so strong that its maximum drowns the activations (whose norm is
+    given), and peaks on one whole word, each on another. Strong and frequent ones come first; where there are too
+    few, any that are strong and frequent make up the number."""
+    names = ("density", "max", "min", "peak_tokens")
+    rows = list(enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)))
+    size = {latent: max(high or 0, -(low or 0)) for latent, (_, high, low, _) in rows}
+    rows.sort(key=lambda row: -size[row[0]] * row[1][0] ** 0.5)
+    found: dict[str, int] = {}
+    for latent, (density, _, _, peaks) in rows:
+        word = _word(peaks)
+        if len(found) < n and word and RAREST <= density <= MOST and size[latent] <= LOUDEST * norm:
+            found.setdefault(word, latent)
+    rest = [(latent, next(iter(peaks), "")) for latent, (*_, peaks) in rows if latent not in found.values()]
+    return [*((latent, word) for word, latent in found.items()), *rest][:n]
+
+
+def _word(peaks: Sequence[str]) -> str:
+    """The word a feature peaks on, lower case; empty where its peak tokens do not agree on a whole one of some length."""
+    said = [peak.lower() for peak in peaks]
+    common = max(said, key=said.count, default="")
+    whole = said.count(common) >= AGREE and re.fullmatch(r" [^\W\d_]{5,}", common)
+    return common.strip() if whole else ""
+
+
+def about(settings: Any, changed: bool, dosed: bool = False) -> str:
+    """What was done, in a line, and whether the page is set to something else now."""
+    pushes = [
+        f"feature {i.latent}: {MODES[i.mode]}" + ("" if dosed else f" {number(i.strength)}")
+        for i in settings.interventions
+    ]
+    unit = "shares of the activations' norm" if settings.unit == "norm" else "multiples of the maximum"
+    tail = "; the settings have changed since" if changed else ""
+    return f"{', '.join(pushes)} ({unit}){tail}"
+
+
+def axis(settings: Any) -> str:
+    """What strengths of a sweep are measured in."""
+    named = "strongest feature's " if len(settings.interventions) > 1 else ""
+    return (
+        f"{named}strength, shares of the activations' norm"
+        if settings.unit == "norm"
+        else f"{named}strength, multiples of its maximum"
+    )
+
+
+def examples(found: Any) -> list[tuple[str, str]]:
+    """The first text of every dose along the features' own directions, as (strength, text)."""
+    return [
+        (f"{point.dose:+g}".replace("-", "−"), point.trials[0].text) for point in found.curves()["latent"]
+    ]

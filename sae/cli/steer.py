@@ -1,0 +1,208 @@
+"""`sae steer RUN`: what the model writes with latents turned up, down or off, beside what it writes as it is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from activations import files
+from activations.generation import Sampling, prompt_ids
+from activations.models import LanguageModel
+from sae.cli.progress import progress
+from sae.errors import ConfigError
+from sae.features.store import FeatureStore
+from sae.runs import Run, device
+from sae.steering.compare import Comparison, compare
+from sae.steering.interventions import Calibration, Intervention, Mode, Unit
+from sae.steering.measure import Measures
+from sae.steering.steering import Steering, positions_of
+from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
+
+FORMAT = 1
+LABELS = {
+    "concept": "concept in the text",
+    "fires": "tokens it fires on",
+    "peak": "its strongest there",
+    "peak_gain": "gain of its peak tokens",
+    "kl": "KL",
+    "perplexity": "perplexity",
+    "repetition": "repeated 3-grams",
+    "distinct": "distinct tokens",
+}
+NOTE = (
+    "concept: mean value of the latent where the unsteered model reads the text, as a share of its maximum on the corpus; "
+    "KL(unsteered || steered) and gain (nats): along the unsteered text; perplexity: of the text under the unsteered model"
+)
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Turn latents of a run up, down or off while the model writes; print the text beside the one without.
+
+    Example: sae steer runs/demo --feature 17 --strength 2 --prompt "I think that". Several: --feature 17 20
+    --strength 2 -1 --mode add ablate. With --sweep: the dose-response table, beside random directions and other
+    latents' directions that push as hard. The run needs features: strengths are multiples of what they found."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    feature: tuple[int, ...]
+    """Latents that are steered, by number."""
+    strength: tuple[float, ...] = (1.0,)
+    """Strength for each, or one for all: in multiples of the latent's own maximum, below 0 of its minimum."""
+    mode: tuple[Mode, ...] = ("add",)
+    """What is done to each, or to all: add, set, clamp, scale, ablate, project (FORMAT.md, Steering)."""
+    unit: Unit = "max"
+    """norm: strengths are shares of the activations' root mean square norm instead."""
+    prompt: tuple[str, ...] = ("I think that",)
+    """What the model goes on with; several for several texts."""
+    chat: bool = False
+    """Lay the tokenizer's chat template around the prompt, for models that answer."""
+    positions: str = "all"
+    """Tokens steered: all, "after prompt" (from the prompt's last on), or numbers such as 3,4,5."""
+    first_token: bool = False
+    """Steer the first token (BOS) too."""
+    keep_error: bool = True
+    """Keep what the SAE does not reconstruct; without, its reconstruction takes the activations' place."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
+    seed: int = 0
+    """Seed of the first text of each prompt; both texts of a pair are drawn with the same noise."""
+    texts: int = 1
+    """Texts for each prompt."""
+    sweep: bool = False
+    """Try a grid of strengths, and controls beside them."""
+    sweeping: SweepConfig = field(default_factory=SweepConfig)
+    json: Path | None = None
+    """Also write everything into this file."""
+
+    def __post_init__(self) -> None:
+        if self.texts < 1:
+            raise ConfigError(f"texts = {self.texts} must be at least 1")
+        if not self.prompt:
+            raise ConfigError("no prompt is given: needed is one or more")
+        for name in ("strength", "mode"):
+            if len(getattr(self, name)) not in (1, len(self.feature)):
+                raise ConfigError(
+                    f"{name} is given {len(getattr(self, name))} times for {len(self.feature)} features: "
+                    f"give one for all or one for each"
+                )
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """One for each feature."""
+        n = len(self.feature)
+        strengths = self.strength * (n if len(self.strength) == 1 else 1)
+        modes = self.mode * (n if len(self.mode) == 1 else 1)
+        rows = zip(self.feature, modes, strengths, strict=True)
+        return tuple(Intervention(latent, mode, strength, self.unit) for latent, mode, strength in rows)
+
+    @property
+    def seeds(self) -> range:
+        """Of the texts of each prompt."""
+        return range(self.seed, self.seed + self.texts)
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    cfg = tyro.cli(Steer, prog="sae steer", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    run = Run(cfg.run)
+    interventions, positions = cfg.interventions, positions_of(cfg.positions)
+    calibration = Calibration.of(FeatureStore(run.path / "features"))
+    sae = run.sae().to(device())
+    steering = Steering(sae, run.hook, interventions, calibration, positions, cfg.first_token, cfg.keep_error)
+    model = run.language_model()
+    prompts = [prompt_ids(model, text, cfg.chat) for text in cfg.prompt]
+    about = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),
+             "chat": cfg.chat, "sampling": asdict(cfg.sampling), "seeds": list(cfg.seeds)}  # fmt: skip
+    if cfg.sweep:
+        swept = _sweep(model, steering, prompts, cfg)
+        found = {"sweep": asdict(cfg.sweeping), "points": swept.to_json()}
+    else:
+        found = {"comparisons": _compare(model, steering, prompts, cfg)}
+    if cfg.json:
+        files.write_json(cfg.json, {"format": FORMAT, **about, **found})
+        print(f"{cfg.json}: written")
+    return 0
+
+
+def _compare(
+    model: LanguageModel, steering: Steering, prompts: list[list[int]], cfg: Steer
+) -> list[list[dict[str, Any]]]:
+    found = []
+    for text, ids in zip(cfg.prompt, prompts, strict=True):
+        with _told(2 * cfg.sampling.tokens) as on_done:
+            pairs = compare(model, steering, ids, cfg.sampling, cfg.seeds, on_done)
+        show(text, pairs, cfg)
+        found.append([pair.to_json() for pair in pairs])
+    return found
+
+
+def _sweep(model: LanguageModel, steering: Steering, prompts: list[list[int]], cfg: Steer) -> DoseResponse:
+    texts = len(prompts) * (1 + len(cfg.sweeping.doses))
+    with _told(texts * cfg.sampling.tokens) as on_done:
+        found = dose_response(model, steering, prompts, cfg.sampling, cfg.seeds, cfg.sweeping, on_done)
+    show_sweep(found, cfg)
+    return found
+
+
+@contextmanager
+def _told(total: int) -> Iterator[Callable[[float, str], None]]:
+    """Progress of a job that says which share of it is done, shown as so many tokens."""
+    done = 0
+    with progress("steer", total, "tokens") as advance:
+
+        def on_done(share: float, note: str) -> None:
+            nonlocal done
+            now = max(done, int(share * total))
+            advance(now - done, note=note)
+            done = now
+
+        yield on_done
+
+
+def show(prompt: str, pairs: list[Comparison], cfg: Steer) -> None:
+    """Print both texts of every seed side by side, then their numbers."""
+    console = Console()
+    texts = Table(title=Text(f"{_what(cfg)} after {prompt!r}"), show_lines=True)
+    for column in ("seed", "as it is", "steered"):
+        texts.add_column(column)
+    for pair in pairs:
+        texts.add_row(str(pair.seed), Text(pair.baseline.text), Text(pair.steered.text))
+    console.print(texts)
+    numbers = Table(caption=NOTE)
+    for column in ("seed", "", *LABELS.values()):
+        numbers.add_column(column, justify="right")
+    for pair in pairs:
+        numbers.add_row(str(pair.seed), "as it is", *map(_number, pair.baseline.measures))
+        numbers.add_row("", "steered", *map(_number, pair.steered.measures))
+    console.print(numbers)
+
+
+def show_sweep(found: DoseResponse, cfg: Steer) -> None:
+    """Print mean ± spread of every measure, for every dose and kind of direction."""
+    table = Table(
+        title=Text(f"dose and response: {_what(cfg)}"),
+        caption=f"mean ± standard deviation over texts; {NOTE}",
+    )
+    for column in ("direction", "strength x", *LABELS.values()):
+        table.add_column(column, justify="right" if column != "direction" else "left")
+    for kind, points in found.curves().items():
+        for point in points:
+            cells = [f"{_number(point.mean(n))} ± {_number(point.spread(n))}" for n in Measures._fields]
+            table.add_row(kind, f"{point.dose:+g}", *cells)
+        table.add_section()
+    Console().print(table)
+
+
+def _what(cfg: Steer) -> str:
+    parts = [f"feature {i.latent}: {i.mode} {i.strength:g}" for i in cfg.interventions]
+    return f"{', '.join(parts)} ({cfg.unit})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

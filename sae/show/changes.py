@@ -1,0 +1,45 @@
+"""Pure: a text whose tokens a change made likelier or less likely -> HTML, and numbers before and after."""
+
+from collections.abc import Iterable, Sequence
+
+from sae.show.render import escaped, shade
+
+
+def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str]], scale: float) -> str:
+    """A prompt, dim, and its continuation as (text, change, what hovering tells): warm where the change is above 0,
+    cool below; lines break where the text's do."""
+    before = "".join(_broken(text, escaped(text)) for text in prompt)
+    after = "".join(_token(text, change, tip, scale) for text, change, tip in tokens)
+    return f'<div class="sae"><p class="strip" dir="auto"><span class="dim">{before}</span>{after}</p></div>'
+
+
+def _token(text: str, change: float, tip: str, scale: float) -> str:
+    word = text.lstrip(" ") or text
+    space = text[: len(text) - len(word)]
+    side = "" if not change else " up" if change > 0 else " down"
+    colour = f' style="--a:{shade(change, scale):.3f}"' if change else ""
+    return f'{space}{_broken(text, f"""<span class="t{side}"{colour} data-tip="{escaped(tip)}">{escaped(word)}</span>""")}'
+
+
+def _broken(text: str, shown: str) -> str:
+    return f"{shown}<br>" if text.endswith("\n") else shown
+
+
+def before_and_after(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """Measures as (label, explanation, before, after)."""
+    lines = [
+        f'<tr><td title="{escaped(why)}">{escaped(label)}</td><td class="n dim">{escaped(before)}</td>'
+        f'<td class="n">{escaped(after)}</td></tr>'
+        for label, why, before, after in rows
+    ]
+    head = '<tr><th>measure</th><th class="n">as it is</th><th class="n">steered</th></tr>'
+    return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
+
+
+def texts(rows: Iterable[tuple[str, str]]) -> str:
+    """Texts, each with what made it, one below the other."""
+    lines = (
+        f'<tr><td class="n">{escaped(label)}</td><td><span class="strip">{escaped(text)}</span></td></tr>'
+        for label, text in rows
+    )
+    return f'<table class="sae estimates"><tr><th class="n">strength</th><th>text</th></tr>{"".join(lines)}</table>'

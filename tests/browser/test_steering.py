@@ -1,0 +1,120 @@
+"""The Steering page in a real browser: from a feature to both texts, a dose-response and a link, with real clicks."""
+
+import re
+import time
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from sae.features.store import FeatureStore
+from tests.app.worlds import HOSTILE_RUN
+from tests.browser.test_pages import FIRST_PAINT, heading
+
+
+def steer(page: Page) -> None:
+    """Press Steer and wait for both texts."""
+    page.get_by_role("button", name="Steer", exact=True).click()
+    expect(page.get_by_role("heading", name="As it is, and steered")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+
+
+def test_from_a_feature_to_its_steered_text_and_on_to_the_dose_response(page: Page):
+    page.goto("/feature?run=toy&feature=7")
+    page.get_by_role("link", name="Steer", exact=True).click()
+    heading(page, "Steering")
+    expect(page.get_by_role("link", name="Feature 7", exact=True)).to_be_visible()
+    page.get_by_label("Prompt").fill("the cat")
+    page.get_by_label("New tokens").fill("12")
+    page.get_by_label("New tokens").press("Enter")
+    expect(page).to_have_url(re.compile("tokens=12"))
+    steer(page)
+    expect(page.locator("p.strip")).to_have_count(2)
+    expect(page.locator("p.strip .t[data-tip]").first).to_be_visible()
+    expect(page.locator("table.estimates")).to_contain_text("perplexity")
+    page.get_by_role("button", name="Dose-response").click()
+    expect(page.locator(".js-plotly-plot")).to_be_visible()
+    expect(page.locator(".js-plotly-plot .legend")).to_contain_text("random directions")
+    expect(page.locator("p.strip")).to_have_count(2)
+
+
+def test_a_link_reproduces_the_page_in_another_tab(page: Page):
+    page.goto("/steering?run=toy&steer=2:add:1")
+    heading(page, "Steering")
+    page.get_by_role("button", name="strong", exact=True).click()
+    expect(page).to_have_url(re.compile(r"steer=2%3Aadd%3A1\.5|steer=2:add:1\.5"))
+    page.get_by_label("Add a feature").fill("5")
+    page.get_by_label("Add a feature").press("Enter")
+    expect(page.get_by_role("link", name="Feature 5", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Link").click()
+    link = page.get_by_test_id("stCode").first.inner_text()
+    assert link.startswith("http")
+    steer(page)
+    first = page.locator("p.strip").all_inner_texts()
+    page.goto(link.strip())
+    heading(page, "Steering")
+    expect(page.get_by_role("link", name="Feature 5", exact=True)).to_be_visible()
+    steer(page)
+    assert page.locator("p.strip").all_inner_texts() == first
+
+
+def test_going_back_undoes_a_change(page: Page):
+    page.goto("/steering?run=toy&steer=2:add:1")
+    heading(page, "Steering")
+    page.get_by_role("button", name="off", exact=True).click()
+    expect(page).to_have_url(re.compile("ablate"))
+    page.go_back()
+    expect(page.get_by_role("combobox", name="Mode")).to_have_value("add")
+
+
+def test_hovering_a_token_tells_both_log_probabilities(page: Page):
+    page.goto("/steering?run=toy&steer=2:add:1.5&tokens=10")
+    heading(page, "Steering")
+    steer(page)
+    token = page.locator("p.strip .t[data-tip]").last
+    token.hover()
+    shown = token.evaluate("element => getComputedStyle(element, '::after').content")
+    assert re.match(r'"log p .+ → .+ \(.+\), KL', shown)
+
+
+def test_no_text_of_a_run_or_a_prompt_is_ever_markup(page: Page, runs: Path):
+    query = {"run": HOSTILE_RUN, "steer": "2:add:1", "prompt": "tale <img src=x onerror='window.hacked = 1'>"}
+    page.goto(f"/steering?{urlencode(query, quote_via=quote)}")
+    heading(page, "Steering")
+    steer(page)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("window.hacked") is None
+    for element in ("b", "i", "strong", "img", "script", "code", ".katex"):
+        assert page.locator(f"p.strip {element}, .chip {element}, header {element}").count() == 0, element
+    assert FeatureStore(runs / HOSTILE_RUN / "features").vocabulary
+
+
+def test_a_bad_link_is_said_in_one_line(page: Page):
+    page.goto(f"/steering?{urlencode({'run': 'toy', 'steer': '**x**:add:<b>'})}")
+    expect(page.get_by_role("alert")).to_contain_text("steer = '**x**:add:<b>' is no feature:mode:strength")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_changed_tokens_can_be_read_in_both_schemes(page: Page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.goto("/steering?run=toy&steer=2:add:1.5&tokens=8")
+    heading(page, "Steering")
+    steer(page)
+    text, ground = (
+        page.locator(where).first.evaluate(f"element => getComputedStyle(element).{what}")
+        for where, what in (("p.strip .t", "color"), (".stApp", "backgroundColor"))
+    )
+    lightness = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in (text, ground)]
+    assert abs(lightness[0] - lightness[1]) > 150
+
+
+def test_the_first_paint_takes_less_than_two_seconds(page: Page):
+    asked: list[float] = []
+    page.on("websocket", lambda _: asked.append(time.perf_counter()))
+    took = []
+    for _ in range(3):  # the best, as the machine may be busy
+        page.goto("/steering?run=toy")
+        page.locator("h1").wait_for()
+        took.append(time.perf_counter() - asked[-1])
+    assert min(took) < FIRST_PAINT
