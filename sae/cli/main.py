@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "how well a run's SAE rebuilds held-out activations and the model's predictions",
     "synthetic": "trains an architecture on planted features and counts those it finds: sae synthetic topk",
     "features": "what every latent of a run's SAE fires on",
+    "dead": "which latents are dead, rare or dense, and why: causes, and what a change would do",
     "bidirectional": "the latents that fire with both signs, and what either sign fires on",
     "compare": "runs side by side; the latents of two runs matched one with another",
     "sweep": "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
