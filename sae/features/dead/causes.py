@@ -12,10 +12,10 @@ from torch import Tensor
 # Causes, in the order in which they are tried: the first whose rule applies is the main one.
 CAUSES = {
     "encoder collapsed": "its encoder is far shorter than those of living latents, so its drive is tiny",
-    "bias too low": "its bias is lower than nearly all living ones', and with their median it would fire",
+    "turned to special positions": "its encoder points at what stands at special positions, and it fires there",
+    "bias too low": "its bias is lower than nearly all living ones', and that is what keeps it from firing, or negative",
     "threshold too high": "its threshold is higher than nearly all living ones', and with their median it would fire",
-    "turned to special positions": "its encoder points at what stands at special positions, and fires there if at all",
-    "turned away from the mean": "the mean activation pushes it down, and without that share it would fire",
+    "turned away from the mean": "the mean activation pushes it down, and that is what keeps it from firing, or negative",
     "duplicate": "a living latent reads and writes the same direction, and is chosen in its stead",
     "outcompeted": "it is positive on some rows, but others are always stronger",
     "below its threshold": "it is positive on some rows, but never above its threshold",
@@ -71,8 +71,8 @@ def cause_of(row: dict[str, Any], living: Living, rules: Rules = RULES) -> tuple
         "encoder collapsed": row["encoder_norm"] < rules.collapsed * living.encoder_norm,
         "bias too low": _bias_too_low(row, living),
         "threshold too high": _threshold_too_high(row, living),
-        "turned to special positions": (row["special_cosine"] or 0.0) >= rules.special
-        and row["special_cosine"] > abs(row["mean_cosine"]),
+        "turned to special positions": row["fired_special"] > 0
+        and (row["special_cosine"] or 0.0) >= rules.special,
         "turned away from the mean": _turned_away(row, living),
         "duplicate": (row["near_decoder_cosine"] or 0.0) >= rules.duplicate
         and row["near_decoder_encoder_cosine"] >= rules.duplicate_encoder,
@@ -86,7 +86,7 @@ def cause_of(row: dict[str, Any], living: Living, rules: Rules = RULES) -> tuple
 def _bias_too_low(row: dict[str, Any], living: Living) -> bool:
     if row["bias"] is None or living.bias is None or living.lowest_bias is None:
         return False
-    return row["bias"] < living.lowest_bias and row["margin"] + living.bias - row["bias"] > 0
+    return row["bias"] < living.lowest_bias and _enough(row, living.bias - row["bias"])
 
 
 def _threshold_too_high(row: dict[str, Any], living: Living) -> bool:
@@ -98,7 +98,12 @@ def _threshold_too_high(row: dict[str, Any], living: Living) -> bool:
 
 def _turned_away(row: dict[str, Any], living: Living) -> bool:
     share = row["mean_projection"]
-    return share is not None and share < min(living.lowest_projection, 0) and row["margin"] - share > 0
+    return share is not None and share < min(living.lowest_projection, 0) and _enough(row, -share)
+
+
+def _enough(row: dict[str, Any], more: float) -> bool:
+    """Whether so much more drive would make it fire, or one that is negative on every row positive on some."""
+    return row["margin"] + more > 0 or (row["positive_share"] == 0 and row["best_drive"] + more > 0)
 
 
 def fires_on(counts: dict[str, int], rows: dict[str, int], rules: Rules = RULES) -> str:
