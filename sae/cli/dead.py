@@ -4,27 +4,22 @@ import csv
 import io
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from activations.models import LanguageModel
-from sae.cli.evaluate import load_model
 from sae.cli.progress import progress
-from sae.features import store as features_store
 from sae.features.dead.causes import CAUSES, FIRES_ON, TRAINING
-from sae.features.dead.diagnose import Trained, diagnose, steps
+from sae.features.dead.of_run import diagnose_run, work
 from sae.features.dead.report import DeadReport
 from sae.features.dead.rows import DeadConfig
-from sae.features.store import FeatureStore, token_texts
-from sae.runs import Run, device
-
-FOLDER = "dead"
+from sae.runs import Run
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Dead:
     """Find out which latents never fire and why, what would make them fire, and what the dense ones are.
 
     Writes dead/ into the run's folder and shows a summary. Example: sae dead runs/demo --rows 100000. What is
-    finished is not done again. What each cause means: docs/dead.md."""
+    finished is not done again."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must be finished."""
@@ -45,7 +40,8 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Dead, prog="sae dead", args=args, config=(tyro.conf.OmitArgPrefixes,))
     run = Run(command.run)
-    model = load_model(run) if command.config.off_tokens else None
+    _ = run.digest  # refuses a run that is not finished, before a model is loaded for it
+    model = run.language_model() if command.config.off_tokens else None
     found = dead(run, model, command.config)
     if command.csv:
         sys.stdout.write(as_csv(found))
@@ -56,55 +52,8 @@ def main(args: list[str]) -> int:
 
 def dead(run: Run, model: LanguageModel | None, cfg: DeadConfig) -> DeadReport:
     """Fill the run's dead folder, or return it as it is."""
-    digest = run.digest
-    with progress("dead", steps(run.store, run.hook, cfg, model is not None), "rows") as advance:
-        return compute(run, digest, model, cfg, advance)
-
-
-def compute(
-    run: Run,
-    digest: str,
-    model: LanguageModel | None,
-    cfg: DeadConfig,
-    on_rows: Callable[[int], None] = lambda n: None,
-) -> DeadReport:
-    """`diagnose` of a run, with all that its folder knows."""
-    features = _features(run, digest)
-    return diagnose(
-        run.sae().to(device()),
-        run.store,
-        run.hook,
-        cfg,
-        run.path / FOLDER,
-        digest,
-        _trained(run, features),
-        model,
-        _vocabulary(model, features),
-        on_rows,
-    )
-
-
-def _features(run: Run, digest: str) -> FeatureStore | None:
-    """The run's features, if they are of this SAE."""
-    if not (run.path / "features" / features_store.INDEX).exists():
-        return None
-    found = FeatureStore(run.path / "features")
-    return found if found.about.get("sae_sha256") == digest else None
-
-
-def _trained(run: Run, features: FeatureStore | None) -> Trained:
-    cfg = run.config.train
-    assert cfg.steps is not None
-    assert cfg.dead_after_tokens is not None
-    fired = None if features is None else torch.tensor(features.table["fired"].to_pylist())
-    rows = 0 if features is None else features.about["tokens"]
-    return Trained(cfg.dead_after_tokens, cfg.steps * cfg.batch, run.history, fired, rows)
-
-
-def _vocabulary(model: LanguageModel | None, features: FeatureStore | None) -> list[str] | None:
-    if features is not None:
-        return features.vocabulary
-    return None if model is None else token_texts(model.tokenizer)
+    with progress("dead", work(run, cfg), "rows") as advance:
+        return diagnose_run(run, cfg, None if model is None else lambda: nullcontext(model), advance)
 
 
 def as_csv(found: DeadReport) -> str:

@@ -10,7 +10,7 @@ import sys
 from sae.cli.signals import Stopped, raise_stopped
 
 COMMANDS = {
-    "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features",
+    "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features, dead",
     "harvest": "text -> a store of activations",
     "store": "what a store holds (show), and whether its bytes are right (verify)",
     "train": "a store -> a sparse autoencoder: sae train topk --store S --out R",

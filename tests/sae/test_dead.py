@@ -201,7 +201,7 @@ def test_lower_thresholds_wake_as_many_as_the_what_if_says(cfg):
     for share, expected in zip(what_if["share"], what_if["fire"], strict=True):
         changed = copy.deepcopy(sae)
         if isinstance(changed, JumpReLU):
-            changed.log_threshold += torch.tensor(share).log()
+            changed.log_threshold.add_(torch.tensor(share).log())
         else:
             changed.threshold *= share
         assert fire(changed, rows, dead_of(table)) == expected, share
@@ -222,7 +222,7 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
         assert_close(own, scale * what_if["norm"] * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
         fired = (changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0).any(0)
         assert int(fired.sum()) == expected
-    assert torch.equal(changed.W_enc[:, :LIVING], sae.W_enc[:, :LIVING])
+        assert torch.equal(changed.W_enc[:, :LIVING], sae.W_enc[:, :LIVING])
 
 
 def test_badly_rebuilt_rows_are_drawn_and_well_rebuilt_ones_are_not():
@@ -258,12 +258,13 @@ def shifted(present: str, cfg: TrainConfig) -> tuple[SAE, Trainer]:
     ],
 )
 def test_what_became_of_a_latent_when_the_data_shifted_is_told(present, training, numbers):
+    dead_after = 3 * 64
     cfg = TrainConfig(
-        steps=18, batch=64, lr=1e-9, warmup_steps=0, dead_after_tokens=3 * 64, scale_inputs=False
+        steps=18, batch=64, lr=1e-9, warmup_steps=0, dead_after_tokens=dead_after, scale_inputs=False
     )
     sae, trainer = shifted(present, cfg)
     tokens = cfg.batch * trainer.step
-    trained = Trained(cfg.dead_after_tokens, tokens, trainer.history.tensors())
+    trained = Trained(dead_after, tokens, trainer.history.tensors())
     rows = PlantedRows()
     rows.x[:, 0] = 0
     rows.x[rows.tokens == 0] = rows.x[rows.tokens == 1][0]

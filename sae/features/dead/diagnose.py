@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from sae.features.dead.evidence import (
 )
 from sae.features.dead.report import DeadReport
 from sae.features.dead.rows import DeadConfig, Rows, off_distribution
+from sae.features.store import token_texts
 from sae.runs import read_json
 
 
@@ -45,18 +47,6 @@ class Trained:
     """How many rows that was."""
 
 
-def steps(store: Store, hook: str, cfg: DeadConfig, off: bool) -> int:
-    """How many rows `diagnose` goes through, for a progress bar: text twice, the rest once."""
-    rows = Rows(store, hook, cfg)
-    others = 2 * _off_rows(store, cfg) if off else 0
-    return 2 * rows.n_text + rows.n["special"] + others
-
-
-def _off_rows(store: Store, cfg: DeadConfig) -> int:
-    width = store.context - store.spec.excluded
-    return -(-cfg.off_tokens // width) * width
-
-
 def diagnose(
     sae: SAE,
     store: Store,
@@ -65,27 +55,32 @@ def diagnose(
     out: Path,
     sae_sha256: str,
     trained: Trained,
-    model: LanguageModel | None = None,
+    borrow: Callable[[], AbstractContextManager[LanguageModel]] | None = None,
     vocabulary: Sequence[str] | None = None,
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> DeadReport:
     """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
 
-    Dead is a latent that fires on none of the rows of text looked at, nor on any that `sae features` saw. Without
-    `model` nothing is said of off-distribution text, without `vocabulary` nothing of token classes."""
+    Dead is a latent that fires on none of the rows of text looked at, nor on any that `sae features` saw. `borrow`
+    lends the language model while it reads off-distribution text; without it nothing is said of that. Without
+    `vocabulary`, the text of each token id, the model's own is taken; without either token classes are left out."""
     about = {
         "sae_sha256": sae_sha256,
         "store_fingerprint": store.fingerprint,
         "hook": hook,
         "config": asdict(cfg),
-        "off_distribution": model is not None and cfg.off_tokens > 0,
+        "off_distribution": borrow is not None,
         "features_rows": trained.fired_rows,
         "history": trained.history is not None,
     }
     if (out / report.INDEX).exists() and about.items() <= read_json(out / report.INDEX).items():
         return DeadReport(out)
     rows = Rows(store, hook, cfg)
-    other = off_distribution(model, store, hook, cfg) if model is not None and cfg.off_tokens else {}
+    other: dict[str, Tensor] = {}
+    if borrow is not None:
+        with borrow() as model:
+            other = off_distribution(model, store, hook, cfg)
+            vocabulary = vocabulary or token_texts(model.tokenizer)
     summary, table = examine(sae, rows, other, trained, vocabulary, on_rows)
     return report.write(out, {**about, **summary}, table)
 

@@ -121,6 +121,12 @@ def _spread(counts: Tensor, n: int, generator: torch.Generator) -> list[Tensor]:
     return [chosen[shard == number] - (ends[number] - counts[number]) for number in range(len(counts))]
 
 
+def off_rows(store: Store, cfg: DeadConfig) -> int:
+    """Rows of each kind of off-distribution text: off_tokens, rounded up to whole windows."""
+    width = store.context - store.spec.excluded
+    return -(-cfg.off_tokens // width) * width
+
+
 @torch.no_grad()
 def off_distribution(model: LanguageModel, store: Store, hook: str, cfg: DeadConfig) -> dict[str, Tensor]:
     """Activations [n, D], at least off_tokens rows of each, of text that no document holds.
@@ -129,7 +135,7 @@ def off_distribution(model: LanguageModel, store: Store, hook: str, cfg: DeadCon
     random order. Both keep the window's first token; its row is left out, as everywhere."""
     generator = torch.Generator().manual_seed(cfg.seed)
     excluded = store.spec.excluded
-    n = -(-cfg.off_tokens // (store.context - excluded))
+    n = off_rows(store, cfg) // (store.context - excluded)
     kept = _windows(store, n)
     vocabulary = model.plain.config.get_text_config().vocab_size
     random = torch.randint(vocabulary, kept.shape, generator=generator)
