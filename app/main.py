@@ -12,6 +12,7 @@ PAGES = (
     ("runs", "Runs", ":material/table_rows:", ("run",)),
     ("features", "Features", ":material/apps:", ("run",)),
     ("feature", "Feature", ":material/target:", ("run", "feature")),
+    ("dead", "Dead latents", ":material/skull:", ("run",)),
 )
 
 st.set_page_config(

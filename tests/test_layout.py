@@ -54,7 +54,13 @@ HEAVY = {
     "gensim",
     "tensorboard",
 }
-SEEN_AT_IMPORT = ("app/main.py", "app/frame.py", "app/session/", "app/views/")  # Streamlit runs these itself
+SEEN_AT_IMPORT = (
+    "app/main.py",
+    "app/frame.py",
+    "app/dead_frame.py",
+    "app/session/",
+    "app/views/",
+)  # Streamlit runs these itself
 
 
 def name(path: Path) -> str:

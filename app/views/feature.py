@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from app import charts, feature_rows, frame, run_rows
-from app.session import choice, features, runs
+from app.session import choice, dead, features, runs
 from sae.show import render
 
 name, run = choice.run()
@@ -29,6 +29,7 @@ with left:
             st.html(render.examples(windows, feature_rows.scale(row), around, most))
     else:
         frame.empty(*feature_rows.dead(store.about["tokens"]))
+        st.caption(render.markdown(dead.remark(run, index)))
 with right:
     if row["fired"]:
         histogram = store.histogram(index)
