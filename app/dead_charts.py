@@ -11,10 +11,9 @@ BAR = 26  # pixels a bar
 
 
 class WhatIf(NamedTuple):
-    """A curve: what is changed, where, and how many would fire."""
+    """A curve: what is changed and how, along which axis, how far, and how many would fire."""
 
     title: str
-    about: str
     axis: str
     x: list[float]
     fire: list[int]
@@ -71,47 +70,19 @@ def changes(found: Mapping[str, Any]) -> list[WhatIf]:
     """The what-if curves that have a meaning for the run."""
     curves = []
     if bias := found["bias"]:
-        unit = f"{bias['unit']:.3g}"
-        curves.append(
-            WhatIf(
-                "Bias moved",
-                f"each alone, in living drives of {unit}",
-                "living drives",
-                bias["by"],
-                bias["fire"],
-                True,
-            )
-        )
+        axis = f"in living drives, {bias['unit']:.3g}"
+        curves.append(WhatIf("Bias moved, each alone", axis, bias["by"], bias["fire"], True))
     if k := found["k"]:
         x = [(k["k"] or 0) + extra for extra in k["extra"]]
-        axis = "k" if k["k"] else "more kept of each row"
-        curves.append(
-            WhatIf(
-                "Larger k",
-                f"from {k['k']} now" if k["k"] else "beyond what a row keeps",
-                axis,
-                x,
-                k["fire"],
-                True,
-            )
-        )
+        title = f"k larger than {k['k']}" if k["k"] else "More kept of each row"
+        curves.append(WhatIf(title, "k" if k["k"] else "more", x, k["fire"], True))
     if threshold := found["threshold"]:
-        curves.append(
-            WhatIf(
-                "Lower thresholds",
-                "all at once",
-                "share of what they are",
-                threshold["share"],
-                threshold["fire"],
-                False,
-            )
-        )
+        axis = "share of what they are"
+        curves.append(WhatIf("Thresholds lowered, all", axis, threshold["share"], threshold["fire"], False))
     if resample := found["resample"]:
-        about = f"to badly rebuilt rows, all at once; on {resample['rows']:,} held-out rows"
-        curves.append(
-            WhatIf("Resampled", about, "norm, in living ones", resample["scale"], resample["fire"], False)
-        )
-    return curves  # fmt: skip
+        axis = "encoder norm, in living ones"
+        curves.append(WhatIf("Resampled, all", axis, resample["scale"], resample["fire"], False))
+    return curves
 
 
 def what_if(curve: WhatIf, total: int) -> go.Figure:
@@ -129,13 +100,18 @@ def what_if(curve: WhatIf, total: int) -> go.Figure:
     )
     figure.add_hline(total, line={"color": f"rgba({GREY}, 0.7)", "width": 1, "dash": "dash"})
     ticks = {"type": "log", "tickvals": _ticks(curve.x)} if curve.log else {}
-    figure.update_xaxes(title=curve.axis, showgrid=False, nticks=6, **ticks)
+    figure.update_xaxes(title=curve.axis, showgrid=False, nticks=6, tickangle=0, **ticks)
     figure.update_yaxes(range=[0, 1.1 * max(total, 1)], nticks=4)
     return plain(figure, height=200, top=8, bottom=40)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Round values (1, 2, 5 times a power of ten) within these, every other one where they are many."""
-    rounds = [m * 10.0**decade for decade in range(-3, 7) for m in (1, 2, 5)]
-    inside = [value for value in rounds if min(values) <= value <= max(values)]
-    return inside if len(inside) <= 6 else inside[::2]
+    """Powers of ten within these, and where they are few round values between them too."""
+    low, high = min(values), max(values)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        inside = [
+            m * 10.0**decade for decade in range(-3, 7) for m in steps if low <= m * 10.0**decade <= high
+        ]
+        if len(inside) <= 5:
+            break
+    return inside

@@ -107,7 +107,7 @@ if about["kinds"]["dead"]:
         frame.section("What would make them fire", f"of {about['kinds']['dead']:,} dead")
         curves = dead_charts.changes(about["changes"])
         for column, curve in zip(st.columns(len(curves)), curves, strict=True):
-            column.caption(render.markdown(f"{curve.title}: {curve.about}"))
+            column.caption(render.markdown(curve.title))
             with column:
                 frame.chart(dead_charts.what_if(curve, about["kinds"]["dead"]), curve.title, curve.title)
 frame.section("One by one")

@@ -15,7 +15,8 @@ TOKENS = LIVING + 3  # axes in the data: those that living latents read, and thr
 MEAN, OFF, FREE, BOS = 12, 13, 14, 15  # axes: of the mean, of strange text, of nothing, of the first position
 LOW_BIAS, TURNED, TINY, DUPLICATE, WEAK, SPECIAL, STRANGE, HIGH = range(LIVING, LIVING + 8)  # planted latents
 COPIES = list(range(LIVING + 8, LIVING + 12))  # they read what WEAK reads, more strongly
-SPARE = list(range(LIVING + 12, F))  # nothing is planted in them
+NOISE = LIVING + 12  # reads what is in no text but noise
+SPARE = list(range(LIVING + 13, F))  # nothing is planted in them
 TRAINED = Trained(dead_after_tokens=100, tokens=10_000)
 axes = torch.eye(D)
 
@@ -78,10 +79,11 @@ def planted(cfg: ArchConfig) -> SAE:
     for place, latent in enumerate([*COPIES, WEAK]):
         rows[latent] = (0.16 - 0.01 * place) * axes[6]
     rows[SPECIAL], rows[STRANGE] = axes[BOS], axes[OFF]
+    rows[NOISE] = axes[FREE]
     sae.b_dec.copy_(2 * axes[MEAN])
     sae.W_enc.copy_(rows.T)
     sae.W_dec.copy_(torch.nn.functional.normalize(rows, dim=1))
-    sae.W_dec[[WEAK, *COPIES, *SPARE]] = axes[FREE]
+    sae.W_dec[[WEAK, *COPIES, NOISE, *SPARE]] = axes[FREE]
     bias = torch.zeros(F)
     bias[LOW_BIAS] = 0.0 if sae.signed else -100.0
     bias[[SPECIAL, STRANGE, TINY]] = 0.0 if sae.signed else -0.1

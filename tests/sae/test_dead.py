@@ -33,6 +33,7 @@ from tests.sae.planted import (
     HIGH,
     LIVING,
     LOW_BIAS,
+    NOISE,
     SPARE,
     SPECIAL,
     STRANGE,
@@ -67,7 +68,9 @@ def test_planted_causes_are_named(cfg):
     assert cause[TINY] == "encoder collapsed"
     assert cause[DUPLICATE] == "duplicate"
     assert table[DUPLICATE]["near_decoder"] == 5
-    assert cause[WEAK] == ("outcompeted" if not isinstance(sae, JumpReLU) else "below its threshold")
+    assert cause[WEAK] == ("outcompeted" if cfg in BY_RANK else "encoder short")
+    if cfg in BY_THRESHOLD:
+        assert cause[NOISE] == ("below its threshold" if isinstance(sae, JumpReLU) else "outcompeted")
     assert cause[SPECIAL] == "turned to special positions"
     assert cause[STRANGE] == "unexplained"
     if isinstance(sae, JumpReLU):
@@ -284,6 +287,10 @@ def test_what_features_saw_keeps_a_latent_from_being_called_dead():
     _, table = examine(sae, rows, {}, trained)
     kinds = {row["latent"]: row["kind"] for row in table}
     assert kinds[SPARE[0]] == "rare"
+    rare = next(row for row in table if row["latent"] == SPARE[0])
+    assert rare["cause"] == "rare"
+    assert "2 times where features were collected" in rare["evidence"]
+    assert rare["also"], "and why it does not fire here"
     assert kinds[SPARE[1]] == "dead"
 
 
@@ -293,6 +300,7 @@ def test_a_latent_that_fires_in_training_text_only_is_told():
     rows.x[memorised] = rows.x[rows.tokens == 1][0]
     _, table = examine(sae, rows, {}, TRAINED)
     row = next(row for row in table if row["latent"] == 0)
+    assert (row["cause"], row["also"]) == ("only in training text", [])
     assert (row["kind"], row["fires_on"], row["fired_held_out"]) == ("training only", "training text only", 0)
 
 

@@ -17,9 +17,16 @@ CAUSES = {
     "threshold too high": "its threshold is higher than nearly all living ones', and with their median it would fire",
     "turned away from the mean": "the mean activation pushes it down, and that is what keeps it from firing, or negative",
     "duplicate": "a living latent reads and writes the same direction, and is chosen in its stead",
+    "encoder short": "its encoder is shorter than nearly all living ones', and with their median norm it would fire",
     "outcompeted": "it is positive on some rows, but others are always stronger",
     "below its threshold": "it is positive on some rows, but never above its threshold",
     "unexplained": "no rule applies",
+    "rare": "it fires, but on so few tokens that training takes it for dead by chance",
+    "only in training text": "it fires in training text, and what it reads is in no held-out text looked at",
+}
+OF_KIND = {  # what is to be said of latents that do fire
+    "rare": "rare",
+    "training only": "only in training text",
 }
 FIRES_ON = ("text", "training text only", "special positions only", "off-distribution only", "special positions and off-distribution", "nothing")  # fmt: skip
 TRAINING = ("not recorded", "never fired", "died", "revived and lost", "alive at the end")
@@ -55,6 +62,7 @@ class Living:
     """What is usual among living latents: medians, and the extremes that all but `outlying` stay within."""
 
     encoder_norm: float
+    shortest_encoder: float
     decoder_norm: float
     bias: float | None
     lowest_bias: float | None
@@ -76,11 +84,14 @@ def cause_of(row: dict[str, Any], living: Living, rules: Rules = RULES) -> tuple
         "turned away from the mean": _turned_away(row, living),
         "duplicate": (row["near_decoder_cosine"] or 0.0) >= rules.duplicate
         and row["near_decoder_encoder_cosine"] >= rules.duplicate_encoder,
+        "encoder short": _encoder_short(row, living),
         "outcompeted": row["positive_share"] > 0 and row["by_competition"],
         "below its threshold": row["positive_share"] > 0 and not row["by_competition"],
     }
-    found = [cause for cause in CAUSES if applies.get(cause)] or ["unexplained"]
-    return found[0], found[1:]
+    found = [cause for cause in CAUSES if applies.get(cause)]
+    if row["kind"] in OF_KIND:  # what else applies is why it fires no more often, if it did not on these rows
+        return OF_KIND[row["kind"]], [] if row["margin"] > 0 else found
+    return (found or ["unexplained"])[0], found[1:]
 
 
 def _bias_too_low(row: dict[str, Any], living: Living) -> bool:
@@ -99,6 +110,15 @@ def _threshold_too_high(row: dict[str, Any], living: Living) -> bool:
 def _turned_away(row: dict[str, Any], living: Living) -> bool:
     share = row["mean_projection"]
     return share is not None and share < min(living.lowest_projection, 0) and _enough(row, -share)
+
+
+def _encoder_short(row: dict[str, Any], living: Living) -> bool:
+    """Judged on the row where it came nearest to firing; a tie with what was needed, to a hundredth, is no firing."""
+    if row["encoder_norm"] >= living.shortest_encoder or row["bias"] is None:
+        return False
+    bias = 0.0 if row["signed"] else row["bias"]
+    longer = (row["best_drive"] - bias) * living.encoder_norm / max(row["encoder_norm"], 1e-30) + bias
+    return longer > 1.01 * row["needed"] and longer > 0
 
 
 def _enough(row: dict[str, Any], more: float) -> bool:
@@ -182,6 +202,16 @@ def _say_competition(row: dict[str, Any], living: Living) -> str:
     )
 
 
+def _say_firings(row: dict[str, Any]) -> str:
+    text = f"Fired on {row['fired_train']:,} rows of training text and {row['fired_held_out']:,} of held-out text"
+    more = (
+        ""
+        if row["fired_features"] is None
+        else f", and {row['fired_features']:,} times where features were collected"
+    )
+    return f"{text}{more}."
+
+
 _SAY = {
     "encoder collapsed": lambda row, living: (
         f"Encoder norm {row['encoder_norm']:.3g}, the living median is {living.encoder_norm:.3g}; "
@@ -207,8 +237,14 @@ _SAY = {
         f"Latent {row['near_decoder']} lives in its place: decoder cosine {row['near_decoder_cosine']:.2f}, "
         f"encoder cosine {row['near_decoder_encoder_cosine']:.2f}; it was {-row['margin']:.3g} short at best."
     ),
+    "encoder short": lambda row, living: (
+        f"Encoder norm {row['encoder_norm']:.3g}, nearly all living ones are above {living.shortest_encoder:.3g} "
+        f"(median {living.encoder_norm:.3g}). {_say_competition(row, living)}"
+    ),
     "outcompeted": _say_competition,
     "below its threshold": _say_competition,
+    "rare": lambda row, living: _say_firings(row),
+    "only in training text": lambda row, living: _say_firings(row),
     "unexplained": lambda row, living: (
         f"Norm and bias are usual; it was {-row['margin']:.3g} short at best, encoder cosine with the mean "
         f"{row['mean_cosine']:.2f}."
@@ -225,6 +261,7 @@ def living_of(
     encoder, decoder = (float(norm[lives].median()) for norm in norms)
     return Living(
         encoder,
+        _quantile(norms[0][lives], RULES.outlying),
         decoder,
         None if bias is None else float(bias[lives].median()),
         None if bias is None else _quantile(bias[lives], RULES.outlying),

@@ -72,6 +72,7 @@ def diagnose(
         "off_distribution": borrow is not None,
         "features_rows": trained.fired_rows,
         "history": trained.history is not None,
+        "rules": {**asdict(RULES), "dense": asdict(dense.RULES)},
     }
     if (out / report.INDEX).exists() and about.items() <= read_json(out / report.INDEX).items():
         return DeadReport(out)
@@ -179,6 +180,7 @@ def _evidence(
             "kind": kinds[latent],
             **_of_firings(found, trained, latent),
             "by_competition": measured.by_rank or shared,
+            "signed": sae.signed,
         }
         row["mean_projection"] = None if of_weights.bias is None else row["mean_projection"]
         row["cause"], row["also"] = cause_of(row, living)
