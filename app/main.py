@@ -13,6 +13,7 @@ PAGES = (
     ("features", "Features", ":material/apps:", ("run",)),
     ("feature", "Feature", ":material/target:", ("run", "feature")),
     ("steering", "Steering", ":material/tune:", ("run", "feature")),
+    ("dead", "Dead latents", ":material/skull:", ("run",)),
 )
 
 st.set_page_config(

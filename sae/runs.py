@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from activations import files, models
 from activations.errors import StoreError
@@ -24,6 +25,7 @@ from sae.training import logs
 
 FORMAT = 1
 WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
+HISTORY = "latents.safetensors"  # what became of each latent in training
 PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datasets", "safetensors", "numpy")
 
 
@@ -120,6 +122,18 @@ class Run:
     def log(self) -> list[dict[str, float]]:
         """Rows of log.jsonl, oldest first."""
         return logs.read(self.path / "log.jsonl")
+
+    @property
+    def history(self) -> dict[str, Tensor] | None:
+        """What became of each latent in training (FORMAT.md), or None where it was not recorded: in a run that is
+        not finished, or of an older release. Raises RunError when it cannot be read."""
+        path = self.path / HISTORY
+        if not path.exists():
+            return None
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
 
     @property
     def evaluation(self) -> dict[str, Any] | None:

@@ -70,6 +70,7 @@ SEEN_AT_IMPORT = (
     "app/frame.py",
     "app/controls.py",
     "app/steering_form.py",
+    "app/dead_frame.py",
     "app/session/",
     "app/views/",
 )  # Streamlit runs these itself

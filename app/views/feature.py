@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from app import charts, controls, frame, run_rows
-from app.session import choice, feature, features, runs
+from app.session import choice, dead, feature, features, runs
 from sae.show import feature as show
 from sae.show import render
 
@@ -47,6 +47,7 @@ with left:
             st.html(render.examples(windows, show.scale(row), around, most))
     else:
         frame.empty(*show.dead(store.about["tokens"]))
+        st.caption(render.markdown(dead.remark(run, index)))
 with right:
     if row["fired"]:
         histogram = store.histogram(index)

@@ -51,6 +51,7 @@ class AbsTopK(SAE):
 
     cfg: AbsTopKConfig
     in_activation_units = (*SAE.in_activation_units, "threshold")
+    signed = True
     threshold: Float[Tensor, ""]
 
     def __init__(self, d_model: int, cfg: AbsTopKConfig):
@@ -62,6 +63,16 @@ class AbsTopK(SAE):
         if self.cfg.per == "batch":
             return u.keep(kernels.where(u.dense.abs() > self.threshold))
         return u.keep(kernels.largest_per_row(u.dense.abs(), self.cfg.k))
+
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
+        """k of each token; chosen per batch, the threshold decides."""
+        if self.cfg.per == "batch":
+            return None
+        return torch.full((len(x),), self.cfg.k, device=x.device)
+
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """Of size, the same for all; 0 when latents are chosen per token."""
+        return self.threshold.expand(self.d_sae)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The B k pre-activations of the batch that are largest in size, or `encode`'s code."""

@@ -102,6 +102,10 @@ class AdaptiveK(SAE):
         u = self.pre_activations(x)
         return u.keep(kernels.largest_varying(u.dense, self.k_of(self.score(x)))).relu()
 
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+        """Each row's own k."""
+        return self.k_of(self.score(x))
+
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Tensor) -> Loss:
         """FVU + l1_weight * L1 + aux_weight * AuxK. All are relative to the inputs, so no weight depends on units."""
         code = self._encode(x)

@@ -52,6 +52,18 @@ class EncoderCost(NamedTuple):
     """Floating-point operations per token, two to a multiply-add."""
 
 
+class Firing(NamedTuple):
+    """How far some latents are from firing on each row."""
+
+    drive: Float[Tensor, "B n"]
+    """What each asks with: its pre-activation."""
+    needed: Float[Tensor, "B n"]
+    """What it has to exceed, by size where latents are signed, while all the others stay as they are."""
+    margin: Float[Tensor, "B n"]
+    """By how much it does: > 0 where it fires, < 0 where not. 0 where two latents tie for the last place of a
+    row, and the architecture keeps one of them or both."""
+
+
 class SAE(ABC, nn.Module):
     """A sparse autoencoder over activations of width D with F latents.
 
@@ -72,6 +84,8 @@ class SAE(ABC, nn.Module):
     """Whether b_dec is taken off x before the encoder reads it."""
     unit_norm_decoder: bool = True
     """Whether decoder rows are held at norm 1, with gradients tangent to them."""
+    signed: ClassVar[bool] = False
+    """Whether latents are chosen by the size of their drive and fire with its sign."""
 
     W_dec: Float[Tensor, "F D"]
     b_dec: Float[Tensor, "D"]
@@ -200,6 +214,36 @@ class SAE(ABC, nn.Module):
         A latent whose pre-activation is negative on every row so gets no gradient from AuxK."""
         return ((x - self.b_dec) @ self.W_enc[:, latents] + self.b_enc[latents]).relu()
 
+    def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
+        """What decides who fires on each row: here the pre-activations. A number added to a latent's encoder bias
+        adds to it as it is."""
+        return self.pre_activations(x).dense
+
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
+        """How many latents each row keeps, where they are chosen by rank; here None: all above `thresholds`."""
+        return None
+
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """What a latent's drive has to exceed, whatever the others do; here 0."""
+        return torch.zeros(self.d_sae, device=self.device)
+
+    @torch.no_grad()
+    def firing(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Firing:
+        """How far these latents are from firing on each row, in the units of their pre-activations."""
+        drive = self.drive(x)
+        return self.firing_of(drive, self.kept_per_row(x, drive), latents)
+
+    def firing_of(
+        self, drive: Float[Tensor, "B F"], kept: Int[Tensor, "B"] | None, latents: Int[Tensor, "n"]
+    ) -> Firing:
+        """`firing`, of a drive and a number kept per row that are known."""
+        level = drive.abs() if self.signed else drive
+        own = level[:, latents]
+        needed = self.thresholds()[latents].expand_as(own)
+        if kept is not None:
+            needed = torch.maximum(needed, to_be_among(level, kept, own))
+        return Firing(drive[:, latents], needed, own - needed)
+
     def encoder_cost(self) -> EncoderCost:
         """Parameters and FLOPs per token of the encoder: here 2 D F, those of the dense product.
 
@@ -255,6 +299,17 @@ def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
     probe /= probe.norm(dim=1, keepdim=True)
     size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()
     return size if size > 0 else torch.ones_like(size)
+
+
+def to_be_among(
+    level: Float[Tensor, "B F"], k: Int[Tensor, "B"], own: Float[Tensor, "B n"]
+) -> Float[Tensor, "B n"]:
+    """What each of `own`, entries of a row of `level`, has to exceed to be among the row's k[b] largest, all the
+    others staying: the k-th largest of the others; -inf where there are not so many."""
+    most = min(int(k.max()) + 1, level.shape[1])
+    largest = torch.nn.functional.pad(level.topk(most, dim=1).values, (0, 1), value=-torch.inf)
+    last, next_ = (largest.gather(1, (k + place).clamp_max(most)[:, None]) for place in (-1, 0))
+    return torch.where(own >= last, next_, last)
 
 
 def drop_radial_gradient(W_dec: Tensor) -> None:

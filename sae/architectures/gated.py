@@ -54,6 +54,10 @@ class Gated(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.gate_and_magnitudes(x)[1]
 
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """Of the gate: 0, or where its magnitude rises above 0 if that is higher."""
+        return (self.b_enc - self.b_mag * (-self.r_mag).exp()).clamp_min(0)
+
     def gate_and_magnitudes(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, SparseCode]:
         """relu(pi), and the code z, over the entries where pi > 0. No gradient of z reaches b_enc."""
         v = kernels.project(x - self.b_dec, self.W_enc, torch.zeros_like(self.b_enc))

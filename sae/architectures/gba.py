@@ -113,6 +113,10 @@ class GBA(SAE):
         u = self.pre_activations(x)
         return self._code(u, self._switch(u))
 
+    def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
+        """y: the cosine plus the bias."""
+        return self._switch(self.pre_activations(x))
+
     @torch.no_grad()
     def _switch(self, u: kernels.Projection) -> Float[Tensor, "B F"]:
         """y, above 0 where a latent fires: its cosine with the row plus its bias."""

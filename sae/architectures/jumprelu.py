@@ -98,6 +98,10 @@ class JumpReLU(SAE):
         u = self.pre_activations(x)
         return u.keep(kernels.where(u.dense > self.threshold))
 
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """Each latent's own."""
+        return self.threshold
+
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """||y - y_hat||^2 + price * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
 

@@ -136,6 +136,23 @@ class KronSAE(SAE):
             return ands.keep(kernels.where(ands.dense() > self.threshold))
         return ands.keep(kernels.largest_per_row(ands.dense(), self.cfg.k))
 
+    def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
+        """Latents where both factors are positive; else the lower of the two, which keeps them off."""
+        ands = self.ands(x)
+        u, v = (side.dense.unflatten(1, (self.cfg.heads, -1)) for side in (ands.u, ands.v))
+        lower = torch.minimum(u[:, :, :, None], v[:, :, None, :]).flatten(1)
+        return torch.where(lower > 0, ands.dense(), lower)
+
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
+        """k of each token; with batchtopk the threshold decides."""
+        if self.cfg.select == "batchtopk":
+            return None
+        return torch.full((len(x),), self.cfg.k, device=x.device)
+
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """The same for all; 0 when latents are chosen per token."""
+        return self.threshold.expand(self.d_sae)
+
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The B k largest latents of the batch, or `encode`'s code."""
         if self.cfg.select == "topk":

@@ -74,6 +74,10 @@ class Matryoshka(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return above(self.pre_activations(x), self.threshold)
 
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """The same for all."""
+        return self.threshold.expand(self.d_sae)
+
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
         return largest_of_batch(self.pre_activations(x), self.cfg.k)

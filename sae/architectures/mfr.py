@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -115,6 +115,14 @@ class MFR(SAE):
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self._code(x, 0)
+
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+        """k."""
+        return torch.full((len(x),), self.cfg.k, device=x.device)
+
+    def thresholds(self) -> Float[Tensor, "F"]:
+        """None: of a row with fewer than k positive entries negative ones are kept too."""
+        return torch.full((self.d_sae,), -torch.inf, device=self.device)
 
     def _code(self, x: Float[Tensor, "B D"], peer: int) -> SparseCode:
         u = self.pre_activations(x, peer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae import kernels
@@ -72,8 +72,15 @@ class TopAFA(SAE):
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
-        scaled = u.dense.relu() * self.W_dec.detach().norm(dim=1)
-        return u.keep(nearest_norm(scaled, (x - self.b_dec).detach().norm(dim=1))).relu()
+        return u.keep(self._chosen(x, u.dense)).relu()
+
+    def _chosen(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> kernels.Pattern:
+        scaled = u.relu() * self.W_dec.detach().norm(dim=1)
+        return nearest_norm(scaled, (x - self.b_dec).detach().norm(dim=1))
+
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+        """The k that the row's norm asks for, as it is: it would follow a latent that grew."""
+        return self._chosen(x, drive).offsets.diff()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK + afa_weight * D * mean((|z| - |x|)^2) / mean(|x|^2).

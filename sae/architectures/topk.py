@@ -5,7 +5,8 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv:2406.04093,
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae import kernels
@@ -42,6 +43,10 @@ class TopK(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
         return u.keep(kernels.largest_per_row(u.dense, self.cfg.k)).relu()
+
+    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+        """k."""
+        return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK. Both are relative to a variance, so the weight does not depend on units."""

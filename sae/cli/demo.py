@@ -1,4 +1,4 @@
-"""`sae demo`: harvest, train, evaluate and features on the embedded model and text."""
+"""`sae demo`: harvest, train, evaluate, features and dead latents on the embedded model and text."""
 
 import shutil
 import sys
@@ -11,9 +11,10 @@ from activations import embedded, models
 from activations.harvest import HarvestConfig
 from activations.text import TextConfig
 from sae.architectures import TopKConfig
-from sae.cli import evaluate, features, harvest, train
+from sae.cli import dead, evaluate, features, harvest, train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
+from sae.features.dead.rows import DeadConfig
 from sae.runs import Run, device
 from sae.training.trainer import TrainConfig
 
@@ -70,6 +71,7 @@ def main(args: list[str]) -> int:
     if run.evaluation is None:
         evaluate.evaluate(run, run.sae().to(device()), model, cfg.windows)
     features.collect(run, model, FeaturesConfig())
+    dead.dead(run, model, DeadConfig())
     evaluate.show(run)
     command = (
         "sae" if shutil.which("sae") else Path(sys.executable).with_name("sae")

@@ -10,7 +10,7 @@ import sys
 from sae.cli.signals import Stopped, raise_stopped
 
 COMMANDS = {
-    "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features",
+    "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features, dead",
     "harvest": "text -> a store of activations",
     "store": "what a store holds (show), and whether its bytes are right (verify)",
     "train": "a store -> a sparse autoencoder: sae train topk --store S --out R",
@@ -19,6 +19,7 @@ COMMANDS = {
     "features": "what every latent of a run's SAE fires on",
     "export": "features as one HTML file that opens without a network: sae export html",
     "labels": "what people called a run's features, to a CSV or JSON file and back",
+    "dead": "which latents are dead, rare or dense, and why: causes, and what a change would do",
     "bidirectional": "the latents that fire with both signs, and what either sign fires on",
     "compare": "runs side by side; the latents of two runs matched one with another",
     "sweep": "a grid of methods and settings: trained, evaluated and plotted, one run after the other",

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 
 from activations import files
 from sae.errors import RunError
-from sae.runs import Run, load_sae, read_json, save_sae
+from sae.runs import HISTORY, Run, load_sae, read_json, save_sae
 from sae.training.trainer import Trainer
 
 
 def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
-    """Write checkpoints/step-*/ whole or not at all, and the finished SAE after the last step.
+    """Write checkpoints/step-*/ whole or not at all, and after the last step the latents' history and the finished SAE.
 
     Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place."""
     folded = trainer.folded()
@@ -33,6 +33,8 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
         shutil.rmtree(old)
     if trainer.finished:
         files.sweep(run.path)
+        if trainer.history.whole:
+            files.write_tensors(run.path / HISTORY, trainer.history.tensors(), "sae-latents-1")
         save_sae(run.path, folded, about)
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from sae.architectures import SAE, Loss
 from sae.errors import ConfigError, DivergedError
+from sae.training.history import History
 from sae.training.optimizers import adam
 from sae.training.schedules import warmup_then_decay
 
@@ -82,7 +83,7 @@ class TrainConfig:
 
 
 class Trainer:
-    """One SAE, its optimizer, and for how many tokens each latent has been silent.
+    """One SAE, its optimizer, and what has become of each latent.
 
     `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them."""
 
@@ -95,8 +96,8 @@ class Trainer:
         self.step, self.lr = 0, cfg.lr
         self.optimizer = adam(sae, cfg.lr)
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
-        self.steps, self.dead_after_tokens = cfg.steps, cfg.dead_after_tokens
-        self.silent_tokens: Int[Tensor, "F"] = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.device)
+        self.steps = cfg.steps
+        self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
 
     @property
     def finished(self) -> bool:
@@ -113,7 +114,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         sae.begin_step(self.step, self.steps)
-        dead = self.silent_tokens >= self.dead_after_tokens
+        dead = self.history.dead
         target = None if y is x else y.to(sae.device) * self.scale
         x = x.to(sae.device) * self.scale
         loss = sae.loss(x, x if target is None else target, dead)
@@ -127,8 +128,8 @@ class Trainer:
         norm = self._clip()
         self.optimizer.step()
         sae.after_step()
-        self.silent_tokens = torch.where(loss.fired, 0, self.silent_tokens + len(x))
         self.step += 1
+        self.history.add(loss.fired, len(x), self.step)
         return loss, {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
 
     def _clip(self) -> float:
@@ -147,7 +148,7 @@ class Trainer:
         """Everything beyond the folded SAE that going on needs, as tensors: the rest is `step`."""
         sae = self.sae
         found = {f"units.{name}": tensor.detach() for name, tensor in sae.folded_tensors().items()}
-        found["silent_tokens"] = self.silent_tokens
+        found |= self.history.tensors()
         found["rng"] = torch.get_rng_state()
         for name, parameter in sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -158,7 +159,7 @@ class Trainer:
     def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Take up `tensors` of a trainer whose SAE's weights this one's SAE has, folded."""
         self.step = step
-        self.silent_tokens = tensors["silent_tokens"].to(self.sae.device)
+        self.history.restore(tensors)
         torch.set_rng_state(tensors["rng"])
         for name, tensor in self.sae.folded_tensors().items():
             tensor.copy_(tensors[f"units.{name}"])
@@ -187,7 +188,8 @@ def fit(
     `batches` gives what `train_step` takes.
 
     `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
-    second since the last row, the loss's terms, lr, grad_norm, dead latents. `save` writes a checkpoint."""
+    second since the last row, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals
+    so far. `save` writes a checkpoint."""
     cfg, started = trainer.cfg, time.perf_counter()
     last_time, last_step = started, trainer.step
     while not trainer.finished:
@@ -199,7 +201,7 @@ def fit(
             place = {"step": trainer.step, "tokens": trainer.step * cfg.batch}
             pace = {"seconds": round(now - started, 3), "tokens_per_second": round(speed, 1)}
             terms = {name: term.item() for name, term in loss.terms.items()}
-            log({**place, **pace, "loss": loss.total.item(), **terms, **extra})
+            log({**place, **pace, "loss": loss.total.item(), **terms, **extra, **trainer.history.totals()})
         if trainer.finished or stop():
             break
         if trainer.step % cfg.checkpoint_every == 0:

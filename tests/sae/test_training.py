@@ -60,10 +60,10 @@ def test_silence_is_counted_in_tokens_and_broken_by_firing():
     stream = batches()
     for step in range(1, 4):
         loss, extra = made.train_step(*next(stream))
-        assert made.silent_tokens[1] == 4 * step
-        assert (made.silent_tokens[loss.fired] == 0).all()
+        assert made.history.silent_tokens[1] == 4 * step
+        assert (made.history.silent_tokens[loss.fired] == 0).all()
         assert extra["dead"] == 0
-    silent = made.silent_tokens.clone()
+    silent = made.history.silent_tokens.clone()
     _, extra = made.train_step(*next(stream))
     assert extra["dead"] == int((silent >= 12).sum()) >= 1
 
@@ -129,8 +129,15 @@ def test_stopped_at_any_step_and_resumed_the_weights_are_the_very_same_bits(worl
         _train_until(config(world), out, stop_at, monkeypatch)
         assert not Run(out).finished
         again = train(config(world), out, resume=True)
-        for name in ("sae.safetensors", "checkpoints/step-00000020/training.safetensors"):
+        for name in (
+            "sae.safetensors",
+            "latents.safetensors",
+            "checkpoints/step-00000020/training.safetensors",
+        ):
             assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), (stop_at, name)
+        assert whole.history is not None
+        assert whole.history["times_died"].sum() > 0  # or the history would have nothing to get wrong
+        assert [row["died"] for row in again.log] == [row["died"] for row in whole.log]
         assert [row["step"] for row in again.log] == [row["step"] for row in whole.log]
         assert [row["loss"] for row in again.log] == [row["loss"] for row in whole.log]
 

@@ -1,0 +1,73 @@
+"""Controls of the Dead latents page: which kind and cause to list, bars that choose a cause, a table with details."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import pyarrow as pa
+import streamlit as st
+
+from app import frame
+
+HEIGHT = 420  # pixels of a long table
+CAUSE, KIND = "dead cause", "dead kind"
+
+
+def kind(tally: dict[str, int]) -> str:
+    """Which kind of latents to list: with how many of each; the first that has any unless one was chosen."""
+    first = next((name for name, count in tally.items() if count), next(iter(tally)))
+    return st.segmented_control(
+        "Show",
+        list(tally),
+        default=first,
+        required=True,
+        key=KIND,
+        format_func=lambda name: f"{name} {tally[name]:,}",
+    )
+
+
+def cause(names: Sequence[str]) -> str | None:
+    """Which of the causes there are to list alone, or None for all; what was chosen in another run and is not here is forgotten."""
+    if st.session_state.get(CAUSE) not in names:
+        st.session_state[CAUSE] = None
+    return st.pills("Cause", names, key=CAUSE) if names else None
+
+
+def chosen_cause() -> str | None:
+    """The cause that is listed alone, before its control is drawn."""
+    return st.session_state.get(CAUSE)
+
+
+def bar_chooser(figure: go.Figure, about: str, key: str) -> None:
+    """Bars of causes; a click on one lists it alone, another click all."""
+
+    def clicked() -> None:
+        points = st.session_state[key].selection.points
+        st.session_state[CAUSE] = points[0]["customdata"][0] if points else None
+
+    config = {"displayModeBar": False}
+    st.plotly_chart(figure, key=key, config=config, alt=about, on_select=clicked, selection_mode="points")
+
+
+def detailed_rows(table: pa.Table, columns: dict[str, Any]) -> tuple[int | None, int]:
+    """A table whose rows can be opened and looked at: the row whose number was just pressed, or None, and the row
+    that is chosen, the first at first."""
+    shown = st.dataframe(
+        table,
+        column_config=columns,
+        hide_index=True,
+        placeholder="–",
+        height="content" if len(table) < frame.SCREENFUL else HEIGHT,
+        key=f"dead rows {st.session_state.get(KIND)} {st.session_state.get(CAUSE)}",
+        on_select="rerun",
+        selection_mode="single-row",
+    )
+    press, chosen = st.session_state.get(frame.OPEN), shown.selection.rows
+    return (press.row if press else None), (chosen[0] if chosen else 0)
+
+
+def dense_rows(table: pa.Table, columns: dict[str, Any], key: str) -> int | None:
+    """The table of dense latents; the row whose button, in the column `key`, was just pressed, or None."""
+    st.dataframe(table, column_config=columns, hide_index=True, placeholder="–", height="content")
+    press = st.session_state.get(key)
+    return press.row if press else None

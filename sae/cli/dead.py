@@ -1,0 +1,121 @@
+"""`sae dead`: which latents of a run are dead, rare or dense, and why."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from activations.models import LanguageModel
+from sae.cli.progress import progress
+from sae.features.dead.causes import CAUSES, FIRES_ON, TRAINING
+from sae.features.dead.of_run import diagnose_run, work
+from sae.features.dead.report import DeadReport
+from sae.features.dead.rows import DeadConfig
+from sae.runs import Run
+
+
+@dataclass(frozen=True)
+class Dead:
+    """Find out which latents never fire and why, what would make them fire, and what the dense ones are.
+
+    Writes dead/ into the run's folder and shows a summary. Example: sae dead runs/demo --rows 100000. What is
+    finished is not done again."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must be finished."""
+    config: DeadConfig = field(default_factory=DeadConfig)
+    csv: bool = False
+    """Print the table of latents as CSV instead of the summary."""
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = tyro.cli(Dead, prog="sae dead", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    run = Run(command.run)
+    _ = run.digest  # refuses a run that is not finished, before a model is loaded for it
+    model = run.language_model() if command.config.off_tokens else None
+    found = dead(run, model, command.config)
+    if command.csv:
+        sys.stdout.write(as_csv(found))
+    else:
+        show(run, found)
+    return 0
+
+
+def dead(run: Run, model: LanguageModel | None, cfg: DeadConfig) -> DeadReport:
+    """Fill the run's dead folder, or return it as it is."""
+    with progress("dead", work(run, cfg), "rows") as advance:
+        return diagnose_run(run, cfg, None if model is None else lambda: nullcontext(model), advance)
+
+
+def as_csv(found: DeadReport) -> str:
+    """The table of latents as CSV, a line each under a header; lists separated by semicolons."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(found.table.column_names)
+    for row in found.rows():
+        writer.writerow("; ".join(value) if isinstance(value, list) else value for value in row.values())
+    return out.getvalue()
+
+
+def show(run: Run, found: DeadReport) -> None:
+    """Print the summary."""
+    about = found.about
+    kinds, by, d_sae = about["kinds"], about["dead_by"], about["d_sae"]
+    n_text = about["rows"]["train"] + about["rows"]["held_out"]
+    title = f"{run.path}: {kinds['dead']:,} of {d_sae:,} latents dead on {n_text:,} tokens of text"
+    table = Table(title=title)
+    for column in ("", "latents", ""):
+        table.add_column(column, justify="right" if column else "left")
+    _section(table, "silent on", about["silent"], lambda name: f"{about['rows'][name]:,} rows")  # fmt: skip
+    _section(table, "dead that fire on", _ordered(by["fires_on"], FIRES_ON), lambda name: "")
+    _section(table, "what became of the dead", _ordered(by["training"], TRAINING), lambda name: "")
+    _section(table, "why they are dead", _ordered(by["cause"], CAUSES), CAUSES.__getitem__)
+    _section(table, "beside them", {kind: n for kind, n in kinds.items() if kind != "dead"}, lambda name: "")
+    _section(table, "dense", about["dense_by_kind"], lambda name: "")
+    for name, count, note in what_if(about["changes"]) if kinds["dead"] else ():
+        table.add_row(name, count, note)
+    console = Console()
+    console.print(table)
+    console.print(f"{found.path}: {len(found.table):,} latents; next: sae app {run.path.parent}")
+
+
+def what_if(changed: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The what-if curves as lines: what, how many would fire, a note."""
+    lines = []
+    if bias := changed["bias"]:
+        for by, fire in zip(bias["by"], bias["fire"], strict=True):
+            if by in (0.1, 0.5, 1.0, 2.0):
+                lines.append((f"would fire, bias moved by {by * bias['unit']:.3g}", f"{fire:,}", f"{by:g} of a living drive; each alone"))  # fmt: skip
+    if k := changed["k"]:
+        for extra, fire in list(zip(k["extra"], k["fire"], strict=True))[1:5]:
+            many = f"k = {k['k'] + extra:,}" if k["k"] else f"{extra:,} more kept"
+            lines.append((f"would fire, {many}", f"{fire:,}", "each row keeps so many latents"))
+    if threshold := changed["threshold"]:
+        for share, fire in zip(threshold["share"], threshold["fire"], strict=True):
+            lines.append((f"would fire, thresholds x {share:g}", f"{fire:,}", "all of them at once"))
+    if resample := changed["resample"]:
+        for scale, fire in zip(resample["scale"], resample["fire"], strict=True):
+            lines.append((f"would fire, resampled at {scale:g}", f"{fire:,}", f"of the living norm; on {resample['rows']:,} held-out rows"))  # fmt: skip
+    return lines
+
+
+def _ordered(counts: dict[str, int], order: Any) -> dict[str, int]:
+    return {name: counts[name] for name in order if counts.get(name)}
+
+
+def _section(table: Table, title: str, counts: dict[str, int], note: Callable[[str], str]) -> None:
+    if not counts:
+        return
+    table.add_section()
+    table.add_row(f"[bold]{title}[/bold]", "", "")
+    for name, count in counts.items():
+        table.add_row(f"  {name.replace('_', '-')}", f"{count:,}", note(name))

@@ -1,0 +1,1 @@
+"""Why latents do not fire, what would make them, and what those that fire on nearly everything are."""
