@@ -19,6 +19,8 @@ from .cli.train import train
 from .code import SparseCode
 from .config import RunConfig
 from .errors import SAEError
+from .features.reader import read
+from .features.reading import Reading
 from .features.store import FeatureStore
 from .runs import Run, load_sae
 from .training.trainer import TrainConfig
@@ -36,6 +38,7 @@ __all__ = [
     "MFRConfig",
     "MatryoshkaConfig",
     "ReLUConfig",
+    "Reading",
     "Run",
     "RunConfig",
     "SAEError",
@@ -46,5 +49,6 @@ __all__ = [
     "build",
     "evaluate",
     "load_sae",
+    "read",
     "train",
 ]

@@ -1,6 +1,6 @@
 """The features folder: a row per latent, histograms, examples; written once, read by app and notebook (FORMAT.md)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -198,10 +198,10 @@ def write(
     return FeatureStore(path)
 
 
-def token_texts(tokenizer: Any) -> list[str]:
-    """Text of each token id. A token that is only part of a character is shown by its bytes."""
+def token_texts(tokenizer: Any, ids: Iterable[int] | None = None) -> list[str]:
+    """Text of these token ids, or of all. A token that is only part of a character is shown by its bytes."""
     texts = []
-    for token in range(len(tokenizer)):
+    for token in range(len(tokenizer)) if ids is None else ids:
         text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
         texts.append(_bytes_of(tokenizer, token) if "\ufffd" in text or not text else text)
     return texts
