@@ -90,7 +90,7 @@ def header(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) -
 def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Callable[[], None]) -> None:
     """Previous, next, a box for a number, and any; for features 0 to `last`."""
     st.session_state["number box"] = index
-    _step("Previous", "Left", index == 0, go_to, index - 1)
+    step("Previous", "Left", index == 0, go_to, index - 1)
     st.number_input(
         "feature",
         min_value=0,
@@ -100,7 +100,7 @@ def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Calla
         label_visibility="collapsed",
         on_change=lambda: go_to(st.session_state["number box"]),
     )
-    _step("Next", "Right", index == last, go_to, index + 1)
+    step("Next", "Right", index == last, go_to, index + 1)
     st.button("Random", icon=":material/casino:", help="any feature that fires", on_click=surprise)
 
 
@@ -193,15 +193,21 @@ def section(title: str, about: str = "") -> None:
     st.html(f'<h3 class="sae">{render.escaped(title)}{remark}</h3>')
 
 
+def note(about: str) -> None:
+    """A quiet line of plain text; nothing for an empty one."""
+    if about:
+        st.caption(render.markdown(about))
+
+
 def page_button(page: str, label: str, icon: str, choice: dict[str, str]) -> None:
     """A link to another page that looks like a button."""
     with st.container(key="page-button", width="content"):
         st.page_link(page, label=label, icon=icon, query_params=choice)
 
 
-def metrics(numbers: Iterable[tuple[str, str, str]]) -> None:
+def metrics(numbers: Iterable[tuple[str, str, str]], key: str = "metrics") -> None:
     """A row of (name, value, explanation)."""
-    with st.container(horizontal=True, gap="large", key="metrics"):
+    with st.container(horizontal=True, gap="large", key=key):
         for name, value, why in numbers:
             st.metric(name, value, help=why, width="content")
 
@@ -243,7 +249,8 @@ def error(message: str) -> None:
     st.error(render.markdown(message), icon=":material/error:")
 
 
-def _step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
+def step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
+    """A button to the one before or after, also pressed by a key; of no use at the end."""
     st.button(name, shortcut=key, disabled=at_end, on_click=go_to, args=[target])
 
 

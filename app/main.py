@@ -12,6 +12,7 @@ PAGES = (
     ("runs", "Runs", ":material/table_rows:", ("run",)),
     ("features", "Features", ":material/apps:", ("run",)),
     ("feature", "Feature", ":material/target:", ("run", "feature")),
+    ("text", "Your text", ":material/text_fields:", ("run",)),
 )
 
 st.set_page_config(
