@@ -55,7 +55,7 @@ def curves(log: Sequence[dict[str, float]], steps: int | None = None) -> go.Figu
     figure.for_each_annotation(
         lambda title: title.update(x=title.x - half, xanchor="left", yshift=4, font_size=13)
     )
-    return _plain(figure, height=380, top=32)
+    return plain(figure, height=380, top=32)
 
 
 def pareto(points: Sequence[tuple[str, str, float, float]], chosen: str | None = None) -> go.Figure:
@@ -85,7 +85,7 @@ def pareto(points: Sequence[tuple[str, str, float, float]], chosen: str | None =
     figure.update_xaxes(title="L0 (features firing per token)", type="log", tickvals=rounds, showgrid=False)
     figure.update_yaxes(title="FVU (lower is better)", nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
-    return _plain(figure, height=300, top=24, left=56, bottom=44, legend=True)
+    return plain(figure, height=300, top=24, left=56, bottom=44, legend=True)
 
 
 def densities(every: NDArray[np.float64], chosen: NDArray[np.float64]) -> go.Figure:
@@ -123,7 +123,7 @@ def densities(every: NDArray[np.float64], chosen: NDArray[np.float64]) -> go.Fig
     )
     figure.update_yaxes(nticks=4)
     figure.update_layout(barmode="overlay", bargap=0.02)
-    return _plain(figure, height=170)
+    return plain(figure, height=170)
 
 
 def activations(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Figure:
@@ -157,7 +157,7 @@ def activations(edges: NDArray[np.float64], counts: NDArray[np.int64]) -> go.Fig
     figure.update_xaxes(showgrid=False, tickangle=0)
     top = math.log10(max(count for _, _, count in bins))
     figure.update_yaxes(type="log", dtick=1, range=[-0.3, max(top, 1) + 0.1])
-    return _plain(figure, height=180)
+    return plain(figure, height=180)
 
 
 def _place(value: float, inner: float) -> float:
@@ -180,7 +180,7 @@ def _ticks(bins: Sequence[tuple[float, float, int]]) -> list[float]:
     return ticks[:: math.ceil(len(ticks) / 8)] if ticks else []
 
 
-def _plain(
+def plain(
     figure: go.Figure, height: int, top: int = 8, left: int = 44, bottom: int = 28, legend: bool = False
 ) -> go.Figure:
     """No frame, a legend only where asked for, thin grid; colours of text and page come from the theme."""

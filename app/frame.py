@@ -12,7 +12,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from sae.show import render
 
-SCREENFUL = 16  # rows of a table seen at once
+ROW = 35  # pixels of a table's row
 OPEN = "open"  # key of the button in each row of a long table
 ALL = 0  # as a choice of how many
 REFRESH = 0.5  # seconds between looks at a job
@@ -80,11 +80,13 @@ def heading(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) 
     st.html(f'<header class="sae">{above}<p>{render.escaped(about)}</p></header>')
 
 
-def header(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) -> DeltaGenerator:
-    """A heading with room for controls at its right, which the caller fills."""
-    with st.container(horizontal=True, vertical_alignment="center", key=f"header-{level}"):
+def header(
+    title: str, about: str, tokens: Sequence[str] = (), level: int = 1, key: str = "header"
+) -> DeltaGenerator:
+    """A heading with room for controls at its right, which the caller fills; each on a page has a key of its own."""
+    with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-{level}"):
         heading(title, about, tokens, level)
-        return st.container(horizontal=True, width="content", gap="small", key="controls")
+        return st.container(horizontal=True, width="content", gap="small", key=f"controls-{key}-{level}")
 
 
 def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Callable[[], None]) -> None:
@@ -164,8 +166,8 @@ def pick_row(
     )
 
 
-def pressed_row(table: pa.Table, columns: dict[str, Any]) -> int | None:
-    """A long table; the row whose button, in the column OPEN, was just pressed, or None.
+def pressed_row(table: pa.Table, columns: dict[str, Any], height: int = 560) -> int | None:
+    """A long table, at most so many pixels high; the row whose button, in the column OPEN, was just pressed, or None.
 
     Clicks on cells would not do: sorting by a header selects a cell too."""
     st.dataframe(
@@ -173,7 +175,7 @@ def pressed_row(table: pa.Table, columns: dict[str, Any]) -> int | None:
         column_config=columns,
         hide_index=True,
         placeholder="–",
-        height="content" if len(table) < SCREENFUL else 560,
+        height="content" if ROW * (len(table) + 1) < height else height,
         lazy=False,
     )
     press = st.session_state.get(OPEN)
@@ -199,9 +201,9 @@ def note(about: str) -> None:
         st.caption(render.markdown(about))
 
 
-def page_button(page: str, label: str, icon: str, choice: dict[str, str]) -> None:
-    """A link to another page that looks like a button."""
-    with st.container(key="page-button", width="content"):
+def page_button(page: str, label: str, icon: str, choice: dict[str, str], key: str = "page-button") -> None:
+    """A link to another page that looks like a button; keys begin with page-button."""
+    with st.container(key=key, width="content"):
         st.page_link(page, label=label, icon=icon, query_params=choice)
 
 
@@ -240,6 +242,16 @@ def job(job: Job) -> None:
 def empty(title: str, why: str, command: str = "", level: int = 3) -> None:
     """There is nothing here yet, and the command that changes it, if there is one."""
     heading(title, why, level=level)
+    if command:
+        st.code(command, language="bash", width="content")
+
+
+def html_or_note(html: str, otherwise: str, command: str = "") -> None:
+    """HTML of the renderer; where there is none a quiet line, and the command that changes it, if there is one."""
+    if html:
+        st.html(html)
+        return
+    note(otherwise)
     if command:
         st.code(command, language="bash", width="content")
 

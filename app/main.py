@@ -13,6 +13,7 @@ PAGES = (
     ("features", "Features", ":material/apps:", ("run",)),
     ("feature", "Feature", ":material/target:", ("run", "feature")),
     ("text", "Your text", ":material/text_fields:", ("run",)),
+    ("compare", "Compare", ":material/compare_arrows:", ("run",)),
 )
 
 st.set_page_config(

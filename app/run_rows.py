@@ -1,6 +1,6 @@
 """Pure: what run folders say -> the table of runs, a run's measures and its settings, ready to show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -22,6 +22,17 @@ MEASURES = {
     "recovered_zero": ("CE recovered (zero)", "Share of the loss that zeroing costs which the SAE keeps."),
     "recovered_mean": ("CE recovered (mean)", "Share of the loss that the mean costs which the SAE keeps."),
 }
+
+TELLING = (
+    "FVU",
+    "cosine",
+    "L0",
+    "norm ratio",
+    "KL divergence",
+    "CE recovered (zero)",
+    "dead",
+    "dense",
+)  # labels
 
 
 class Run(Protocol):
@@ -143,6 +154,26 @@ def settings(about: dict[str, Any]) -> list[tuple[str, str]]:
     }
     pairs = {**first, **{name.replace("_", " "): value for name, value in nested.items()}, **last}
     return [(name, _text(value)) for name, value in pairs.items() if value not in (None, "")]
+
+
+def differing(abouts: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Settings in which runs differ, each with its value in every run; a dash where a run has no such setting."""
+    found = [dict(settings(about)) for about in abouts.values()]
+    names = dict.fromkeys(name for one in found for name in one)
+    lines = [(name, [one.get(name, "–") for one in found]) for name in names]
+    return [(name, values) for name, values in lines if len({*values}) > 1]
+
+
+def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, list[str]]]:
+    """The measures that tell runs apart, as (label, explanation, value in every run); a dash where one has none.
+
+    Nothing when no run is evaluated."""
+    tables = [{line.label: line for line in estimates(one)} if one else {} for one in measured]
+    labels = {label: line.why for table in tables for label, line in table.items() if label in TELLING}
+    return [
+        (label, why, [table[label].value if label in table else "–" for table in tables])
+        for label, why in labels.items()
+    ]
 
 
 def _intervals(evaluation: Evaluation) -> dict[str, tuple[float, float, float]]:

@@ -50,11 +50,12 @@ def match_runs(
     block: int = 1024,
     on_rows: Callable[[int], None] = lambda n: None,
     on_latents: Callable[[int], None] = lambda n: None,
-) -> Path:
-    """Match the latents of two finished runs on held-out tokens of a store (the first run's when left out), and keep it.
+) -> dict[str, Any]:
+    """Match the latents of two finished runs on held-out tokens of a store, the first run's when left out.
 
+    The result is what FORMAT.md says of compare-NAME.json, and is not yet written (`keep`).
     `on_rows` hears of rows encoded, 2 * min(tokens, held-out rows) in all; `on_latents` of the first SAE's
-    latents weighed up, each once a measure. Either may raise to stop; nothing is then written.
+    latents weighed up, each once a measure. Either may raise to stop.
     Raises RunError when a run is not finished or the two read other widths, StoreError when there is no store
     or it lacks a hook point."""
     refuse_other_widths(first, second)
@@ -68,8 +69,12 @@ def match_runs(
     both = [codes(sae, store, run.hook, tokens, on_rows=on_rows) for sae, run in zip(saes, runs, strict=True)]
     decoders = saes[0].W_dec, saes[1].W_dec
     found = compare(decoders, (both[0], both[1]), near, absolute, block, on_latents)
-    content = {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found}
-    files.write_json(place(first, second), content)
+    return {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found}
+
+
+def keep(first: Run, second: Run, found: dict[str, Any]) -> Path:
+    """Write a comparison into the first run's folder, in the place of one that was there."""
+    files.write_json(place(first, second), found)
     return place(first, second)
 
 

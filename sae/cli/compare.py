@@ -12,7 +12,7 @@ from rich.table import Table
 from activations.store import Store
 from sae.cli import results
 from sae.cli.progress import progress
-from sae.comparison import MEASURES, TOKENS, match_runs, refuse_other_widths
+from sae.comparison import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
 from sae.errors import ConfigError
 from sae.evaluation.matching import LEVELS
 from sae.evaluation.reconstruction import held_out_rows
@@ -75,7 +75,8 @@ def write(first: Run, second: Run, cfg: Compare) -> Path:
     store = Store(cfg.store) if cfg.store else first.store
     settings = cfg.tokens, cfg.near, cfg.absolute, cfg.block
     with progress("encode", 2 * min(cfg.tokens, held_out_rows(store)), "tokens") as advance:
-        return match_runs(first, second, store, *settings, on_rows=advance)
+        found = match_runs(first, second, store, *settings, on_rows=advance)
+    return keep(first, second, found)
 
 
 def show(content: dict[str, Any]) -> None:

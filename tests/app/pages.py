@@ -1,11 +1,13 @@
 """Pages run by Streamlit's AppTest: opening one, and what its HTML says."""
 
 import json
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import streamlit
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
 
 import app
 
@@ -22,6 +24,22 @@ def opened(page: str, query: dict[str, str]) -> AppTest:
     at.run()
     assert not at.exception, at.exception[0].value
     return at
+
+
+def settled(at: AppTest) -> AppTest:
+    """The page when no job of it is running any more."""
+    for _ in range(600):
+        if "Stop" not in [button.label for button in at.button]:
+            return at
+        time.sleep(0.05)
+        at.run()
+        assert not at.exception, at.exception[0].value
+    raise AssertionError("the job does not end")
+
+
+def button(at: AppTest, label: str) -> Button:
+    """The first button of that label."""
+    return next(found for found in at.button if found.label == label)
 
 
 class Text(HTMLParser):

@@ -4,12 +4,10 @@ import html
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from streamlit.testing.v1.element_tree import Button
 
 from activations.models import load
 from app.session import live
@@ -18,7 +16,7 @@ from sae.features.reading import Reading
 from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.show.render import number
-from tests.app.pages import metrics, source, text
+from tests.app.pages import button, metrics, settled, source, text
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 
 TEXT = "the cat sat on a mat"
@@ -34,25 +32,11 @@ def ready(show):
     return ready
 
 
-def settled(at: AppTest) -> AppTest:
-    for _ in range(600):
-        if "job reading" not in at.session_state or not at.session_state["job reading"].running:
-            at.run()
-            assert not at.exception, at.exception[0].value
-            return at
-        time.sleep(0.05)
-    raise AssertionError("the text is not read")
-
-
 @pytest.fixture(scope="module")
 def reading(world: Path, runs: Path) -> Reading:
     run = Run(runs / "signed")
     model, features = load(str(world / "model")), FeatureStore(run.path / "features")
     return read(model, run.sae(), run.hook, TEXT, features, run.store.spec.packing, run.store.mean(run.hook))
-
-
-def button(at: AppTest, label: str) -> Button:
-    return next(found for found in at.button if found.label == label)
 
 
 def table(at: AppTest, key: str) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ import pytest
 
 from sae.architectures import AbsTopKConfig
 from sae.cli.train import train
-from sae.comparison import kept, match_runs, place
+from sae.comparison import keep, kept, match_runs, place
 from sae.config import RunConfig
 from sae.errors import RunError
 from sae.evaluation.reconstruction import held_out_rows
@@ -37,7 +37,7 @@ def pair(world: Path, signed: Run, tmp_path: Path) -> tuple[Run, Run]:
 def test_what_is_kept_is_what_was_found_and_says_when_it_is_of_others(pair):
     first, second = pair
     assert kept(first, second) is None
-    assert match_runs(first, second) == place(first, second)
+    assert keep(first, second, match_runs(first, second)) == place(first, second)
     found = kept(first, second)
     assert found == json.loads((first.path / "compare-signed.json").read_text())
     assert found["absolute"], "a latent of the second is negative somewhere"
