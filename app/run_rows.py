@@ -63,6 +63,29 @@ def state(run: Run, steps_done: int) -> str:
     return "finished" if run.finished else f"step {steps_done:,} of {run.about['config']['train']['steps']:,}"
 
 
+def progress(about: dict[str, Any], log: Sequence[Mapping[str, float]], quiet: float) -> tuple[float, str]:
+    """How far a training that is not finished is, as a share and in words: pace and time left, or since when it rests.
+
+    `quiet` is for how many seconds nothing has been logged; more than ten entries would have taken, and a minute, is
+    taken for a stop."""
+    train = about["config"]["train"]
+    if not log:
+        return 0.0, f"step 0 of {train['steps']:,}"
+    step, pace = (
+        int(log[-1]["step"]),
+        [row["tokens_per_second"] for row in log[-5:] if row.get("tokens_per_second")],
+    )
+    said = f"step {step:,} of {train['steps']:,}"
+    share = min(step / train["steps"], 1.0)
+    if not pace:
+        return share, said
+    a_step = train["batch"] / (sum(pace) / len(pace))  # in seconds
+    if quiet > max(60.0, 10 * train["log_every"] * a_step):
+        return share, f"{said} · stopped, it seems: nothing logged for {_duration(quiet)}"
+    left = _duration((train["steps"] - step) * a_step)
+    return share, f"{said} · {sum(pace) / len(pace):,.0f} tokens/s · {left} left"
+
+
 def runs(
     found: Mapping[str, Run], measured: Mapping[str, Evaluation], steps_done: Mapping[str, int]
 ) -> pa.Table:
@@ -111,14 +134,28 @@ def basis(evaluation: Evaluation) -> str:
 
 
 def frontier(
-    found: Mapping[str, Run], measured: Mapping[str, Evaluation]
+    found: Mapping[str, Run], measured: Mapping[str, Evaluation], measure: str = "fvu"
 ) -> list[tuple[str, str, float, float]]:
-    """Name, architecture, L0 and FVU of every evaluated run."""
+    """Name, architecture (with the size where runs have several), L0 and a measure, of every run that has it."""
+    sizes = {found[name].about["config"]["arch"].get("d_sae") for name in measured}
     points = []
     for name, evaluation in measured.items():
-        values = _intervals(evaluation)
-        points.append((name, found[name].about["config"]["architecture"], values["l0"][0], values["fvu"][0]))
+        values, config = _intervals(evaluation), found[name].about["config"]
+        size = config["arch"].get("d_sae")
+        kind = config["architecture"] + (f", {size:,}" if len(sizes) > 1 and size else "")
+        if measure in values:
+            points.append((name, kind, values["l0"][0], values[measure][0]))
     return points
+
+
+def common(table: pa.Table, names: Sequence[str] = ("hook", "model", "steps")) -> tuple[pa.Table, list[str]]:
+    """The table of runs without those of these columns that say the same of several runs; and what they say."""
+    alike = [name for name in names if len(table) > 1 and len({*table[name].to_pylist()}) == 1]
+    said = [
+        f"{table[name][0].as_py():,} steps" if name == "steps" else str(table[name][0].as_py())
+        for name in alike
+    ]
+    return table.drop_columns(alike), said
 
 
 def brief(about: dict[str, Any]) -> list[tuple[str, str]]:
@@ -164,6 +201,19 @@ def differing(abouts: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[str]
     return [(name, values) for name, values in lines if len({*values}) > 1]
 
 
+def short(names: Sequence[str]) -> list[str]:
+    """Names of runs without the folders that all of them share."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while (
+        len(parts) > 1
+        and len({tuple(part[: shared + 1]) for part in parts}) == 1
+        and shared + 1 < min(map(len, parts))
+    ):
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
+
+
 def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, list[str]]]:
     """The measures that tell runs apart, as (label, explanation, value in every run); a dash where one has none.
 
@@ -179,6 +229,13 @@ def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, 
 def _intervals(evaluation: Evaluation) -> dict[str, tuple[float, float, float]]:
     both = {**evaluation.get("estimates", {}), **evaluation.get("splice", {}).get("estimates", {})}
     return {name: (found["value"], found["low"], found["high"]) for name, found in both.items()}
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
 
 
 def _hundredfold(share: float | None) -> float | None:

@@ -29,14 +29,14 @@ other, second = compare.second(name, run)
 with frame.header("Compare", f"{name} · {run_rows.summary(run.about)}"):
     compare_frame.other_chooser(list(compare.candidates(name)), other, compare.show_second)
 
-heads, measured = (name, other), runs.evaluations({name: run, other: second})
+heads, measured = run_rows.short((name, other)), runs.evaluations({name: run, other: second})
 compare.check(run, second)
 found, job = compare.matched(run, second), compare.matching(run, second)
 with st.expander("Evaluation and settings", expanded=found is None):
     left, right = st.columns(2, gap="large")
     with left:
         frame.section("Evaluation", "each on its own held-out text")
-        values = run_rows.side_by_side([measured.get(one) for one in heads])
+        values = run_rows.side_by_side([measured.get(name), measured.get(other)])
         evaluate = runs.command("evaluate", run)
         frame.html_or_note(tables.columns(heads, values) if values else "", "Neither is evaluated.", evaluate)
     with right:
