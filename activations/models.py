@@ -149,8 +149,28 @@ class LanguageModel:
             self._run(tokens, {hook: keep(hook) for hook in hooks}, logits=False)
         except _Reached:
             return found
+        raise self._nothing_passes(hooks, found)
+
+    @torch.no_grad()
+    def observe(self, tokens: Tensor, hooks: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Next-token logits [n, T, V] and, as `capture` gives them, the activations at some hook points: one pass."""
+        found: dict[str, Tensor] = {}
+
+        def keep(hook: str) -> Edit:
+            def edit(activation: Tensor) -> Tensor:
+                found[hook] = activation
+                return activation
+
+            return edit
+
+        logits = self.logits(tokens, {hook: keep(hook) for hook in hooks})
+        if len(found) < len({*hooks}):
+            raise self._nothing_passes(hooks, found)
+        return logits, found
+
+    def _nothing_passes(self, hooks: Sequence[str], found: Mapping[str, Tensor]) -> HookError:
         missing = ", ".join(hook for hook in hooks if hook not in found)
-        raise HookError(
+        return HookError(
             f"nothing passes {missing} when {self.name} runs: TransformerLens keeps it for an option "
             f"that is off; choose another hook point"
         )
@@ -175,6 +195,11 @@ class LanguageModel:
         base = directions.to(self.device, self.plain.dtype)[:, None]
         written = norm(base) - norm(torch.zeros_like(base[:1]))
         return (unembed(written) - unembed(torch.zeros_like(written[:1])))[:, 0].float()
+
+    @property
+    def last_residual(self) -> str:
+        """Hook point of what the final norm reads: the residual stream behind the last block."""
+        return f"blocks.{self.n_layers - 1}.hook_resid_post"
 
     def _run(self, tokens: Tensor, edits: Mapping[str, Edit], logits: bool) -> Tensor:
         tokens = tokens.to(self.device, torch.long)

@@ -12,7 +12,6 @@ from app import frame
 from sae.show import render
 
 SCREENFUL = 16  # rows of a table seen at once
-OPEN = "open"  # key of the button in each row of a long table
 HISTOGRAMS, BY_CLUSTER, BY_DENSITY = "Histograms", "Map by cluster", "Map by density"
 
 
@@ -128,7 +127,7 @@ def pressed_row(
         selection_mode="multi-row",
         on_select=lambda: mark(list(st.session_state[key].selection.rows)),
     )
-    press = st.session_state.get(OPEN)
+    press = st.session_state.get(frame.OPEN)
     return press.row if press else None
 
 

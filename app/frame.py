@@ -12,6 +12,8 @@ from streamlit.navigation.page import StreamlitPage
 
 from sae.show import render
 
+ROW = 35  # pixels of a table's row
+OPEN = "open"  # key of the button in each row of a long table
 ALL = 0  # as a choice of how many
 REFRESH = 0.5  # seconds between looks at a job
 QUIET = {"displayModeBar": False}  # plotly's toolbar
@@ -79,17 +81,19 @@ def heading(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) 
     st.html(f'<header class="sae">{above}<p>{render.escaped(about)}</p></header>')
 
 
-def header(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) -> DeltaGenerator:
-    """A heading with room for controls at its right, which the caller fills."""
-    with st.container(horizontal=True, vertical_alignment="center", key=f"header-{level}"):
+def header(
+    title: str, about: str, tokens: Sequence[str] = (), level: int = 1, key: str = "header"
+) -> DeltaGenerator:
+    """A heading with room for controls at its right, which the caller fills; each on a page has a key of its own."""
+    with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-{level}"):
         heading(title, about, tokens, level)
-        return st.container(horizontal=True, width="content", gap="small", key="controls")
+        return st.container(horizontal=True, width="content", gap="small", key=f"controls-{key}-{level}")
 
 
 def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Callable[[], None]) -> None:
     """Previous, next, a box for a number, and any; for features 0 to `last`."""
     st.session_state["number box"] = index
-    _step("Previous", "Left", index == 0, go_to, index - 1)
+    step("Previous", "Left", index == 0, go_to, index - 1)
     st.number_input(
         "feature",
         min_value=0,
@@ -99,7 +103,7 @@ def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Calla
         label_visibility="collapsed",
         on_change=lambda: go_to(st.session_state["number box"]),
     )
-    _step("Next", "Right", index == last, go_to, index + 1)
+    step("Next", "Right", index == last, go_to, index + 1)
     st.button("Random", icon=":material/casino:", help="any feature that fires", on_click=surprise)
 
 
@@ -133,6 +137,22 @@ def pick_row(
     )
 
 
+def pressed_row(table: pa.Table, columns: dict[str, Any], height: int = 560) -> int | None:
+    """A long table, at most so many pixels high; the row whose button, in the column OPEN, was just pressed, or None.
+
+    Clicks on cells would not do: sorting by a header selects a cell too."""
+    st.dataframe(
+        table,
+        column_config=columns,
+        hide_index=True,
+        placeholder="–",
+        height="content" if ROW * (len(table) + 1) < height else height,
+        lazy=False,
+    )
+    press = st.session_state.get(OPEN)
+    return press.row if press else None
+
+
 def download(about: str, content: Callable[[], bytes], name: str) -> None:
     """A remark with a button that saves a CSV file, made when it is pressed."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -146,15 +166,21 @@ def section(title: str, about: str = "") -> None:
     st.html(f'<h3 class="sae">{render.escaped(title)}{remark}</h3>')
 
 
-def page_button(page: str, label: str, icon: str, choice: dict[str, str]) -> None:
-    """A link to another page that looks like a button."""
-    with st.container(key="page-button", width="content"):
+def note(about: str) -> None:
+    """A quiet line of plain text; nothing for an empty one."""
+    if about:
+        st.caption(render.markdown(about))
+
+
+def page_button(page: str, label: str, icon: str, choice: dict[str, str], key: str = "page-button") -> None:
+    """A link to another page that looks like a button; keys begin with page-button."""
+    with st.container(key=key, width="content"):
         st.page_link(page, label=label, icon=icon, query_params=choice)
 
 
-def metrics(numbers: Iterable[tuple[str, str, str]]) -> None:
+def metrics(numbers: Iterable[tuple[str, str, str]], key: str = "metrics") -> None:
     """A row of (name, value, explanation)."""
-    with st.container(horizontal=True, gap="large", key="metrics"):
+    with st.container(horizontal=True, gap="large", key=key):
         for name, value, why in numbers:
             st.metric(name, value, help=why, width="content")
 
@@ -191,12 +217,23 @@ def empty(title: str, why: str, command: str = "", level: int = 3) -> None:
         st.code(command, language="bash", width="content")
 
 
+def html_or_note(html: str, otherwise: str, command: str = "") -> None:
+    """HTML of the renderer; where there is none a quiet line, and the command that changes it, if there is one."""
+    if html:
+        st.html(html)
+        return
+    note(otherwise)
+    if command:
+        st.code(command, language="bash", width="content")
+
+
 def error(message: str) -> None:
     """One line about what went wrong; plain text."""
     st.error(render.markdown(message), icon=":material/error:")
 
 
-def _step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
+def step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
+    """A button to the one before or after, also pressed by a key; of no use at the end."""
     st.button(name, shortcut=key, disabled=at_end, on_click=go_to, args=[target])
 
 

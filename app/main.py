@@ -12,8 +12,10 @@ PAGES = (
     ("runs", "Runs", ":material/table_rows:", ("run",)),
     ("features", "Features", ":material/apps:", ("run",)),
     ("feature", "Feature", ":material/target:", ("run", "feature")),
+    ("text", "Your text", ":material/text_fields:", ("run",)),
     ("steering", "Steering", ":material/tune:", ("run", "feature")),
     ("dead", "Dead latents", ":material/skull:", ("run",)),
+    ("compare", "Compare", ":material/compare_arrows:", ("run",)),
 )
 
 st.set_page_config(

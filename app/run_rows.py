@@ -1,6 +1,6 @@
 """Pure: what run folders say -> the table of runs, a run's measures and its settings, ready to show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -22,6 +22,17 @@ MEASURES = {
     "recovered_zero": ("CE recovered (zero)", "Share of the loss that zeroing costs which the SAE keeps."),
     "recovered_mean": ("CE recovered (mean)", "Share of the loss that the mean costs which the SAE keeps."),
 }
+
+TELLING = (
+    "FVU",
+    "cosine",
+    "L0",
+    "norm ratio",
+    "KL divergence",
+    "CE recovered (zero)",
+    "dead",
+    "dense",
+)  # labels
 
 
 class Run(Protocol):
@@ -50,6 +61,29 @@ class Estimate(NamedTuple):
 def state(run: Run, steps_done: int) -> str:
     """How far the run's training is, in words."""
     return "finished" if run.finished else f"step {steps_done:,} of {run.about['config']['train']['steps']:,}"
+
+
+def progress(about: dict[str, Any], log: Sequence[Mapping[str, float]], quiet: float) -> tuple[float, str]:
+    """How far a training that is not finished is, as a share and in words: pace and time left, or since when it rests.
+
+    `quiet` is for how many seconds nothing has been logged; more than ten entries would have taken, and a minute, is
+    taken for a stop."""
+    train = about["config"]["train"]
+    if not log:
+        return 0.0, f"step 0 of {train['steps']:,}"
+    step, pace = (
+        int(log[-1]["step"]),
+        [row["tokens_per_second"] for row in log[-5:] if row.get("tokens_per_second")],
+    )
+    said = f"step {step:,} of {train['steps']:,}"
+    share = min(step / train["steps"], 1.0)
+    if not pace:
+        return share, said
+    a_step = train["batch"] / (sum(pace) / len(pace))  # in seconds
+    if quiet > max(60.0, 10 * train["log_every"] * a_step):
+        return share, f"{said} · stopped, it seems: nothing logged for {_duration(quiet)}"
+    left = _duration((train["steps"] - step) * a_step)
+    return share, f"{said} · {sum(pace) / len(pace):,.0f} tokens/s · {left} left"
 
 
 def runs(
@@ -100,14 +134,28 @@ def basis(evaluation: Evaluation) -> str:
 
 
 def frontier(
-    found: Mapping[str, Run], measured: Mapping[str, Evaluation]
+    found: Mapping[str, Run], measured: Mapping[str, Evaluation], measure: str = "fvu"
 ) -> list[tuple[str, str, float, float]]:
-    """Name, architecture, L0 and FVU of every evaluated run."""
+    """Name, architecture (with the size where runs have several), L0 and a measure, of every run that has it."""
+    sizes = {found[name].about["config"]["arch"].get("d_sae") for name in measured}
     points = []
     for name, evaluation in measured.items():
-        values = _intervals(evaluation)
-        points.append((name, found[name].about["config"]["architecture"], values["l0"][0], values["fvu"][0]))
+        values, config = _intervals(evaluation), found[name].about["config"]
+        size = config["arch"].get("d_sae")
+        kind = config["architecture"] + (f", {size:,}" if len(sizes) > 1 and size else "")
+        if measure in values:
+            points.append((name, kind, values["l0"][0], values[measure][0]))
     return points
+
+
+def common(table: pa.Table, names: Sequence[str] = ("hook", "model", "steps")) -> tuple[pa.Table, list[str]]:
+    """The table of runs without those of these columns that say the same of several runs; and what they say."""
+    alike = [name for name in names if len(table) > 1 and len({*table[name].to_pylist()}) == 1]
+    said = [
+        f"{table[name][0].as_py():,} steps" if name == "steps" else str(table[name][0].as_py())
+        for name in alike
+    ]
+    return table.drop_columns(alike), said
 
 
 def brief(about: dict[str, Any]) -> list[tuple[str, str]]:
@@ -145,9 +193,49 @@ def settings(about: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, _text(value)) for name, value in pairs.items() if value not in (None, "")]
 
 
+def differing(abouts: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Settings in which runs differ, each with its value in every run; a dash where a run has no such setting."""
+    found = [dict(settings(about)) for about in abouts.values()]
+    names = dict.fromkeys(name for one in found for name in one)
+    lines = [(name, [one.get(name, "–") for one in found]) for name in names]
+    return [(name, values) for name, values in lines if len({*values}) > 1]
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Names of runs without the folders that all of them share."""
+    parts = [name.split("/") for name in names]
+    shared = 0
+    while (
+        len(parts) > 1
+        and len({tuple(part[: shared + 1]) for part in parts}) == 1
+        and shared + 1 < min(map(len, parts))
+    ):
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
+
+
+def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, list[str]]]:
+    """The measures that tell runs apart, as (label, explanation, value in every run); a dash where one has none.
+
+    Nothing when no run is evaluated."""
+    tables = [{line.label: line for line in estimates(one)} if one else {} for one in measured]
+    labels = {label: line.why for table in tables for label, line in table.items() if label in TELLING}
+    return [
+        (label, why, [table[label].value if label in table else "–" for table in tables])
+        for label, why in labels.items()
+    ]
+
+
 def _intervals(evaluation: Evaluation) -> dict[str, tuple[float, float, float]]:
     both = {**evaluation.get("estimates", {}), **evaluation.get("splice", {}).get("estimates", {})}
     return {name: (found["value"], found["low"], found["high"]) for name, found in both.items()}
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
 
 
 def _hundredfold(share: float | None) -> float | None:

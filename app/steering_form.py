@@ -154,9 +154,9 @@ def _matches(run: str, store: Any, chosen: Settings) -> None:
     words = st.session_state.get("find", "").strip()
     if not words:
         return
-    found = feature_rows.filtered(features.table(store), words, "alive", 0.0, 1.0).sort_by(
-        [("max", "descending")]
-    )
+    found = feature_rows.filtered(
+        features.table(store), feature_rows.Wanted(words, "alive"), features.haystack(store)
+    ).sort_by([("max", "descending")])
     if not len(found):
         st.caption("No feature that fires has such a token.")
     with st.container(horizontal=True, gap="small", key="matches"):

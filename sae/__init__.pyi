@@ -19,6 +19,8 @@ from .cli.train import train
 from .code import SparseCode
 from .config import RunConfig
 from .errors import SAEError
+from .features.reader import read
+from .features.reading import Reading
 from .features.store import FeatureStore
 from .runs import Run, load_sae
 from .steering.interventions import Calibration, Intervention
@@ -40,6 +42,7 @@ __all__ = [
     "MFRConfig",
     "MatryoshkaConfig",
     "ReLUConfig",
+    "Reading",
     "Run",
     "RunConfig",
     "SAEError",
@@ -51,5 +54,6 @@ __all__ = [
     "build",
     "evaluate",
     "load_sae",
+    "read",
     "train",
 ]

@@ -84,13 +84,16 @@ def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:
     return harvest(model, folder / "store", harvest_config(text, **changes))
 
 
-def run(folder: Path, name: str = "toy", arch: ArchConfig | None = None, steps: int = 30) -> Run:
-    """A trained, evaluated run with features at folder/runs/name, over a store in `folder`."""
+def run(
+    folder: Path, name: str = "toy", arch: ArchConfig | None = None, steps: int = 30, out: Path | None = None
+) -> Run:
+    """A trained, evaluated run with features at folder/runs/name, or in `out`, over a store in `folder`."""
     if not (folder / "store").exists():
         store(folder)
     arch = arch or TopKConfig(d_sae=32, k=4)
     cfg = TrainConfig(steps=steps, batch=64, lr=3e-3, log_every=5, checkpoint_every=10)
-    made = train(RunConfig(store=str(folder / "store"), arch=arch, train=cfg), folder / "runs" / name)
+    out = out or folder / "runs" / name
+    made = train(RunConfig(store=str(folder / "store"), arch=arch, train=cfg), out)
     model = load(str(folder / "model"))
     evaluate(made, made.sae(), model, windows=8, batch=64)
     collect(made, model, FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64))

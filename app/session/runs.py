@@ -1,6 +1,7 @@
 """The runs under the folder that the app shows, their logs and their evaluations."""
 
 import sys
+import time
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -60,6 +61,12 @@ def steps_done(run: Run) -> int:
     """The last step in the run's log; 0 before the first entry."""
     entries = log(run)
     return int(entries[-1]["step"]) if entries else 0
+
+
+def quiet_for(run: Run) -> float:
+    """Seconds since the run last logged something; 0 before it has."""
+    path = run.path / "log.jsonl"
+    return max(time.time() - path.stat().st_mtime, 0.0) if path.exists() else 0.0
 
 
 def stamp(path: Path) -> tuple[int, int]:

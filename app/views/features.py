@@ -11,7 +11,7 @@ from sae.show import feature as show
 from sae.show import render
 
 COLUMNS = {
-    "feature": ButtonColumn(width=72, alignment="right", key=controls.OPEN, help="Its number in the SAE."),
+    "feature": ButtonColumn(width=72, alignment="right", key=frame.OPEN, help="Its number in the SAE."),
     "label": TextColumn(width="medium", help="What somebody called it, on its page."),
     "density": NumberColumn(format="%.3g %%", help="Share of the tokens read on which its value is not 0."),
     "firings": NumberColumn(format="localized", help="Number of tokens on which it fires."),

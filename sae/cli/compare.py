@@ -9,18 +9,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations import files
 from activations.store import Store
 from sae.cli import results
 from sae.cli.progress import progress
-from sae.errors import ConfigError, RunError
-from sae.evaluation.matching import LEVELS, compare
+from sae.comparison import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
+from sae.errors import ConfigError
+from sae.evaluation.matching import LEVELS
 from sae.evaluation.reconstruction import held_out_rows
-from sae.evaluation.similarity import codes
-from sae.runs import Run, device, read_json
-
-FORMAT = 1
-MEASURES = {"cosine": "decoder cosine", "activation": "activation correlation"}
+from sae.runs import Run, read_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Compare:
     """Folders of two runs or more."""
     store: Path | None = None
     """Store whose held-out tokens both SAEs are shown; the first run's when left out."""
-    tokens: int = 50_000
+    tokens: int = TOKENS
     """Held-out tokens looked at, at most."""
     near: float = LEVELS[0]
     """Similarity from which two latents count as the same thing: what is shared, split, merged, new, lost."""
@@ -75,23 +71,12 @@ def main(args: list[str]) -> int:
 
 def write(first: Run, second: Run, cfg: Compare) -> Path:
     """Match the latents of two finished runs, and write compare-NAME.json into the first one's folder."""
-    runs, names = (first, second), ("first", "second")
-    _refuse_other_widths(first, second)
-    about = {
-        name: {"run": str(run.path), "weights_file_sha256": run.digest}
-        for name, run in zip(names, runs, strict=True)
-    }
+    refuse_other_widths(first, second)
     store = Store(cfg.store) if cfg.store else first.store
-    saes = [run.sae().to(device()) for run in runs]
+    settings = cfg.tokens, cfg.near, cfg.absolute, cfg.block
     with progress("encode", 2 * min(cfg.tokens, held_out_rows(store)), "tokens") as advance:
-        both = [
-            codes(sae, store, run.hook, cfg.tokens, on_rows=advance)
-            for sae, run in zip(saes, runs, strict=True)
-        ]
-    found = compare((saes[0].W_dec, saes[1].W_dec), (both[0], both[1]), cfg.near, cfg.absolute, cfg.block)
-    path = first.path / f"compare-{second.name}.json"
-    files.write_json(path, {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found})
-    return path
+        found = match_runs(first, second, store, *settings, on_rows=advance)
+    return keep(first, second, found)
 
 
 def show(content: dict[str, Any]) -> None:
@@ -129,13 +114,3 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
         counts = Counter(found["latents"][place]["kind"])
         lines[f"the {place}'s {', '.join(kinds)}"] = ", ".join(f"{counts[kind]:,}" for kind in kinds)
     return lines
-
-
-def _refuse_other_widths(first: Run, second: Run) -> None:
-    reads = [(run.about["d_model"], f"({run.about['model']}, {run.hook})") for run in (first, second)]
-    if reads[0][0] != reads[1][0]:
-        (width, where), (other, elsewhere) = reads
-        raise RunError(
-            f"{first.path} reads activations of width {width} {where}, {second.path} of width {other} {elsewhere}: "
-            f"latents can be matched within one width only"
-        )

@@ -1,5 +1,6 @@
 """Matching the latents of two SAEs: nearest, mutually nearest, one to one; what is shared, split, new and lost."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,16 +54,18 @@ def compare(
     near: float = LEVELS[0],
     absolute: bool | None = None,
     block: int = 1024,
+    on_latents: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
     """Match two SAEs by decoder `cosine` and by `activation` correlation; a `summary` and lists of `latents` of each.
 
     `codes` are of the same rows. `absolute` matches by |similarity|: a signed latent and its mirror image are
     one. When None it is set if any value of either code is negative. Which it was is in the result, with
-    `near` (see `kinds`), `tokens` looked at and the share of latents `firing` on them."""
+    `near` (see `kinds`), `tokens` looked at and the share of latents `firing` on them. `on_latents` hears of
+    each block of the first SAE's latents, once a measure."""
     if absolute is None:
         absolute = any(bool((code.values < 0).any()) for code in codes)
     measures = {"cosine": cosine(*decoders, absolute), "activation": correlation(*codes, absolute)}
-    found = {name: match(similarity, block) for name, similarity in measures.items()}
+    found = {name: match(similarity, block, on_latents) for name, similarity in measures.items()}
     firing = [code.fired().double().mean().item() for code in codes]
     return {
         "tokens": codes[0].n_rows,
@@ -73,17 +76,21 @@ def compare(
     }
 
 
-def match(similarity: Similarity, block: int = 1024) -> Matching:
+def match(
+    similarity: Similarity, block: int = 1024, on_latents: Callable[[int], None] = lambda n: None
+) -> Matching:
     """Match two SAEs of F_a and F_b latents.
 
     Memory: some 20 bytes for each cell of a block (block * F_b), 2 kB a latent for the candidates, and 12
     bytes a cell for the whole matrix if it has at most 4096 x 4096: 0.2 GB for 16,384 by 16,384 latents."""
     n = min(CANDIDATES, *similarity.shape)
-    first, second = nearest(similarity, n, block)
+    first, second = nearest(similarity, n, block, on_latents)
     return Matching(first, second, mutual(first, second), one_to_one(similarity, first, second, block))
 
 
-def nearest(similarity: Similarity, n: int, block: int = 1024) -> tuple[Nearest, Nearest]:
+def nearest(
+    similarity: Similarity, n: int, block: int = 1024, on_latents: Callable[[int], None] = lambda n: None
+) -> tuple[Nearest, Nearest]:
     """The n most similar latents for each latent of the first SAE, and of the second, in one pass over the matrix."""
     rows: list[Nearest] = []
     columns: Nearest | None = None
@@ -92,6 +99,7 @@ def nearest(similarity: Similarity, n: int, block: int = 1024) -> tuple[Nearest,
         best = values.topk(n, dim=1)
         rows.append(Nearest(best.indices, best.values))
         columns = _merged(columns, numbers, values, n)
+        on_latents(len(numbers))
     assert columns is not None
     return Nearest(*(torch.cat(parts) for parts in zip(*rows, strict=True))), columns
 

@@ -1,7 +1,6 @@
 """Figures: what is counted is drawn, where it belongs; labels are escaped."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -56,31 +55,3 @@ def test_a_density_is_drawn_in_its_decade():
     bar = overview.densities(np.array([0.015, 0.5, 0.0]), np.array([])).data[0]
     tall = [x for x, y in zip(bar.x, bar.y, strict=True) if y]
     assert tall[0] < -2 < tall[1] < -1 < tall[2] < 0
-
-
-def test_curves_show_what_was_logged_and_nothing_else():
-    log = [{"step": step, "fvu": 1 / step, "lr": 1e-3} for step in (10, 20, 30)]
-    figure = charts.curves([*log, {"step": 40, "fvu": 0.1}], steps=100)
-    assert [list(line.x) for line in figure.data] == [[10, 20, 30, 40], [10, 20, 30]]
-    assert [title.text for title in figure.layout.annotations] == [charts.CURVES["fvu"], charts.CURVES["lr"]]
-    assert tuple(figure.layout.xaxis.range) == (0, 100)
-
-
-def test_a_run_without_a_log_has_empty_curves():
-    assert not charts.curves([]).data
-
-
-def test_runs_of_one_architecture_are_one_line_from_sparse_to_dense():
-    points = [("a", "topk", 64.0, 0.2), ("b", "topk", 16.0, 0.4), ("c", "relu", 30.0, 0.5)]
-    relu, topk = charts.pareto(points, chosen="b").data
-    assert (relu.name, topk.name) == ("relu", "topk")
-    assert list(topk.x) == [16.0, 64.0]
-    assert topk.marker.size[0] > topk.marker.size[1], "the chosen run stands out"
-
-
-@pytest.mark.parametrize("name", ["<b>x</b>", "<a href='javascript:1'>x</a>", "a & b"])
-def test_names_in_plots_are_escaped(name):
-    (line,) = charts.pareto([(name, name, 1.0, 0.5)]).data
-    for text in (line.text[0], line.name):
-        assert "<" not in text.replace("&lt;", "")
-        assert "& " not in text

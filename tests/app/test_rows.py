@@ -188,3 +188,65 @@ def test_settings_list_every_field_that_is_set():
 
 def test_the_frontier_has_only_evaluated_runs():
     assert run_rows.frontier({"a": Run(), "b": Run()}, {"b": evaluation(0.5)}) == [("b", "relu", 0.5, 0.5)]
+
+
+def test_the_frontier_is_of_the_measure_asked_and_tells_sizes_apart():
+    small, large = Run(), Run()
+    large.about = {**Run.about, "config": {**Run.about["config"], "arch": {"d_sae": 8192}}}
+    measured = {"a": evaluation(0.5), "b": evaluation(0.25)}
+    measured["a"].pop("splice")
+    measured["b"]["splice"] = {"estimates": {"recovered_zero": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+    found = {"a": small, "b": large}
+    assert run_rows.frontier(found, measured) == [
+        ("a", "relu, 4,096", 0.5, 0.5),
+        ("b", "relu, 8,192", 0.25, 0.25),
+    ]
+    assert run_rows.frontier(found, measured, "recovered_zero") == [("b", "relu, 8,192", 0.25, 0.9)]
+
+
+def test_columns_that_say_the_same_of_all_runs_are_said_once():
+    table = run_rows.runs({"a": Run(), "b": Run()}, {}, {"a": 1, "b": 2})
+    kept, said = run_rows.common(table)
+    assert said == ["blocks.0.hook_resid_post", "gpt2", "100 steps"]
+    assert not {"hook", "model", "steps"} & set(kept.column_names)
+    one = run_rows.runs({"a": Run()}, {}, {"a": 1})
+    assert run_rows.common(one) == (one, [])
+
+
+@pytest.mark.parametrize(
+    ("quiet", "said"),
+    [
+        (3.0, "step 40 of 100 · 1,000 tokens/s · 60 s left"),
+        (110.0, "step 40 of 100 · stopped, it seems: nothing logged for 110 s"),
+        (7200.0, "step 40 of 100 · stopped, it seems: nothing logged for 2 h"),
+    ],
+)
+def test_a_training_says_its_pace_and_time_left_or_that_it_rests(quiet, said):
+    train = {"steps": 100, "batch": 1000, "log_every": 10}  # a second a step
+    log = [
+        {"step": step, "tokens_per_second": speed}
+        for step, speed in ((10, 1.0), *((s, 1000.0) for s in range(15, 41, 5)))
+    ]
+    share, words = run_rows.progress({"config": {"train": train}}, log, quiet)
+    assert (share, words) == (0.4, said)
+
+
+def test_a_training_that_has_logged_nothing_is_at_its_beginning():
+    train = {"steps": 100, "batch": 1000, "log_every": 10}
+    assert run_rows.progress({"config": {"train": train}}, [], 0.0) == (0.0, "step 0 of 100")
+    assert run_rows.progress({"config": {"train": train}}, [{"step": 100}], 0.0) == (1.0, "step 100 of 100")
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["a/b/x", "a/b/y"], ["x", "y"]),
+        (["a/b/x", "a/c/x"], ["b/x", "c/x"]),
+        (["a/x", "a/x/y"], ["x", "x/y"]),
+        (["ab", "ac"], ["ab", "ac"]),
+        (["a/b"], ["a/b"]),
+        ([], []),
+    ],
+)
+def test_folders_that_all_share_are_left_out_of_names(names, short):
+    assert run_rows.short(names) == short

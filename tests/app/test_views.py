@@ -2,61 +2,15 @@
 
 import json
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import streamlit
 from streamlit.testing.v1 import AppTest
 
-import app
 from sae.features.store import FeatureStore
-from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE
-
-MAIN = Path(app.__file__).with_name("main.py")
-
-
-@pytest.fixture
-def show(runs: Path, monkeypatch: pytest.MonkeyPatch):
-    """Open a page: show("features", run="toy"); of another folder with `folder=`."""
-
-    def show(page: str = "runs", folder: Path = runs, **query: str) -> AppTest:
-        streamlit.cache_resource.clear()
-        monkeypatch.setattr("sys.argv", [str(MAIN), str(folder)])
-        at = AppTest.from_file(MAIN, default_timeout=60).run()
-        if page != "runs":
-            at.switch_page(f"views/{page}.py")
-        at.query_params.update(query)
-        at.run()
-        assert not at.exception, at.exception[0].value
-        return at
-
-    return show
-
-
-class Text(HTMLParser):
-    def __init__(self, source: str):
-        super().__init__()
-        self.parts: list[str] = []
-        self.feed(source)
-
-    def handle_data(self, data: str) -> None:
-        self.parts.append(data)
-
-
-def source(at: AppTest) -> str:
-    """All HTML of the page itself."""
-    return "\n".join(element.value for element in at.main.get("html"))
-
-
-def text(at: AppTest) -> str:
-    """What that HTML says."""
-    return " ".join(Text(source(at)).parts)
-
-
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
+from tests.app.pages import metrics, source, text
+from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS
 
 
 def button(at: AppTest, label: str):
@@ -74,7 +28,7 @@ def store(runs: Path, run: str = "toy") -> FeatureStore:
 
 def test_runs_lists_every_run_below_the_folder(show):
     table = show().dataframe[0].value
-    assert sorted(table["name"]) == sorted([HOSTILE_RUN, "bare", "sweep/unfinished", "toy"])
+    assert sorted(table["name"]) == RUNS
     state = dict(zip(table["name"], table["state"], strict=True))
     assert (state["toy"], state["sweep/unfinished"]) == ("finished", "step 15 of 30")
 
@@ -268,7 +222,7 @@ def test_another_run_can_be_chosen_on_every_page_about_one(show):
     for page in ("features", "feature"):
         at = show(page, run="toy")
         box = at.sidebar.selectbox[0]
-        assert sorted(box.options) == sorted([HOSTILE_RUN, "bare", "sweep/unfinished", "toy"])
+        assert sorted(box.options) == RUNS
         box.set_value(HOSTILE_RUN).run()
         assert at.query_params == {"run": HOSTILE_RUN}
         assert HOSTILE_RUN in text(at)
@@ -277,4 +231,5 @@ def test_another_run_can_be_chosen_on_every_page_about_one(show):
 def test_links_to_pages_keep_the_choice(show):
     at = show("feature", run="toy", feature="7")
     links = {link.value: link.proto.query_string for link in at.sidebar.get("page_link")}
-    assert links == {"Runs": "run=toy", "Features": "run=toy", "Feature": "run=toy&feature=7"}
+    others = dict.fromkeys(("Runs", "Features", "Your text", "Dead latents", "Compare"), "run=toy")
+    assert links == {**others, **dict.fromkeys(("Feature", "Steering"), "run=toy&feature=7")}

@@ -1,4 +1,4 @@
-"""A folder of runs that has one of everything: plain, with hostile texts, dead and negative features, unfinished."""
+"""A folder of runs that has one of everything: plain, signed, with hostile texts, dead and negative features, unfinished."""
 
 import json
 import shutil
@@ -7,6 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
+
+from sae.architectures import AbsTopKConfig
+from tests import tiny
 
 HOSTILE = {
     "a": "<b>bold</b>",
@@ -17,12 +20,14 @@ HOSTILE = {
     " ": "   ",
 }
 HOSTILE_RUN = "<i>run</i> **x** :red[y] $z$ & 'q'"
+RUNS = sorted([HOSTILE_RUN, "bare", "signed", "sweep/unfinished", "toy"])
 DEAD, NEGATIVE = 3, 5  # features of the hostile run
 
 
 def make(folder: Path, toy: Path) -> Path:
     """Fill a folder with runs made from the finished toy run."""
     shutil.copytree(toy, folder / "toy")
+    tiny.run(toy.parents[1], arch=AbsTopKConfig(d_sae=24, k=3), out=folder / "signed")
     shutil.copytree(toy, folder / "bare", ignore=shutil.ignore_patterns("features", "eval.json"))
     unfinished = folder / "sweep" / "unfinished"
     shutil.copytree(toy, unfinished, ignore=shutil.ignore_patterns("features", "eval.json", "sae.*"))

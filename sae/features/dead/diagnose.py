@@ -28,7 +28,7 @@ from sae.features.dead.evidence import (
 )
 from sae.features.dead.report import DeadReport
 from sae.features.dead.rows import DeadConfig, Rows, off_distribution
-from sae.features.store import token_texts
+from sae.features.write import token_texts
 from sae.runs import read_json
 
 

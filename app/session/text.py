@@ -1,0 +1,146 @@
+"""The text that the Your text page reads, what is chosen of it, and the reading itself, made in the background."""
+
+import random
+import re
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+from torch import Tensor
+
+from activations.errors import ActivationsError
+from activations.store import is_held_out
+from activations.tokens import PackingConfig
+from app.session import features, live
+from app.session.errors import Missing
+from app.session.jobs import Job, Report, find, start
+from sae.errors import ConfigError
+from sae.features.reader import MOST_TOKENS, read
+from sae.features.reading import Reading
+from sae.runs import Run
+
+SHORT = 400  # characters of a text that goes into the URL
+LONGEST = 8 * MOST_TOKENS  # characters
+EXAMPLE_TOKENS = 100  # of a held-out document
+KEEP, TEXT, JOB = "text of this visit", "text", "reading"
+PIECES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
+
+
+def current() -> str:
+    """The text the URL holds, or without one the text of this visit."""
+    return st.query_params.get(TEXT) or st.session_state.get(KEEP, "")
+
+
+def show(text: str) -> None:
+    """Read another text; a short one goes into the URL. What was chosen of the one before is let go."""
+    st.session_state[KEEP] = text
+    for name in (TEXT, "token"):
+        st.query_params.pop(name, None)
+    if 0 < len(text) <= SHORT:
+        st.query_params[TEXT] = text
+
+
+def reading(run: Run, text: str) -> Job[Reading]:
+    """The reading of a text, under way or done; begun if it is not this visit's last one.
+
+    Raises Missing when the run is not finished."""
+    if not run.finished:
+        why = f"{run.path.name} is still training: texts can be read when it is finished."
+        raise Missing("No SAE yet", why, f"sae train … --out {run.path} --resume")
+    wanted = (run.digest, features.collected(run), text)
+    if st.session_state.get("what is read") != wanted or not find(JOB):
+        st.session_state["what is read"] = wanted
+        start(JOB, lambda report: _read(run, text, report))
+    job = find(JOB)
+    assert job is not None
+    return job
+
+
+def again() -> None:
+    """Forget the last reading, so that the text is read once more."""
+    st.session_state.pop("what is read", None)
+
+
+def table(run: Run) -> pa.Table | None:
+    """The table of the run's features; None when they have not been collected."""
+    return features.of(run).table if features.collected(run) else None
+
+
+def token(found: Reading) -> int:
+    """The token the URL names, or without one the first that counts. Raises ConfigError when there is none such."""
+    asked = st.query_params.get("token")
+    if asked is None:
+        return int(found.counted.nonzero()[0]) if bool(found.counted.any()) else 0
+    return _number(asked, len(found), "token", "this text")
+
+
+def show_token(place: int) -> None:
+    """Look at another token."""
+    st.query_params["token"] = str(place)
+
+
+def colour(found: Reading, measures: Any) -> str | int:
+    """What the URL says to colour by: one of `measures`, or a feature. Raises ConfigError when it is neither."""
+    asked = st.query_params.get("colour", next(iter(measures)))
+    return asked if asked in measures else _number(asked, found.code.n_latents, "feature", "this run")
+
+
+def colour_by(what: str | int) -> None:
+    """Colour by something else."""
+    st.query_params["colour"] = str(what)
+
+
+def held_out_example(run: Run) -> str:
+    """The beginning of one of the store's held-out documents, any, as its features spell it.
+
+    Raises StoreError when the store is not there, Missing when the run has no features, ConfigError when none
+    of the documents looked at is held out."""
+    store, vocabulary = run.store, features.of(run).vocabulary
+    for number in random.sample(range(len(store.shards)), len(store.shards)):
+        shard = store.read(number)
+        there = shard.documents[is_held_out(shard.documents)].unique()
+        if len(there):
+            chosen = there[random.randrange(len(there))]
+            return _spelled(shard.tokens[shard.documents == chosen][:EXAMPLE_TOKENS], vocabulary)
+    raise ConfigError(f"{store.path} has no held-out document")
+
+
+def _read(run: Run, text: str, report: Report) -> Reading:
+    report(0.0, "reading" if live.ready(run) else "loading the model: some 5 s the first time")
+    collected = features.of(run) if features.collected(run) else None
+    packing, centre = _as_stored(run)
+    with live.using(run) as (model, sae):
+        report(0.0, "reading")
+        return read(
+            model,
+            sae,
+            run.hook,
+            text,
+            collected,
+            packing,
+            centre,
+            on_tokens=lambda n, of: report(n / of, "reading"),
+        )
+
+
+def _as_stored(run: Run) -> tuple[PackingConfig | None, Tensor | None]:
+    """How the run's store cuts text, and its mean; None where the store is gone."""
+    try:
+        return run.store.spec.packing, run.store.mean(run.hook)
+    except ActivationsError:
+        return None, None
+
+
+def _number(asked: str, count: int, what: str, where: str) -> int:
+    if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < count):
+        raise ConfigError(f"{what} {asked[:40]} does not exist: {where} has 0 to {count - 1}")
+    return int(asked)
+
+
+def _spelled(tokens: Tensor, vocabulary: list[str]) -> str:
+    """The tokens' text, with pieces of characters put together again."""
+    text = "".join(vocabulary[token] for token in tokens.tolist())
+    return PIECES.sub(
+        lambda found: bytes.fromhex(found[0].replace("<0x", "").replace(">", "")).decode("utf-8", "replace"),
+        text,
+    )

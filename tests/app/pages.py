@@ -1,0 +1,68 @@
+"""Pages run by Streamlit's AppTest: opening one, and what its HTML says."""
+
+import json
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import streamlit
+from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
+
+import app
+
+MAIN = Path(app.__file__).with_name("main.py")
+
+
+def opened(page: str, query: dict[str, str]) -> AppTest:
+    """The page, run once, with nothing cached from before."""
+    streamlit.cache_resource.clear()
+    at = AppTest.from_file(MAIN, default_timeout=60).run()
+    if page != "runs":
+        at.switch_page(f"views/{page}.py")
+    at.query_params.update(query)
+    at.run()
+    assert not at.exception, at.exception[0].value
+    return at
+
+
+def settled(at: AppTest) -> AppTest:
+    """The page when no job of it is running any more."""
+    for _ in range(600):
+        if "Stop" not in [button.label for button in at.button]:
+            return at
+        time.sleep(0.05)
+        at.run()
+        assert not at.exception, at.exception[0].value
+    raise AssertionError("the job does not end")
+
+
+def button(at: AppTest, label: str) -> Button:
+    """The first button of that label."""
+    return next(found for found in at.button if found.label == label)
+
+
+class Text(HTMLParser):
+    def __init__(self, source: str):
+        super().__init__()
+        self.parts: list[str] = []
+        self.feed(source)
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+
+def source(at: AppTest) -> str:
+    """All HTML of the page itself."""
+    pressed = [json.loads(element.proto.json)["html"] for element in at.main.get("bidi_component")]
+    return "\n".join([element.value for element in at.main.get("html")] + pressed)
+
+
+def text(at: AppTest) -> str:
+    """What that HTML says."""
+    return " ".join(Text(source(at)).parts)
+
+
+def metrics(at: AppTest) -> dict[str, str]:
+    """Names and values of the rows of numbers."""
+    return {metric.label: metric.value for metric in at.metric}

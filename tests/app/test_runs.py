@@ -1,0 +1,84 @@
+"""The Runs page: several runs side by side, what stands against L0, and a training under way."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from app import run_charts
+from tests.app.pages import source, text
+from tests.app.worlds import HOSTILE_RUN
+
+
+def figures(at) -> list[dict]:
+    return [json.loads(element.proto.spec) for element in at.get("plotly_chart")]
+
+
+def test_several_runs_are_set_side_by_side_as_the_url_says(show, runs):
+    at = show(**{"run": "toy", "with": ["toy", "signed"]})
+    page = text(at)
+    assert "Settings that differ" in page and "abstopk" in page
+    found = [
+        json.loads((runs / name / "eval.json").read_text())["estimates"]["l0"]["value"]
+        for name in ("signed", "toy")
+    ]
+    lines = page.split("L0")[-1].split()
+    assert lines[:2] == [f"{value:.3g}" for value in found]
+    logs = [[json.loads(line) for line in (runs / name / "log.jsonl").open()] for name in ("signed", "toy")]
+    fvu = figures(at)[0]["data"][:2]
+    assert [line["name"] for line in fvu] == ["signed", "toy"]
+    assert [line["y"] for line in fvu] == [[row["fvu"] for row in log] for log in logs]
+
+
+def test_the_switch_leads_there_and_back(show):
+    at = show(run="toy")
+    at.toggle(key="together").set_value(True).run()
+    assert "No run is chosen" in text(at)
+    assert "with" in at.query_params
+    at.toggle(key="together").set_value(False).run()
+    assert "with" not in at.query_params
+    assert "Evaluation" in text(at)
+
+
+def test_a_run_put_beside_others_that_is_not_there_is_one_line(show):
+    at = show(**{"with": ["toy", "<b>nosuch"]})
+    assert len(at.error) == 1
+    assert "there is no run '<b>nosuch'" in at.error[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize("measure", run_charts.HEIGHTS)
+def test_the_points_are_the_runs_own_evaluations(show, runs, measure):
+    at = show(run="toy")
+    at.segmented_control(key="height").set_value(measure).run()
+    points = {
+        name: (x, y)
+        for trace in figures(at)[-1]["data"]
+        for name, x, y in zip(trace["customdata"], trace["x"], trace["y"], strict=True)
+    }
+    assert {*points} == {"toy", "signed", HOSTILE_RUN}
+    for name, point in points.items():
+        found = json.loads((runs / name / "eval.json").read_text())
+        both = {**found["estimates"], **found["splice"]["estimates"]}
+        assert point == pytest.approx((both["l0"]["value"], both[measure]["value"]))
+
+
+def test_a_training_under_way_says_how_far_it_is_and_one_that_rests_that_it_does(show, runs, tmp_path):
+    folder = Path(shutil.copytree(runs / "sweep" / "unfinished", tmp_path / "runs" / "going")).parent
+    log = folder / "going" / "log.jsonl"
+    for age, said in ((0, "left"), (1000, "stopped, it seems: nothing logged for 17 min")):
+        os.utime(log, (time.time() - age,) * 2)
+        at = show(folder=folder)
+        bar = at.get("progress")[0].proto
+        assert bar.value == 50
+        assert "step 15 of 30" in bar.text
+        assert said in bar.text
+
+
+def test_names_of_runs_stay_text_side_by_side(show):
+    at = show(**{"with": [HOSTILE_RUN, "signed"]})
+    assert "<i>run" not in source(at)
+    assert HOSTILE_RUN in text(at)
+    assert all("<i>" not in (trace.get("name") or "") for figure in figures(at) for trace in figure["data"])
