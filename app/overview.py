@@ -169,7 +169,7 @@ def directions(
             y=y[there],
             mode="markers",
             marker=marker,
-            customdata=there[:, None],
+            customdata=there,
             text=[html.escape(visible(texts[latent])) for latent in numbers],
             hovertemplate="%{text}<extra></extra>",
         )
