@@ -105,6 +105,9 @@ def points(
             clicked(numbers[0])
 
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["toImage", "autoScale2d"], "scrollZoom": True}
+    st.caption(
+        "Click a point to open its feature. Box or Lasso, at the corner of the map, keeps the features inside."
+    )
     st.plotly_chart(figure, key=key, config=config, alt=about, on_select=select)
 
 

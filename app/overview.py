@@ -176,7 +176,7 @@ def directions(
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    figure.update_layout(dragmode="lasso")
+    figure.update_layout(dragmode="pan")  # the one mode in which Streamlit hears of clicks
     return plain(figure, height=520, left=8, bottom=8)
 
 
