@@ -21,7 +21,7 @@ def filters(
     """Words to look for, which state of features, and between which densities; kept while pages change."""
     with st.container(horizontal=True, gap="large", key="filters"):
         words = st.text_input(
-            "Search",
+            "Find",
             key="words",
             placeholder="a token, a label, a text in examples",
             type="search",
@@ -97,13 +97,16 @@ def points(
 
     def select() -> None:
         found = st.session_state[key].selection
-        numbers = [int(point["customdata"][0]) for point in found.points]
+        numbers = [int(point["customdata"]) for point in found.points]
         if found.box or found.lasso:
             marked(numbers)
         elif numbers:
             clicked(numbers[0])
 
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["toImage", "autoScale2d"], "scrollZoom": True}
+    st.caption(
+        "Click a point to open its feature. Box or Lasso, at the corner of the map, keeps the features inside."
+    )
     st.plotly_chart(figure, key=key, config=config, alt=about, on_select=select)
 
 

@@ -1,9 +1,11 @@
 """Pure: what a features folder says -> the table of all features, filtered as asked."""
 
 import json
-from collections.abc import Collection, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -64,13 +66,33 @@ class Wanted:
     """Of these only; None for all."""
 
 
-def haystack(table: pa.Table, texts: pa.ChunkedArray | None) -> pa.ChunkedArray:
-    """What of each of `features` is searched, in lower case; `texts` are of their examples, if there are any."""
+class Haystack:
+    """What of each feature is searched, in lower case: one text, as that is found in a tenth of the time."""
+
+    def __init__(self, texts: Iterable[str]):
+        encoded = [text.lower().encode() for text in texts]
+        self._all = b"\n".join(encoded)
+        self._starts = [0, *accumulate(len(text) + 1 for text in encoded)]
+
+    def having(self, words: str) -> NDArray[np.bool_]:
+        """Which features' texts have these words in them, in any case."""
+        needle = words.lower().encode("utf-8", "replace")
+        found = np.zeros(len(self._starts) - 1, bool)
+        place = self._all.find(needle)
+        while place >= 0:
+            row = bisect_right(self._starts, place) - 1
+            within = place + len(needle) < self._starts[row + 1]
+            found[row] |= within
+            place = self._all.find(needle, self._starts[row + 1] if within else place + 1)
+        return found
+
+
+def haystack(table: pa.Table, texts: pa.ChunkedArray | None) -> Haystack:
+    """What of each of `features` is searched: tokens, and `texts` of their examples, if there are any."""
     tokens = [table[name] for name in ("fires most on", "raises") if name in table.column_names]
-    parts = [pc.utf8_lower(pc.binary_join(column, "\n")) for column in tokens]
-    parts += [pa.chunked_array([texts.combine_chunks()])] if texts is not None else []
-    parts = [part.cast(pa.large_string()) for part in parts]
-    return pc.binary_join_element_wise(*parts, pa.scalar("\n", pa.large_string()))
+    columns = [pc.binary_join(column, "\n").to_pylist() for column in tokens]
+    columns += [texts.to_pylist()] if texts is not None else []
+    return Haystack(map("\n".join, zip(*columns, strict=True)))
 
 
 def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
@@ -81,7 +103,7 @@ def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
     return table.add_column(1, "label", pa.array(column, pa.string()))
 
 
-def filtered(table: pa.Table, wanted: Wanted, haystack: pa.ChunkedArray) -> pa.Table:
+def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
     """Rows of `features` that are wanted; `haystack` is the table's."""
     low, high = wanted.density
     keep = _between(table["density"], 100 * low * (1 - 1e-9), 100 * high * (1 + 1e-9))
@@ -92,7 +114,7 @@ def filtered(table: pa.Table, wanted: Wanted, haystack: pa.ChunkedArray) -> pa.T
     if wanted.among is not None:
         keep = pc.and_(keep, pc.is_in(table["feature"], pa.array(wanted.among, table["feature"].type)))
     if wanted.words:
-        keep = pc.and_(keep, _mentions(table, wanted.words.lower(), haystack))
+        keep = pc.and_(keep, _mentions(table, wanted.words, haystack))
     return table.filter(keep)
 
 
@@ -139,11 +161,12 @@ def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
     return pc.greater(density, 100 * DENSE) if state == "dense" else pc.is_valid(density)
 
 
-def _mentions(table: pa.Table, words: str, haystack: pa.ChunkedArray) -> pa.ChunkedArray:
-    found = pc.match_substring(haystack, words)
+def _mentions(table: pa.Table, words: str, haystack: Haystack) -> pa.ChunkedArray:
+    found = pa.array(haystack.having(words))
     if "label" not in table.column_names:
         return found
-    return pc.or_(found, pc.fill_null(pc.match_substring(pc.utf8_lower(table["label"]), words), False))
+    labels = pc.utf8_lower(table["label"])
+    return pc.or_(found, pc.fill_null(pc.match_substring(labels, words.lower()), False))
 
 
 def _between(column: pa.ChunkedArray, low: float, high: float) -> pa.ChunkedArray:

@@ -169,14 +169,14 @@ def directions(
             y=y[there],
             mode="markers",
             marker=marker,
-            customdata=there[:, None],
+            customdata=there,
             text=[html.escape(visible(texts[latent])) for latent in numbers],
             hovertemplate="%{text}<extra></extra>",
         )
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    figure.update_layout(dragmode="lasso")
+    figure.update_layout(dragmode="pan")  # the one mode in which Streamlit hears of clicks
     return plain(figure, height=520, left=8, bottom=8)
 
 

@@ -51,7 +51,7 @@ ALLOWED = {
     "sae": ["sae", "activations"],
     "app/session": ["app", "sae", "activations"],
     "app": ["app", "sae.show"],
-    "benchmarks": ["sae", "activations", "benchmarks"],
+    "benchmarks": ["sae", "activations", "benchmarks", "app.feature_rows"],
 }
 HEAVY = {
     "streamlit",

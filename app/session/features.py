@@ -35,7 +35,7 @@ def table(store: FeatureStore) -> pa.Table:
     return _table(store.path, stamp(store.path / INDEX))
 
 
-def haystack(store: FeatureStore) -> pa.ChunkedArray:
+def haystack(store: FeatureStore) -> feature_rows.Haystack:
     """What of each feature is searched for words."""
     return _haystack(store.path, stamp(store.path / INDEX))
 
@@ -82,7 +82,7 @@ def _table(path: Path, stamp: tuple[int, int]) -> pa.Table:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading features")
-def _haystack(path: Path, stamp: tuple[int, int]) -> pa.ChunkedArray:
+def _haystack(path: Path, stamp: tuple[int, int]) -> feature_rows.Haystack:
     store = FeatureStore(path)
     return feature_rows.haystack(_table(path, stamp), store.texts)
 

@@ -81,7 +81,7 @@ def test_typing_filters_the_table_and_its_rows_open_the_right_features(page: Pag
     word = next(word for word in sorted(words) if word not in texts[0])
     found = [latent for latent, text in enumerate(texts) if word in text]
     page.goto("/features?run=toy")
-    page.get_by_label("Search", exact=True).fill(word)
+    page.get_by_label("Find", exact=True).fill(word)
     expect(page.get_by_text(f"{len(found)} of 32 features")).to_be_visible()
     click_cell(page, row=1, x=54)
     heading(page, f"Feature {found[0]} ")

@@ -1,0 +1,72 @@
+"""How long a search through 65,536 features takes: labels, tokens and the text of their examples.
+
+Run: python -m benchmarks.search [--features 65536]"""
+
+import random
+import time
+from dataclasses import dataclass
+
+import pyarrow as pa
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from app import feature_rows
+from app.feature_rows import Wanted
+
+LETTERS = "etaoinshrdlucmfw"
+VOCABULARY, LINES, TOKENS = (
+    30_000,
+    10,
+    21,
+)  # words; examples a feature, and tokens of each, as `sae features` keeps
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Search:
+    """Time searches through a made-up run."""
+
+    features: int = 65_536
+    """Features of the run."""
+
+
+def made_up(n: int) -> tuple[pa.Table, pa.ChunkedArray]:
+    """A table of all features, and the text of their examples."""
+    rng = random.Random(0)
+    words = [" " + "".join(rng.choices(LETTERS, k=rng.randint(1, 9))) for _ in range(VOCABULARY)]
+    texts = ["\n".join("".join(rng.choices(words, k=TOKENS)) for _ in range(LINES)) for _ in range(n)]
+    tokens = pa.array([rng.choices(words, k=5) for _ in range(n)], pa.list_(pa.string()))
+    columns = {
+        "feature": pa.array(range(n), pa.int32()),
+        "density": pa.array([100 * rng.random() for _ in range(n)]),
+        "fires most on": tokens,
+        "raises": tokens,
+    }
+    labels = {latent: f"label {rng.choice(words)}" for latent in rng.sample(range(n), n // 10)}
+    return feature_rows.with_labels(pa.table(columns), labels), pa.chunked_array([texts])
+
+
+def main() -> None:
+    """Make the run, search it, print a table."""
+    table, texts = made_up(tyro.cli(Search).features)
+    start = time.perf_counter()
+    haystack = feature_rows.haystack(table, texts)
+    once = time.perf_counter() - start
+    shown = Table(
+        title=f"{len(table):,} features, {texts.nbytes / 1e6:,.0f} MB of examples, read once in {once:.2f} s"
+    )
+    for column in ("searched for", "found", "seconds, best of 5"):
+        shown.add_column(column, justify="right")
+    for words in ("e", "the", "label", "tion of", "no such text anywhere"):
+        took = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            found = feature_rows.filtered(table, Wanted(words, density=(0.1, 1.0)), haystack)
+            took.append(time.perf_counter() - start)
+        shown.add_row(words, f"{len(found):,}", f"{min(took):.3f}")
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    main()
