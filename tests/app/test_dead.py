@@ -10,9 +10,11 @@ from streamlit.testing.v1 import AppTest
 
 import app
 from app import dead_charts, dead_rows
+from app.session import dead
 from sae.features.dead.report import DeadReport
 from sae.runs import Run
 from tests.app import wounded
+from tests.app.worlds import HOSTILE_RUN
 from tests.app.wounded import ALWAYS, LOW, TINY
 
 MAIN = Path(app.__file__).with_name("main.py")
@@ -142,6 +144,26 @@ def test_a_dead_feature_s_page_says_why(show, report, folder):
     said = [caption.value.replace("\\", "") for caption in at.caption]
     assert f"Why: sae dead {folder / 'new'}" in said
     shutil.rmtree(folder / "new/features")
+
+
+def test_a_run_s_name_is_text_and_nothing_else(show):
+    html = source(show(run=HOSTILE_RUN))
+    assert "<i>run</i>" not in html
+    assert "&lt;i&gt;run&lt;/i&gt; **x** :red[y]" in html
+
+
+def test_a_report_in_the_making_can_be_stopped_and_leaves_nothing(folder, monkeypatch):
+    stopped = []
+
+    def report(share: float, note: str) -> None:
+        stopped.append(share)
+        if share > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dead._make(Run(folder / "new"), report)
+    assert stopped[-1] > 0
+    assert not (folder / "new/dead/dead.json").exists()
 
 
 def test_a_damaged_report_is_one_line(show, folder):

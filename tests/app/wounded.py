@@ -13,6 +13,7 @@ from sae.features.dead.of_run import diagnose_run
 from sae.features.dead.report import DeadReport
 from sae.features.dead.rows import DeadConfig
 from sae.runs import Run
+from tests.app.worlds import HOSTILE_RUN
 
 LOW, TINY, ALWAYS = (
     (3, 5),
@@ -23,7 +24,7 @@ CFG = DeadConfig(rows=600, off_tokens=0, batch=128)
 
 
 def make(folder: Path, toy: Path) -> Path:
-    """`wounded` with its report and features, `new` with neither."""
+    """`wounded` with its report and features, `new` with neither; and a copy with a hostile name."""
     for name in ("wounded", "new"):
         shutil.copytree(toy, folder / name)
         wound(folder / name)
@@ -31,6 +32,7 @@ def make(folder: Path, toy: Path) -> Path:
     run = Run(folder / "wounded")
     collect(run, run.language_model(), FeaturesConfig(strongest=2, sampled=5, neighbours=3, logits=3))
     diagnose_run(run, CFG, None)
+    shutil.copytree(folder / "wounded", folder / HOSTILE_RUN)
     return folder
 
 
