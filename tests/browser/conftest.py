@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -42,7 +43,14 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(runs: Path) -> Iterator[str]:
     """Where `sae app` serves the runs."""
-    command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", "18600", "--no-browser"]
+    with serving(runs, 18600) as address:
+        yield address
+
+
+@contextmanager
+def serving(runs: Path, port: int) -> Iterator[str]:
+    """`sae app` over a folder of runs, for as long as the block lasts; its address."""
+    command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", str(port), "--no-browser"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert server.stdout is not None

@@ -24,10 +24,7 @@ CAUSES = {
     "rare": "it fires, but on so few tokens that training takes it for dead by chance",
     "only in training text": "it fires in training text, and what it reads is in no held-out text looked at",
 }
-OF_KIND = {  # what is to be said of latents that do fire
-    "rare": "rare",
-    "training only": "only in training text",
-}
+OF_KIND = {"rare": "rare", "training only": "only in training text"}  # what is said of those that do fire
 FIRES_ON = ("text", "training text only", "special positions only", "off-distribution only", "special positions and off-distribution", "nothing")  # fmt: skip
 TRAINING = ("not recorded", "never fired", "died", "revived and lost", "alive at the end")
 

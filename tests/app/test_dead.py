@@ -1,0 +1,218 @@
+"""The Dead latents page: every number is the report's, causes filter, and what to do where there is no report."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import streamlit
+from streamlit.testing.v1 import AppTest
+
+import app
+from app import dead_charts, dead_rows
+from app.session import dead
+from sae.features.dead.report import DeadReport
+from sae.runs import Run
+from tests.app import wounded
+from tests.app.worlds import HOSTILE_RUN
+from tests.app.wounded import ALWAYS, LOW, TINY
+
+MAIN = Path(app.__file__).with_name("main.py")
+
+
+@pytest.fixture(scope="module")
+def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wounded.make(tmp_path_factory.mktemp("dead") / "runs", world / "runs" / "toy")
+
+
+@pytest.fixture
+def show(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def show(run: str = "wounded", page: str = "dead", **query: str) -> AppTest:
+        streamlit.cache_resource.clear()
+        monkeypatch.setattr("sys.argv", [str(MAIN), str(folder)])
+        at = AppTest.from_file(MAIN, default_timeout=60).run()
+        at.switch_page(f"views/{page}.py")
+        at.query_params.update({"run": run, **query})
+        at.run()
+        assert not at.exception, at.exception[0].value
+        return at
+
+    return show
+
+
+@pytest.fixture
+def report(folder: Path) -> DeadReport:
+    return wounded.report(folder)
+
+
+def metrics(at: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def source(at: AppTest) -> str:
+    return "\n".join(element.value for element in at.main.get("html"))
+
+
+def listed(at: AppTest) -> list[int]:
+    return [int(label) for label in at.dataframe[0].value["feature"]]
+
+
+def test_the_header_s_numbers_are_the_report_s(show, report):
+    found, kinds = metrics(show()), report.about["kinds"]
+    assert kinds["dead"] >= 3
+    assert {name: found[name] for name in ("dead", "rare", "dense")} == {
+        name: f"{kinds[name]:,}" for name in ("dead", "rare", "dense")
+    }
+    assert found["training text only"] == f"{kinds['training only']:,}"
+    lost = [row for row in report.rows("dead") if row["training"] == "revived and lost"]
+    assert found["revived and lost"] == str(len(lost))
+
+
+def test_the_table_lists_the_dead_with_their_evidence(show, report):
+    at = show()
+    dead = report.rows("dead")
+    assert listed(at) == [row["latent"] for row in dead]
+    table = at.dataframe[0].value
+    assert list(table["cause"]) == [row["cause"] for row in dead]
+    assert list(table["margin"]) == pytest.approx([row["margin"] for row in dead])
+    assert list(table["positive on"]) == pytest.approx([100 * row["positive_share"] for row in dead])
+    assert dict(zip(listed(at), table["cause"], strict=True))[TINY] == "encoder collapsed"
+
+
+def test_the_first_one_s_evidence_is_told_in_words_and_numbers(show, report):
+    at, first = show(), report.rows("dead")[0]
+    html = source(at)
+    assert first["evidence"][:30] in html.replace("&#x27;", "'")
+    assert "nearest to firing" in html
+    assert f"{first['latent']}: {first['cause']}" in html
+
+
+def test_a_cause_lists_its_own_alone_and_another_click_all(show, report):
+    at = show()
+    at.pills(key="dead cause").set_value("bias too low").run()
+    assert set(LOW) <= set(listed(at))
+    assert listed(at) == [row["latent"] for row in report.rows("dead") if row["cause"] == "bias too low"]
+    at.pills(key="dead cause").set_value(None).run()
+    assert len(listed(at)) == report.about["kinds"]["dead"]
+
+
+def test_dense_latents_have_a_table_of_their_own(show, report):
+    at = show()
+    dense = at.dataframe[-1].value
+    assert ALWAYS in [int(label) for label in dense["feature"]]
+    assert len(dense) == report.about["kinds"]["dense"]
+    assert list(dense["density"]) == pytest.approx([100 * row["density"] for row in report.rows("dense")])
+
+
+def test_a_run_not_looked_into_says_what_to_run_and_can_be_looked_into_on_the_spot(show, folder):
+    at = show(run="new")
+    assert at.code[0].value == f"sae dead {folder / 'new'}"
+    assert not at.metric
+    (button,) = [button for button in at.button if button.label == "Run it now"]
+    button.click().run()
+    for _ in range(300):
+        if (folder / "new" / "dead" / "dead.json").exists():
+            break
+        time.sleep(0.1)
+    at.run()
+    made = DeadReport(folder / "new" / "dead")
+    assert metrics(at)["dead"] == f"{made.about['kinds']['dead']:,}"
+    assert made.about["off_distribution"], "the page has the language model read strange text too"
+    assert made.about["features_rows"] == 0
+    made_row = made.row(LOW[0])
+    assert made_row is not None
+    assert made_row["cause"] == "bias too low"
+
+
+def test_a_run_still_training_says_so(show, folder):
+    ignored = shutil.ignore_patterns("sae.*", "dead")
+    shutil.copytree(folder / "new", folder / "unfinished", ignore=ignored)
+    at = show(run="unfinished")
+    assert "still training" in source(at)
+    assert "--resume" in at.code[0].value
+
+
+def test_a_dead_feature_s_page_says_why(show, report, folder):
+    at = show(page="feature", feature=str(LOW[0]))
+    row = report.row(LOW[0])
+    assert row is not None
+    said = [caption.value.replace("\\", "") for caption in at.caption]
+    assert f"bias too low: {row['evidence']}" in said
+    shutil.copytree(folder / "wounded/features", folder / "new/features", dirs_exist_ok=True)
+    shutil.rmtree(folder / "new/dead", ignore_errors=True)
+    at = show(run="new", page="feature", feature=str(LOW[0]))
+    said = [caption.value.replace("\\", "") for caption in at.caption]
+    assert f"Why: sae dead {folder / 'new'}" in said
+    shutil.rmtree(folder / "new/features")
+
+
+def test_a_run_s_name_is_text_and_nothing_else(show):
+    html = source(show(run=HOSTILE_RUN))
+    assert "<i>run</i>" not in html
+    assert "&lt;i&gt;run&lt;/i&gt; **x** :red[y]" in html
+
+
+def test_a_report_in_the_making_can_be_stopped_and_leaves_nothing(folder, monkeypatch):
+    stopped = []
+
+    def report(share: float, note: str) -> None:
+        stopped.append(share)
+        if share > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dead._make(Run(folder / "new"), report)
+    assert stopped[-1] > 0
+    assert not (folder / "new/dead/dead.json").exists()
+
+
+def test_a_damaged_report_is_one_line(show, folder):
+    index = folder / "wounded/dead/dead.json"
+    whole = index.read_text()
+    index.write_text(whole[:50])
+    try:
+        at = show()
+        assert len(at.error) == 1
+        assert "dead" in at.error[0].value and "json" in at.error[0].value
+    finally:
+        index.write_text(whole)
+
+
+def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
+    about = report.about
+    bars = dead_rows.silent(about)
+    assert [count for _, count, _ in bars] == list(about["silent"].values())
+    figure = dead_charts.bars(bars, about["d_sae"])
+    assert list(figure.data[0].x) == list(about["silent"].values())
+    curves = {curve.title: curve for curve in dead_charts.changes(about["changes"])}
+    assert curves["Bias moved, each alone"].fire == about["changes"]["bias"]["fire"]
+    k = about["changes"]["k"]
+    assert curves[f"k larger than {k['k']}"].x == [k["k"] + extra for extra in k["extra"]]
+    shown = dead_charts.what_if(curves["Resampled, all"], about["kinds"]["dead"])
+    assert list(shown.data[0].y) == about["changes"]["resample"]["fire"]
+    log = Run(folder / "wounded").log
+    deaths = dead_charts.deaths(log, 30)
+    lines = {line.name: list(line.y) for line in deaths.data}
+    assert lines == {
+        "dead now": [row["dead"] for row in log],
+        "deaths so far": [row["died"] for row in log],
+        "revivals so far": [row["revived"] for row in log],
+    }
+    older = [{key: row[key] for key in ("step", "dead")} for row in log]
+    assert [line.name for line in dead_charts.deaths(older, 30).data] == ["dead now"]
+
+
+def test_bars_are_ordered_and_the_chosen_one_stands_out():
+    rows = dead_rows.tally({"a": 1, "b": 5, "c": 0}, {"b": "why"})
+    assert rows == [("b", 5, "why"), ("a", 1, ""), ("c", 0, "")]
+    colors = dead_charts.bars(rows, 6, chosen="a").data[0].marker.color
+    assert colors[1] != colors[0] == colors[2]
+
+
+def test_a_remark_is_the_cause_and_its_evidence_or_nothing(report):
+    row = report.row(TINY)
+    assert row is not None
+    assert dead_rows.remark(row) == f"encoder collapsed: {row['evidence']}"
+    assert dead_rows.remark(None) == ""
+    assert report.row(ALWAYS)["cause"] is None
+    assert dead_rows.remark(report.row(ALWAYS)) == ""
