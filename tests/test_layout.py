@@ -54,7 +54,16 @@ HEAVY = {
     "gensim",
     "tensorboard",
 }
-SEEN_AT_IMPORT = ("app/main.py", "app/frame.py", "app/session/", "app/views/")  # Streamlit runs these itself
+SEEN_AT_IMPORT = (  # Streamlit runs these itself
+    "app/main.py",
+    "app/frame.py",
+    "app/compare_frame.py",
+    "app/pressable.py",
+    "app/run_frame.py",
+    "app/text_frame.py",
+    "app/session/",
+    "app/views/",
+)
 
 
 def name(path: Path) -> str:
