@@ -65,15 +65,19 @@ HEAVY = {
     "umap",
     "sklearn",
 }
-SEEN_AT_IMPORT = (
+SEEN_AT_IMPORT = (  # Streamlit runs these itself
     "app/main.py",
     "app/frame.py",
     "app/controls.py",
     "app/steering_form.py",
     "app/dead_frame.py",
+    "app/compare_frame.py",
+    "app/pressable.py",
+    "app/run_frame.py",
+    "app/text_frame.py",
     "app/session/",
     "app/views/",
-)  # Streamlit runs these itself
+)
 
 
 def name(path: Path) -> str:

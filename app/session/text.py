@@ -27,8 +27,10 @@ PIECES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
 
 def current() -> str:
-    """The text the URL holds, or without one the text of this visit."""
-    return st.query_params.get(TEXT) or st.session_state.get(KEEP, "")
+    """The text the URL holds, which becomes that of this visit, or without one the text of this visit."""
+    if st.query_params.get(TEXT):
+        st.session_state[KEEP] = st.query_params[TEXT]
+    return st.session_state.get(KEEP, "")
 
 
 def show(text: str) -> None:

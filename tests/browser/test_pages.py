@@ -10,24 +10,9 @@ from playwright.sync_api import Page, expect
 
 from sae.features.store import FeatureStore
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
+from tests.browser.pages import click_cell, heading
 
-HEADER, ROW = 34, 33  # pixels of a table's first line and of each following one
 FIRST_PAINT = 2.0  # seconds
-
-
-def heading(page: Page, text: str) -> None:
-    """Wait until the page has this heading."""
-    expect(page.locator("h1")).to_contain_text(text)
-
-
-def click_cell(page: Page, row: int, x: int) -> None:
-    """Click into a table: row 0 is its header."""
-    table = page.get_by_test_id("stDataFrame").locator("canvas").first
-    table.wait_for()
-    page.wait_for_timeout(1000)  # the grid takes clicks a moment after it is drawn
-    box = table.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + x, box["y"] + HEADER / 2 + row * ROW)
 
 
 def test_runs_is_the_first_page_and_shows_curves_and_evaluation(page: Page):
@@ -128,7 +113,7 @@ def test_hovering_a_token_tells_its_value(page: Page):
     assert shown.strip('"') == peak.get_attribute("data-tip")
 
 
-@pytest.mark.parametrize("path", ["", "features", "feature"])
+@pytest.mark.parametrize("path", ["", "features", "feature", "text", "compare"])
 def test_no_text_of_a_run_is_ever_markup(page: Page, path: str):
     page.goto(f"/{path}?{urlencode({'run': HOSTILE_RUN}, quote_via=quote)}")
     page.locator("h1").wait_for()
@@ -147,7 +132,7 @@ def test_no_text_of_a_run_is_ever_markup(page: Page, path: str):
         assert inside.count() == 0, element
 
 
-@pytest.mark.parametrize("path", ["", "features", "feature"])
+@pytest.mark.parametrize("path", ["", "features", "feature", "text", "compare"])
 def test_a_run_that_is_not_there_is_said_in_the_page_as_it_was_asked_for(page: Page, path: str):
     page.goto(f"/{path}?{urlencode({'run': '**x** :red[y] $z$ <b>'})}")
     expect(page.get_by_role("alert")).to_contain_text("there is no run '**x** :red[y] $z$ <b>' in")
@@ -167,7 +152,7 @@ def test_text_can_be_read_in_both_schemes(page: Page, scheme):
     assert (lightness[1] > 128) == (scheme == "light")
 
 
-@pytest.mark.parametrize("path", ["/", "/features", "/feature"])
+@pytest.mark.parametrize("path", ["/", "/features", "/feature", "/text", "/compare"])
 def test_the_first_paint_of_every_page_takes_less_than_two_seconds(page: Page, path: str):
     """From the moment the browser, with Streamlit's own code loaded, asks for the page, to its heading."""
     asked: list[float] = []

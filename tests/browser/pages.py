@@ -1,0 +1,20 @@
+"""What tests in the browser do on any page: wait for its heading, click into its table."""
+
+from playwright.sync_api import Page, expect
+
+HEADER, ROW = 34, 33  # pixels of a table's first line and of each following one
+
+
+def heading(page: Page, text: str) -> None:
+    """Wait until the page has this heading."""
+    expect(page.locator("h1")).to_contain_text(text)
+
+
+def click_cell(page: Page, row: int, x: int) -> None:
+    """Click into a table: row 0 is its header."""
+    table = page.get_by_test_id("stDataFrame").locator("canvas").first
+    table.scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)  # the grid takes clicks a moment after it is drawn
+    box = table.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + x, box["y"] + HEADER / 2 + row * ROW)
