@@ -134,14 +134,18 @@ def pressed_row(
     return press.row if press else None
 
 
-def label_editor(label: str, note: str, where: str, save: Callable[[str, str], None]) -> None:
+def label_editor(label: str, note: str, where: str, key: str, save: Callable[[str, str], None]) -> None:
     """A button that opens a form for a label and a note; `where` is where they go."""
     with (
         st.popover("Label", icon=":material/label:", help="what you call it, and a note"),
-        st.form("label form", border=False, enter_to_submit=True),
+        st.form(f"form {key}", border=False, enter_to_submit=True),
     ):
-        first = st.text_input("Label", label, max_chars=200, placeholder="what it stands for")
-        second = st.text_area("Note", note, max_chars=4000, placeholder="anything worth keeping")
+        first = st.text_input(
+            "Label", label, key=f"label {key}", max_chars=200, placeholder="what it stands for"
+        )
+        second = st.text_area(
+            "Note", note, key=f"note {key}", max_chars=4000, placeholder="anything worth keeping"
+        )
         st.caption(render.markdown(f"Kept in {where}"))
         if st.form_submit_button("Save", type="primary"):
             save(first, second)

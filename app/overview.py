@@ -36,7 +36,7 @@ class Panel(NamedTuple):
 def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
     """The histograms for `app.feature_rows.features`, all of them and those shown."""
     every, chosen = shares(table), shares(shown)
-    total = f"{every.sum():.3g} fire on a token, by the share of tokens each fires on"
+    total = f"{every.sum():.3g} fire on a token"
 
     def percents(start: float, stop: float) -> tuple[float, float]:
         low, high = brushed_densities(every, start, stop)
@@ -46,7 +46,7 @@ def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
         Panel(
             "density",
             "Density",
-            "features by the share of tokens they fire on",
+            "by share of tokens",
             densities(every, chosen),
             percents,
         ),

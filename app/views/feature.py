@@ -19,7 +19,8 @@ about, (label, note) = feature.names(store), feature.label(store, index)
 with frame.header(
     f"Feature {index}", f"{name} · {run.hook} · {store.about['tokens']:,} tokens read", row["peak_tokens"]
 ):
-    controls.label_editor(label, note, str(store.labels.path), partial(feature.save_label, store, index))
+    keep = partial(feature.save_label, store, index)
+    controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", keep)
     page = partial(feature.html, store, index, name)
     controls.file_button("HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere")
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
+from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
+from sae.features.labels import Label
 from sae.features.store import FeatureStore
+from sae.runs import Run
+from sae.show.render import number
 from tests.app.pages import metrics, source, text
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS
 
@@ -201,6 +206,76 @@ def test_features_collected_again_show_at_once(show, runs, tmp_path):
     (path / "features.json").write_text((path / "features.json").read_text() + "\n")
     at.run()
     assert metrics(at)["firings"] == "4,321"
+
+
+def test_a_feature_s_partners_and_effect_are_the_library_s(show, runs, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "toy")
+    features = store(folder)
+    latent = next(latent for latent in range(32) if features.partners(latent))
+    word = Word(HOSTILE["e"], 0.25)
+    example = MeasuredExample(1, 2, -3.5, [0.5], ["a", HOSTILE["l"], "c"], 1, [0.0, 0.0, -0.75])
+    side = SideEffect([-0.1234], [1], [0.5], [word], [word], 0.4321, -0.21, [example])
+    save_effect(features, Effect(latent, None, side))
+    at = show("feature", folder=folder, run="toy", feature=str(latent))
+    for partner in features.partners(latent):
+        assert f"{partner.count:,}" in text(at)
+        assert number(partner.pmi) in text(at)
+        assert f'href="feature?run=toy&amp;feature={partner.latent}"' in source(at)
+    assert "negative values" in text(at)
+    for shown in ("−0.123 nats", "0.5 nats", "Pearson +0.432, Spearman −0.210", HOSTILE["e"], HOSTILE["l"]):
+        assert shown in text(at)
+    assert 'data-tip="−0.75"' in source(at)
+    for poison in ("<img", "<script"):
+        assert poison not in source(at)
+    assert "Measure" not in [button.label for button in at.button]
+
+
+def test_a_label_is_kept_beside_the_features_and_shown_everywhere(show, runs, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "toy")
+    neighbour = store(folder).row(7)["neighbours"][0]
+    at = show("feature", folder=folder, run="toy", feature=str(neighbour))
+    at.text_input(key=f"label toy {neighbour}").set_value(HOSTILE["e"])
+    at.text_area(key=f"note toy {neighbour}").set_value(HOSTILE["l"])
+    button(at, "Save").click().run()
+    assert store(folder).labels.get(neighbour) == Label(HOSTILE["e"], HOSTILE["l"])
+    assert HOSTILE["e"] in text(at) and HOSTILE["l"] in text(at)
+    assert HOSTILE["e"] in text(show("feature", folder=folder, run="toy", feature="7"))
+    at = show("features", folder=folder, run="toy")
+    assert at.dataframe[0].value["label"][neighbour] == HOSTILE["e"]
+    at.text_input(key="words").set_value("ONERROR").run()
+    assert features(at) == [neighbour]
+
+
+def test_features_compared_show_their_numbers_and_what_they_share(show, runs):
+    features = store(runs)
+    one = next(latent for latent in range(32) if features.partners(latent))
+    partner = features.partners(one)[0]
+    at = show("features", run="toy", compare=f"{one},{partner.latent},99,x")
+    rows = Run(runs / "toy").sae().W_dec[[one, partner.latent]]
+    cosine = float(torch.cosine_similarity(rows[0], rows[1], dim=0))
+    assert source(at).count('class="sae card"') == 2
+    for latent in (one, partner.latent):
+        assert f"{features.row(latent)['fired']:,}" in text(at)
+    assert f"{cosine:.3f}".replace("-", "−") in text(at)
+    assert f"{partner.count:,}" in text(at) and number(partner.pmi) in text(at)
+
+
+def test_the_map_has_a_point_for_every_feature_in_it_and_a_run_without_one_has_histograms(
+    show, runs, tmp_path
+):
+    at = show("features", run="toy")
+    assert at.segmented_control(key="look").options == ["Histograms", "Map by cluster", "Map by density"]
+    assert len(at.get("plotly_chart")) == 3
+    at.segmented_control(key="look").set_value("Map by density").run()
+    assert len(at.get("plotly_chart")) == 1
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "toy")
+    path = folder / "toy" / "features" / "features.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["map_x", "map_y", "cluster"]), path)
+    at = show("features", folder=folder, run="toy")
+    assert at.segmented_control(key="look").options == ["Histograms"]
 
 
 def test_damage_is_one_line_of_error_and_only_where_it_is(show, runs, tmp_path):

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from sae.features.store import FeatureStore
 from tests.app.worlds import HOSTILE_RUN
-from tests.browser.test_pages import click_cell, heading
+from tests.browser.test_pages import OPEN, click_cell, heading
 
 MARK = 16  # pixels from a table's left edge to the boxes that mark rows
 
@@ -82,7 +82,7 @@ def test_a_lasso_on_the_map_keeps_those_inside_and_a_click_opens_one(page: Page,
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 3, y - 3)
     page.mouse.move(x, y, steps=3)
-    told = page.locator(".hoverlayer .hovertext").inner_text()
+    told = page.locator(".hoverlayer .hovertext").text_content() or ""
     page.mouse.click(x, y)
     heading(page, f"Feature {told.split(':')[0]} ")
     page.go_back()
@@ -124,7 +124,7 @@ def test_a_label_given_on_a_feature_s_page_is_found_in_the_table(page: Page, run
     expect(page.get_by_text(re.compile(r"^\d of 32 features"))).to_be_visible()
     page.get_by_label("Find", exact=True).fill("**CATS**")
     expect(page.get_by_text(re.compile("^1 of 32 features"))).to_be_visible()
-    click_cell(page, row=1, x=54)
+    click_cell(page, row=1, x=OPEN)
     heading(page, "Feature 6 ")
     page.get_by_role("button", name="Label").click()
     page.get_by_role("textbox", name="Label").fill("")

@@ -12,6 +12,7 @@ from sae.features.store import FeatureStore
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 from tests.browser.pages import click_cell, heading
 
+OPEN = 86  # pixels from the left edge of the table of features to the buttons that open one
 FIRST_PAINT = 2.0  # seconds
 
 
@@ -42,7 +43,7 @@ def test_clicking_a_run_shows_it(page: Page):
 def test_clicking_a_feature_opens_its_page_and_back_returns(page: Page, runs: Path):
     page.goto("/features?run=toy")
     heading(page, "Features")
-    click_cell(page, row=3, x=54)
+    click_cell(page, row=3, x=OPEN)
     heading(page, "Feature 2 ")
     expect(page).to_have_url(re.compile(r"/feature\?run=toy&feature=2$"))
     firings = FeatureStore(runs / "toy" / "features").row(2)["fired"]
@@ -54,8 +55,8 @@ def test_clicking_a_feature_opens_its_page_and_back_returns(page: Page, runs: Pa
 def test_a_sorted_table_opens_the_feature_one_sees(page: Page, runs: Path):
     page.goto("/features?run=toy")
     heading(page, "Features")
-    click_cell(page, row=0, x=110)  # by density, rising
-    click_cell(page, row=1, x=54)
+    click_cell(page, row=0, x=130)  # by density, rising
+    click_cell(page, row=1, x=OPEN)
     density = FeatureStore(runs / "toy" / "features").table["density"].to_pylist()
     heading(page, f"Feature {density.index(min(density))} ")
 
@@ -68,7 +69,7 @@ def test_typing_filters_the_table_and_its_rows_open_the_right_features(page: Pag
     page.goto("/features?run=toy")
     page.get_by_label("Find", exact=True).fill(word)
     expect(page.get_by_text(f"{len(found)} of 32 features")).to_be_visible()
-    click_cell(page, row=1, x=54)
+    click_cell(page, row=1, x=OPEN)
     heading(page, f"Feature {found[0]} ")
 
 
