@@ -220,14 +220,15 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
     assert what_if["scale"][0] == 0.2  # as in the paper
     assert what_if["fire"][-1] > 0
     x = changes._badly_rebuilt(sae, rows, len(dead))
-    for scale, expected in zip(what_if["scale"], what_if["fire"], strict=True):
+    for scale, expected, dense in zip(*(what_if[key] for key in ("scale", "fire", "dense")), strict=True):
         changed = changes.with_encoders(sae, dead, x, scale * what_if["norm"])
         assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * what_if["norm"]))
         read = (x - sae.b_dec) / (x - sae.b_dec).norm(dim=1, keepdim=True)
         own = changed.drive(rows.x)[:, dead]
         assert_close(own, scale * what_if["norm"] * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
-        fired = (changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0).any(0)
-        assert int(fired.sum()) == expected
+        fired = changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0
+        assert int(fired.any(0).sum()) == expected
+        assert int((fired.float().mean(0) > 0.1).sum()) == dense
         assert torch.equal(changed.W_enc[:, :LIVING], sae.W_enc[:, :LIVING])
 
 
