@@ -274,4 +274,9 @@ def test_another_run_can_be_chosen_on_every_page_about_one(show):
 def test_links_to_pages_keep_the_choice(show):
     at = show("feature", run="toy", feature="7")
     links = {link.value: link.proto.query_string for link in at.sidebar.get("page_link")}
-    assert links == {"Runs": "run=toy", "Features": "run=toy", "Feature": "run=toy&feature=7"}
+    assert links == {
+        "Runs": "run=toy",
+        "Features": "run=toy",
+        "Feature": "run=toy&feature=7",
+        "Dead latents": "run=toy",
+    }
