@@ -11,13 +11,14 @@ BAR = 26  # pixels a bar
 
 
 class WhatIf(NamedTuple):
-    """A curve: what is changed and how, along which axis, how far, and how many would fire."""
+    """A curve: what is changed and how, along which axis, how far, how many would fire, and how many be dense."""
 
     title: str
     axis: str
     x: list[float]
     fire: list[int]
     log: bool
+    dense: list[int] | None = None
 
 
 def deaths(log: Sequence[Mapping[str, float]], steps: int | None) -> go.Figure:
@@ -81,7 +82,16 @@ def changes(found: Mapping[str, Any]) -> list[WhatIf]:
         curves.append(WhatIf("Thresholds lowered, all", axis, threshold["share"], threshold["fire"], False))
     if resample := found["resample"]:
         axis = "encoder norm, in living ones"
-        curves.append(WhatIf("Resampled, all", axis, resample["scale"], resample["fire"], False))
+        curves.append(
+            WhatIf(
+                "Resampled, all (dotted: dense)",
+                axis,
+                resample["scale"],
+                resample["fire"],
+                False,
+                resample["dense"],
+            )
+        )
     return curves
 
 
@@ -98,6 +108,15 @@ def what_if(curve: WhatIf, total: int) -> go.Figure:
             hovertemplate=f"{curve.axis} %{{x:.3~g}}: %{{y:,}} of {total:,} would fire<extra></extra>",
         )
     )
+    if curve.dense is not None:
+        figure.add_scatter(
+            x=curve.x,
+            y=curve.dense,
+            mode="lines+markers",
+            line={"color": PALETTE[0], "width": 2, "dash": "dot"},
+            cliponaxis=False,
+            hovertemplate=f"{curve.axis} %{{x:.3~g}}: %{{y:,}} of {total:,} would be dense<extra></extra>",
+        )
     figure.add_hline(total, line={"color": f"rgba({GREY}, 0.7)", "width": 1, "dash": "dash"})
     ticks = {"type": "log", "tickvals": _ticks(curve.x)} if curve.log else {}
     figure.update_xaxes(title=curve.axis, showgrid=False, nticks=6, tickangle=0, **ticks)

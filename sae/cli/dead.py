@@ -103,8 +103,8 @@ def what_if(changed: dict[str, Any]) -> list[tuple[str, str, str]]:
         for share, fire in zip(threshold["share"], threshold["fire"], strict=True):
             lines.append((f"would fire, thresholds x {share:g}", f"{fire:,}", "all of them at once"))
     if resample := changed["resample"]:
-        for scale, fire in zip(resample["scale"], resample["fire"], strict=True):
-            lines.append((f"would fire, resampled at {scale:g}", f"{fire:,}", f"of the living norm; on {resample['rows']:,} held-out rows"))  # fmt: skip
+        for scale, fire, dense in zip(*(resample[key] for key in ("scale", "fire", "dense")), strict=True):
+            lines.append((f"would fire, resampled at {scale:g}", f"{fire:,}", f"of the living norm; {dense:,} of them dense"))  # fmt: skip
     return lines
 
 

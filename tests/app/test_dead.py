@@ -188,8 +188,9 @@ def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
     assert curves["Bias moved, each alone"].fire == about["changes"]["bias"]["fire"]
     k = about["changes"]["k"]
     assert curves[f"k larger than {k['k']}"].x == [k["k"] + extra for extra in k["extra"]]
-    shown = dead_charts.what_if(curves["Resampled, all"], about["kinds"]["dead"])
+    shown = dead_charts.what_if(curves["Resampled, all (dotted: dense)"], about["kinds"]["dead"])
     assert list(shown.data[0].y) == about["changes"]["resample"]["fire"]
+    assert list(shown.data[1].y) == about["changes"]["resample"]["dense"]
     log = Run(folder / "wounded").log
     deaths = dead_charts.deaths(log, 30)
     lines = {line.name: list(line.y) for line in deaths.data}

@@ -94,7 +94,7 @@ def test_a_report_is_made_on_the_spot(page: Page, folder: Path):
     expect(page.get_by_text(f"sae dead {folder / 'new'}")).to_be_visible()
     page.get_by_role("button", name="Run it now").click()
     why = page.get_by_role("heading", name=re.compile("^Why"))
-    expect(why).to_be_visible(timeout=4 * PATIENCE)  # the language model is loaded first
+    expect(why).to_be_visible(timeout=8 * PATIENCE)  # the language model is loaded first
     assert (folder / "new" / "dead" / "dead.json").exists()
     expect(page.get_by_test_id("stMetric").first).to_contain_text(
         str(wounded.report(folder).about["kinds"]["dead"])

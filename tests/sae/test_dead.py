@@ -2,8 +2,6 @@
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -27,8 +25,6 @@ from sae.features.dead import changes
 from sae.features.dead.causes import CAUSES, training_of
 from sae.features.dead.diagnose import Trained, examine
 from sae.features.dead.evidence import ranks
-from sae.features.dead.rows import DeadConfig, Rows, off_distribution, off_rows
-from sae.runs import Run
 from sae.training.trainer import TrainConfig, Trainer
 from tests.sae import planted as world
 from tests.sae.planted import (
@@ -220,14 +216,15 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
     assert what_if["scale"][0] == 0.2  # as in the paper
     assert what_if["fire"][-1] > 0
     x = changes._badly_rebuilt(sae, rows, len(dead))
-    for scale, expected in zip(what_if["scale"], what_if["fire"], strict=True):
+    for scale, expected, dense in zip(*(what_if[key] for key in ("scale", "fire", "dense")), strict=True):
         changed = changes.with_encoders(sae, dead, x, scale * what_if["norm"])
         assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * what_if["norm"]))
         read = (x - sae.b_dec) / (x - sae.b_dec).norm(dim=1, keepdim=True)
         own = changed.drive(rows.x)[:, dead]
         assert_close(own, scale * what_if["norm"] * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
-        fired = (changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0).any(0)
-        assert int(fired.sum()) == expected
+        fired = changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0
+        assert int(fired.any(0).sum()) == expected
+        assert int((fired.float().mean(0) > 0.1).sum()) == dense
         assert torch.equal(changed.W_enc[:, :LIVING], sae.W_enc[:, :LIVING])
 
 
@@ -305,53 +302,3 @@ def test_a_latent_that_fires_in_training_text_only_is_told():
     row = next(row for row in table if row["latent"] == 0)
     assert (row["cause"], row["also"]) == ("only in training text", [])
     assert (row["kind"], row["fires_on"], row["fired_held_out"]) == ("training only", "training text only", 0)
-
-
-def test_a_run_of_the_toy_world_is_the_same_each_time(world):
-    run = Run(world / "runs/toy")
-    rows = Rows(run.store, run.hook, DeadConfig(rows=200, batch=64))
-    first, second = list(rows.text()), list(rows.text())
-    assert all(torch.equal(a.x, b.x) for a, b in zip(first, second, strict=True))
-    assert sum(len(piece.x) for piece in first) == rows.n_text
-    assert sum(int(piece.held_out.sum()) for piece in first) == rows.n["held_out"] > 0
-    assert (torch.cat([piece.columns for piece in first]) > 0).all()
-    whole = Rows(run.store, run.hook, DeadConfig(rows=10**6))
-    assert whole.n_text == sum(entry.rows for entry in run.store.shards)
-    assert len(whole.special()) == whole.n["special"] > 0
-
-
-class Listener:
-    """A language model that notes what it is shown; activations are the tokens' own numbers."""
-
-    def __init__(self, width: int, vocabulary: int):
-        self.shown: list[torch.Tensor] = []
-        self.width = width
-        text = SimpleNamespace(vocab_size=vocabulary)
-        self.plain = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
-
-    def capture(self, tokens: torch.Tensor, hooks: list[str]) -> dict[str, torch.Tensor]:
-        self.shown.append(tokens)
-        return {hooks[0]: tokens[:, :, None].expand(-1, -1, self.width).float()}
-
-
-def test_off_distribution_text_keeps_the_first_token_and_is_random_or_shuffled(world):
-    run = Run(world / "runs/toy")
-    model: Any = Listener(16, vocabulary=258)
-    cfg = DeadConfig(off_tokens=100)
-    found = off_distribution(model, run.store, run.hook, cfg)
-    context = run.store.context
-    random, shuffled = model.shown
-    originals = {
-        tuple(row) for n in range(len(run.store.shards)) for row in run.store.read(n).tokens.tolist()
-    }
-    assert (
-        len(random) == len(shuffled) == -(-100 // (context - 1)) == off_rows(run.store, cfg) // (context - 1)
-    )
-    assert {tuple(sorted(row)) for row in shuffled.tolist()} <= {tuple(sorted(row)) for row in originals}
-    assert not {tuple(row) for row in shuffled.tolist()} & originals
-    assert {row[0] for row in random.tolist()} | {row[0] for row in shuffled.tolist()} == {
-        row[0] for row in originals
-    }
-    assert len(random[:, 1:].unique()) > 60, "drawn from the whole vocabulary"
-    assert torch.equal(found["shuffled"][:, 0], shuffled[:, 1:].flatten().float())
-    assert found["random"].shape == (off_rows(run.store, cfg), 16)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.architectures import SAE, Gated
+from sae.features.dead.dense import DENSE
 from sae.features.dead.evidence import Drives
 from sae.features.dead.rows import Rows
 
@@ -63,21 +64,23 @@ def resampled(sae: SAE, rows: Rows, dead: Int[Tensor, "n"], living: Tensor) -> d
     As in Bricken et al. 2023, appendix "Neuron Resampling": each gets a training row, drawn with probability
     proportional to its squared loss, as its encoder, at a share of the living encoders' mean norm, and as its
     decoder at norm 1; bias 0. None where latents have no encoder column of their own, or nothing is dead. With
-    TopK the resampled must then win their places: at the paper's 0.2 few do, and training has to go on."""
+    a choice by rank the resampled have to win their places. `dense` counts those that would fire on more than a
+    tenth of the rows: they read what all rows share, and training has to part them."""
     own = dict(sae.named_parameters())
     if "W_enc" not in own or not len(dead) or not living.any():
         return None
     x = _badly_rebuilt(sae, rows, len(dead))
     norm = float(sae.encoder_directions()[living.to(sae.device)].norm(dim=1).mean())
-    fire = []
+    fire, dense = [], []
     for scale in SCALES:
         changed = with_encoders(sae, dead, x, scale * norm)
-        fired = torch.zeros(sae.d_sae, dtype=torch.bool)
+        fired = torch.zeros(sae.d_sae, dtype=torch.int64)
         for piece in rows.text():
-            if piece.held_out.any():
-                fired |= changed.encode(piece.x[piece.held_out].to(sae.device)).fired().cpu()
-        fire.append(int(fired[dead].sum()))
-    return {"scale": list(SCALES), "fire": fire, "rows": rows.n["held_out"], "norm": norm}
+            code = changed.encode(piece.x[piece.held_out].to(sae.device))
+            fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
+        fire.append(int((fired[dead] > 0).sum()))
+        dense.append(int((fired[dead] > DENSE * rows.n["held_out"]).sum()))
+    return {"scale": list(SCALES), "fire": fire, "dense": dense, "rows": rows.n["held_out"], "norm": norm}
 
 
 @torch.no_grad()
