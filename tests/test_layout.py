@@ -36,6 +36,7 @@ ALLOWED = {
         "sae.code",
         "sae.errors",
         "sae.runs",
+        "sae.show",
         "activations",
     ],
     "sae/show": ["sae.show"],
