@@ -27,7 +27,7 @@ def has_display() -> bool:
 
 @dataclass(frozen=True)
 class App:
-    """Show the runs in a folder in a web browser. Nothing is written; nothing leaves this machine.
+    """Show the runs in a folder in a web browser. Nothing leaves this machine.
 
     Example: sae app runs --port 8600. Ctrl-C ends it."""
 

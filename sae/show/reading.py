@@ -121,7 +121,13 @@ HELP = {
 
 
 def _row(
-    line: Line, run: str, scale: float, columns: Sequence[str], whole: bool, texts: bool, coloured: bool
+    line: Line,
+    run: str | None,
+    scale: float,
+    columns: Sequence[str],
+    whole: bool,
+    texts: bool,
+    coloured: bool,
 ) -> str:
     shown = {
         "effect": DASH if line.effect is None else _signed(line.effect),
