@@ -15,7 +15,7 @@ from sae.show import render
 ROW = 35  # pixels of a table's row
 OPEN = "open"  # key of the button in each row of a long table
 ALL = 0  # as a choice of how many
-REFRESH = 0.5  # seconds between looks at a job
+REFRESH = 1.0  # seconds between looks at a job
 QUIET = {"displayModeBar": False}  # plotly's toolbar
 STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_name("icon.svg")
 

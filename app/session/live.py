@@ -2,6 +2,7 @@
 
 One model at a time is kept, and one call at a time may run it: hooks are set on the shared modules."""
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ def _model(run: Run) -> LanguageModel:
     if weights not in _models:
         _models.clear()  # two would not fit into many a laptop
         _models[weights] = run.language_model()
+        gc.freeze()  # a million objects of its libraries, which Streamlit would look through after every run of a page
     return _models[weights]
 
 

@@ -1,6 +1,7 @@
 """`sae app`: browse runs and features in a web browser, on this machine."""
 
 import errno
+import gc
 import os
 import socket
 import sys
@@ -27,7 +28,7 @@ def has_display() -> bool:
 
 @dataclass(frozen=True)
 class App:
-    """Show the runs in a folder in a web browser. Nothing is written; nothing leaves this machine.
+    """Show the runs in a folder in a web browser. Nothing leaves this machine.
 
     Example: sae app runs --port 8600. Ctrl-C ends it."""
 
@@ -95,6 +96,7 @@ def serve(command: App, port: int) -> None:
     if command.host in LOCAL:  # a web page elsewhere cannot reach in by giving its own name this address
         flags += [f"--server.allowedHosts={name}" for name in LOCAL]
     run = import_module("streamlit.web.cli").main
+    gc.freeze()  # Streamlit collects garbage after every run of a page: not among what is loaded for good
     run(["run", *flags, str(script), "--", str(command.runs)], standalone_mode=False)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
 from sae.errors import ConfigError, RunError
+from sae.show import reading as show
+from sae.show import render
 
 By = Literal["value", "rarity", "effect"]
 
@@ -189,6 +191,35 @@ class Reading:
         )
         listed = ([None] * len(best) if c is None else c[best].tolist() for c in columns)
         return [Presence(*row) for row in zip(*listed, strict=True)]
+
+    def html(
+        self, latent: int | None = None, position: int | None = None, by: By = "value", most: int = 10
+    ) -> str:
+        """The text coloured by the sum of |value| on each token, or by one latent, in HTML that brings its style.
+
+        With a position, the latents on it too, the first `most` of `at(position, by)`. Raises as `at` and
+        `values_of` do."""
+        counted = self.counted.tolist()
+        values = (
+            (self.total if latent is None else self.values_of(latent)).masked_fill(self.excluded, 0).tolist()
+        )
+        shades = show.level_shades(values, counted)[0] if latent is None else show.signed_shades(values)
+        tips = [render.number(value) for value in values]
+        parts = [show.strip(self.tokens, shades, tips, self.is_text.tolist(), position)]
+        if position is not None:
+            chosen = self.at(position, by)[:most]
+            lines = [
+                show.Line(f.latent, f.value, f.effect, f.rarity, self._density_of(f.latent), [])
+                for f in chosen
+            ]
+            parts.append(show.firings(lines, None))
+        return render.framed("".join(parts))
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def _density_of(self, latent: int) -> float | None:
+        return None if self.density is None else float(self.density[latent])
 
     def _heights(self, by: By) -> Tensor:
         found = {"value": self.code.values, "rarity": self.rarity, "effect": self.effects}[by]

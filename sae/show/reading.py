@@ -82,11 +82,11 @@ def level_legend(low: float, high: float) -> str:
     )
 
 
-def firings(lines: Iterable[Line], run: str, coloured: str | int | None = None) -> str:
+def firings(lines: Iterable[Line], run: str | None, coloured: str | int | None = None) -> str:
     """Features with value, effect, rarity and density; press a number to open it, a disc to colour the text by it.
 
     Lines of a whole text also say on how many tokens, and their value is the peak, pressed to go there. Columns
-    that nothing fills are left out."""
+    that nothing fills are left out. Without a run there is no page to open and nothing to press."""
     lines = list(lines)
     scale = max((abs(line.value) for line in lines), default=0.0)
     whole = any(line.times is not None for line in lines)
@@ -96,7 +96,13 @@ def firings(lines: Iterable[Line], run: str, coloured: str | int | None = None) 
         if any(getattr(line, name) is not None for line in lines)
     ]
     texts = any(line.tokens for line in lines)
-    heads = ["", "feature", "peak" if whole else "value", *(["tokens"] if whole else []), *columns]
+    heads = [
+        *([""] if run is not None else []),
+        "feature",
+        "peak" if whole else "value",
+        *(["tokens"] if whole else []),
+        *columns,
+    ]
     heads += ["fires most on"] if texts else []
     body = "".join(_row(line, run, scale, columns, whole, texts, line.latent == coloured) for line in lines)
     numbers = {"tokens", *columns}
@@ -115,7 +121,13 @@ HELP = {
 
 
 def _row(
-    line: Line, run: str, scale: float, columns: Sequence[str], whole: bool, texts: bool, coloured: bool
+    line: Line,
+    run: str | None,
+    scale: float,
+    columns: Sequence[str],
+    whole: bool,
+    texts: bool,
+    coloured: bool,
 ) -> str:
     shown = {
         "effect": DASH if line.effect is None else _signed(line.effect),
@@ -125,16 +137,23 @@ def _row(
     press = "" if line.position is None else f' data-do="token" data-to="{line.position}"'
     hue, width = "up" if line.value > 0 else "down", abs(line.value) / scale if scale else 0.0
     cells = [
-        f'<td><button class="disc{" on" if coloured else ""}" data-do="colour" data-to="{line.latent}" '
-        f'title="colour the text by feature {line.latent}" aria-label="colour by {line.latent}"></button></td>',
-        f'<td><a href="{feature_link(run, line.latent)}" target="_self" data-do="open" data-to="{line.latent}">'
-        f"{line.latent}</a></td>",
+        *_buttons(line.latent, run, coloured),
         f'<td class="bar {hue}" style="--w:{width:.3f}"{press}><i></i><span>{number(line.value)}</span></td>',
         *([f'<td class="n">{line.times:,}</td>'] if whole else []),
         *(f'<td class="n">{shown[name]}</td>' for name in columns),
         *([f'<td class="token">{chips(line.tokens)}</td>'] if texts else []),
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _buttons(latent: int, run: str | None, coloured: bool) -> list[str]:
+    if run is None:
+        return [f"<td>{latent}</td>"]
+    return [
+        f'<td><button class="disc{" on" if coloured else ""}" data-do="colour" data-to="{latent}" '
+        f'title="colour the text by feature {latent}" aria-label="colour by {latent}"></button></td>',
+        f'<td><a href="{feature_link(run, latent)}" target="_self" data-do="open" data-to="{latent}">{latent}</a></td>',
+    ]
 
 
 def _kind(is_number: bool) -> str:

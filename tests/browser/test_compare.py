@@ -1,7 +1,6 @@
 """Compare in a real browser: two runs matched at a press, a row puts two features side by side, names stay text."""
 
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,8 +12,6 @@ from sae.features.store import FeatureStore
 from sae.runs import Run
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.pages import click_cell, heading
-
-BUTTON = 90  # pixels from the table's left to the button in its first column
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,6 @@ def test_features_are_matched_at_a_press_and_are_there_the_next_time(page: Page,
     page.reload()
     expect(page.get_by_test_id("stMetric").filter(has_text="one to one")).to_be_visible()
     expect(page.get_by_role("button", name="Match the features")).to_have_count(0)
-    shutil.rmtree(runs / "bare" / "features", ignore_errors=True)
     next(runs.glob("bare/compare-*")).unlink()
 
 

@@ -1,6 +1,7 @@
 """Runs in a real browser: curves move while a training goes on, a point chooses its run, several lie side by side."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,10 @@ def test_curves_grow_while_a_training_goes_on(page: Page, world: Path, runs: Pat
         expect(line).not_to_have_attribute("d", drawn)
     finally:
         training.terminate()
-        assert training.wait(60) == 143
-    expect(page.locator("h2")).to_have_text("going ")
+        ended = training.wait(60)
+        expect(page.locator("h2")).to_have_text("going ")
+        shutil.rmtree(runs / "going")
+    assert ended == 143
 
 
 def test_a_point_of_the_plot_chooses_its_run(page: Page):

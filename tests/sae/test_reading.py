@@ -1,6 +1,7 @@
 """What an SAE sees in a text: by hand, in float64, over all architectures; windows, rankings, and what is refused."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sae.features.reader import read
 from sae.features.reading import Reading
 from sae.features.store import FeatureStore
 from sae.runs import Run
+from sae.show.render import number
 from sae.training.trainer import TrainConfig, Trainer
 from tests import tiny
 from tests.sae.small import SMALL, every_architecture
@@ -153,11 +155,11 @@ def test_at_the_last_residual_an_effect_is_the_exact_change_of_the_frozen_logit(
 
 def test_log_probabilities_are_the_model_s_own(reading: Reading, model: LanguageModel):
     text = [int(i) for i, own in zip(reading.ids, reading.is_text, strict=True) if own]
-    for number, window in enumerate(windows(model)):
+    for place_of_window, window in enumerate(windows(model)):
         expected = model.plain(window).logits[0].double().log_softmax(-1)
         for column in range(window.shape[1]):
-            place = 16 * number + column
-            token = 15 * number + column  # of the text: what follows
+            place = 16 * place_of_window + column
+            token = 15 * place_of_window + column  # of the text: what follows
             if token == len(text):
                 assert reading.log_probs[place].isnan()
                 continue
@@ -315,3 +317,21 @@ def test_features_of_another_size_and_positions_beyond_the_end_are_refused(readi
     for position in (-1, len(reading)):
         with pytest.raises(ConfigError, match=f"0 to {len(reading) - 1}"):
             reading.at(position)
+
+
+def test_in_a_notebook_it_is_the_coloured_text_and_on_demand_a_token_s_latents(reading: Reading):
+    whole = reading._repr_html_()
+    assert "<style>" in whole and 'class="strip"' in whole
+    assert whole.count("data-tip=") == len(reading)
+    assert "&lt;eos&gt;" in "".join(re.findall(r">([^<>]*)</span>", whole)), "the text's own <eos>, as text"
+    total = reading.total.masked_fill(reading.excluded, 0).tolist()
+    assert re.findall(r'data-tip="([^"]*)"', whole) == [number(value) for value in total]
+
+    latent = reading.at(7)[0].latent
+    made = reading.html(latent=latent, position=7, by="rarity", most=3)
+    values = reading.values_of(latent).masked_fill(reading.excluded, 0).tolist()
+    assert re.findall(r'data-tip="([^"]*)"', made) == [number(value) for value in values]
+    assert re.findall(r"<i></i><span>([^<]*)</span>", made) == [
+        number(f.value) for f in reading.at(7, "rarity")[:3]
+    ]
+    assert "<button" not in made and "href" not in made
