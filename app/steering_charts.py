@@ -62,7 +62,7 @@ def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
                     figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
     if "perplexity" in names:
         place = names.index("perplexity")
-        wide = any((p.mean(name) or 0) > 1000 for curve in curves.values() for p in curve)
+        wide = any((p.mean("perplexity") or 0) > 1000 for curve in curves.values() for p in curve)
         ticks = [m * 10**decade for decade in range(12) for m in ((1,) if wide else (1, 2, 5))]
         figure.update_yaxes(type="log", tickvals=ticks, row=place // 2 + 1, col=place % 2 + 1)
     figure.update_xaxes(showgrid=False, zeroline=True, zerolinecolor=GRID, fixedrange=True)
