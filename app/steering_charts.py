@@ -20,6 +20,7 @@ KINDS = {
     "random": ("random directions", f"rgb({GREY})"),
     "shuffled": ("other features", PALETTE[1]),
 }
+GAP = 0.09  # between the columns, as a share of the width
 BAND = 0.16  # opacity
 
 
@@ -52,7 +53,7 @@ def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
         cols=2,
         subplot_titles=[PANELS[n] for n in names],
         vertical_spacing=0.17,
-        horizontal_spacing=0.09,
+        horizontal_spacing=GAP,
     )
     for place, name in enumerate(names):
         for kind, (label, color) in KINDS.items():
@@ -61,11 +62,16 @@ def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
                     figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
     if "perplexity" in names:
         place = names.index("perplexity")
-        figure.update_yaxes(type="log", rangemode="normal", row=place // 2 + 1, col=place % 2 + 1)
+        wide = any((p.mean("perplexity") or 0) > 1000 for curve in curves.values() for p in curve)
+        ticks = [m * 10**decade for decade in range(12) for m in ((1,) if wide else (1, 2, 5))]
+        figure.update_yaxes(type="log", tickvals=ticks, row=place // 2 + 1, col=place % 2 + 1)
     figure.update_xaxes(showgrid=False, zeroline=True, zerolinecolor=GRID, fixedrange=True)
     figure.update_xaxes(title=axis, row=2)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, fixedrange=True, nticks=5)
-    figure.for_each_annotation(lambda title: title.update(font_size=13, yshift=2))
+    half = (1 - GAP) / 4
+    figure.for_each_annotation(
+        lambda title: title.update(x=title.x - half, xanchor="left", font_size=13, yshift=2)
+    )
     figure.update_layout(
         height=540,
         margin={"l": 48, "r": 8, "t": 56, "b": 44},
@@ -91,6 +97,7 @@ def _traces(points: Sequence[Point], name: str, label: str, color: str, first: b
     band = go.Scatter(
         x=[*x, *x[::-1]],
         y=[*high, *low[::-1]],
+        mode="lines",
         fill="toself",
         fillcolor=color,
         opacity=BAND,

@@ -28,23 +28,23 @@ SWITCHES = {
 PLACES = {"all": "all tokens", "after prompt": "after the prompt", "chosen": "chosen tokens"}
 
 
-def suggestions(run: str, store: Any, chosen: Settings) -> None:
+def suggestions(run: str, store: Any) -> None:
     """Features to begin with, and strengths to begin at: one press each."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="suggestions"):
         st.caption("Try", width="content")
         for latent, word in steering.suggestions(store):
             label = f"{render.markdown(word.strip())} · {latent}"
-            st.button(label, key=f"try {latent}", on_click=steering.only, args=[run, chosen, latent])
+            st.button(label, key=f"try {latent}", on_click=steering.only, args=[run, store, latent])
         st.caption("at", width="content")
         for label, (mode, strength) in steering_rows.STRENGTHS.items():
             st.button(
-                label, key=f"at {label}", on_click=steering.at_strength, args=[run, chosen, mode, strength]
+                label, key=f"at {label}", on_click=steering.at_strength, args=[run, store, mode, strength]
             )
 
 
 def pushes(run: str, store: Any, chosen: Settings) -> None:
     """Each steered feature with its mode and strength, and room for more."""
-    change = _changer(run, chosen)
+    change = partial(steering.change, run, store)
     for place, intervention in enumerate(chosen.interventions):
         with st.container(border=True, key=f"push-{place}"):
             with st.container(horizontal=True, vertical_alignment="center"):
@@ -57,19 +57,19 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
                     key=f"remove {place}",
                     disabled=len(chosen.interventions) == 1,
                     on_click=steering.remove,
-                    args=[run, chosen, place],
+                    args=[run, store, place],
                 )
-            _push(change, chosen, place)
+            _push(partial(steering.change_push, run, store, place), chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)
         _box(st.segmented_control, "Strength", chosen.unit, lambda unit: change(interventions=_in_unit(chosen, unit)),
              options=list(UNITS), format_func=UNITS.__getitem__, required=True, help=UNIT_HELP)  # fmt: skip
-    _matches(run, store, chosen)
+    _matches(run, store)
 
 
-def text(run: str, chosen: Settings) -> None:
+def text(run: str, store: Any, chosen: Settings) -> None:
     """Prompt, how to go on with it, and where to steer."""
-    change = _changer(run, chosen)
+    change = partial(steering.change, run, store)
     _box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
     columns = [column.number_input for column in st.columns(4)]
     _box(
@@ -94,7 +94,7 @@ def text(run: str, chosen: Settings) -> None:
     )
     _box(columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        _positions(run, chosen)
+        _positions(run, store, chosen)
     with st.container(horizontal=True, gap="medium"):
         for field, (label, why) in SWITCHES.items():
             _box(
@@ -116,19 +116,16 @@ def complaint() -> None:
 def _push(change: Callable[..., None], chosen: Settings, place: int) -> None:
     intervention = chosen.interventions[place]
 
-    def changed(**changes: Any) -> None:
-        change(interventions=chosen.with_intervention(place, **changes).interventions)
-
     def to_mode(mode: str) -> None:
         size = abs(intervention.strength) if mode == "clamp" else intervention.strength
-        changed(mode=mode, strength=size)
+        change(mode=mode, strength=size)
 
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         _box(st.selectbox, "Mode", intervention.mode, to_mode, options=list(steering_rows.MODES),
              format_func=steering_rows.MODES.__getitem__, width=150, key=f"mode {place}")  # fmt: skip
         reach = max(REACH, abs(intervention.strength))
         label = f"Strength, {UNITS[chosen.unit]}" if intervention.has_unit else "Strength"
-        _box(st.slider, label, float(intervention.strength), lambda v: changed(strength=v),
+        _box(st.slider, label, float(intervention.strength), lambda v: change(strength=v),
              min_value=0.0 if intervention.mode == "clamp" else -reach, max_value=reach, step=0.05,
              key=f"strength {place}")  # fmt: skip
 
@@ -137,7 +134,7 @@ def _finder(run: str, store: Any, chosen: Settings) -> None:
     def typed() -> None:
         words = st.session_state["find"].strip()
         if words.isascii() and words.isdigit():
-            steering.add_typed(run, store, chosen, words)
+            steering.add_typed(run, store, words)
             st.session_state["find"] = ""
 
     st.text_input(
@@ -150,7 +147,7 @@ def _finder(run: str, store: Any, chosen: Settings) -> None:
     )
 
 
-def _matches(run: str, store: Any, chosen: Settings) -> None:
+def _matches(run: str, store: Any) -> None:
     words = st.session_state.get("find", "").strip()
     if not words:
         return
@@ -166,13 +163,13 @@ def _matches(run: str, store: Any, chosen: Settings) -> None:
                 f"{word} · {row['feature']}",
                 key=f"add {row['feature']}",
                 on_click=steering.add_typed,
-                args=[run, store, chosen, str(row["feature"])],
+                args=[run, store, str(row["feature"])],
             )
 
 
-def _positions(run: str, chosen: Settings) -> None:
+def _positions(run: str, store: Any, chosen: Settings) -> None:
     is_chosen = isinstance(chosen.positions, tuple)
-    typed = partial(steering.place, run, chosen)
+    typed = partial(steering.place, run, store)
     _box(st.segmented_control, "Steered", "chosen" if is_chosen else chosen.positions,
          lambda v: typed("1" if v == "chosen" else v),
          options=list(PLACES), format_func=PLACES.__getitem__, required=True)  # fmt: skip
@@ -195,10 +192,6 @@ def _box(
     key = options.pop("key", label)
     st.session_state[key] = value
     widget(label, key=key, on_change=lambda: changed(st.session_state[key]), **options)
-
-
-def _changer(run: str, chosen: Settings) -> Callable[..., None]:
-    return lambda **changes: steering.show(run, replace(chosen, **changes))
 
 
 def _in_unit(chosen: Settings, unit: Any) -> tuple[Any, ...]:

@@ -176,6 +176,4 @@ def axis(settings: Any) -> str:
 
 def examples(found: Any) -> list[tuple[str, str]]:
     """The first text of every dose along the features' own directions, as (strength, text)."""
-    return [
-        (f"{point.dose:+g}".replace("-", "−"), point.trials[0].text) for point in found.curves()["latent"]
-    ]
+    return [(number(point.dose), point.trials[0].text) for point in found.curves()["latent"]]

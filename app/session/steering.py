@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -72,45 +73,59 @@ def link(run: str, chosen: Settings) -> str:
     return f"{(st.context.url or 'steering').split('?')[0]}?{urlencode(write(run, chosen))}"
 
 
-def add(run: str, chosen: Settings, latent: int) -> None:
+def change(run: str, store: FeatureStore, **changes: Any) -> None:
+    """Set some fields to something else. The others are as the URL says now: two changes may come at once."""
+    show(run, replace(settings(store), **changes))
+
+
+def change_push(run: str, store: FeatureStore, place: int, **changes: Any) -> None:
+    """The same for fields of one intervention."""
+    show(run, settings(store).with_intervention(place, **changes))
+
+
+def add(run: str, store: FeatureStore, latent: int) -> None:
     """Steer one more feature, at strength 1."""
+    chosen = settings(store)
     more = Intervention(latent, "add", 1.0, chosen.unit)
     show(run, replace(chosen, interventions=(*chosen.interventions, more)))
 
 
-def add_typed(run: str, store: FeatureStore, chosen: Settings, text: str) -> None:
+def add_typed(run: str, store: FeatureStore, text: str) -> None:
     """The same for a number as it was typed; one that cannot be is complained of."""
     if len(text) > 9 or int(text) >= len(store):
         st.session_state["steering complaint"] = (
             f"feature {text[:40]} does not exist: this run has 0 to {len(store) - 1}"
         )
-    elif int(text) in [i.latent for i in chosen.interventions]:
+    elif int(text) in [i.latent for i in settings(store).interventions]:
         st.session_state["steering complaint"] = f"feature {int(text)} is steered already"
     else:
-        add(run, chosen, int(text))
+        add(run, store, int(text))
 
 
-def place(run: str, chosen: Settings, text: str) -> None:
+def place(run: str, store: FeatureStore, text: str) -> None:
     """Steer other positions; what is none is complained of."""
     try:
-        show(run, replace(chosen, positions=positions_of(text)))
+        change(run, store, positions=positions_of(text))
     except ConfigError as error:
         st.session_state["steering complaint"] = str(error)
 
 
-def remove(run: str, chosen: Settings, place: int) -> None:
+def remove(run: str, store: FeatureStore, place: int) -> None:
     """Leave one feature alone again."""
+    chosen = settings(store)
     rest = chosen.interventions[:place] + chosen.interventions[place + 1 :]
     show(run, replace(chosen, interventions=rest))
 
 
-def only(run: str, chosen: Settings, latent: int) -> None:
+def only(run: str, store: FeatureStore, latent: int) -> None:
     """Steer this feature alone, as strongly as the first one was."""
+    chosen = settings(store)
     show(run, replace(chosen, interventions=(replace(chosen.interventions[0], latent=latent),)))
 
 
-def at_strength(run: str, chosen: Settings, mode: Mode, strength: float) -> None:
+def at_strength(run: str, store: FeatureStore, mode: Mode, strength: float) -> None:
     """Give every feature the same mode and strength, in multiples of its maximum."""
+    chosen = settings(store)
     same = tuple(Intervention(i.latent, mode, strength) for i in chosen.interventions)
     show(run, replace(chosen, interventions=same))
 

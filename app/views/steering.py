@@ -16,14 +16,14 @@ about = f"{name} · {run.hook} · what the model writes when features are turned
 with frame.header("Steering", about), st.popover("Link", icon=":material/link:", help="reproduces this page"):
     st.code(steering.link(name, chosen), language=None, wrap_lines=True)
 steering_form.complaint()
-steering_form.suggestions(name, store, chosen)
+steering_form.suggestions(name, store)
 
 form, results = st.columns([5, 8], gap="large")
 with form:
     frame.section("Features")
     steering_form.pushes(name, store, chosen)
     frame.section("Text")
-    steering_form.text(name, chosen)
+    steering_form.text(name, store, chosen)
     with st.container(horizontal=True, gap="small", key="run-steering"):
         if st.button("Steer", type="primary", icon=":material/play_arrow:"):
             written = steering.steer(name, run, store, chosen)

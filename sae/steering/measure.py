@@ -28,7 +28,7 @@ class Measures(NamedTuple):
     """In the same reading, the value largest in size, as a share of the largest on the corpus, signed."""
     peak_gain: float | None
     """Mean, over the positions of the unsteered text, of how much steering raises the log-probability of the tokens
-    the latent peaks on (nats); None where those are not known."""
+    the latent peaks on, of the sign it is stronger in (nats); None where those are not known."""
     kl: float
     """Mean KL(unsteered || steered) of next-token predictions along the unsteered text, nats. The text is the same
     for every strength, so that the numbers can be compared; at least 0, and 0 where steering does nothing."""

@@ -191,6 +191,14 @@ def test_what_is_changed_is_in_the_address_at_once(show):
     assert link.endswith("steering?run=toy&steer=7%3Aadd%3A1&prompt=a+%26+b&seed=5&positions=2%2C3&error=0")
 
 
+def test_two_changes_that_come_at_once_are_both_kept(show):
+    at = show(run="toy", steer="2:add:1")
+    at.text_area[0].set_value("so it")
+    at.number_input(key="Seed").set_value(3)
+    next(button for button in at.button if button.label == "strong").click().run()
+    assert dict(at.query_params) == {"run": "toy", "steer": "2:add:1.5", "prompt": "so it", "seed": "3"}
+
+
 def test_a_link_opened_fills_the_form_and_waits_to_be_run(show):
     at = show(
         run="toy",
