@@ -16,7 +16,7 @@ PICTURES = {"application/vnd.plotly.v1+json", "text/html"}
 def parameters(world: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """What each notebook works on here: the toy world, read-only, and a folder of its own."""
     store, out = str(world / "store"), str(folder / "run")
-    run = {"RUN": str(world / "runs" / "toy")}
+    feature = {"RUN": str(world / "runs" / "toy"), "FEATURE": 7}
     return {
         "01_train": {
             "MODEL": str(world / "model"),
@@ -29,9 +29,9 @@ def parameters(world: Path, folder: Path) -> dict[str, dict[str, Any]]:
             "STORE": str(folder / "store"),
             "RUN": out,
         },
-        "02_features": run,
-        "03_dead_latents": run,
-        "04_steering": run,
+        "02_features": {**feature, "WORD": "cat", "TEXT": "the cat sat on a mat"},
+        "03_dead_latents": {"STORE": store, "RUN": out, "WIDTH": 64, "K": 2, "STEPS": 20, "ROWS": 500},
+        "04_steering": {**feature, "PROMPT": "the cat", "NEW_TOKENS": 6, "DOSES": (0.0, 1.0)},
         "05_compare_methods": {"STORE": store, "OUT": out, "WIDTH": 32, "STEPS": 10, "SPARSITIES": (2, 4)},
     }
 
