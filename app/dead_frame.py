@@ -49,25 +49,8 @@ def bar_chooser(figure: go.Figure, about: str, key: str) -> None:
     st.plotly_chart(figure, key=key, config=config, alt=about, on_select=clicked, selection_mode="points")
 
 
-def detailed_rows(table: pa.Table, columns: dict[str, Any]) -> tuple[int | None, int]:
-    """A table whose rows can be opened and looked at: the row whose number was just pressed, or None, and the row
-    that is chosen, the first at first."""
-    shown = st.dataframe(
-        table,
-        column_config=columns,
-        hide_index=True,
-        placeholder="–",
-        height="content" if frame.ROW * (len(table) + 1) < HEIGHT else HEIGHT,
-        key=f"dead rows {st.session_state.get(KIND)} {st.session_state.get(CAUSE)}",
-        on_select="rerun",
-        selection_mode="single-row",
-    )
-    press, chosen = st.session_state.get(frame.OPEN), shown.selection.rows
-    return (press.row if press else None), (chosen[0] if chosen else 0)
-
-
-def dense_rows(table: pa.Table, columns: dict[str, Any], key: str) -> int | None:
-    """The table of dense latents; the row whose button, in the column `key`, was just pressed, or None."""
-    st.dataframe(table, column_config=columns, hide_index=True, placeholder="–", height="content")
-    press = st.session_state.get(key)
-    return press.row if press else None
+def detailed_rows(table: pa.Table, columns: dict[str, Any]) -> int:
+    """A table with a row to look at more closely: the number of the one that is chosen, the first at first."""
+    key = f"dead rows {st.session_state.get(KIND)} {st.session_state.get(CAUSE)}"
+    shown = frame.long_table(table, columns, HEIGHT, key=key, on_select="rerun", selection_mode="single-row")
+    return next(iter(shown.selection.rows), 0)

@@ -137,19 +137,25 @@ def pick_row(
     )
 
 
-def pressed_row(table: pa.Table, columns: dict[str, Any], height: int = 560) -> int | None:
-    """A long table, at most so many pixels high; the row whose button, in the column OPEN, was just pressed, or None.
-
-    Clicks on cells would not do: sorting by a header selects a cell too."""
-    st.dataframe(
+def long_table(table: pa.Table, columns: dict[str, Any], height: int = 560, **selection: Any) -> Any:
+    """A table, at most so many pixels high; `selection` is what `st.dataframe` is told about choosing rows, and what
+    was chosen is returned."""
+    return st.dataframe(
         table,
         column_config=columns,
         hide_index=True,
         placeholder="–",
         height="content" if ROW * (len(table) + 1) < height else height,
         lazy=False,
+        **selection,
     )
-    press = st.session_state.get(OPEN)
+
+
+def pressed(key: str = OPEN) -> int | None:
+    """The row of a table whose button, in the column of that key, was just pressed, or None.
+
+    Clicks on cells would not do: sorting by a header selects a cell too."""
+    press = st.session_state.get(key)
     return press.row if press else None
 
 

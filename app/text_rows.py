@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from math import exp, isnan
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
+from sae.show.feature import About
 from sae.show.reading import Line, level_legend, level_shades, signed_shades
 from sae.show.render import legend, number, percent
 
@@ -110,18 +109,18 @@ def followed_by(reading: Any, place: int) -> str:
     return f"followed by “{reading.tokens[place + 1 + int(later[0])]}”"
 
 
-def at(reading: Any, place: int, by: str, densest: float, table: pa.Table | None) -> tuple[list[Line], int]:
+def at(reading: Any, place: int, by: str, densest: float, about: About | None) -> tuple[list[Line], int]:
     """Features on a token, ranked, those on more than a share `densest` of tokens left out; and how many those are."""
     found = reading.at(place, by)
     kept = [firing for firing in found if not _dense(reading, firing.latent, densest)]
     lines = [
-        Line(f.latent, f.value, f.effect, f.rarity, _density(reading, f.latent), _peaks(table, f.latent))
+        Line(f.latent, f.value, f.effect, f.rarity, _density(reading, f.latent), *_named(about, f.latent))
         for f in kept[:MOST]
     ]
     return lines, len(found) - len(kept)
 
 
-def over(reading: Any, by: str, densest: float, table: pa.Table | None) -> tuple[list[Line], int, int]:
+def over(reading: Any, by: str, densest: float, about: About | None) -> tuple[list[Line], int, int]:
     """The same over the whole text: the first MOST lines, how many features are hidden, how many there are."""
     found = reading.latents(by)
     kept = [one for one in found if not _dense(reading, one.latent, densest)]
@@ -132,7 +131,7 @@ def over(reading: Any, by: str, densest: float, table: pa.Table | None) -> tuple
             p.effect,
             p.rarity,
             _density(reading, p.latent),
-            _peaks(table, p.latent),
+            *_named(about, p.latent),
             p.tokens,
             p.position,
         )
@@ -175,8 +174,10 @@ def _dense(reading: Any, latent: int, densest: float) -> bool:
     return reading.density is not None and float(reading.density[latent]) > densest
 
 
-def _peaks(table: pa.Table | None, latent: int) -> list[str]:
-    return [] if table is None else list(dict.fromkeys(table["peak_tokens"][latent].as_py()))[:4]
+def _named(about: About | None, latent: int) -> tuple[str, list[str]]:
+    """A feature's label, and the tokens it fires most on; both empty without features."""
+    label, tokens = about(latent) if about else ("", [])
+    return label, list(dict.fromkeys(tokens))[:4]
 
 
 def _shown(value: float) -> str:

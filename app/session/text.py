@@ -4,7 +4,6 @@ import random
 import re
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 from torch import Tensor
 
@@ -13,11 +12,13 @@ from activations.store import is_held_out
 from activations.tokens import PackingConfig
 from app.session import features, live
 from app.session.errors import Missing
+from app.session.feature import names
 from app.session.jobs import Job, Report, find, start
 from sae.errors import ConfigError
 from sae.features.reader import MOST_TOKENS, read
 from sae.features.reading import Reading
 from sae.runs import Run
+from sae.show.feature import About
 
 SHORT = 400  # characters of a text that goes into the URL
 LONGEST = 8 * MOST_TOKENS  # characters
@@ -63,9 +64,9 @@ def again() -> None:
     st.session_state.pop("what is read", None)
 
 
-def table(run: Run) -> pa.Table | None:
-    """The table of the run's features; None when they have not been collected."""
-    return features.of(run).table if features.collected(run) else None
+def about(run: Run) -> About | None:
+    """What tells a feature's label and the tokens it fires most on; None when features have not been collected."""
+    return names(features.of(run)) if features.collected(run) else None
 
 
 def token(found: Reading) -> int:

@@ -65,8 +65,8 @@ frame.chart(compare_charts.similarities(edges, bars, found["near"]), "features b
 listing = compare_rows.listing(found, measure, kind, compare.table(run), compare.table(second))
 if len(listing):
     frame.section(kind.capitalize(), compare_rows.KINDS[kind][1])
-    pressed = frame.pressed_row(compare_rows.labelled(listing), COLUMNS, height=320)
-    if pressed is not None:
+    frame.long_table(compare_rows.labelled(listing), COLUMNS, height=320)
+    if (pressed := frame.pressed()) is not None:
         compare.show_pair(*compare_rows.pair(listing, kind, pressed))
 else:
     frame.empty(f"No feature is {kind}", compare_rows.KINDS[kind][1])

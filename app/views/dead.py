@@ -121,8 +121,8 @@ if len(listed):
         partial(feature_rows.csv, listed),
         f"{run.name}-dead.csv",
     )
-    pressed, picked = dead_frame.detailed_rows(dead_rows.shown(listed), COLUMNS)
-    if pressed is not None:
+    picked = dead_frame.detailed_rows(dead_rows.shown(listed), COLUMNS)
+    if (pressed := frame.pressed()) is not None:
         choice.open_feature(name, listed["latent"][pressed].as_py())
     row = listed.slice(picked, 1).to_pylist()[0]
     with st.container(border=True, key="evidence"):
@@ -137,6 +137,6 @@ if len(dense):
         "Dense latents",
         "on more than a tenth of all tokens; features rather than faults (Sun et al. 2025, arXiv:2506.15679)",
     )
-    opened = dead_frame.dense_rows(dead_rows.shown(dense, dead_rows.DENSE), DENSE, "open dense")
-    if opened is not None:
+    frame.long_table(dead_rows.shown(dense, dead_rows.DENSE), DENSE)
+    if (opened := frame.pressed("open dense")) is not None:
         choice.open_feature(name, dense["latent"][opened].as_py())

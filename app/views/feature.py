@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from app import charts, controls, frame, run_rows
+from app import charts, feature_frame, frame, run_rows
 from app.session import choice, dead, feature, features, runs
 from sae.show import feature as show
 from sae.show import render
@@ -20,12 +20,14 @@ with frame.header(
     f"Feature {index}", f"{name} · {run.hook} · {store.about['tokens']:,} tokens read", row["peak_tokens"]
 ):
     keep = partial(feature.save_label, store, index)
-    controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", keep)
+    feature_frame.label_editor(label, note, str(store.labels.path), f"{name} {index}", keep)
     page = partial(feature.html, store, index, name)
-    controls.file_button("HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere")
+    feature_frame.file_button(
+        "HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere"
+    )
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
     frame.page_button("views/steering.py", "Steer", ":material/tune:", {"run": name, "feature": str(index)})
-controls.label(show.labelled(label, note))
+feature_frame.label(show.labelled(label, note))
 frame.metrics(show.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")
@@ -34,7 +36,7 @@ trial = trial_job.result if trial_job else None
 with left:
     with st.expander("Try your own text", expanded=trial_job is not None):
         begin = partial(feature.try_own, run, index)
-        controls.text_to_try(f"own text {name} {index}", "type or paste, then Try", begin)
+        feature_frame.text_to_try(f"own text {name} {index}", "type or paste, then Try", begin)
         if trial_job:
             frame.job(trial_job)
         if trial:
@@ -67,7 +69,7 @@ with right:
         if effect_job:
             frame.job(effect_job)
         if not effect and not (effect_job and effect_job.running):
-            controls.ask(
+            feature_frame.ask(
                 "Measure",
                 "runs its examples with and without it: some ten seconds",
                 partial(feature.measure, run, index),

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, TextColumn
 
-from app import controls, feature_rows, frame, overview, run_rows
+from app import feature_charts, feature_frame, feature_rows, frame, run_rows
 from app.session import choice, feature, features, runs, selection
 from sae.show import feature as show
 from sae.show import render
@@ -35,26 +35,28 @@ frame.heading("Features", f"{name}: {len(store):,} features, measured on {store.
 named = {latent: label.label for latent, label in feature.labels(store).items()}
 table = feature_rows.with_labels(features.table(store), named)
 plot = st.container()
-words, state, density = controls.filters(feature_rows.counts(table), feature_rows.DENSITIES, render.percent)
+words, state, density = feature_frame.filters(
+    feature_rows.counts(table), feature_rows.DENSITIES, render.percent
+)
 wanted = feature_rows.Wanted(words, state, density, selection.ranges(name), selection.marked(name))
 shown = feature_rows.filtered(table, wanted, features.haystack(store))
 with plot:
-    look = controls.looks(features.mapped(store))
-    if look == controls.HISTOGRAMS:
-        panels = overview.panels(table, shown)
+    look = feature_frame.looks(features.mapped(store))
+    if look == feature_frame.HISTOGRAMS:
+        panels = feature_charts.panels(table, shown)
         for place, panel in zip(st.columns(len(panels), gap="medium"), panels, strict=True):
             with place:
                 frame.section(panel.title, panel.about)
                 keep = partial(selection.brush, name, panel.column)
-                controls.brush(panel.figure, panel.title, f"brush {panel.title}", panel.ends, keep)
+                feature_frame.brush(panel.figure, panel.title, f"brush {panel.title}", panel.ends, keep)
     else:
-        colours = features.colours(store, by_cluster=look == controls.BY_CLUSTER)
-        figure = overview.directions(
+        colours = features.colours(store, by_cluster=look == feature_frame.BY_CLUSTER)
+        figure = feature_charts.directions(
             features.places(store), colours, features.captions(store), shown["feature"].to_pylist()
         )
         mark = partial(selection.mark, name)
-        controls.points(figure, "map of decoder directions", "map", mark, selection.click)
-    controls.marks(overview.marks(wanted), partial(selection.clear, name))
+        feature_frame.points(figure, "map of decoder directions", "map", mark, selection.click)
+    feature_frame.marks(feature_charts.marks(wanted), partial(selection.clear, name))
 
 compared = selection.compared(len(store))
 if len(shown):
@@ -62,8 +64,8 @@ if len(shown):
     frame.download(about, partial(feature_rows.csv, shown), f"{run.name}-features.csv")
     marked = feature_rows.places(shown, compared)
     keep = partial(selection.compare_rows, shown, compared)
-    pressed = controls.pressed_row(feature_rows.labelled(shown), COLUMNS, marked, keep)
-    if pressed is not None:
+    feature_frame.markable_rows(feature_rows.labelled(shown), COLUMNS, marked, keep)
+    if (pressed := frame.pressed()) is not None:
         choice.open_feature(name, shown["feature"][pressed].as_py())
 else:
     frame.empty("No feature is like that", "Change the search, the state, the densities or the brushes.")

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import frame, run_rows, steering_charts, steering_form, steering_rows
+from app import frame, run_rows, steering_charts, steering_frame, steering_rows
 from app.session import choice, features, runs, steering
 from sae.show import changes, render
 
@@ -15,15 +15,15 @@ written, swept = steering.jobs_of(name)
 about = f"{name} · {run.hook} · what the model writes when features are turned up, down or off"
 with frame.header("Steering", about), st.popover("Link", icon=":material/link:", help="reproduces this page"):
     st.code(steering.link(name, chosen), language=None, wrap_lines=True)
-steering_form.complaint()
-steering_form.suggestions(name, store)
+steering_frame.complaint()
+steering_frame.suggestions(name, store)
 
 form, results = st.columns([5, 8], gap="large")
 with form:
     frame.section("Features")
-    steering_form.pushes(name, store, chosen)
+    steering_frame.pushes(name, store, chosen)
     frame.section("Text")
-    steering_form.text(name, store, chosen)
+    steering_frame.text(name, store, chosen)
     with st.container(horizontal=True, gap="small", key="run-steering"):
         if st.button("Steer", type="primary", icon=":material/play_arrow:"):
             written = steering.steer(name, run, store, chosen)

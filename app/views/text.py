@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from app import frame, run_rows, text_frame, text_rows
-from app.pressable import pressable
+from app.press_frame import pressable
 from app.session import choice, runs, text
 from sae.show import reading as show
 from sae.show import render
@@ -25,11 +25,11 @@ if job.result is None:
     text_frame.read_again(job, text.again)
     st.stop()
 
-found, table = job.result, text.table(run)
+found, about = job.result, text.about(run)
 colour, place = text.colour(found, text_rows.MEASURES), text.token(found)
 does = {"token": text.show_token, "colour": text.colour_by}
 frame.metrics(text_rows.about(found))
-if table is None:
+if about is None:
     frame.empty(
         "No features yet",
         "Without them nothing says what a feature stands for.",
@@ -50,11 +50,11 @@ with right:
     with frame.header("Token", text_rows.followed_by(found, place), [found.tokens[place]], level=2):
         text_frame.token_stepper(place, len(found) - 1, text.show_token)
     frame.metrics(text_rows.token_numbers(found, place), key="token-metrics")
-    lines, count = text_rows.at(found, place, by, densest, table)
+    lines, count = text_rows.at(found, place, by, densest, about)
     frame.note(text_rows.hidden(count, densest))
     opened = pressable(show.firings(lines, name, colour), "on-token", does)
 with left:
-    lines, count, of = text_rows.over(found, by, densest, table)
+    lines, count, of = text_rows.over(found, by, densest, about)
     frame.section("Over the whole text", text_rows.listed(lines, count, of, densest))
     opened = pressable(show.firings(lines, name, colour), "on-text", does) or opened
 if opened:

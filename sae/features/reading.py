@@ -209,7 +209,7 @@ class Reading:
         if position is not None:
             chosen = self.at(position, by)[:most]
             lines = [
-                show.Line(f.latent, f.value, f.effect, f.rarity, self._density_of(f.latent), [])
+                show.Line(f.latent, f.value, f.effect, f.rarity, self._density_of(f.latent), "", [])
                 for f in chosen
             ]
             parts.append(show.firings(lines, None))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import isnan
 from typing import NamedTuple
 
-from sae.show.render import LEGEND_STEPS, chips, escaped, feature_link, number, percent, shade
+from sae.show.render import LEGEND_STEPS, chips, escaped, feature_link, named, number, percent, shade
 
 DASH = "–"
 
@@ -19,6 +19,8 @@ class Line(NamedTuple):
     effect: float | None
     rarity: float | None
     density: float | None
+    label: str
+    """What somebody called it; empty for nothing."""
     tokens: Sequence[str]
     """What it fires most on, as far as that is known."""
     times: int | None = None
@@ -95,7 +97,7 @@ def firings(lines: Iterable[Line], run: str | None, coloured: str | int | None =
         for name in ("effect", "rarity", "density")
         if any(getattr(line, name) is not None for line in lines)
     ]
-    texts = any(line.tokens for line in lines)
+    texts = any(line.label or line.tokens for line in lines)
     heads = [
         *([""] if run is not None else []),
         "feature",
@@ -141,7 +143,7 @@ def _row(
         f'<td class="bar {hue}" style="--w:{width:.3f}"{press}><i></i><span>{number(line.value)}</span></td>',
         *([f'<td class="n">{line.times:,}</td>'] if whole else []),
         *(f'<td class="n">{shown[name]}</td>' for name in columns),
-        *([f'<td class="token">{chips(line.tokens)}</td>'] if texts else []),
+        *([f'<td class="token">{named(line.label)}{chips(line.tokens)}</td>'] if texts else []),
     ]
     return f"<tr>{''.join(cells)}</tr>"
 

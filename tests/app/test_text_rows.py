@@ -98,17 +98,21 @@ def test_what_follows_is_the_next_token_of_the_text(reading: Reading):
 def test_features_of_a_token_are_the_reading_s_and_dense_ones_are_counted(
     reading: Reading, features, by: str
 ):
+    def about(latent: int) -> tuple[str, list[str]]:
+        return f"label {latent}", features.row(latent)["peak_tokens"]
+
     densities = torch.tensor(features.table["density"].to_pylist())
     limit = float(densities[reading.code.indices].median())
     for place in (1, 5, 18):
         found = reading.at(place, by)
-        lines, hidden = text_rows.at(reading, place, by, limit, features.table)
+        lines, hidden = text_rows.at(reading, place, by, limit, about)
         kept = [one for one in found if densities[one.latent] <= limit * (1 + 1e-6)]
         assert [line.latent for line in lines] == [one.latent for one in kept]
         assert hidden == len(found) - len(kept)
         for line, one in zip(lines, kept, strict=True):
             assert (line.value, line.effect, line.rarity) == (one.value, one.effect, one.rarity)
             assert line.density == pytest.approx(float(densities[line.latent]))
+            assert line.label == f"label {one.latent}"
             assert set(line.tokens) <= set(features.row(line.latent)["peak_tokens"])
     assert text_rows.hidden(0, 0.1) == ""
     assert text_rows.hidden(3, 0.1) == "3 hidden: denser than 10 %"
@@ -116,7 +120,8 @@ def test_features_of_a_token_are_the_reading_s_and_dense_ones_are_counted(
 
 def test_features_of_the_whole_text_are_the_reading_s(reading: Reading, features):
     found = reading.latents("effect")
-    lines, hidden, of = text_rows.over(reading, "effect", 1.0, features.table)
+    about = None
+    lines, hidden, of = text_rows.over(reading, "effect", 1.0, about)
     assert (hidden, of) == (0, len(found))
     assert [(line.latent, line.value, line.times, line.position, line.effect) for line in lines] == [
         (p.latent, p.peak, p.tokens, p.position, p.effect) for p in found

@@ -42,7 +42,7 @@ def test_every_token_is_there_can_be_pressed_and_says_its_value():
 
 @pytest.mark.parametrize("poison", [POISON, '"><script>hack()</script>', "' onclick='hack()"])
 def test_foreign_text_is_text(poison: str):
-    line = Line(3, -1.5, 0.25, 2.0, 0.01, [poison])
+    line = Line(3, -1.5, 0.25, 2.0, 0.01, poison, [poison])
     for made in (strip([poison], [1.0], [poison], [True]), firings([line], poison)):
         assert poison not in made
         assert "<img" not in made and "<script" not in made
@@ -50,7 +50,7 @@ def test_foreign_text_is_text(poison: str):
 
 
 def test_a_line_has_its_numbers_signs_and_links():
-    lines = [Line(12, -4.0, -0.5, 3.25, 0.01, [" cat"]), Line(7, 2.0, 0.125, 0.5, 0.25, [])]
+    lines = [Line(12, -4.0, -0.5, 3.25, 0.01, "", [" cat"]), Line(7, 2.0, 0.125, 0.5, 0.25, "a pet", [])]
     made = firings(lines, "a run & more", coloured=7)
     assert re.findall(r"<span>([^<]*)</span></td>", made) == ["−4", "2"]
     assert re.findall(r'bar (\w+)" style="--w:([\d.]+)', made) == [("down", "1.000"), ("up", "0.500")]
@@ -58,11 +58,12 @@ def test_a_line_has_its_numbers_signs_and_links():
     assert 'href="feature?run=a+run+%26+more&amp;feature=12"' in made
     assert 'data-do="open" data-to="12"' in made and 'data-do="colour" data-to="12"' in made
     assert made.count("disc on") == 1
+    assert made.count(">a pet</b>") == 1
     assert "tokens</th>" not in made
 
 
 def test_what_nothing_is_known_of_has_no_column_and_a_whole_text_has_its_own():
-    made = firings([Line(1, 2.0, None, None, None, [], times=1234, position=17)], "r")
+    made = firings([Line(1, 2.0, None, None, None, "", [], times=1234, position=17)], "r")
     heads = re.findall(r"<th[^>]*>([^<]*)</th>", made)
     assert heads == ["", "feature", "peak", "tokens"]
     assert "1,234" in made

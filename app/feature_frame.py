@@ -11,7 +11,6 @@ import streamlit as st
 from app import frame
 from sae.show import render
 
-SCREENFUL = 16  # rows of a table seen at once
 HISTOGRAMS, BY_CLUSTER, BY_DENSITY = "Histograms", "Map by cluster", "Map by density"
 
 
@@ -110,28 +109,19 @@ def points(
     st.plotly_chart(figure, key=key, config=config, alt=about, on_select=select)
 
 
-def pressed_row(
+def markable_rows(
     table: pa.Table, columns: dict[str, Any], marked: Sequence[int], mark: Callable[[list[int]], None]
-) -> int | None:
-    """A long table; the row whose button, in the column OPEN, was just pressed, or None.
-
-    Clicks on cells would not do: sorting by a header selects a cell too. Rows `marked` are so at the start; `mark`
-    hears of every change of them."""
+) -> None:
+    """A long table whose rows can be marked: `marked` are so at the start, `mark` hears of every change."""
     key = f"rows {crc32(table[0].combine_chunks().buffers()[-1])}"  # of this very choice of rows
     st.session_state[key] = {"selection": {"rows": list(marked), "columns": [], "cells": []}}
-    st.dataframe(
+    frame.long_table(
         table,
-        column_config=columns,
-        hide_index=True,
-        placeholder="–",
-        height="content" if len(table) < SCREENFUL else 560,
-        lazy=False,
+        columns,
         key=key,
         selection_mode="multi-row",
         on_select=lambda: mark(list(st.session_state[key].selection.rows)),
     )
-    press = st.session_state.get(frame.OPEN)
-    return press.row if press else None
 
 
 def label_editor(label: str, note: str, where: str, key: str, save: Callable[[str, str], None]) -> None:
