@@ -87,7 +87,13 @@ def header(
     """A heading with room for controls at its right, which the caller fills; each on a page has a key of its own."""
     with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-{level}"):
         heading(title, about, tokens, level)
-        return st.container(horizontal=True, width="content", gap="small", key=f"controls-{key}-{level}")
+        return st.container(
+            horizontal=True,
+            vertical_alignment="center",
+            width="content",
+            gap="small",
+            key=f"controls-{key}-{level}",
+        )
 
 
 def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Callable[[], None]) -> None:

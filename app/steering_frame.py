@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app import feature_rows, frame, steering_rows
-from app.session import features, steering
+from app.session import feature, features, steering
 from app.session.steering_link import MOST_FEATURES, MOST_TEXTS, MOST_TOKENS, Settings
 from sae.show import render
 
@@ -48,9 +48,9 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
     for place, intervention in enumerate(chosen.interventions):
         with st.container(border=True, key=f"push-{place}"):
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.html(
-                    steering_rows.title(run, intervention.latent, *steering.peaks(store, intervention.latent))
-                )
+                latent = intervention.latent
+                label = feature.label(store, latent).label
+                st.html(steering_rows.title(run, latent, label, *steering.peaks(store, latent)))
                 st.button(
                     "Remove",
                     icon=":material/close:",
@@ -71,7 +71,7 @@ def text(run: str, store: Any, chosen: Settings) -> None:
     """Prompt, how to go on with it, and where to steer."""
     change = partial(steering.change, run, store)
     _box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
-    columns = [column.number_input for column in st.columns(4)]
+    columns = [column.number_input for column in st.columns([3, 4, 3, 3])]
     _box(
         columns[0],
         "New tokens",

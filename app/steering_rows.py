@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sae.show.render import chips, feature_link, number, percent
+from sae.show.render import chips, feature_link, named, number, percent
 
 RAREST, MOST = 1e-4, 0.02  # densities between which a feature is suggested
 LOUDEST = 0.4  # a suggested feature's maximum, as a share of the activations' norm
@@ -78,15 +78,15 @@ class Text(Protocol):
         ...
 
 
-def title(run: str, latent: int, above: Sequence[str], below: Sequence[str]) -> str:
-    """A feature's number, a link to its page, with the tokens it peaks on above and below 0."""
+def title(run: str, latent: int, label: str, above: Sequence[str], below: Sequence[str]) -> str:
+    """A feature's number, a link to its page, with its label and the tokens it peaks on above and below 0."""
     link = f'<a href="{feature_link(run, latent)}" target="_self">Feature {latent}</a>'
     sides = [(mark, tokens) for mark, tokens in (("+", above), ("−", below)) if tokens]
     marks = [
         f'<span class="dim">{mark if len(sides) > 1 or mark == "−" else ""}</span> {chips(tokens)}'
         for mark, tokens in sides
     ]
-    return f'<div class="sae">{link} {" ".join(marks)}</div>'
+    return f'<div class="sae">{link} {named(label)}{" ".join(marks)}</div>'
 
 
 def tokens(text: Text, vocabulary: Sequence[str]) -> list[tuple[str, float, str]]:

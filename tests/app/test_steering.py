@@ -294,7 +294,7 @@ def test_the_feature_page_links_here(show, runs):
 def test_a_feature_is_shown_with_what_it_peaks_on_above_and_below_zero(show, runs):
     at = show(run="toy", steer="2:add:1")
     row = FeatureStore(runs / "toy" / "features").row(2)
-    assert steering_rows.title("toy", 2, row["peak_tokens"], []) in source(at)
+    assert steering_rows.title("toy", 2, "", row["peak_tokens"], []) in source(at)
     at = show(run=HOSTILE_RUN, steer="5:add:1")
     below = FeatureStore(runs / HOSTILE_RUN / "features").strongest(5, -1)[:5]
     assert render.chips(example.tokens[example.peak] for example in below) in source(at)
