@@ -30,7 +30,7 @@ def ours(store: Store, args: argparse.Namespace) -> tuple[float, int]:
     from sae.features.describe import describe
 
     hook = store.only_hook()
-    sae = build(TopKConfig(d_sae=args.width, k=32), store.width(hook), 0)
+    sae = build(TopKConfig(d_sae=args.width, k=32), store.width(hook), 0).requires_grad_(False)
     sae.initialise(torch.empty(0), torch.tensor(store.mean(hook)).float(), torch.Generator().manual_seed(0))
     model = load(store.spec.model)
     _ = model.bridge

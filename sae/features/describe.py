@@ -58,6 +58,7 @@ def describe(
         **_cofiring_columns(collected.cofiring),
     }
     if mapped:
+        log.info("laying out the map of features")
         columns |= _map_columns(maps.make_map(sae.W_dec, collected.statistics.fired > 0))
     else:
         log.info("no map of the features: it needs umap-learn (pip install 'sae-workbench[map]')")
