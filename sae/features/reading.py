@@ -47,7 +47,7 @@ class Presence(NamedTuple):
     """Sum of its effects on next tokens' logits; None beside the residual stream."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reading:
     """What an SAE sees in a text of N positions: its tokens in order, and the BOS before each window of them.
 
@@ -80,6 +80,9 @@ class Reading:
     """Largest |value| of each latent in the features' pass, nan if it never fired there; None without features."""
     density: Float[Tensor, "F"] | None
     """Share of the features' tokens on which each fires, at least one in so many; None without features."""
+
+    def __repr__(self) -> str:
+        return f"Reading({len(self)} positions, {len(self.code.values):,} firings)"
 
     def __len__(self) -> int:
         """N."""
