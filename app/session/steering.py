@@ -25,7 +25,7 @@ from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-SUGGESTED, PEAKS = 6, 5
+SUGGESTED, PEAKS = 5, 5
 NORM_SHARE = 0.2  # of the activations' norm: what stands for one maximum in a sweep over shares of the norm
 
 
