@@ -8,13 +8,14 @@ import streamlit as st
 
 from app.session import jobs, live
 from app.session.features import of
+from app.session.readings import read_text
 from app.session.runs import stamp
 from sae.features import effects, page
 from sae.features.effects import Effect, measure_effect
 from sae.features.labels import Label
 from sae.features.neighbours import cosines
+from sae.features.reading import Reading
 from sae.features.store import FeatureStore
-from sae.features.trial import Trial, try_text
 from sae.runs import Run
 from sae.show.feature import About
 
@@ -67,14 +68,21 @@ def measure(run: Run, latent: int) -> None:
     jobs.start(_key("effect", run, latent), partial(_measure, run, of(run), latent))
 
 
-def trial_job(run: Run, latent: int) -> jobs.Job[Trial] | None:
-    """The visitor's own text under a feature, under way or done."""
-    return jobs.find(_key("text", run, latent))
+def own_text(run: Run) -> jobs.Job[Reading] | None:
+    """The visitor's own text, being read or done; it stays while one goes from feature to feature."""
+    return jobs.find(f"own text {run.path}")
 
 
-def try_own(run: Run, latent: int, text: str) -> None:
-    """Begin to read a text with a feature's eyes."""
-    jobs.start(_key("text", run, latent), partial(_try, run, latent, text))
+def try_own(run: Run, text: str) -> None:
+    """Begin to read a text."""
+    jobs.start(f"own text {run.path}", partial(read_text, run, text))
+
+
+def on_own(reading: Reading, latent: int) -> tuple[list[str], list[float]]:
+    """The own text's tokens and a feature's value on each; what stands before it (BOS) is left out."""
+    pairs = zip(reading.tokens, reading.values_of(latent).tolist(), reading.is_text.tolist(), strict=True)
+    kept = [(token, value) for token, value, is_text in pairs if is_text]
+    return [token for token, _ in kept], [value for _, value in kept]
 
 
 def html(store: FeatureStore, latent: int, title: str) -> str:
@@ -106,13 +114,6 @@ def _measure(run: Run, store: FeatureStore, latent: int, report: jobs.Report) ->
 
         report(0.01, "running its examples with and without it")
         effects.save_effect(store, measure_effect(model, sae, store, run.hook, latent, on_done=on_done))
-
-
-def _try(run: Run, latent: int, text: str, report: jobs.Report) -> Trial:
-    report(0.0, "loading the language model" if not live.ready(run) else "reading")
-    with live.using(run) as (model, sae):
-        report(0.5, "reading")
-        return try_text(model, sae, run.hook, latent, text)
 
 
 def _key(what: str, run: Run, latent: int) -> str:

@@ -36,6 +36,8 @@ def _model(run: Run) -> LanguageModel:
     weights = run.about["weights_sha256"]
     if weights not in _models:
         _models.clear()  # two would not fit into many a laptop
+        gc.unfreeze()
+        gc.collect()  # a model is full of cycles: it would stay
         _models[weights] = run.language_model()
         gc.freeze()  # a million objects of its libraries, which Streamlit would look through after every run of a page
     return _models[weights]

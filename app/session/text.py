@@ -2,20 +2,20 @@
 
 import random
 import re
+from functools import partial
 from typing import Any
 
 import streamlit as st
 from torch import Tensor
 
-from activations.errors import ActivationsError
 from activations.store import is_held_out
-from activations.tokens import PackingConfig
-from app.session import features, live
+from app.session import features
 from app.session.errors import Missing
 from app.session.feature import names
-from app.session.jobs import Job, Report, find, start
+from app.session.jobs import Job, find, start
+from app.session.readings import read_text
 from sae.errors import ConfigError
-from sae.features.reader import MOST_TOKENS, read
+from sae.features.reader import MOST_TOKENS
 from sae.features.reading import Reading
 from sae.runs import Run
 from sae.show.feature import About
@@ -53,7 +53,7 @@ def reading(run: Run, text: str) -> Job[Reading]:
     wanted = (run.digest, features.collected(run), text)
     if st.session_state.get("what is read") != wanted or not find(JOB):
         st.session_state["what is read"] = wanted
-        start(JOB, lambda report: _read(run, text, report))
+        start(JOB, partial(read_text, run, text))
     job = find(JOB)
     assert job is not None
     return job
@@ -106,32 +106,6 @@ def held_out_example(run: Run) -> str:
             chosen = there[random.randrange(len(there))]
             return _spelled(shard.tokens[shard.documents == chosen][:EXAMPLE_TOKENS], vocabulary)
     raise ConfigError(f"{store.path} has no held-out document")
-
-
-def _read(run: Run, text: str, report: Report) -> Reading:
-    report(0.0, "reading" if live.ready(run) else "loading the model: some 5 s the first time")
-    collected = features.of(run) if features.collected(run) else None
-    packing, centre = _as_stored(run)
-    with live.using(run) as (model, sae):
-        report(0.0, "reading")
-        return read(
-            model,
-            sae,
-            run.hook,
-            text,
-            collected,
-            packing,
-            centre,
-            on_tokens=lambda n, of: report(n / of, "reading"),
-        )
-
-
-def _as_stored(run: Run) -> tuple[PackingConfig | None, Tensor | None]:
-    """How the run's store cuts text, and its mean; None where the store is gone."""
-    try:
-        return run.store.spec.packing, run.store.mean(run.hook)
-    except ActivationsError:
-        return None, None
 
 
 def _number(asked: str, count: int, what: str, where: str) -> int:

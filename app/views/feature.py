@@ -31,17 +31,18 @@ feature_frame.label(show.labelled(label, note))
 frame.metrics(show.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")
-trial_job = feature.trial_job(run, index)
-trial = trial_job.result if trial_job else None
+own = feature.own_text(run)
+tokens, values = feature.on_own(own.result, index) if own and own.result else ([], [])
 with left:
-    with st.expander("Try your own text", expanded=trial_job is not None):
-        begin = partial(feature.try_own, run, index)
-        feature_frame.text_to_try(f"own text {name} {index}", "type or paste, then Try", begin)
-        if trial_job:
-            frame.job(trial_job)
-        if trial:
-            st.html(show.trial(trial.tokens, trial.values, show.full_scale(row, trial.values)))
-            st.caption(render.markdown(show.strongest(trial.tokens, trial.values)[1]))
+    with st.expander("Try your own text", expanded=own is not None):
+        feature_frame.text_to_try(
+            f"own text {name}", "type or paste, then Try", partial(feature.try_own, run)
+        )
+        if own:
+            frame.job(own)
+        if tokens:
+            st.html(show.trial(tokens, values, show.full_scale(row, values)))
+            st.caption(render.markdown(show.strongest(tokens, values)[1]))
     if row["fired"]:
         around, most = frame.example_controls(render.legend(*show.value_range(row)))
         positive, negative, bands = store.strongest(index), store.strongest(index, -1), store.bands(index)
@@ -54,7 +55,7 @@ with left:
 with right:
     if row["fired"]:
         histogram = store.histogram(index)
-        mark = show.strongest(trial.tokens, trial.values)[0] if trial else None
+        mark = show.strongest(tokens, values)[0] if tokens else None
         frame.section("Values", "tokens by value, both axes logarithmic")
         figure = charts.activations(histogram.edges, histogram.counts, mark)
         frame.chart(figure, "activation histogram", "values")

@@ -8,8 +8,8 @@ from playwright.sync_api import Page, expect
 
 from activations.models import load
 from sae.features.effects import load_effect
+from sae.features.reader import read
 from sae.features.store import FeatureStore
-from sae.features.trial import try_text
 from sae.runs import Run
 from sae.show.render import number
 from tests.browser.test_pages import heading
@@ -22,7 +22,13 @@ def features(runs: Path) -> FeatureStore:
 
 def test_own_text_is_coloured_by_what_the_sae_says(page: Page, runs: Path, world: Path):
     run, text = Run(runs / "toy"), "the <b>cat</b> sat & wind blew"
-    trial = try_text(load(str(world / "model")), run.sae(), run.hook, 7, text)
+    packing = run.store.spec.packing
+    reading = read(load(str(world / "model")), run.sae(), run.hook, text, packing=packing)
+
+    def told(latent: int) -> list[str]:
+        values = reading.values_of(latent)[reading.is_text].tolist()
+        return [number(value) if value else "0" for value in values]
+
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
     page.get_by_text("Try your own text").click()
@@ -30,11 +36,15 @@ def test_own_text_is_coloured_by_what_the_sae_says(page: Page, runs: Path, world
     page.get_by_role("button", name="Try", exact=False).last.click()
     own = page.locator(".own")
     expect(own).to_have_text(text)
-    told = own.locator(".t").evaluate_all("all => all.map(one => one.dataset.tip || '0')")
-    assert told == [number(value) if value else "0" for value in trial.values]
-    assert any(trial.values)
+    tips = "all => all.map(one => one.dataset.tip || '0')"
+    assert own.locator(".t").evaluate_all(tips) == told(7)
+    assert set(told(7)) != {"0"}
     expect(page.get_by_text("your text", exact=True)).to_be_visible()
     expect(own.locator("b")).to_have_count(0)
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Feature 8 ")
+    expect(own).to_have_text(text)
+    assert own.locator(".t").evaluate_all(tips) == told(8), "the text stays, read by the next feature"
 
 
 def test_an_effect_is_measured_shown_and_kept(page: Page, features: FeatureStore):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.architectures import SAE, Gated
+from sae.architectures import SAE
 from sae.features.dead.dense import DENSE
 from sae.features.dead.evidence import Drives
 from sae.features.dead.rows import Rows
@@ -90,10 +90,10 @@ def with_encoders(sae: SAE, latents: Int[Tensor, "n"], x: Float[Tensor, "n D"], 
     directions = F.normalize(x.to(sae.device) - sae.b_dec, dim=1)
     changed.W_enc[:, latents] = norm * directions.T
     changed.W_dec[latents] = directions
-    # where b_dec is not taken off x, the bias does it
-    changed.b_enc[latents] = 0.0 if sae.pre_bias else -norm * (directions @ sae.b_dec)
-    if isinstance(changed, Gated):
-        changed.b_mag[latents] = 0.0
+    for name in set(sae.in_activation_units) - {"b_dec", "threshold"}:
+        getattr(changed, name)[latents] = 0.0  # every bias a latent has
+    if not sae.pre_bias:  # where b_dec is not taken off x, the bias does it
+        changed.b_enc[latents] = -norm * (directions @ sae.b_dec)
     return changed
 
 

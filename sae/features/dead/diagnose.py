@@ -136,7 +136,6 @@ def kinds_of(found: Firings, trained: Trained) -> dict[int, str]:
     density = found.density
     if trained.fired is not None:
         fired = torch.maximum(text, trained.fired)
-        density = torch.where(text > 0, density, trained.fired / max(trained.fired_rows, 1))
         density = torch.where(trained.fired > 0, trained.fired / max(trained.fired_rows, 1), density)
     rare = (fired > 0) & (density * trained.dead_after_tokens < RULES.rare)
     kinds: dict[int, str] = {}

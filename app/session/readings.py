@@ -1,0 +1,40 @@
+"""A text read with a run's eyes: the work behind Your text, and behind a feature's own-text box."""
+
+from torch import Tensor
+
+from activations.errors import ActivationsError
+from activations.tokens import PackingConfig
+from app.session import features, live
+from app.session.jobs import Report
+from sae.features.reader import read
+from sae.features.reading import Reading
+from sae.runs import Run
+
+
+def read_text(run: Run, text: str, report: Report) -> Reading:
+    """The text cut as the run's store is, and read by its language model and SAE. To be done in a job.
+
+    Raises what loading them and `sae.read` raise."""
+    report(0.0, "reading" if live.ready(run) else "loading the model: some seconds the first time")
+    collected = features.of(run) if features.collected(run) else None
+    packing, centre = _as_stored(run)
+    with live.using(run) as (model, sae):
+        report(0.0, "reading")
+        return read(
+            model,
+            sae,
+            run.hook,
+            text,
+            collected,
+            packing,
+            centre,
+            on_tokens=lambda n, of: report(n / of, "reading"),
+        )
+
+
+def _as_stored(run: Run) -> tuple[PackingConfig | None, Tensor | None]:
+    """How the run's store cuts text, and its mean; None where the store is gone."""
+    try:
+        return run.store.spec.packing, run.store.mean(run.hook)
+    except ActivationsError:
+        return None, None
