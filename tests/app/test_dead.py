@@ -1,23 +1,19 @@
 """The Dead latents page: every number is the report's, causes filter, and what to do where there is no report."""
 
 import shutil
-import time
 from pathlib import Path
 
 import pytest
-import streamlit
 from streamlit.testing.v1 import AppTest
 
-import app
 from app import dead_charts, dead_rows
 from app.session import dead
 from sae.features.dead.report import DeadReport
 from sae.runs import Run
-from tests.app import wounded
+from tests.app import pages, wounded
+from tests.app.pages import metrics, source
 from tests.app.worlds import HOSTILE_RUN
 from tests.app.wounded import ALWAYS, LOW, TINY
-
-MAIN = Path(app.__file__).with_name("main.py")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +24,8 @@ def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def show(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def show(run: str = "wounded", page: str = "dead", **query: str) -> AppTest:
-        streamlit.cache_resource.clear()
-        monkeypatch.setattr("sys.argv", [str(MAIN), str(folder)])
-        at = AppTest.from_file(MAIN, default_timeout=60).run()
-        at.switch_page(f"views/{page}.py")
-        at.query_params.update({"run": run, **query})
-        at.run()
-        assert not at.exception, at.exception[0].value
-        return at
+        monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(folder)])
+        return pages.opened(page, {"run": run, **query})
 
     return show
 
@@ -43,14 +33,6 @@ def show(folder: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def report(folder: Path) -> DeadReport:
     return wounded.report(folder)
-
-
-def metrics(at: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in at.metric}
-
-
-def source(at: AppTest) -> str:
-    return "\n".join(element.value for element in at.main.get("html"))
 
 
 def listed(at: AppTest) -> list[int]:
@@ -108,13 +90,8 @@ def test_a_run_not_looked_into_says_what_to_run_and_can_be_looked_into_on_the_sp
     at = show(run="new")
     assert at.code[0].value == f"sae dead {folder / 'new'}"
     assert not at.metric
-    (button,) = [button for button in at.button if button.label == "Run it now"]
-    button.click().run()
-    for _ in range(300):
-        if (folder / "new" / "dead" / "dead.json").exists():
-            break
-        time.sleep(0.1)
-    at.run()
+    pages.button(at, "Run it now").click().run()
+    pages.settled(at)
     made = DeadReport(folder / "new" / "dead")
     assert metrics(at)["dead"] == f"{made.about['kinds']['dead']:,}"
     assert made.about["off_distribution"], "the page has the language model read strange text too"

@@ -14,12 +14,8 @@ from sae.features.labels import Label
 from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.show.render import number
-from tests.app.pages import metrics, source, text
+from tests.app.pages import button, metrics, source, text
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS
-
-
-def button(at: AppTest, label: str):
-    return next(button for button in at.button if button.label == label)
 
 
 def features(at: AppTest) -> list[int]:
