@@ -6,11 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sae.show import histogram
+from sae.show import histogram, pareto
 from sae.show.render import number
 
 WARM, COOL, GREY = "242, 139, 60", "64, 145, 230", "140, 138, 132"  # r, g, b: read well on light and dark
-PALETTE = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
+PALETTE = pareto.COLORS
 GRID = f"rgba({GREY}, 0.22)"
 
 

@@ -8,7 +8,8 @@ from itertools import product
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.charts import GREY, PALETTE, plain
+from app.charts import PALETTE, plain
+from sae.show import pareto
 
 CURVES = {
     "fvu": "Fraction of variance unexplained",
@@ -17,7 +18,6 @@ CURVES = {
     "lr": "Learning rate",
 }
 DASHES = ("solid", "dash", "dot", "dashdot")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # one more each time the colours are used up
 HEIGHTS = {
     "fvu": "FVU (lower is better)",
     "recovered_zero": "CE recovered, zero (higher is better)",
@@ -64,36 +64,16 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
     return plain(figure, height=380 + (24 * len(logs) if several else 0), top=32, legend=several)
 
 
-def pareto(
-    points: Sequence[tuple[str, str, float, float]], chosen: str | None = None, measure: str = "fvu"
-) -> go.Figure:
-    """Evaluated runs as (name, kind, L0, one of HEIGHTS); those of one kind joined by a line.
-
-    No two kinds look alike, as far as six colours with five symbols go. A point carries its run's name."""
-    figure = go.Figure()
-    for place, kind in enumerate(sorted({point[1] for point in points})):
-        mine = sorted((l0, value, name) for name, one, l0, value in points if one == kind)
-        names = [name for _, _, name in mine]
-        color = PALETTE[place % len(PALETTE)]
-        figure.add_scatter(
-            x=[l0 for l0, _, _ in mine],
-            y=[value for _, value, _ in mine],
-            mode="lines+markers",
-            name=html.escape(kind),
-            line={"color": color, "width": 1, "dash": "dot"},
-            marker={
-                "size": [14 if name == chosen else 9 for name in names],
-                "color": color,
-                "symbol": SYMBOLS[place // len(PALETTE) % len(SYMBOLS)],
-                "line": {"width": [2 if name == chosen else 0 for name in names], "color": f"rgb({GREY})"},
-            },
-            unselected={"marker": {"opacity": 1}},
-            customdata=names,
-            text=[html.escape(name) for name in names],
-            hovertemplate="%{text}<br>L0 %{x:.3~g}, %{y:.3~g}<extra></extra>",
+def frontier(points: Sequence[pareto.Point], chosen: str | None = None, measure: str = "fvu") -> go.Figure:
+    """Evaluated runs as (name, kind, L0, one of HEIGHTS); those of one kind joined by a line, the chosen one ringed."""
+    kinds = sorted({point[1] for point in points})
+    figure = go.Figure(pareto.traces(points, kinds, chosen))
+    figure.for_each_trace(  # a click tells the name, and dims no other point
+        lambda line: line.update(
+            customdata=[html.unescape(text) for text in line.text], unselected_marker_opacity=1
         )
-    rounds = [m * 10.0**decade for decade in range(-1, 6) for m in (1, 2, 5)]
-    figure.update_xaxes(title="L0 (features firing per token)", type="log", tickvals=rounds, showgrid=False)
+    )
+    figure.update_xaxes(title="L0 (features firing per token)", **pareto.L0_AXIS)
     figure.update_yaxes(title=HEIGHTS[measure], nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, dragmode=False)
     return plain(figure, height=360, top=24, left=56, bottom=44, legend=True)

@@ -97,7 +97,7 @@ if len(measured) > 1:
     )
     height = run_frame.height_chooser(run_charts.HEIGHTS)
     points = run_rows.frontier(found, measured, height)
-    figure = run_charts.pareto(points, name, height)
+    figure = run_charts.frontier(points, name, height)
     run_frame.pressed_point(figure, "quality against L0 of all evaluated runs", "pareto", choice.show_run)
 with st.expander("Settings"):
     st.html(render.facts(run_rows.settings(run.about)))

@@ -1,7 +1,6 @@
 """Runs side by side: one line of results a run, as a table on the terminal, a CSV file and a Pareto plot."""
 
 import csv
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +11,8 @@ from activations import files
 from sae.architectures import name_of
 from sae.errors import ConfigError
 from sae.runs import Run
+from sae.show import pareto
 
-COLORS = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # one more each time the colours are used up
 GRID = "rgba(140, 138, 132, 0.22)"
 LABELS = {
     "run": "run",
@@ -96,14 +94,13 @@ def write_pareto(path: Path, results: Sequence[Result]) -> None:
     measures = {"fvu": "FVU (lower is better)"}
     if any(line.recovered_zero is not None for line in lines):
         measures["recovered_zero"] = "CE recovered, zero ablation (higher is better)"
+    kinds = list(dict.fromkeys(_kind(line) for line in sorted(lines, key=lambda line: line[1:3])))
     figure = make_subplots(rows=1, cols=len(measures), horizontal_spacing=0.1)
     for column, (measure, label) in enumerate(measures.items(), 1):
-        for trace in _traces(lines, measure, named=column == 1):
-            figure.add_trace(trace, row=1, col=column)
+        for trace in pareto.traces(_points(lines, measure), kinds):
+            figure.add_trace({**trace, "showlegend": column == 1}, row=1, col=column)
         figure.update_yaxes(title=label, nticks=6, row=1, col=column)
-    rounds = [m * 10.0**decade for decade in range(-1, 6) for m in (1, 2, 5)]
-    figure.update_xaxes(title="L0 (latents firing per token)", type="log", tickvals=rounds, showgrid=False)
-    figure.update_xaxes(zeroline=False)
+    figure.update_xaxes(title="L0 (latents firing per token)", zeroline=False, **pareto.L0_AXIS)
     figure.update_yaxes(zeroline=False, gridcolor=GRID)
     figure.update_layout(
         height=460,
@@ -115,30 +112,17 @@ def write_pareto(path: Path, results: Sequence[Result]) -> None:
     files.write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
 
 
-def _traces(lines: Sequence[Result], measure: str, named: bool) -> list[dict]:
-    """One line of markers for each architecture and width that has the measure; `named` ones stand in the legend."""
-    traces = []
-    for place, (architecture, width) in enumerate(sorted({line[1:3] for line in lines})):
-        mine = [line for line in lines if line[1:3] == (architecture, width)]
-        points = sorted(
-            (line.l0, getattr(line, measure), line.run) for line in mine if getattr(line, measure) is not None
-        )
-        traces.append(
-            {
-                "type": "scatter",
-                "x": [l0 for l0, _, _ in points],
-                "y": [value for _, value, _ in points],
-                "text": [html.escape(run) for _, _, run in points],
-                "mode": "lines+markers",
-                "name": f"{architecture}, {width:,} latents",
-                "legendgroup": place,
-                "showlegend": named,
-                "line": {"color": COLORS[place % len(COLORS)], "width": 1, "dash": "dot"},
-                "marker": {"size": 9, "symbol": SYMBOLS[place // len(COLORS) % len(SYMBOLS)]},
-                "hovertemplate": "%{text}<br>L0 %{x:.3~g}, %{y:.3~g}<extra></extra>",
-            }
-        )
-    return traces
+def _kind(line: Result) -> str:
+    return f"{line.architecture}, {line.width:,} latents"
+
+
+def _points(lines: Sequence[Result], measure: str) -> list[pareto.Point]:
+    """Those lines that have the measure."""
+    return [
+        (line.run, _kind(line), line.l0, getattr(line, measure))
+        for line in lines
+        if line.l0 is not None and getattr(line, measure) is not None
+    ]
 
 
 def _shown(value: float | None, how: str) -> str:

@@ -20,7 +20,7 @@ def test_a_run_without_a_log_has_empty_curves():
 
 def test_runs_of_one_architecture_are_one_line_from_sparse_to_dense():
     points = [("a", "topk", 64.0, 0.2), ("b", "topk", 16.0, 0.4), ("c", "relu", 30.0, 0.5)]
-    relu, topk = charts.pareto(points, chosen="b").data
+    relu, topk = charts.frontier(points, chosen="b").data
     assert (relu.name, topk.name) == ("relu", "topk")
     assert list(topk.x) == [16.0, 64.0]
     assert topk.marker.size[0] > topk.marker.size[1], "the chosen run stands out"
@@ -28,7 +28,7 @@ def test_runs_of_one_architecture_are_one_line_from_sparse_to_dense():
 
 @pytest.mark.parametrize("name", ["<b>x</b>", "<a href='javascript:1'>x</a>", "a & b"])
 def test_names_in_plots_are_escaped(name):
-    (line,) = charts.pareto([(name, name, 1.0, 0.5)]).data
+    (line,) = charts.frontier([(name, name, 1.0, 0.5)]).data
     for text in (line.text[0], line.name):
         assert "<" not in text.replace("&lt;", "")
         assert "& " not in text
@@ -52,7 +52,7 @@ def test_several_runs_lie_over_one_another_each_with_its_own_line_and_one_name_i
 
 def test_no_two_kinds_look_alike_and_every_point_carries_its_name():
     kinds = [f"kind {number:02}" for number in range(14)]
-    figure = charts.pareto([(f"<i>{kind}", kind, 10.0, 0.5) for kind in kinds], measure="recovered_zero")
+    figure = charts.frontier([(f"<i>{kind}", kind, 10.0, 0.5) for kind in kinds], measure="recovered_zero")
     assert len({(trace.marker.color, trace.marker.symbol) for trace in figure.data}) == 14
     assert [trace.customdata[0] for trace in figure.data] == [f"<i>{kind}" for kind in kinds]
     assert figure.layout.yaxis.title.text == HEIGHTS["recovered_zero"]

@@ -213,6 +213,13 @@ def test_a_run_that_diverges_does_not_keep_the_others_from_their_end(
     assert first["fvu"] == "" != second["fvu"]
 
 
+def drawn(page: Path) -> list[dict]:
+    """The traces of a page's plot."""
+    found = re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{", page.read_text(), re.S)
+    assert found
+    return json.loads(found[1])
+
+
 def test_the_plot_has_a_line_for_each_method_and_width_sorted_by_l0_and_text_as_text(tmp_path: Path):
     results = [
         Result("b", "topk", 64, 8.0, 0.2, 0.9, 0.8, 0.0),
@@ -221,25 +228,19 @@ def test_the_plot_has_a_line_for_each_method_and_width_sorted_by_l0_and_text_as_
         Result("unmeasured", "topk", 32, None, None, None, None, None),
     ]
     write_pareto(tmp_path / "p.html", results)
-    page = (tmp_path / "p.html").read_text()
-    drawn = json.loads(re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{", page, re.S)[1])
-    names = [trace["name"] for trace in drawn if trace["showlegend"]]
+    found = drawn(tmp_path / "p.html")
+    names = [trace["name"] for trace in found if trace["showlegend"]]
     assert names == ["topk, 64 latents", "topk, 128 latents"]
-    assert drawn[0]["x"] == [4.0, 8.0] and drawn[0]["y"] == [0.3, 0.2]
-    assert [trace["y"] for trace in drawn[2:]] == [[0.9], [0.8]]
-    assert "unmeasured" not in page
-    assert "<script>" not in json.dumps(drawn)
+    assert found[0]["x"] == [4.0, 8.0] and found[0]["y"] == [0.3, 0.2]
+    assert [trace["y"] for trace in found[2:]] == [[0.9], [0.8]]
+    assert "unmeasured" not in (tmp_path / "p.html").read_text()
+    assert "<script>" not in json.dumps(found)
 
 
 def test_no_two_lines_of_the_plot_look_alike(tmp_path: Path):
     widths = range(1, 21)
     write_pareto(tmp_path / "p.html", [Result("r", "topk", w, 4.0, 0.3, None, None, 0.0) for w in widths])
-    looks = set(
-        re.findall(
-            r'"color":"(#\w+)"[^{}]*\},"marker":\{"size":9,"symbol":"([\w-]+)"',
-            (tmp_path / "p.html").read_text(),
-        )
-    )
+    looks = {(trace["line"]["color"], trace["marker"]["symbol"]) for trace in drawn(tmp_path / "p.html")}
     assert len(looks) == len(widths)
 
 
