@@ -213,9 +213,7 @@ def _ablation(sae: SAE, latent: int, peaks: Int[Tensor, "n"], values: Float[Tens
     def edit(x: Tensor) -> Tensor:
         each = torch.arange(len(peaks))
         there = x[each, peaks]
-        code = sae.encode(there.to(sae.W_dec))
-        found = torch.where(code.indices == latent, code.values, 0.0)
-        value = found.new_zeros(len(peaks)).index_add_(0, code.rows(), found)
+        value = sae.encode(there.to(sae.W_dec)).of(latent)
         values.copy_(value)
         out = x.clone()
         out[each, peaks] = there - (value[:, None] * sae.W_dec[latent]).to(x)

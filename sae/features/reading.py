@@ -143,8 +143,7 @@ class Reading:
         """One latent on each position; 0 where it does not fire. Raises ConfigError when there is none such."""
         if not 0 <= latent < self.code.n_latents:
             raise ConfigError(f"latent {latent} does not exist: this SAE has 0 to {self.code.n_latents - 1}")
-        mine = self.code.indices == latent
-        return torch.zeros(len(self)).index_put((self.code.rows()[mine],), self.code.values[mine])
+        return self.code.of(latent)
 
     def at(self, position: int, by: By = "value") -> list[Firing]:
         """The latents on one position, first those with the largest |value|, rarity-weighted value or |effect|.
