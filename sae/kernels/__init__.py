@@ -1,23 +1,22 @@
-"""The few operations whose speed decides training speed, each behind one name; `reference.py` defines them."""
+"""The operations whose speed decides training speed: one interface, a definition in plain torch, faster backends."""
 
-from sae.kernels.reference import (
-    Pattern,
-    Projection,
-    decode,
-    largest_per_batch,
-    largest_per_row,
-    largest_varying,
-    project,
-    where,
-)
+from sae.kernels.autograd import Pattern, Projection, decode, project, rows_of, where
+from sae.kernels.choice import BACKENDS, VARIABLE, backend
+from sae.kernels.gradients import RowGradient, gradients_by_row
+from sae.kernels.reference import Moments, Pace
 
 __all__ = [
+    "BACKENDS",
+    "VARIABLE",
+    "Moments",
+    "Pace",
     "Pattern",
     "Projection",
+    "RowGradient",
+    "backend",
     "decode",
-    "largest_per_batch",
-    "largest_per_row",
-    "largest_varying",
+    "gradients_by_row",
     "project",
+    "rows_of",
     "where",
 ]

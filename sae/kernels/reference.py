@@ -1,137 +1,189 @@
-"""The kernels in plain torch: any device, and what every faster kernel is held to in values and gradients.
+"""The kernels in plain torch: any device and precision, and what every faster kernel is held to.
 
-Forward, encoding is one dense product. Backward, everything costs O(nnz * D): gradients reach the weights
-through the selected entries alone, and no [B, F] tensor outlives the selection. A code with so many entries
-that dense products are faster is decoded and differentiated by them: within a constant factor the same memory."""
+A backend is a module with these functions. All work outside the graph (`autograd.py` puts them into it), on rows of
+pre-activations u = z + bias, of which z [n, F] lies in a buffer that is soon overwritten."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.code import SparseCode, offsets_of
-
-CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
+from sae.code import offsets_of
 
 
-class Pattern(NamedTuple):
-    """Which entries of a [B, F] matrix are selected, compressed by rows."""
+class Picked(NamedTuple):
+    """Selected entries of some rows, row after row."""
 
+    values: Float[Tensor, "nnz"]
     indices: Int[Tensor, "nnz"]
-    offsets: Int[Tensor, "B+1"]
+    counts: Int[Tensor, "n"]
+    """How many each row has."""
 
 
-class Projection(NamedTuple):
-    """Pre-activations x W + b: dense to choose from, sparse to differentiate."""
+class Groups(NamedTuple):
+    """Entries of a code by latent: latent `latents[i]` has `entries[starts[i]:starts[i + 1]]`, places in the code."""
 
-    dense: Float[Tensor, "B F"]
-    """The values, outside the graph."""
-    x: Float[Tensor, "B D"]
-    W: Float[Tensor, "D F"]
-    b: Float[Tensor, "F"]
-
-    def keep(self, pattern: Pattern) -> SparseCode:
-        """The selected entries, inside the graph: d/dx, d/dW and d/db flow through them and no others.
-
-        An entry may be selected more than once in a row: each counts (the result is then no code of that row)."""
-        rows = torch.arange(len(self.x), device=self.x.device).repeat_interleave(pattern.offsets.diff())
-        values = _Selected.apply(self.x, self.W, self.b, self.dense[rows, pattern.indices], rows, *pattern)
-        return SparseCode(values, *pattern, self.W.shape[1])
+    latents: Int[Tensor, "n"]
+    """Those that have an entry, rising."""
+    starts: Int[Tensor, "n+1"]
+    entries: Int[Tensor, "nnz"]
 
 
-def project(x: Float[Tensor, "B D"], W: Float[Tensor, "D F"], b: Float[Tensor, "F"]) -> Projection:
-    """Compute x W + b densely, outside the graph; `Projection.keep` puts selected entries into it."""
-    with torch.no_grad():
-        return Projection(torch.addmm(b, x, W), x, W, b)
+class Moments(NamedTuple):
+    """Adam's running means of a matrix's gradient and of its square, laid out as the matrix is."""
+
+    mean: Float[Tensor, "R C"]
+    square: Float[Tensor, "R C"]
 
 
-def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
-    """Sum of decoder rows weighted by the code's values; differentiable in both."""
-    weights = code.values.to(W_dec.dtype)
-    if _crowded(code):
-        return _scattered(code._replace(values=weights)) @ W_dec
+class Pace(NamedTuple):
+    """What sets the size of one step of Adam."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    step: int
+    """Number of this step, from 1 on."""
+    shrink: float
+    """What the gradient is multiplied by, to clip it."""
+
+
+def largest_per_row(
+    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], k: int | Int[Tensor, "n"], by_size: bool
+) -> Picked:
+    """The k largest u of each row (k[i] of row i), or largest |u|; all of a row when k >= F.
+
+    In no particular order. Of equal ones some are taken, always k, and on the CPU always the same."""
+    u = z + bias
+    most = min(k if isinstance(k, int) else int(k.max()) if len(k) else 0, u.shape[1])
+    indices = (u.abs() if by_size else u).topk(most, dim=1).indices
+    values = u.gather(1, indices)
+    if isinstance(k, int):
+        return Picked(values.flatten(), indices.flatten(), torch.full((len(u),), most, device=u.device))
+    chosen = torch.arange(most, device=u.device) < k[:, None]
+    return Picked(values[chosen], indices[chosen], chosen.sum(1))
+
+
+def largest_of_batch(
+    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool
+) -> Picked:
+    """The `total` largest u of all rows together, or largest |u|: a row may have none or many."""
+    u = z + bias
+    flat = (u.abs() if by_size else u).flatten().topk(min(total, u.numel()), sorted=False).indices
+    flat = flat.sort().values
+    counts = torch.bincount(flat // u.shape[1], minlength=len(u))
+    return Picked(u.flatten()[flat], flat % u.shape[1], counts)
+
+
+def above(
+    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], threshold: Float[Tensor, "F"], by_size: bool
+) -> Picked:
+    """All u above their latent's threshold, or all |u|; by index within a row."""
+    u = z + bias
+    chosen = (u.abs() if by_size else u) > threshold
+    return Picked(u[chosen], chosen.nonzero()[:, 1], chosen.sum(1))
+
+
+def largest_ands(
+    u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int, k: int
+) -> Picked:
+    """Of KronSAE's latents sqrt(relu u) sqrt(relu v), of all pairs within a head, the k largest of each row.
+
+    Latent (h p + i) q + j is the pair u[h p + i], v[h q + j] of head h."""
+    a, b = (side.relu().sqrt().unflatten(1, (heads, -1)) for side in (u, v))
+    latents = (a[:, :, :, None] * b[:, :, None, :]).flatten(1)
+    return largest_per_row(latents, latents.new_zeros(()), k, by_size=False)
+
+
+def weighted_rows(
+    values: Float[Tensor, "nnz"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
+) -> Float[Tensor, "B D"]:
+    """For each row of a code the sum of its values times the rows of W they name."""
     return F.embedding_bag(
-        code.indices, W_dec, code.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        indices, W, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
 
 
-def largest_per_row(u: Float[Tensor, "B F"], k: int) -> Pattern:
-    """The k largest entries of each row (all of them when F <= k). Ties: some k of them, fixed on CPU."""
-    k = min(k, u.shape[1])
-    indices = u.topk(k, dim=1, sorted=False).indices.flatten()
-    return Pattern(indices, torch.arange(0, len(indices) + 1, k, device=u.device))
+def dots(
+    g: Float[Tensor, "B D"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
+) -> Float[Tensor, "nnz"]:
+    """For each entry of a code the scalar product of its row of g with the row of W it names."""
+    counts = offsets.diff()
+    found = torch.empty(len(indices), dtype=g.dtype, device=g.device)
+    width = max(1, 2**24 // max(1, g.shape[1]))  # entries at once: [nnz, D] would be the largest tensor of all
+    rows = torch.arange(len(counts), device=g.device).repeat_interleave(counts)
+    for out, row, index in zip(found.split(width), rows.split(width), indices.split(width), strict=True):
+        torch.sum(g[row] * W[index], 1, out=out)
+    return found
 
 
-def largest_varying(u: Float[Tensor, "B F"], k: Int[Tensor, "B"]) -> Pattern:
-    """The k[b] largest entries of row b (all of them when F <= k[b]), largest first."""
-    most = min(int(k.max()), u.shape[1]) if len(k) else 0
-    indices = u.topk(most, dim=1).indices
-    chosen = torch.arange(most, device=u.device) < k[:, None]
-    return Pattern(indices[chosen], offsets_of(chosen.sum(1)))
+def group(indices: Int[Tensor, "nnz"], n_latents: int) -> Groups:
+    """The entries of a code by latent, each latent's in their order in the code."""
+    counts = torch.bincount(indices, minlength=n_latents)
+    latents = counts.nonzero()[:, 0]
+    return Groups(latents, offsets_of(counts[latents]), indices.argsort(stable=True))
 
 
-def largest_per_batch(u: Float[Tensor, "B F"], total: int) -> Pattern:
-    """The `total` largest entries of the whole matrix: a row may have none or many."""
-    flat = u.flatten().topk(min(total, u.numel()), sorted=False).indices.sort().values
-    counts = torch.bincount(flat // u.shape[1], minlength=len(u))
-    return Pattern(flat % u.shape[1], offsets_of(counts))
+def sums_by_latent(
+    groups: Groups,
+    rows: Int[Tensor, "nnz"],
+    values: Float[Tensor, "nnz"],
+    x: Float[Tensor, "B D"],
+    out: Float[Tensor, "n D"],
+) -> None:
+    """For each latent of `groups`, into `out`, the sum over its entries of the value times the row of x."""
+    entries = groups.entries
+    out.copy_(weighted_rows(values[entries], rows[entries], groups.starts, x))
 
 
-def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
-    """All entries that are true."""
-    return Pattern(chosen.nonzero()[:, 1], offsets_of(chosen.sum(1)))
+def squares(
+    gradient: Float[Tensor, "n C"], toward: Float[Tensor, "R C"] | None, which: Int[Tensor, "n"] | None
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n"] | None]:
+    """Sum of squares of gradient rows in float64, and what of each goes along the row it belongs to.
+
+    Row i belongs to `toward[which[i]]`, or `toward[i]`. With `toward`, what is along it does not count: row i
+    less `along[i]` times its row is tangent to it. Without, there is none."""
+    if toward is None:
+        return gradient.double().square().sum(), None
+    beside = toward if which is None else toward[which]
+    along = (gradient * beside).sum(1) / beside.square().sum(1).clamp_min(torch.finfo(beside.dtype).tiny)
+    return (gradient - along[:, None] * beside).double().square().sum(), along
 
 
-class _Selected(torch.autograd.Function):
-    """Entries (row, index) of x W + b, already computed; the backward pass is sparse."""
+def adam(
+    W: Float[Tensor, "R C"],
+    moments: Moments,
+    gradient: Float[Tensor, "n C"],
+    slots: Int[Tensor, "R"] | None,
+    along: Float[Tensor, "n"] | None,
+    pace: Pace,
+    unit_norm: bool,
+) -> None:
+    """One step of Adam on all rows of W, in place; Kingma & Ba 2015, algorithm 1, as torch's.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        W: Tensor,
-        b: Tensor,
-        values: Tensor,
-        rows: Tensor,
-        indices: Tensor,
-        offsets: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(x, W, rows, indices, offsets)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, W, rows, indices, offsets = ctx.saved_tensors
-        (grad,) = grads
-        needs_x, needs_W, needs_b = ctx.needs_input_grad[:3]
-        grad_x = grad_W = grad_b = None
-        code = SparseCode(grad, indices, offsets, W.shape[1])
-        if needs_x:
-            grad_x = decode(code, W.T)
-        if needs_W:
-            by_latent = _scattered(code).T @ x if _crowded(code) else _by_latent(code, rows, x)
-            grad_W = by_latent.T
-        if needs_b:
-            grad_b = torch.zeros(W.shape[1], dtype=grad.dtype, device=grad.device)
-            grad_b.index_add_(0, indices, grad)
-        return grad_x, grad_W, grad_b, None, None, None, None
+    Row r has the gradient `gradient[slots[r]]`, 0 where its slot is -1; without slots `gradient[r]`. With `along`
+    (see `squares`) the gradient is first made tangent to the row, with `unit_norm` the row ends with norm 1."""
+    if along is not None:
+        gradient = gradient - along[:, None] * (W if slots is None else W[_rows_with(slots, len(gradient))])
+    if slots is not None:
+        whole = torch.zeros_like(W)
+        whole[_rows_with(slots, len(gradient))] = gradient
+        gradient = whole
+    gradient = gradient * pace.shrink
+    moments.mean.lerp_(gradient, 1 - pace.beta1)
+    moments.square.mul_(pace.beta2).addcmul_(gradient, gradient, value=1 - pace.beta2)
+    first, second = 1 - pace.beta1**pace.step, 1 - pace.beta2**pace.step
+    W.addcdiv_(moments.mean, (moments.square / second).sqrt_().add_(pace.eps), value=-pace.lr / first)
+    if unit_norm:
+        W.div_(W.norm(dim=1, keepdim=True).clamp_min(torch.finfo(W.dtype).tiny))
 
 
-def _crowded(code: SparseCode) -> bool:
-    entries = len(code.values)
-    return entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * code.n_rows * code.n_latents
-
-
-def _scattered(code: SparseCode) -> Float[Tensor, "B F"]:
-    """The entries in a matrix, those of one place added up; in one fixed order on the CPU."""
-    out = code.values.new_zeros(code.n_rows, code.n_latents)
-    return out.index_put((code.rows(), code.indices), code.values, accumulate=True)
-
-
-def _by_latent(code: SparseCode, rows: Int[Tensor, "nnz"], x: Float[Tensor, "B D"]) -> Float[Tensor, "F D"]:
-    """Row j: sum over the entries of latent j of value * x[row]. A decode with latents and rows exchanged."""
-    order = code.indices.argsort(stable=True)
-    offsets = offsets_of(torch.bincount(code.indices, minlength=code.n_latents))
-    return decode(SparseCode(code.values[order], rows[order], offsets, len(x)), x)
+def _rows_with(slots: Int[Tensor, "R"], n: int) -> Int[Tensor, "n"]:
+    """The row that each slot belongs to."""
+    rows = torch.empty(n, dtype=torch.int64, device=slots.device)
+    filled = (slots >= 0).nonzero()[:, 0]
+    rows[slots[filled].long()] = filled
+    return rows

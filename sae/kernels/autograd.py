@@ -1,0 +1,269 @@
+"""The kernels as operations that gradients flow through: encode where it was chosen, decode, rows of a matrix.
+
+Forward, encoding is one dense product into a buffer that is used again and again. Backward, everything costs
+O(nnz * D): gradients reach the weights through the selected entries alone, and no [B, F] tensor outlives the selection.
+A code with so many entries that dense products are faster is decoded and differentiated by them: within a constant
+factor the same memory."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.code import SparseCode, offsets_of
+from sae.kernels.choice import backend
+from sae.kernels.gradients import collected
+from sae.kernels.reference import Picked
+
+CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
+BLOCK = 2**26  # numbers in the buffer of pre-activations: 2,048 rows of 32,768 latents, fewer rows of more
+_local = threading.local()
+
+
+class Pattern(NamedTuple):
+    """Which entries of a [B, F] matrix are selected, compressed by rows."""
+
+    indices: Int[Tensor, "nnz"]
+    offsets: Int[Tensor, "B+1"]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Pre-activations u = (x - shift) W + b of some rows: chosen from block by block, in the graph where chosen.
+
+    Each way to choose gives a code of the entries of u that it keeps; d/dx, d/dshift, d/dW and d/db flow through
+    them and no others. `by_size` compares |u|; values keep their sign."""
+
+    x: Float[Tensor, "B D"]
+    W: Float[Tensor, "D F"]
+    b: Float[Tensor, "F"]
+    shift: Float[Tensor, "D"] | None = None
+
+    @cached_property
+    def centred(self) -> Float[Tensor, "B D"]:
+        """x - shift, outside the graph."""
+        with torch.no_grad():
+            return self.x if self.shift is None else self.x - self.shift
+
+    @property
+    def dense(self) -> Float[Tensor, "B F"]:
+        """All of u, outside the graph, in new memory: for rules that look at everything."""
+        with torch.no_grad():
+            return (self.centred @ self.W).add_(self.b)
+
+    def largest(self, k: int | Int[Tensor, "B"], by_size: bool = False) -> SparseCode:
+        """The k largest of each row, k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
+
+        def choose(z: Tensor, rows: slice) -> Picked:
+            return backend(z).largest_per_row(z, self._bias, k if isinstance(k, int) else k[rows], by_size)
+
+        return self._code(_joined(list(self._blocks(choose))))
+
+    def largest_of_batch(self, total: int, by_size: bool = False) -> SparseCode:
+        """The `total` largest of all rows together: a row may have none or many."""
+
+        def choose(z: Tensor, rows: slice) -> Picked:
+            return backend(z).largest_of_batch(z, self._bias, total, by_size)
+
+        parts = list(self._blocks(choose))
+        picked = _joined(parts)
+        return self._code(picked if len(parts) == 1 else _largest(picked, total, by_size))
+
+    def above(self, threshold: Float[Tensor, "*F"], by_size: bool = False) -> SparseCode:
+        """All above a threshold, one for all latents or one for each."""
+        level = threshold.detach().expand_as(self.b).contiguous()
+
+        def choose(z: Tensor, rows: slice) -> Picked:
+            return backend(z).above(z, self._bias, level, by_size)
+
+        return self._code(_joined(list(self._blocks(choose))))
+
+    def keep(self, pattern: Pattern, dense: Float[Tensor, "B F"]) -> SparseCode:
+        """The entries of a pattern of one's own choice from `dense`, which is this projection's.
+
+        An entry may be selected more than once in a row: each counts (the result is then no code of that row)."""
+        rows = _rows(pattern.offsets)
+        return self._entries(dense[rows, pattern.indices], *pattern, rows)
+
+    @property
+    def _bias(self) -> Float[Tensor, "F"]:
+        return self.b.detach()
+
+    def _blocks(self, choose: Callable[[Tensor, slice], Picked]) -> Iterator[Picked]:
+        """What `choose` finds in (x - shift) W, block of rows by block, each in the same memory."""
+        W = self.W.detach()
+        n, width = len(self.x), W.shape[1]
+        height = max(1, min(n, BLOCK // width))
+        buffer = _buffer(height * width, W)
+        for start in range(0, max(n, 1), height):
+            rows = slice(start, min(start + height, n))
+            z = buffer[: (rows.stop - start) * width].view(-1, width)
+            with torch.no_grad():
+                torch.mm(self.centred[rows], W, out=z)
+                yield choose(z, rows)
+
+    def _code(self, picked: Picked) -> SparseCode:
+        offsets = offsets_of(picked.counts)
+        return self._entries(picked.values, picked.indices, offsets, _rows(offsets))
+
+    def _entries(self, values: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor) -> SparseCode:
+        given = (self.x, self.shift, self.W, self.b)
+        kept = _Entries.apply(*given, self.centred, values, indices, offsets, rows)
+        return SparseCode(kept, indices, offsets, self.W.shape[1])
+
+
+def project(
+    x: Float[Tensor, "B D"],
+    W: Float[Tensor, "D F"],
+    b: Float[Tensor, "F"],
+    shift: Float[Tensor, "D"] | None = None,
+) -> Projection:
+    """Pre-activations (x - shift) W + b, to choose from."""
+    return Projection(x, W, b, shift)
+
+
+def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
+    """Sum of decoder rows weighted by the code's values; differentiable in both."""
+    return _Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
+
+
+def rows_of(W: Float[Tensor, "F D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+    """W[latents], all different; its gradient is of these rows alone."""
+    return _Rows.apply(W, latents)
+
+
+def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
+    """All entries that are true."""
+    return Pattern(chosen.nonzero()[:, 1], offsets_of(chosen.sum(1)))
+
+
+class _Entries(torch.autograd.Function):
+    """Entries of (x - shift) W + b, already computed; the backward pass is sparse."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor | None, W: Tensor, b: Tensor, *rest: Tensor) -> Tensor:
+        centred, values, indices, offsets, rows = rest
+        ctx.save_for_backward(W, centred, indices, offsets, rows)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        W, centred, indices, offsets, rows = ctx.saved_tensors
+        needs_x, needs_shift, needs_W, needs_b = ctx.needs_input_grad[:4]
+        code = SparseCode(grads[0], indices, offsets, W.shape[1])
+        grad_x = _weighted(code, W.T) if needs_x else None
+        grad_b = code.values.new_zeros(W.shape[1]).index_add_(0, indices, code.values)
+        grad_shift = -(W @ grad_b) if needs_shift else None
+        grad_W = _to_rows(code, rows, centred, W.T) if needs_W else None
+        return grad_x, grad_shift, None if grad_W is None else grad_W.T, grad_b if needs_b else None, *[None] * 5
+
+
+class _Decoded(torch.autograd.Function):
+    """A code's values times the rows of W they name, summed by row."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(values, W, indices, offsets)
+        return _weighted(SparseCode(values, indices, offsets, len(W)), W)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, W, indices, offsets = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        needs_values, needs_W = ctx.needs_input_grad[:2]
+        code, rows = SparseCode(values, indices, offsets, len(W)), _rows(offsets)
+        grad_values = grad_W = None
+        if needs_values:
+            crowded = _crowded(code)
+            grad_values = (
+                (grad @ W.T)[rows, indices] if crowded else backend(W).dots(grad, indices, offsets, W)
+            )
+        if needs_W:
+            grad_W = _to_rows(code, rows, grad, W)
+        return grad_values, grad_W, None, None
+
+
+class _Rows(torch.autograd.Function):
+    """Some rows of W."""
+
+    @staticmethod
+    def forward(ctx: Any, W: Tensor, latents: Tensor) -> Tensor:
+        ctx.save_for_backward(W, latents)
+        return W.index_select(0, latents)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
+        W, latents = ctx.saved_tensors
+        gradient = collected(W)
+        if gradient is None:
+            return torch.zeros_like(W).index_copy_(0, latents, grads[0]), None
+        gradient.add_rows(latents, grads[0])
+        return None, None
+
+
+def _to_rows(code: SparseCode, rows: Tensor, x: Tensor, W: Float[Tensor, "F D"]) -> Tensor | None:
+    """The gradient of W to which each entry gives its value times its row of x: returned, or, if collected, put there."""
+    gradient = collected(W)
+    if _crowded(code):
+        whole = _scattered(code).T @ x
+        if gradient is None:
+            return whole
+        gradient.add_rows(torch.arange(len(W), device=W.device), whole)
+    elif gradient is None:
+        kernels = backend(W)
+        groups = kernels.group(code.indices, code.n_latents)
+        some = x.new_empty(len(groups.latents), x.shape[1])
+        kernels.sums_by_latent(groups, rows, code.values, x, some)
+        return x.new_zeros(code.n_latents, x.shape[1]).index_copy_(0, groups.latents, some)
+    else:
+        gradient.add_entries(code, rows, x)
+    return None
+
+
+def _weighted(code: SparseCode, W: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
+    if _crowded(code):
+        return _scattered(code) @ W
+    return backend(W).weighted_rows(code.values, code.indices, code.offsets, W)
+
+
+def _crowded(code: SparseCode) -> bool:
+    entries = len(code.values)
+    return entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * code.n_rows * code.n_latents
+
+
+def _scattered(code: SparseCode) -> Float[Tensor, "B F"]:
+    """The entries in a matrix, those of one place added up; in one fixed order on the CPU."""
+    out = code.values.new_zeros(code.n_rows, code.n_latents)
+    return out.index_put((code.rows(), code.indices), code.values, accumulate=True)
+
+
+def _rows(offsets: Int[Tensor, "B+1"]) -> Int[Tensor, "nnz"]:
+    return torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(offsets.diff())
+
+
+def _joined(parts: list[Picked]) -> Picked:
+    return parts[0] if len(parts) == 1 else Picked(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
+    """The `total` largest of what was picked from several blocks."""
+    keys = picked.values.abs() if by_size else picked.values
+    kept = torch.zeros_like(keys, dtype=torch.bool)
+    kept[keys.topk(min(total, len(keys)), sorted=False).indices] = True
+    rows = _rows(offsets_of(picked.counts))[kept]
+    return Picked(picked.values[kept], picked.indices[kept], torch.bincount(rows, minlength=len(picked.counts)))
+
+
+def _buffer(size: int, like: Tensor) -> Tensor:
+    """Memory for `size` numbers, each thread's own, the same at every call: new memory costs more than the product."""
+    kept = _local.__dict__.setdefault("buffers", {})
+    key = (like.device, like.dtype)
+    if key not in kept or len(kept[key]) < size:
+        kept.pop(key, None)
+        kept[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+    return kept[key]

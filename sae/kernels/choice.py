@@ -1,0 +1,50 @@
+"""Which backend does the work: Triton on a GPU, numba's loops on the CPU, plain torch where neither can."""
+
+import logging
+import os
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "SAE_KERNELS"  # in the environment: what `auto` is not to decide
+BACKENDS = ("auto", "reference", "cpu", "triton")
+WORTHWHILE = 2**18  # numbers in the largest operand; below, plain torch is as fast and has nothing to load
+
+
+def backend(operand: Tensor) -> ModuleType:
+    """The module of kernels (`reference.py` says what is in it) for work on a tensor as large as this one.
+
+    The environment's SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton`
+    (needs a GPU, or TRITON_INTERPRET=1) for all work that it can do; `auto`, as when it is not set, leaves small work to
+    plain torch, since its result is the same to rounding."""
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted not in BACKENDS:
+        raise ValueError(f"{VARIABLE} = {wanted!r}: needed is one of {', '.join(BACKENDS)}")
+    if wanted == "auto" and operand.numel() < WORTHWHILE:
+        return _module("reference")
+    if wanted in ("auto", "triton") and operand.is_cuda and _has("triton"):
+        return _module("triton")
+    if wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return _module("triton")
+    if wanted in ("auto", "cpu") and operand.device.type == "cpu" and operand.dtype == torch.float32 and _has("numba"):
+        return _module("cpu")
+    return _module("reference")
+
+
+@cache
+def _has(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    found = import_module(f"sae.kernels.{name}")
+    if name != "reference":
+        log.info("kernels: %s (the first use on a machine compiles them)", name)
+    return found

@@ -1,0 +1,214 @@
+"""The kernels on the CPU in float32: numba's compiled loops (`cpu_select.py`, `cpu_rows.py`), shared out over threads.
+
+Same functions as `reference.py`, same results to rounding; sums and choices do not depend on the number of threads."""
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae.code import offsets_of
+from sae.kernels import cpu_rows, cpu_select
+from sae.kernels.reference import Groups, Moments, Pace, Picked
+
+BLOCKS_PER_THREAD = 4  # rows differ in cost; who is done early takes another block
+
+
+def largest_per_row(
+    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], k: int | Int[Tensor, "n"], by_size: bool
+) -> Picked:
+    """See `reference.largest_per_row`."""
+    width = z.shape[1]
+    counts = torch.full((len(z),), k) if isinstance(k, int) else k
+    counts = counts.clamp_max(width)
+    starts = offsets_of(counts)
+    values, indices = torch.empty(int(starts[-1])), torch.empty(int(starts[-1]), dtype=torch.int64)
+    most = int(counts.max()) if len(counts) else 0
+    _share(
+        cpu_select.largest_per_row, len(z), *_arrays(z, bias), _sign(by_size), *_arrays(counts, starts),
+        _groups(width, most), *_arrays(values, indices),
+    )  # fmt: skip
+    return Picked(values, indices, counts)
+
+
+def largest_of_batch(
+    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool
+) -> Picked:
+    """See `reference.largest_of_batch`: as the largest of a row are found, with the whole batch for a row."""
+    n, width = z.shape
+    total = min(total, z.numel())
+    rows, shift, sign = *_arrays(z, bias), _sign(by_size)
+    maxima = np.empty((n, _groups(width, -(-total // max(n, 1)))), np.float32)
+    _share(cpu_select.maxima_of_rows, n, rows, shift, sign, maxima)
+    threshold = np.float32(-np.inf)
+    if maxima.size >= total > 0:
+        threshold = cpu_select.lower_bound(maxima.ravel(), total, np.float32(np.nan))
+    counts = torch.zeros(n, dtype=torch.int64)
+    _share(cpu_select.count_candidates, n, rows, shift, sign, maxima, threshold, counts.numpy())
+    starts = offsets_of(counts)
+    found = int(starts[-1])
+    keys, values, latents = np.empty(found, np.float32), np.empty(found, np.float32), np.empty(found, np.int64)
+    _share(
+        cpu_select.take_candidates, n, rows, shift, sign, maxima, threshold, starts.numpy(), keys, latents, values
+    )
+    kept = torch.from_numpy(_best(keys, total))
+    running = torch.cat([starts.new_zeros(1), kept.cumsum(0)])
+    return Picked(torch.from_numpy(values)[kept], torch.from_numpy(latents)[kept], running[starts].diff())
+
+
+def above(
+    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], threshold: Float[Tensor, "F"], by_size: bool
+) -> Picked:
+    """See `reference.above`."""
+    counts = torch.empty(len(z), dtype=torch.int64)
+    given = (*_arrays(z, bias), _sign(by_size), *_arrays(threshold))
+    _share(cpu_select.count_above, len(z), *given, counts.numpy())
+    starts = offsets_of(counts)
+    values, indices = torch.empty(int(starts[-1])), torch.empty(int(starts[-1]), dtype=torch.int64)
+    _share(cpu_select.take_above, len(z), *given, *_arrays(starts, values, indices))
+    return Picked(values, indices, counts)
+
+
+def largest_ands(u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int, k: int) -> Picked:
+    """See `reference.largest_ands`."""
+    n = len(u)
+    k = min(k, u.shape[1] * v.shape[1] // heads)
+    values, indices = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
+    _share(cpu_select.largest_ands, n, *_arrays(u, v), heads, k, *_arrays(values, indices))
+    return Picked(values.flatten(), indices.flatten(), torch.full((n,), k))
+
+
+def weighted_rows(
+    values: Float[Tensor, "nnz"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
+) -> Float[Tensor, "B D"]:
+    """See `reference.weighted_rows`."""
+    out = torch.empty(len(offsets) - 1, W.shape[1])
+    _share(cpu_rows.weighted_rows, len(out), *_arrays(values, indices, offsets, W, out))
+    return out
+
+
+def dots(
+    g: Float[Tensor, "B D"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
+) -> Float[Tensor, "nnz"]:
+    """See `reference.dots`."""
+    out = torch.empty(len(indices))
+    _share(cpu_rows.dots, len(g), *_arrays(g, indices, offsets, W, out))
+    return out
+
+
+def group(indices: Int[Tensor, "nnz"], n_latents: int) -> Groups:
+    """See `reference.group`."""
+    most = min(n_latents, len(indices))
+    latents, entries = np.empty(most, np.int64), np.empty(len(indices), np.int64)
+    starts = np.empty(n_latents + 1, np.int64)
+    n = cpu_rows.group(*_arrays(indices), starts, latents, entries)
+    return Groups(*(torch.from_numpy(found) for found in (latents[:n], starts[: n + 1], entries)))
+
+
+def sums_by_latent(
+    groups: Groups,
+    rows: Int[Tensor, "nnz"],
+    values: Float[Tensor, "nnz"],
+    x: Float[Tensor, "B D"],
+    out: Float[Tensor, "n D"],
+) -> None:
+    """See `reference.sums_by_latent`."""
+    names, weights = rows[groups.entries], values[groups.entries]
+    _share(cpu_rows.sums_by_latent, len(out), *_arrays(groups.starts, names, weights, x, out))
+
+
+def squares(
+    gradient: Float[Tensor, "n C"], toward: Float[Tensor, "R C"] | None, which: Int[Tensor, "n"] | None
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n"] | None]:
+    """See `reference.squares`."""
+    found = torch.empty(len(gradient))
+    if toward is None:
+        _share(cpu_rows.squares, len(gradient), *_arrays(gradient, found))
+        return found.sum(dtype=torch.float64), None
+    along = torch.empty(len(gradient))
+    which = torch.arange(len(gradient)) if which is None else which
+    _share(cpu_rows.squares_beside, len(gradient), *_arrays(gradient, toward, which, found, along))
+    return found.sum(dtype=torch.float64), along
+
+
+def adam(
+    W: Float[Tensor, "R C"],
+    moments: Moments,
+    gradient: Float[Tensor, "n C"],
+    slots: Int[Tensor, "R"] | None,
+    along: Float[Tensor, "n"] | None,
+    pace: Pace,
+    unit_norm: bool,
+) -> None:
+    """See `reference.adam`."""
+    slots = torch.arange(len(W), dtype=torch.int32) if slots is None else slots
+    along = torch.zeros(len(gradient)) if along is None else along
+    size = pace.lr / (1 - pace.beta1**pace.step)
+    inverse = (1 - pace.beta2**pace.step) ** -0.5
+    numbers = (np.float32(n) for n in (pace.shrink, pace.beta1, pace.beta2, size, inverse, pace.eps))
+    _share(cpu_rows.adam, len(W), *_arrays(W, *moments, gradient, slots, along), *numbers, unit_norm)
+
+
+def _groups(width: int, k: int) -> int:
+    """Into how many groups a row of this width is cut, of which k are looked at again; at least k.
+
+    Looking at groups costs what there are of them, looking into k of them k times their size."""
+    size = 1
+    while width // (2 * size) >= 4 * k and 4 * size * size * k <= 2 * width:
+        size *= 2
+    return -(-width // size)
+
+
+def _best(keys: NDArray[np.float32], total: int) -> NDArray[np.bool_]:
+    """Which are the `total` largest; of equal ones the first."""
+    if len(keys) <= total:
+        return np.ones(len(keys), np.bool_)
+    cut = np.partition(keys, len(keys) - total)[len(keys) - total]
+    kept = keys > cut
+    equal = np.flatnonzero(keys == cut)
+    kept[equal[: total - int(kept.sum())]] = True
+    return kept
+
+
+def _sign(by_size: bool) -> np.float32:
+    return np.float32(-1 if by_size else 1)
+
+
+def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _share(kernel: Callable[..., Any], n: int, *args: Any) -> None:
+    """kernel(lo, hi, *args) for all of range(n), in blocks, on as many threads as torch uses."""
+    threads = min(torch.get_num_threads(), n)
+    if threads <= 1:
+        kernel(0, n, *args)
+        return
+    bounds = [n * i // (BLOCKS_PER_THREAD * threads) for i in range(BLOCKS_PER_THREAD * threads + 1)]
+    blocks = iter(list(itertools.pairwise(bounds)))
+
+    def work() -> None:
+        for lo, hi in blocks:  # each block goes to one thread: `next` on a list's iterator is atomic
+            kernel(lo, hi, *args)
+
+    others = [_pool().submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "kernels")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads

@@ -1,0 +1,229 @@
+"""Selection on the CPU, compiled by numba: each function does rows lo to hi - 1 and touches nothing else's.
+
+The k largest of a row are found without sorting it. Cut the row into groups, here {j, j + S, j + 2 S, ...}, and take
+each group's largest: the k groups whose largest are largest hold a top k, since an entry of the top k outside them
+would have k larger entries above it, one in each. So a threshold with at least k group maxima above it bounds the
+k-th entry from below, and only members of those groups are looked at again. A threshold with not many more than k is
+found by bisection, begun where the row before ended. `sign` is -1 to compare sizes, else 1: max(v, sign * v)."""
+
+import numpy as np
+from numba import njit
+
+FAST = {"nsz", "contract", "reassoc"}  # not "nnan": a NaN must not lead a loop astray
+
+
+@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, cache=True)
+def group_maxima(row, bias, sign, out):
+    """out[j] = the largest of group j, for groups of stride len(out)."""
+    stride = len(out)
+    for j in range(stride):
+        v = row[j] + bias[j]
+        out[j] = max(v, sign * v)
+    for start in range(stride, len(row), stride):
+        part = row[start : start + stride]  # slices, not offsets: an index that may be negative is not vectorised
+        shift = bias[start : start + stride]
+        for j in range(len(part)):
+            v = part[j] + shift[j]
+            v = max(v, sign * v)
+            out[j] = v if v > out[j] else out[j]
+
+
+@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, cache=True)
+def count_from(values, threshold):
+    """How many values are at least the threshold."""
+    n = np.int32(0)
+    for j in range(len(values)):
+        n += np.int32(values[j] >= threshold)
+    return n
+
+
+@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, cache=True)
+def extremes(values):
+    """Smallest and largest."""
+    lo = hi = values[0]
+    for j in range(len(values)):
+        lo = min(lo, values[j])
+        hi = max(hi, values[j])
+    return lo, hi
+
+
+@njit(nogil=True, cache=True)
+def lower_bound(maxima, k, guess):
+    """A threshold that at least k of the maxima reach, and mostly not many more; needs len(maxima) >= k."""
+    lo, hi = extremes(maxima)
+    t = guess if lo < guess < hi else np.float32(0.5) * (lo + hi)
+    for _ in range(24):
+        n = count_from(maxima, t)
+        if n >= k:
+            lo = t
+            if n <= k + k // 2 + 8:
+                break
+        else:
+            hi = t
+        t = np.float32(0.5) * (lo + hi)
+        if t <= lo or t >= hi:
+            break
+    return lo
+
+
+@njit(nogil=True, cache=True)
+def kth_largest(a, n, k):
+    """The k-th largest of a[:n], k from 1; reorders a. Hoare's quickselect, median of three."""
+    lo, hi, target = 0, n - 1, k - 1
+    while lo < hi:
+        first, middle, last = a[lo], a[(lo + hi) >> 1], a[hi]
+        pivot = max(min(first, middle), min(max(first, middle), last))
+        i, j = lo, hi
+        while i <= j:
+            while a[i] > pivot:
+                i += 1
+            while a[j] < pivot:
+                j -= 1
+            if i <= j:
+                a[i], a[j] = a[j], a[i]
+                i += 1
+                j -= 1
+        if target <= j:
+            hi = j
+        elif target >= i:
+            lo = i
+        else:
+            break
+    return a[target]
+
+
+@njit(nogil=True, cache=True)
+def keep_best(keys, latents, values, n, k, scratch, out_values, out_indices):
+    """Of n candidates those with the k largest keys, of equal ones the first; fills all k places."""
+    cut = -np.inf
+    if n > k:
+        scratch[:n] = keys[:n]
+        cut = kth_largest(scratch, n, k)
+    m = 0
+    for i in range(n):
+        if keys[i] > cut and m < k:
+            out_values[m], out_indices[m] = values[i], latents[i]
+            m += 1
+    for i in range(n):
+        if keys[i] == cut and m < k:
+            out_values[m], out_indices[m] = values[i], latents[i]
+            m += 1
+    for i in range(m, k):  # only where the row holds NaN
+        out_values[i], out_indices[i] = np.nan, i
+
+
+@njit(nogil=True, cache=True)
+def gather(row, bias, sign, maxima, threshold, keys, latents, values):
+    """The entries of at least the threshold, from the groups that have one; how many."""
+    stride, n = len(maxima), 0
+    for j in range(stride):
+        if maxima[j] >= threshold:
+            for o in range(j, len(row), stride):
+                v = row[o] + bias[o]
+                key = max(v, sign * v)
+                if key >= threshold:
+                    keys[n], latents[n], values[n] = key, o, v
+                    n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_indices):
+    """The ks[r] largest of row r, to the outputs from starts[r] on; stride: groups in a row, at least the largest k."""
+    width = z.shape[1]
+    maxima = np.empty(stride, np.float32)
+    keys, values, scratch = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    latents = np.empty(width, np.int64)
+    guess = np.float32(np.nan)
+    for r in range(lo, hi):
+        k = ks[r]
+        if k == 0:
+            continue
+        group_maxima(z[r], bias, sign, maxima)
+        guess = lower_bound(maxima, k, guess)
+        n = gather(z[r], bias, sign, maxima, guess, keys, latents, values)
+        begin = starts[r]
+        keep_best(
+            keys, latents, values, n, k, scratch, out_values[begin : begin + k], out_indices[begin : begin + k]
+        )
+
+
+@njit(nogil=True, cache=True)
+def maxima_of_rows(lo, hi, z, bias, sign, out):
+    """Group maxima of each row."""
+    for r in range(lo, hi):
+        group_maxima(z[r], bias, sign, out[r])
+
+
+@njit(nogil=True, cache=True)
+def count_above(lo, hi, z, bias, sign, thresholds, counts):
+    """How many entries of each row are above their latent's threshold."""
+    for r in range(lo, hi):
+        row, n = z[r], np.int64(0)
+        for j in range(len(row)):
+            v = row[j] + bias[j]
+            n += np.int64(max(v, sign * v) > thresholds[j])
+        counts[r] = n
+
+
+@njit(nogil=True, cache=True)
+def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indices):
+    """Those entries, each row's from starts[r] on."""
+    for r in range(lo, hi):
+        row, n = z[r], starts[r]
+        for j in range(len(row)):
+            v = row[j] + bias[j]
+            if max(v, sign * v) > thresholds[j]:
+                out_values[n], out_indices[n] = v, j
+                n += 1
+
+
+@njit(nogil=True, cache=True)
+def count_candidates(lo, hi, z, bias, sign, maxima, threshold, counts):
+    """How many entries of each row are at least the threshold."""
+    stride = maxima.shape[1]
+    for r in range(lo, hi):
+        row, n = z[r], 0
+        for j in range(stride):
+            if maxima[r, j] >= threshold:
+                for o in range(j, len(row), stride):
+                    v = row[o] + bias[o]
+                    n += np.int64(max(v, sign * v) >= threshold)
+        counts[r] = n
+
+
+@njit(nogil=True, cache=True)
+def take_candidates(lo, hi, z, bias, sign, maxima, threshold, starts, keys, latents, values):
+    """Those entries, each row's from starts[r] on."""
+    for r in range(lo, hi):
+        part = slice(starts[r], starts[r + 1])
+        gather(z[r], bias, sign, maxima[r], threshold, keys[part], latents[part], values[part])
+
+
+@njit(nogil=True, cache=True)
+def largest_ands(lo, hi, u, v, heads, k, out_values, out_indices):
+    """KronSAE's k largest latents of each row: heads are the groups, sqrt(max u) sqrt(max v) is a head's largest."""
+    p, q = u.shape[1] // heads, v.shape[1] // heads
+    a, b = np.empty(u.shape[1], np.float32), np.empty(v.shape[1], np.float32)
+    maxima = np.empty(heads, np.float32)
+    keys, scratch = np.empty(heads * p * q, np.float32), np.empty(heads * p * q, np.float32)
+    latents = np.empty(heads * p * q, np.int64)
+    guess = np.float32(np.nan)
+    for r in range(lo, hi):
+        for j in range(len(a)):
+            a[j] = np.sqrt(max(u[r, j], np.float32(0)))
+        for j in range(len(b)):
+            b[j] = np.sqrt(max(v[r, j], np.float32(0)))
+        for h in range(heads):
+            maxima[h] = a[h * p : h * p + p].max() * b[h * q : h * q + q].max()
+        guess = lower_bound(maxima, k, guess) if heads >= k else np.float32(0)
+        n = 0
+        for h in range(heads):
+            if maxima[h] >= guess:
+                for i in range(h * p, h * p + p):
+                    for j in range(h * q, h * q + q):
+                        key = a[i] * b[j]
+                        if key >= guess:
+                            keys[n], latents[n] = key, i * q + j - h * q
+                            n += 1
+        keep_best(keys, latents, keys, n, k, scratch, out_values[r], out_indices[r])
