@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.kernels import strongest
+
 
 def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Fraction of variance unexplained: 0 is perfect, 1 is no better than the batch mean.
@@ -34,10 +36,7 @@ def auxk(
     `activations` (of either sign; the largest |value| is the most active) and `W_dec` are of the dead latents
     only. The residual is detached and has no b_dec on either side; the result is its FVU, so 1 means the dead
     explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
-    if k < activations.shape[1]:
-        best = activations.abs().topk(k, dim=1, sorted=False).indices
-        activations = torch.zeros_like(activations).scatter(1, best, activations.gather(1, best))
-    return fvu(residual.detach(), activations @ W_dec)
+    return fvu(residual.detach(), strongest(activations, k) @ W_dec)
 
 
 def matched_mean(scores: Float[Tensor, "n m"]) -> Float[Tensor, ""]:

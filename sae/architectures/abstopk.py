@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
@@ -61,8 +60,8 @@ class AbsTopK(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
         if self.cfg.per == "batch":
-            return u.keep(kernels.where(u.dense.abs() > self.threshold))
-        return u.keep(kernels.largest_per_row(u.dense.abs(), self.cfg.k))
+            return u.above(self.threshold, by_size=True)
+        return u.largest(self.cfg.k, by_size=True)
 
     def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
         """k of each token; chosen per batch, the threshold decides."""
@@ -78,12 +77,11 @@ class AbsTopK(SAE):
         """The B k pre-activations of the batch that are largest in size, or `encode`'s code."""
         if self.cfg.per == "token":
             return self._encode(x)
-        u = self.pre_activations(x)
-        return u.keep(kernels.largest_per_batch(u.dense.abs(), len(x) * self.cfg.k))
+        return self.pre_activations(x).largest_of_batch(len(x) * self.cfg.k, by_size=True)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """Pre-activations of these latents, with their sign: AuxK reaches every dead latent."""
-        return (x - self.b_dec) @ self.W_enc[:, latents] + self.b_enc[latents]
+        return self.pre_activations(x).of(latents)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK of the training code; per batch, in training mode, the threshold follows it.

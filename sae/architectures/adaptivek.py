@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae import kernels
 from sae.architectures import ridge
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, reconstruction_loss
@@ -99,8 +98,7 @@ class AdaptiveK(SAE):
         return (self.cfg.k_min + share * (self.cfg.k_max - self.cfg.k_min)).round().long()
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return u.keep(kernels.largest_varying(u.dense, self.k_of(self.score(x)))).relu()
+        return self.pre_activations(x).largest(self.k_of(self.score(x))).relu()
 
     def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """Each row's own k."""

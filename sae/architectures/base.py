@@ -73,8 +73,8 @@ class SAE(ABC, nn.Module):
     An architecture implements `_encode` and `loss`. It may override the hooks, which the trainer calls in
     this order: `make_decoder` and `make_encoder` when it is built; `parameter_groups` for the optimizer;
     `initialise` once before the first step, and `fit_labels` if it reads labels; then in each step
-    `begin_step` (warm-ups and stages), `loss` and `label_loss`, backward, `before_step` (mend gradients),
-    optimizer, `after_step` (mend parameters). What the optimizer is not to touch is a buffer. Tensors in the
+    `begin_step` (warm-ups and stages), `loss` and `label_loss`, backward, optimizer, `after_step` (mend what it
+    left). What the optimizer is not to touch is a buffer. Tensors in the
     units of x, beyond b_enc and b_dec, are named in `in_activation_units`, those in the units of 1 / x in
     `per_activation_unit`, so that input scaling can be folded into them."""
 
@@ -83,7 +83,8 @@ class SAE(ABC, nn.Module):
     pre_bias: ClassVar[bool] = True
     """Whether b_dec is taken off x before the encoder reads it."""
     unit_norm_decoder: bool = True
-    """Whether decoder rows are held at norm 1, with gradients tangent to them."""
+    """Whether the optimizer holds decoder rows at norm 1, with gradients tangent to them: what is along a row would
+    only change its norm."""
     signed: ClassVar[bool] = False
     """Whether latents are chosen by the size of their drive and fire with its sign."""
 
@@ -170,7 +171,7 @@ class SAE(ABC, nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer owns, as torch's parameter groups; `lr_scale` multiplies the learning rate.
 
-        A group may also set betas, eps and weight_decay of its own; each group's gradient is clipped on its
+        A group may also set betas and eps of its own; each group's gradient is clipped on its
         own. Here: every parameter, one group."""
         return [{"params": list(self.parameters())}]
 
@@ -192,27 +193,18 @@ class SAE(ABC, nn.Module):
 
         What it sets follows from the step alone, so that a resumed run needs nothing saved."""
 
-    def before_step(self) -> None:
-        """Between backward and the optimizer: here, keep the gradient tangent to unit-norm decoder rows."""
-        if self.unit_norm_decoder:
-            drop_radial_gradient(self.W_dec)
-
-    @torch.no_grad()
     def after_step(self) -> None:
-        """After the optimizer: here, bring every decoder row back to unit norm."""
-        if not self.unit_norm_decoder:
-            return
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.W_dec.dtype).tiny))
+        """After the optimizer: what follows from the parameters, or is learned without gradients. Here nothing."""
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
         """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate; without `pre_bias` x as it is."""
-        return kernels.project(x - self.b_dec if self.pre_bias else x, self.W_enc, self.b_enc)
+        return kernels.project(x, self.W_enc, self.b_enc, self.b_dec if self.pre_bias else None)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """What these latents would be if none had to be chosen: relu of their pre-activations. AuxK's choice.
 
         A latent whose pre-activation is negative on every row so gets no gradient from AuxK."""
-        return ((x - self.b_dec) @ self.W_enc[:, latents] + self.b_enc[latents]).relu()
+        return self.pre_activations(x).of(latents).relu()
 
     def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """What decides who fires on each row: here the pre-activations. A number added to a latent's encoder bias
@@ -310,10 +302,3 @@ def to_be_among(
     largest = torch.nn.functional.pad(level.topk(most, dim=1).values, (0, 1), value=-torch.inf)
     last, next_ = (largest.gather(1, (k + place).clamp_max(most)[:, None]) for place in (-1, 0))
     return torch.where(own >= last, next_, last)
-
-
-def drop_radial_gradient(W_dec: Tensor) -> None:
-    """Remove from each row's gradient its component along the row: it would only change the norm."""
-    if W_dec.grad is not None:
-        rows = W_dec.detach()
-        W_dec.grad -= (W_dec.grad * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True) * rows

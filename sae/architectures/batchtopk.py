@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
@@ -51,7 +50,7 @@ class BatchTopK(SAE):
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        return above(self.pre_activations(x), self.threshold)
+        return self.pre_activations(x).above(self.threshold)
 
     def thresholds(self) -> Float[Tensor, "F"]:
         """The same for all."""
@@ -59,7 +58,7 @@ class BatchTopK(SAE):
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
-        return largest_of_batch(self.pre_activations(x), self.cfg.k)
+        return self.pre_activations(x).largest_of_batch(int(len(x) * self.cfg.k)).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""
@@ -67,13 +66,3 @@ class BatchTopK(SAE):
         if self.training:
             follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
         return reconstruction_loss(self, x, y, dead, code, self.cfg)
-
-
-def largest_of_batch(u: kernels.Projection, k: float) -> SparseCode:
-    """The floor(B k) largest pre-activations of all rows together, negative ones at zero."""
-    return u.keep(kernels.largest_per_batch(u.dense, int(len(u.x) * k))).relu()
-
-
-def above(u: kernels.Projection, threshold: Float[Tensor, ""]) -> SparseCode:
-    """The pre-activations above one threshold for all latents."""
-    return u.keep(kernels.where(u.dense > threshold))

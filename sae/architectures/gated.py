@@ -60,8 +60,8 @@ class Gated(SAE):
 
     def gate_and_magnitudes(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, SparseCode]:
         """relu(pi), and the code z, over the entries where pi > 0. No gradient of z reaches b_enc."""
-        v = kernels.project(x - self.b_dec, self.W_enc, torch.zeros_like(self.b_enc))
-        open_ = v.keep(kernels.where(v.dense + self.b_enc > 0))
+        v = kernels.project(x, self.W_enc, torch.zeros_like(self.b_enc), self.b_dec)
+        open_ = v.above(-self.b_enc)
         gate = open_.values + open_.spread(self.b_enc)
         magnitudes = open_.values * open_.spread(self.r_mag.exp()) + open_.spread(self.b_mag)
         return open_._replace(values=gate), open_._replace(values=magnitudes.relu())

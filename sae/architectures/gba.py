@@ -107,7 +107,7 @@ class GBA(SAE):
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
         """<w, x - b_dec>, without the bias."""
-        return kernels.project(x - self.b_dec, self.W_dec.T, torch.zeros_like(self.b_enc))
+        return kernels.project(x, self.W_dec.T, torch.zeros_like(self.b_enc), self.b_dec)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
@@ -120,7 +120,7 @@ class GBA(SAE):
     @torch.no_grad()
     def _switch(self, u: kernels.Projection) -> Float[Tensor, "B F"]:
         """y, above 0 where a latent fires: its cosine with the row plus its bias."""
-        size = u.x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(u.x.dtype).tiny)
+        size = u.centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(u.x.dtype).tiny)
         return u.dense / size + self.b_enc
 
     def _code(self, u: kernels.Projection, y: Tensor) -> SparseCode:
@@ -167,8 +167,7 @@ class GBA(SAE):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Unit rows; and when it is time, new biases."""
-        super().after_step()
+        """When it is time, new biases."""
         if self.due and self.rows_seen > 0:
             self.adapt()
 

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss, gain, tied_init
 from sae.architectures.shared import (
     check_at_least_0,
@@ -95,8 +94,7 @@ class JumpReLU(SAE):
         return self.log_threshold.exp()
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return u.keep(kernels.where(u.dense > self.threshold))
+        return self.pre_activations(x).above(self.threshold)
 
     def thresholds(self) -> Float[Tensor, "F"]:
         """Each latent's own."""
@@ -106,8 +104,7 @@ class JumpReLU(SAE):
         """||y - y_hat||^2 + price * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
 
         The graph holds latents that fire and those below their threshold that its kernel still reaches."""
-        u = self.pre_activations(x)
-        near = u.keep(kernels.where(u.dense > self.threshold - self.bandwidth / 2))
+        near = self.pre_activations(x).above(self.threshold - self.bandwidth / 2)
         thresholds = near.spread(self.threshold)
         code = near._replace(values=jump(near.values, thresholds, self.bandwidth))
         price = self.warmth * self.price
@@ -124,7 +121,7 @@ class JumpReLU(SAE):
 
     def _pull(self, x: Tensor, dead: Tensor) -> Float[Tensor, ""]:
         """How far dead latents stay below their thresholds, each weighted by its row's norm; 0 when none is dead."""
-        below = self.threshold[dead] - (x @ self.W_enc[:, dead] + self.b_enc[dead])
+        below = self.threshold[dead] - self.pre_activations(x).of(dead.nonzero()[:, 0])
         return (below.relu() @ self.W_dec[dead].norm(dim=1)).mean()
 
     def begin_step(self, step: int, steps: int) -> None:

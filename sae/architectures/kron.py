@@ -126,15 +126,15 @@ class KronSAE(SAE):
 
     def ands(self, x: Float[Tensor, "B D"]) -> Ands:
         """All latents of x before any is chosen."""
-        centred = x - self.b_dec
-        u, v = kernels.project(centred, self.P, self.b_P), kernels.project(centred, self.Q, self.b_Q)
+        u = kernels.project(x, self.P, self.b_P, self.b_dec)
+        v = kernels.project(x, self.Q, self.b_Q, self.b_dec)
         return Ands(u, v, self.cfg)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         ands = self.ands(x)
         if self.cfg.select == "batchtopk":
             return ands.keep(kernels.where(ands.dense() > self.threshold))
-        return ands.keep(kernels.largest_per_row(ands.dense(), self.cfg.k))
+        return ands.keep(kernels.largest_ands(ands.u, ands.v, self.cfg.heads, self.cfg.k))
 
     def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """Latents where both factors are positive; else the lower of the two, which keeps them off."""
@@ -158,7 +158,7 @@ class KronSAE(SAE):
         if self.cfg.select == "topk":
             return self._encode(x)
         ands = self.ands(x)
-        return ands.keep(kernels.largest_per_batch(ands.dense(), len(x) * self.cfg.k))
+        return ands.keep(kernels.largest_of_batch(ands.dense(), len(x) * self.cfg.k))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK of the training code; with batchtopk, in training mode, the threshold follows."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sae import kernels, losses
 from sae.architectures.base import SAE, ArchConfig, Loss
-from sae.architectures.batchtopk import above, largest_of_batch
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode, offsets_of
 from sae.errors import ConfigError
@@ -72,7 +71,7 @@ class Matryoshka(SAE):
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        return above(self.pre_activations(x), self.threshold)
+        return self.pre_activations(x).above(self.threshold)
 
     def thresholds(self) -> Float[Tensor, "F"]:
         """The same for all."""
@@ -80,7 +79,7 @@ class Matryoshka(SAE):
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
-        return largest_of_batch(self.pre_activations(x), self.cfg.k)
+        return self.pre_activations(x).largest_of_batch(int(len(x) * self.cfg.k)).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """Sum over the prefixes of the FVU from that prefix, equal weights, no gradient stopped, plus aux_weight

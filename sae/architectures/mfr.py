@@ -111,7 +111,7 @@ class MFR(SAE):
 
     def pre_activations(self, x: Float[Tensor, "B D"], peer: int = 0) -> kernels.Projection:
         """u of one peer."""
-        return kernels.project(x - self.b_dec, self.weights[peer].T, self.biases[peer])
+        return kernels.project(x, self.weights[peer].T, self.biases[peer], self.b_dec)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self._code(x, 0)

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import (
     check_at_least_0,
@@ -59,8 +58,7 @@ class ReLU(SAE):
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return u.keep(kernels.where(u.dense > 0))
+        return self.pre_activations(x).above(x.new_zeros(()))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """||y - y_hat||^2 + l1_weight * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""

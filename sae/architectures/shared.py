@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae import losses
+from sae import kernels, losses
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.code import SparseCode
 from sae.errors import ConfigError
@@ -41,7 +41,7 @@ def auxk_term(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor, k: int | None
     if not len(chosen):
         return residual.new_zeros(())
     active = sae.activations_of(x, chosen)
-    return losses.auxk(active, sae.W_dec[chosen], residual, k or max(1, sae.d_model // 2))
+    return losses.auxk(active, kernels.rows_of(sae.W_dec, chosen), residual, k or max(1, sae.d_model // 2))
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
@@ -41,8 +40,7 @@ class TopK(SAE):
     cfg: TopKConfig
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return u.keep(kernels.largest_per_row(u.dense, self.cfg.k)).relu()
+        return self.pre_activations(x).largest(self.cfg.k).relu()
 
     def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """k."""

@@ -1,13 +1,24 @@
 """The operations whose speed decides training speed: one interface, a definition in plain torch, faster backends."""
 
-from sae.kernels.autograd import Pattern, Projection, decode, project, rows_of, where
-from sae.kernels.choice import BACKENDS, VARIABLE, backend
+from sae.kernels.autograd import (
+    Pattern,
+    Projection,
+    decode,
+    largest_ands,
+    largest_of_batch,
+    project,
+    rows_of,
+    strongest,
+    where,
+)
+from sae.kernels.choice import BACKENDS, VARIABLE, WORTHWHILE, backend
 from sae.kernels.gradients import RowGradient, gradients_by_row
 from sae.kernels.reference import Moments, Pace
 
 __all__ = [
     "BACKENDS",
     "VARIABLE",
+    "WORTHWHILE",
     "Moments",
     "Pace",
     "Pattern",
@@ -16,7 +27,10 @@ __all__ = [
     "backend",
     "decode",
     "gradients_by_row",
+    "largest_ands",
+    "largest_of_batch",
     "project",
     "rows_of",
+    "strongest",
     "where",
 ]

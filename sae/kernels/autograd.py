@@ -50,11 +50,15 @@ class Projection:
         with torch.no_grad():
             return self.x if self.shift is None else self.x - self.shift
 
-    @property
+    @cached_property
     def dense(self) -> Float[Tensor, "B F"]:
-        """All of u, outside the graph, in new memory: for rules that look at everything."""
+        """All of u, outside the graph, in memory of its own: for rules that look at everything."""
         with torch.no_grad():
             return (self.centred @ self.W).add_(self.b)
+
+    def of(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
+        """u of these latents, all different, on every row, in the graph."""
+        return _Some.apply(self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred)
 
     def largest(self, k: int | Int[Tensor, "B"], by_size: bool = False) -> SparseCode:
         """The k largest of each row, k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
@@ -83,12 +87,12 @@ class Projection:
 
         return self._code(_joined(list(self._blocks(choose))))
 
-    def keep(self, pattern: Pattern, dense: Float[Tensor, "B F"]) -> SparseCode:
-        """The entries of a pattern of one's own choice from `dense`, which is this projection's.
+    def keep(self, pattern: Pattern) -> SparseCode:
+        """The entries of a pattern of one's own choice, from `dense`.
 
         An entry may be selected more than once in a row: each counts (the result is then no code of that row)."""
         rows = _rows(pattern.offsets)
-        return self._entries(dense[rows, pattern.indices], *pattern, rows)
+        return self._entries(self.dense[rows, pattern.indices], *pattern, rows)
 
     @property
     def _bias(self) -> Float[Tensor, "F"]:
@@ -142,6 +146,26 @@ def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
     return Pattern(chosen.nonzero()[:, 1], offsets_of(chosen.sum(1)))
 
 
+def largest_ands(u: Projection, v: Projection, heads: int, k: int) -> Pattern:
+    """KronSAE's k largest latents of each row, of all pairs of a head's u and v; see `reference.largest_ands`."""
+    return _pattern(backend(u.dense).largest_ands(u.dense, v.dense, heads, k))
+
+
+def largest_of_batch(dense: Float[Tensor, "B F"], total: int) -> Pattern:
+    """The `total` largest entries of a matrix."""
+    no_bias = dense.new_zeros(dense.shape[1])
+    return _pattern(backend(dense).largest_of_batch(dense, no_bias, total, by_size=False))
+
+
+def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
+    """u where it is among the k largest of its row in size, else 0; all of u when k >= F."""
+    if k >= u.shape[1]:
+        return u
+    best = backend(u).largest_per_row(u.detach(), u.new_zeros(u.shape[1]), k, by_size=True)
+    best = best.indices.view(len(u), k)
+    return torch.zeros_like(u).scatter(1, best, u.gather(1, best))
+
+
 class _Entries(torch.autograd.Function):
     """Entries of (x - shift) W + b, already computed; the backward pass is sparse."""
 
@@ -160,7 +184,33 @@ class _Entries(torch.autograd.Function):
         grad_b = code.values.new_zeros(W.shape[1]).index_add_(0, indices, code.values)
         grad_shift = -(W @ grad_b) if needs_shift else None
         grad_W = _to_rows(code, rows, centred, W.T) if needs_W else None
-        return grad_x, grad_shift, None if grad_W is None else grad_W.T, grad_b if needs_b else None, *[None] * 5
+        return (
+            grad_x,
+            grad_shift,
+            None if grad_W is None else grad_W.T,
+            grad_b if needs_b else None,
+            *[None] * 5,
+        )
+
+
+class _Some(torch.autograd.Function):
+    """(x - shift) @ rows.T + b. The gradient of a shift takes no product of the size of the others."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shift: Tensor | None, rows: Tensor, b: Tensor, centred: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows, centred)
+        return torch.addmm(b, centred, rows.T)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, centred = ctx.saved_tensors
+        needs_x, needs_shift, needs_rows, _ = ctx.needs_input_grad[:4]
+        grad_b = grads[0].sum(0)
+        grad_x = grads[0] @ rows if needs_x else None
+        grad_shift = -(grad_b @ rows) if needs_shift else None
+        return grad_x, grad_shift, grads[0].T @ centred if needs_rows else None, grad_b, None
 
 
 class _Decoded(torch.autograd.Function):
@@ -242,12 +292,18 @@ def _scattered(code: SparseCode) -> Float[Tensor, "B F"]:
     return out.index_put((code.rows(), code.indices), code.values, accumulate=True)
 
 
-def _rows(offsets: Int[Tensor, "B+1"]) -> Int[Tensor, "nnz"]:
+def _rows(offsets: Int[Tensor, "n"]) -> Int[Tensor, "nnz"]:
     return torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(offsets.diff())
 
 
+def _pattern(picked: Picked) -> Pattern:
+    return Pattern(picked.indices, offsets_of(picked.counts))
+
+
 def _joined(parts: list[Picked]) -> Picked:
-    return parts[0] if len(parts) == 1 else Picked(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return (
+        parts[0] if len(parts) == 1 else Picked(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    )
 
 
 def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
@@ -256,7 +312,9 @@ def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
     kept = torch.zeros_like(keys, dtype=torch.bool)
     kept[keys.topk(min(total, len(keys)), sorted=False).indices] = True
     rows = _rows(offsets_of(picked.counts))[kept]
-    return Picked(picked.values[kept], picked.indices[kept], torch.bincount(rows, minlength=len(picked.counts)))
+    return Picked(
+        picked.values[kept], picked.indices[kept], torch.bincount(rows, minlength=len(picked.counts))
+    )
 
 
 def _buffer(size: int, like: Tensor) -> Tensor:

@@ -32,7 +32,12 @@ def backend(operand: Tensor) -> ModuleType:
         return _module("triton")
     if wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
         return _module("triton")
-    if wanted in ("auto", "cpu") and operand.device.type == "cpu" and operand.dtype == torch.float32 and _has("numba"):
+    if (
+        wanted in ("auto", "cpu")
+        and operand.device.type == "cpu"
+        and operand.dtype == torch.float32
+        and _has("numba")
+    ):
         return _module("cpu")
     return _module("reference")
 

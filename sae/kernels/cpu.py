@@ -39,9 +39,7 @@ def largest_per_row(
     return Picked(values, indices, counts)
 
 
-def largest_of_batch(
-    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool
-) -> Picked:
+def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
     """See `reference.largest_of_batch`: as the largest of a row are found, with the whole batch for a row."""
     n, width = z.shape
     total = min(total, z.numel())
@@ -55,9 +53,23 @@ def largest_of_batch(
     _share(cpu_select.count_candidates, n, rows, shift, sign, maxima, threshold, counts.numpy())
     starts = offsets_of(counts)
     found = int(starts[-1])
-    keys, values, latents = np.empty(found, np.float32), np.empty(found, np.float32), np.empty(found, np.int64)
+    keys, values, latents = (
+        np.empty(found, np.float32),
+        np.empty(found, np.float32),
+        np.empty(found, np.int64),
+    )
     _share(
-        cpu_select.take_candidates, n, rows, shift, sign, maxima, threshold, starts.numpy(), keys, latents, values
+        cpu_select.take_candidates,
+        n,
+        rows,
+        shift,
+        sign,
+        maxima,
+        threshold,
+        starts.numpy(),
+        keys,
+        latents,
+        values,
     )
     kept = torch.from_numpy(_best(keys, total))
     running = torch.cat([starts.new_zeros(1), kept.cumsum(0)])
@@ -87,7 +99,10 @@ def largest_ands(u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int,
 
 
 def weighted_rows(
-    values: Float[Tensor, "nnz"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
+    values: Float[Tensor, "nnz"],
+    indices: Int[Tensor, "nnz"],
+    offsets: Int[Tensor, "offsets"],
+    W: Float[Tensor, "F D"],
 ) -> Float[Tensor, "B D"]:
     """See `reference.weighted_rows`."""
     out = torch.empty(len(offsets) - 1, W.shape[1])
@@ -110,7 +125,7 @@ def group(indices: Int[Tensor, "nnz"], n_latents: int) -> Groups:
     latents, entries = np.empty(most, np.int64), np.empty(len(indices), np.int64)
     starts = np.empty(n_latents + 1, np.int64)
     n = cpu_rows.group(*_arrays(indices), starts, latents, entries)
-    return Groups(*(torch.from_numpy(found) for found in (latents[:n], starts[: n + 1], entries)))
+    return Groups(torch.from_numpy(latents[:n]), torch.from_numpy(starts[: n + 1]), torch.from_numpy(entries))
 
 
 def sums_by_latent(

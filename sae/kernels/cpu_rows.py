@@ -151,13 +151,25 @@ def scale(row, factor):
 
 
 @njit(nogil=True, cache=True)
-def adam(lo, hi, W, mean, square, gradient, slots, along, shrink, beta1, beta2, size, inverse, eps, unit_norm):
+def adam(
+    lo, hi, W, mean, square, gradient, slots, along, shrink, beta1, beta2, size, inverse, eps, unit_norm
+):
     """One step on rows lo to hi - 1; see `reference.adam`. `size` is lr / (1 - beta1^t), `inverse` 1 / sqrt(1 - beta2^t)."""
     for r in range(lo, hi):
         slot = slots[r]
         if slot >= 0:
             norm = step_row(
-                W[r], mean[r], square[r], gradient[slot], along[slot], shrink, beta1, beta2, size, inverse, eps
+                W[r],
+                mean[r],
+                square[r],
+                gradient[slot],
+                along[slot],
+                shrink,
+                beta1,
+                beta2,
+                size,
+                inverse,
+                eps,
             )
         else:
             norm = step_idle_row(W[r], mean[r], square[r], beta1, beta2, size, inverse, eps)

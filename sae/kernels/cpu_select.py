@@ -20,7 +20,9 @@ def group_maxima(row, bias, sign, out):
         v = row[j] + bias[j]
         out[j] = max(v, sign * v)
     for start in range(stride, len(row), stride):
-        part = row[start : start + stride]  # slices, not offsets: an index that may be negative is not vectorised
+        part = row[
+            start : start + stride
+        ]  # slices, not offsets: an index that may be negative is not vectorised
         shift = bias[start : start + stride]
         for j in range(len(part)):
             v = part[j] + shift[j]
@@ -132,7 +134,11 @@ def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_i
     """The ks[r] largest of row r, to the outputs from starts[r] on; stride: groups in a row, at least the largest k."""
     width = z.shape[1]
     maxima = np.empty(stride, np.float32)
-    keys, values, scratch = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    keys, values, scratch = (
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+    )
     latents = np.empty(width, np.int64)
     guess = np.float32(np.nan)
     for r in range(lo, hi):
@@ -144,7 +150,14 @@ def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_i
         n = gather(z[r], bias, sign, maxima, guess, keys, latents, values)
         begin = starts[r]
         keep_best(
-            keys, latents, values, n, k, scratch, out_values[begin : begin + k], out_indices[begin : begin + k]
+            keys,
+            latents,
+            values,
+            n,
+            k,
+            scratch,
+            out_values[begin : begin + k],
+            out_indices[begin : begin + k],
         )
 
 

@@ -67,9 +67,7 @@ def largest_per_row(
     return Picked(values[chosen], indices[chosen], chosen.sum(1))
 
 
-def largest_of_batch(
-    z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool
-) -> Picked:
+def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
     """The `total` largest u of all rows together, or largest |u|: a row may have none or many."""
     u = z + bias
     flat = (u.abs() if by_size else u).flatten().topk(min(total, u.numel()), sorted=False).indices
@@ -87,21 +85,22 @@ def above(
     return Picked(u[chosen], chosen.nonzero()[:, 1], chosen.sum(1))
 
 
-def largest_ands(
-    u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int, k: int
-) -> Picked:
+def largest_ands(u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int, k: int) -> Picked:
     """Of KronSAE's latents sqrt(relu u) sqrt(relu v), of all pairs within a head, the k largest of each row.
 
     Latent (h p + i) q + j is the pair u[h p + i], v[h q + j] of head h."""
     a, b = (side.relu().sqrt().unflatten(1, (heads, -1)) for side in (u, v))
     latents = (a[:, :, :, None] * b[:, :, None, :]).flatten(1)
-    return largest_per_row(latents, latents.new_zeros(()), k, by_size=False)
+    return largest_per_row(latents, latents.new_zeros(latents.shape[1]), k, by_size=False)
 
 
 def weighted_rows(
-    values: Float[Tensor, "nnz"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
+    values: Float[Tensor, "nnz"],
+    indices: Int[Tensor, "nnz"],
+    offsets: Int[Tensor, "offsets"],
+    W: Float[Tensor, "F D"],
 ) -> Float[Tensor, "B D"]:
-    """For each row of a code the sum of its values times the rows of W they name."""
+    """For each of B rows of a code, with B + 1 offsets, the sum of its values times the rows of W they name."""
     return F.embedding_bag(
         indices, W, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
@@ -113,7 +112,9 @@ def dots(
     """For each entry of a code the scalar product of its row of g with the row of W it names."""
     counts = offsets.diff()
     found = torch.empty(len(indices), dtype=g.dtype, device=g.device)
-    width = max(1, 2**24 // max(1, g.shape[1]))  # entries at once: [nnz, D] would be the largest tensor of all
+    width = max(
+        1, 2**24 // max(1, g.shape[1])
+    )  # entries at once: [nnz, D] would be the largest tensor of all
     rows = torch.arange(len(counts), device=g.device).repeat_interleave(counts)
     for out, row, index in zip(found.split(width), rows.split(width), indices.split(width), strict=True):
         torch.sum(g[row] * W[index], 1, out=out)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from sae.architectures import SAE, Loss
 from sae.errors import ConfigError, DivergedError
 from sae.training.history import History
-from sae.training.optimizers import adam
+from sae.training.optimizers import Adam
 from sae.training.schedules import warmup_then_decay
 
 
@@ -94,7 +93,7 @@ class Trainer:
         assert cfg.dead_after_tokens is not None
         self.sae, self.cfg, self.scale = sae, cfg, scale
         self.step, self.lr = 0, cfg.lr
-        self.optimizer = adam(sae, cfg.lr)
+        self.optimizer = Adam(sae, cfg.lr, cfg.clip_norm)
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
@@ -120,22 +119,16 @@ class Trainer:
         loss = sae.loss(x, x if target is None else target, dead)
         if labels is not None:
             loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
-        if not torch.isfinite(loss.total):
+        self.optimizer.zero_grad()
+        with self.optimizer.collecting():
+            loss.total.backward()
+        if not torch.isfinite(loss.total):  # asked here, when a GPU has work enough queued to be waited for
             raise DivergedError(f"the loss is {loss.total.item()} at step {self.step}: lower --train.lr")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        sae.before_step()
-        norm = self._clip()
-        self.optimizer.step()
+        norm = self.optimizer.step()
         sae.after_step()
         self.step += 1
         self.history.add(loss.fired, len(x), self.step)
         return loss, {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
-
-    def _clip(self) -> float:
-        """Clip the gradient of each parameter group; the norm of all before."""
-        groups = [group["params"] for group in self.optimizer.param_groups]
-        return math.hypot(*(clip_grad_norm_(group, self.cfg.clip_norm).item() for group in groups))
 
     def folded(self) -> SAE:
         """A copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1."""
