@@ -176,7 +176,7 @@ def _groups(width: int, k: int) -> int:
     """Into how many groups a row of this width is cut, of which k are looked at again; at least k.
 
     Looking at groups costs what there are of them, looking into k of them k times their size."""
-    size = 1
+    size, k = 1, max(k, 1)
     while width // (2 * size) >= 4 * k and 4 * size * size * k <= 2 * width:
         size *= 2
     return -(-width // size)
@@ -186,6 +186,8 @@ def _best(keys: NDArray[np.float32], total: int) -> NDArray[np.bool_]:
     """Which are the `total` largest; of equal ones the first."""
     if len(keys) <= total:
         return np.ones(len(keys), np.bool_)
+    if not total:
+        return np.zeros(len(keys), np.bool_)
     cut = np.partition(keys, len(keys) - total)[len(keys) - total]
     kept = keys > cut
     equal = np.flatnonzero(keys == cut)

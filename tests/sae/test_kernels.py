@@ -1,6 +1,4 @@
-"""Kernels against dense autograd in float64, and selection against brute force."""
-
-import itertools
+"""Kernels in the graph: values and gradients against dense autograd in float64, whichever products are used."""
 
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torch.testing import assert_close
 
 from sae import kernels
 from sae.code import SparseCode, from_dense
-from sae.kernels import reference
+from sae.kernels import RowGradient, autograd, gradients_by_row
 
 B, D, F = 5, 3, 7
 
@@ -18,19 +16,94 @@ B, D, F = 5, 3, 7
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything here holds whichever products are used, those over entries or the dense ones."""
     if request.param == "crowded":
-        monkeypatch.setattr(reference, "CROWDED_ENTRIES", 0)
-        monkeypatch.setattr(reference, "CROWDED_SHARE", 0.0)
+        monkeypatch.setattr(autograd, "CROWDED_ENTRIES", 0)
+        monkeypatch.setattr(autograd, "CROWDED_SHARE", 0.0)
 
 
-def test_only_a_large_code_with_many_entries_is_crowded(products: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.undo()
-    for rows, share, crowded in ((4, 0.5, False), (400, 0.05, False), (400, 0.2, True)):
-        code = from_dense((torch.rand(rows, 1000) < share).float())
-        assert reference._crowded(code) == crowded
+@pytest.fixture(params=[1, 2, 100])
+def rows_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Pre-activations are looked at so many rows at a time."""
+    monkeypatch.setattr(autograd, "BLOCK", request.param * F)
+    return request.param
+
+
+def inputs(seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """x, W, b, shift, W_dec."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((B, D), (D, F), (F,), (D,), (F, D))
+    return tuple(torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
+
+
+def dense_of(x, W, b, shift):
+    return (x - shift) @ W + b
+
+
+CHOICES = {
+    "largest": lambda p: p.largest(3),
+    "largest by size": lambda p: p.largest(3, by_size=True),
+    "each its own": lambda p: p.largest(torch.tensor([0, 1, 3, F, F + 5])),
+    "of the batch": lambda p: p.largest_of_batch(11),
+    "of the batch by size": lambda p: p.largest_of_batch(11, by_size=True),
+    "all of the batch": lambda p: p.largest_of_batch(1000),
+    "above one": lambda p: p.above(torch.tensor(0.2)),
+    "above each": lambda p: p.above(torch.linspace(-1, 1, F, dtype=torch.float64)),
+    "above by size": lambda p: p.above(torch.tensor(0.5), by_size=True),
+    "none": lambda p: p.above(torch.tensor(1e9)),
+    "a pattern": lambda p: p.keep(kernels.where(p.dense > 0.1)),
+}
+each_choice = pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
+
+
+def brute_force(name: str, u: torch.Tensor) -> torch.Tensor:
+    """Which entries of [B, F] a choice keeps, entry by entry."""
+    level = u.abs() if "size" in name else u
+    kept = torch.zeros_like(u, dtype=torch.bool)
+    each = {"largest": [3] * B, "largest by size": [3] * B, "each its own": [0, 1, 3, F, F]}
+    if name in each:
+        for row, k in enumerate(each[name]):
+            kept[row, level[row].argsort(descending=True)[:k]] = True
+    elif name.startswith(("of the batch", "all of the batch")):
+        best = level.flatten().argsort(descending=True)[: 11 if name.startswith("of") else 1000]
+        kept.view(-1)[best] = True
+    else:
+        levels = {
+            "above one": 0.2, "above by size": 0.5, "none": 1e9, "a pattern": 0.1,
+            "above each": torch.linspace(-1, 1, F, dtype=torch.float64),
+        }  # fmt: skip
+        kept = level > levels[name]
+    return kept
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_each_choice_keeps_what_brute_force_finds_in_value_and_gradient(name, rows_at_once):
+    given = [tensor.requires_grad_() for tensor in inputs()[:4]]
+    twins = [tensor.detach().clone().requires_grad_() for tensor in given]
+    code = CHOICES[name](kernels.project(*given))
+    dense = dense_of(*twins)
+    expected = dense * brute_force(name, dense.detach())
+    assert_close(code.dense(), expected)
+    assert len(code.values) == int(brute_force(name, dense.detach()).sum())
+    upstream = torch.randn(B, F, dtype=torch.float64)
+    (code.dense() * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    for ours, theirs in zip(given, twins, strict=True):
+        assert_close(ours.grad, theirs.grad)
+
+
+@each_choice
+def test_the_sparse_backward_passes_a_numerical_gradient_check(choose):
+    given = [tensor.requires_grad_() for tensor in inputs(1)[:4]]
+    assert gradcheck(lambda *tensors: choose(kernels.project(*tensors)).values, given)
+
+
+def test_without_a_shift_x_is_read_as_it_is():
+    x, W, b, *_ = inputs()
+    assert_close(kernels.project(x, W, b).largest(F).dense(), x @ W + b)
+    assert_close(kernels.project(x, W, b).dense, x @ W + b)
 
 
 def test_an_entry_selected_twice_counts_twice():
-    x, W, b, _ = (tensor.requires_grad_() for tensor in inputs())
+    x, W, b, *_ = (tensor.requires_grad_() for tensor in inputs())
     twice = kernels.Pattern(torch.tensor([1, 1, 4]), torch.tensor([0, 2, 3, 3, 3, 3]))
     code = kernels.project(x, W, b).keep(twice)
     code.values.sum().backward()
@@ -39,14 +112,15 @@ def test_an_entry_selected_twice_counts_twice():
     assert_close(x.grad[0], 2 * W.detach()[:, 1])
 
 
-def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((B, D), (D, F), (F,), (F, D))
-    return tuple(torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
+def test_some_latents_on_every_row_pass_a_numerical_gradient_check():
+    latents = torch.tensor([4, 0, 6])
+    given = [tensor.requires_grad_() for tensor in inputs(2)[:4]]
+    assert_close(kernels.project(*given).of(latents), dense_of(*given)[:, latents])
+    assert gradcheck(lambda *tensors: kernels.project(*tensors).of(latents), given)
 
 
 def test_decoding_is_the_dense_product_in_value_and_both_gradients():
-    _, _, _, W_dec = inputs()
+    W_dec = inputs()[4]
     dense = torch.randn(B, F, dtype=torch.float64) * (torch.rand(B, F) < 0.4)
     sparse_values, dense_values = from_dense(dense), dense.clone().requires_grad_()
     values = sparse_values.values.clone().requires_grad_()
@@ -61,71 +135,67 @@ def test_decoding_is_the_dense_product_in_value_and_both_gradients():
     assert_close(values.grad, dense_values.grad[dense != 0])
 
 
+def test_decoding_and_rows_pass_a_numerical_gradient_check():
+    W_dec = inputs()[4].requires_grad_()
+    code = from_dense(torch.randn(B, F, dtype=torch.float64) * (torch.rand(B, F) < 0.4))
+    values = code.values.clone().requires_grad_()
+    assert gradcheck(lambda values, W: kernels.decode(code._replace(values=values), W), (values, W_dec))
+    assert gradcheck(lambda W: kernels.rows_of(W, torch.tensor([5, 2])), (W_dec,))
+
+
 def test_an_empty_row_decodes_to_zero():
     code = SparseCode(torch.ones(1), torch.tensor([2]), torch.tensor([0, 0, 1]), F)
     W_dec = torch.randn(F, D)
     assert_close(kernels.decode(code, W_dec), torch.stack([torch.zeros(D), W_dec[2]]))
 
 
-def test_kept_pre_activations_have_the_dense_values_and_gradients():
-    x, W, b, _ = (tensor.requires_grad_() for tensor in inputs())
-    projection = kernels.project(x, W, b)
-    pattern = kernels.largest_per_row(projection.dense, 3)
-    code = projection.keep(pattern)
-    twins = [tensor.detach().clone().requires_grad_() for tensor in (x, W, b)]
-    dense = twins[0] @ twins[1] + twins[2]
-    mask = code.dense().detach() != 0
-    assert_close(code.dense(), dense * mask)
-    upstream = torch.randn(B, F, dtype=torch.float64)
-    (code.dense() * upstream).sum().backward()
-    (dense * mask * upstream).sum().backward()
-    for ours, theirs in zip((x, W, b), twins, strict=True):
-        assert_close(ours.grad, theirs.grad)
-
-
-def test_the_sparse_backward_passes_a_numerical_gradient_check():
-    x, W, b, _ = inputs(1)
-    pattern = kernels.largest_per_row(x @ W + b, 2)
-
-    def values(x, W, b):
-        return kernels.project(x, W, b).keep(pattern).values
-
-    assert gradcheck(values, [tensor.requires_grad_() for tensor in (x, W, b)])
-
-
 def test_a_transposed_parameter_gets_its_gradient_in_its_own_memory_order():
     W = torch.nn.Parameter(torch.randn(F, D).T)
-    kernels.project(torch.randn(B, D), W, torch.zeros(F)).keep(
-        kernels.largest_per_row(torch.randn(B, F), 2)
-    ).values.sum().backward()
+    kernels.project(torch.randn(B, D), W, torch.zeros(F)).largest(2).values.sum().backward()
     assert W.grad.stride() == W.stride()
 
 
-def test_the_largest_of_each_row_are_what_brute_force_finds():
-    u = torch.randn(4, 6, dtype=torch.float64)
-    code = kernels.project(u, torch.eye(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64))
-    kept = code.keep(kernels.largest_per_row(u, 3)).dense()
-    for row, chosen in zip(u, kept, strict=True):
-        best = max(itertools.combinations(range(6), 3), key=lambda support: sum(row[i] for i in support))
-        assert sorted(chosen.nonzero()[:, 0].tolist()) == list(best)
+def test_gradients_by_row_are_the_whole_gradient_wherever_they_come_from():
+    """Entries, decoding and rows all add to one matrix, seen as it is and transposed; what else there is goes to .grad."""
+    x, _, b, shift, W = inputs(3)
+    W, twin = W.clone().requires_grad_(), W.clone().requires_grad_()
+
+    def loss(W):
+        code = kernels.project(x, W.T, b, shift).largest(2)
+        some = kernels.rows_of(W, torch.tensor([3, 1]))
+        return kernels.decode(code, W).pow(3).sum() + (some**2).sum() + kernels.decode(code.detach(), W).sum()
+
+    gradient = RowGradient(W.detach())
+    for _ in range(2):  # the second time in the memory of the first
+        gradient.clear()
+        W.grad = None
+        assert not gradient.touched
+        with gradients_by_row([gradient]):
+            (loss(W) + W.sum()).backward()
+        assert gradient.touched
+        assert_close(W.grad, torch.ones_like(W))
+        whole = torch.zeros_like(W).index_copy(0, gradient.latents, gradient.rows)
+        twin.grad = None
+        loss(twin).backward()
+        assert_close(whole, twin.grad)
+        assert gradient.slots[gradient.latents].tolist() == list(range(len(gradient.latents)))
+        assert int((gradient.slots >= 0).sum()) == len(gradient.latents)
 
 
-def test_k_beyond_the_width_keeps_everything():
-    pattern = kernels.largest_per_row(torch.randn(2, 3), 9)
-    assert pattern.offsets.tolist() == [0, 3, 6]
+def test_only_matrices_asked_for_are_collected():
+    x, W, b, *_ = (tensor.requires_grad_() for tensor in inputs())
+    with gradients_by_row([RowGradient(torch.randn(F, D))]):
+        kernels.project(x, W, b).largest(2).values.sum().backward()
+    assert W.grad is not None
 
 
-def test_the_largest_of_a_batch_are_the_overall_largest_whatever_their_rows():
-    u = torch.tensor([[9.0, 8.0, 7.0], [1.0, 2.0, 0.0], [6.0, -1.0, 3.0]])
-    pattern = kernels.largest_per_batch(u, 4)
-    chosen = torch.zeros_like(u, dtype=torch.bool)
-    rows = torch.arange(3).repeat_interleave(pattern.offsets.diff())
-    chosen[rows, pattern.indices] = True
-    assert chosen.tolist() == [[True, True, True], [False, False, False], [True, False, False]]
-
-
-def test_a_batch_has_no_more_entries_than_it_has():
-    assert len(kernels.largest_per_batch(torch.randn(2, 3), 100).indices) == 6
+def test_the_strongest_are_kept_in_place():
+    u = torch.tensor([[1.0, -3.0, 2.0, 0.5]], requires_grad=True)
+    kept = kernels.strongest(u, 2)
+    kept.sum().backward()
+    assert kept.tolist() == [[0.0, -3.0, 2.0, 0.0]]
+    assert u.grad.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+    assert kernels.strongest(u, 4) is u
 
 
 def test_where_names_exactly_the_true_entries():
@@ -136,23 +206,15 @@ def test_where_names_exactly_the_true_entries():
     assert torch.equal(again, chosen)
 
 
-def test_each_row_keeps_as_many_largest_entries_as_it_is_allowed():
-    u = torch.randn(6, F, generator=torch.Generator().manual_seed(2))
-    k = torch.tensor([0, 1, 3, F, F + 5, 2])
-    pattern = kernels.largest_varying(u, k)
-    assert pattern.offsets.diff().tolist() == [min(n, F) for n in k.tolist()]
-    for row, n, begin, end in zip(u, k, pattern.offsets, pattern.offsets[1:], strict=False):
-        assert pattern.indices[begin:end].tolist() == row.argsort(descending=True)[:n].tolist()
-
-
-def test_one_number_for_all_rows_chooses_as_largest_per_row_does():
-    u = torch.randn(6, F, generator=torch.Generator().manual_seed(3))
-    each, alike = kernels.largest_varying(u, torch.full((6,), 3)), kernels.largest_per_row(u, 3)
-    assert torch.equal(each.offsets, alike.offsets)
-    assert torch.equal(each.indices.view(6, 3).sort().values, alike.indices.view(6, 3).sort().values)
-
-
 def test_no_rows_have_no_entries():
-    pattern = kernels.largest_varying(torch.zeros(0, F), torch.zeros(0, dtype=torch.long))
-    assert pattern.indices.tolist() == []
-    assert pattern.offsets.tolist() == [0]
+    nothing = kernels.project(torch.zeros(0, D), torch.zeros(D, F), torch.zeros(F))
+    for code in (nothing.largest(2), nothing.largest_of_batch(0), nothing.above(torch.zeros(()))):
+        assert code.indices.tolist() == []
+        assert code.offsets.tolist() == [0]
+
+
+def test_only_a_large_code_with_many_entries_is_crowded(products: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    for rows, share, crowded in ((4, 0.5, False), (400, 0.05, False), (400, 0.2, True)):
+        code = from_dense((torch.rand(rows, 1000) < share).float())
+        assert autograd._crowded(code) == crowded

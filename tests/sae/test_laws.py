@@ -89,7 +89,7 @@ def test_what_moves_decoder_rows_is_tangent_to_them(cfg):
         optimizer, x = Adam(sae, 1e-2, clip_norm=1.0), rows()
         with optimizer.collecting():
             sae.loss(x, x, NONE_DEAD).total.backward()
-        sae.W_dec.grad = push * sae.W_dec.detach()
+        sae.W_dec.grad += push * sae.W_dec.detach()
         optimizer.step()
     moved = (plain.W_dec - build(cfg, D).W_dec).norm(dim=1) > 1e-4  # the others' gradients are of rounding
     assert moved.sum() > F // 3
