@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from sae.kernels import strongest
 
@@ -13,8 +14,8 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
     Sum of squared errors over the sum of squared distances from the batch mean, per dimension. Unchanged
     when both inputs are scaled or shifted alike; 0 when all rows of x are equal and met exactly, huge but
     finite when they are equal and missed. Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
-    spread = (x - x.mean(0)).square().sum().detach()
-    return (x_hat - x).square().sum() / spread.clamp_min(torch.finfo(x.dtype).tiny)
+    centred = (x - x.mean(0)).detach().flatten()
+    return mse_loss(x_hat, x, reduction="sum") / centred.dot(centred).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:

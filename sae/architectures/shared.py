@@ -35,13 +35,16 @@ def warmed(step: int, steps: int, share: float) -> float:
     return min(1.0, step / (share * steps)) if share > 0 else 1.0
 
 
-def auxk_term(sae: SAE, x: Tensor, residual: Tensor, dead: Tensor, k: int | None) -> Float[Tensor, ""]:
+def auxk_term(
+    sae: SAE, x: Tensor, y: Tensor, y_hat: Tensor, dead: Tensor, k: int | None
+) -> Float[Tensor, ""]:
     """`losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (appendix B.1)."""
     chosen = dead.nonzero()[:, 0]
     if not len(chosen):
-        return residual.new_zeros(())
+        return y.new_zeros(())
     active = sae.activations_of(x, chosen)
-    return losses.auxk(active, kernels.rows_of(sae.W_dec, chosen), residual, k or max(1, sae.d_model // 2))
+    rows = kernels.rows_of(sae.W_dec, chosen)
+    return losses.auxk(active, rows, (y - y_hat).detach(), k or max(1, sae.d_model // 2))
 
 
 @torch.no_grad()
@@ -82,7 +85,7 @@ def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: Spar
     """FVU of the code's reconstruction plus `cfg.aux_weight` times AuxK: the loss of the TopK family."""
     y_hat = sae.decode(code)
     reconstruction = losses.fvu(y, y_hat)
-    aux = auxk_term(sae, x, y - y_hat, dead, cfg.aux_k)
+    aux = auxk_term(sae, x, y, y_hat, dead, cfg.aux_k)
     terms = {"fvu": reconstruction, "auxk": aux, "l0": code.l0().float().mean()}
     return Loss(
         reconstruction + cfg.aux_weight * aux, {n: t.detach() for n, t in terms.items()}, code.fired()

@@ -5,17 +5,17 @@ Sums run in one fixed order, so results do not depend on how the work is divided
 import numpy as np
 from numba import njit
 
-FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
+FAST = {"nnan", "ninf", "nsz", "contract", "reassoc"}
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def add_weighted(total, a, row):
     """total += a * row."""
     for i in range(len(total)):
         total[i] += a * row[i]
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def add_four(total, a, b, c, d, rows, i, j, k, m):
     """total += a rows[i] + b rows[j] + c rows[k] + d rows[m]: the total passes through registers once, not four times."""
     first, second, third, fourth = rows[i], rows[j], rows[k], rows[m]
@@ -23,7 +23,7 @@ def add_four(total, a, b, c, d, rows, i, j, k, m):
         total[n] += (a * first[n] + b * second[n]) + (c * third[n] + d * fourth[n])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def add_rows(total, weights, names, rows):
     """total += sum of weights[e] * rows[names[e]]."""
     n = len(names)
@@ -37,7 +37,7 @@ def add_rows(total, weights, names, rows):
         add_weighted(total, weights[e], rows[names[e]])
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def dot(a, b):
     """Scalar product."""
     total = np.float32(0)
@@ -46,7 +46,7 @@ def dot(a, b):
     return total
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def weighted_rows(lo, hi, values, indices, offsets, W, out):
     """out[r] = sum over the entries of row r of value * W[index]."""
     for r in range(lo, hi):
@@ -56,7 +56,7 @@ def weighted_rows(lo, hi, values, indices, offsets, W, out):
         add_rows(total, values[begin:end], indices[begin:end], W)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def dots(lo, hi, g, indices, offsets, W, out):
     """out[e] = g[r] . W[index] for each entry e of row r."""
     for r in range(lo, hi):
@@ -65,7 +65,7 @@ def dots(lo, hi, g, indices, offsets, W, out):
             out[e] = dot(row, W[indices[e]])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def group(indices, starts, latents, entries):
     """Counting sort of entries by latent, stable; `starts` has room for all latents and one more. How many have any."""
     n_latents = len(starts) - 1
@@ -86,7 +86,7 @@ def group(indices, starts, latents, entries):
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def sums_by_latent(lo, hi, starts, names, weights, x, out):
     """out[i] = sum over the entries of group i of weight * x[name]."""
     for i in range(lo, hi):
@@ -96,14 +96,14 @@ def sums_by_latent(lo, hi, starts, names, weights, x, out):
         add_rows(total, weights[begin:end], names[begin:end], x)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def squares(lo, hi, gradient, out):
     """out[i] = |gradient[i]|^2."""
     for i in range(lo, hi):
         out[i] = dot(gradient[i], gradient[i])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def squares_beside(lo, hi, gradient, toward, which, out, along):
     """out[i] = |gradient[i]|^2 less its part along the row toward[which[i]], whose factor goes to along[i]."""
     for i in range(lo, hi):
@@ -113,7 +113,7 @@ def squares_beside(lo, hi, gradient, toward, which, out, along):
         out[i] = max(dot(gradient[i], gradient[i]) - along[i] * product, np.float32(0))
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def step_row(w, mean, square, g, a, shrink, beta1, beta2, size, inverse, eps):
     """Adam on one row with gradient shrink * (g - a w); the new |w|^2."""
     c1, c2 = np.float32(1) - beta1, np.float32(1) - beta2
@@ -129,7 +129,7 @@ def step_row(w, mean, square, g, a, shrink, beta1, beta2, size, inverse, eps):
     return norm
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def step_idle_row(w, mean, square, beta1, beta2, size, inverse, eps):
     """The same without a gradient: what momentum does."""
     norm = np.float32(0)
@@ -143,14 +143,14 @@ def step_idle_row(w, mean, square, beta1, beta2, size, inverse, eps):
     return norm
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def scale(row, factor):
     """row *= factor."""
     for i in range(len(row)):
         row[i] *= factor
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def adam(
     lo, hi, W, mean, square, gradient, slots, along, shrink, beta1, beta2, size, inverse, eps, unit_norm
 ):

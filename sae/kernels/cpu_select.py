@@ -12,7 +12,7 @@ from numba import njit
 FAST = {"nsz", "contract", "reassoc"}  # not "nnan": a NaN must not lead a loop astray
 
 
-@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, cache=True)
+@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
 def group_maxima(row, bias, sign, out):
     """out[j] = the largest of group j, for groups of stride len(out)."""
     stride = len(out)
@@ -30,7 +30,7 @@ def group_maxima(row, bias, sign, out):
             out[j] = v if v > out[j] else out[j]
 
 
-@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, cache=True)
+@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
 def count_from(values, threshold):
     """How many values are at least the threshold."""
     n = np.int32(0)
@@ -39,7 +39,7 @@ def count_from(values, threshold):
     return n
 
 
-@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, cache=True)
+@njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
 def extremes(values):
     """Smallest and largest."""
     lo = hi = values[0]
@@ -49,7 +49,7 @@ def extremes(values):
     return lo, hi
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def lower_bound(maxima, k, guess):
     """A threshold that at least k of the maxima reach, and mostly not many more; needs len(maxima) >= k."""
     lo, hi = extremes(maxima)
@@ -68,7 +68,7 @@ def lower_bound(maxima, k, guess):
     return lo
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def kth_largest(a, n, k):
     """The k-th largest of a[:n], k from 1; reorders a. Hoare's quickselect, median of three."""
     lo, hi, target = 0, n - 1, k - 1
@@ -94,7 +94,7 @@ def kth_largest(a, n, k):
     return a[target]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def keep_best(keys, latents, values, n, k, scratch, out_values, out_indices):
     """Of n candidates those with the k largest keys, of equal ones the first; fills all k places."""
     cut = -np.inf
@@ -114,7 +114,7 @@ def keep_best(keys, latents, values, n, k, scratch, out_values, out_indices):
         out_values[i], out_indices[i] = np.nan, i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def gather(row, bias, sign, maxima, threshold, keys, latents, values):
     """The entries of at least the threshold, from the groups that have one; how many."""
     stride, n = len(maxima), 0
@@ -129,7 +129,7 @@ def gather(row, bias, sign, maxima, threshold, keys, latents, values):
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_indices):
     """The ks[r] largest of row r, to the outputs from starts[r] on; stride: groups in a row, at least the largest k."""
     width = z.shape[1]
@@ -161,14 +161,14 @@ def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_i
         )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def maxima_of_rows(lo, hi, z, bias, sign, out):
     """Group maxima of each row."""
     for r in range(lo, hi):
         group_maxima(z[r], bias, sign, out[r])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def count_above(lo, hi, z, bias, sign, thresholds, counts):
     """How many entries of each row are above their latent's threshold."""
     for r in range(lo, hi):
@@ -179,7 +179,7 @@ def count_above(lo, hi, z, bias, sign, thresholds, counts):
         counts[r] = n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indices):
     """Those entries, each row's from starts[r] on."""
     for r in range(lo, hi):
@@ -191,7 +191,7 @@ def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indice
                 n += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def count_candidates(lo, hi, z, bias, sign, maxima, threshold, counts):
     """How many entries of each row are at least the threshold."""
     stride = maxima.shape[1]
@@ -205,7 +205,7 @@ def count_candidates(lo, hi, z, bias, sign, maxima, threshold, counts):
         counts[r] = n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def take_candidates(lo, hi, z, bias, sign, maxima, threshold, starts, keys, latents, values):
     """Those entries, each row's from starts[r] on."""
     for r in range(lo, hi):
@@ -213,7 +213,7 @@ def take_candidates(lo, hi, z, bias, sign, maxima, threshold, starts, keys, late
         gather(z[r], bias, sign, maxima[r], threshold, keys[part], latents[part], values[part])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def largest_ands(lo, hi, u, v, heads, k, out_values, out_indices):
     """KronSAE's k largest latents of each row: heads are the groups, sqrt(max u) sqrt(max v) is a head's largest."""
     p, q = u.shape[1] // heads, v.shape[1] // heads

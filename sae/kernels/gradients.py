@@ -15,8 +15,8 @@ from sae.kernels.choice import backend
 class RowGradient:
     """Gradient of a matrix whose rows belong to latents, as the rows that have one; memory is kept from step to step.
 
-    `rows` are in no order: `slots[latent]` is the place of a latent's, -1 when it has none. `touched` says whether
-    anything was added since `clear`, be it for no latent."""
+    After `settle` `rows` are whole, in no order: `slots[latent]` is the place of a latent's, -1 when it has none.
+    `touched` says whether anything was added since `clear`, be it for no latent."""
 
     latents: Int[Tensor, "n"]
     """Whose rows there are, in their order."""
@@ -39,27 +39,37 @@ class RowGradient:
         self.latents = torch.empty(0, dtype=torch.int64, device=self.slots.device)
         self.slots.fill_(-1)
         self.touched = False
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add_entries(self, code: SparseCode, rows: Int[Tensor, "nnz"], x: Float[Tensor, "B D"]) -> None:
         """For each entry of the code, add its value times its row of x to the gradient of its latent."""
         kernels = backend(self.matrix)
         groups = kernels.group(code.indices, code.n_latents)
-        fresh = not len(self.latents)
-        out = self._append(groups.latents) if fresh else x.new_empty(len(groups.latents), x.shape[1])
+        first = not len(self.latents)
+        out = self._append(groups.latents) if first else x.new_empty(len(groups.latents), x.shape[1])
         kernels.sums_by_latent(groups, rows, code.values, x, out)
-        if not fresh:
+        self.touched = True
+        if not first:
             self.add_rows(groups.latents, out)
 
     def add_rows(self, latents: Int[Tensor, "n"], rows: Float[Tensor, "n D"]) -> None:
         """Add to the gradient of each of these latents, all different, a row."""
-        slots = self.slots[latents].long()
-        known = slots >= 0
-        self._buffer.index_add_(0, slots[known], rows[known])
-        self._append(latents[~known]).copy_(rows[~known])
+        self.touched = True
+        self._waiting.append(
+            (latents, rows)
+        )  # those that come from entries, the most, need no copy if they are first
+
+    def settle(self) -> None:
+        """Bring together what was added."""
+        for latents, rows in self._waiting:
+            slots = self.slots[latents].long()
+            known = slots >= 0
+            self._buffer.index_add_(0, slots[known], rows[known])
+            self._append(latents[~known]).copy_(rows[~known])
+        self._waiting.clear()
 
     def _append(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
         """Places for these latents' rows, not filled."""
-        self.touched = True
         begin, end = len(self.latents), len(self.latents) + len(latents)
         if end > len(self._buffer):
             larger = self.matrix.new_empty(min(len(self.matrix), end + end // 4), self.matrix.shape[1])
@@ -84,6 +94,8 @@ def gradients_by_row(gradients: Iterable[RowGradient]) -> Iterator[None]:
         yield
     finally:
         _collecting.reset(token)
+    for gradient in found.values():
+        gradient.settle()
 
 
 def collected(matrix: Float[Tensor, "F D"]) -> RowGradient | None:
