@@ -17,7 +17,7 @@ ALLOWED = {
     "sae/errors.py": [],
     "sae/code.py": [],
     "sae/losses.py": ["sae.kernels"],
-    "sae/kernels": ["sae.kernels", "sae.code"],
+    "sae/kernels": ["sae.kernels", "sae.code", "sae.errors"],
     "sae/architectures": ["sae.architectures", "sae.kernels", "sae.losses", "sae.code", "sae.errors"],
     "sae/training/trainer.py": ["sae.training", "sae.architectures", "sae.kernels", "sae.errors"],
     "sae/training/optimizers.py": ["sae.architectures", "sae.kernels"],

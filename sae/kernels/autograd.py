@@ -7,6 +7,8 @@ factor the same memory."""
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from sae.kernels.reference import Picked
 CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
 BLOCK = 2**26  # numbers in the buffer of pre-activations: 2,048 rows of 32,768 latents, fewer rows of more
 _local = threading.local()
+_products: ContextVar[torch.dtype | None] = ContextVar("products", default=None)
 
 
 class Pattern(NamedTuple):
@@ -100,25 +103,42 @@ class Projection:
 
     def _blocks(self, choose: Callable[[Tensor, slice], Picked]) -> Iterator[Picked]:
         """What `choose` finds in (x - shift) W, block of rows by block, each in the same memory."""
-        W = self.W.detach()
-        n, width = len(self.x), W.shape[1]
+        dtype = _products.get() or self.W.dtype
+        x, W = self.centred.to(dtype), self.W.detach().to(dtype)
+        n, width = len(x), W.shape[1]
         height = max(1, min(n, BLOCK // width))
         buffer = _buffer(height * width, W)
         for start in range(0, max(n, 1), height):
             rows = slice(start, min(start + height, n))
             z = buffer[: (rows.stop - start) * width].view(-1, width)
             with torch.no_grad():
-                torch.mm(self.centred[rows], W, out=z)
+                torch.mm(x[rows], W, out=z)
                 yield choose(z, rows)
 
     def _code(self, picked: Picked) -> SparseCode:
-        offsets = offsets_of(picked.counts)
-        return self._entries(picked.values, picked.indices, offsets, _rows(offsets))
+        values, indices, offsets = picked.values, picked.indices, offsets_of(picked.counts)
+        if _products.get() not in (None, self.W.dtype):  # chosen roughly, computed exactly
+            W = self.W.detach().T
+            values = backend(W).dots(self.centred, indices, offsets, W) + self._bias[indices]
+        return self._entries(values, indices, offsets, _rows(offsets))
 
     def _entries(self, values: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor) -> SparseCode:
         given = (self.x, self.shift, self.W, self.b)
         kept = _Entries.apply(*given, self.centred, values, indices, offsets, rows)
         return SparseCode(kept, indices, offsets, self.W.shape[1])
+
+
+@contextmanager
+def products_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Within, latents are chosen from products computed in this precision (None: the weights' own).
+
+    What is chosen then gets its value in the weights' precision, at the cost of a decode: only the choice between
+    pre-activations that are nearly equal is left to the rounding."""
+    token = _products.set(dtype)
+    try:
+        yield
+    finally:
+        _products.reset(token)
 
 
 def project(

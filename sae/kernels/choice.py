@@ -10,6 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from sae.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 VARIABLE = "SAE_KERNELS"  # in the environment: what `auto` is not to decide
@@ -22,10 +24,12 @@ def backend(operand: Tensor) -> ModuleType:
 
     The environment's SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton`
     (needs a GPU, or TRITON_INTERPRET=1) for all work that it can do; `auto`, as when it is not set, leaves small work to
-    plain torch, since its result is the same to rounding."""
+    plain torch, since its result is the same to rounding. Raises ConfigError for another name."""
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted not in BACKENDS:
-        raise ValueError(f"{VARIABLE} = {wanted!r}: needed is one of {', '.join(BACKENDS)}")
+        raise ConfigError(
+            f"{VARIABLE} = {wanted!r} in the environment: needed is one of {', '.join(BACKENDS)}"
+        )
     if wanted == "auto" and operand.numel() < WORTHWHILE:
         return _module("reference")
     if wanted in ("auto", "triton") and operand.is_cuda and _has("triton"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sae.architectures import SAE, Loss
 from sae.errors import ConfigError, DivergedError
+from sae.kernels import products_in
 from sae.training.history import History
 from sae.training.optimizers import Adam
 from sae.training.schedules import warmup_then_decay
@@ -97,6 +98,8 @@ class Trainer:
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
+        # a GPU computes these many times faster; a CPU without AMX slower
+        self.precision = torch.bfloat16 if sae.device.type == "cuda" else None
 
     @property
     def finished(self) -> bool:
@@ -114,9 +117,10 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
         sae.begin_step(self.step, self.steps)
         dead = self.history.dead
-        target = None if y is x else y.to(sae.device) * self.scale
-        x = x.to(sae.device) * self.scale
-        loss = sae.loss(x, x if target is None else target, dead)
+        target = None if y is x else self._scaled(y)
+        x = self._scaled(x)
+        with products_in(self.precision):
+            loss = sae.loss(x, x if target is None else target, dead)
         if labels is not None:
             loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
         self.optimizer.zero_grad()
@@ -129,6 +133,9 @@ class Trainer:
         self.step += 1
         self.history.add(loss.fired, len(x), self.step)
         return loss, {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x.to(self.sae.device, non_blocking=True).float() * self.scale
 
     def folded(self) -> SAE:
         """A copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1."""
@@ -181,7 +188,7 @@ def fit(
     `batches` gives what `train_step` takes.
 
     `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
-    second since the last row, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals
+    second since the last row, on a GPU its memory in use at most, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals
     so far. `save` writes a checkpoint."""
     cfg, started = trainer.cfg, time.perf_counter()
     last_time, last_step = started, trainer.step
@@ -193,6 +200,8 @@ def fit(
             last_time, last_step = now, trainer.step
             place = {"step": trainer.step, "tokens": trainer.step * cfg.batch}
             pace = {"seconds": round(now - started, 3), "tokens_per_second": round(speed, 1)}
+            if trainer.sae.device.type == "cuda":
+                pace["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
             terms = {name: term.item() for name, term in loss.terms.items()}
             log({**place, **pace, "loss": loss.total.item(), **terms, **extra, **trainer.history.totals()})
         if trainer.finished or stop():

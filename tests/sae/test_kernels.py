@@ -218,3 +218,16 @@ def test_only_a_large_code_with_many_entries_is_crowded(products: None, monkeypa
     for rows, share, crowded in ((4, 0.5, False), (400, 0.05, False), (400, 0.2, True)):
         code = from_dense((torch.rand(rows, 1000) < share).float())
         assert autograd._crowded(code) == crowded
+
+
+def test_chosen_in_a_low_precision_latents_still_have_the_exact_values_and_gradients():
+    x, W, b, shift = (tensor.float().requires_grad_() for tensor in inputs(4)[:4])
+    with kernels.products_in(torch.bfloat16):
+        code = kernels.project(x, W, b, shift).largest(3)
+    exact = kernels.project(x, W, b, shift).largest(3)
+    assert (code.dense() != 0).eq(
+        exact.dense() != 0
+    ).float().mean() > 0.9  # nearly equal ones may change places
+    assert_close(code.dense(), dense_of(x, W, b, shift) * (code.dense() != 0))
+    code.values.sum().backward()
+    assert_close(b.grad, torch.bincount(code.indices, minlength=F).float())
