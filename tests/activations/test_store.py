@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from activations import store as stores
 from activations.errors import StoreError
+from activations.segments import expand, segments_of
 from activations.store import Store, is_held_out
 from activations.tokens import NOWHERE, Window
-from activations.writer import StoreWriter, segments_of
+from activations.writer import StoreWriter
 from tests.activations.toys import LAWS, rows_that_count, spec, window, window_lists, write
 
 FINE = np.iinfo(np.int32).max
@@ -46,7 +47,7 @@ def held_out_by_hand(document: int) -> bool:
 @given(window_lists())
 def test_segments_give_back_the_documents_and_positions_they_were_made_of(windows: list[Window]):
     segments = torch.from_numpy(segments_of(windows))
-    documents, positions = stores.expand(segments, torch.Size((len(windows), len(windows[0].tokens))))
+    documents, positions = expand(segments, torch.Size((len(windows), len(windows[0].tokens))))
     assert documents.dtype == positions.dtype == torch.int32
     assert documents.tolist() == [window.documents.tolist() for window in windows]
     assert positions.tolist() == [window.positions.tolist() for window in windows]
