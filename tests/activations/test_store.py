@@ -1,12 +1,12 @@
 """The store: what is written is read, row by row, and its moments are those of what it holds."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activations import store as stores
@@ -300,3 +300,14 @@ def test_a_shard_without_its_note_or_with_other_bytes_than_it_notes_counts_as_mi
     assert writer.has(0)
     shard.with_suffix(".json").unlink()
     assert not writer.has(0)
+
+
+@settings(LAWS, max_examples=15)
+@given(window_lists())
+def test_rows_are_counted_without_reading_them(folders, windows: list):
+    x = torch.zeros(len(windows), len(windows[0].tokens), 1)
+    made = write(folders(), spec({"h": 1}, len(windows[0].tokens)), windows, {"h": x})
+    for number, choice in product(
+        range(len(made.shards)), product(["all", "train", "held-out"], [False, True], ["all", "last"])
+    ):
+        assert made.count(number, *choice) == int(made.rows(made.read(number), *choice).sum())
