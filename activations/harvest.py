@@ -1,26 +1,28 @@
-"""Windows -> activations at hook points -> store; after a stop, the same call goes on where it was."""
+"""Windows -> activations at hook points -> store, by one rank or many; after a stop, the same call goes on where it was."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from activations import files, text
+from activations import files, ranks, text
+from activations.background import Behind, ahead
 from activations.errors import HarvestError
 from activations.labels import Labels
 from activations.models import LanguageModel
+from activations.room import Room
 from activations.store import DTYPES, INDEX, Store, StoreSpec
 from activations.text import TextConfig
 from activations.tokens import PackingConfig, Window, first_token, tokenizer_hash, windows
 from activations.writer import StoreWriter, clear_unfinished
 
 log = logging.getLogger(__name__)
+GPU_WRITERS = 4  # shards written at once: a GPU makes them faster than one thread hashes and writes
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,17 @@ def harvest(
 ) -> Store:
     """Fill the folder `out` with a store and return it; finish one that was interrupted.
 
-    `on_tokens` hears of every batch done, as a number of tokens. Interrupted at any moment and called again
-    with the same arguments, it ends with the same bytes as undisturbed (same machine, same number of
-    threads). A finished store of the same settings is returned as it is. Raises HarvestError, StoreError,
-    TextError, LabelError or HookError; an OSError when the disk is full; in each case whole shards stay."""
+    A shard is checked, hashed and written in the background while the model runs on the next. `on_tokens` hears
+    of every batch done, as a number of tokens. Interrupted at any moment and called again with the same
+    arguments, it ends with the same bytes as undisturbed (same machine, same number of threads). A finished
+    store of the same settings is returned as it is.
+
+    Within `ranks.group()` every rank calls this with the same arguments, makes the shards whose number modulo
+    the ranks' is its own, and gets the store when all are there: the same bytes, whatever the number of ranks,
+    which may be another when an interrupted harvest goes on.
+
+    Raises HarvestError, StoreError, TextError, LabelError or HookError, RankError when another rank ended, an
+    OSError when the disk is full; in each case whole shards stay."""
     if not config.hook_names:
         raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
     spec = store_spec(model, config)
@@ -77,28 +86,54 @@ def harvest(
         clear_unfinished(out)  # a crash may have come between the index and this
         return store
     _check_space(out, spec, config)
-    limit = config.tokens // config.packing.context
+    windows_found, shards = _write_shards(model, out, spec, config, on_tokens)
+    ranks.barrier()
+    with ranks.first_goes_first():
+        if ranks.rank() == 0:
+            ended = windows_found < config.tokens // config.packing.context
+            StoreWriter(out, spec, config.tokens).finish(shards, text_ended=ended)
+    return Store(out)
+
+
+def _write_shards(
+    model: LanguageModel, out: Path, spec: StoreSpec, config: HarvestConfig, on_tokens: Callable[[int], None]
+) -> tuple[int, int]:
+    """Write this rank's shards; return how many windows, and how many shards, the text makes for all ranks."""
     labels = Labels(config.labels, config.text)
-    stream = islice(windows(labels.documents(), model.tokenizer, config.packing), limit)
-    total = shards = 0
+    stream = windows(labels.documents(), model.tokenizer, config.packing)
+    blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
+    writers = GPU_WRITERS if model.device.type == "cuda" else 1
+    rooms = cycle([Room(spec.windows_per_shard, config.packing.context) for _ in range(writers + 1)])
     writer = None  # until there is something to write: a mistake in the text leaves no folder behind
-    for number, block in enumerate(_blocks(stream, spec.windows_per_shard)):
-        writer = writer or StoreWriter(out, spec, config.tokens)
-        total, shards = total + len(block), number + 1
-        if writer.has(number):
-            writer.check(number, block)
-            labels.skip(block)
-            on_tokens(len(block) * config.packing.context)
-            continue
-        captured = _run(model, block, config, on_tokens)
-        writer.write(number, block, captured, labels.of(block))
+    total = shards = 0
+    with Behind(writers) as behind, closing(ahead(blocks, 1)) as made_ahead:
+        for number, block in enumerate(made_ahead):
+            if writer is None:
+                with ranks.first_goes_first():
+                    writer = StoreWriter(out, spec, config.tokens)
+            total, shards = total + len(block), number + 1
+            mine = number % ranks.world() == ranks.rank()
+            if not mine or writer.has(number):
+                if mine:
+                    writer.check(number, block)
+                labels.skip(block)
+                on_tokens(len(block) * config.packing.context)
+                continue
+            room = next(rooms)  # the one whose shard is written: at most `writers` are under way
+            room.fill(model, block, config.hook_names, config.batch_tokens, on_tokens)
+            behind.do(_write, writer, number, block, room, labels.of(block))
     if writer is None:
         raise HarvestError(
             f"{config.text.dataset} gave no full window of {config.packing.context} tokens: it is empty or too "
             f"short; needed is more text, a smaller --context, or --packing document"
         )
-    writer.finish(shards, text_ended=total < limit)
-    return Store(out)
+    return total, shards
+
+
+def _write(
+    writer: StoreWriter, number: int, block: list[Window], room: Room, labels: dict[int, float] | None
+) -> None:
+    writer.write(number, block, room.taken(), labels)
 
 
 def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
@@ -126,20 +161,8 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         dtype=config.dtype,
         windows_per_shard=max(1, config.shard_tokens // config.packing.context),
         labels=config.labels,
+        model_dtype=str(model.plain.dtype).removeprefix("torch."),
     )
-
-
-def _run(
-    model: LanguageModel, block: Sequence[Window], config: HarvestConfig, on_tokens: Callable[[int], None]
-) -> dict[str, Tensor]:
-    """Activations [n, T, D] of a shard's windows, run in batches that depend on the shard alone."""
-    tokens = torch.from_numpy(np.stack([window.tokens for window in block]))
-    found: dict[str, list[Tensor]] = {hook: [] for hook in config.hook_names}
-    for batch in tokens.split(max(1, config.batch_tokens // config.packing.context)):
-        for hook, activation in model.capture(batch, config.hook_names).items():
-            found[hook].append(activation.cpu())
-        on_tokens(batch.numel())
-    return {hook: torch.cat(parts) for hook, parts in found.items()}
 
 
 def _blocks(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:

@@ -59,7 +59,7 @@ class Labels:
         """Forget the documents that end in these windows."""
         last = max(int(window.documents.max()) for window in windows)
         for kept in (self._waiting, self._known):
-            for number in [number for number in kept if number < last]:
+            for number in [number for number in list(kept) if number < last]:  # others may come in meanwhile
                 del kept[number]
 
     def _label(self, number: int) -> float:

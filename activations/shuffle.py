@@ -1,6 +1,7 @@
 """Store -> endless seeded batches of shuffled rows; its place can be saved and taken up exactly."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -8,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from activations.background import ahead
 from activations.errors import StoreError
-from activations.store import DTYPES, Positions, Shard, Split, Store
+from activations.store import DTYPES, Positions, Split, Store
 
 
 class Batch(NamedTuple):
@@ -35,11 +37,16 @@ class ShuffledReader:
 
     Each pass over the store puts the shards in a fresh random order, takes them in groups (the mixing
     window) and permutes all rows of a group together. When all rows fit into `memory` bytes the group is
-    the whole store and the shuffle is perfect; else a group is as many shards as fit, at least two. Every
-    row is given out once a pass; a batch may span groups and passes. The order is a function of
-    (seed, store, split, positions, batch, memory) alone, so a reader whose `cursor` is set to another's gives
-    out the same batches from there on. With `labels`, each batch brings its rows' labels; `positions="last"`
-    reads the last row of each document in each window only. Raises StoreError when there is too little."""
+    the whole store and the shuffle is perfect; else a group is as many shards as fit, at least two, and the
+    next group is read while one is given out, which takes the memory twice. Every row is given out once a pass;
+    a batch may span groups and passes. The order is a function of (seed, store, split, positions, batch, memory)
+    alone, so a reader whose `cursor` is set to another's gives out the same batches from there on.
+
+    Up to `prefetch` batches are made ahead of their reader, in a thread; `cursor` is the place after those given
+    out. Rank `rank` of `world` gets rows rank::world of every batch: all ranks together get the batches of a
+    reader that is alone. Where there is a GPU batches lie in pinned memory, so that copies to it need not be
+    waited for. With `labels`, each batch brings its rows' labels; `positions="last"` reads the last row of each
+    document in each window only. Raises StoreError when there are too few rows or `world` does not divide `batch`."""
 
     def __init__(
         self,
@@ -54,8 +61,16 @@ class ShuffledReader:
         positions: Positions = "all",
         labels: bool = False,
         memory: int = 4 << 30,
+        prefetch: int = 2,
+        rank: int = 0,
+        world: int = 1,
     ):
+        if batch % world:
+            raise StoreError(
+                f"a batch of {batch:,} rows cannot be shared by {world} ranks: take a multiple of {world}"
+            )
         self.store, self.batch, self.seed = store, batch, seed
+        self._prefetch, self._rank, self._world = prefetch, rank, world
         self.hooks = (hook,) if target_hook in (None, hook) else (hook, target_hook)
         self.cursor = Cursor()
         self._split: Split = split
@@ -64,7 +79,7 @@ class ShuffledReader:
         self._labels = labels
         row_bytes = sum(store.width(name) for name in self.hooks) * DTYPES[store.spec.dtype].itemsize
         self.rows_per_shard = [
-            int(self._chosen(store.read(number)).sum()) for number in range(len(store.shards))
+            store.count(number, split, with_bos, positions) for number in range(len(store.shards))
         ]
         self.rows = sum(self.rows_per_shard)
         if labels and store.spec.labels is None:
@@ -79,7 +94,7 @@ class ShuffledReader:
             )
         largest = max(self.rows_per_shard) * row_bytes
         self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
-        self._group: tuple[Any, tuple[Tensor, ...], Tensor] | None = None
+        self._everything: tuple[Tensor, ...] | None = None  # the rows, when one group holds them all
 
     def state(self) -> dict[str, Any]:
         """The cursor and what the order depends on, as JSON; `restore` takes it."""
@@ -98,54 +113,77 @@ class ShuffledReader:
         self.cursor = Cursor(state["epoch"], state["row"])
 
     def __iter__(self) -> Iterator[Batch]:
+        with closing(ahead(self._batches(self.cursor, self._prefetch), self._prefetch)) as batches:
+            for batch, cursor in batches:
+                self.cursor = cursor
+                yield batch
+
+    def _batches(self, start: Cursor, prefetch: int) -> Iterator[tuple[Batch, Cursor]]:
+        """Endless batches from a place on, and the place after each."""
+        pieces: list[tuple[Tensor, ...]] = []
+        filled = 0
+        several = self.shards_per_group < len(self.store.shards)
+        with closing(ahead(self._groups(start), min(prefetch, 1) * several)) as groups:
+            for (epoch, row), columns, order in groups:
+                for first in range(
+                    -filled, len(order), self.batch
+                ):  # a negative one began in the group before
+                    mine = order[max(first, 0) : first + self.batch]
+                    pieces.append(self._share(columns, mine, filled))
+                    filled += len(mine)
+                    if filled == self.batch:
+                        yield self._batch(pieces), Cursor(epoch, row + first + self.batch)
+                        pieces, filled = [], 0
+
+    def _share(self, columns: tuple[Tensor, ...], rows: Tensor, filled: int) -> tuple[Tensor, ...]:
+        """This rank's part of rows that come at place `filled` of a batch, in the store's dtype."""
+        mine = rows[(self._rank - filled) % self._world :: self._world]
+        return tuple(column[mine] for column in columns)
+
+    def _batch(self, pieces: list[tuple[Tensor, ...]]) -> Batch:
+        whole = pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        columns = [column.float() for column in whole]
+        if torch.cuda.is_available():
+            columns = [column.pin_memory() for column in columns]
+        labels = columns.pop() if self._labels else None
+        return Batch(columns[0], columns[-1], labels)
+
+    def _groups(self, start: Cursor) -> Iterator[tuple[tuple[int, int], tuple[Tensor, ...], Tensor]]:
+        """From a place on, endlessly: the pass and the row in it, a group's rows, and the order in which they are due."""
+        epoch, row = start.epoch, start.row
         while True:
-            pieces: list[tuple[Tensor, ...]] = []
-            missing = self.batch
-            epoch, row = self.cursor.epoch, self.cursor.row
-            while missing:
-                if row == self.rows:
-                    epoch, row = epoch + 1, 0
-                piece = self._rows(epoch, row, missing)
-                pieces.append(piece)
-                row += len(piece[0])
-                missing -= len(piece[0])
-            self.cursor = Cursor(epoch, row)
-            columns = [torch.cat(parts).float() for parts in zip(*pieces, strict=True)]
-            labels = columns.pop() if self._labels else None
-            yield Batch(columns[0], columns[-1], labels)
+            shards = torch.randperm(len(self.store.shards), generator=self._generator(epoch)).tolist()
+            before = 0
+            for place, first in enumerate(range(0, len(shards), self.shards_per_group)):
+                group = sorted(shards[first : first + self.shards_per_group])
+                size = sum(self.rows_per_shard[number] for number in group)
+                gone = max(row - before, 0)
+                if gone < size:
+                    order = torch.randperm(size, generator=self._generator(epoch, place + 1))
+                    yield (epoch, before + gone), self._rows(group), order[gone:]
+                before += size
+            epoch, row = epoch + 1, 0
 
-    def _rows(self, epoch: int, start: int, count: int) -> tuple[Tensor, ...]:
-        """Up to `count` rows from `start` on, not past the end of the group they lie in."""
-        order = torch.randperm(len(self.store.shards), generator=self._generator(epoch)).tolist()
-        groups = [order[i : i + self.shards_per_group] for i in range(0, len(order), self.shards_per_group)]
-        place = 0
-        while start >= (size := sum(self.rows_per_shard[number] for number in groups[place])):
-            start, place = start - size, place + 1
-        columns, permutation = self._load(epoch, place, groups[place])
-        chosen = permutation[start : start + count]
-        return tuple(column[chosen] for column in columns)
-
-    def _load(self, epoch: int, place: int, group: list[int]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The group's rows in the store's dtype and order, and the permutation to read them in; kept till the next."""
-        if self._group is None or self._group[0] != (epoch, place):
-            same = self._group is not None and len(group) == len(self.store.shards)
-            columns = self._group[1] if same and self._group else self._read(sorted(group))
-            generator = self._generator(epoch, place + 1)
-            self._group = ((epoch, place), columns, torch.randperm(len(columns[0]), generator=generator))
-        return self._group[1:]
-
-    def _read(self, group: list[int]) -> tuple[Tensor, ...]:
-        self._group = None  # frees the last group's rows before the next ones come
-        parts = []
+    def _rows(self, group: list[int]) -> tuple[Tensor, ...]:
+        """The rows of some shards in the store's order and dtype; kept when that is all there is."""
+        if self._everything is not None:
+            return self._everything
+        found: list[Tensor] = []
+        size, start = sum(self.rows_per_shard[number] for number in group), 0
         for number in group:
             shard = self.store.read(number, self.hooks)
             columns = [shard.activations[hook] for hook in self.hooks] + [shard.labels] * self._labels
-            chosen = self._chosen(shard).flatten().nonzero()[:, 0]
-            parts.append([column.flatten(0, 1)[chosen] for column in columns])
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
-
-    def _chosen(self, shard: Shard) -> Tensor:
-        return self.store.rows(shard, self._split, self._with_bos, self._positions)
+            chosen = (
+                self.store.rows(shard, self._split, self._with_bos, self._positions).flatten().nonzero()[:, 0]
+            )
+            stop = start + len(chosen)
+            found = found or [column.new_empty((size, *column.shape[2:])) for column in columns]
+            for whole, column in zip(found, columns, strict=True):
+                torch.index_select(column.flatten(0, 1), 0, chosen, out=whole[start:stop])
+            start = stop
+        if len(group) == len(self.store.shards):
+            self._everything = tuple(found)
+        return tuple(found)
 
     def _generator(self, epoch: int, place: int = 0) -> torch.Generator:
         mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + place
@@ -153,10 +191,9 @@ class ShuffledReader:
 
 
 def sample(reader: ShuffledReader, rows: int) -> Batch:
-    """About `rows` rows from the start of the reader's order; the reader's place stays as it was."""
-    cursor = reader.cursor
-    batches = list(islice(iter(reader), max(1, min(rows, reader.rows) // reader.batch)))
-    reader.cursor = cursor
+    """About `rows` rows from the reader's place on; the place stays as it was. A rank gets its share of them."""
+    wanted = max(1, min(rows, reader.rows) // reader.batch)
+    batches = [batch for batch, _ in islice(reader._batches(reader.cursor, prefetch=0), wanted)]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     return Batch(
         torch.cat([batch.x for batch in batches]),

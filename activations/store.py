@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,14 +15,13 @@ from torch import Tensor
 
 from activations import files
 from activations.errors import StoreError, TextError
+from activations.segments import NAN, expand, lie_within, spread
 from activations.tokens import NOWHERE, PackingConfig
 
 FORMAT = 1
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HELD_OUT_ONE_IN = 10  # documents; the same for every store, so that no run trains on another's test text
-
-NAN = float("nan")
 
 Split = Literal["train", "held-out", "all"]
 Positions = Literal["all", "last"]
@@ -45,6 +45,8 @@ class StoreSpec:
     windows_per_shard: int
     labels: str | None = None
     """Where the documents' labels come from; None for a store without."""
+    model_dtype: str = "float32"
+    """Precision the model ran in."""
 
     @property
     def excluded(self) -> int:
@@ -52,6 +54,10 @@ class StoreSpec:
 
         Models put their attention sink there, with norms hundreds of times the others'."""
         return 1
+
+
+OPTIONAL = {field.name: field.default for field in fields(StoreSpec) if field.default is not MISSING}
+"""What a store may leave unsaid, and what that means."""
 
 
 class Shard(NamedTuple):
@@ -113,8 +119,11 @@ class Store:
             self.text_ended: bool = index["text_ended"]
             self.shards = [ShardEntry(**entry) for entry in index["shards"]]
             self._moments = {hook: Moments(**index["moments"][hook]) for hook in index["hooks"]}
-            needed = StoreSpec.__dataclass_fields__.keys() - {"labels"}  # which stores without have not
-            spec: dict[str, Any] = {"labels": index.get("labels"), **{key: index[key] for key in needed}}
+            spec: dict[str, Any] = OPTIONAL | {
+                field.name: index[field.name]
+                for field in fields(StoreSpec)
+                if field.name in index or field.name not in OPTIONAL
+            }
             spec["packing"] = PackingConfig(**spec["packing"])
             self.spec = StoreSpec(**spec)
         except (KeyError, TypeError, TextError) as error:
@@ -175,6 +184,17 @@ class Store:
 
     def read(self, number: int, hooks: tuple[str, ...] = ()) -> Shard:
         """Read shard `number`, with the activations of `hooks`, memory-mapped. Raises StoreError if damaged."""
+        with self._opened(number) as file:
+            tokens, segments = file.get_tensor("tokens"), self._segments(number, file)
+            labels = file.get_tensor("labels") if self.spec.labels else torch.full((len(segments),), NAN)
+            activations = {hook: file.get_tensor(hook) for hook in hooks}
+            self._check_shapes(tokens, segments, labels, activations, self.shards[number])
+        places = expand(segments, tokens.shape)
+        return Shard(tokens, *places, activations, spread(labels, segments, tokens.shape))
+
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[Any]:
+        """Shard `number` as an open safetensors file; what is wrong with it within the block is one StoreError."""
         path, entry = self.path / shard_name(number), self.shards[number]
         try:
             if path.stat().st_size != entry.bytes:
@@ -183,18 +203,19 @@ class Store:
                     f"delete {self.path} and harvest again, or restore it"
                 )
             with safe_open(path, framework="pt") as file:
-                tokens, segments = file.get_tensor("tokens"), file.get_tensor("segments")
-                labels = file.get_tensor("labels") if self.spec.labels else torch.full((len(segments),), NAN)
-                activations = {hook: file.get_tensor(hook) for hook in hooks}
-            self._check_shapes(tokens, segments, labels, activations, entry)
+                yield file
         except FileNotFoundError as error:
             raise StoreError(
                 f"{path} is missing, and the index counts it: restore it or harvest again"
             ) from error
         except (SafetensorError, _BadShape) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
-        places = expand(segments, tokens.shape)
-        return Shard(tokens, *places, activations, spread(labels, segments, tokens.shape))
+
+    def _segments(self, number: int, file: Any) -> Tensor:
+        segments = file.get_tensor("segments")
+        if not lie_within(segments, self.shards[number].windows, self.context):
+            raise _BadShape("a segment lies outside the windows")
+        return segments
 
     def _check_shapes(
         self,
@@ -213,10 +234,6 @@ class Store:
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:
                 raise _BadShape(f"{name} has shape {tuple(tensor.shape)}, needed is {shape}")
-        window, column, length, document, position = segments.long().T
-        inside = (window >= 0) & (window < entry.windows) & (column >= 0) & (length > 0)
-        if not (inside & (column + length <= self.context) & (document >= 0) & (position >= 0)).all():
-            raise _BadShape("a segment lies outside the windows")
 
     def rows(
         self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
@@ -232,6 +249,19 @@ class Store:
             return chosen
         held_out = is_held_out(shard.documents)
         return chosen & (held_out if split == "held-out" else ~held_out)
+
+    def count(
+        self, number: int, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
+    ) -> int:
+        """How many rows `rows` chooses of shard `number`, found from its segments: nothing else of it is read."""
+        with self._opened(number) as file:
+            column, length, document = self._segments(number, file).long().T[1:4]
+        first = column.clamp_min(0 if with_bos else self.spec.excluded)
+        found = (column + length - first).clamp(0, 1 if positions == "last" else self.context)
+        if split != "all":
+            found = found[is_held_out(document) == (split == "held-out")]
+        bos = self.shards[number].windows - int((column == 0).sum())
+        return int(found.sum()) + bos * (with_bos and split != "held-out" and positions == "all")
 
     def batches(
         self, hook: str, rows: int, split: Split = "all", positions: Positions = "all"
@@ -286,30 +316,6 @@ def ends_a_run(documents: Tensor) -> Tensor:
 def shard_name(number: int) -> str:
     """File name of a shard."""
     return f"shard-{number:05d}.safetensors"
-
-
-def expand(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Inverse of `segments_of`: documents and positions [n, T]."""
-    length, position = segments.long().T[[2, 4]]
-    place, step = _rows_of(segments, shape)
-    documents, positions = torch.full((2, shape.numel()), NOWHERE, dtype=torch.int32)
-    documents[place] = segments[:, 3].repeat_interleave(length)
-    positions[place] = (position.repeat_interleave(length) + step).int()
-    return documents.view(shape), positions.view(shape)
-
-
-def spread(labels: Tensor, segments: Tensor, shape: torch.Size) -> Tensor:
-    """A label per segment [m] as one per row [n, T]; NaN outside all segments."""
-    found = torch.full((shape.numel(),), NAN)
-    found[_rows_of(segments, shape)[0]] = labels.repeat_interleave(segments[:, 2].long())
-    return found.view(shape)
-
-
-def _rows_of(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Flat place of every row of every segment, and its step 0, 1, … within the segment."""
-    window, column, length = segments.long().T[:3]
-    step = torch.arange(int(length.sum())) - (length.cumsum(0) - length).repeat_interleave(length)
-    return (window * shape[1] + column).repeat_interleave(length) + step, step
 
 
 def read_json(path: Path) -> dict[str, Any]:

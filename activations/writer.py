@@ -9,25 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from activations import files
 from activations.errors import StoreError
+from activations.segments import expand, segments_of
 from activations.store import (
     DTYPES,
     FORMAT,
     INDEX,
     JOB,
+    OPTIONAL,
     Moments,
     ShardEntry,
     StoreSpec,
-    expand,
     kept,
     read_json,
     shard_name,
 )
-from activations.tokens import NOWHERE, Window
+from activations.tokens import Window
 
 
 class StoreWriter:
@@ -122,9 +122,11 @@ class StoreWriter:
         return (self.path / shard_name(number)).with_suffix(".json")
 
     def _check_finite(self, hook: str, given: Tensor, stored: Tensor) -> None:
-        if torch.isfinite(stored).all():
+        if (
+            torch.stack(stored.aminmax()).isfinite().all()
+        ):  # NaN is passed on; far faster than asking each number
             return
-        if not torch.isfinite(given).all():
+        if not given.isfinite().all():
             raise StoreError(f"{hook} of {self.spec.model} gives NaN or infinity: nothing of it was stored")
         raise StoreError(
             f"{hook} reaches {given.abs().max():.3g} and {self.spec.dtype} holds up to "
@@ -137,18 +139,6 @@ def clear_unfinished(path: Path) -> None:
     for entry in [*path.glob("shard-*.json"), path / JOB]:
         entry.unlink(missing_ok=True)
     files.sweep(path)
-
-
-def segments_of(windows: list[Window]) -> NDArray[np.int32]:
-    """Runs of one document within windows, [m, 5]: window, column, length, document, position in document."""
-    found = []
-    for number, window in enumerate(windows):
-        starts = np.flatnonzero(np.diff(window.documents, prepend=NOWHERE - 1))
-        for start, stop in zip(starts, [*starts[1:], len(window.documents)], strict=True):
-            if window.documents[start] != NOWHERE:
-                place = (window.documents[start], window.positions[start])
-                found.append((number, start, stop - start, *place))
-    return np.array(found, np.int32).reshape(-1, 5)
 
 
 def _sums(rows: Tensor) -> dict[str, Any]:
@@ -166,12 +156,13 @@ def _hash(windows: list[Window]) -> str:
 
 
 def _spec_json(spec: StoreSpec) -> dict[str, Any]:
-    """The spec as JSON; `labels` only where there are some, so that stores without keep their bytes."""
+    """The spec as JSON; what may be left unsaid is, so that stores keep the bytes of releases that did not say it."""
     content = json.loads(json.dumps(asdict(spec)))
-    return content if spec.labels else {key: content[key] for key in content if key != "labels"}
+    return {key: value for key, value in content.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    old, new = OPTIONAL | old, OPTIONAL | new
     return ", ".join(
         f"{key}: {old.get(key)} there, {new.get(key)} here"
         for key in {**new, **old}

@@ -1,38 +1,52 @@
-"""Harvest to disk against the bare forward pass: what tokenising, hooks, checks and writing cost.
+"""Harvest to disk against the bare forward pass and against SAELens; capture against TransformerBridge's cached run.
 
-    python benchmarks/harvest.py [--model embedded] [--tokens 16384] [--rounds 5]
-The bare pass is the transformers model with fused attention, the same batches, stopped after the same block by
-an exception; nothing is kept. Rounds alternate; the medians' ratio is what counts, 1 is no cost at all.
+    PYTHONPATH=. python benchmarks/harvest.py [--model embedded] [--tokens 16384] [--rounds 5] [--context 128]
+    pip install sae-lens==6.54.12 && PYTHONPATH=. python benchmarks/harvest.py --saelens --tokens 65536
+Rounds alternate in one process; the median of the rounds' ratios counts, in time and in processor time (of all
+threads, so background writing is in it; what other programs do is not). The bare pass is the transformers model with
+fused attention, the same batches, stopped after the same block by an exception; nothing is kept. 1 is no cost at all.
+The bridge's cached run (`run_with_cache` with a names_filter and stop_at_layer) is timed on windows of `--long` tokens.
+
+SAELens is its CacheActivationsRunner with HookedTransformer, on a random GPT-2 of six layers of width 512, windows of
+256 tokens, the residual stream after block 2. Both tokenise the same text, run the model up to that block in the same
+batches, and write float32, then float16.
 """
+# pyright: reportMissingImports=false
 
 import argparse
+import json
+import logging
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from activations import models
-from activations.embedded import MODEL_HOOK
+from activations import embedded, models
 from activations.harvest import HarvestConfig, harvest
 from activations.text import TextConfig, documents
-from activations.tokens import windows
+from activations.tokens import PackingConfig, windows
+
+HOOK, WIDTH, CONTEXT = "blocks.2.hook_resid_post", 512, 256  # of the model run beside SAELens
 
 
 class Reached(Exception):
     """The block asked for has run."""
 
 
-def bare(model: models.LanguageModel, tokens: torch.Tensor, layer: int, batch: int) -> float:
-    """Seconds for a forward pass up to and with block `layer`, nothing kept."""
+def bare(model: models.LanguageModel, tokens: Tensor, layer: int, batch: int) -> None:
+    """A forward pass up to and with block `layer`, nothing kept."""
 
     def stop(*_: object) -> None:
         raise Reached
 
     handle = model.plain.model.layers[layer].register_forward_hook(stop)
-    started = time.perf_counter()
     with torch.no_grad():
         for piece in tokens.split(batch):
             try:
@@ -40,7 +54,160 @@ def bare(model: models.LanguageModel, tokens: torch.Tensor, layer: int, batch: i
             except Reached:
                 continue
     handle.remove()
-    return time.perf_counter() - started
+
+
+def bridged(model: models.LanguageModel, tokens: Tensor, hook: str) -> Tensor:
+    """The bridge's own way: cache one hook point and stop behind its block."""
+    stop = int(hook.split(".")[1]) + 1
+    with torch.no_grad():
+        _, cache = model.bridge.run_with_cache(tokens, names_filter=[hook], stop_at_layer=stop)
+    return cache[hook]
+
+
+def compare(contestants: dict[str, Callable[[], object]], rounds: int, tokens: int) -> None:
+    """Run contestants in turn; print each one's speed, and the last one's speed as a multiple of each."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if number:  # the first round warms up
+                taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    last = list(contestants)[-1]
+    print(
+        f"| | tokens/s | {last} is faster by | tokens/s of processor time | {last} is faster by |\n|---|---|---|---|---|"
+    )
+    for name, times in taken.items():
+        ratios = [
+            statistics.median(other[i] / own[i] for other, own in zip(times, taken[last], strict=True))
+            for i in (0, 1)
+        ]
+        speed, alone = (tokens / statistics.median(one[i] for one in times) for i in (0, 1))
+        print(f"| {name} | {speed:,.0f} | {ratios[0]:.2f}x | {alone:,.0f} | {ratios[1]:.2f}x |")
+
+
+def text_tokens(model: models.LanguageModel, count: int, packing: PackingConfig) -> Tensor:
+    """So many windows of the embedded text, [n, T]."""
+    stream = windows(documents(TextConfig()), model.tokenizer, packing)
+    return torch.from_numpy(np.stack([next(stream).tokens for _ in range(count)])).long()
+
+
+def make_model(folder: Path) -> Path:
+    """A random GPT-2 that reads the embedded model's tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    end = "<|endoftext|>"  # the file alone: what else lies there is of one release of transformers
+    file = str(embedded.model_folder() / "tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, bos_token=end, eos_token=end)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=WIDTH, n_layer=6, n_head=8, n_positions=1024,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def hooked(folder: Path) -> Any:
+    """The same weights as a HookedTransformer, which knows models of the hub by name only."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (GPT2LMHeadModel, PreTrainedTokenizerFast))
+    config = HookedTransformerConfig(
+        d_model=WIDTH, n_layers=6, n_heads=8, d_head=WIDTH // 8, d_mlp=4 * WIDTH, n_ctx=1024, act_fn="gelu_new",
+        d_vocab=len(tokenizer), normalization_type="LN", device="cpu", tokenizer_prepends_bos=False,
+        default_prepend_bos=True,
+    )  # fmt: skip
+    made = HookedTransformer(config, tokenizer)
+    made.load_state_dict(convert_gpt2_weights(model, config), strict=False)
+    return made
+
+
+def saelens(model: Path, texts: list[str], tokens: int, dtype: str) -> Callable[[], object]:
+    """Its runner over the same texts, into a fresh folder at each call."""
+    import datasets
+    from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig, cache_activations_runner
+
+    data, loaded = datasets.Dataset.from_dict({"text": texts}), hooked(model)
+    cache_activations_runner.load_model = lambda *_, **__: loaded  # loading is not what is timed
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            config = CacheActivationsRunnerConfig(
+                dataset_path="", model_name=str(model), model_batch_size=2048 // CONTEXT, hook_name=HOOK, d_in=WIDTH,
+                training_tokens=tokens, context_size=CONTEXT, new_cached_activations_path=folder, shuffle=False,
+                dtype=dtype, buffer_size_gb=8192 * WIDTH * getattr(torch, dtype).itemsize / 1e9, streaming=False,
+            )  # fmt: skip
+            CacheActivationsRunner(config, override_dataset=data).run()
+
+    return run
+
+
+def ours(model: Path, texts: Path, tokens: int, dtype: Any) -> Callable[[], object]:
+    """Our harvest of the same."""
+    loaded = models.load(str(model))
+    config = HarvestConfig(
+        hooks=HOOK, tokens=tokens, dtype=dtype, text=TextConfig(dataset=str(texts)),
+        packing=PackingConfig(context=CONTEXT), shard_tokens=8192,
+    )  # fmt: skip
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            harvest(loaded, Path(folder) / "store", config)
+
+    run()  # boots the bridge, proves the plain path
+    return run
+
+
+def against_saelens(args: argparse.Namespace) -> None:
+    """Both harvests of the same text, in either precision."""
+    logging.disable(logging.WARNING)
+    texts = list(islice(documents(TextConfig()), args.tokens // 200))
+    with tempfile.TemporaryDirectory() as folder:
+        model, file = make_model(Path(folder) / "model"), Path(folder) / "text.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        for dtype in ("float32", "float16"):
+            print(f"\n{dtype}")
+            contestants = {
+                "SAELens": saelens(model, texts, args.tokens, dtype),
+                "harvest": ours(model, file, args.tokens, dtype),
+            }
+            compare(contestants, args.rounds, args.tokens)
+
+
+def against_bare(args: argparse.Namespace) -> None:
+    """Harvest beside the bare pass, capture beside the bridge's."""
+    model = models.load(args.model)
+    packing = PackingConfig(context=args.context)
+    config = HarvestConfig(hooks=args.hook, tokens=args.tokens, packing=packing, shard_tokens=8192)
+    tokens = text_tokens(model, args.tokens // args.context, packing)
+    batch, layer = max(1, config.batch_tokens // args.context), int(args.hook.split(".")[1])
+    model.capture(tokens[:1], [args.hook])  # boots the bridge, proves the plain path
+    _ = model.weights_hash
+
+    def to_disk() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            harvest(model, Path(folder) / "store", config)
+
+    compare(
+        {"bare": lambda: bare(model, tokens, layer, batch), "harvest": to_disk}, args.rounds, tokens.numel()
+    )
+    long = text_tokens(model, 2, PackingConfig(context=args.long))
+    mine, theirs = model.capture(long, [args.hook])[args.hook], bridged(model, long, args.hook)
+    print(
+        f"\nlargest difference to the bridge: {((mine - theirs).abs().max() / theirs.abs().max()).item():.1e}"
+    )
+    compare(
+        {
+            "TransformerBridge": lambda: bridged(model, long, args.hook),
+            "capture": lambda: model.capture(long, [args.hook]),
+        },
+        args.rounds,
+        long.numel(),
+    )
 
 
 def main() -> None:
@@ -48,34 +215,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--hook", default=MODEL_HOOK)
+    parser.add_argument("--hook", default=embedded.MODEL_HOOK)
     parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--long", type=int, default=1024, help="window of the comparison with the bridge")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--saelens", action="store_true", help="beside SAELens, where it is installed")
     args = parser.parse_args()
-    model = models.load(args.model)
-    config = HarvestConfig(hooks=args.hook, tokens=args.tokens, shard_tokens=8192)
-    stream = windows(documents(TextConfig()), model.tokenizer, config.packing)
-    count = args.tokens // config.packing.context
-    tokens = torch.from_numpy(np.stack([next(stream).tokens for _ in range(count)])).long()
-    batch, layer = config.batch_tokens // config.packing.context, int(args.hook.split(".")[1])
-    model.capture(tokens[:1], [args.hook])  # boots the bridge, proves the plain path
-    _ = model.weights_hash
-    times: dict[str, list[float]] = {"bare": [], "harvest": []}
-    for number in range(args.rounds + 1):
-        times["bare"].append(bare(model, tokens, layer, batch))
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            harvest(model, Path(folder) / "store", config)
-            times["harvest"].append(time.perf_counter() - started)
-        if not number:  # the first round warms up
-            times = {name: [] for name in times}
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, seconds in medians.items():
-        print(f"| {name} | {tokens.numel() / seconds:,.0f} tokens/s |")
-    ratios = [b / h for b, h in zip(times["bare"], times["harvest"], strict=True)]
-    print(
-        f"| harvest runs at | {statistics.median(ratios):.0%} of the bare pass ({min(ratios):.0%} to {max(ratios):.0%}) |"
-    )
+    (against_saelens if args.saelens else against_bare)(args)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from activations import files, models
+from activations import files, models, ranks
 from activations.errors import StoreError
 from activations.models import LanguageModel
 from activations.store import Store
@@ -64,6 +64,7 @@ class Run:
             "input_scale": scale,
             "model": store.spec.model,
             "model_revision": store.spec.model_revision,
+            "model_dtype": store.spec.model_dtype,
             "weights_sha256": store.spec.weights_sha256,
             "store_fingerprint": store.fingerprint,
             "versions": {name: metadata.version(name) for name in PACKAGES},
@@ -107,15 +108,18 @@ class Run:
         return store
 
     def language_model(self) -> LanguageModel:
-        """The language model whose activations the SAE reads, on `device()`.
+        """The language model whose activations the SAE reads, on `device()`: its weights in the precision they were
+        harvested in, what it computes in float32.
 
         Raises ModelError when it is not to be had, RunError when its weights are others now."""
-        model = models.load(self.about["model"], self.about["model_revision"], device=str(device()))
+        dtype = models.precision(self.about.get("model_dtype", "float32"), device())
+        model = models.load(self.about["model"], self.about["model_revision"], dtype, str(device()))
         if model.weights_hash != self.about["weights_sha256"]:
             raise RunError(
                 f"{model.name} has other weights than when the activations of {self.path} were harvested: "
                 f"restore it, or harvest and train again"
             )
+        model.plain.float()
         return model
 
     @property
@@ -221,5 +225,5 @@ def _git_commit() -> str | None:
 
 
 def device() -> torch.device:
-    """The device to compute on: the first CUDA GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device to compute on: this rank's GPU, or the CPU."""
+    return ranks.device()

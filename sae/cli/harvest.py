@@ -8,12 +8,11 @@ from typing import Literal
 
 import tyro
 
-from activations import embedded, models
+from activations import embedded, models, ranks
 from activations.harvest import HarvestConfig, harvest
 from activations.models import LanguageModel
-from activations.store import DTYPES, Store
+from activations.store import Store
 from sae.cli.progress import progress
-from sae.runs import device
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Harvest:
     """Run a language model over text and store what passes its hook points.
 
     Example: sae harvest --model gpt2 --dataset notes.jsonl --hooks blocks.6.hook_resid_post --tokens 2000000
-    --out stores/notes. Interrupted, the same command goes on; a finished store is left as it is."""
+    --out stores/notes. Interrupted, the same command goes on; a finished store is left as it is. On several GPUs:
+    torchrun --nproc-per-node 8 -m sae.cli.main harvest … makes the same store, each process its share."""
 
     out: Path
     """Folder of the store."""
@@ -29,16 +29,21 @@ class Harvest:
     """`embedded` (SmolLM2-135M-Instruct), a local model folder, or a model of the hub."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    model_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Precision the model runs in."""
+    model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision the model runs in. `auto`: bfloat16 where that is faster (a GPU, a CPU with AMX), else float32."""
     config: HarvestConfig = field(default_factory=HarvestConfig)
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Harvest, prog="sae harvest", args=args, config=(tyro.conf.OmitArgPrefixes,))
-    model = models.load(command.model, command.revision, DTYPES[command.model_dtype], str(device()))
-    store = run(model, command.out, command.config)
+    with ranks.group():
+        place = ranks.device()
+        dtype = models.precision(command.model_dtype, place)
+        model = models.load(command.model, command.revision, dtype, str(place))
+        store = run(model, command.out, command.config)
+    if ranks.rank():
+        return 0
     print(f"{store.path}: {store.tokens:,} tokens, {', '.join(store.spec.hooks)}")
     if store.text_ended:
         print(f"the text ended before --tokens {command.config.tokens:,}", file=sys.stderr)

@@ -14,9 +14,9 @@ from activations.harvest import harvest
 from activations.models import LanguageModel, load
 from activations.store import INDEX, Store
 from activations.text import TextConfig, documents
-from activations.tokens import PackingConfig, windows
+from activations.tokens import NOWHERE, PackingConfig, windows
 from tests import tiny
-from tests.activations.harvests import HOOKS, config, line_of
+from tests.activations.harvests import HOOKS, config, interrupted, line_of
 from tests.activations.toys import assert_same_up_to_rounding, byte_ids
 
 
@@ -35,8 +35,9 @@ def test_a_store_holds_the_models_activations_for_the_texts_windows(
     for hook, width in made.spec.hooks.items():
         found = torch.cat([shard.activations[hook] for shard in shards])
         assert found.shape == (100, 16, width)
-        for number in (0, 17, 99):
+        for number in range(0, 100, 7):
             alone = llama.capture(torch.tensor(expected[number].tokens)[None], [hook])[hook][0]
+            alone[1:][torch.from_numpy(expected[number].documents[1:] == NOWHERE)] = 0  # padding
             assert_same_up_to_rounding(found[number], alone)
 
 
@@ -121,6 +122,40 @@ def test_the_store_says_how_to_make_it_again(llama: LanguageModel, tmp_path: Pat
         settings, text=TextConfig(**about.dataset), packing=about.packing, dtype=about.dtype
     )
     assert harvest(llama, tmp_path / "again", again).fingerprint == Store(tmp_path / "store").fingerprint
+
+
+def test_the_precision_of_the_model_is_part_of_the_store_where_it_is_not_float32(
+    world: Path, llama: LanguageModel, tmp_path: Path, text: Path
+):
+    half = load(str(world / "model"), dtype=torch.bfloat16)
+    made = harvest(half, tmp_path / "half", config(text, tokens=160))
+    assert Store(made.path).spec.model_dtype == "bfloat16"
+    found = made.read(0, (tiny.HOOK,))
+    assert torch.equal(
+        found.activations[tiny.HOOK], half.capture(found.tokens, [tiny.HOOK])[tiny.HOOK].float()
+    )
+    plain = harvest(llama, tmp_path / "plain", config(text, tokens=160))
+    assert Store(plain.path).spec.model_dtype == "float32"
+    assert "model_dtype" not in (plain.path / INDEX).read_text()
+    interrupted(llama, tmp_path / "begun", config(text), after=600)
+    line = line_of(half, tmp_path / "begun", config(text), StoreError)
+    assert "model_dtype: float32 there, bfloat16 here" in line
+
+
+def test_windows_run_together_do_not_change_one_another_and_hold_no_padding(
+    llama: LanguageModel, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Document packing: the tokens the model reads are, but for a batch's shorter windows, those of the text."""
+    shapes: list[torch.Size] = []
+    capture = llama.capture
+    monkeypatch.setattr(
+        llama, "capture", lambda tokens, hooks: shapes.append(tokens.shape) or capture(tokens, hooks)
+    )
+    settings = config(text, tokens=1600, packing=PackingConfig(context=100, packing="document"))
+    made = harvest(llama, tmp_path / "store", settings)
+    needed = sum(int((w.documents >= 0).sum()) + 1 for n in range(len(made.shards)) for w in [made.read(n)])
+    read = sum(shape.numel() for shape in shapes[1:])  # the first is the probe for widths
+    assert needed <= read < 1600
 
 
 MISTAKES = {

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from activations import harvest as harvesting
 from activations.errors import HarvestError, StoreError
 from activations.harvest import harvest
 from activations.models import LanguageModel
+from activations.room import Room
 from activations.tokens import PackingConfig
 from tests.activations.harvests import HOOKS, config, contents, interrupted, line_of
 
@@ -36,9 +36,9 @@ def test_what_is_done_is_not_done_again(
 ):
     interrupted(llama, tmp_path / "store", config(text), after=1200)
     run: list[int] = []
-    real = harvesting._run
+    real = Room.fill
     monkeypatch.setattr(
-        harvesting, "_run", lambda model, block, *rest: run.append(len(block)) or real(model, block, *rest)
+        Room, "fill", lambda room, lm, block, *rest: run.append(len(block)) or real(room, lm, block, *rest)
     )
     harvest(llama, tmp_path / "store", config(text))
     assert run == [32, 4]  # windows of the third shard, and of the last

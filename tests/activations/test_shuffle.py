@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain, islice
@@ -283,3 +285,62 @@ def test_shards_without_a_row_of_the_split_are_passed_over(tmp_path: Path):
         for memory in (1, 4 << 30):
             for one_pass in passes(ShuffledReader(made, "h", 2, split=split, memory=memory), 3):
                 assert sorted(one_pass) == rows
+
+
+@every_memory
+def test_batches_made_ahead_change_neither_the_order_nor_the_place(
+    store: Store, memory: int, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[int] = []
+    real = ShuffledReader._batch
+    monkeypatch.setattr(
+        ShuffledReader, "_batch", lambda reader, pieces: made.append(1) or real(reader, pieces)
+    )
+    wanted = ShuffledReader(store, "row", 20, memory=memory, prefetch=0)
+    reader = ShuffledReader(store, "row", 20, memory=memory, prefetch=3)
+    expected, stream = iter(wanted), iter(reader)
+    for given_out in range(1, 25):
+        made.clear()
+        assert rows_of(next(stream)) == rows_of(next(expected))
+        assert reader.state() == wanted.state()
+        assert reader.cursor.epoch * reader.rows + reader.cursor.row == 20 * given_out
+    del stream  # ends its thread
+    made.clear()
+    stream = iter(reader)
+    next(stream)
+    deadline = time.monotonic() + 10
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert len(made) == 4  # the one given out, and three that wait
+
+
+@every_memory
+@pytest.mark.parametrize("world", [2, 3, 6])
+def test_ranks_share_every_batch_of_the_reader_that_is_alone(store: Store, memory: int, world: int):
+    alone = ShuffledReader(store, "row", 42, memory=memory)
+    readers = [ShuffledReader(store, "row", 42, memory=memory, rank=r, world=world) for r in range(world)]
+    streams = [iter(reader) for reader in readers]
+    for whole in take(alone, 12):
+        assert [rows_of(next(stream)) for stream in streams] == [whole[r::world] for r in range(world)]
+    assert all(reader.state() == alone.state() for reader in readers)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_with_both_numbers(store: Store):
+    with pytest.raises(StoreError, match="20 rows cannot be shared by 3 ranks"):
+        ShuffledReader(store, "row", 20, world=3)
+
+
+def test_a_shard_that_goes_missing_ends_the_stream_in_its_own_error(store: Store, tmp_path: Path):
+    copied = Store(shutil.copytree(store.path, tmp_path / "store"))
+    stream = iter(ShuffledReader(copied, "row", 8, memory=1))
+    next(stream)
+    for path in copied.path.glob("shard-*"):
+        path.unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        list(islice(stream, 100))
+
+
+def test_a_reader_is_made_without_reading_an_activation(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("a shard was read"))
+    assert ShuffledReader(store, "row", 8).rows == len(eligible("train"))

@@ -1,19 +1,20 @@
 """The store: what is written is read, row by row, and its moments are those of what it holds."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activations import store as stores
 from activations.errors import StoreError
+from activations.segments import expand, segments_of
 from activations.store import Store, is_held_out
 from activations.tokens import NOWHERE, Window
-from activations.writer import StoreWriter, segments_of
+from activations.writer import StoreWriter
 from tests.activations.toys import LAWS, rows_that_count, spec, window, window_lists, write
 
 FINE = np.iinfo(np.int32).max
@@ -46,7 +47,7 @@ def held_out_by_hand(document: int) -> bool:
 @given(window_lists())
 def test_segments_give_back_the_documents_and_positions_they_were_made_of(windows: list[Window]):
     segments = torch.from_numpy(segments_of(windows))
-    documents, positions = stores.expand(segments, torch.Size((len(windows), len(windows[0].tokens))))
+    documents, positions = expand(segments, torch.Size((len(windows), len(windows[0].tokens))))
     assert documents.dtype == positions.dtype == torch.int32
     assert documents.tolist() == [window.documents.tolist() for window in windows]
     assert positions.tolist() == [window.positions.tolist() for window in windows]
@@ -299,3 +300,14 @@ def test_a_shard_without_its_note_or_with_other_bytes_than_it_notes_counts_as_mi
     assert writer.has(0)
     shard.with_suffix(".json").unlink()
     assert not writer.has(0)
+
+
+@settings(LAWS, max_examples=15)
+@given(window_lists())
+def test_rows_are_counted_without_reading_them(folders, windows: list):
+    x = torch.zeros(len(windows), len(windows[0].tokens), 1)
+    made = write(folders(), spec({"h": 1}, len(windows[0].tokens)), windows, {"h": x})
+    for number, choice in product(
+        range(len(made.shards)), product(["all", "train", "held-out"], [False, True], ["all", "last"])
+    ):
+        assert made.count(number, *choice) == int(made.rows(made.read(number), *choice).sum())

@@ -1,0 +1,106 @@
+"""Work in a thread of its own: the same items in the same order, the same errors at their place, nothing left running."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from activations.background import Behind, ahead
+
+
+def counted(made: list[int], fails_at: int | None = None) -> Iterator[int]:
+    """0 to 9, each noted when it is made."""
+    for number in range(10):
+        if number == fails_at:
+            raise ValueError(f"at {number}")
+        made.append(number)
+        yield number
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 20])
+def test_a_stream_made_ahead_is_the_stream(count: int):
+    assert list(ahead(counted([]), count)) == list(range(10))
+    assert list(ahead([], count)) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 20])
+def test_an_error_of_the_stream_comes_in_its_place(count: int):
+    stream = ahead(counted([], fails_at=4), count)
+    assert [next(stream) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="at 4"):
+        next(stream)
+
+
+def test_no_more_is_made_ahead_than_asked_for_and_closing_ends_the_thread():
+    made: list[int] = []
+    threads = threading.active_count()
+    stream = ahead(counted(made), 2)
+    for taken in range(3):
+        assert next(stream) == taken
+        assert len(made) <= taken + 3
+    assert threading.active_count() == threads + 1
+    stream.close()
+    assert threading.active_count() == threads
+    assert len(made) <= 5
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_work_runs_behind_up_to_a_depth(depth: int):
+    gate, done = threading.Event(), []
+
+    def work(number: int) -> None:
+        assert gate.wait(10)
+        done.append(number)
+
+    with Behind(depth) as behind:
+        for number in range(depth):
+            behind.do(work, number)  # none of these waits
+        assert done == []
+        opener = threading.Timer(0.05, gate.set)
+        opener.start()
+        behind.do(work, depth)
+        assert 0 in done  # the next had to wait for the first
+    assert sorted(done) == list(range(depth + 1))
+
+
+class Failure(Exception):
+    """Of the work, or of the block in front of it."""
+
+
+def fail(number: int) -> None:
+    raise Failure(number)
+
+
+def block(done: list[int], works: list[Callable[[], object]], fails: bool = False) -> None:
+    """Give works away one by one, noting each that could be; then fail, or not."""
+    with Behind() as behind:
+        for number, work in enumerate(works):
+            behind.do(work)
+            done.append(number)
+        if fails:
+            fail(99)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_error_behind_ends_the_block_at_the_next_work_or_at_its_end(before: int, after: int):
+    given: list[int] = []
+    works = [lambda: None] * before + [lambda: fail(1)] + [lambda: None] * after
+    with pytest.raises(Failure, match="1"):
+        block(given, works)
+    assert given == list(range(before + 1))
+
+
+def test_an_error_in_front_comes_first_and_waits_for_the_work_behind():
+    done: list[str] = []
+
+    def slow() -> None:
+        time.sleep(0.05)
+        done.append("slow")
+
+    with pytest.raises(Failure, match="99"):
+        block([], [slow], fails=True)
+    assert done == ["slow"]
+    with pytest.raises(Failure, match="99"):
+        block([], [lambda: fail(1)], fails=True)
