@@ -12,9 +12,9 @@ from benchmarks.trained import silence, trainer
 SMALL = Shape(8, 48, 4, 64)
 
 
-@pytest.mark.parametrize("dead", [0.0, 0.5])
-def test_naive_torch_does_the_same_step(dead):
-    found = side_by_side(SMALL, steps=3, dead=dead)
+@pytest.mark.parametrize(("dead", "clip_norm"), [(0.0, 1.0), (0.5, 1.0), (0.5, 0.1)])
+def test_naive_torch_does_the_same_step(dead, clip_norm):
+    found = side_by_side(SMALL, steps=3, dead=dead, clip_norm=clip_norm)
     assert max(found.apart.values()) < 1e-5 < found.moved
     assert found.one_sided == found.miscounted == 0
     assert found.most_dead == dead * SMALL.latents
