@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Shape, arguments, by_turns, heading, mixture, table
-from sae import kernels
 from sae.architectures import KronConfig, TopKConfig, build
+from sae.kernels import backend
 
 Runs = dict[str, Callable[[], object]]
 KRON = Shape(768, 32768, 32, 1024)
@@ -30,19 +30,19 @@ def pre_activations(shape: Shape) -> Tensor:
 
 def per_row(shape: Shape) -> Runs:
     """The k largest of each row."""
-    u = pre_activations(shape)
+    u, none = pre_activations(shape), torch.zeros(shape.latents)
     return {
         "torch.topk": lambda: u.topk(shape.k, dim=1, sorted=False),
-        "ours": lambda: kernels.largest_per_row(u, shape.k),
+        "ours": lambda: backend(u).largest_per_row(u, none, shape.k, False),
     }
 
 
 def per_batch(shape: Shape) -> Runs:
     """The B k largest of all."""
-    u = pre_activations(shape)
+    u, none = pre_activations(shape), torch.zeros(shape.latents)
     return {
         "torch.topk, flat": lambda: u.flatten().topk(shape.batch * shape.k, sorted=False),
-        "ours": lambda: kernels.largest_per_batch(u, shape.batch * shape.k),
+        "ours": lambda: backend(u).largest_of_batch(u, none, shape.batch * shape.k, False),
     }
 
 
