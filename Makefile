@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format install browser clean
+.PHONY: demo test check format bench install browser clean
 
 demo: install  ## the whole job on a real model and text: about 12 minutes on two cores (ARGS="--tokens 100000 …")
 	$(BIN)/sae demo $(ARGS)
@@ -18,6 +18,13 @@ check: install  ## style, format and types
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: install  ## the quick set of benchmarks/, ours alone: about 3 minutes
+	$(BIN)/python -m benchmarks.step --only "naive torch" --shapes 576x8192 --repeats 5
+	$(BIN)/python -m benchmarks.exact --shapes 128x2048
+	$(BIN)/python -m benchmarks.selection --repeats 3
+	$(BIN)/python -m benchmarks.memory --quick
+	$(BIN)/python -m benchmarks.scaling --repeats 3 --largest 16384
 
 install: .venv/.installed
 

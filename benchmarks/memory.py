@@ -1,0 +1,130 @@
+"""Peak memory of training against what a step needs: 16 bytes a parameter, and one [B, F] buffer.
+
+    python -m benchmarks.memory [--quick] [--dead 0.1]
+16 bytes a parameter are the weight, its gradient and Adam's two moments; the buffer takes 4 B F bytes. Each line is a
+process of its own: it makes the activations, trains a small SAE, so that all code is loaded and compiled, notes what it has
+in memory, then builds the SAE in question and takes four steps. Its peak (getrusage) less what it had is what counts; it may
+exceed the need by a tenth. Read down a column: with B it should grow by the buffer alone, and no further than the buffer does.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import Shape, mixture, table
+from benchmarks.trained import silence, trainer
+
+STEPS, SPARE, MIB = 4, 0.1, 2**20
+SMALL = Shape(128, 4096, 32, 256)  # large enough for the code that large ones use
+GROWING = [
+    *(Shape(576, 8192, 32, batch) for batch in (512, 2048, 8192, 16384)),
+    Shape(576, 32768),
+    Shape(768, 32768),
+]
+QUICK = [Shape(576, 8192, 32, batch) for batch in (512, 2048, 8192)]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What one process took, in bytes."""
+
+    shape: Shape
+    taken: int
+    """Peak less what was there before the SAE."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that training sets."""
+        return 2 * self.shape.width * self.shape.latents + self.shape.width + self.shape.latents
+
+    @property
+    def buffer(self) -> int:
+        """Bytes of one [B, F] tensor."""
+        return 4 * self.shape.batch * self.shape.latents
+
+    @property
+    def share(self) -> float:
+        """Of the need that was taken; at most 1.1 is asked for."""
+        return self.taken / (16 * self.parameters + self.buffer)
+
+    def row(self) -> list[str]:
+        """Its cells."""
+        beyond = (self.taken - 16 * self.parameters) / self.buffer
+        needs = (16 * self.parameters / MIB, self.buffer / MIB, self.taken / MIB)
+        holds = "yes" if self.share <= 1 + SPARE else "NO"
+        return [
+            str(self.shape),
+            *(f"{need:.0f}" for need in needs),
+            f"{beyond:.2f}",
+            f"{self.share:.2f}",
+            holds,
+        ]
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def train(shape: Shape, x: torch.Tensor, dead: float) -> None:
+    """A few steps."""
+    made = trainer(shape, x)
+    for _ in range(STEPS):
+        silence(made.history.silent_tokens, dead, made)
+        made.train_step(x, x)
+
+
+def taken(shape: Shape, dead: float) -> int:
+    """In the process of its own: bytes at the peak beyond what was there before."""
+    small, x = mixture(SMALL.batch, SMALL.width), mixture(shape.batch, shape.width)
+    train(SMALL, small, dead)
+    before = resident()
+    train(shape, x, dead)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def measured(shape: Shape, dead: float, threads: int) -> Peak:
+    """Start that process."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--dead", str(dead), "--threads", str(threads)]
+    done = subprocess.run(
+        [*command, "--one", json.dumps(shape)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return Peak(shape, int(done.stdout.split()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="growing B alone")
+    parser.add_argument("--dead", type=float, default=0.0, help="share of latents that AuxK is given")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.one:
+        print(taken(Shape(*args.one), args.dead))
+        return
+    header = [
+        "shape",
+        "16 bytes a parameter, MiB",
+        "4 B F, MiB",
+        "taken, MiB",
+        "beyond parameters / 4 B F",
+        "taken / need",
+        "<= 1.1",
+    ]
+    print(f"\npeak memory of {STEPS} steps, {args.dead:.0%} of latents dead, {args.threads} thread(s)\n")
+    rows = [measured(shape, args.dead, args.threads).row() for shape in (QUICK if args.quick else GROWING)]
+    print(table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

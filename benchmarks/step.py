@@ -1,0 +1,103 @@
+"""One TopK training step against its floor, against plain torch and against the peers, on the CPU in float32.
+
+    python -m benchmarks.step --only ours                  # nothing else needed
+    python -m benchmarks.step                              # all that is installed, one thread: read CPU times
+    python -m benchmarks.step --threads 2 --repeats 9      # on a quiet machine: read wall times
+
+The floor is the encoder's matrix product alone, 2 B D F operations, into a buffer that is used again. `naive torch` has the
+same mathematics as ours (`naive.py`; exact.py and the tests hold the two together). Peers, in one environment of their own:
+    pip install torch==2.13.0 numba safetensors jaxtyping sae-lens==6.54.12 eai-sparsify==1.3.3 \
+        dictionary-learning==0.1.0 overcomplete==0.3.0 "matplotlib<3.9"
+of which those that are missing are left out; run it there from the root of this project. All are given the same batches of
+a sparse mixture, in turn in one process; times and ratios are medians of rounds.
+
+What a step is differs, and is each package's own default. Ours: clip, gradient tangent to decoder rows, Adam, unit norm,
+AuxK when latents are dead, silent tokens and deaths of each latent. SAELens: clip, Adam, no decoder norm but all
+pre-activations rescaled by it, AuxK (none dead in the first steps), firing statistics. sparsify: tangent gradient, unit
+norm, no clip, no AuxK, schedule-free SignSGD. dictionary_learning: clip, tangent gradient, Adam, unit norm, AuxK (none
+dead). overcomplete: clip, Adam, batch norm before the choice, decoder norm in the forward pass, no AuxK.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.naive import NaiveTopK
+from benchmarks.peer_steps import PEERS
+from benchmarks.timing import Shape, Times, arguments, by_turns, endless, heading, product, table, turning
+from benchmarks.trained import silence, trainer
+
+FLOOR, OURS, NAIVE = "encoder's product", "ours", "naive torch"
+DEAD = (0.01, 0.1, 0.5)
+
+Step = Callable[[Tensor], object]
+
+
+def ours(shape: Shape, x: Tensor, shares: tuple[float, ...]) -> dict[str, Step]:
+    """Our step with none dead and with shares of all latents dead: one trainer, its counter set before each step."""
+    made = trainer(shape, x)
+
+    def step(x: Tensor, share: float) -> None:
+        silence(made.history.silent_tokens, share, made)
+        made.train_step(x, x)
+
+    names = {share: f"{OURS}, AuxK on {share:.0%} dead" if share else OURS for share in (0.0, *shares)}
+    return {name: partial(step, share=share) for share, name in names.items()}
+
+
+def contestants(shape: Shape, x: Tensor, only: list[str] | None) -> tuple[dict[str, Step], list[str]]:
+    """All steps of a shape, and why others are left out."""
+    steps, left_out = {FLOOR: product(shape), **ours(shape, x, DEAD)}, []
+    made = trainer(shape, x)
+    others = {NAIVE: lambda shape, x: NaiveTopK(made.sae, made.cfg).train_step, **PEERS}
+    for name, make in others.items():
+        if only is not None and name not in only:
+            continue
+        try:
+            steps[name] = make(shape, x)
+        except ImportError as error:
+            left_out.append(f"{name}: not installed ({error})")
+    return steps, left_out
+
+
+def rows(times: dict[str, Times]) -> list[list[str]]:
+    """The table's cells."""
+    found = []
+    for name, own in times.items():
+        wall, cpu = own.milliseconds()
+        beside = [*own.over(times[FLOOR]), *own.over(times[OURS])]
+        found.append([name, f"{wall:.1f}", f"{cpu:.1f}", *(f"{ratio:.2f}" for ratio in beside)])
+    return found
+
+
+def measure(shape: Shape, args: argparse.Namespace) -> None:
+    """Time one shape and print its table."""
+    batches = endless(shape)
+    steps, left_out = contestants(shape, batches[0], args.only)
+    times = by_turns({name: turning(step, batches) for name, step in steps.items()}, args.repeats)
+    print(heading(shape, args.threads))
+    header = ["step", "wall ms", "CPU ms", "x floor (wall)", "x floor (CPU)", "x ours (wall)", "x ours (CPU)"]
+    print(table(header, rows(times)))
+    for line in left_out:
+        print(f"left out: {line}")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--k", type=int, default=32)
+    names = [OURS, NAIVE, *PEERS]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, help="beside the floor and ours, which are always there"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for width, latents in args.shapes:
+        measure(Shape(width, latents, args.k, args.batch), args)
+
+
+if __name__ == "__main__":
+    main()

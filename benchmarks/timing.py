@@ -1,0 +1,136 @@
+"""What the benchmarks of training share: shapes, data, timing by turns, tables."""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+BATCHES, ACTIVE, NOISE, MEAN = 4, 24, 0.1, 0.3
+
+
+class Shape(NamedTuple):
+    """What a step is over."""
+
+    width: int
+    """D, of the activations."""
+    latents: int
+    """F, of the dictionary."""
+    k: int = 32
+    batch: int = 2048
+    """B, tokens."""
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.latents:,}, k = {self.k}, B = {self.batch:,}"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one contestant, a number a round: by the clock, and of processors (all threads together)."""
+
+    wall: list[float]
+    cpu: list[float]
+
+    def over(self, other: "Times") -> tuple[float, float]:
+        """How many times as long as another took in the same round, the median of rounds: wall, CPU."""
+        pairs = (self.wall, other.wall), (self.cpu, other.cpu)
+        wall, cpu = (statistics.median(a / b for a, b in zip(*pair, strict=True)) for pair in pairs)
+        return wall, cpu
+
+    def milliseconds(self) -> tuple[float, float]:
+        """Medians: wall, CPU."""
+        return 1e3 * statistics.median(self.wall), 1e3 * statistics.median(self.cpu)
+
+
+def by_turns(
+    contestants: Mapping[str, Callable[[], object]], repeats: int, unmeasured: int = 2
+) -> dict[str, Times]:
+    """Time each once a round, so that what disturbs the machine disturbs all; the first rounds do not count."""
+    times = {name: Times([], []) for name in contestants}
+    for number in range(unmeasured + repeats):
+        for name, run in contestants.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            if number >= unmeasured:
+                times[name].wall.append(wall)
+                times[name].cpu.append(cpu)
+    return times
+
+
+def mixture(rows: int, width: int, seed: int = 0) -> Float[Tensor, "rows width"]:
+    """Deterministic activations: each row the weighted sum of 24 of 4 D unit directions, drawn by Zipf's law, and noise
+    around a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = F.normalize(torch.randn(4 * width, width, generator=generator))
+    frequency = torch.arange(1, 4 * width + 1, dtype=torch.float32).pow(-0.8)
+    chosen = torch.multinomial(frequency.expand(rows, -1), ACTIVE, generator=generator)
+    weights = 0.5 + 2 * torch.rand(rows, ACTIVE, generator=generator)
+    x = F.embedding_bag(chosen, directions, per_sample_weights=weights, mode="sum")
+    return x + NOISE * torch.randn(rows, width, generator=generator) + MEAN
+
+
+def endless(shape: Shape) -> tuple[Float[Tensor, "B D"], ...]:
+    """The few batches that all contestants of a shape are given in turn."""
+    return mixture(BATCHES * shape.batch, shape.width).split(shape.batch)
+
+
+def turning(step: Callable[[Tensor], object], batches: tuple[Tensor, ...]) -> Callable[[], object]:
+    """The step on one batch after the other, round and round."""
+    stream = cycle(batches)
+    return lambda: step(next(stream))
+
+
+def product(shape: Shape) -> Callable[[Tensor], object]:
+    """The encoder's matrix product alone, into a buffer that is used again and again: the floor of every step."""
+    W = torch.randn(shape.latents, shape.width, generator=torch.Generator().manual_seed(1))
+    z = torch.empty(shape.batch, shape.latents)
+    return lambda x: torch.mm(x, W.T, out=z)
+
+
+def shapes(text: str) -> tuple[int, int]:
+    """576x8192: D and F of a command line."""
+    width, latents = text.split("x")
+    return int(width), int(latents)
+
+
+def arguments(
+    doc: str | None, repeats: int = 7, default: str = "576x8192 768x32768"
+) -> argparse.ArgumentParser:
+    """A parser with what most of these scripts take."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given = [shapes(text) for text in default.split()]
+    parser.add_argument("--shapes", nargs="+", type=shapes, default=given, metavar="DxF", help=default)
+    parser.add_argument("--repeats", type=int, default=repeats, help="rounds that count")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="1: read CPU times; more: wall, on a quiet machine"
+    )
+    return parser
+
+
+def heading(shape: object, threads: int) -> str:
+    """What a table is of, and how busy the machine was."""
+    return f"\n{shape}, {threads} thread{'s' * (threads > 1)}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}\n"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, columns as wide as they must be, all but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        first, *others = (
+            cell.ljust(w) if n == 0 else cell.rjust(w)
+            for n, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join([first, *others])} |"
+
+    rule = [("-" * w if n == 0 else "-" * (w - 1) + ":") for n, w in enumerate(widths)]
+    return "\n".join([line(header), line(rule), *map(line, rows)])

@@ -1,0 +1,28 @@
+"""Our own training step as the benchmarks set it up: a TopK SAE at its start, a trainer, latents made to count as dead."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.timing import Shape
+from sae.architectures import TopKConfig, build
+from sae.training.trainer import TrainConfig, Trainer
+
+
+def trainer(shape: Shape, x: Float[Tensor, "N D"], clip_norm: float = 1.0) -> Trainer:
+    """A trainer at step 0 at its default settings, without warm-up, as a long run would have it."""
+    sae = build(TopKConfig(d_sae=shape.latents, k=shape.k), shape.width)
+    sae.initialise(x, x.mean(0), torch.Generator().manual_seed(0))
+    cfg = TrainConfig(steps=100_000, batch=shape.batch, warmup_steps=0, clip_norm=clip_norm)
+    return Trainer(sae, cfg.resolved(0, shape.latents))
+
+
+def silence(silent_tokens: Tensor, share: float, trainer: Trainer) -> None:
+    """Set the counter so that this share of all latents, drawn at random but always the same, is dead in the next step.
+
+    They are no worse than the others: what is measured is what AuxK costs, not what it does."""
+    assert trainer.cfg.dead_after_tokens is not None
+    n = silent_tokens.numel()
+    dead = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: round(share * n)]
+    silent_tokens.zero_()
+    silent_tokens[dead] = trainer.cfg.dead_after_tokens
