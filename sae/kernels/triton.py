@@ -187,7 +187,7 @@ class _Grouped:
         found = torch.empty(n, self.n_groups, dtype=torch.int32, device=self.z.device)
         groups = max(1, TILE // self.size)
         grid = (triton.cdiv(n, ROWS), triton.cdiv(self.n_groups, groups))
-        how = {**self._how, "BY_SIZE": self.by_size, "GROUPS": groups, "ROWS": ROWS}
+        how = {"BY_SIZE": self.by_size, "SIZE": self.size, "GROUPS": groups, "ROWS": ROWS}
         _launch(triton_select.maxima, grid, self.z, self.bias, found, n, width, self.n_groups, **how)
         return found
 
@@ -195,7 +195,7 @@ class _Grouped:
         """The keys of these groups; lower than any where a row or the groups (-1) end."""
         m, block = len(groups), max(1, TILE // self.size)
         found = torch.empty(m, self.size, dtype=torch.int32, device=self.z.device)
-        how = {**self._how, "BY_SIZE": self.by_size, "GROUPS": block}
+        how = {"BY_SIZE": self.by_size, "SIZE": self.size, "GROUPS": block}
         given = (self.z, self.bias, groups, found, m, self.z.shape[1], self.n_groups)
         _launch(triton_select.members, (triton.cdiv(m, block),), *given, **how)
         return found
@@ -217,12 +217,8 @@ class _Grouped:
             self.z.shape[1],
             self.n_groups,
         )
-        _launch(triton_select.take, (triton.cdiv(len(places), FEWER),), *given, **self._how, BLOCK=FEWER)
+        _launch(triton_select.take, (triton.cdiv(len(places), FEWER),), *given, SIZE=self.size, BLOCK=FEWER)
         return values, columns
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {"ROUND": ROUNDING[torch.result_type(self.z, self.bias)], "SIZE": self.size}
 
 
 def _size(width: int, k: int) -> int:

@@ -14,14 +14,11 @@ NOTHING = tl.constexpr(-(2**31))  # below the key of any number
 
 
 @triton.jit
-def _sum(z, bias, ROUND: tl.constexpr):
-    """z + bias, rounded as torch rounds it."""
-    return (z.to(tl.float32) + bias.to(tl.float32)).to(ROUND).to(tl.float32)
+def _key(z, bias, BY_SIZE: tl.constexpr):
+    """An int32 that orders as u = z + bias does, or as |u|: all bits of a negative number but the sign are turned over.
 
-
-@triton.jit
-def _key(u, BY_SIZE: tl.constexpr):
-    """An int32 that orders as u does, or as |u|; all bits of a negative number but the sign are turned over."""
+    Of u before it is rounded to the precision it is kept in, which orders the same but that there are fewer equal ones."""
+    u = z.to(tl.float32) + bias.to(tl.float32)
     u = tl.abs(u) if BY_SIZE else u
     bits = u.to(tl.int32, bitcast=True)
     return tl.maximum(bits ^ ((bits >> 31) & 0x7FFFFFFF), NOTHING + 1)
@@ -30,7 +27,7 @@ def _key(u, BY_SIZE: tl.constexpr):
 @triton.jit
 def maxima(
     z, bias, out, n, width, n_groups,
-    BY_SIZE: tl.constexpr, ROUND: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
+    BY_SIZE: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """out[r, g] = the largest key of group g of row r. Programs share out blocks of ROWS rows and GROUPS groups."""
     groups = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
@@ -41,15 +38,15 @@ def maxima(
     )  # once for all rows: it is twice as wide as z in bf16
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
-        u = _sum(tl.load(z + row * width + columns, mask=inside, other=0), shift, ROUND)
-        key = tl.where(inside, _key(u, BY_SIZE), NOTHING)
+        key = _key(tl.load(z + row * width + columns, mask=inside, other=0), shift, BY_SIZE)
+        key = tl.where(inside, key, NOTHING)
         tl.store(out + row * n_groups + groups, tl.max(key, 1), mask=groups < n_groups)
 
 
 @triton.jit
 def members(
     z, bias, groups, out, n, width, n_groups,
-    BY_SIZE: tl.constexpr, ROUND: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr,
+    BY_SIZE: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """out[i] = the keys of group groups[i], which is r n_groups + g for group g of row r, or -1 for no group."""
     i = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
@@ -58,10 +55,9 @@ def members(
     columns = (group % n_groups)[:, None] * SIZE + place
     inside = (group >= 0)[:, None] & (columns < width)
     at = (group // n_groups)[:, None] * width + columns
-    u = _sum(tl.load(z + at, mask=inside, other=0), tl.load(bias + columns, mask=inside, other=0), ROUND)
-    tl.store(
-        out + i[:, None] * SIZE + place, tl.where(inside, _key(u, BY_SIZE), NOTHING), mask=(i < n)[:, None]
-    )
+    shift = tl.load(bias + columns, mask=inside, other=0)
+    key = _key(tl.load(z + at, mask=inside, other=0), shift, BY_SIZE)
+    tl.store(out + i[:, None] * SIZE + place, tl.where(inside, key, NOTHING), mask=(i < n)[:, None])
 
 
 @triton.jit
@@ -125,7 +121,7 @@ def choose(keys, ks, starts, out, width, BLOCK: tl.constexpr):
 @triton.jit
 def take(
     z, bias, groups, places, values, indices, n, width, n_groups,
-    ROUND: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Value and column of the entries at `places` in the members of `groups`."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -133,12 +129,9 @@ def take(
     place = tl.load(places + i, mask=inside, other=0)
     group = tl.load(groups + place // SIZE, mask=inside, other=0)
     column = (group % n_groups) * SIZE + place % SIZE
-    u = _sum(
-        tl.load(z + group // n_groups * width + column, mask=inside, other=0),
-        tl.load(bias + column, mask=inside, other=0),
-        ROUND,
-    )
-    tl.store(values + i, u, mask=inside)
+    value = tl.load(z + group // n_groups * width + column, mask=inside, other=0).to(tl.float32)
+    value += tl.load(bias + column, mask=inside, other=0).to(tl.float32)
+    tl.store(values + i, value, mask=inside)
     tl.store(indices + i, column, mask=inside)
 
 
@@ -150,12 +143,13 @@ def count_above(
     """counts[r, b] = how many of the BLOCK columns of block b are above their thresholds in row r."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
-    shift = tl.load(bias + columns, mask=inside, other=0)
+    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
     level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
-        u = _sum(tl.load(z + row * width + columns, mask=inside, other=0), shift, ROUND)
-        chosen = inside & ((tl.abs(u) if BY_SIZE else u) > level)
+        u = (tl.load(z + row * width + columns, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
+        size = tl.abs(u) if BY_SIZE else u
+        chosen = inside & (size.to(tl.float32) > level)
         tl.store(counts + row * tl.num_programs(1) + tl.program_id(1), tl.sum(chosen.to(tl.int32), 0))
 
 
@@ -167,12 +161,13 @@ def take_above(
     """Values and columns of those, each block's from its start on."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
-    shift = tl.load(bias + columns, mask=inside, other=0)
+    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
     level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
-        u = _sum(tl.load(z + row * width + columns, mask=inside, other=0), shift, ROUND)
-        chosen = inside & ((tl.abs(u) if BY_SIZE else u) > level)
+        u = (tl.load(z + row * width + columns, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
+        size = tl.abs(u) if BY_SIZE else u
+        chosen = inside & (size.to(tl.float32) > level)
         start = tl.load(starts + row * tl.num_programs(1) + tl.program_id(1))
         places = start + tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(values + places, u, mask=chosen)

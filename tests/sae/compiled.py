@@ -14,15 +14,14 @@ from sae.kernels import triton_rows, triton_select
 H100 = GPUTarget("cuda", 90, 32)
 POINTERS = {"b": "*bf16", "f": "*fp32", "i": "*i32", "l": "*i64"}
 # a kernel's pointers in their order, how many sizes follow, how many numbers, constants
-ROUNDED = {"ROUND": tl.float32}
 SELECT = [
-    ("maxima", "bfi", 3, 0, {**ROUNDED, "BY_SIZE": True, "SIZE": 32, "GROUPS": 64, "ROWS": 16}),
-    ("maxima", "bbi", 3, 0, {"ROUND": tl.bfloat16, "BY_SIZE": False, "SIZE": 1, "GROUPS": 2048, "ROWS": 16}),
-    ("members", "bfli", 3, 0, {**ROUNDED, "BY_SIZE": True, "SIZE": 2048, "GROUPS": 1}),
+    ("maxima", "bfi", 3, 0, {"BY_SIZE": True, "SIZE": 32, "GROUPS": 64, "ROWS": 16}),
+    ("maxima", "bbi", 3, 0, {"BY_SIZE": False, "SIZE": 1, "GROUPS": 2048, "ROWS": 16}),
+    ("members", "bfli", 3, 0, {"BY_SIZE": True, "SIZE": 2048, "GROUPS": 1}),
     ("choose", "illl", 1, 0, {"BLOCK": 2048}),
-    ("take", "bfllfl", 3, 0, {**ROUNDED, "SIZE": 32, "BLOCK": 512}),
-    ("count_above", "bffi", 2, 0, {**ROUNDED, "BY_SIZE": True, "BLOCK": 512, "ROWS": 16}),
-    ("take_above", "bfflfl", 2, 0, {**ROUNDED, "BY_SIZE": False, "BLOCK": 512, "ROWS": 16}),
+    ("take", "bfllfl", 3, 0, {"SIZE": 32, "BLOCK": 512}),
+    ("count_above", "bffi", 2, 0, {"ROUND": tl.float32, "BY_SIZE": True, "BLOCK": 512, "ROWS": 16}),
+    ("take_above", "bbflbl", 2, 0, {"ROUND": tl.bfloat16, "BY_SIZE": True, "BLOCK": 512, "ROWS": 16}),
 ]
 ROWS = [
     ("weighted_rows", "bllbb", 1, 0, {"BLOCK": 256, "MANY": 32, "FEW": 4}),
