@@ -67,8 +67,10 @@ HEAVY = {
     "umap",
     "sklearn",
 }
-# Streamlit runs these itself, and what puts a page together stands beside them
-SEEN_AT_IMPORT = re.compile(r"app/(main|frame|[a-z]+_frame)\.py|app/(session|views)/.*")
+# Streamlit runs these itself, and what puts a page together stands beside them; kernels are imported when used
+SEEN_AT_IMPORT = re.compile(
+    r"app/(main|frame|[a-z]+_frame)\.py|app/(session|views)/.*|sae/kernels/triton(_[a-z]+)?\.py"
+)
 
 
 def name(path: Path) -> str:

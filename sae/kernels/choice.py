@@ -16,15 +16,16 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "SAE_KERNELS"  # in the environment: what `auto` is not to decide
 BACKENDS = ("auto", "reference", "cpu", "triton")
+TRITON_READS = (torch.float32, torch.bfloat16, torch.float16)
 WORTHWHILE = 2**18  # numbers in the largest operand; below, plain torch is as fast and has nothing to load
 
 
 def backend(operand: Tensor) -> ModuleType:
     """The module of kernels (`reference.py` says what is in it) for work on a tensor as large as this one.
 
-    The environment's SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton`
-    (needs a GPU, or TRITON_INTERPRET=1) for all work that it can do; `auto`, as when it is not set, leaves small work to
-    plain torch, since its result is the same to rounding. Raises ConfigError for another name."""
+    The environment's SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton` (numbers
+    of up to 32 bits; needs a GPU, or TRITON_INTERPRET=1) for all work that it can do; `auto`, as when it is not set,
+    leaves small work to plain torch, since its result is the same to rounding. Raises ConfigError for another name."""
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted not in BACKENDS:
         raise ConfigError(
@@ -32,9 +33,7 @@ def backend(operand: Tensor) -> ModuleType:
         )
     if wanted == "auto" and operand.numel() < WORTHWHILE:
         return _module("reference")
-    if wanted in ("auto", "triton") and operand.is_cuda and _has("triton"):
-        return _module("triton")
-    if wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+    if wanted in ("auto", "triton") and _triton_can(operand, wanted == "triton"):
         return _module("triton")
     if (
         wanted in ("auto", "cpu")
@@ -44,6 +43,11 @@ def backend(operand: Tensor) -> ModuleType:
     ):
         return _module("cpu")
     return _module("reference")
+
+
+def _triton_can(operand: Tensor, wanted: bool) -> bool:
+    where = operand.is_cuda or (wanted and os.environ.get("TRITON_INTERPRET") == "1")
+    return where and operand.dtype in TRITON_READS and _has("triton")
 
 
 @cache

@@ -1,0 +1,174 @@
+"""Selection on a GPU, in Triton: kernels that `triton.py` puts together.
+
+As on the CPU (`cpu_select.py` has the proof), the largest of a row are looked for only in as many groups as there are
+to be found, those with the largest maxima; a group is SIZE neighbours, so that reading one is reading one piece of
+memory. Numbers are compared as integers that order as they do: a threshold is then found by bisection, exactly, and
+equal ones are told apart by their places. Offsets are of 64 bits: n F may be more than 2^31."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+NOTHING = tl.constexpr(-(2**31))  # below the key of any number
+
+
+@triton.jit
+def _key(z, bias, BY_SIZE: tl.constexpr):
+    """An int32 that orders as u = z + bias does, or as |u|: all bits of a negative number but the sign are turned over.
+
+    Of u before it is rounded to the precision it is kept in, which orders the same but that there are fewer equal ones."""
+    u = z.to(tl.float32) + bias.to(tl.float32)
+    u = tl.abs(u) if BY_SIZE else u
+    bits = u.to(tl.int32, bitcast=True)
+    return tl.maximum(bits ^ ((bits >> 31) & 0x7FFFFFFF), NOTHING + 1)
+
+
+@triton.jit
+def maxima(
+    z, bias, out, n, width, n_groups,
+    BY_SIZE: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """out[r, g] = the largest key of group g of row r. Programs share out blocks of ROWS rows and GROUPS groups."""
+    groups = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    columns = groups[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    inside = columns < width
+    shift = tl.load(
+        bias + columns, mask=inside, other=0
+    )  # once for all rows: it is twice as wide as z in bf16
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    for row in range(first, tl.minimum(first + ROWS, n)):
+        key = _key(tl.load(z + row * width + columns, mask=inside, other=0), shift, BY_SIZE)
+        key = tl.where(inside, key, NOTHING)
+        tl.store(out + row * n_groups + groups, tl.max(key, 1), mask=groups < n_groups)
+
+
+@triton.jit
+def members(
+    z, bias, groups, out, n, width, n_groups,
+    BY_SIZE: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """out[i] = the keys of group groups[i], which is r n_groups + g for group g of row r, or -1 for no group."""
+    i = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    group = tl.load(groups + i, mask=i < n, other=-1)
+    place = tl.arange(0, SIZE)[None, :]
+    columns = (group % n_groups)[:, None] * SIZE + place
+    inside = (group >= 0)[:, None] & (columns < width)
+    at = (group // n_groups)[:, None] * width + columns
+    shift = tl.load(bias + columns, mask=inside, other=0)
+    key = _key(tl.load(z + at, mask=inside, other=0), shift, BY_SIZE)
+    tl.store(out + i[:, None] * SIZE + place, tl.where(inside, key, NOTHING), mask=(i < n)[:, None])
+
+
+@triton.jit
+def _extremes(keys, width, BLOCK: tl.constexpr):
+    """Smallest and largest, in 64 bits so that their difference has room."""
+    lane = tl.arange(0, BLOCK)
+    low = tl.full([BLOCK], 0x7FFFFFFF, tl.int32)
+    high = tl.full([BLOCK], NOTHING, tl.int32)
+    for start in range(0, width, BLOCK):
+        inside = start + lane < width
+        key = tl.load(keys + start + lane, mask=inside, other=0)
+        low = tl.minimum(low, tl.where(inside, key, 0x7FFFFFFF))
+        high = tl.maximum(high, tl.where(inside, key, NOTHING))
+    return tl.min(low, 0).to(tl.int64), tl.max(high, 0).to(tl.int64)
+
+
+@triton.jit
+def _count_from(keys, width, threshold, BLOCK: tl.constexpr):
+    """How many keys are at least the threshold."""
+    lane = tl.arange(0, BLOCK)
+    found = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, width, BLOCK):
+        inside = start + lane < width
+        key = tl.load(keys + start + lane, mask=inside, other=0)
+        found += (inside & (key >= threshold)).to(tl.int32)
+    return tl.sum(found, 0)
+
+
+@triton.jit
+def choose(keys, ks, starts, out, width, BLOCK: tl.constexpr):
+    """The places r width + j of the ks[r] <= width largest keys of row r, to out from starts[r] on; of equal ones the first.
+
+    A program does a row. `above` is how many keys are above `high`, fewer than k; at least k are from `low` on. With
+    exactly k from somewhere on the search is over, and those equal to the threshold are all taken."""
+    row = tl.program_id(0).to(tl.int64)
+    keys += row * width
+    out += tl.load(starts + row)
+    k = tl.load(ks + row).to(tl.int32)
+    low, high = _extremes(keys, width, BLOCK)
+    above = 0
+    while low < high:
+        middle = low + ((high - low + 1) >> 1)
+        found = _count_from(keys, width, middle.to(tl.int32), BLOCK)
+        above = tl.where(found < k, found, tl.where(found == k, 0, above))
+        high = tl.where(found < k, middle - 1, tl.where(found == k, middle, high))
+        low = tl.where(found < k, low, middle)
+    threshold = low.to(tl.int32)
+    lane = tl.arange(0, BLOCK)
+    seen, done = 0, 0
+    for start in range(0, width, BLOCK):
+        inside = start + lane < width
+        key = tl.load(keys + start + lane, mask=inside, other=NOTHING)
+        equal = (inside & (key == threshold)).to(tl.int32)
+        taken = (inside & (key > threshold)) | ((equal > 0) & (seen + tl.cumsum(equal, 0) <= k - above))
+        places = done + tl.cumsum(taken.to(tl.int32), 0) - 1
+        tl.store(out + places, row * width + start + lane, mask=taken)
+        seen += tl.sum(equal, 0)
+        done += tl.sum(taken.to(tl.int32), 0)
+
+
+@triton.jit
+def take(
+    z, bias, groups, places, values, indices, n, width, n_groups,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Value and column of the entries at `places` in the members of `groups`."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    place = tl.load(places + i, mask=inside, other=0)
+    group = tl.load(groups + place // SIZE, mask=inside, other=0)
+    column = (group % n_groups) * SIZE + place % SIZE
+    value = tl.load(z + group // n_groups * width + column, mask=inside, other=0).to(tl.float32)
+    value += tl.load(bias + column, mask=inside, other=0).to(tl.float32)
+    tl.store(values + i, value, mask=inside)
+    tl.store(indices + i, column, mask=inside)
+
+
+@triton.jit
+def count_above(
+    z, bias, thresholds, counts, n, width,
+    BY_SIZE: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """counts[r, b] = how many of the BLOCK columns of block b are above their thresholds in row r."""
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
+    level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    for row in range(first, tl.minimum(first + ROWS, n)):
+        u = (tl.load(z + row * width + columns, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
+        size = tl.abs(u) if BY_SIZE else u
+        chosen = inside & (size.to(tl.float32) > level)
+        tl.store(counts + row * tl.num_programs(1) + tl.program_id(1), tl.sum(chosen.to(tl.int32), 0))
+
+
+@triton.jit
+def take_above(
+    z, bias, thresholds, starts, values, indices, n, width,
+    BY_SIZE: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Values and columns of those, each block's from its start on."""
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
+    level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    for row in range(first, tl.minimum(first + ROWS, n)):
+        u = (tl.load(z + row * width + columns, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
+        size = tl.abs(u) if BY_SIZE else u
+        chosen = inside & (size.to(tl.float32) > level)
+        start = tl.load(starts + row * tl.num_programs(1) + tl.program_id(1))
+        places = start + tl.cumsum(chosen.to(tl.int32), 0) - 1
+        tl.store(values + places, u, mask=chosen)
+        tl.store(indices + places, columns, mask=chosen)
