@@ -31,3 +31,7 @@ class HarvestError(ActivationsError):
 
 class GenerationError(ActivationsError):
     """A text cannot be gone on with: no prompt, too long, or a setting out of range."""
+
+
+class RankError(ActivationsError):
+    """The processes that work together cannot: one of them has ended, or there are more than GPUs."""
