@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from activations import ranks
+
 PLAIN_EVERY = 10.0  # seconds between plain lines
 
 Advance = Callable[..., None]  # advance(n, note="...")
@@ -13,8 +15,10 @@ Advance = Callable[..., None]  # advance(n, note="...")
 
 @contextmanager
 def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-    """Show how far a job is, from `done` on; the block gets `advance(n, note="")`, n in `unit`s."""
-    if sys.stderr.isatty():
+    """Show how far a job is, from `done` on; the block gets `advance(n, note="")`, n in `unit`s. Only rank 0 shows it."""
+    if ranks.rank():
+        yield lambda n, note="": None
+    elif sys.stderr.isatty():
         with _bar(what, total, unit, done) as advance:
             yield advance
     else:

@@ -13,22 +13,26 @@ from sae.kernels.autograd import (
 )
 from sae.kernels.choice import BACKENDS, VARIABLE, WORTHWHILE, backend
 from sae.kernels.gradients import RowGradient, gradients_by_row
+from sae.kernels.others import Alone, among, others
 from sae.kernels.reference import Moments, Pace
 
 __all__ = [
     "BACKENDS",
     "VARIABLE",
     "WORTHWHILE",
+    "Alone",
     "Moments",
     "Pace",
     "Pattern",
     "Projection",
     "RowGradient",
+    "among",
     "backend",
     "decode",
     "gradients_by_row",
     "largest_ands",
     "largest_of_batch",
+    "others",
     "project",
     "rows_of",
     "strongest",
