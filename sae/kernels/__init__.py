@@ -13,10 +13,11 @@ from sae.kernels.autograd import (
 )
 from sae.kernels.choice import BACKENDS, VARIABLE, WORTHWHILE, backend
 from sae.kernels.gradients import RowGradient, gradients_by_row
-from sae.kernels.others import Alone, among, others
+from sae.kernels.others import ALONE, Alone, among, others
 from sae.kernels.reference import Moments, Pace
 
 __all__ = [
+    "ALONE",
     "BACKENDS",
     "VARIABLE",
     "WORTHWHILE",

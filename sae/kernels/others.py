@@ -67,7 +67,8 @@ class Alone:
         return sum(found.values())
 
 
-_others: ContextVar[Alone] = ContextVar("others", default=Alone())
+ALONE = Alone()
+_others: ContextVar[Alone] = ContextVar("others", default=ALONE)
 
 
 def others() -> Alone:

@@ -19,8 +19,16 @@ from sae.kernels import Alone
 from sae.training.optimizers import as_rows
 
 Parallel = Literal["auto", "data", "latents"]
-SPLITS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}  # the axis of latents, of what Latents gives each rank a part of
-SPLITTABLE = (TopKConfig, AbsTopKConfig, BatchTopKConfig)  # latents chosen by rank alone, each with a bias of its own
+SPLITS = {
+    "W_enc": 1,
+    "W_dec": 0,
+    "b_enc": 0,
+}  # the axis of latents, of what Latents gives each rank a part of
+SPLITTABLE = (
+    TopKConfig,
+    AbsTopKConfig,
+    BatchTopKConfig,
+)  # latents chosen by rank alone, each with a bias of its own
 
 
 class Data(Alone):
@@ -182,13 +190,17 @@ def chosen(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int) -> Li
 
     Raises ConfigError when what is asked for cannot be done."""
     if parallel == "auto":
-        less = traffic("latents", arch, d_model, batch, world()) < traffic("data", arch, d_model, batch, world())
+        less = traffic("latents", arch, d_model, batch, world()) < traffic(
+            "data", arch, d_model, batch, world()
+        )
         able = isinstance(arch, SPLITTABLE) and not arch.d_sae % world()
         parallel = "latents" if able and (less or batch % world()) else "data"
     if parallel == "latents":
         check_latents(arch)
     elif batch % world():
-        raise ConfigError(f"train.batch = {batch} is no multiple of the {world()} ranks that share it: choose one that is")
+        raise ConfigError(
+            f"train.batch = {batch} is no multiple of the {world()} ranks that share it: choose one that is"
+        )
     return parallel
 
 
@@ -199,4 +211,6 @@ def check_latents(arch: ArchConfig) -> None:
             f"--parallel latents knows topk, abstopk and batchtopk, not {name_of(arch)}: train it with --parallel data"
         )
     if arch.d_sae % world():
-        raise ConfigError(f"d_sae = {arch.d_sae} is no multiple of the {world()} ranks that share it: choose one that is")
+        raise ConfigError(
+            f"d_sae = {arch.d_sae} is no multiple of the {world()} ranks that share it: choose one that is"
+        )

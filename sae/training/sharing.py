@@ -15,6 +15,8 @@ AXES = {**SPLITS, **dict.fromkeys(History.__annotations__, 0)}
 
 def share(whole: Trainer, parallel: str, device: torch.device) -> Trainer:
     """This rank's trainer, made from the whole one, which every rank has alike on the CPU and which is used up."""
+    for tensor in whole.sae.state_dict().values():
+        align(tensor)
     tensors = whole.tensors()
     if parallel == "latents":
         tensors = {name: _part(name, tensor) for name, tensor in tensors.items()}
@@ -39,12 +41,21 @@ def whole(trainer: Trainer) -> Trainer | None:
     return found
 
 
+def align(tensor: Tensor) -> None:
+    """Rank 0's numbers on every rank, in place: machines may round differently in what they begin with."""
+    own = tensor.cpu().contiguous()
+    with others_needed():
+        dist.broadcast(own, 0)
+    tensor.copy_(own)
+
+
 def rows_here(batch: Batch, trainer: Trainer) -> Batch:
     """Of a batch that all ranks read what this one trains on: every world-th row from its number on, or all."""
     if not isinstance(trainer.ranks, Data):
         return batch
-    x, y, labels = (None if column is None else column[rank() :: world()] for column in batch)
-    return Batch(x, x if batch.y is batch.x else y, labels)
+    here = slice(rank(), None, world())
+    x, labels = batch.x[here], None if batch.labels is None else batch.labels[here]
+    return Batch(x, x if batch.y is batch.x else batch.y[here], labels)
 
 
 def _axis(name: str, tensor: Tensor) -> int | None:

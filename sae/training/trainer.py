@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.architectures import SAE, Loss
 from sae.errors import ConfigError, DivergedError
-from sae.kernels import Alone, among
+from sae.kernels import ALONE, Alone, among
 from sae.training.history import History
 from sae.training.optimizers import Adam
 from sae.training.schedules import warmup_then_decay
@@ -88,7 +88,7 @@ class Trainer:
     `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them.
     `ranks` are those that train the same SAE: each has a part of it, or of every batch."""
 
-    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: Alone = Alone()):
+    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: Alone = ALONE):
         assert cfg.steps is not None
         assert cfg.lr is not None
         assert cfg.warmup_steps is not None
