@@ -66,7 +66,7 @@ def group() -> Iterator[None]:
     place = device()
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    with _others():
+    with others_needed():
         dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
@@ -77,7 +77,7 @@ def group() -> Iterator[None]:
 def barrier() -> None:
     """Wait until every rank is here. Raises RankError when one of them has ended instead."""
     if world() > 1:
-        with _others():
+        with others_needed():
             dist.all_reduce(torch.zeros(1))  # on the CPU, so that waiting for hours keeps no GPU busy
 
 
@@ -96,13 +96,13 @@ def from_first(value: T) -> T:
     if world() == 1:
         return value
     box = [value]
-    with _others():
+    with others_needed():
         dist.broadcast_object_list(box)
     return box[0]
 
 
 @contextmanager
-def _others() -> Iterator[None]:
+def others_needed() -> Iterator[None]:
     """Turn the engine's many ways to say that a peer is gone into one line."""
     try:
         yield

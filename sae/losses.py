@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sae.kernels import strongest
+from sae.kernels import others, strongest
 
 
 def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -14,8 +14,9 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
     Sum of squared errors over the sum of squared distances from the batch mean, per dimension. Unchanged
     when both inputs are scaled or shifted alike; 0 when all rows of x are equal and met exactly, huge but
     finite when they are equal and missed. Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
-    centred = (x - x.mean(0)).detach().flatten()
-    return mse_loss(x_hat, x, reduction="sum") / centred.dot(centred).clamp_min(torch.finfo(x.dtype).tiny)
+    centred = (x - others().mean_over_rows(x.mean(0).detach())).flatten()
+    spread = others().mean_over_rows(centred.dot(centred).detach())
+    return mse_loss(x_hat, x, reduction="sum") / spread.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -37,7 +38,7 @@ def auxk(
     `activations` (of either sign; the largest |value| is the most active) and `W_dec` are of the dead latents
     only. The residual is detached and has no b_dec on either side; the result is its FVU, so 1 means the dead
     explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
-    return fvu(residual.detach(), strongest(activations, k) @ W_dec)
+    return fvu(residual.detach(), others().sum_over_latents(strongest(activations, k) @ W_dec))
 
 
 def matched_mean(scores: Float[Tensor, "n m"]) -> Float[Tensor, ""]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae import kernels
 from sae.architectures import ridge
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, reconstruction_loss
@@ -107,7 +108,7 @@ class AdaptiveK(SAE):
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Tensor) -> Loss:
         """FVU + l1_weight * L1 + aux_weight * AuxK. All are relative to the inputs, so no weight depends on units."""
         code = self._encode(x)
-        size = x.norm(dim=1).sum().clamp_min(torch.finfo(x.dtype).tiny)
+        size = kernels.others().mean_over_rows(x.norm(dim=1).sum()).clamp_min(torch.finfo(x.dtype).tiny)
         l1 = code.values.sum() / size  # both are sums over the same rows, so this is the ratio of the means
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         return loss.plus(self.cfg.l1_weight * l1, {"l1": l1.detach()})
@@ -153,10 +154,11 @@ class AdaptiveK(SAE):
         authors take the number that belongs to a sum of squares for a mean: n times as strong). Deviation:
         |w - w_start| + |b - b_start|. Rows without a label take no part. Moves `delta` in training mode."""
         labelled = labels.isfinite()
-        if not labelled.any():
+        count = kernels.others().mean_over_rows(labelled.sum(dtype=x.dtype))
+        if not count:
             return x.new_zeros(()), {}
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
-            mse = (self.score(x[labelled]) - labels[labelled]).square().mean()
+            mse = (self.score(x[labelled]) - labels[labelled]).square().sum() / count
         terms = {"probe_mse": mse.detach()}
         if not self.joint:
             return x.new_zeros(()), terms
@@ -164,7 +166,7 @@ class AdaptiveK(SAE):
         deviation = (self.probe_w - self.probe_w_start).norm() + (self.probe_b - self.probe_b_start).abs()
         total = self.cfg.probe_weight * (probe + self.delta.clone() * deviation)
         if self.training:
-            self._follow(probe.detach())
+            self._follow(kernels.others().mean_over_rows(probe.detach()))
         return total, {**terms, "probe_deviation": deviation.detach()}
 
     def _follow(self, probe_loss: Float[Tensor, ""]) -> None:

@@ -136,13 +136,14 @@ class GBA(SAE):
         switch = self._switch(u)
         code = self._code(u, switch)
         reconstruction = losses.fvu(y, self.decode(code))
-        fired = (switch > 0).sum(0)
+        others = kernels.others()
+        rows, fired = others.rows(len(x)), others.sum_over_rows((switch > 0).sum(0))
         if self.training:
-            self._count(len(x), fired, switch.amax(0))
+            self._count(rows, fired, others.max_over_rows(switch.amax(0)))
         terms = {
             "fvu": reconstruction.detach(),
             "l0": code.l0().float().mean(),
-            **self._frequencies(fired / len(x)),
+            **self._frequencies(fired / rows),
         }
         return Loss(reconstruction, terms, fired > 0)
 

@@ -40,7 +40,7 @@ def auxk_term(
 ) -> Float[Tensor, ""]:
     """`losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (appendix B.1)."""
     chosen = dead.nonzero()[:, 0]
-    if not len(chosen):
+    if not kernels.others().any(len(chosen) > 0):
         return y.new_zeros(())
     active = sae.activations_of(x, chosen)
     rows = kernels.rows_of(sae.W_dec, chosen)
@@ -53,8 +53,9 @@ def follow_smallest(threshold: Float[Tensor, ""], values: Float[Tensor, "nnz"], 
 
     Zeros do not count; a batch of nothing else changes nothing. A threshold of 0 has no past: it is assigned."""
     sizes = values.abs()[values != 0]
-    if len(sizes):
-        threshold.lerp_(sizes.min(), rate if threshold > 0 else 1.0)
+    least = kernels.others().least(sizes.min() if len(sizes) else values.new_tensor(torch.inf))
+    if least.isfinite():
+        threshold.lerp_(least, rate if threshold > 0 else 1.0)
 
 
 def check_k(k: float, cfg: ArchConfig) -> None:
@@ -86,7 +87,8 @@ def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: Spar
     y_hat = sae.decode(code)
     reconstruction = losses.fvu(y, y_hat)
     aux = auxk_term(sae, x, y, y_hat, dead, cfg.aux_k)
-    terms = {"fvu": reconstruction, "auxk": aux, "l0": code.l0().float().mean()}
+    l0 = kernels.others().sum_over_latents(code.l0().float().mean())
+    terms = {"fvu": reconstruction, "auxk": aux, "l0": l0}
     return Loss(
         reconstruction + cfg.aux_weight * aux, {n: t.detach() for n, t in terms.items()}, code.fired()
     )

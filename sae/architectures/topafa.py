@@ -92,7 +92,8 @@ class TopAFA(SAE):
         code = self._encode(x)
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         norm = x.norm(dim=1)
-        afa = (row_norms(code) - norm).square().mean() / norm.square().mean()
+        size = kernels.others().mean_over_rows(norm.square().mean())
+        afa = (row_norms(code) - norm).square().mean() / size
         total = loss.total + self.cfg.afa_weight * self.d_model * afa
         return loss._replace(total=total, terms={**loss.terms, "afa": afa.detach()})
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from activations import ranks
 from activations.moments import geometric_median
 from activations.shuffle import ShuffledReader, sample
 from activations.store import Store
@@ -17,8 +20,8 @@ from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
 from sae.errors import RunError
-from sae.runs import Run, device
-from sae.training import checkpoints
+from sae.runs import Run
+from sae.training import checkpoints, distributed, sharing
 from sae.training.logs import Loggers
 from sae.training.trainer import Trainer, fit
 
@@ -27,12 +30,18 @@ INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
 
 @dataclass(frozen=True, kw_only=True)
 class Train(RunConfig):
-    """Train a sparse autoencoder on a store."""
+    """Train a sparse autoencoder on a store.
+
+    By several processes: torchrun --nproc-per-node 8 -m sae.cli.main train topk …, with --max-restarts 3 to go on by
+    itself from the newest checkpoint when one of them is lost. The run is the same, up to rounding."""
 
     out: Path
     """Folder of the run."""
     resume: bool = False
-    """Go on from the newest checkpoint of the run in --out."""
+    """Go on from the newest checkpoint of the run in --out, with any number of processes; begin where there is none."""
+    parallel: distributed.Parallel = "auto"
+    """What processes share: each batch (data), or the dictionary (latents: topk, abstopk, batchtopk), which needs less
+    memory in each; auto is what moves fewer bytes. A process alone has both."""
 
 
 def main(args: list[str]) -> int:
@@ -43,21 +52,30 @@ def main(args: list[str]) -> int:
     }
     command = tyro.extras.overridable_config_cli(presets, prog="sae train", args=args)
     fields = {field.name: getattr(command, field.name) for field in dataclasses.fields(RunConfig)}
-    run = train(RunConfig(**fields), command.out, command.resume)
-    print(f"{run.path}: trained; next: sae evaluate {run.path}")
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    with ranks.group():
+        run = train(RunConfig(**fields), command.out, command.resume or restarted, parallel=command.parallel)
+    if not ranks.rank():
+        print(f"{run.path}: trained; next: sae evaluate {run.path}")
     return 0
 
 
 def train(
-    cfg: RunConfig, out: Path, resume: bool = False, on_steps: Callable[[int], None] = lambda n: None
+    cfg: RunConfig,
+    out: Path,
+    resume: bool = False,
+    on_steps: Callable[[int], None] = lambda n: None,
+    parallel: distributed.Parallel = "auto",
 ) -> Run:
     """Train to the end, or until SIGINT or SIGTERM, which write a checkpoint and raise Stopped.
 
     `cfg` may leave settings out; what they came to is in the run's run.json. A finished run is returned as it
-    is when `resume` is set. `on_steps` hears of steps done, first of those done before a resumed run's stop."""
+    is when `resume` is set. `on_steps` hears of steps done, first of those done before a resumed run's stop.
+    Within `ranks.group()` the ranks train one SAE together, `parallel` in one way or the other."""
     store = Store(cfg.store)
     cfg, reader = settled(cfg, store)
     hook = reader.hooks[0]
+    way = distributed.chosen(parallel, cfg.arch, store.width(hook), cfg.train.batch)
     scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5 if cfg.train.scale_inputs else 1.0
     run = _begun(cfg, out, resume)
     if run and run.finished:
@@ -65,10 +83,15 @@ def train(
     sae = build(cfg.arch, store.width(hook), cfg.train.seed)
     if not (run and run.checkpoints):
         _initialise(sae, reader, scale, cfg.train.seed)  # before there is a folder: it may refuse the data
-    run = run or Run.create(out, cfg, store, hook, scale)
-    trainer = Trainer(sae.to(device()), cfg.train, scale)
+    if not run:
+        with ranks.first_goes_first():
+            run = Run(out) if ranks.rank() else Run.create(out, cfg, store, hook, scale)
+    alone = ranks.world() == 1
+    trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
     if run.checkpoints:
         reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
+    if not alone:
+        trainer = sharing.share(trainer, way, ranks.device())
     on_steps(trainer.step)
     _fit(trainer, reader, run, on_steps)
     return run
@@ -119,14 +142,16 @@ def _begun(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
 
 
 def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[[int], None]) -> None:
-    cfg = trainer.cfg
-    loggers = Loggers(run.path, run.config.loggers, run.about, resume_at=trainer.step)
+    cfg, first = trainer.cfg, ranks.rank() == 0
+    loggers = Loggers(run.path, run.config.loggers, run.about, resume_at=trainer.step) if first else None
     assert cfg.steps is not None
     with noted() as stop, progress("train", cfg.steps, "steps", done=trainer.step) as advance:
         last = trainer.step
 
         def log(row: dict[str, float]) -> None:
             nonlocal last
+            if not loggers:
+                return
             loggers.log(row)
             advance(
                 trainer.step - last, note=f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
@@ -134,16 +159,22 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[
             on_steps(trainer.step - last)
             last = trainer.step
 
-        fit(
+        def save() -> None:
+            if whole := sharing.whole(trainer):
+                checkpoints.save(run, whole, reader.state())
+
+        finished = fit(
             trainer,
-            iter(reader),
+            (sharing.rows_here(batch, trainer) for batch in reader),
             log=log,
-            save=lambda: checkpoints.save(run, trainer, reader.state()),
-            stop=lambda: bool(stop),
+            save=save,
+            stop=lambda: trainer.ranks.any(bool(stop)),
         )
-    loggers.close()
-    if stop:
-        raise Stopped(stop[0])
+    ranks.barrier()  # the run is on the disk
+    if loggers:
+        loggers.close()
+    if stop or not finished:
+        raise Stopped(stop[0] if stop else signal.SIGTERM)
 
 
 def _summary(name: str, config: type) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sae.code import SparseCode, offsets_of
 from sae.kernels.choice import backend
 from sae.kernels.gradients import collected
+from sae.kernels.others import others
 from sae.kernels.reference import Picked
 
 CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
@@ -69,7 +70,11 @@ class Projection:
         def choose(z: Tensor, rows: slice) -> Picked:
             return backend(z).largest_per_row(z, self._bias, k if isinstance(k, int) else k[rows], by_size)
 
-        return self._code(_joined(list(self._blocks(choose))))
+        picked = _joined(list(self._blocks(choose)))
+        if isinstance(k, int):
+            kept = others().largest_of_row(_keys(picked, by_size).view(len(self.x), -1), k)
+            picked = picked if kept is None else _kept(picked, kept.flatten())
+        return self._code(picked)
 
     def largest_of_batch(self, total: int, by_size: bool = False) -> SparseCode:
         """The `total` largest of all rows together: a row may have none or many."""
@@ -77,9 +82,7 @@ class Projection:
         def choose(z: Tensor, rows: slice) -> Picked:
             return backend(z).largest_of_batch(z, self._bias, total, by_size)
 
-        parts = list(self._blocks(choose))
-        picked = _joined(parts)
-        return self._code(picked if len(parts) == 1 else _largest(picked, total, by_size))
+        return self._code(_largest(_joined(list(self._blocks(choose))), total, by_size))
 
     def above(self, threshold: Float[Tensor, "*F"], by_size: bool = False) -> SparseCode:
         """All above a threshold, one for all latents or one for each."""
@@ -148,12 +151,13 @@ def project(
     shift: Float[Tensor, "D"] | None = None,
 ) -> Projection:
     """Pre-activations (x - shift) W + b, to choose from."""
-    return Projection(x, W, b, shift)
+    return Projection(x, W, b, None if shift is None else others().to_latents(shift))
 
 
 def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
     """Sum of decoder rows weighted by the code's values; differentiable in both."""
-    return _Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
+    part = _Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
+    return others().sum_over_latents(part)
 
 
 def rows_of(W: Float[Tensor, "F D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
@@ -174,16 +178,21 @@ def largest_ands(u: Projection, v: Projection, heads: int, k: int) -> Pattern:
 def largest_of_batch(dense: Float[Tensor, "B F"], total: int) -> Pattern:
     """The `total` largest entries of a matrix."""
     no_bias = dense.new_zeros(dense.shape[1])
-    return _pattern(backend(dense).largest_of_batch(dense, no_bias, total, by_size=False))
+    picked = backend(dense).largest_of_batch(dense, no_bias, total, by_size=False)
+    return _pattern(_largest(picked, total, by_size=False))
 
 
 def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
     """u where it is among the k largest of its row in size, else 0; all of u when k >= F."""
-    if k >= u.shape[1]:
-        return u
-    best = backend(u).largest_per_row(u.detach(), u.new_zeros(u.shape[1]), k, by_size=True)
-    best = best.indices.view(len(u), k)
-    return torch.zeros_like(u).scatter(1, best, u.gather(1, best))
+    if k < u.shape[1]:
+        best = backend(u).largest_per_row(u.detach(), u.new_zeros(u.shape[1]), k, by_size=True)
+        best = best.indices.view(len(u), k)
+        found = u.gather(1, best)
+    else:
+        best, found = None, u
+    kept = others().largest_of_row(found.detach().abs(), k)
+    found = found if kept is None else torch.where(kept, found, 0.0)
+    return found if best is None else torch.zeros_like(u).scatter(1, best, found)
 
 
 class _Entries(torch.autograd.Function):
@@ -327,14 +336,24 @@ def _joined(parts: list[Picked]) -> Picked:
 
 
 def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
-    """The `total` largest of what was picked from several blocks."""
-    keys = picked.values.abs() if by_size else picked.values
-    kept = torch.zeros_like(keys, dtype=torch.bool)
-    kept[keys.topk(min(total, len(keys)), sorted=False).indices] = True
+    """The `total` largest of what was picked, from several blocks or by several ranks."""
+    keys = _keys(picked, by_size)
+    if len(keys) > total:
+        kept = torch.zeros_like(keys, dtype=torch.bool)
+        kept[keys.topk(total, sorted=False).indices] = True
+        picked = _kept(picked, kept)
+    kept = others().largest_of_all(_keys(picked, by_size), total)
+    return picked if kept is None else _kept(picked, kept)
+
+
+def _keys(picked: Picked, by_size: bool) -> Float[Tensor, "nnz"]:
+    return picked.values.abs() if by_size else picked.values
+
+
+def _kept(picked: Picked, kept: Bool[Tensor, "nnz"]) -> Picked:
     rows = _rows(offsets_of(picked.counts))[kept]
-    return Picked(
-        picked.values[kept], picked.indices[kept], torch.bincount(rows, minlength=len(picked.counts))
-    )
+    counts = torch.bincount(rows, minlength=len(picked.counts))
+    return Picked(picked.values[kept], picked.indices[kept], counts)
 
 
 def _buffer(size: int, like: Tensor) -> Tensor:

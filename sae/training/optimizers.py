@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae.architectures import SAE
-from sae.kernels import WORTHWHILE, Moments, Pace, RowGradient, backend, gradients_by_row
+from sae.kernels import ALONE, WORTHWHILE, Alone, Moments, Pace, RowGradient, backend, gradients_by_row
 
 
 class Gradient(NamedTuple):
@@ -29,15 +29,16 @@ class Adam(torch.optim.Optimizer):
 
     Each group's gradient is clipped to `clip_norm`. Where the SAE holds decoder rows at norm 1, what a row's gradient
     has along the row is dropped first, and the row is brought back to norm 1. Idle latents move by momentum, as under
-    torch's Adam. A backward pass within `collecting()` leaves the gradients of large weights as the rows that have one."""
+    torch's Adam. A backward pass within `collecting()` leaves the gradients of large weights as the rows that have one.
+    `ranks` are those that train the same SAE."""
 
-    def __init__(self, sae: SAE, lr: float, clip_norm: float):
+    def __init__(self, sae: SAE, lr: float, clip_norm: float, ranks: Alone = ALONE):
         groups = [{"lr_scale": 1.0, **group} for group in sae.parameter_groups()]
         super().__init__(groups, {"lr": lr, "betas": (0.9, 0.999), "eps": 6.25e-10})
-        self.clip_norm = clip_norm
+        self.clip_norm, self.ranks = clip_norm, ranks
         self._unit_rows = sae.W_dec if sae.unit_norm_decoder else None
         parameters = [p for group in self.param_groups for p in group["params"]]
-        large = [p for p in parameters if p.dim() == 2 and p.numel() >= WORTHWHILE]
+        large = [p for p in parameters if ranks.by_row and p.dim() == 2 and p.numel() >= WORTHWHILE]
         self._by_row = {p: RowGradient(as_rows(p.data)) for p in large}
 
     def collecting(self) -> AbstractContextManager[None]:
@@ -56,7 +57,7 @@ class Adam(torch.optim.Optimizer):
         total = 0.0
         for group in self.param_groups:
             gradients = [found for p in group["params"] if (found := self._gradient(p))]
-            squares = sum(gradient.squares.item() for gradient in gradients)
+            squares = self.ranks.squares({g.parameter: g.squares.item() for g in gradients})
             total += squares
             shrink = min(1.0, self.clip_norm / (math.sqrt(squares) + 1e-6))
             for gradient in gradients:

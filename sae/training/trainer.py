@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae.architectures import SAE, Loss
 from sae.errors import ConfigError, DivergedError
-from sae.kernels import products_in
+from sae.kernels import ALONE, Alone, among, products_in
 from sae.training.history import History
 from sae.training.optimizers import Adam
 from sae.training.schedules import warmup_then_decay
@@ -85,16 +85,17 @@ class TrainConfig:
 class Trainer:
     """One SAE, its optimizer, and what has become of each latent.
 
-    `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them."""
+    `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them.
+    `ranks` are those that train the same SAE: each has a part of it, or of every batch."""
 
-    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0):
+    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: Alone = ALONE):
         assert cfg.steps is not None
         assert cfg.lr is not None
         assert cfg.warmup_steps is not None
         assert cfg.dead_after_tokens is not None
-        self.sae, self.cfg, self.scale = sae, cfg, scale
+        self.sae, self.cfg, self.scale, self.ranks = sae, cfg, scale, ranks
         self.step, self.lr = 0, cfg.lr
-        self.optimizer = Adam(sae, cfg.lr, cfg.clip_norm)
+        self.optimizer = Adam(sae, cfg.lr, cfg.clip_norm, ranks)
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
@@ -109,7 +110,7 @@ class Trainer:
     def train_step(
         self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], labels: Float[Tensor, "B"] | None = None
     ) -> tuple[Loss, dict[str, float]]:
-        """One step on raw activations, with their documents' labels if any; the loss, and what else to log.
+        """One step on raw activations, with their documents' labels if any; the loss here, and what else to log.
 
         Raises DivergedError, leaving the weights as they were, when the loss is not finite."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
@@ -119,20 +120,30 @@ class Trainer:
         dead = self.history.dead
         target = None if y is x else self._scaled(y)
         x = self._scaled(x)
-        with products_in(self.precision):
+        with among(self.ranks), products_in(self.precision):
             loss = sae.loss(x, x if target is None else target, dead)
-        if labels is not None:
-            loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
+            if labels is not None:
+                loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
         self.optimizer.zero_grad()
         with self.optimizer.collecting():
             loss.total.backward()
-        if not torch.isfinite(loss.total):  # asked here, when a GPU has work enough queued to be waited for
-            raise DivergedError(f"the loss is {loss.total.item()} at step {self.step}: lower --train.lr")
+        total = self.ranks.mean_over_rows(loss.total.detach())
+        if not torch.isfinite(total):  # asked here, when a GPU has work enough queued to be waited for
+            raise DivergedError(f"the loss is {total.item()} at step {self.step}: lower --train.lr")
+        self.ranks.settle(sae.parameters())
         norm = self.optimizer.step()
         sae.after_step()
         self.step += 1
-        self.history.add(loss.fired, len(x), self.step)
-        return loss, {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
+        fired = self.ranks.max_over_rows(loss.fired)
+        self.history.add(fired, self.ranks.rows(len(x)), self.step)
+        return loss._replace(total=total, fired=fired), {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
+
+    def gathered(self, loss: Loss, extra: dict[str, float]) -> dict[str, float]:
+        """What a step says, of all ranks: its loss's terms, `extra`, and deaths and revivals so far."""
+        terms = {name: self.ranks.mean_over_rows(term).item() for name, term in loss.terms.items()}
+        counts = {"dead": int(extra["dead"]), **self.history.totals()}
+        counts = {name: self.ranks.sum_over_latents(torch.tensor(n)).item() for name, n in counts.items()}
+        return {**terms, **extra, **counts}
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x.to(self.sae.device, non_blocking=True).float() * self.scale
@@ -202,8 +213,7 @@ def fit(
             pace = {"seconds": round(now - started, 3), "tokens_per_second": round(speed, 1)}
             if trainer.sae.device.type == "cuda":
                 pace["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
-            terms = {name: term.item() for name, term in loss.terms.items()}
-            log({**place, **pace, "loss": loss.total.item(), **terms, **extra, **trainer.history.totals()})
+            log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra)})
         if trainer.finished or stop():
             break
         if trainer.step % cfg.checkpoint_every == 0:

@@ -1,0 +1,130 @@
+"""What a second rank of one thread brings, and what the ranks send each other, against the model of the choice.
+
+    python benchmarks/ranks.py [--d-sae 8192] [--d-model 576] [--k 32] [--batch 2048] [--steps 6] [--repeats 3]
+Ranks are processes on this machine, over gloo; the ways take turns. `bytes` are counted at each call of
+torch.distributed, a ring's traffic, as `sae.training.distributed.traffic` counts them."""
+
+import argparse
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from activations import ranks
+from activations.shuffle import Batch
+from sae.architectures import TopKConfig, build
+from sae.training import distributed, sharing
+from sae.training.trainer import TrainConfig, Trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, value in {
+        "d-sae": 8192,
+        "d-model": 576,
+        "k": 32,
+        "batch": 2048,
+        "steps": 6,
+        "repeats": 3,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    args = parser.parse_args()
+    arch = TopKConfig(d_sae=args.d_sae, k=args.k)
+    ways: dict[str, tuple[int, distributed.Parallel]] = {
+        "one rank": (1, "data"),
+        "data": (2, "data"),
+        "latents": (2, "latents"),
+    }
+    found = {name: [] for name in ways}
+    for _ in range(args.repeats):
+        for name, (world, parallel) in ways.items():
+            found[name].append(together(world, measure, (arch, args, parallel)))
+    print("| | tokens/s | x one rank | MB sent a step by each | model |\n|---|---|---|---|---|")
+    alone = median(speed for speed, _ in found["one rank"])
+    for name, (world, parallel) in ways.items():
+        speed, sent = median(s for s, _ in found[name]), found[name][0][1]
+        model = distributed.traffic(parallel, arch, args.d_model, args.batch, world)
+        print(f"| {name} | {speed:,.0f} | {speed / alone:.2f} | {sent / 1e6:.2f} | {model / 1e6:.2f} |")
+
+
+def measure(arch: TopKConfig, args: argparse.Namespace, parallel: str) -> tuple[float, float]:
+    """Tokens a second of all ranks, and bytes a step that this one sends."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(args.batch, args.d_model, generator=generator)
+    settings = TrainConfig(steps=10**6, batch=args.batch, lr=1e-4, warmup_steps=0, dead_after_tokens=10**9)
+    trainer = Trainer(build(arch, args.d_model), settings)
+    if ranks.world() > 1:
+        trainer = sharing.share(trainer, parallel, torch.device("cpu"))
+    batch = sharing.rows_here(Batch(x, x), trainer)
+    for _ in range(2):
+        trainer.train_step(*batch)
+    ranks.barrier()
+    with counted() as sent:
+        started = time.perf_counter()
+        for _ in range(args.steps):
+            trainer.train_step(*batch)
+        seconds = time.perf_counter() - started
+    return args.steps * args.batch / seconds, sum(sent) / args.steps
+
+
+@contextmanager
+def counted() -> Iterator[list[float]]:
+    """Bytes that each collective call sends from here, by a ring."""
+    sent: list[float] = []
+    reduce, gather = dist.all_reduce, dist.all_gather
+
+    def all_reduce(tensor: torch.Tensor, *rest: Any) -> None:
+        sent.append(2 * (ranks.world() - 1) / ranks.world() * tensor.nbytes)
+        reduce(tensor, *rest)
+
+    def all_gather(parts: list[torch.Tensor], tensor: torch.Tensor) -> None:
+        sent.append((ranks.world() - 1) * tensor.nbytes)
+        gather(parts, tensor)
+
+    dist.all_reduce, dist.all_gather = all_reduce, all_gather
+    try:
+        yield sent
+    finally:
+        dist.all_reduce, dist.all_gather = reduce, gather
+
+
+def together(world: int, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What `job` gives on rank 0 of as many processes, with the environment torchrun would give each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.SimpleQueue()
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        spawn.Process(target=begin, args=({**shared, "RANK": str(rank)}, job, arguments, answers))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    found = answers.get()
+    for process in processes:
+        process.join()
+    return found
+
+
+def begin(environment: dict[str, str], job: Callable[..., Any], arguments: Any, answers: Any) -> None:
+    os.environ.update(environment)
+    with ranks.group():
+        found = job(*arguments)
+        if not ranks.rank():
+            answers.put(found)
+
+
+if __name__ == "__main__":
+    main()
