@@ -72,7 +72,9 @@ class Projection:
 
         picked = _joined(list(self._blocks(choose)))
         if isinstance(k, int):
-            kept = others().largest_of_row(_keys(picked, by_size).view(len(self.x), -1), k)
+            kept = others().largest_of_row(
+                _keys(picked, by_size).view(len(self.x), min(k, self.W.shape[1])), k
+            )
             picked = picked if kept is None else _kept(picked, kept.flatten())
         return self._code(picked)
 

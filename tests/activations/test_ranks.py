@@ -28,8 +28,7 @@ def work(out: Path, fails: int | None) -> None:
         try:
             ranks.barrier()
         except RankError as error:
-            assert "\n" not in str(error)
-            (out / "lost").touch()
+            (out / "lost").write_text(str(error))
             os._exit(2)
         assert len(list(out.glob("part-*"))) == ranks.world()
         (out / f"done-{ranks.rank()}").touch()
@@ -56,6 +55,7 @@ def test_ranks_wait_for_each_other(tmp_path: Path, world: int):
 def test_a_rank_left_alone_says_so_in_one_line(tmp_path: Path):
     assert together(2, work, tmp_path / "out", 1) == [2, 7]
     assert names(tmp_path / "out") == {"part-0", "lost"}
+    assert "\n" not in (tmp_path / "out" / "lost").read_text()
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
