@@ -1,13 +1,14 @@
 """What training costs on a GPU: each kernel against plain torch, the whole step against its floors, what fits in memory.
 
     TRITON_INTERPRET=0 python -m pytest tests/sae/test_triton.py   # first: the kernels are right on this card
-    python -m benchmarks.gpu                                       # then: about 10 minutes on an H100
-    TRITON_INTERPRET=1 python -m benchmarks.gpu --dry              # tiny shapes without a GPU, to see that all runs
+    python benchmarks/gpu.py                                       # then: about 10 minutes on an H100
+    TRITON_INTERPRET=1 python benchmarks/gpu.py --dry              # tiny shapes without a GPU, to see that all runs
 
 Times are medians of rounds in which all contestants take their turns, by the GPU's own clock. `floor` is what a kernel
 has to read and write at the speed at which this card copies. A step's floors: the encoder's product in bfloat16 alone, and
 the fused step of perf.md 1.4, 2 B D F operations at the measured speed and 26 bytes a parameter, B k D + 4 B D numbers of
-16 bits at the measured bandwidth. The step runs under autocast to bfloat16. SAELens runs where it is installed (pip install sae-lens==6.54.12).
+16 bits at the measured bandwidth. SAELens runs where it is installed (pip install sae-lens==6.54.12).
+Needs PYTHONPATH=. where this project is not installed.
 A part that fails says so, and the others go on."""
 # pyright: reportMissingImports=false
 
@@ -68,11 +69,11 @@ class Operands:
     def __init__(self, shape: Shape):
         D, F, k, B = shape.D, shape.F, shape.k, shape.B
         self.shape = shape
-        self.x, self.W = random(B, D, dtype=torch.bfloat16), random(F, D)
-        self.W_low = self.W.bfloat16()
+        self.x, self.W = random(B, D), random(F, D)
+        self.low = self.x.bfloat16(), self.W.T.bfloat16()
         self.z, self.bias = torch.empty(B, F, dtype=torch.bfloat16, device=DEVICE), random(F) * 0.01
-        torch.mm(self.x, self.W_low.T, out=self.z)
-        self.values = random(B * k, dtype=torch.bfloat16)
+        torch.mm(*self.low, out=self.z)
+        self.values = random(B * k)
         self.indices = torch.stack([torch.randperm(F)[:k] for _ in range(min(B, 64))]).repeat(-(-B // 64), 1)[
             :B
         ]
@@ -114,13 +115,13 @@ def kernels(o: Operands) -> dict[str, tuple[Callable, float]]:
         "above": (lambda m: m.above(o.z, o.bias, level, False), dense),
         "largest_ands": (lambda m: m.largest_ands(u, v, heads, k), 4 * B * 6 * heads),
         "weighted_rows": (
-            lambda m: m.weighted_rows(o.values, o.indices, o.offsets, o.W_low),
-            2 * B * (k + 1) * D,
+            lambda m: m.weighted_rows(o.values, o.indices, o.offsets, o.W),
+            4 * B * (k + 1) * D,
         ),
-        "dots": (lambda m: m.dots(o.x, o.indices, o.offsets, o.W_low), 2 * B * (k + 1) * D),
+        "dots": (lambda m: m.dots(o.x, o.indices, o.offsets, o.W), 4 * B * (k + 1) * D),
         "group": (lambda m: m.group(o.indices, F), 16 * B * k),
         "sums_by_latent": (
-            lambda m: m.sums_by_latent(o.groups, o.rows, o.values.float(), o.x.float(), sums),
+            lambda m: m.sums_by_latent(o.groups, o.rows, o.values, o.x, sums),
             4 * B * k * D + 4 * fired * D,
         ),
         "squares": (lambda m: m.squares(o.gradient, o.W, o.groups.latents), 8 * fired * D),
@@ -173,7 +174,7 @@ def compare_kernels(shape: Shape, card: Card, rounds: int) -> None:
     from sae.kernels import triton
 
     operands = Operands(shape)
-    product = by_turns({"mm": lambda: torch.mm(operands.x, operands.W_low.T, out=operands.z)}, rounds)["mm"]
+    product = by_turns({"mm": lambda: torch.mm(*operands.low, out=operands.z)}, rounds)["mm"]
     print(
         f"encoder's product in bfloat16: {1e3 * product:.3f} ms, {2 * shape.B * shape.D * shape.F / product / 1e12:.0f} TFLOP/s"
     )
@@ -191,20 +192,15 @@ def compare_kernels(shape: Shape, card: Card, rounds: int) -> None:
 
 
 def trainer(shape: Shape) -> Trainer:
+    """Its products are in bfloat16, as they are on any GPU."""
     sae = build(TopKConfig(d_sae=shape.F, k=shape.k), shape.D, seed=0).to(DEVICE)
-    return Trainer(sae, TrainConfig(steps=10_000, batch=shape.B).resolved(10_000 * shape.B, shape.F))
+    made = Trainer(sae, TrainConfig(steps=10_000, batch=shape.B).resolved(10_000 * shape.B, shape.F))
+    made.precision = torch.bfloat16
+    return made
 
 
-def stepper(made: Trainer, x: Tensor) -> Callable[[], object]:
-    def run() -> None:
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            made.train_step(x, x)
-
-    return run
-
-
-def optimizer_seconds(made: Trainer, run: Callable[[], object], rounds: int) -> float:
-    """Median of what the optimizer takes in the step that `run` does."""
+def optimizer_seconds(made: Trainer, x: Tensor, rounds: int) -> float:
+    """Median of what the optimizer takes of a step."""
     step, spent = made.optimizer.step, []
 
     def timed() -> float:
@@ -214,7 +210,7 @@ def optimizer_seconds(made: Trainer, run: Callable[[], object], rounds: int) -> 
 
     made.optimizer.step = timed
     for _ in range(rounds):
-        run()
+        made.train_step(x, x)
     made.optimizer.step = step
     return statistics.median(spent)
 
@@ -229,6 +225,7 @@ def saelens(shape: Shape, x: Tensor) -> Callable[[], object]:
         total_training_samples=10_000 * shape.B,
         train_batch_size_samples=shape.B,
         device=DEVICE.type,
+        lr_end=3e-5,  # what its runner derives
         autocast=True,
         logger=LoggingConfig(log_to_wandb=False),
     )
@@ -241,13 +238,13 @@ def compare_step(shape: Shape, card: Card, rounds: int) -> None:
     x, W = random(B, D), random(D, F, dtype=torch.bfloat16)
     low, z = x.bfloat16(), torch.empty(B, F, dtype=torch.bfloat16, device=DEVICE)
     made = trainer(shape)
-    contestants = {"product": lambda: torch.mm(low, W, out=z), "ours": stepper(made, x)}
+    contestants = {"product": lambda: torch.mm(low, W, out=z), "ours": lambda: made.train_step(x, x)}
     with guarded("SAELens"):
         contestants["SAELens"] = saelens(shape, x)
     times = by_turns(contestants, rounds)
     product, step = times["product"], times["ours"]
     fused = product + (26 * 2 * F * D + 2 * B * k * D + 8 * B * D) / card.bandwidth
-    optimizer = optimizer_seconds(made, contestants["ours"], rounds)
+    optimizer = optimizer_seconds(made, x, rounds)
     print(f"step in bfloat16: {1e3 * step:.2f} ms, {B / step / 1e6:.2f} Mtok/s")
     print(f"  {step / product:.2f} x the encoder's product alone ({1e3 * product:.2f} ms)")
     print(f"  {step / fused:.2f} x the fused floor ({1e3 * fused:.2f} ms); wanted at 65k: <= 1.6")
@@ -257,10 +254,10 @@ def compare_step(shape: Shape, card: Card, rounds: int) -> None:
 
 
 def fit_a_million(shape: Shape) -> None:
-    run = stepper(trainer(shape), random(shape.B, shape.D))
+    made, x = trainer(shape), random(shape.B, shape.D)
     if GPU:
         torch.cuda.reset_peak_memory_stats()
-    times = [seconds(run) for _ in range(4)]
+    times = [seconds(lambda: made.train_step(x, x)) for _ in range(4)]
     states = 12 * 2 * shape.F * shape.D / 1e9
     peak = torch.cuda.max_memory_allocated() / 1e9 if GPU else float("nan")
     print(

@@ -98,7 +98,7 @@ def test_rows_of_equal_numbers_and_of_zeros_of_both_signs(by_size):
     z[3, ::2] = -0.0
     z[4] = torch.tensor([float("inf"), -float("inf"), 0.0, 1e-45, -1e-45]).repeat(20)
     bias = torch.full((100,), -0.0, device=DEVICE)
-    for k in (1, 3, 30, 100):
+    for k in (1, 30, 100):
         ours, theirs = (kernels.largest_per_row(z, bias, k, by_size) for kernels in (triton, reference))
         assert_same_choice(ours, theirs, z + bias, by_size)
         ours = triton.largest_of_batch(z, bias, k, by_size)
@@ -116,7 +116,7 @@ def test_a_row_of_nan_has_entries_inside_it():
         assert 0 <= picked.indices.min() <= picked.indices.max() < 300
 
 
-@pytest.mark.parametrize("width", [9, 1000])
+@pytest.mark.parametrize("width", [9, 200])
 def test_each_row_has_its_own_k(width):
     z, bias = random(6, width), random(width, seed=1)
     k = torch.tensor([0, 1, 3, width if width < 10 else 8, 99, 2], device=DEVICE)
