@@ -67,7 +67,11 @@ def group() -> Iterator[None]:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     with others_needed():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+        # torchrun may keep its store when it starts the ranks again: addresses of the dead ones must not be found
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt-{attempt}", next(dist.rendezvous("env://"))[0])
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
     finally:
