@@ -97,7 +97,9 @@ def predicted(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         once = total({n: s for n, s in forecast.seconds.items() if n not in ("reading", "checkpoints", "start")})
         found[case] = {"speed": args.steps * cfg.batch / once, "memory": total(forecast.memory)}
     if args.run:
-        forecast = describing.forecast(Run(args.run), FeaturesConfig(tokens=args.tokens), machine)
+        run = Run(args.run)
+        reader = describing.reader("benchmark of features", run.language_model, again=True, clock=time.process_time)
+        forecast = describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine)
         found["features"] = {"speed": args.tokens / total(forecast.seconds), "memory": total(forecast.memory)}
     config = HarvestConfig(tokens=args.tokens, dtype="float16")
 

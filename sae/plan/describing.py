@@ -13,6 +13,7 @@ from activations.store import DTYPES
 from sae.features import map as maps
 from sae.features.cofiring import BLOCK_BYTES
 from sae.features.collect import FeaturesConfig, shards_to_read
+from sae.features.write import token_texts
 from sae.plan import rates
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.measure import Clock
@@ -41,11 +42,13 @@ def reader(key: str, load: Callable[[], LanguageModel], again: bool, clock: Cloc
     if found is None:
         started = clock()
         model = load()
+        token_texts(model.tokenizer)
+        vocabulary = model.bridge.cfg.d_vocab  # the bridge, which the lens needs, takes seconds too
         found = asdict(
             Reader(
                 clock() - started,
                 resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-                model.plain.config.get_text_config().vocab_size,
+                vocabulary,
             )
         )
         rates.remember(key, found)

@@ -89,7 +89,7 @@ def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
     after the other, without launch times but for 0.2 ms a step."""
     rates = Rates(
         flops=flops,
-        weights=bandwidth,
+        weights=1e3 * bandwidth,  # behind the product's operations, where blocks have 184 rows or more
         scan_row=bandwidth / 6,  # bf16, written once and read twice
         scan_batch=bandwidth / 8,
         scan_above=bandwidth / 6,

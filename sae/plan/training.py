@@ -90,20 +90,27 @@ RESOURCES = {
 
 
 def memory_bytes(work: Work, data: Data, train: TrainConfig, machine: Machine) -> dict[str, float]:
-    """The largest that each part becomes, on one device."""
+    """What is held on one device when most is: while rows are loaded, or at a checkpoint.
+
+    On a GPU the rows are the computer's to hold, and not counted."""
     B, D, P = train.batch, data.width, work.parameters
-    window = data.window_rows * data.row
-    return {
-        "Python and libraries": machine.process,
-        "parameters": 4 * P,
-        "gradients": 4 * P,
-        "optimizer": 8 * P,
-        "copies while saving": 4 * P,
-        "pre-activations": 4 * work.dense,
-        "code": 60 * work.picked,
-        "batch": 12 * 4 * B * D,
-        "shuffle window": window + 8 * data.window_rows,
+    always = {"Python and libraries": float(machine.process), "parameters": 4.0 * P}
+    window = {} if machine.measured is None else {"shuffle window": data.window_rows * (data.row + 8.0)}
+    joined, sample = float(data.window_rows * data.row), 5 * 4.0 * min(INIT_ROWS, data.rows) * D
+    loading = {**always, **window, "rows put together, then a sample": max(joined, sample)}
+    training = {
+        **always,
+        "gradients": 4.0 * P,
+        "optimizer": 8.0 * P,
+        "copies while saving": 4.0 * P,
+        "pre-activations": 4.0 * work.dense,
+        "code": 60.0 * work.picked,
+        "batch": 12.0 * 4 * B * D,
+        **window,
     }
+    if machine.measured is None or total(loading) <= total(training):
+        return training
+    return loading
 
 
 @dataclass(frozen=True)
