@@ -51,12 +51,16 @@ def main(args: list[str]) -> int:
 
 
 def run(model: LanguageModel, out: Path, config: HarvestConfig) -> Store:
-    """Harvest with a progress bar; without hook points, from the residual stream after the middle block."""
-    if not config.hook_names:
-        middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
-        config = dataclasses.replace(
-            config, hooks=embedded.MODEL_HOOK if model.name == "embedded" else middle
-        )
+    """Harvest with a progress bar; `with_hooks` says from where when there is no hook point."""
+    config = with_hooks(model, config)
     total = config.tokens // config.packing.context * config.packing.context
     with progress("harvest", total, "tokens") as advance:
         return harvest(model, out, config, advance)
+
+
+def with_hooks(model: LanguageModel, config: HarvestConfig) -> HarvestConfig:
+    """The same; without hook points, with the residual stream after the middle block, or the embedded model's own."""
+    if config.hook_names:
+        return config
+    middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
+    return dataclasses.replace(config, hooks=embedded.MODEL_HOOK if model.name == "embedded" else middle)

@@ -11,6 +11,7 @@ from sae.cli.signals import Stopped, raise_stopped
 
 COMMANDS = {
     "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features, dead",
+    "plan": "what a harvest, a training or features would take: disk, memory, time, and what limits",
     "harvest": "text -> a store of activations",
     "store": "what a store holds (show), and whether its bytes are right (verify)",
     "train": "a store -> a sparse autoencoder: sae train topk --store S --out R",

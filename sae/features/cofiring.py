@@ -47,14 +47,14 @@ def cofiring(
         stop = min(start + block, F)
         counts = np.zeros((stop - start, F), np.int32)
         for rows, latents in shards():
-            _add_together(counts, rows.numpy(), latents.numpy(), start)
+            count_together(counts, rows.numpy(), latents.numpy(), start)
         own = np.arange(stop - start)
         counts[own, own + start] = 0
         parts.append(_best(torch.from_numpy(counts), fired, start, n_rows, min(n, F), least))
     return Cofiring(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _add_together(
+def count_together(
     counts: NDArray[np.int32], rows: NDArray[np.int32], latents: NDArray[np.int32], start: int
 ) -> None:
     """Add to counts [block, F] on how many of these rows latent start + i and latent j both fire."""

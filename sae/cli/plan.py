@@ -1,0 +1,253 @@
+"""`sae plan harvest|train|features`: what it would take, before hours are spent."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from activations import models
+from activations.harvest import HarvestConfig
+from activations.models import LanguageModel
+from activations.store import DTYPES, Store
+from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
+from sae.cli.harvest import Harvest, with_hooks
+from sae.errors import ConfigError
+from sae.features.collect import FeaturesConfig
+from sae.plan import describing, harvesting, rates, training
+from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.measure import measure
+from sae.plan.rates import GPUS, Machine
+from sae.plan.training import Data, Job
+from sae.runs import Run
+from sae.training.trainer import TrainConfig
+
+USAGE = """usage: sae plan {harvest,train ARCH,features} [OPTIONS]
+
+What a job would take: disk, memory, time, and what limits it. Takes the job's own options; nothing of it is run.
+
+  sae plan harvest --model embedded --tokens 10_000_000 --hooks blocks.10.hook_resid_post --dtype float16
+  sae plan train topk --store stores/demo --arch.d-sae 16384 --train.steps 5000
+  sae plan train topk --width 768 --tokens 10_000_000_000 --arch.d-sae 1048576 --device h200 --ranks 8
+  sae plan features runs/demo
+
+The first time, this machine is measured, for some seconds; --measure does it again. Exit code 2 when it cannot be done."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How to plan."""
+
+    ranks: int = 1
+    """Devices that share the job, each like this one; latents are shared out in training, windows in a harvest."""
+    measure: bool = False
+    """Measure this machine again, and the model."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class PlanHarvest(Harvest):
+    """What `sae harvest` would take. The model runs on a few windows of the text, the first time.
+
+    Example: sae plan harvest --model embedded --tokens 10_000_000 --dtype float16"""
+
+    out: Path = Path()
+    """Where the store would be: the disk looked at."""
+    plan: Planned = field(default_factory=Planned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanTrain:
+    """What `sae train` would take."""
+
+    store: str | None = None
+    """Store to train on; or say --width and --tokens of one that is not there yet."""
+    hook: str | None = None
+    """Hook point to read; may be left out when the store has only one."""
+    width: int | None = None
+    """Width of the activations, without a store."""
+    tokens: int | None = None
+    """Tokens of the store, without one."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """How they are stored, without a store."""
+    out: Path = Path()
+    """Where the run would be: the disk looked at."""
+    device: Literal["cpu", "h100", "h200"] = "cpu"
+    """cpu: this machine, measured. h100, h200: computed from peak rates, with kernels in bf16."""
+    l0: float | None = None
+    """Latents that fire on a token; when left out, k, or what is assumed of architectures without."""
+    dead: float = 0.0
+    """Share of latents that are dead, for which AuxK works."""
+    arch: ArchConfig = field(default_factory=TopKConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    plan: Annotated[Planned, tyro.conf.arg(name="")] = field(default_factory=Planned)
+
+
+@dataclass(frozen=True)
+class PlanFeatures:
+    """What `sae features` would take.
+
+    Example: sae plan features runs/demo --tokens 200000"""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    config: FeaturesConfig = field(default_factory=FeaturesConfig)
+    plan: Planned = field(default_factory=Planned)
+
+
+def main(args: list[str]) -> int:
+    """Parse, plan, print."""
+    jobs = {"harvest": _harvest, "train": _train, "features": _features}
+    if not args or args[0] not in jobs:
+        asked = bool(args) and args[0] in ("-h", "--help")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return jobs[args[0]](args[1:])
+
+
+def _harvest(args: list[str]) -> int:
+    command = tyro.cli(PlanHarvest, prog="sae plan harvest", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    _check(command.plan)
+    machine = here(command.plan.measure)
+
+    def load() -> tuple[LanguageModel, HarvestConfig]:
+        dtype = DTYPES[command.model_dtype]
+        model = models.load(command.model, command.revision, dtype)
+        return model, with_hooks(model, command.config)
+
+    key = harvesting.key(machine, command.model, command.revision, command.model_dtype, command.config)
+    pace = harvesting.pace(key, load, command.plan.measure)
+    found = harvesting.forecast(command.config, pace, machine, command.out, command.plan.ranks)
+    return show(found, machine, command.plan)
+
+
+def _train(args: list[str]) -> int:
+    example = "Example: sae plan train {} --store stores/demo --arch.d-sae 16384 --train.steps 5000"
+    presets = {
+        name: (f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example.format(name)}", PlanTrain(arch=config()))
+        for name, (config, _) in ARCHITECTURES.items()
+    }
+    command = tyro.extras.overridable_config_cli(presets, prog="sae plan train", args=args)
+    _check(command.plan)
+    if not 0 <= command.dead < 1:
+        raise ConfigError(f"dead = {command.dead} must be a share of the latents, from 0 to below 1")
+    if command.l0 is not None and not 0 < command.l0 <= command.arch.d_sae:
+        raise ConfigError(f"l0 = {command.l0} must lie between 0 and d_sae = {command.arch.d_sae}")
+    data = _data(command)
+    machine = here(command.plan.measure) if command.device == "cpu" else GPUS[command.device]
+    job = Job(command.arch, command.train, data, command.l0, command.dead, command.plan.ranks)
+    return show(training.forecast(job, machine, command.out), machine, command.plan)
+
+
+def _features(args: list[str]) -> int:
+    command = tyro.cli(PlanFeatures, prog="sae plan features", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    _check(command.plan)
+    run = Run(command.run)
+    machine = here(command.plan.measure)
+    key = f"{machine.name}: {run.about['model']} {run.about['model_revision'] or ''} to describe latents"
+    reader = describing.reader(key, run.language_model, command.plan.measure)
+    found = describing.forecast(run, command.config, reader, machine, command.plan.ranks)
+    return show(found, machine, command.plan)
+
+
+def _check(plan: Planned) -> None:
+    if plan.ranks < 1:
+        raise ConfigError(f"ranks = {plan.ranks} must be at least 1")
+
+
+def _data(command: PlanTrain) -> Data:
+    """The rows to be trained on, of the store or as the flags have them."""
+    if command.store is not None:
+        if command.width is not None or command.tokens is not None:
+            raise ConfigError("--store says what --width and --tokens would: give the one or the others")
+        store = Store(command.store)
+        return Data.of(store, command.hook or store.only_hook())
+    if command.width is None or command.tokens is None:
+        raise ConfigError(
+            "what to train on is missing: give --store FOLDER, or --width 768 --tokens 10_000_000 for a store that is "
+            "not there yet"
+        )
+    if command.width < 1 or command.tokens < command.train.batch:
+        raise ConfigError(
+            f"width = {command.width} must be at least 1, and tokens = {command.tokens} at least a batch "
+            f"({command.train.batch})"
+        )
+    return Data.planned(command.width, command.tokens, DTYPES[command.dtype].itemsize)
+
+
+def here(again: bool = False) -> Machine:
+    """This machine, as measured earlier, or measured now and kept."""
+    found = None if again else rates.load(torch.get_num_threads())
+    if found is None:
+        print("measuring this machine, once (some seconds)", file=sys.stderr)
+        found = measure()
+        rates.save(found)
+    return found
+
+
+def show(found: Forecast, machine: Machine, plan: Planned) -> int:
+    """Print a forecast; 2 when it cannot be done."""
+    if plan.json:
+        print(json.dumps(as_json(found, machine), indent=1))
+    else:
+        _print(found, machine)
+    if found.refusals:
+        raise ConfigError("; ".join(found.refusals))
+    return 0
+
+
+def as_json(found: Forecast, machine: Machine) -> dict[str, Any]:
+    """Everything a forecast says; bytes and seconds."""
+    parts = dataclasses.asdict(found)
+    totals = {"disk": total(found.disk), "memory": total(found.memory), "seconds": total(found.seconds)}
+    about = {"limit": found.limit, "total": totals, "computed": machine.measured is None}
+    return {**about, **parts, "machine": dataclasses.asdict(machine)}
+
+
+def _print(found: Forecast, machine: Machine) -> None:
+    console = Console()
+    table = Table(title=found.what, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    for name, parts, text in (
+        ("time", found.seconds, duration), ("memory", found.memory, size), ("disk", found.disk, size),
+    ):  # fmt: skip
+        whole = total(parts)
+        table.add_row(f"[bold]{name}[/]", f"[bold]{text(whole)}[/]", "")
+        for part, value in parts.items():
+            if value:
+                table.add_row(f"  {part}", text(value), f"{value / whole:4.0%}")
+    console.print(table)
+    for name, fact in found.facts.items():
+        console.print(f"{name}: {fact}", highlight=False, markup=False)
+    console.print(f"limited by: {found.limit}", highlight=False, markup=False)
+    for note in (*found.notes, *_about(machine)):
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _about(machine: Machine) -> Sequence[str]:
+    """Where the figures are from."""
+    r = machine.rates
+    figures = (
+        f"{r.flops / 1e9:,.0f} GFLOP/s, {r.scan_row / 1e9:,.2g} G pre-activations/s chosen from, rows gathered at "
+        f"{r.gather_far / 1e9:,.3g} to {r.gather_near / 1e9:,.3g} GB/s, {r.adam / 1e6:,.0f} M parameters/s in Adam, disk "
+        f"{r.write / 1e6:,.0f} MB/s written and {r.read / 1e6:,.0f} read"
+    )
+    if machine.measured is None:
+        return [f"computed for {machine.name} from its peak rates, NOT measured, kernels in bf16: {figures}"]
+    notes = [f"{machine.name}, {machine.measured}: {figures}"]
+    if machine.load > 0.5:
+        notes.append(
+            f"the machine was busy when it was measured ({machine.load:.1f} programs a core): times are as on a machine "
+            f"as busy; --measure when it is idle"
+        )
+    return notes

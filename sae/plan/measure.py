@@ -1,0 +1,215 @@
+"""Rates of this machine, measured in some seconds with the very functions that training and features use."""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from activations import files
+from activations.embedded import cache_folder
+from sae import kernels, losses
+from sae.architectures import TopK, TopKConfig
+from sae.code import SparseCode
+from sae.features.cofiring import cofiring, count_together
+from sae.features.examples import Selection
+from sae.features.statistics import Statistics
+from sae.kernels import Moments, Pace
+from sae.plan.rates import Machine, Rates, memory, this_machine
+from sae.training.trainer import TrainConfig, Trainer
+
+B, D, F, K = 2048, 576, 8192, 32  # a step of the demo
+WIDE, FEW = 65_536, 64  # latents whose weights fit no cache, and as few rows as a block of a million latents has
+NARROW = 2048  # latents whose weights fit one
+FILE = 96 << 20  # bytes written and read
+
+Clock = Callable[[], float]
+
+
+class Trial(NamedTuple):
+    """Something to time, and how much work it is."""
+
+    run: Callable[[], object]
+    work: float
+
+
+def measure(clock: Clock = time.perf_counter, rounds: int = 5) -> Machine:
+    """This machine, with as many threads as torch has now. Takes some seconds and 0.6 GB of memory.
+
+    Each rate is the median of some rounds. On a machine with other work to do a rate by the wall's clock is what was
+    left over; `time.process_time` on one thread tells what the work takes whoever else is there."""
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    generator = torch.Generator().manual_seed(0)
+    process = _resident_with_kernels()
+    found: dict[str, float] = {}
+    for trials in (_products, _selections, _optimizer, _losses, _features):
+        for name, trial in trials(generator):
+            found[name] = trial.work / _seconds(trial.run, clock, rounds)
+    for name, latents in (("gather_near", NARROW), ("gather_far", WIDE)):
+        trial = _sparse_part(latents, generator)
+        found[name] = trial.work / _seconds(trial.run, clock, rounds)
+    found["weights"] = _weights(found["flops"], generator, clock, rounds)
+    found |= _choosing(generator, clock, rounds)
+    found |= _disk()
+    when = f"measured {datetime.now():%Y-%m-%d %H:%M}, medians of {rounds}"
+    threads = torch.get_num_threads()
+    return Machine(this_machine(threads), Rates(**found), memory(), when, process, round(busy, 2))
+
+
+def _seconds(run: Callable[[], object], clock: Clock, rounds: int) -> float:
+    run()  # compiled, memory touched
+    times = []
+    for _ in range(rounds):
+        started = clock()
+        run()
+        times.append(clock() - started)
+    return max(statistics.median(times), 1e-9)
+
+
+def _products(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
+    x, W = torch.randn(B, D, generator=generator), torch.randn(F, D, generator=generator).T
+    out = torch.empty(B, F)
+    yield "flops", Trial(lambda: torch.mm(x, W, out=out), 2 * B * D * F)
+
+
+def _selections(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
+    rows = B // 4
+    z, bias = torch.randn(rows, F, generator=generator), torch.zeros(F)
+    of, level = kernels.backend(z), torch.full((F,), 2.66)  # which one in 256 exceeds
+    u, v = (torch.randn(rows, F // 8 * n, generator=generator) for n in (2, 4))
+    yield "scan_batch", Trial(lambda: of.largest_of_batch(z, bias, K * rows, False), z.numel())
+    yield "scan_above", Trial(lambda: of.above(z, bias, level, False), z.numel())
+    yield "scan_ands", Trial(lambda: of.largest_ands(u, v, F // 8, K), z.numel())
+    yield "scan_sort", Trial(lambda: z[:64].sort(dim=1, descending=True), 64 * F)
+    yield "scan_topk", Trial(lambda: z.topk(K, dim=1), z.numel())
+    yield "passes", Trial(lambda: z + 1.0, z.numel())
+
+
+def _optimizer(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
+    W, gradient = (torch.randn(4 * F, D, generator=generator) for _ in range(2))
+    moments = Moments(torch.zeros_like(W), torch.ones_like(W))
+    slots, pace = torch.arange(len(W), dtype=torch.int32), Pace(1e-6, 0.9, 0.999, 1e-8, 10, 1.0)
+    of = kernels.backend(W)
+
+    def run() -> None:
+        _, along = of.squares(gradient, W, None)
+        of.adam(W, moments, gradient, slots, along, pace, True)
+
+    yield "adam", Trial(run, W.numel())
+
+
+def _losses(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
+    x, bias = torch.randn(B, D, generator=generator), torch.zeros(D)
+    y = torch.randn(B, D, generator=generator).requires_grad_()
+    stored = torch.randn(32 * B, D, generator=generator).half()  # as the reader holds rows
+    order = torch.randperm(len(stored), generator=generator)[:B]
+
+    def run() -> None:
+        read = torch.cat([stored[order]]).float()
+        losses.fvu(read * 1.1 - bias, y + x).backward()
+
+    yield "loss", Trial(run, x.numel())
+    small = torch.randn(4, 4, generator=generator)
+    sae = TopK(4, TopKConfig(d_sae=4, k=1))
+    trainer = Trainer(sae, TrainConfig(steps=2**40, batch=4).resolved(4, 4))
+    yield "step", Trial(lambda: trainer.train_step(small, small), 1)
+
+
+def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
+    code = _code(generator)
+    rows, values = code.rows(), code.values.detach()
+    statistics_, selection = Statistics(F, 1.0), Selection(F, 20, 40)
+
+    def run() -> None:
+        statistics_.add(rows, code.indices, values)
+        selection.add(rows // 128, code.indices, values)
+
+    yield "firing", Trial(run, len(values))
+    few, none = F // 8, torch.empty(0, dtype=torch.int32)
+    fired = torch.full((few,), B)
+    yield "pair", Trial(lambda: cofiring(lambda: [(none, none)], fired, B, 10, 10), few**2)
+    counts = np.zeros((F, F), np.int32)
+    names = rows.int().numpy(), code.indices.int().numpy()
+    yield "together", Trial(lambda: count_together(counts, *names, 0), len(values) * K)
+
+
+def _code(generator: torch.Generator, latents: int = F) -> SparseCode:
+    """A batch's code, K latents a row, all alike."""
+    indices = torch.randint(latents, (B * K,), generator=generator)
+    return SparseCode(torch.rand(B * K, generator=generator), indices, torch.arange(0, B * K + 1, K), latents)
+
+
+def _sparse_part(latents: int, generator: torch.Generator) -> Trial:
+    """Decoding, gradients of values, of decoder and of encoder: four times the rows of all entries."""
+    code, x = _code(generator, latents), torch.randn(B, D, generator=generator)
+    W, sums = torch.randn(latents, D, generator=generator), torch.empty(latents, D)
+    of, rows = kernels.backend(W), code.rows()
+
+    def run() -> None:
+        of.weighted_rows(code.values, code.indices, code.offsets, W)
+        of.dots(x, code.indices, code.offsets, W)
+        for _ in range(2):
+            groups = of.group(code.indices, latents)
+            of.sums_by_latent(groups, rows, code.values, x, sums[: len(groups.latents)])
+
+    return Trial(run, 4 * B * K * D * 4)
+
+
+def _weights(flops: float, generator: torch.Generator, clock: Clock, rounds: int) -> float:
+    """What a product with few rows takes longer than its operations do."""
+    x, W = torch.randn(FEW, D, generator=generator), torch.randn(WIDE, D, generator=generator).T
+    out = torch.empty(FEW, WIDE)
+    seconds = _seconds(lambda: torch.mm(x, W, out=out), clock, rounds)
+    return 4 * D * WIDE / max(seconds - 2 * FEW * D * WIDE / flops, seconds / 20)
+
+
+def _choosing(generator: torch.Generator, clock: Clock, rounds: int) -> dict[str, float]:
+    """What choosing costs for each number looked through and for each one taken: from few and many of a row."""
+    z, bias = torch.randn(B // 4, F, generator=generator), torch.zeros(F)
+    of = kernels.backend(z)
+    few, many = (
+        _seconds(lambda k=k: of.largest_per_row(z, bias, k, False), clock, rounds) for k in (K // 2, 4 * K)
+    )
+    each = max(many - few, many / 20) / (len(z) * 3.5 * K)
+    return {"pick": 1 / each, "scan_row": z.numel() / max(few - each * len(z) * K / 2, few / 20)}
+
+
+def _disk() -> dict[str, float]:
+    """By the wall's clock, as nothing else would do: writing waits for the disk."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        path = Path(folder) / "rate.safetensors"
+        started = time.perf_counter()
+        files.write_tensors(path, {"x": torch.zeros(FILE, dtype=torch.uint8)}, "rate")
+        files.sha256(path)
+        written = time.perf_counter()
+        _forget(path)
+        asked = time.perf_counter()
+        with safe_open(path, "pt") as file:
+            file.get_tensor("x").sum()
+        return {"write": FILE / (written - started), "read": FILE / (time.perf_counter() - asked)}
+
+
+def _forget(path: Path) -> None:
+    """Ask the system to drop a file from its memory, where it can be asked."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _resident_with_kernels() -> int:
+    """Bytes of memory this process holds, its libraries loaded; half a gigabyte where the system does not say."""
+    z = torch.zeros(B // 16, F)
+    kernels.backend(z).largest_per_row(z, z[0], 1, False)
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+    except (OSError, StopIteration):
+        return 1 << 29

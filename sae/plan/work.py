@@ -1,0 +1,171 @@
+"""What one training step of each architecture has to do, counted: no clock, no machine."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+
+from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
+from sae.kernels.autograd import BLOCK, CROWDED_ENTRIES, CROWDED_SHARE
+
+Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
+GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: what papers' runs come to after their warm-up
+
+
+class Choice(NamedTuple):
+    """How an architecture chooses among [B, F] pre-activations."""
+
+    scan: Scan
+    passes: float = 0
+    """Plain operations on all of [B, F], each into new memory; 0 where pre-activations lie in the one buffer."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one step on one device."""
+
+    encode: float
+    """Floating-point operations of the dense products that encode."""
+    products: float
+    """Of all other dense products: gradients of a crowded code, AuxK, MFR's cosines."""
+    weights: float
+    """Bytes of encoder weights brought in, once for each block of rows."""
+    scan: Scan
+    scanned: float
+    """Numbers looked through to choose."""
+    picked: float
+    """Entries chosen."""
+    passes: float
+    """Numbers of [B, F] that plain operations go through."""
+    gathered: float
+    """Bytes of rows read because a code names them."""
+    table: float
+    """Bytes of all those rows."""
+    loss: float
+    """Numbers of [B, D] through scaling, loss and gradient."""
+    parameters: int
+    """What the optimizer moves."""
+    dense: int
+    """Numbers in [B, F] matrices held at once, the one reused buffer included."""
+    matched: int = 0
+    """MFR: rows matched one to one, a problem of its own."""
+
+
+class Active(NamedTuple):
+    """Latents a token that take part in the reconstruction, in training."""
+
+    number: float
+    assumed: str | None
+    """Where the number is from when no setting says it."""
+
+
+CHOICES: dict[str, Choice] = {
+    "topk": Choice("row"),
+    "batchtopk": Choice("batch"),
+    "abstopk": Choice("row"),
+    "kron": Choice("ands"),
+    "topafa": Choice("sort", 10),
+    "relu": Choice("above"),
+    "gated": Choice("above"),
+    "jumprelu": Choice("above"),
+    "matryoshka": Choice("batch"),
+    "gba": Choice("above", 8),
+    "mfr": Choice("topk", 5),
+    "adaptivek": Choice("row"),
+}
+
+
+def active(cfg: ArchConfig, l0: float | None = None) -> Active:
+    """How many latents a token fire: `l0` if given, else what the settings say, else what is commonly seen."""
+    if l0 is not None:
+        return Active(l0, None)
+    if (k := getattr(cfg, "k", None)) is not None:
+        return Active(k, None)
+    match name_of(cfg):
+        case "gba":
+            share = cfg.targets().mean().item()  # type: ignore[attr-defined]
+            return Active(share * cfg.d_sae, "every latent fires as often as its group's target")
+        case "adaptivek":
+            middle = (cfg.k_min + cfg.k_max) / 2  # type: ignore[attr-defined]
+            return Active(middle, "texts are of middling complexity: halfway from k_min to k_max")
+    return Active(min(GUESSED_L0, cfg.d_sae), "nothing sets it: it follows from the data and --arch settings")
+
+
+def skeleton(cfg: ArchConfig, d_model: int) -> SAE:
+    """An SAE that has shapes and no memory: a million latents cost nothing."""
+    with torch.device("meta"):
+        return ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
+
+
+def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, ranks: int = 1) -> Work:
+    """Of one step on `batch` rows, with `dead` of all latents dead, the dictionary shared out over `ranks` devices.
+
+    Sharded, a device has F / ranks latents of which l0 / ranks fire on a row, and all rows."""
+    sae, name = skeleton(cfg, d_model), name_of(cfg)
+    B, D, F = batch, d_model, cfg.d_sae / ranks
+    peers = getattr(cfg, "peers", 1)
+    choice = _choice(cfg)
+    entries = B * l0 / ranks
+    cost = sae.encoder_cost()
+    crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
+    reads = peers * _reads(cfg)
+    inner = sum(p.numel() for n, p in sae.named_parameters() if p.dim() > 1 and n != "W_dec") or sae.W_dec.numel()
+    blocks = max(1.0, B * F / BLOCK) if not choice.passes else 1.0
+    products = reads * 2 * B * D * F if crowded else 0.0
+    if dead and hasattr(cfg, "aux_k"):  # their pre-activations and reconstruction, each with two gradients
+        products += 6 * 2 * B * D * F * dead
+    if name == "mfr":  # all pairs of rows, and both gradients of them
+        products += peers * (peers - 1) / 2 * 3 * 2 * D * F**2
+    return Work(
+        encode=peers * B * cost.flops / ranks,
+        products=products,
+        weights=4 * inner / ranks * blocks,
+        scan=choice.scan,
+        scanned=peers * B * F,
+        picked=peers * entries,
+        passes=peers * choice.passes * B * F,
+        gathered=0.0 if crowded else reads * entries * D * 4,
+        table=4 * D * F,
+        loss=peers * _errors(cfg) * B * D,
+        parameters=round(sum(p.numel() for p in sae.parameters()) / ranks),
+        dense=_dense(choice, B * F, crowded, cfg),
+        matched=round(peers * (peers - 1) / 2 * F) if name == "mfr" else 0,
+    )
+
+
+def _choice(cfg: ArchConfig) -> Choice:
+    found = CHOICES[name_of(cfg)]
+    if getattr(cfg, "per", "token") == "batch":
+        return Choice("batch")
+    if getattr(cfg, "select", "topk") == "batchtopk":
+        return Choice("batch", 2)
+    return found
+
+
+def _reads(cfg: ArchConfig) -> int:
+    """How often the rows of all entries are read: decoding, values' gradient, decoder's gradient, encoder's gradient."""
+    match name_of(cfg):
+        case "kron":  # a gradient for either factor
+            return 5
+        case "gated":  # the gate's reconstruction, which teaches no decoder
+            return 6
+        case "matryoshka":  # the prefixes together decode every entry once more
+            return 7 if len(cfg.prefixes) > 1 else 4  # type: ignore[attr-defined]
+    return 4
+
+
+def _errors(cfg: ArchConfig) -> float:
+    """Errors of [B, D] that the loss is made of; those of prefixes are summed up and summed back too."""
+    prefixes = len(getattr(cfg, "prefixes", (1,)))
+    return 1 + 1.8 * (prefixes - 1) + 0.5 * (name_of(cfg) == "gated")
+
+
+def _dense(choice: Choice, numbers: float, crowded: bool, cfg: ArchConfig) -> int:
+    buffer = min(numbers, BLOCK)
+    if name_of(cfg) == "kron" and choice.scan == "ands":  # factors instead of latents
+        buffer = numbers * (cfg.m + cfg.n) / (cfg.m * cfg.n)  # type: ignore[attr-defined]
+    if choice.scan == "sort":
+        buffer = 6 * numbers  # values, places (two words each) and what is compared
+    elif choice.passes:
+        buffer = 3 * numbers
+    return round(buffer + (numbers if crowded else 0))

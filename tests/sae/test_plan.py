@@ -1,0 +1,172 @@
+"""`sae plan`: work counted against closed forms and against real runs' shapes; parts add up; what cannot fit is refused."""
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from activations.shuffle import ShuffledReader
+from sae.architectures import ARCHITECTURES, KronConfig, MatryoshkaConfig, MFRConfig, TopKConfig, build
+from sae.plan import rates, training
+from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.rates import FAR, GPUS, NEAR, Machine, Rates
+from sae.plan.training import Data, Job, step_seconds
+from sae.plan.work import CHOICES, active, count
+from sae.training.trainer import TrainConfig
+from tests.tiny import HOOK
+from tests.tiny import store as tiny_store
+
+B, D, F, K = 2048, 768, 65_536, 32
+UNIT = Rates(**dict.fromkeys(Rates.__dataclass_fields__, 1.0))
+
+
+def machine(memory: float, **changes: float) -> Machine:
+    return Machine("a machine", replace(GPUS["h100"].rates, **changes), int(memory), measured="here")
+
+
+def data(rows: int = 10**6, width: int = D) -> Data:
+    return Data(width, rows, bytes_per_number=2, shard_rows=30_000)
+
+
+def job(**changes) -> Job:
+    return Job(**{"arch": TopKConfig(d_sae=F), "train": TrainConfig(steps=1000, batch=B), "data": data(), **changes})
+
+
+def test_topk_is_one_dense_product_and_four_readings_of_its_rows():
+    """perf.md's table: 2 B d F to encode, B F looked through, 2 B k d four times, 2 F d + F + d parameters."""
+    work = count(TopKConfig(d_sae=F, k=K), D, B, K)
+    assert work.encode == 2 * B * D * F
+    assert (work.scanned, work.picked, work.products) == (B * F, B * K, 0)
+    assert work.gathered == 4 * B * K * D * 4
+    assert work.parameters == 2 * F * D + F + D
+    assert work.dense == 2**26  # one block, not B F = 2^27
+    assert work.weights == 2 * 4 * F * D  # read once for each of the two blocks
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_counted_with_the_parameters_it_trains(name):
+    cfg = ARCHITECTURES[name][0](d_sae=512)
+    work = count(cfg, 16, 64, active(cfg).number)
+    assert work.parameters == sum(p.numel() for p in build(cfg, 16).parameters())
+    assert name in CHOICES
+    seconds = step_seconds(work, GPUS["h200"].rates)
+    assert all(0 < value < inf for value in seconds.values())
+
+
+def test_kron_and_mfr_and_matryoshka_differ_from_topk_as_they_should():
+    topk = count(TopKConfig(d_sae=8192), D, B, K)
+    kron = count(KronConfig(d_sae=8192, m=2, n=4), D, B, K)
+    assert_close(kron.encode / topk.encode, 6 / 8, rtol=2e-3, atol=0)  # (m + n) / (m n), and the products of pairs
+    mfr = count(MFRConfig(d_sae=8192, peers=3), D, B, K)
+    assert mfr.encode == 3 * topk.encode
+    assert mfr.matched == 3 * 8192  # three pairs
+    assert count(MatryoshkaConfig(d_sae=8192), D, B, K).gathered > topk.gathered
+    assert count(MatryoshkaConfig(d_sae=8192, prefixes=(1.0,)), D, B, K).gathered == topk.gathered
+
+
+def test_time_is_work_over_rate():
+    work = count(TopKConfig(d_sae=4096), D, B, K)
+    parts = step_seconds(work, UNIT)
+    assert parts["encode"] == work.encode + work.weights
+    assert parts["optimizer"] == work.parameters
+    twice = step_seconds(work, replace(UNIT, flops=2.0, weights=2.0))
+    assert twice == {**parts, "encode": parts["encode"] / 2}
+
+
+def test_rows_are_gathered_at_a_rate_between_those_measured():
+    found = replace(UNIT, gather_near=16.0, gather_far=4.0)
+    assert [found.gather(n) for n in (1, NEAR, FAR, 10 * FAR)] == pytest.approx([16, 16, 4, 4])
+    assert found.gather((NEAR * FAR) ** 0.5) == pytest.approx(8)
+
+
+def test_dead_latents_cost_and_nothing_else_changes():
+    alive, some = (step_seconds(count(TopKConfig(d_sae=F), D, B, K, dead), UNIT) for dead in (0.0, 0.1))
+    assert some.pop("dense gradients") == pytest.approx(6 * 2 * B * D * F * 0.1)
+    assert some == alive
+
+
+@pytest.mark.parametrize(
+    ("d", "latents", "batch", "milliseconds"),
+    [(768, 65_536, 8192, 2.59), (768, 2**18, 8192, 10.0), (768, 2**20, 32_768, 115), (2304, 65_536, 8192, 7.32)],
+)
+def test_an_h200_is_as_the_roofline_has_it(d, latents, batch, milliseconds):
+    """perf.md 1.4, the column of unfused sparse kernels; launches and the loss are not in it."""
+    parts = step_seconds(count(TopKConfig(d_sae=latents), d, batch, K), GPUS["h200"].rates)
+    assert 1e3 * (total(parts) - parts["loss and the rest"]) == pytest.approx(milliseconds, rel=0.15)
+
+
+def test_memory_grows_by_sixteen_bytes_a_parameter_and_one_reused_buffer():
+    at = {}
+    for latents in (F, 2 * F):
+        at[latents] = total(training._forecast(job(arch=TopKConfig(d_sae=latents)), machine(1e12)).memory)
+    parameters = 2 * F * D + F
+    assert at[2 * F] - at[F] == pytest.approx(4 * (4 + 1) * parameters, rel=0.02)  # the fifth: copies in saving
+
+
+def test_sharding_divides_what_belongs_to_latents():
+    one, four = (training._forecast(job(ranks=ranks), machine(1e12)) for ranks in (1, 4))
+    assert four.memory["optimizer"] == pytest.approx(one.memory["optimizer"] / 4, rel=1e-3)
+    assert four.seconds["encode"] == pytest.approx(one.seconds["encode"] / 4)
+    assert four.disk == pytest.approx(one.disk, rel=1e-3)
+    assert "exchange" in four.seconds.keys() - one.seconds.keys()
+
+
+def test_what_does_not_fit_is_refused_with_what_would(tmp_path):
+    need = total(training._forecast(job(), machine(1e12)).memory)
+    assert training.forecast(job(), machine(need + 1), tmp_path).refusals == ()
+    (refusal,) = training.forecast(job(), machine(0.75 * need), tmp_path).refusals
+    assert "too little memory" in refusal
+    assert f"--arch.d-sae {F // 2} or --ranks 2 would fit" in refusal
+    smaller = job(arch=TopKConfig(d_sae=F // 2))
+    assert training.forecast(smaller, machine(0.75 * need), tmp_path).refusals == ()
+    assert training.forecast(job(ranks=2), machine(0.75 * need), tmp_path).refusals == ()
+
+
+def test_a_full_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("activations.files.free_bytes", lambda path: 10**6)
+    (refusal,) = training.forecast(job(), machine(1e12), tmp_path).refusals
+    assert refusal.startswith("too little disk: it takes")
+
+
+def test_the_window_is_the_one_the_reader_takes(tmp_path):
+    store = tiny_store(tmp_path)
+    reader = ShuffledReader(store, HOOK, 16)
+    found = Data.of(store, HOOK)
+    assert reader.shards_per_group == len(store.shards)
+    assert found.window_rows == found.rows
+    assert found.rows == pytest.approx(reader.rows, rel=0.15)  # held-out documents are estimated
+    large = data(rows=10**8)
+    assert large.window_rows * large.row == pytest.approx(training.WINDOW, rel=0.02)
+
+
+def test_the_limit_is_what_most_time_goes_to():
+    seconds = {"encode": 3.0, "optimizer": 2.0, "selection": 2.0}
+    resources = {"encode": "compute", "optimizer": "memory bandwidth", "selection": "memory bandwidth"}
+    assert Forecast("a job", {}, {}, seconds, resources).limit.startswith("memory bandwidth (57%")
+
+
+def test_rates_are_kept_and_told_by_machine_and_threads(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path))
+    kept = Machine(rates.this_machine(1), UNIT, rates.memory(), "now", process=5)
+    assert rates.load(1) is None
+    rates.save(kept)
+    assert rates.load(1) == kept
+    assert rates.load(2) is None
+    (tmp_path / "rates.json").write_text("{")  # damaged: measured again
+    assert rates.load(1) is None
+    rates.save(kept)
+    assert rates.load(1) == kept
+
+
+def test_sizes_and_times_for_people():
+    assert [size(n) for n in (12, 3.8e7, 1.5e13)] == ["12 B", "38.0 MB", "15.0 TB"]
+    assert [duration(s) for s in (0.042, 45, 600, 9000, 10 * 86400)] == ["0.042 s", "45 s", "10 min", "2.5 h", "10.0 days"]
+
+
+def test_a_million_latents_are_planned_without_their_memory():
+    before = torch.zeros(1)
+    found = training._forecast(job(arch=TopKConfig(d_sae=2**20)), machine(1e12))
+    assert total(found.memory) > 25e9
+    assert before.numel() == 1
