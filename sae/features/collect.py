@@ -91,7 +91,7 @@ def collect(
     with ranks.first_goes_first():
         _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
-    for number in numbers[ranks.rank() :: ranks.world()]:
+    for number in _mine(numbers):
         _encode(sae, store, hook, number, cfg.batch, scratch, on_rows)
     ranks.barrier()
     counts = [firings.read_counts(scratch / shard_name(number)) for number in numbers]
@@ -137,8 +137,8 @@ def _seen(
 
 
 def shards_to_read(store: Store, tokens: int | None) -> tuple[int, int]:
-    """How many shards, and how many rows, `collect` will look at."""
-    numbers = _shards(store, tokens)
+    """How many shards, and how many rows, `collect` will look at: this rank."""
+    numbers = _mine(_shards(store, tokens))
     return len(numbers), sum(store.shards[number].rows for number in numbers)
 
 
@@ -154,6 +154,10 @@ def _shards(store: Store, tokens: int | None) -> range:
             break
         count, windows = count + 1, windows + entry.windows
     return range(count)
+
+
+def _mine(numbers: range) -> range:
+    return numbers[ranks.rank() :: ranks.world()]
 
 
 def _prepare(scratch: Path, job: dict[str, Any]) -> None:

@@ -38,17 +38,20 @@ def available() -> bool:
     return find_spec("umap") is not None
 
 
-def make_map(W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"]) -> Map:
+def make_map(
+    W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"], near: tuple[Tensor, Tensor] | None = None
+) -> Map:
     """Lay out the alive latents so that those whose decoder rows have a large cosine stand together.
 
     UMAP (McInnes et al. 2018, arXiv:1802.03426) of exact nearest neighbours by cosine, from principal components,
     seeded and on one thread: the same input gives the same map on the same machine. Clusters are HDBSCAN's
     (Campello et al. 2013) on the map. Dead latents, whose direction says nothing, are left out, and dictionaries of
-    fewer than 5 alive ones; fewer than 64 stand where principal components put them. Needs umap-learn."""
+    fewer than 5 alive ones; fewer than 64 stand where principal components put them. `near`: what `nearest` finds for
+    all latents, at least `NEAREST - 1` for each, where it is known. Needs umap-learn."""
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        found = _layout(W_dec[alive].float())
+        found = _layout(W_dec[alive].float(), near if alive.all() else None)
         places[alive] = torch.from_numpy(found)
         clusters[alive.numpy()] = _clusters(found)
     return Map(places, clusters)
@@ -69,13 +72,13 @@ def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequenc
     return [[token for token, _ in found[:NAMES]] for found in ordered]
 
 
-def _layout(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
+def _layout(rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None) -> NDArray[np.float32]:
     rows = torch.nn.functional.normalize(rows, dim=1)
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:
         return start
     umap: Any = import_module("umap.umap_")
-    indices, cosines = nearest(rows, NEAREST - 1)
+    indices, cosines = (part[:, : NEAREST - 1] for part in near or nearest(rows, NEAREST - 1))
     own = torch.arange(n)[:, None]
     indices = torch.cat([own, indices], 1).numpy()
     distances = torch.cat([torch.zeros(n, 1), 1 - cosines], 1).clamp_min(0).numpy()
