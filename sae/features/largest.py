@@ -25,7 +25,7 @@ def largest(x: Float[Tensor, "B C"], n: int) -> Largest:
     whole group is looked at too."""
     B, C = x.shape
     S = C // MEMBERS
-    if S < WORTHWHILE * n:
+    if WORTHWHILE * n > S:
         return Largest(*x.topk(n, dim=1))
     whole = S * MEMBERS
     groups = x[:, :whole].view(B, MEMBERS, S).amax(1).topk(n, dim=1, sorted=False).indices
