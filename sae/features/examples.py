@@ -88,8 +88,12 @@ def gather(wanted: Int[Tensor, "E"], firings: Firings, context: int) -> tuple[Te
 def traces(wanted: Int[Tensor, "E"], found: list[tuple[Tensor, Tensor, Tensor]]) -> Traces:
     """Put what `gather` found in all shards in order: by latent, window, position."""
     place, positions, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = place.argsort(stable=True)  # a pair's firings lie in one shard, by position
     offsets = offsets_of(torch.bincount(place, minlength=len(wanted)))
+    runs = place.unique_consecutive(return_counts=True)[
+        1
+    ]  # one a pair: its firings lie in one shard, by position
+    rank = torch.arange(len(place)) - offsets_of(runs)[:-1].repeat_interleave(runs)
+    order = torch.empty_like(place).scatter_(0, offsets[place] + rank, torch.arange(len(place)))
     return Traces(wanted >> 32, wanted & LOW, offsets, positions[order], values[order])
 
 
