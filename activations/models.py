@@ -207,7 +207,7 @@ class LanguageModel:
         norm, unembed = self.bridge.ln_final, self.bridge.unembed
         base = directions.to(self.device, self.plain.dtype)[:, None]
         written = norm(base) - norm(torch.zeros_like(base[:1]))
-        return (unembed(written) - unembed(torch.zeros_like(written[:1])))[:, 0].float()
+        return unembed(written).sub_(unembed(torch.zeros_like(written[:1])))[:, 0].float()
 
     @property
     def last_residual(self) -> str:

@@ -1,17 +1,19 @@
-"""Feature data for a whole dictionary: seconds a latent, here and in SAEDashboard.
+"""Feature data for a whole dictionary: seconds a latent, here and in SAEDashboard, and where ours go.
 
 Run it once per contestant, each in an environment that has that package; both read the tokens of the same store:
-    python benchmarks/features.py ours --store stores/demo
+    python -m benchmarks.features ours --store stores/demo
     python benchmarks/features.py saedashboard --store stores/demo     # pip install sae-dashboard==0.8.0
 `ours` is what `sae features` does for each latent of a TopK SAE (k = 32) with the weights of its start: the pass over the store,
 examples, histograms, logit lens, neighbours, co-firing, files. SAEDashboard gets an SAE of the same width, of which it describes
 --latents (its cost grows with their number), over a random model of one block, which is cheaper to run than a real one.
+Seconds are of the clock and of the processor: on a busy machine compare the second. `features_pass.py` has the pass alone.
 """
 # pyright: reportMissingImports=false
 
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,76 @@ from activations.store import Store
 VOCABULARY = 49_152
 
 
-def ours(store: Store, args: argparse.Namespace) -> tuple[float, int]:
+# (module, function or method, what the table calls it); a part's seconds leave out those of parts within it
+PARTS = (
+    ("describe", "describe", "the rest"),
+    ("collect", "_encode", "encode (disk too)"),
+    ("firings", "by_latent", "sort by latent"),
+    ("statistics", "Statistics.add", "statistics"),
+    ("examples", "Selection.add", "selection"),
+    ("collect", "wanted_pairs", "gather, traces"),
+    ("collect", "gather", "gather, traces"),
+    ("collect", "traces", "gather, traces"),
+    ("collect", "cofiring", "co-firing"),
+    ("describe", "logit_lens", "logit lens"),
+    ("describe", "nearest", "neighbours"),
+    ("map", "_layout", "map: layout"),
+    ("map", "_clusters", "map: clusters"),
+    ("write", "token_texts", "vocabulary"),
+    ("write", "write", "write"),
+)
+Spent = tuple[float, float]  # seconds of the clock, and of the processor
+
+
+class Parts:
+    """Seconds spent in functions of sae.features while they are watched, within one another left out."""
+
+    def __init__(self) -> None:
+        self.own: dict[str, Spent] = {}
+        self._inner: list[Spent] = [(0.0, 0.0)]
+
+    def watch(self, module: str, name: str, part: str) -> None:
+        """Count a function's seconds from now on."""
+        *owners, name = name.split(".")
+        owner = import_module(f"sae.features.{module}")
+        for each in owners:
+            owner = getattr(owner, each)
+        setattr(owner, name, self._watched(getattr(owner, name), part))
+
+    def _watched(self, real: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._inner.append((0.0, 0.0))
+            began = time.perf_counter(), time.process_time()
+            try:
+                return real(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - began[0], time.process_time() - began[1]
+                self.own[part] = _sum(self.own.get(part, (0.0, 0.0)), spent, self._inner.pop(), -1)
+                self._inner[-1] = _sum(self._inner[-1], spent)
+
+        return timed
+
+    def show(self) -> None:
+        """Print the table."""
+        whole = self.total[1]
+        for part, (wall, cpu) in sorted(self.own.items(), key=lambda item: -item[1][1]):
+            print(f"{part:20} {wall:8.2f} s {cpu:8.2f} s of processor {cpu / whole:6.1%}")
+
+    @property
+    def total(self) -> Spent:
+        """All parts'."""
+        return self._inner[0]
+
+
+def _sum(one: Spent, other: Spent, third: Spent = (0.0, 0.0), sign: int = 1) -> Spent:
+    return one[0] + other[0] + sign * third[0], one[1] + other[1] + sign * third[1]
+
+
+def ours(store: Store, args: argparse.Namespace) -> tuple[Spent, int]:
     from activations.models import load
     from sae.architectures import TopKConfig, build
+    from sae.features import describe as describing
     from sae.features.collect import FeaturesConfig, shards_to_read
-    from sae.features.describe import describe
 
     hook = store.only_hook()
     sae = build(TopKConfig(d_sae=args.width, k=32), store.width(hook), 0).requires_grad_(False)
@@ -35,15 +102,17 @@ def ours(store: Store, args: argparse.Namespace) -> tuple[float, int]:
     model = load(store.spec.model)
     _ = model.bridge
     cfg = FeaturesConfig(tokens=args.tokens)
+    parts = Parts()
+    for part in PARTS:
+        parts.watch(*part)
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        describe(sae, store, hook, model, Path(folder) / "features", cfg, "0" * 64)
-        seconds = time.perf_counter() - began
-    print(f"{shards_to_read(store, args.tokens)[1]:,} tokens, {args.width:,} latents: {seconds:.1f} s")
-    return seconds, args.width
+        describing.describe(sae, store, hook, model, Path(folder) / "features", cfg, "0" * 64)
+    parts.show()
+    print(f"{shards_to_read(store, args.tokens)[1]:,} tokens, {args.width:,} latents")
+    return parts.total, args.width
 
 
-def saedashboard(store: Store, args: argparse.Namespace) -> tuple[float, int]:
+def saedashboard(store: Store, args: argparse.Namespace) -> tuple[Spent, int]:
     from sae_dashboard.sae_vis_data import SaeVisConfig
     from sae_dashboard.sae_vis_runner import SaeVisRunner
     from sae_lens import HookedSAETransformer
@@ -65,12 +134,12 @@ def saedashboard(store: Store, args: argparse.Namespace) -> tuple[float, int]:
         _, cache = model.run_with_cache(tokens[:8], names_filter=hook)
         before = (cache[hook] @ sae.W_enc).flatten()
         sae.b_enc.data -= before[: 2**24].quantile(1 - 32 / args.width)
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     config = SaeVisConfig(hook_point=hook, features=list(range(args.latents)))
     SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
-    seconds = time.perf_counter() - began
-    print(f"{tokens.numel():,} tokens, {args.latents} of {args.width:,} latents: {seconds:.1f} s")
-    return seconds, args.latents
+    spent = time.perf_counter() - began[0], time.process_time() - began[1]
+    print(f"{tokens.numel():,} tokens, {args.latents} of {args.width:,} latents")
+    return spent, args.latents
 
 
 def main() -> None:
@@ -84,8 +153,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65_536)
     parser.add_argument("--latents", type=int, default=32)
     args = parser.parse_args()
-    seconds, latents = {"ours": ours, "saedashboard": saedashboard}[args.contestant](Store(args.store), args)
-    print(f"{args.contestant}: {1000 * seconds / latents:.2f} ms a latent")
+    spent, latents = {"ours": ours, "saedashboard": saedashboard}[args.contestant](Store(args.store), args)
+    wall, cpu = (1000 * seconds / latents for seconds in spent)
+    print(f"{args.contestant}: {wall:.2f} ms a latent, {cpu:.2f} ms of processor time")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from activations import ranks
 from activations.models import LanguageModel
 from sae.cli.progress import progress
 from sae.features.collect import FeaturesConfig, shards_to_read
@@ -18,7 +19,8 @@ from sae.runs import Run, device
 class Features:
     """Collect statistics, examples, logit lens and neighbours of all latents into the run's features/.
 
-    Example: sae features runs/demo --tokens 200000. Interrupted, the same command goes on."""
+    Example: sae features runs/demo --tokens 200000. Interrupted, the same command goes on. By several processes:
+    torchrun --nproc-per-node 2 -m sae.cli.main features runs/demo."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must be finished."""
@@ -30,23 +32,25 @@ class Features:
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = tyro.cli(Features, prog="sae features", args=args, config=(tyro.conf.OmitArgPrefixes,))
-    run = Run(command.run)
-    model = run.language_model()
-    features = collect(run, model, command.config)
-    if command.effects:
-        measure(run, model, features, command.effects)
-    print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
+    with ranks.group():
+        run = Run(command.run)
+        model = run.language_model()
+        features = collect(run, model, command.config)
+        if ranks.rank() == 0:
+            if command.effects:
+                measure(run, model, features, command.effects)
+            print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
     return 0
 
 
 def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore:
     """Fill the run's features folder, or finish it."""
-    digest = run.digest
+    sae, out = run.sae().to(device()), run.path / "features"
+    if ranks.rank():  # one of them tells how far all are
+        return describe(sae, run.store, run.hook, model, out, cfg, run.digest)
     _, rows = shards_to_read(run.store, cfg.tokens)
     with progress("features", rows, "tokens") as advance:
-        return describe(
-            run.sae().to(device()), run.store, run.hook, model, run.path / "features", cfg, digest, advance
-        )
+        return describe(sae, run.store, run.hook, model, out, cfg, run.digest, advance)
 
 
 def measure(run: Run, model: LanguageModel, features: FeatureStore, latents: tuple[int, ...]) -> None:

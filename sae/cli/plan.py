@@ -132,7 +132,10 @@ def _harvest(args: list[str]) -> int:
 def _train(args: list[str]) -> int:
     example = "Example: sae plan train {} --store stores/demo --arch.d-sae 16384 --train.steps 5000"
     presets = {
-        name: (f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example.format(name)}", PlanTrain(arch=config()))
+        name: (
+            f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example.format(name)}",
+            PlanTrain(arch=config()),
+        )
         for name, (config, _) in ARCHITECTURES.items()
     }
     command = tyro.extras.overridable_config_cli(presets, prog="sae plan train", args=args)

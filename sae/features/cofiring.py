@@ -6,13 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
+
+from sae.features import compiled
+from sae.features.firings import Firings
 
 BLOCK_BYTES = 2**28  # of counts held at once
 DENSE_PIECE = 1024  # rows written out with their zeros at once, where codes are far from sparse
 SPARSE_COST = 300  # a sparse product's step against one multiply-add of a dense one (CPU, one thread)
+NONE = -1  # an empty place among the keys
+LOW = 0xFFFFFFFF
 
 
 class Cofiring(NamedTuple):
@@ -26,65 +30,97 @@ class Cofiring(NamedTuple):
 
 
 def cofiring(
-    shards: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    shards: Callable[[], Iterable[Firings]],
+    latents: range,
     fired: Int[Tensor, "F"],
     n_rows: int,
     n: int,
     least: int,
     block_bytes: int = BLOCK_BYTES,
 ) -> Cofiring:
-    """Partners of every latent among all latents, from (row, latent) of every firing, shard by shard.
+    """Partners of some latents among all F latents, from every firing, shard by shard.
 
     Firing is being non-zero, of either sign. A partner shares at least `least` rows and fires together with the
-    latent more often than chance would have it (PMI above 0). `shards` is called once for each block of latents and
-    gives int32 tensors, rows numbered within the shard, in rising order. Memory: `block_bytes` of counts, one
-    shard's counts in sparse form (12 bytes a pair that fires together, at most three times `block_bytes`) and 24
-    bytes a firing of one shard."""
+    latent more often than chance would have it (PMI above 0); of equally good ones (in float32) those of the lowest
+    number are listed. `shards` is called once for each block of latents. Memory: `block_bytes` of counts, 20 bytes a
+    firing of one shard, and without numba one shard's counts in sparse form (12 bytes a pair that fires together, at
+    most three times `block_bytes`)."""
     F = len(fired)
     block = max(1, min(F, block_bytes // (4 * F)))
+    room = torch.empty(min(block, len(latents)), F, dtype=torch.int32)
     parts = []
-    for start in range(0, F, block):
-        stop = min(start + block, F)
-        counts = np.zeros((stop - start, F), np.int32)
-        for rows, latents in shards():
-            count_together(counts, rows.numpy(), latents.numpy(), start)
-        own = np.arange(stop - start)
-        counts[own, own + start] = 0
-        parts.append(_best(torch.from_numpy(counts), fired, start, n_rows, min(n, F), least))
+    for start in range(latents.start, latents.stop, block):
+        some = range(start, min(start + block, latents.stop))
+        counts = room[: len(some)].zero_()
+        for firings in shards():
+            add_together(counts, firings, some)
+        counts[torch.arange(len(some)), torch.tensor(some)] = 0
+        parts.append(_best(counts, some, fired, n_rows, min(n, F), least))
     return Cofiring(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def count_together(
-    counts: NDArray[np.int32], rows: NDArray[np.int32], latents: NDArray[np.int32], start: int
-) -> None:
-    """Add to counts [block, F] on how many of these rows latent start + i and latent j both fire."""
-    if not len(rows):
+def add_together(counts: Int[Tensor, "f F"], firings: Firings, some: range) -> None:
+    """Add to `counts` on how many of these rows each of some latents and each of all fire."""
+    if not len(firings.rows):
         return
-    block, F = counts.shape
-    ends = np.bincount(rows + 1).cumsum()
-    code: Any = sparse.csr_matrix((np.ones(len(rows), np.int32), latents, ends), shape=(len(ends) - 1, F))
-    part = code if block == F else code[:, start : start + block]
+    starts, rows = firings.starts, firings.rows
+    height = int(rows.max()) + 1
+    entries = np.ones(len(rows), np.int8), rows.numpy(), starts.numpy()
+    code: Any = sparse.csc_matrix(entries, shape=(height, len(starts) - 1)).tocsr()
+    if loops := compiled.loops(len(rows)):
+        own = starts[some.start : some.stop + 1].contiguous()
+        compiled.by_latents(loops.together, own, rows, code.indptr, code.indices, counts)
+    else:
+        _multiply(counts.numpy(), code.astype(np.int32), some)
+
+
+def _multiply(counts: Any, code: Any, some: range) -> None:
+    """counts += code[:, some]^T code, by a sparse product or, where codes are far from sparse, a dense one."""
+    part = code[:, some.start : some.stop]
     steps = np.diff(part.indptr).astype(np.int64) @ np.diff(code.indptr)
     if steps * SPARSE_COST > code.shape[0] * counts.size:
         for row in range(0, code.shape[0], DENSE_PIECE):
             few = code[row : row + DENSE_PIECE].toarray().astype(np.float32)
-            counts += (few[:, start : start + block].T @ few).astype(np.int32)
+            counts += (few[:, some.start : some.stop].T @ few).astype(np.int32)
         return
     found = part.T.tocsr() @ code
-    places = np.repeat(np.arange(block, dtype=np.int64) * F, np.diff(found.indptr)) + found.indices
-    counts.reshape(-1)[places] += found.data
+    places = np.repeat(np.arange(len(some), dtype=np.int64) * counts.shape[1], np.diff(found.indptr))
+    counts.reshape(-1)[places + found.indices] += found.data
 
 
-def _best(counts: Tensor, fired: Tensor, start: int, n_rows: int, n: int, least: int) -> Cofiring:
-    """The n partners of latents start, start + 1, …, given their counts [block, F] with 0 for oneself."""
-    once = fired.double().log().float()
-    parts = []
-    for place, piece in enumerate(counts.split(256)):
-        own = once[start + 256 * place :][: len(piece), None]
-        pmi = piece.float().log_() - own - once + np.log(n_rows)
-        pmi[(piece < least) | ~(pmi > 0)] = 0.0
-        pmi, partners = pmi.topk(n, dim=1)
-        there = pmi > 0
-        together = torch.where(there, piece.gather(1, partners), 0)
-        parts.append((torch.where(there, partners, -1), together, pmi))
-    return Cofiring(*(torch.cat(column) for column in zip(*parts, strict=True)))
+def _best(
+    counts: Int[Tensor, "f F"], some: range, fired: Int[Tensor, "F"], n_rows: int, n: int, least: int
+) -> Cofiring:
+    """The n partners of some latents, given their counts with 0 for oneself.
+
+    A key is the bits of lift = P(both) / (P(one) P(other)) as float32, then the latent's number, the lowest best."""
+    all_fired = fired.double()
+    own = all_fired[some.start : some.stop]
+    keys = torch.full((len(some), n), NONE)
+    if loops := compiled.loops(counts.numel()):
+        even = torch.arange(len(some) + 1)
+        compiled.by_latents(loops.partners, even, counts, own, all_fired, n_rows, least, keys)
+    else:
+        for some_keys, piece, piece_own in zip(
+            keys.split(256), counts.split(256), own.split(256), strict=True
+        ):
+            some_keys.copy_(_keys(piece, piece_own, all_fired, n_rows, least).topk(n, dim=1).values)
+    there = keys >= 0
+    partners = torch.where(there, LOW - (keys & LOW), 0)
+    together = torch.where(there, counts.gather(1, partners), 0)
+    lift = together.double() * n_rows / (own[:, None] * all_fired[partners])
+    pmi = torch.where(there, lift.log().float(), 0.0)
+    return Cofiring(torch.where(there, partners, -1), together, pmi)
+
+
+def _keys(
+    counts: Int[Tensor, "f F"],
+    own: Float[Tensor, "f"],
+    fired: Float[Tensor, "F"],
+    n_rows: int,
+    least: int,
+) -> Int[Tensor, "f F"]:
+    """Keys of all pairs, in plain torch; -1 where the pair is not to be listed."""
+    lift = counts.double() * n_rows / (own[:, None] * fired)
+    keys = lift.float().view(torch.int32).long() << 32 | (LOW - torch.arange(len(fired)))
+    return torch.where((counts >= least) & (lift > 1), keys, NONE)

@@ -1,21 +1,23 @@
-"""One pass over a store: every latent's statistics and examples, resumable, within bounded memory."""
+"""One pass over a store: every latent's statistics and examples, by any number of ranks, resumable, in bounded memory."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from activations import files
+from activations import files, ranks
 from activations.store import Store, shard_name
 from sae.architectures import SAE
-from sae.errors import ConfigError
+from sae.code import offsets_of
+from sae.errors import ConfigError, RunError
+from sae.features import firings, shares
 from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
+from sae.features.firings import Firings
 from sae.features.statistics import Statistics
 from sae.runs import read_json
 
@@ -75,38 +77,68 @@ def collect(
 ) -> Collected:
     """Encode each row of the store once and gather statistics and examples for all latents.
 
-    Rows that the store excludes (BOS, padding) are left out, both splits are in. The sparse codes of each
-    finished shard are kept in `scratch` (12 bytes a firing), so that an interrupted call goes on from there
-    as long as `identity` (JSON: which SAE, which store) is the same, and examples can be cut out at the end
-    without encoding again. Memory: the state of `Statistics` and `Selection` (2 kB a latent with the
-    defaults), one shard with its codes, the values of the chosen windows, and a block of pair counts (`cofiring`).
+    Rows that the store excludes (BOS, padding) are left out, both splits are in. The firings of each finished
+    shard are kept in `scratch` (8 bytes each), so that an interrupted call goes on from there as long as `identity`
+    (JSON: which SAE, which store) is the same, and examples can be cut out at the end without encoding again. Of
+    several ranks each encodes its share of the shards, then gathers for its share of the latents over all shards;
+    all return the whole, which is the same whatever their number. Memory: the state of `Statistics` and `Selection`
+    (2 kB a latent with the defaults), one shard with its firings, the values of the chosen windows, and a block of
+    pair counts (`cofiring`).
 
     The result does not depend on the order of shards or the batch size, except for float rounding: of the
-    encoder's matrix product in the values, and in the sums behind the moments."""
-    _prepare(scratch, {**identity, "batch": cfg.batch})
+    encoder's matrix product in the values, and in the sums behind the moments. Raises RunError where the SAE gives
+    values that are not finite."""
+    with ranks.first_goes_first():
+        _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
-    statistics = Statistics(sae.d_sae, unit=store.mean_square_norm(hook) ** 0.5)
-    selection = Selection(sae.d_sae, cfg.strongest, cfg.sampled)
-    rows_seen = 0
-    for number in numbers:
-        codes = _codes(sae, store, hook, number, cfg.batch, scratch, on_rows)
-        first_window = store.first_windows[number]
-        rows, latents, values = codes["rows"].long(), codes["latents"].long(), codes["values"]
-        statistics.add(rows + first_window * store.context, latents, values)
-        selection.add(rows // store.context + first_window, latents, values)
-        rows_seen += int(codes["n_rows"])
+    for number in _mine(numbers):
+        _encode(sae, store, hook, number, cfg.batch, scratch, on_rows)
+    ranks.barrier()
+    counts = [firings.read_counts(scratch / shard_name(number)) for number in numbers]
+    rows, fired = sum(n for n, _ in counts), torch.stack([fired for _, fired in counts]).sum(0)
+    unit = store.mean_square_norm(hook) ** 0.5
+
+    def shards(latents: range) -> Iterator[Firings]:
+        for number in numbers:
+            first_row = store.first_windows[number] * store.context
+            yield firings.read(scratch / shard_name(number), latents, first_row)
+
+    def find(latents: range) -> dict[str, Tensor]:
+        everyone = range(sae.d_sae)
+        together = cofiring(lambda: shards(everyone), latents, fired, rows, cfg.cofiring, cfg.least_together)
+        return {**_seen(shards, latents, store.context, cfg, unit), **_named("cofiring", together._asdict())}
+
+    found = shares.of_latents(scratch, "pass", sae.d_sae, find)
+    return _collected(found, unit, rows, len(numbers))
+
+
+def _seen(
+    shards: Callable[[range], Iterator[Firings]],
+    latents: range,
+    context: int,
+    cfg: FeaturesConfig,
+    unit: float,
+) -> dict[str, Tensor]:
+    """Statistics, chosen windows and traces of some latents, in tensors that can be put one behind the other's."""
+    statistics = Statistics(len(latents), unit)
+    selection = Selection(latents, cfg.strongest, cfg.sampled)
+    for part in shards(latents):
+        statistics.add(part)
+        selection.add(part, context)
     chosen = selection.windows()
     wanted = wanted_pairs(chosen)
-    found = list(_gathered(store, numbers, scratch, wanted))
-    together = cofiring(
-        lambda: _firings(numbers, scratch), statistics.fired, rows_seen, cfg.cofiring, cfg.least_together
-    )
-    return Collected(statistics, rows_seen, chosen, traces(wanted, found), together, len(numbers))
+    found = traces(wanted, [gather(wanted, part, context) for part in shards(latents)])
+    pairs = {**found._asdict(), "latents": found.latents + latents.start, "offsets": found.offsets.diff()}
+    return {
+        **_named("statistics", statistics.state()),
+        **_named("chosen", chosen),
+        **_named("traces", pairs),
+    }
 
 
 def shards_to_read(store: Store, tokens: int | None) -> tuple[int, int]:
-    """How many shards, and how many rows, `collect` will look at."""
-    numbers = _shards(store, tokens)
+    """How many shards, and how many rows, `collect` will look at: this rank."""
+    numbers = _mine(_shards(store, tokens))
     return len(numbers), sum(store.shards[number].rows for number in numbers)
 
 
@@ -124,6 +156,10 @@ def _shards(store: Store, tokens: int | None) -> range:
     return range(count)
 
 
+def _mine(numbers: range) -> range:
+    return numbers[ranks.rank() :: ranks.world()]
+
+
 def _prepare(scratch: Path, job: dict[str, Any]) -> None:
     """Keep the scratch of the same job; drop another's."""
     if (scratch / JOB).exists() and read_json(scratch / JOB) == job:
@@ -133,14 +169,14 @@ def _prepare(scratch: Path, job: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _codes(
+def _encode(
     sae: SAE, store: Store, hook: str, number: int, batch: int, scratch: Path, on_rows: Callable[[int], None]
-) -> dict[str, Tensor]:
-    """A shard's firings: from the scratch if they are there, else encoded and put there."""
+) -> None:
+    """Put a shard's firings into the scratch, if they are not there."""
     path = scratch / shard_name(number)
     if path.exists():
         on_rows(store.shards[number].rows)
-        return load_file(path)
+        return
     shard = store.read(number, (hook,))
     flat = shard.activations[hook].flatten(0, 1)
     chosen = store.rows(shard).flatten().nonzero()[:, 0]
@@ -150,21 +186,28 @@ def _codes(
         parts.append((piece[code.rows().cpu()].int(), code.indices.int().cpu(), code.values.float().cpu()))
         on_rows(len(piece))
     rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
-    codes = {"rows": rows, "latents": latents, "values": values, "n_rows": torch.tensor(len(chosen))}
-    files.write_tensors(path, codes, "sae-codes-1")
-    return codes
+    if not values.isfinite().all():
+        raise RunError(
+            f"the SAE's values on shard {number} of {store.path} are not all finite, needed are numbers: check the "
+            f"store with `sae store verify {store.path}`, or train again with a smaller --train.lr"
+        )
+    firings.write(path, firings.by_latent(rows, latents, values, sae.d_sae), len(chosen))
 
 
-def _gathered(
-    store: Store, numbers: range, scratch: Path, wanted: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for number in numbers:
-        codes = load_file(scratch / shard_name(number))
-        rows = codes["rows"].long() + store.first_windows[number] * store.context
-        yield gather(wanted, rows, codes["latents"], codes["values"], store.context)
+def _collected(found: dict[str, Tensor], unit: float, rows: int, shards: int) -> Collected:
+    """Put together what `_seen` and `cofiring` found of all latents."""
+    statistics = Statistics(0, unit)
+    vars(statistics).update(_of("statistics", found))
+    pairs = _of("traces", found)
+    seen = Traces(**{**pairs, "offsets": offsets_of(pairs["offsets"])})
+    return Collected(statistics, rows, _of("chosen", found), seen, Cofiring(**_of("cofiring", found)), shards)
 
 
-def _firings(numbers: range, scratch: Path) -> Iterator[tuple[Tensor, Tensor]]:
-    for number in numbers:
-        codes = load_file(scratch / shard_name(number))
-        yield codes["rows"], codes["latents"]
+def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _of(part: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{part}."): tensor for name, tensor in found.items() if name.startswith(f"{part}.")
+    }

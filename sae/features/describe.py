@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from activations import files
+from activations import files, ranks
 from activations.models import LanguageModel
 from activations.store import Store
 from sae.architectures import SAE
-from sae.features import collect, store, write
+from sae.features import collect, shares, store, write
 from sae.features import map as maps
 from sae.features.cofiring import Cofiring
-from sae.features.collect import FeaturesConfig
-from sae.features.logits import logit_lens
+from sae.features.collect import Collected, FeaturesConfig
+from sae.features.logits import LogitLens, logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.store import FeatureStore
 from sae.runs import read_json
@@ -36,39 +37,66 @@ def describe(
 ) -> FeatureStore:
     """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
 
-    Interrupted and called again, it goes on from the last whole shard. See `collect.collect` for memory. Without
-    umap-learn there is no map, and a folder made without one is made again once there is."""
+    Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.ranks`) each
+    does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number. See
+    `collect.collect` for memory. Without numba and scikit-learn there is no map, and a folder made without one is
+    made again once they are there."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
     about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
         about["map"] = True
-    if (out / store.INDEX).exists() and about.items() <= read_json(out / store.INDEX).items():
+    if ranks.from_first(_is_there(out, about)):
         return FeatureStore(out)
-    (out / store.INDEX).unlink(missing_ok=True)
+    if ranks.rank() == 0:
+        (out / store.INDEX).unlink(missing_ok=True)
     scratch = out / collect.SCRATCH
     collected = collect.collect(sae, activations, hook, cfg, scratch, identity, on_rows)
     sae = sae.cpu()
-    neighbours, cosines = nearest(sae.W_dec, cfg.neighbours)
+    lens = _lens(model, sae, cfg, scratch)
+    if ranks.rank() == 0:
+        columns = _columns(sae, collected, cfg, mapped)
+        vocabulary = write.token_texts(model.tokenizer)
+        write.write(out, about, columns, collected, lens, vocabulary, activations)
+        collect.clear(scratch)
+        files.sweep(out)
+        files.sync(out)
+    ranks.barrier()
+    return FeatureStore(out)
+
+
+def _is_there(out: Path, about: dict[str, Any]) -> bool:
+    return (out / store.INDEX).exists() and about.items() <= read_json(out / store.INDEX).items()
+
+
+def _lens(model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path) -> LogitLens | None:
+    """The logit lens of all latents, each rank having looked through it at its share."""
+
+    def find(latents: range) -> dict[str, Tensor]:
+        lens = logit_lens(model, sae.W_dec[latents.start : latents.stop], cfg.logits)
+        return {} if lens is None else lens._asdict()
+
+    found = shares.of_latents(scratch, "lens", sae.d_sae, find)
+    return LogitLens(**found) if found else None
+
+
+def _columns(sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool) -> dict[str, Any]:
+    """What the table says of each latent beside its statistics and the lens."""
+    neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1))
     columns = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
         "b_enc": [None] * sae.d_sae if (bias := sae.encoder_bias()) is None else bias.tolist(),
-        "neighbours": neighbours.tolist(),
-        "neighbour_cosines": cosines.tolist(),
+        "neighbours": neighbours[:, : cfg.neighbours].tolist(),
+        "neighbour_cosines": cosines[:, : cfg.neighbours].tolist(),
         **_cofiring_columns(collected.cofiring),
     }
     if mapped:
         log.info("laying out the map of features")
-        columns |= _map_columns(maps.make_map(sae.W_dec, collected.statistics.fired > 0))
+        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines))
+        columns |= _map_columns(made)
     else:
-        log.info("no map of the features: it needs umap-learn (pip install 'sae-workbench[map]')")
-    lens = logit_lens(model, sae.W_dec, cfg.logits)
-    vocabulary = write.token_texts(model.tokenizer)
-    features = write.write(out, about, columns, collected, lens, vocabulary, activations)
-    collect.clear(scratch)
-    files.sweep(out)
-    files.sync(out)
-    return features
+        log.info("no map of the features: it needs numba and scikit-learn (pip install 'sae-workbench[map]')")
+    return columns
 
 
 def _cofiring_columns(found: Cofiring) -> dict[str, Any]:

@@ -6,39 +6,39 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae.code import offsets_of
+from sae.features import compiled
+from sae.features.firings import Firings
+
 NONE = torch.iinfo(torch.int64).min  # an empty place among the keys
 LOW = 0xFFFFFFFF
 
 
 class Selection:
-    """Keeps, for each latent, the best windows seen so far; the result depends on no order and no division.
+    """Keeps, for each of some latents, the best windows seen so far; the result depends on no order and no division.
 
     `strongest`: the n windows with the largest value, and with the most negative one. `sampled`: R windows
     drawn uniformly from all in which the latent fires, as those with the smallest hash of (latent, window).
     Every place is one int64 key that orders windows totally (equal values: the earlier window first), so
     merging two selections is taking the largest keys of both. State: 8 (2 n + R) bytes a latent."""
 
-    def __init__(self, n_latents: int, strongest: int, sampled: int):
-        self.positive = torch.full((n_latents, strongest), NONE)
-        self.negative = torch.full((n_latents, strongest), NONE)
-        self.sampled = torch.full((n_latents, sampled), NONE)
+    def __init__(self, latents: range, strongest: int, sampled: int):
+        self.latents = latents
+        self.positive = torch.full((len(latents), strongest), NONE)
+        self.negative = torch.full((len(latents), strongest), NONE)
+        self.sampled = torch.full((len(latents), sampled), NONE)
 
-    def add(
-        self, windows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]
-    ) -> None:
-        """Take in firings (window number in the store, latent, value != 0); windows must come whole."""
-        if not len(values):
-            return
-        pairs, place = (latents.long() << 32 | windows).unique(return_inverse=True)
-        pair_latents, pair_windows = pairs >> 32, pairs & LOW
-        zeros = torch.zeros(len(pairs))
-        highest = zeros.scatter_reduce(0, place, values, "amax", include_self=False)
-        lowest = zeros.scatter_reduce(0, place, values, "amin", include_self=False)
-        for state, peak in ((self.positive, highest), (self.negative, -lowest)):
-            shows = peak > 0
-            keys = _ordered(peak[shows]) << 32 | (LOW - pair_windows[shows])
-            _keep_largest(state, pair_latents[shows], keys)
-        _keep_largest(self.sampled, pair_latents, -(_hash31(pairs) << 32 | pair_windows))
+    def add(self, firings: Firings, context: int) -> None:
+        """Take in firings of these latents on windows of `context` rows; windows must come whole."""
+        state = self.positive, self.negative, self.sampled
+        if loops := compiled.loops(len(firings.values)):
+            starts, rows, values, first_row = firings
+            bits = values.view(torch.int32)
+            compiled.by_latents(
+                loops.selection, starts, rows, values, bits, first_row, context, self.latents.start, *state
+            )
+        else:
+            _add(firings, context, self.latents.start, *state)
 
     def windows(self) -> dict[str, Int[Tensor, "F n"]]:
         """Window numbers by kind, best first for `positive` and `negative`; -1 where there are fewer."""
@@ -64,35 +64,67 @@ class Traces(NamedTuple):
 
 def wanted_pairs(chosen: dict[str, Int[Tensor, "F n"]]) -> Int[Tensor, "E"]:
     """All (latent, window) pairs chosen in any kind, once each, as latent << 32 | window, sorted."""
-    pairs = []
-    for windows in chosen.values():
-        latents, _ = (windows >= 0).nonzero(as_tuple=True)
-        pairs.append(latents << 32 | windows[windows >= 0])
-    return torch.cat(pairs).unique()
+    windows = torch.cat([*chosen.values()], 1).sort(1).values
+    once = windows >= 0
+    once[:, 1:] &= windows.diff(dim=1) != 0
+    latents, place = once.nonzero(as_tuple=True)
+    return latents << 32 | windows[latents, place]
 
 
-def gather(
-    wanted: Int[Tensor, "E"],
-    rows: Int[Tensor, "nnz"],
-    latents: Int[Tensor, "nnz"],
-    values: Tensor,
-    context: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a shard's firings those in wanted pairs: (place of the pair in `wanted`, position, value)."""
-    pairs = latents.long() << 32 | rows // context
-    place = torch.searchsorted(wanted, pairs).clamp_max(len(wanted) - 1)
-    hit = wanted[place] == pairs if len(wanted) else torch.zeros(len(pairs), dtype=torch.bool)
-    return place[hit], (rows % context)[hit], values[hit]
+def gather(wanted: Int[Tensor, "E"], firings: Firings, context: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a shard's firings those in wanted pairs: (place of the pair in `wanted`, position, value), by pair."""
+    if loops := compiled.loops(len(firings.values)):
+        edges = torch.searchsorted(wanted, torch.arange(len(firings.starts)) << 32)
+        place = torch.empty(len(firings.values), dtype=torch.int64)
+        starts, rows, _, first_row = firings
+        compiled.by_latents(loops.gather, starts, rows, first_row, context, wanted, edges, place)
+    else:
+        place = _places(wanted, firings, context)
+    hit = (place >= 0).nonzero()[:, 0]
+    positions = (firings.rows[hit].long() + firings.first_row) % context
+    return place[hit], positions, firings.values[hit]
 
 
 def traces(wanted: Int[Tensor, "E"], found: list[tuple[Tensor, Tensor, Tensor]]) -> Traces:
     """Put what `gather` found in all shards in order: by latent, window, position."""
     place, positions, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = positions.argsort(stable=True)
-    order = order[place[order].argsort(stable=True)]
-    counts = torch.bincount(place, minlength=len(wanted))
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    offsets = offsets_of(torch.bincount(place, minlength=len(wanted)))
+    runs = place.unique_consecutive(return_counts=True)[
+        1
+    ]  # one a pair: its firings lie in one shard, by position
+    rank = torch.arange(len(place)) - offsets_of(runs)[:-1].repeat_interleave(runs)
+    order = torch.empty_like(place).scatter_(0, offsets[place] + rank, torch.arange(len(place)))
     return Traces(wanted >> 32, wanted & LOW, offsets, positions[order], values[order])
+
+
+def _places(wanted: Int[Tensor, "E"], firings: Firings, context: int) -> Int[Tensor, "nnz"]:
+    """Place in `wanted` of each firing's pair, -1 where it is not wanted."""
+    pairs = firings.latents() << 32 | (firings.rows.long() + firings.first_row) // context
+    if not len(wanted):
+        return torch.full_like(pairs, -1)
+    place = torch.searchsorted(wanted, pairs).clamp_max(len(wanted) - 1)
+    return torch.where(wanted[place] == pairs, place, -1)
+
+
+def _add(
+    firings: Firings, context: int, first_latent: int, positive: Tensor, negative: Tensor, sampled: Tensor
+) -> None:
+    """`Selection.add` in plain torch."""
+    if not len(firings.values):
+        return
+    windows = (firings.rows.long() + firings.first_row) // context
+    pairs, place = (firings.latents() << 32 | windows).unique(return_inverse=True)
+    latents, windows = pairs >> 32, pairs & LOW
+    zeros = torch.zeros(len(pairs))
+    highest = zeros.scatter_reduce(0, place, firings.values, "amax", include_self=False)
+    lowest = zeros.scatter_reduce(0, place, firings.values, "amin", include_self=False)
+    for state, peak in ((positive, highest), (negative, -lowest)):
+        shows = peak > 0
+        keys = peak[shows].view(torch.int32).long() << 32 | (
+            LOW - windows[shows]
+        )  # bits in the values' order
+        _keep_largest(state, latents[shows], keys)
+    _keep_largest(sampled, latents, -(hash31(pairs + (first_latent << 32)) << 32 | windows))
 
 
 def _keep_largest(state: Int[Tensor, "F n"], latents: Int[Tensor, "c"], keys: Int[Tensor, "c"]) -> None:
@@ -110,12 +142,7 @@ def _keep_largest(state: Int[Tensor, "F n"], latents: Int[Tensor, "c"], keys: In
     state.copy_(torch.cat([state, candidates], 1).topk(state.shape[1], dim=1).values)
 
 
-def _ordered(values: Float[Tensor, "c"]) -> Int[Tensor, "c"]:
-    """The bits of positive float32 values, as integers that compare as they do."""
-    return values.float().contiguous().view(torch.int32).long()
-
-
-def _hash31(pairs: Int[Tensor, "c"]) -> Int[Tensor, "c"]:
+def hash31(pairs: Int[Tensor, "c"]) -> Int[Tensor, "c"]:
     """31 mixed bits of each pair; multiplications wrap around."""
     h = pairs * -7046029254386353131  # the golden ratio's bits, odd
     h = (h ^ (h >> 32 & LOW)) * -4658895280553007687  # splitmix64's first multiplier

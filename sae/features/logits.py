@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activations.models import LanguageModel
+from sae.features.largest import largest
 
 
 class LogitLens(NamedTuple):
@@ -20,7 +21,7 @@ class LogitLens(NamedTuple):
 
 @torch.no_grad()
 def logit_lens(
-    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 256
+    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 128
 ) -> LogitLens | None:
     """Decoder row -> final norm -> unembedding, minus its mean over the vocabulary; see `vocabulary_effect`.
 
@@ -31,8 +32,7 @@ def logit_lens(
     parts = []
     for rows in W_dec.split(block):
         effect = model.vocabulary_effect(rows)
-        effect -= effect.mean(1, keepdim=True)
-        listed = min(n, effect.shape[1])
-        high, low = effect.topk(listed, dim=1), (-effect).topk(listed, dim=1)
-        parts.append((high.indices, high.values, low.indices, -low.values))
+        mean, listed = effect.mean(1, keepdim=True), min(n, effect.shape[1])
+        high, low = largest(effect, listed), largest(effect.neg_(), listed)
+        parts.append((high.indices, high.values - mean, low.indices, -low.values - mean))
     return LogitLens(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

@@ -15,8 +15,6 @@ from torch import Tensor
 from sae.features.neighbours import nearest
 
 NEAREST = 15  # neighbours that keep a latent in its place, itself among them: UMAP's default
-SPREAD, LEAST_DISTANCE = 1.0, 0.1  # of UMAP's curve: its defaults
-EPOCHS = 200  # UMAP's default from 10,000 points on is 200
 FEWEST = 5  # alive latents that are worth a map
 LEAST_UMAP = 64  # below, principal components show as much
 LEAST_CLUSTER = 10  # latents
@@ -34,21 +32,24 @@ class Map(NamedTuple):
 
 
 def available() -> bool:
-    """Whether the map can be made: umap-learn is there (pip install 'sae-workbench[map]')."""
-    return find_spec("umap") is not None
+    """Whether the map can be made: numba and scikit-learn are there (pip install 'sae-workbench[map]')."""
+    return find_spec("numba") is not None and find_spec("sklearn") is not None
 
 
-def make_map(W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"]) -> Map:
+def make_map(
+    W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"], near: tuple[Tensor, Tensor] | None = None
+) -> Map:
     """Lay out the alive latents so that those whose decoder rows have a large cosine stand together.
 
     UMAP (McInnes et al. 2018, arXiv:1802.03426) of exact nearest neighbours by cosine, from principal components,
     seeded and on one thread: the same input gives the same map on the same machine. Clusters are HDBSCAN's
     (Campello et al. 2013) on the map. Dead latents, whose direction says nothing, are left out, and dictionaries of
-    fewer than 5 alive ones; fewer than 64 stand where principal components put them. Needs umap-learn."""
+    fewer than 5 alive ones; fewer than 64 stand where principal components put them. `near`: what `nearest` finds for
+    all latents, at least `NEAREST - 1` for each, where it is known. Needs what `available` asks for."""
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        found = _layout(W_dec[alive].float())
+        found = _layout(W_dec[alive].float(), near if alive.all() else None)
         places[alive] = torch.from_numpy(found)
         clusters[alive.numpy()] = _clusters(found)
     return Map(places, clusters)
@@ -69,25 +70,14 @@ def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequenc
     return [[token for token, _ in found[:NAMES]] for found in ordered]
 
 
-def _layout(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
+def _layout(rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None) -> NDArray[np.float32]:
     rows = torch.nn.functional.normalize(rows, dim=1)
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:
         return start
-    umap: Any = import_module("umap.umap_")
-    indices, cosines = nearest(rows, NEAREST - 1)
-    own = torch.arange(n)[:, None]
-    indices = torch.cat([own, indices], 1).numpy()
-    distances = torch.cat([torch.zeros(n, 1), 1 - cosines], 1).clamp_min(0).numpy()
-    state = np.random.RandomState(SEED)
-    graph, *_ = umap.fuzzy_simplicial_set(
-        rows.numpy(), NEAREST, state, "cosine", knn_indices=indices, knn_dists=distances
-    )
-    a, b = umap.find_ab_params(SPREAD, LEAST_DISTANCE)
-    found, _ = umap.simplicial_set_embedding(
-        rows.numpy(), graph, 2, 1.0, a, b, 1.0, 5, EPOCHS, start, state, "cosine", {}, False, {}, False
-    )
-    return np.ascontiguousarray(found, np.float32)
+    indices, cosines = (part[:, : NEAREST - 1] for part in near or nearest(rows, NEAREST - 1))
+    layout = import_module("sae.features.layout").layout
+    return layout(indices, (1 - cosines).clamp_min(0), start, SEED)
 
 
 def _start(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:

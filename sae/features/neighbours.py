@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.architectures import SAE
+from sae.features.largest import largest
 
 
 @torch.no_grad()
@@ -19,15 +20,15 @@ def nearest(
     Fewer than n when there are not that many others. Works in blocks: memory block * F floats."""
     rows = F.normalize(W_dec.float(), dim=1)
     n = min(n, len(rows) - 1)
-    indices, cosines = [], []
+    room = rows.new_empty(min(block, len(rows)), len(rows))
+    parts = []
     for start in range(0, len(rows), block):
-        cosine = rows[start : start + block] @ rows.T
-        own = torch.arange(len(cosine))
-        cosine[own, own + start] = -2.0
-        best = cosine.topk(n, dim=1)
-        indices.append(best.indices)
-        cosines.append(best.values)
-    return torch.cat(indices), torch.cat(cosines)
+        some = rows[start : start + block]
+        cosine = torch.mm(some, rows.T, out=room[: len(some)])
+        cosine.diagonal(start).fill_(-2.0)  # not oneself
+        parts.append(largest(cosine, n))
+    cosines, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+    return indices, cosines
 
 
 @torch.no_grad()

@@ -2,18 +2,23 @@
 
 import math
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from sae.features import compiled
+from sae.features.firings import Firings
 
 BINS = 64  # a side
 BINS_PER_OCTAVE = 4
 LOWEST_OCTAVE = -12  # of the first bin's lower edge, in octaves of the unit
+QUARTERS = tuple(2 ** (quarter / BINS_PER_OCTAVE - 1) for quarter in range(1, BINS_PER_OCTAVE))
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Statistics:
-    """Adds up firings (row, latent, value != 0) of F latents, in any order and any division into batches.
+    """Adds up firings of F latents, in any order of shards and any division into them.
 
     Counts, extremes, histograms and first/last firings are exact; sums are float64. State: 1.2 kB a latent,
     however many tokens pass. `unit` sets the histograms' bins: 64 a side, four to an octave of |value|, from
@@ -23,7 +28,7 @@ class Statistics:
         self.unit = unit
         self.fired = torch.zeros(n_latents, dtype=torch.int64)
         self.positive = torch.zeros(n_latents, dtype=torch.int64)
-        self.powers = torch.zeros(4, n_latents, dtype=torch.float64)  # sums of v, v^2, v^3, v^4
+        self.powers = torch.zeros(n_latents, 4, dtype=torch.float64)  # sums of v, v^2, v^3, v^4
         self.max = torch.full((n_latents,), -math.inf)
         self.min = torch.full((n_latents,), math.inf)
         self.first = torch.full((n_latents,), torch.iinfo(torch.int64).max)
@@ -32,26 +37,19 @@ class Statistics:
             n_latents, 2, BINS, dtype=torch.int64
         )  # [:, 0] negative, [:, 1] positive
 
-    def add(
-        self, rows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]
-    ) -> None:
-        """Take in firings; `rows` are numbers of rows in the whole store."""
-        n = len(self.fired)
-        self.fired += torch.bincount(latents, minlength=n)
-        self.positive += torch.bincount(latents[values > 0], minlength=n)
-        exact = values.double()
-        power = exact
-        for sums in self.powers:
-            sums.index_add_(0, latents, power)
-            power = power * exact
-        self.max.scatter_reduce_(0, latents, values, "amax")
-        self.min.scatter_reduce_(0, latents, values, "amin")
-        self.first.scatter_reduce_(0, latents, rows, "amin")
-        self.last.scatter_reduce_(0, latents, rows, "amax")
-        octaves = torch.log2(exact.abs() / self.unit)
-        bins = ((octaves - LOWEST_OCTAVE) * BINS_PER_OCTAVE).floor().clamp(0, BINS - 1).long()
-        place = (latents * 2 + (values > 0)) * BINS + bins
-        self.histogram += torch.bincount(place, minlength=n * 2 * BINS).view_as(self.histogram)
+    def state(self) -> dict[str, Tensor]:
+        """All that is counted, a row a latent: that of some latents and that of others, one behind the other, is
+        that of them all."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def add(self, firings: Firings) -> None:
+        """Take in finite firings of these latents."""
+        state = list(self.state().values())
+        if loops := compiled.loops(len(firings.values)):
+            quarters = np.array(QUARTERS)
+            compiled.by_latents(loops.statistics, *firings, self.unit, quarters, LOWEST_OCTAVE, *state)
+        else:
+            _add(firings, self.unit, *state)
 
     def edges(self) -> Float[Tensor, "bins+1"]:
         """Edges of the histograms' bins, as |value|."""
@@ -65,7 +63,7 @@ class Statistics:
         fires with, zeros left out; std divides by the count. qXX: quantiles of those values, from the
         histogram, so true to within one bin (19 %) and always between min and max."""
         count = self.fired.double()
-        one, two, three, four = self.powers / count  # 0 / 0 is nan
+        one, two, three, four = self.powers.T / count  # 0 / 0 is nan
         variance = (two - one**2).clamp_min(0)
         third = three - 3 * one * two + 2 * one**3
         fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
@@ -101,3 +99,39 @@ class Statistics:
         value = lower[bin_] + inside * (upper[bin_] - lower[bin_])
         value = value[:, 0].clamp(self.min.double(), self.max.double())
         return torch.where(self.fired > 0, value, math.nan)
+
+
+def _add(
+    firings: Firings,
+    unit: float,
+    fired: Tensor,
+    positive: Tensor,
+    powers: Tensor,
+    high: Tensor,
+    low: Tensor,
+    first: Tensor,
+    last: Tensor,
+    histogram: Tensor,
+) -> None:
+    """`Statistics.add` in plain torch."""
+    n, latents, values = len(fired), firings.latents(), firings.values
+    rows = firings.rows.long() + firings.first_row
+    fired += firings.starts.diff()
+    positive += torch.bincount(latents[values > 0], minlength=n)
+    exact = values.double()
+    power = exact
+    for sums in powers.T:
+        sums.index_add_(0, latents, power)
+        power = power * exact
+    high.scatter_reduce_(0, latents, values, "amax")
+    low.scatter_reduce_(0, latents, values, "amin")
+    first.scatter_reduce_(0, latents, rows, "amin")
+    last.scatter_reduce_(0, latents, rows, "amax")
+    mantissa, exponent = torch.frexp(
+        exact.abs() / unit
+    )  # mantissa in [1/2, 1): exact, where a logarithm is not
+    bins = BINS_PER_OCTAVE * (exponent.long() - 1 - LOWEST_OCTAVE)
+    for quarter in QUARTERS:
+        bins += mantissa >= quarter
+    place = (latents * 2 + (values > 0)) * BINS + bins.clamp(0, BINS - 1)
+    histogram += torch.bincount(place, minlength=n * 2 * BINS).view_as(histogram)

@@ -1,7 +1,7 @@
 """A features folder as it is written: table, histograms, examples and vocabulary, the index last (FORMAT.md)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ from sae.features.map import cluster_tokens
 from sae.features.store import EXAMPLES, FORMAT, HISTOGRAMS, INDEX, TABLE, TEXTS, VOCABULARY, FeatureStore
 
 PEAK_TOKENS = 5  # strongest examples whose peak token is listed in the table
+SIDES = (("positive", 1), ("negative", -1))
 TEXT_EXAMPLES, TEXT_AROUND = (
     5,
     10,
@@ -114,43 +115,66 @@ def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
     return dict(zip(("tokens", "documents", "positions"), columns, strict=True))
 
 
+class _Peaks(NamedTuple):
+    """Of the first few strongest windows of either sign [F, n]: which are there, and their peaks."""
+
+    there: Tensor
+    heights: Tensor
+    """|value|, signed as the side is: larger is stronger."""
+    windows: Tensor
+    """Place of the window among those kept."""
+    positions: Tensor
+
+    @classmethod
+    def of(cls, examples: dict[str, Tensor], kind: str, sign: int, n: int) -> "_Peaks":
+        """The last of equally high values is the peak."""
+        heights = sign * examples["values"]
+        counts = examples["offsets"].diff()
+        pair = torch.arange(len(counts)).repeat_interleave(counts)
+        highest = heights.new_empty(len(counts)).scatter_reduce(0, pair, heights, "amax", include_self=False)
+        at = (heights == highest[pair]).nonzero()[:, 0]
+        place = torch.zeros_like(counts).scatter_reduce(0, pair[at], at, "amax")
+        chosen = examples[kind][:, :n].long()
+        there, pairs = chosen >= 0, chosen.clamp_min(0)
+        if not len(counts):
+            return cls(there, *(chosen.new_zeros(chosen.shape) for _ in range(3)))
+        windows = examples["window_of_pair"].long()[pairs]
+        return cls(there, highest[pairs], windows, examples["value_positions"].long()[place[pairs]])
+
+    def listed(self) -> list[list[tuple[float, int, int]]]:
+        """(height, window, position) of each latent's windows, the strongest first."""
+        columns = (column.tolist() for column in self)
+        return [
+            [
+                (height, window, position)
+                for is_there, height, window, position in zip(*row, strict=True)
+                if is_there
+            ]
+            for row in zip(*columns, strict=True)
+        ]
+
+
 def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> list[list[str]]:
     """For each latent the token at the peak of its strongest windows: of the sign it is stronger in."""
-    sides: list[list[list[tuple[float, int]]]] = []
-    for kind, sign in (("positive", 1), ("negative", -1)):
-        heights, slots, places = (column.tolist() for column in _peaks(examples, sign))
-        tokens = examples["tokens"][slots, places].tolist()
-        chosen = examples[kind][:, :PEAK_TOKENS].tolist()
-        sides.append([[(heights[pair], tokens[pair]) for pair in row if pair >= 0] for row in chosen])
-    stronger = (max(up, down, key=lambda side: side[:1]) for up, down in zip(*sides, strict=True))
-    return [[vocabulary[token] for _, token in side] for side in stronger]
+    sides = (_Peaks.of(examples, kind, sign, PEAK_TOKENS).listed() for kind, sign in SIDES)
+    stronger = [
+        max(up, down, key=lambda side: [h for h, *_ in side[:1]]) for up, down in zip(*sides, strict=True)
+    ]
+    tokens = examples["tokens"].numpy()
+    return [[vocabulary[tokens[window, position]] for _, window, position in side] for side in stronger]
 
 
 def _texts(examples: dict[str, Tensor], vocabulary: list[str]) -> list[str]:
     """For each latent what stands around the peaks of its strongest windows of either sign, in lower case, by lines."""
     words = [text.lower() for text in vocabulary]
-    windows = examples["tokens"].tolist()
-    lines: list[list[str]] = [[] for _ in range(len(examples["positive"]))]
-    for kind, sign in (("positive", 1), ("negative", -1)):
-        _, slots, places = (column.tolist() for column in _peaks(examples, sign))
-        for latent, row in enumerate(examples[kind][:, :TEXT_EXAMPLES].tolist()):
-            for pair in row:
-                if pair >= 0:
-                    near = windows[slots[pair]][
-                        max(places[pair] - TEXT_AROUND, 0) : places[pair] + TEXT_AROUND + 1
-                    ]
-                    lines[latent].append("".join([words[token] for token in near]))
-    return ["\n".join(line) for line in lines]
+    windows = examples["tokens"].numpy()
 
+    def around(window: int, position: int) -> str:
+        near = windows[window, max(position - TEXT_AROUND, 0) : position + TEXT_AROUND + 1]
+        return "".join([words[token] for token in near.tolist()])
 
-def _peaks(examples: dict[str, Tensor], sign: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each pair its largest value times `sign`, the place of its window and the place of the peak there, [E]."""
-    offsets, height = examples["offsets"], sign * examples["values"]
-    pair = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
-    order = height.argsort(stable=True)
-    order = order[pair[order].argsort(stable=True)]
-    at = order[offsets[1:] - 1]  # of each pair's values in rising order, the last
-    return height[at], examples["window_of_pair"].long(), examples["value_positions"].long()[at]
+    sides = (_Peaks.of(examples, kind, sign, TEXT_EXAMPLES).listed() for kind, sign in SIDES)
+    return ["\n".join(around(*place) for _, *place in up + down) for up, down in zip(*sides, strict=True)]
 
 
 def _lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, Any]:

@@ -36,7 +36,9 @@ class Reader:
     vocabulary: int
 
 
-def reader(key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter) -> Reader:
+def reader(
+    key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter
+) -> Reader:
     """Remembered under this key, or loaded once, measured and remembered."""
     found = None if again else rates.recall(key)
     if found is None:
@@ -47,7 +49,8 @@ def reader(key: str, load: Callable[[], LanguageModel], again: bool, clock: Cloc
         found = asdict(
             Reader(
                 clock() - started,
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                * (1 if sys.platform == "darwin" else 1024),
                 vocabulary,
             )
         )
@@ -73,7 +76,7 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "encode": batches * work.encode / r.flops / ranks,
         "selection": batches * (work.scanned / scan + work.picked / r.pick + work.passes / r.passes) / ranks,
         "statistics and examples": firings / r.firing / ranks,
-        "codes kept meanwhile": firings * 12 / r.write,
+        "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
         "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_topk + 3 / r.passes),
         "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_topk),
@@ -90,7 +93,7 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "pair counts": 3.0 * min(4 * F**2, BLOCK_BYTES),
     }
     disk = {
-        "codes kept meanwhile": firings * 12.0,
+        "codes kept meanwhile": firings * 8.0,
         "features": F * (1500 + 14.0 * store.context * (2 * cfg.strongest + cfg.sampled) / 8),
     }
     once = total(seconds) - seconds["the language model's start"]
@@ -99,9 +102,14 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} a latent",
     }
     resources = {
-        name: "disk" if name in ("reading", "codes kept meanwhile") else "memory bandwidth" for name in seconds
+        name: "disk" if name in ("reading", "codes kept meanwhile") else "memory bandwidth"
+        for name in seconds
     }
-    resources |= {name: "compute" for name in ("the language model's start", "encode", "logit lens", "neighbours", "map") if name in seconds}
+    resources |= {
+        name: "compute"
+        for name in ("the language model's start", "encode", "logit lens", "neighbours", "map")
+        if name in seconds
+    }
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} a token"
     made = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(made, refusals=_refusals(made, run))

@@ -47,7 +47,10 @@ class Pace:
 
 
 def pace(
-    key: str, load: Callable[[], tuple[LanguageModel, HarvestConfig]], again: bool, clock: Clock = time.perf_counter
+    key: str,
+    load: Callable[[], tuple[LanguageModel, HarvestConfig]],
+    again: bool,
+    clock: Clock = time.perf_counter,
 ) -> Pace:
     """Remembered under this key, or measured now on the first windows of the text and remembered."""
     found = None if again else rates.recall(key)
@@ -59,7 +62,9 @@ def pace(
         speed = _speed(model, config, clock)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         itemsize = model.plain.dtype.itemsize
-        found = asdict(Pace(speed, ready, peak, spec.hooks, itemsize, f"measured {time.strftime('%Y-%m-%d %H:%M')}"))
+        found = asdict(
+            Pace(speed, ready, peak, spec.hooks, itemsize, f"measured {time.strftime('%Y-%m-%d %H:%M')}")
+        )
         rates.remember(key, found)
     return Pace(**found)
 
@@ -67,7 +72,9 @@ def pace(
 def key(machine: Machine, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:
     """What the model's pace depends on."""
     shape = f"{config.packing.context} x {max(1, config.batch_tokens // config.packing.context)}"
-    return f"{machine.name}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
+    return (
+        f"{machine.name}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
+    )
 
 
 def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
@@ -117,7 +124,9 @@ def forecast(config: HarvestConfig, found: Pace, machine: Machine, out: Path, ra
         else f"{mixed:,} tokens at a time, when trained on ({mixed / tokens:.1%})",
     }  # fmt: skip
     hooks = ", ".join(f"{hook} [{width}]" for hook, width in found.widths.items())
-    forecast = Forecast(f"harvest {tokens:,} tokens: {hooks}, {config.dtype}", disk, memory, seconds, resources, facts)
+    forecast = Forecast(
+        f"harvest {tokens:,} tokens: {hooks}, {config.dtype}", disk, memory, seconds, resources, facts
+    )
     return dataclasses.replace(forecast, refusals=_refusals(forecast, config, row, out))
 
 

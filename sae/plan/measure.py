@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from safetensors import safe_open
 
@@ -18,15 +17,19 @@ from activations.embedded import cache_folder
 from sae import kernels, losses
 from sae.architectures import TopK, TopKConfig
 from sae.code import SparseCode
-from sae.features.cofiring import cofiring, count_together
+from sae.features.cofiring import add_together, cofiring
 from sae.features.examples import Selection
+from sae.features.firings import by_latent
 from sae.features.statistics import Statistics
 from sae.kernels import Moments, Pace
 from sae.plan.rates import Machine, Rates, memory, this_machine
 from sae.training.trainer import TrainConfig, Trainer
 
 B, D, F, K = 2048, 576, 8192, 32  # a step of the demo
-WIDE, FEW = 65_536, 64  # latents whose weights fit no cache, and as few rows as a block of a million latents has
+WIDE, FEW = (
+    65_536,
+    64,
+)  # latents whose weights fit no cache, and as few rows as a block of a million latents has
 NARROW = 2048  # latents whose weights fit one
 FILE = 96 << 20  # bytes written and read
 
@@ -125,19 +128,19 @@ def _losses(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
 def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
     code = _code(generator)
     rows, values = code.rows(), code.values.detach()
-    statistics_, selection = Statistics(F, 1.0), Selection(F, 20, 40)
+    statistics_, selection = Statistics(F, 1.0), Selection(range(F), 20, 40)
 
     def run() -> None:
-        statistics_.add(rows, code.indices, values)
-        selection.add(rows // 128, code.indices, values)
+        firings = by_latent(rows, code.indices, values, F)
+        statistics_.add(firings)
+        selection.add(firings, 128)
 
     yield "firing", Trial(run, len(values))
-    few, none = F // 8, torch.empty(0, dtype=torch.int32)
+    few = F // 8
     fired = torch.full((few,), B)
-    yield "pair", Trial(lambda: cofiring(lambda: [(none, none)], fired, B, 10, 10), few**2)
-    counts = np.zeros((F, F), np.int32)
-    names = rows.int().numpy(), code.indices.int().numpy()
-    yield "together", Trial(lambda: count_together(counts, *names, 0), len(values) * K)
+    yield "pair", Trial(lambda: cofiring(lambda: [], range(few), fired, B, 10, 10), few**2)
+    counts, firings = torch.zeros(F, F, dtype=torch.int32), by_latent(rows, code.indices, values, F)
+    yield "together", Trial(lambda: add_together(counts, firings, range(F)), len(values) * K)
 
 
 def _code(generator: torch.Generator, latents: int = F) -> SparseCode:

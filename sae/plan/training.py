@@ -18,7 +18,9 @@ from sae.training.trainer import TrainConfig
 INIT_ROWS = 32_768  # rows the initialisation sees
 SHARD = HarvestConfig().shard_tokens
 WINDOW: int = inspect.signature(ShuffledReader).parameters["memory"].default  # bytes of rows mixed at a time
-KEPT = 0.9  # of a store's tokens: one document in ten is held out, and the first position of a window left out
+KEPT = (
+    0.9  # of a store's tokens: one document in ten is held out, and the first position of a window left out
+)
 MATCHING = 1.1e-9  # seconds per n^2.6: one-to-one matching of n rows (scipy, one core)
 
 
@@ -153,12 +155,14 @@ def _forecast(job: Job, machine: Machine) -> Forecast:
         "speed": f"{train.batch / total(step):,.0f} tokens/s, {duration(total(step))} a step, {ranks} device"
         + "s" * (ranks > 1),
         "parameters": f"{work.parameters * ranks:,}",
-        "shuffle window": f"{data.window_rows:,} rows, " + ("all there are" if whole else f"{share:.2%} of the store"),
+        "shuffle window": f"{data.window_rows:,} rows, "
+        + ("all there are" if whole else f"{share:.2%} of the store"),
     }
     return Forecast(
         f"train {name_of(job.arch)}: {job.arch.d_sae:,} latents on width {data.width}, {firing.number:,.4g} a token",
         disk={
-            f"checkpoints: {train.keep_checkpoints} and one being written": (train.keep_checkpoints + 1) * checkpoint,
+            f"checkpoints: {train.keep_checkpoints} and one being written": (train.keep_checkpoints + 1)
+            * checkpoint,
             "the finished SAE": checkpoint / 3,
         },
         memory=memory_bytes(work, data, train, machine),
@@ -181,7 +185,9 @@ def _notes(job: Job, firing: Active, machine: Machine) -> tuple[str, ...]:
     if name_of(job.arch) == "mfr":
         notes.append("matching the peers' latents one to one grows faster than the square of their number")
     if job.ranks > 1:
-        notes.append(f"latents are shared out over {job.ranks} devices, each like this one; memory is that of one")
+        notes.append(
+            f"latents are shared out over {job.ranks} devices, each like this one; memory is that of one"
+        )
     return tuple(notes)
 
 
@@ -222,6 +228,9 @@ def _latents_that_fit(job: Job, machine: Machine) -> int | None:
 def _ranks_that_fit(job: Job, machine: Machine) -> int | None:
     """The smallest power of two of devices that the dictionary fits on, up to 1024."""
     for ranks in (2**n for n in range(1, 11)):
-        if ranks > job.ranks and total(_forecast(replace(job, ranks=ranks), machine).memory) <= machine.memory:
+        if (
+            ranks > job.ranks
+            and total(_forecast(replace(job, ranks=ranks), machine).memory) <= machine.memory
+        ):
             return ranks
     return None

@@ -9,7 +9,9 @@ from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
 from sae.kernels.autograd import BLOCK, CROWDED_ENTRIES, CROWDED_SHARE
 
 Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
-GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: what papers' runs come to after their warm-up
+GUESSED_L0 = (
+    100.0  # latents a token where neither k nor a target says: what papers' runs come to after their warm-up
+)
 
 
 class Choice(NamedTuple):
@@ -109,7 +111,9 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
     cost = sae.encoder_cost()
     crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
     reads = peers * _reads(cfg)
-    inner = sum(p.numel() for n, p in sae.named_parameters() if p.dim() > 1 and n != "W_dec") or sae.W_dec.numel()
+    inner = (
+        sum(p.numel() for n, p in sae.named_parameters() if p.dim() > 1 and n != "W_dec") or sae.W_dec.numel()
+    )
     blocks = max(1.0, B * F / BLOCK) if not choice.passes else 1.0
     products = reads * 2 * B * D * F if crowded else 0.0
     if dead and hasattr(cfg, "aux_k"):  # their pre-activations and reconstruction, each with two gradients

@@ -7,6 +7,7 @@ import torch
 from sae.architectures import build
 from sae.features import cofiring as module
 from sae.features.cofiring import cofiring
+from sae.features.firings import by_latent
 from sae.features.store import FeatureStore
 from tests.sae.small import D, every_architecture
 
@@ -25,10 +26,10 @@ def code(density: float, seed: int = 0) -> torch.Tensor:
 
 
 def firings(dense: torch.Tensor, shards: int):
-    """As the pass keeps them: for each shard the rows within it, in rising order, and the latents."""
+    """As the pass keeps them, shard by shard."""
     for part in dense.chunk(shards):
         rows, latents = part.nonzero(as_tuple=True)
-        yield rows.int(), latents.int()
+        yield by_latent(rows, latents, part[rows, latents], part.shape[1])
 
 
 def expected(dense: torch.Tensor, n: int, least: int) -> list[list[tuple[int, int, float]]]:
@@ -53,7 +54,7 @@ def test_partners_are_those_of_a_dense_count(density, block_bytes, cost, monkeyp
     monkeypatch.setattr(module, "SPARSE_COST", cost)
     dense = code(density)
     fired = (dense != 0).sum(0)
-    found = cofiring(lambda: firings(dense, 3), fired, ROWS, 6, 5, block_bytes)
+    found = cofiring(lambda: firings(dense, 3), range(F), fired, ROWS, 6, 5, block_bytes)
     for latent, pairs in enumerate(expected(dense, 6, 5)):
         there = found.latents[latent] >= 0
         assert int(there.sum()) == len(pairs)
@@ -70,7 +71,7 @@ def test_partners_are_those_of_a_dense_count(density, block_bytes, cost, monkeyp
 
 def test_planted_partners_come_first_whatever_their_sign():
     dense = code(0.05)
-    found = cofiring(lambda: firings(dense, 2), (dense != 0).sum(0), ROWS, 2, 5)
+    found = cofiring(lambda: firings(dense, 2), range(F), (dense != 0).sum(0), ROWS, 2, 5)
     assert set(found.latents[3].tolist()) == {5, 7}
     assert set(found.latents[5].tolist()) == {3, 7}
     assert found.latents[9].tolist() == [-1, -1], "a dead latent has no partners"
@@ -80,8 +81,8 @@ def test_a_pair_below_the_least_number_of_rows_is_not_listed():
     dense = torch.zeros(50, 3)
     dense[:4, :2] = 1.0
     fired = (dense != 0).sum(0)
-    assert cofiring(lambda: firings(dense, 1), fired, 50, 2, 4).latents[0].tolist() == [1, -1]
-    assert (cofiring(lambda: firings(dense, 1), fired, 50, 2, 5).latents == -1).all()
+    assert cofiring(lambda: firings(dense, 1), range(3), fired, 50, 2, 4).latents[0].tolist() == [1, -1]
+    assert (cofiring(lambda: firings(dense, 1), range(3), fired, 50, 2, 5).latents == -1).all()
 
 
 @every_architecture
@@ -92,7 +93,8 @@ def test_it_counts_what_any_architecture_encodes(cfg):
         parameter.data.normal_()
     code = sae.encode(torch.randn(200, D)).without_zeros()
     dense = code.dense().detach().double()
-    found = cofiring(lambda: iter([(code.rows().int(), code.indices.int())]), (dense != 0).sum(0), 200, 4, 2)
+    firings = by_latent(code.rows(), code.indices, code.values.detach(), code.n_latents)
+    found = cofiring(lambda: iter([firings]), range(code.n_latents), (dense != 0).sum(0), 200, 4, 2)
     for latent, pairs in enumerate(expected(dense, 4, 2)):
         there = found.latents[latent] >= 0
         np.testing.assert_allclose(found.pmi[latent][there], [pmi for *_, pmi in pairs], rtol=1e-3, atol=1e-5)

@@ -14,7 +14,8 @@ from sae.errors import RunError
 from sae.features import collect as collecting
 from sae.features.collect import FeaturesConfig, collect
 from sae.features.describe import describe
-from sae.features.examples import Selection, traces, wanted_pairs
+from sae.features.examples import Selection, gather, traces, wanted_pairs
+from sae.features.firings import Firings, by_latent
 from sae.features.logits import logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.statistics import BINS_PER_OCTAVE, QUANTILES, Statistics
@@ -145,27 +146,27 @@ def test_the_pass_does_not_depend_on_the_batch_size_or_the_order_of_shards(run, 
 def test_adding_in_pieces_and_in_any_order_gives_the_same_state(seed, pieces):
     rng = np.random.default_rng(seed)
     n, windows = 200, 12
-    rows = torch.from_numpy(rng.permutation(windows * CONTEXT)[:n].repeat(1))
-    n = len(rows)
+    rows, _ = torch.from_numpy(rng.choice(windows * CONTEXT, n)).sort()
     latents = torch.from_numpy(rng.integers(0, 5, n))
     values = torch.from_numpy(rng.choice([-2.0, -1.0, 0.5, 1.0, 2.0], n)).float()  # many ties
-    whole = Selection(5, 3, 4)
-    whole.add(rows // CONTEXT, latents, values)
-    parts = Selection(5, 3, 4)
+    whole = Selection(range(5), 3, 4)
+    whole.add(by_latent(rows, latents, values, 5), CONTEXT)
+    parts = Selection(range(5), 3, 4)
     owner = torch.from_numpy(rng.integers(0, pieces, windows))[rows // CONTEXT]  # windows stay whole
     for piece in rng.permutation(pieces):
         mine = owner == int(piece)
-        parts.add((rows // CONTEXT)[mine], latents[mine], values[mine])
+        parts.add(by_latent(rows[mine], latents[mine], values[mine], 5), CONTEXT)
     for kind, found in whole.windows().items():
         assert torch.equal(found, parts.windows()[kind]), kind
 
 
 def test_negative_values_have_their_own_examples_and_side_of_the_histogram():
-    statistics, selection = Statistics(2, unit=1.0), Selection(2, 2, 4)
+    statistics, selection = Statistics(2, unit=1.0), Selection(range(2), 2, 4)
     rows = torch.tensor([3, 20, 40, 41])
     latents, values = torch.tensor([0, 0, 0, 1]), torch.tensor([-5.0, -1.0, 2.0, -3.0])
-    statistics.add(rows, latents, values)
-    selection.add(rows // CONTEXT, latents, values)
+    firings = by_latent(rows, latents, values, 2)
+    statistics.add(firings)
+    selection.add(firings, CONTEXT)
     windows = selection.windows()
     assert windows["negative"].tolist() == [[0, 1], [2, -1]]
     assert windows["positive"].tolist() == [[2, -1], [-1, -1]]
@@ -179,10 +180,9 @@ def test_negative_values_have_their_own_examples_and_side_of_the_histogram():
 
 def test_the_sample_is_uniform_over_windows():
     """Of 1000 windows, 40 are drawn; each tenth of them gets its share (chi-square, 2000 latents)."""
-    latents = torch.arange(2000).repeat_interleave(1000)
     windows = torch.arange(1000).repeat(2000)
-    selection = Selection(2000, 1, 40)
-    selection.add(windows, latents, torch.ones(len(latents)))
+    selection = Selection(range(2000), 1, 40)
+    selection.add(Firings(torch.arange(2001) * 1000, windows.int(), torch.ones(len(windows))), context=1)
     drawn = selection.windows()["sampled"]
     assert (drawn >= 0).all()
     counts = np.bincount(drawn.flatten().numpy() // 100, minlength=10)
@@ -192,14 +192,14 @@ def test_the_sample_is_uniform_over_windows():
 def test_a_planted_feature_is_found_where_it_was_planted():
     """A latent that fires on positions 4 and 5 of windows 7 and 9 shows exactly that."""
     rows = torch.tensor([7 * 16 + 4, 7 * 16 + 5, 9 * 16 + 4, 9 * 16 + 5])
-    values = torch.tensor([1.0, 3.0, 2.0, 1.5])
-    selection = Selection(1, 2, 2)
-    selection.add(rows // 16, torch.zeros(4, dtype=torch.long), values)
+    firings = by_latent(rows, torch.zeros(4), torch.tensor([1.0, 3.0, 2.0, 1.5]), 1)
+    selection = Selection(range(1), 2, 2)
+    selection.add(firings, 16)
     chosen = selection.windows()
     assert chosen["positive"].tolist() == [[7, 9]]
     assert sorted(chosen["sampled"][0].tolist()) == [7, 9]
     wanted = wanted_pairs(chosen)
-    found = traces(wanted, [collecting.gather(wanted, rows, torch.zeros(4), values, 16)])
+    found = traces(wanted, [gather(wanted, firings, 16)])
     assert found.windows.tolist() == [7, 9]
     assert (found.positions.tolist(), found.values.tolist()) == ([4, 5, 4, 5], [1.0, 3.0, 2.0, 1.5])
 
@@ -212,7 +212,7 @@ def test_interrupted_after_any_shard_it_goes_on_and_ends_with_the_same_bytes(
 
     whole = go(tmp_path / "whole")
     encoded = []
-    real = collecting._codes
+    real = collecting._encode
 
     def failing(sae, store, hook, number, *rest):
         if number == 3 and not encoded:
@@ -220,7 +220,7 @@ def test_interrupted_after_any_shard_it_goes_on_and_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return real(sae, store, hook, number, *rest)
 
-    monkeypatch.setattr(collecting, "_codes", failing)
+    monkeypatch.setattr(collecting, "_encode", failing)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "stopped")
     with pytest.raises(RunError, match="no finished features"):

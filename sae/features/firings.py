@@ -1,0 +1,68 @@
+"""Which latents fired where in a shard: sorted by latent, as the pass over a store reads and keeps them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from scipy import sparse
+from torch import Tensor
+
+from activations import files
+
+FORMAT = "sae-firings-1"
+
+
+class Firings(NamedTuple):
+    """Firings (row, latent, value != 0) of F latents on whole windows: by latent, those of a latent by row."""
+
+    starts: Int[Tensor, "F+1"]
+    """Latent f owns places starts[f] to starts[f + 1] - 1."""
+    rows: Int[Tensor, "nnz"]
+    """int32, counted from `first_row`."""
+    values: Float[Tensor, "nnz"]
+    first_row: int = 0
+    """Number in the whole store of the row counted 0."""
+
+    def latents(self) -> Int[Tensor, "nnz"]:
+        """Latent of each firing."""
+        counts = self.starts.diff()
+        return torch.arange(len(counts)).repeat_interleave(counts)
+
+
+def by_latent(
+    rows: Int[Tensor, "nnz"],
+    latents: Int[Tensor, "nnz"],
+    values: Float[Tensor, "nnz"],
+    n_latents: int,
+    first_row: int = 0,
+) -> Firings:
+    """Sort firings on rising rows, such as a code's, by latent: O(nnz)."""
+    ends = torch.bincount(rows.long() + 1).cumsum(0) if len(rows) else torch.zeros(1, dtype=torch.int64)
+    entries = (values.float().numpy(), latents.int().numpy(), ends.numpy())
+    by_row: Any = sparse.csr_matrix(entries, shape=(len(ends) - 1, n_latents))
+    found = by_row.tocsc()
+    starts, sorted_rows = (torch.from_numpy(part) for part in (found.indptr, found.indices))
+    return Firings(starts.long(), sorted_rows.int(), torch.from_numpy(found.data), first_row)
+
+
+def write(path: Path, firings: Firings, n_rows: int) -> None:
+    """Keep firings, and on how many rows they were looked for, in one file: 8 bytes a firing and 8 a latent."""
+    tensors = {"starts": firings.starts, "rows": firings.rows, "values": firings.values}
+    files.write_tensors(path, {**tensors, "n_rows": torch.tensor(n_rows)}, FORMAT)
+
+
+def read(path: Path, latents: range, first_row: int) -> Firings:
+    """Of a file's firings those of some latents, which become latents 0, 1, … of the result; no others are read."""
+    with safe_open(path, framework="pt") as file:
+        starts = file.get_slice("starts")[latents.start : latents.stop + 1]
+        begin, end = int(starts[0]), int(starts[-1])
+        rows, values = (file.get_slice(name)[begin:end] for name in ("rows", "values"))
+    return Firings(starts - begin, rows, values, first_row)
+
+
+def read_counts(path: Path) -> tuple[int, Int[Tensor, "F"]]:
+    """Of a file on how many rows firings were looked for, and how many each latent has."""
+    with safe_open(path, framework="pt") as file:
+        return int(file.get_tensor("n_rows")), file.get_tensor("starts").diff()
