@@ -39,8 +39,8 @@ def describe(
 
     Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.ranks`) each
     does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number. See
-    `collect.collect` for memory. Without numba and scikit-learn there is no map, and a folder made without one is
-    made again once they are there."""
+    `collect.collect` for memory. Without scikit-learn there is no map, and a folder made without one is made again
+    once there is."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
     about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
@@ -95,7 +95,7 @@ def _columns(sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool) 
         made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines))
         columns |= _map_columns(made)
     else:
-        log.info("no map of the features: it needs numba and scikit-learn (pip install 'sae-workbench[map]')")
+        log.info("no map of the features: it needs scikit-learn (pip install 'sae-workbench[map]')")
     return columns
 
 

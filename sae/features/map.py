@@ -32,8 +32,8 @@ class Map(NamedTuple):
 
 
 def available() -> bool:
-    """Whether the map can be made: numba and scikit-learn are there (pip install 'sae-workbench[map]')."""
-    return find_spec("numba") is not None and find_spec("sklearn") is not None
+    """Whether the map can be made: scikit-learn is there (pip install 'sae-workbench[map]')."""
+    return find_spec("sklearn") is not None
 
 
 def make_map(

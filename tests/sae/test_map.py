@@ -80,14 +80,16 @@ def test_the_folder_holds_places_and_clusters(world):
     assert len(features.clusters) == len(numbers)
 
 
-def test_without_numba_features_go_on_say_so_and_are_completed_later(world, tmp_path, monkeypatch, caplog):
+def test_without_scikit_learn_features_go_on_say_so_and_are_completed_later(
+    world, tmp_path, monkeypatch, caplog
+):
     run, model = Run(world / "runs/toy"), load(str(world / "model"))
     cfg = FeaturesConfig(strongest=2, sampled=2, neighbours=2, logits=2, batch=64)
     args = (run.sae(), run.store, run.hook, model, tmp_path / "f", cfg, "x")
     monkeypatch.setattr(maps, "find_spec", lambda name: None)
     with caplog.at_level(logging.INFO):
         bare = describe(*args)
-    assert "it needs numba and scikit-learn" in caplog.text
+    assert "it needs scikit-learn" in caplog.text
     assert not {"map_x", "map_y", "cluster"} & set(bare.table.column_names)
     assert bare.clusters == []
     monkeypatch.undo()
