@@ -122,7 +122,7 @@ def group(indices: Int[Tensor, "nnz"], n_latents: int) -> Groups:
     most = min(n_latents, len(indices))
     latents, entries = np.empty(most, np.int64), np.empty(len(indices), np.int64)
     starts = np.empty(n_latents + 1, np.int64)
-    n = cpu_rows.group(*_arrays(indices), starts, latents, entries)
+    n = cpu_rows.group(indices.numpy(), starts, latents, entries)
     return Groups(torch.from_numpy(latents[:n]), torch.from_numpy(starts[: n + 1]), torch.from_numpy(entries))
 
 

@@ -127,7 +127,9 @@ def load(threads: int) -> Machine | None:
     """The rates measured here earlier with this number of threads, if they are there and whole."""
     found = recall(this_machine(threads))
     try:
-        return found and Machine(**{**found, "rates": Rates(**found["rates"]), "memory": memory()})
+        if found is None:
+            return None
+        return Machine(**{**found, "rates": Rates(**found["rates"]), "memory": memory()})
     except (TypeError, KeyError):
         return None
 

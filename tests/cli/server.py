@@ -136,11 +136,6 @@ def closed_output() -> None:
     os.dup2(writer, 1)
 
 
-def environment(variables: dict[str, str]) -> None:
-    """Start with these in the environment, as torchrun starts a rank."""
-    os.environ.update(variables)
-
-
 def stop_within(number: int, error: str) -> None:
     """Send this process a signal while it evaluates, in code that makes `error` of any exception, as compiled code may."""
     from sae.cli import evaluate
@@ -159,7 +154,6 @@ FAULTS: dict[str, Any] = {
     "environment": os.environ.update,  # as torchrun, for one
     "closed_output": closed_output,
     "die_past": die_past,
-    "environment": environment,
     "disk_full_after": disk_full_after,
     "kill_at": kill_at,
     "stop_within": stop_within,
