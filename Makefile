@@ -8,7 +8,7 @@ demo: install  ## the whole job on a real model and text: about 12 minutes on tw
 	$(BIN)/sae demo $(ARGS)
 
 test: check browser  ## every test, the browser's too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: install  ## style, format and types
 	$(BIN)/ruff check .

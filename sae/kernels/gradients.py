@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float, Int
@@ -80,7 +79,9 @@ class RowGradient:
         return self._buffer[begin:end]
 
 
-_collecting: ContextVar[dict[tuple[int, int], RowGradient] | None] = ContextVar("collecting", default=None)
+_collecting: dict[
+    tuple[int, int], RowGradient
+] = {}  # of all threads: a GPU's backward pass runs in one of its own
 
 
 @contextmanager
@@ -89,18 +90,19 @@ def gradients_by_row(gradients: Iterable[RowGradient]) -> Iterator[None]:
 
     What other operations contribute goes to `.grad` as ever: the gradient is the sum of both."""
     found = {_key(gradient.matrix): gradient for gradient in gradients}
-    token = _collecting.set(found)
+    _collecting.update(found)
     try:
         yield
     finally:
-        _collecting.reset(token)
+        for key in found:
+            del _collecting[key]
     for gradient in found.values():
         gradient.settle()
 
 
 def collected(matrix: Float[Tensor, "F D"]) -> RowGradient | None:
     """Where the gradient of this matrix is to go, if it is collected by rows. Its transpose is the same matrix."""
-    return (_collecting.get() or {}).get(_key(matrix))
+    return _collecting.get(_key(matrix))
 
 
 def _key(matrix: Tensor) -> tuple[int, int]:

@@ -57,7 +57,8 @@ class Adam(torch.optim.Optimizer):
         total = 0.0
         for group in self.param_groups:
             gradients = [found for p in group["params"] if (found := self._gradient(p))]
-            squares = self.ranks.squares({g.parameter: g.squares.item() for g in gradients})
+            found = torch.stack([gradient.squares for gradient in gradients]).tolist() if gradients else []
+            squares = self.ranks.squares({g.parameter: n for g, n in zip(gradients, found, strict=True)})
             total += squares
             shrink = min(1.0, self.clip_norm / (math.sqrt(squares) + 1e-6))
             for gradient in gradients:
