@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_embd=WIDTH, n_layer=6, n_head=8, n_positions=1024,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -111,18 +112,19 @@ def make_model(folder: Path) -> Path:
 
 def hooked(folder: Path) -> Any:
     """The same weights as a HookedTransformer, which knows models of the hub by name only."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    model, tokenizer = (kind.from_pretrained(folder) for kind in (GPT2LMHeadModel, PreTrainedTokenizerFast))
-    config = HookedTransformerConfig(
+    lens: Any = import_module("transformer_lens")  # of SAELens' environment, older than ours
+    conversions: Any = import_module("transformer_lens.pretrained.weight_conversions")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    config = lens.HookedTransformerConfig(
         d_model=WIDTH, n_layers=6, n_heads=8, d_head=WIDTH // 8, d_mlp=4 * WIDTH, n_ctx=1024, act_fn="gelu_new",
         d_vocab=len(tokenizer), normalization_type="LN", device="cpu", tokenizer_prepends_bos=False,
         default_prepend_bos=True,
     )  # fmt: skip
-    made = HookedTransformer(config, tokenizer)
-    made.load_state_dict(convert_gpt2_weights(model, config), strict=False)
+    made = lens.HookedTransformer(config, tokenizer)
+    weights = conversions.convert_gpt2_weights(GPT2LMHeadModel.from_pretrained(folder), config)
+    made.load_state_dict(weights, strict=False)
     return made
 
 

@@ -1,7 +1,8 @@
-"""Shuffled reading against SAELens' cached reader: the same rows, the same process, batches of 2048.
+"""Shuffled reading against a plain copy of as many rows, and SAELens' cached reader: one process, batches of 2048.
 
-    pip install sae-lens==6.54.12 && PYTHONPATH=. python benchmarks/shuffle.py --store stores/demo
-The store's windows are first copied into the layout SAELens caches in (a `datasets` folder of [T, D] arrays, float32 and
+    PYTHONPATH=. python benchmarks/shuffle.py --store stores/demo [--rounds 5]
+    pip install sae-lens==6.54.12 && PYTHONPATH=. python benchmarks/shuffle.py --store stores/demo --saelens
+The plain copy takes rows in order, in the store's dtype, into one batch used again: no shuffling, no conversion. The store's windows are first copied into the layout SAELens caches in (a `datasets` folder of [T, D] arrays, float32 and
 float16). Its mixing buffer holds half of all rows; ours shuffles all of them. Rounds alternate; medians count.
 """
 # pyright: reportMissingImports=false
@@ -15,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from activations.shuffle import ShuffledReader
 from activations.store import Store
@@ -40,7 +42,7 @@ def copy_for_saelens(store: Store, hook: str, dtype: str, folder: str) -> None:
     made.save_to_disk(folder)
 
 
-def saelens_reader(store: Store, hook: str, folder: str) -> Iterator[torch.Tensor]:
+def saelens_reader(store: Store, hook: str, folder: str) -> Iterator[Tensor]:
     """An endless stream of its batches."""
     from sae_lens.training.activations_store import ActivationsStore
 
@@ -66,6 +68,16 @@ def saelens_reader(store: Store, hook: str, folder: str) -> Iterator[torch.Tenso
     )
 
 
+def copies(store: Store, hook: str) -> Iterator[Tensor]:
+    """Endless batches of memory copied in order."""
+    rows = store.read(0, (hook,)).activations[hook].flatten(0, 1)
+    batch = torch.empty(BATCH, rows.shape[1], dtype=rows.dtype)
+    while True:
+        for piece in rows.split(BATCH):
+            if len(piece) == BATCH:
+                yield batch.copy_(piece)
+
+
 def seconds(stream: Iterator[Any], batches: int) -> float:
     """Time to take that many batches."""
     started = time.perf_counter()
@@ -80,13 +92,18 @@ def main() -> None:
     )
     parser.add_argument("--store", required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--saelens", action="store_true", help="beside SAELens, where it is installed")
     args = parser.parse_args()
     store = Store(args.store)
     hook = store.only_hook()
     batches = store.tokens // BATCH
     with tempfile.TemporaryDirectory() as folder:
-        streams: dict[str, Iterator[Any]] = {"ours": iter(ShuffledReader(store, hook, BATCH))}
-        for dtype in ("float32", "float16"):
+        streams: dict[str, Iterator[Any]] = {
+            "ours": iter(ShuffledReader(store, hook, BATCH)),
+            "ours, none made ahead": iter(ShuffledReader(store, hook, BATCH, prefetch=0)),
+            "plain copy": copies(store, hook),
+        }
+        for dtype in ("float32", "float16") if args.saelens else ():
             copy_for_saelens(store, hook, dtype, f"{folder}/{dtype}")
             streams[f"SAELens {dtype}"] = saelens_reader(store, hook, f"{folder}/{dtype}")
         times: dict[str, list[float]] = {name: [] for name in streams}
