@@ -37,6 +37,11 @@ class NaiveTopK:
         """All that it learns."""
         return [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
 
+    @property
+    def aux_k(self) -> int:
+        """Dead latents that AuxK lets explain the residual, at most."""
+        return self.arch.aux_k or max(1, len(self.b_dec) // 2)
+
     def pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """(x - b_dec) W_enc + b_enc."""
         return F.linear(x - self.b_dec, self.W_enc, self.b_enc)
@@ -52,7 +57,7 @@ class NaiveTopK:
         """FVU of the residual as the most active dead latents reconstruct it; 0 when none is dead."""
         if not dead.any():
             return 0.0
-        k = min(self.arch.aux_k or max(1, residual.shape[1] // 2), int(dead.sum()))
+        k = min(self.aux_k, int(dead.sum()))
         values, chosen = torch.where(dead, u.relu(), -torch.inf).topk(k, dim=1, sorted=False)
         return fvu(residual.detach(), torch.zeros_like(u).scatter(1, chosen, values) @ self.W_dec)
 
