@@ -94,11 +94,15 @@ def predicted(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     for case in CASES:
         arch, cfg = settings(case, args.steps)
         forecast = training.forecast(training.Job(arch, cfg, data), machine, here)
-        once = total({n: s for n, s in forecast.seconds.items() if n not in ("reading", "checkpoints", "start")})
+        once = total(
+            {n: s for n, s in forecast.seconds.items() if n not in ("reading", "checkpoints", "start")}
+        )
         found[case] = {"speed": args.steps * cfg.batch / once, "memory": total(forecast.memory)}
     if args.run:
         run = Run(args.run)
-        reader = describing.reader("benchmark of features", run.language_model, again=True, clock=time.process_time)
+        reader = describing.reader(
+            "benchmark of features", run.language_model, again=True, clock=time.process_time
+        )
         forecast = describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine)
         found["features"] = {"speed": args.tokens / total(forecast.seconds), "memory": total(forecast.memory)}
     config = HarvestConfig(tokens=args.tokens, dtype="float16")
@@ -115,7 +119,16 @@ def predicted(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def child(args: argparse.Namespace, job: str) -> dict[str, Any]:
     """A job in a new process."""
-    own = [sys.executable, __file__, "--store", args.store, "--steps", str(args.steps), "--tokens", str(args.tokens)]
+    own = [
+        sys.executable,
+        __file__,
+        "--store",
+        args.store,
+        "--steps",
+        str(args.steps),
+        "--tokens",
+        str(args.tokens),
+    ]
     own += ["--run", args.run] * bool(args.run)
     done = subprocess.run([*own, "--job", job], capture_output=True, text=True, check=False)
     if done.returncode:

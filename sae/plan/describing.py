@@ -36,7 +36,9 @@ class Reader:
     vocabulary: int
 
 
-def reader(key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter) -> Reader:
+def reader(
+    key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter
+) -> Reader:
     """Remembered under this key, or loaded once, measured and remembered."""
     found = None if again else rates.recall(key)
     if found is None:
@@ -47,7 +49,8 @@ def reader(key: str, load: Callable[[], LanguageModel], again: bool, clock: Cloc
         found = asdict(
             Reader(
                 clock() - started,
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                * (1 if sys.platform == "darwin" else 1024),
                 vocabulary,
             )
         )
@@ -99,9 +102,14 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} a latent",
     }
     resources = {
-        name: "disk" if name in ("reading", "codes kept meanwhile") else "memory bandwidth" for name in seconds
+        name: "disk" if name in ("reading", "codes kept meanwhile") else "memory bandwidth"
+        for name in seconds
     }
-    resources |= {name: "compute" for name in ("the language model's start", "encode", "logit lens", "neighbours", "map") if name in seconds}
+    resources |= {
+        name: "compute"
+        for name in ("the language model's start", "encode", "logit lens", "neighbours", "map")
+        if name in seconds
+    }
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} a token"
     made = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(made, refusals=_refusals(made, run))

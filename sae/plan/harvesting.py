@@ -47,7 +47,10 @@ class Pace:
 
 
 def pace(
-    key: str, load: Callable[[], tuple[LanguageModel, HarvestConfig]], again: bool, clock: Clock = time.perf_counter
+    key: str,
+    load: Callable[[], tuple[LanguageModel, HarvestConfig]],
+    again: bool,
+    clock: Clock = time.perf_counter,
 ) -> Pace:
     """Remembered under this key, or measured now on the first windows of the text and remembered."""
     found = None if again else rates.recall(key)
@@ -59,7 +62,9 @@ def pace(
         speed = _speed(model, config, clock)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         itemsize = model.plain.dtype.itemsize
-        found = asdict(Pace(speed, ready, peak, spec.hooks, itemsize, f"measured {time.strftime('%Y-%m-%d %H:%M')}"))
+        found = asdict(
+            Pace(speed, ready, peak, spec.hooks, itemsize, f"measured {time.strftime('%Y-%m-%d %H:%M')}")
+        )
         rates.remember(key, found)
     return Pace(**found)
 
@@ -67,7 +72,9 @@ def pace(
 def key(machine: Machine, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:
     """What the model's pace depends on."""
     shape = f"{config.packing.context} x {max(1, config.batch_tokens // config.packing.context)}"
-    return f"{machine.name}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
+    return (
+        f"{machine.name}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
+    )
 
 
 def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
@@ -99,15 +106,15 @@ def forecast(config: HarvestConfig, found: Pace, machine: Machine, out: Path, ra
     numbers = shard * sum(found.widths.values())
     memory = {
         "model, batch, Python and libraries": float(found.memory),
-        "a shard as the model gives it, twice": 2.0 * numbers * found.itemsize,
-        "a shard as it is stored, twice": 2.0 * numbers * number,
+        "two shards as the model gives them": 2.0 * numbers * found.itemsize,
+        "a shard being checked and written": numbers * (number + 1.0 + number),
     }
-    seconds = {
-        "start": found.start,
-        "the model's forward pass": tokens / found.tokens_per_second / ranks,
-        "writing": disk["activations"] / machine.rates.write,
-    }
-    resources = {"start": "compute", "the model's forward pass": "compute", "writing": "disk"}
+    forward = tokens / found.tokens_per_second / ranks
+    writing = disk["activations"] / machine.rates.write
+    last = shard * row / machine.rates.write
+    seconds = {"start": found.start, "the model's forward pass": forward}
+    seconds["waiting for the disk"] = max(writing - forward, last)  # shards are written behind the model
+    resources = {name: "disk" if "disk" in name else "compute" for name in seconds}
     mixed = max(2, WINDOW // max(1, shard * max(found.widths.values()) * number)) * shard
     facts = {
         "speed": f"{found.tokens_per_second:,.0f} tokens/s and rank up to the deepest hook point ({found.when})",
@@ -117,7 +124,9 @@ def forecast(config: HarvestConfig, found: Pace, machine: Machine, out: Path, ra
         else f"{mixed:,} tokens at a time, when trained on ({mixed / tokens:.1%})",
     }  # fmt: skip
     hooks = ", ".join(f"{hook} [{width}]" for hook, width in found.widths.items())
-    forecast = Forecast(f"harvest {tokens:,} tokens: {hooks}, {config.dtype}", disk, memory, seconds, resources, facts)
+    forecast = Forecast(
+        f"harvest {tokens:,} tokens: {hooks}, {config.dtype}", disk, memory, seconds, resources, facts
+    )
     return dataclasses.replace(forecast, refusals=_refusals(forecast, config, row, out))
 
 
@@ -130,7 +139,7 @@ def _refusals(forecast: Forecast, config: HarvestConfig, row: int, out: Path) ->
         fits = int(free * 0.95 / (row + 5)) // config.packing.context * config.packing.context
         half = ", --dtype float16 halves it" if config.dtype == "float32" else ""
         found.append(
-            f"too little disk: it takes {size(need)} and {out} has {size(free)} free; --tokens {fits} would fit{half}"
+            f"too little disk: it takes {size(need)} and {out.absolute()} has {size(free)} free; --tokens {fits} would fit{half}"
         )
     memory = rates.memory()
     if sum(forecast.memory.values()) > memory:

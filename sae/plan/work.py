@@ -9,7 +9,9 @@ from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
 from sae.kernels.autograd import BLOCK, CROWDED_ENTRIES, CROWDED_SHARE
 
 Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
-GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: what papers' runs come to after their warm-up
+GUESSED_L0 = (
+    100.0  # latents a token where neither k nor a target says: what papers' runs come to after their warm-up
+)
 
 
 class Choice(NamedTuple):
@@ -97,19 +99,21 @@ def skeleton(cfg: ArchConfig, d_model: int) -> SAE:
         return ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
 
 
-def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, ranks: int = 1) -> Work:
-    """Of one step on `batch` rows, with `dead` of all latents dead, the dictionary shared out over `ranks` devices.
+def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, parts: int = 1) -> Work:
+    """Of one step on `batch` rows, with `dead` of all latents dead, where a device has one of so many parts of the latents.
 
-    Sharded, a device has F / ranks latents of which l0 / ranks fire on a row, and all rows."""
+    It then has F / parts of them, of which l0 / parts fire on a row."""
     sae, name = skeleton(cfg, d_model), name_of(cfg)
-    B, D, F = batch, d_model, cfg.d_sae / ranks
+    B, D, F = batch, d_model, cfg.d_sae / parts
     peers = getattr(cfg, "peers", 1)
     choice = _choice(cfg)
-    entries = B * l0 / ranks
+    entries = B * l0 / parts
     cost = sae.encoder_cost()
     crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
     reads = peers * _reads(cfg)
-    inner = sum(p.numel() for n, p in sae.named_parameters() if p.dim() > 1 and n != "W_dec") or sae.W_dec.numel()
+    inner = (
+        sum(p.numel() for n, p in sae.named_parameters() if p.dim() > 1 and n != "W_dec") or sae.W_dec.numel()
+    )
     blocks = max(1.0, B * F / BLOCK) if not choice.passes else 1.0
     products = reads * 2 * B * D * F if crowded else 0.0
     if dead and hasattr(cfg, "aux_k"):  # their pre-activations and reconstruction, each with two gradients
@@ -117,9 +121,9 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
     if name == "mfr":  # all pairs of rows, and both gradients of them
         products += peers * (peers - 1) / 2 * 3 * 2 * D * F**2
     return Work(
-        encode=peers * B * cost.flops / ranks,
+        encode=peers * B * cost.flops / parts,
         products=products,
-        weights=4 * inner / ranks * blocks,
+        weights=4 * inner / parts * blocks,
         scan=choice.scan,
         scanned=peers * B * F,
         picked=peers * entries,
@@ -127,7 +131,7 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
         gathered=0.0 if crowded else reads * entries * D * 4,
         table=4 * D * F,
         loss=peers * _errors(cfg) * B * D,
-        parameters=round(sum(p.numel() for p in sae.parameters()) / ranks),
+        parameters=round(sum(p.numel() for p in sae.parameters()) / parts),
         dense=_dense(choice, B * F, crowded, cfg),
         matched=round(peers * (peers - 1) / 2 * F) if name == "mfr" else 0,
     )
