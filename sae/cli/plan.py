@@ -27,6 +27,7 @@ from sae.plan.measure import measure
 from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
 from sae.runs import Run
+from sae.training.distributed import Parallel
 from sae.training.trainer import TrainConfig
 
 USAGE = """usage: sae plan {harvest,train ARCH,features} [OPTIONS]
@@ -46,7 +47,7 @@ class Planned:
     """How to plan."""
 
     ranks: int = 1
-    """Devices that share the job, each like this one; latents are shared out in training, windows in a harvest."""
+    """Processes of torchrun that share the job, each on a device like this one."""
     measure: bool = False
     """Measure this machine again, and the model."""
     json: bool = False
@@ -86,6 +87,8 @@ class PlanTrain:
     """Latents that fire on a token; when left out, k, or what is assumed of architectures without."""
     dead: float = 0.0
     """Share of latents that are dead, for which AuxK works."""
+    parallel: Parallel = "auto"
+    """What ranks share, as in `sae train`."""
     arch: ArchConfig = field(default_factory=TopKConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     plan: Annotated[Planned, tyro.conf.arg(name="")] = field(default_factory=Planned)
@@ -118,12 +121,13 @@ def _harvest(args: list[str]) -> int:
     _check(command.plan)
     machine = here(command.plan.measure)
 
+    dtype = models.precision(command.model_dtype, torch.device("cpu"))
+
     def load() -> tuple[LanguageModel, HarvestConfig]:
-        dtype = DTYPES[command.model_dtype]
         model = models.load(command.model, command.revision, dtype)
         return model, with_hooks(model, command.config)
 
-    key = harvesting.key(machine, command.model, command.revision, command.model_dtype, command.config)
+    key = harvesting.key(machine, command.model, command.revision, str(dtype), command.config)
     pace = harvesting.pace(key, load, command.plan.measure)
     found = harvesting.forecast(command.config, pace, machine, command.out, command.plan.ranks)
     return show(found, machine, command.plan)
@@ -146,7 +150,9 @@ def _train(args: list[str]) -> int:
         raise ConfigError(f"l0 = {command.l0} must lie between 0 and d_sae = {command.arch.d_sae}")
     data = _data(command)
     machine = here(command.plan.measure) if command.device == "cpu" else GPUS[command.device]
-    job = Job(command.arch, command.train, data, command.l0, command.dead, command.plan.ranks)
+    job = Job(
+        command.arch, command.train, data, command.l0, command.dead, command.plan.ranks, command.parallel
+    )
     return show(training.forecast(job, machine, command.out), machine, command.plan)
 
 

@@ -106,15 +106,15 @@ def forecast(config: HarvestConfig, found: Pace, machine: Machine, out: Path, ra
     numbers = shard * sum(found.widths.values())
     memory = {
         "model, batch, Python and libraries": float(found.memory),
-        "a shard as the model gives it, twice": 2.0 * numbers * found.itemsize,
-        "a shard as it is stored, twice": 2.0 * numbers * number,
+        "two shards as the model gives them": 2.0 * numbers * found.itemsize,
+        "a shard being checked and written": numbers * (number + 1.0 + number),
     }
-    seconds = {
-        "start": found.start,
-        "the model's forward pass": tokens / found.tokens_per_second / ranks,
-        "writing": disk["activations"] / machine.rates.write,
-    }
-    resources = {"start": "compute", "the model's forward pass": "compute", "writing": "disk"}
+    forward = tokens / found.tokens_per_second / ranks
+    writing = disk["activations"] / machine.rates.write
+    last = shard * row / machine.rates.write
+    seconds = {"start": found.start, "the model's forward pass": forward}
+    seconds["waiting for the disk"] = max(writing - forward, last)  # shards are written behind the model
+    resources = {name: "disk" if "disk" in name else "compute" for name in seconds}
     mixed = max(2, WINDOW // max(1, shard * max(found.widths.values()) * number)) * shard
     facts = {
         "speed": f"{found.tokens_per_second:,.0f} tokens/s and rank up to the deepest hook point ({found.when})",
@@ -139,7 +139,7 @@ def _refusals(forecast: Forecast, config: HarvestConfig, row: int, out: Path) ->
         fits = int(free * 0.95 / (row + 5)) // config.packing.context * config.packing.context
         half = ", --dtype float16 halves it" if config.dtype == "float32" else ""
         found.append(
-            f"too little disk: it takes {size(need)} and {out} has {size(free)} free; --tokens {fits} would fit{half}"
+            f"too little disk: it takes {size(need)} and {out.absolute()} has {size(free)} free; --tokens {fits} would fit{half}"
         )
     memory = rates.memory()
     if sum(forecast.memory.values()) > memory:

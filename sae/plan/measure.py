@@ -31,6 +31,7 @@ WIDE, FEW = (
     64,
 )  # latents whose weights fit no cache, and as few rows as a block of a million latents has
 NARROW = 2048  # latents whose weights fit one
+SEND = 1e9  # bytes a second between ranks on one machine, or over a network of 10 Gbit/s
 FILE = 96 << 20  # bytes written and read
 
 Clock = Callable[[], float]
@@ -60,7 +61,7 @@ def measure(clock: Clock = time.perf_counter, rounds: int = 5) -> Machine:
         found[name] = trial.work / _seconds(trial.run, clock, rounds)
     found["weights"] = _weights(found["flops"], generator, clock, rounds)
     found |= _choosing(generator, clock, rounds)
-    found |= _disk()
+    found |= _disk() | {"send": SEND}
     when = f"measured {datetime.now():%Y-%m-%d %H:%M}, medians of {rounds}"
     threads = torch.get_num_threads()
     return Machine(this_machine(threads), Rates(**found), memory(), when, process, round(busy, 2))

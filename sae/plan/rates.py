@@ -55,6 +55,8 @@ class Rates:
     """Pairs of firings on one token, counted."""
     pair: float
     """Pairs of latents whose counts are ranked."""
+    send: float
+    """Bytes that a rank sends to others; assumed, not measured."""
     write: float
     """Bytes written to the disk of the cache folder, checksum and fsync included."""
     read: float
@@ -106,6 +108,7 @@ def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
         firing=bandwidth / 500,
         together=bandwidth / 64,
         pair=bandwidth / 64,
+        send=400e9,
         write=1e9,
         read=3e9,
     )
@@ -125,10 +128,8 @@ def this_machine(threads: int) -> str:
 
 def load(threads: int) -> Machine | None:
     """The rates measured here earlier with this number of threads, if they are there and whole."""
-    found = recall(this_machine(threads))
+    found = recall(this_machine(threads)) or {}
     try:
-        if found is None:
-            return None
         return Machine(**{**found, "rates": Rates(**found["rates"]), "memory": memory()})
     except (TypeError, KeyError):
         return None

@@ -13,6 +13,7 @@ from sae.errors import ConfigError
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import Machine, Rates
 from sae.plan.work import Active, Work, active, count
+from sae.training.distributed import Parallel, chosen, traffic
 from sae.training.trainer import TrainConfig
 
 INIT_ROWS = 32_768  # rows the initialisation sees
@@ -34,6 +35,8 @@ class Data:
     bytes_per_number: int
     shard_rows: int
     """Training rows of the largest shard."""
+    tokens: int = 0
+    """Tokens of the store, where it is not there yet."""
 
     @classmethod
     def of(cls, store: Store, hook: str) -> "Data":
@@ -46,7 +49,12 @@ class Data:
     def planned(cls, width: int, tokens: int, bytes_per_number: int) -> "Data":
         """Of a store that is not there yet, in shards as `sae harvest` makes them."""
         rows = int(tokens * KEPT)
-        return cls(width, rows, bytes_per_number, min(rows, int(SHARD * KEPT)))
+        return cls(width, rows, bytes_per_number, min(rows, int(SHARD * KEPT)), tokens)
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a store."""
+        return not self.tokens
 
     @property
     def row(self) -> int:
@@ -60,8 +68,8 @@ class Data:
         return min(self.rows, shards * self.shard_rows)
 
 
-def step_seconds(work: Work, rates: Rates, exchanged: float = 0.0) -> dict[str, float]:
-    """Seconds of one step by part. `exchanged`: bytes that each device sends to the others, at the rate of gathering."""
+def step_seconds(work: Work, rates: Rates, sent: float = 0.0) -> dict[str, float]:
+    """Seconds of one step by part, one after the other; `sent` are bytes to other ranks."""
     scan = getattr(rates, f"scan_{work.scan}")
     found = {
         "encode": work.encode / rates.flops + work.weights / rates.weights,
@@ -71,7 +79,7 @@ def step_seconds(work: Work, rates: Rates, exchanged: float = 0.0) -> dict[str, 
         "matching": MATCHING * work.matched**2.6,
         "optimizer": work.parameters / rates.adam,
         "loss and the rest": work.loss / rates.loss + 1 / rates.step,
-        "exchange": exchanged / rates.gather_far,
+        "exchange": sent / rates.send,
     }
     return {name: seconds for name, seconds in found.items() if seconds}
 
@@ -84,35 +92,11 @@ RESOURCES = {
     "matching": "compute",
     "optimizer": "memory bandwidth",
     "loss and the rest": "memory bandwidth",
-    "exchange": "memory bandwidth",
-    "reading": "disk",
+    "exchange": "network",
+    "reading at the start": "disk",
+    "waiting for rows": "disk",
     "checkpoints": "disk",
-    "start": "compute",
 }
-
-
-def memory_bytes(work: Work, data: Data, train: TrainConfig, machine: Machine) -> dict[str, float]:
-    """What is held on one device when most is: while rows are loaded, or at a checkpoint.
-
-    On a GPU the rows are the computer's to hold, and not counted."""
-    B, D, P = train.batch, data.width, work.parameters
-    always = {"Python and libraries": float(machine.process), "parameters": 4.0 * P}
-    window = {} if machine.measured is None else {"shuffle window": data.window_rows * (data.row + 8.0)}
-    joined, sample = float(data.window_rows * data.row), 5 * 4.0 * min(INIT_ROWS, data.rows) * D
-    loading = {**always, **window, "rows put together, then a sample": max(joined, sample)}
-    training = {
-        **always,
-        "gradients": 4.0 * P,
-        "optimizer": 8.0 * P,
-        "copies while saving": 4.0 * P,
-        "pre-activations": 4.0 * work.dense,
-        "code": 60.0 * work.picked,
-        "batch": 12.0 * 4 * B * D,
-        **window,
-    }
-    if machine.measured is None or total(loading) <= total(training):
-        return training
-    return loading
 
 
 @dataclass(frozen=True)
@@ -127,7 +111,34 @@ class Job:
     dead: float = 0.0
     """Share of latents that AuxK works on."""
     ranks: int = 1
-    """Devices that the dictionary's latents are shared out over, each like the one planned for."""
+    """Devices that train the SAE together, each like the one planned for."""
+    parallel: Parallel = "auto"
+    """What they share: each batch, or the latents."""
+
+
+def memory_bytes(work: Work, rows: int, data: Data, machine: Machine) -> dict[str, float]:
+    """What one device holds when it holds most: as training begins, or at a checkpoint. `rows` are those of its batch.
+
+    On a GPU the store's rows are the computer's to hold, and not counted."""
+    D, P = data.width, work.parameters
+    held = (
+        data.window_rows * (data.row + 8.0) * (1 if data.window_rows == data.rows else 2)
+    )  # the next one is read
+    always = {"Python and libraries": float(machine.process), "parameters": 4.0 * P}
+    window = {"shuffle window": held} if machine.measured else {}
+    beginning = {**always, **window, "sample for the start": 5 * 4.0 * min(INIT_ROWS, data.rows) * D}
+    training = {
+        **always,
+        "gradients": 4.0 * P,
+        "optimizer": 8.0 * P,
+        "copies while saving": 4.0 * P,
+        "pre-activations": 4.0 * work.dense,
+        "code": 60.0 * work.picked,
+        "batch": 12.0 * 4 * rows * D,
+        **window,
+    }
+    begins = machine.measured and total(beginning) > total(training)
+    return beginning if begins else training
 
 
 def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
@@ -137,39 +148,46 @@ def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
 
 
 def _forecast(job: Job, machine: Machine) -> Forecast:
-    data, ranks = job.data, job.ranks
+    data, ranks, rates = job.data, job.ranks, machine.rates
     train = job.train.resolved(data.rows, job.arch.d_sae)
     assert train.steps is not None
+    way = chosen(job.parallel, job.arch, data.width, train.batch, ranks)
+    parts, rows = (ranks, train.batch) if way == "latents" else (1, train.batch // ranks)
     firing = active(job.arch, job.l0)
-    work = count(job.arch, data.width, train.batch, firing.number, job.dead, ranks)
-    exchanged = 0.0 if ranks == 1 else 4.0 * train.batch * (ranks * firing.number + 2 * data.width)
-    step = step_seconds(work, machine.rates, exchanged)
+    work = count(job.arch, data.width, rows, firing.number, job.dead, parts)
+    step = step_seconds(work, rates, traffic(way, job.arch, data.width, train.batch, ranks))
     tokens, whole = train.steps * train.batch, data.window_rows == data.rows
-    checkpoint = 12.0 * work.parameters * ranks  # weights and both moments
+    checkpoint = 12.0 * work.parameters * parts  # weights and both moments
     seconds = {name: value * train.steps for name, value in step.items()}
-    seconds["reading"] = (data.rows if whole else tokens) * data.row / machine.rates.read
-    seconds["checkpoints"] = (1 + train.steps // train.checkpoint_every) * checkpoint / machine.rates.write
-    share = data.window_rows / data.rows
+    if whole:
+        seconds["reading at the start"] = data.rows * data.row / rates.read
+    elif (late := tokens * data.row / rates.read - total(seconds)) > 0:  # else it is read behind the steps
+        seconds["waiting for rows"] = late
+    seconds["checkpoints"] = (1 + train.steps // train.checkpoint_every) * checkpoint / rates.write
+    devices = (
+        "1 device"
+        if ranks == 1
+        else f"{ranks} devices, which share {'the latents' if parts > 1 else 'each batch'}"
+    )
     facts = {
         "steps": f"{train.steps:,} of {train.batch:,} tokens: {tokens:,} tokens, {tokens / data.rows:,.2g} passes",
-        "speed": f"{train.batch / total(step):,.0f} tokens/s, {duration(total(step))} a step, {ranks} device"
-        + "s" * (ranks > 1),
-        "parameters": f"{work.parameters * ranks:,}",
+        "speed": f"{train.batch / total(step):,.0f} tokens/s, {duration(total(step))} a step, {devices}",
+        "parameters": f"{work.parameters * parts:,}",
         "shuffle window": f"{data.window_rows:,} rows, "
-        + ("all there are" if whole else f"{share:.2%} of the store"),
+        + ("all there are" if whole else f"{data.window_rows / data.rows:.2%} of the store"),
     }
+    kept = f"checkpoints: {train.keep_checkpoints} and one being written"
+    disk = {kept: (train.keep_checkpoints + 1) * checkpoint, "the finished SAE": checkpoint / 3}
+    if not data.there:
+        disk["the store, not there yet"] = float(data.tokens * data.row)
     return Forecast(
         f"train {name_of(job.arch)}: {job.arch.d_sae:,} latents on width {data.width}, {firing.number:,.4g} a token",
-        disk={
-            f"checkpoints: {train.keep_checkpoints} and one being written": (train.keep_checkpoints + 1)
-            * checkpoint,
-            "the finished SAE": checkpoint / 3,
-        },
-        memory=memory_bytes(work, data, train, machine),
-        seconds=seconds,
-        resources={name: RESOURCES[name] for name in seconds},
-        facts=facts,
-        notes=_notes(job, firing, machine),
+        disk,
+        memory_bytes(work, rows, data, machine),
+        seconds,
+        {name: RESOURCES[name] for name in seconds},
+        facts,
+        _notes(job, firing, machine),
     )
 
 
@@ -186,7 +204,13 @@ def _notes(job: Job, firing: Active, machine: Machine) -> tuple[str, ...]:
         notes.append("matching the peers' latents one to one grows faster than the square of their number")
     if job.ranks > 1:
         notes.append(
-            f"latents are shared out over {job.ranks} devices, each like this one; memory is that of one"
+            f"each of the {job.ranks} ranks is taken to be a device like this one, sending {machine.rates.send / 1e9:.3g} "
+            f"GB/s to the others (assumed); memory is that of one"
+        )
+    if not machine.measured:
+        held = job.data.window_rows * job.data.row
+        notes.append(
+            f"the computer around the GPU needs {size(2 * held)} of memory for the rows; its disk is not looked at"
         )
     return tuple(notes)
 
@@ -196,17 +220,20 @@ def _refusals(found: Forecast, job: Job, machine: Machine, out: Path) -> tuple[s
     need = total(found.memory)
     if need > machine.memory:
         smaller, ranks = _latents_that_fit(job, machine), _ranks_that_fit(job, machine)
-        ways = [f"--arch.d-sae {smaller}"] * bool(smaller) + [f"--ranks {ranks}"] * bool(ranks)
+        ways = [f"--arch.d-sae {smaller}"] * bool(smaller) + [f"--ranks {ranks} --parallel latents"] * bool(
+            ranks
+        )
         ways = ways or ["a smaller --train.batch, or another device"]
         refusals.append(
             f"too little memory: it takes {size(need)} and {machine.name} has {size(machine.memory)}; "
             f"{' or '.join(ways)} would fit"
         )
     need, free = total(found.disk), files.free_bytes(out)
-    if need > free:
+    if machine.measured and need > free:
+        what = max(found.disk, key=lambda name: found.disk[name])
         refusals.append(
-            f"too little disk: it takes {size(need)} and {out} has {size(free)} free; fewer "
-            f"--train.keep-checkpoints, a smaller --arch.d-sae or another --out would fit"
+            f"too little disk: it takes {size(need)}, most of it {what}, and {out.absolute()} has {size(free)} free; fewer "
+            f"{'--tokens' if 'store' in what else '--train.keep-checkpoints'}, or an --out on another disk, would fit"
         )
     return tuple(refusals)
 
@@ -226,11 +253,12 @@ def _latents_that_fit(job: Job, machine: Machine) -> int | None:
 
 
 def _ranks_that_fit(job: Job, machine: Machine) -> int | None:
-    """The smallest power of two of devices that the dictionary fits on, up to 1024."""
+    """The smallest power of two of devices, up to 1024, over which latents can be shared out so that they fit."""
     for ranks in (2**n for n in range(1, 11)):
-        if (
-            ranks > job.ranks
-            and total(_forecast(replace(job, ranks=ranks), machine).memory) <= machine.memory
-        ):
+        try:
+            shared = _forecast(replace(job, ranks=ranks, parallel="latents"), machine)
+        except ConfigError:
+            return None
+        if ranks > job.ranks and total(shared.memory) <= machine.memory:
             return ranks
     return None

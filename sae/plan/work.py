@@ -99,15 +99,15 @@ def skeleton(cfg: ArchConfig, d_model: int) -> SAE:
         return ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
 
 
-def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, ranks: int = 1) -> Work:
-    """Of one step on `batch` rows, with `dead` of all latents dead, the dictionary shared out over `ranks` devices.
+def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, parts: int = 1) -> Work:
+    """Of one step on `batch` rows, with `dead` of all latents dead, where a device has one of so many parts of the latents.
 
-    Sharded, a device has F / ranks latents of which l0 / ranks fire on a row, and all rows."""
+    It then has F / parts of them, of which l0 / parts fire on a row."""
     sae, name = skeleton(cfg, d_model), name_of(cfg)
-    B, D, F = batch, d_model, cfg.d_sae / ranks
+    B, D, F = batch, d_model, cfg.d_sae / parts
     peers = getattr(cfg, "peers", 1)
     choice = _choice(cfg)
-    entries = B * l0 / ranks
+    entries = B * l0 / parts
     cost = sae.encoder_cost()
     crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
     reads = peers * _reads(cfg)
@@ -121,9 +121,9 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
     if name == "mfr":  # all pairs of rows, and both gradients of them
         products += peers * (peers - 1) / 2 * 3 * 2 * D * F**2
     return Work(
-        encode=peers * B * cost.flops / ranks,
+        encode=peers * B * cost.flops / parts,
         products=products,
-        weights=4 * inner / ranks * blocks,
+        weights=4 * inner / parts * blocks,
         scan=choice.scan,
         scanned=peers * B * F,
         picked=peers * entries,
@@ -131,7 +131,7 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
         gathered=0.0 if crowded else reads * entries * D * 4,
         table=4 * D * F,
         loss=peers * _errors(cfg) * B * D,
-        parameters=round(sum(p.numel() for p in sae.parameters()) / ranks),
+        parameters=round(sum(p.numel() for p in sae.parameters()) / parts),
         dense=_dense(choice, B * F, crowded, cfg),
         matched=round(peers * (peers - 1) / 2 * F) if name == "mfr" else 0,
     )

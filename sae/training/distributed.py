@@ -81,7 +81,7 @@ class Latents(Alone):
     Raises ConfigError for a method or a number of latents that cannot be split so."""
 
     def __init__(self, sae: SAE):
-        check_latents(sae.cfg)
+        check_latents(sae.cfg, world())
         for name in SPLITS:
             whole = getattr(sae, name)
             setattr(sae, name, nn.Parameter(torch.clone(self.own(name, whole.detach()))))
@@ -185,32 +185,33 @@ def traffic(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, rank
     return batch * (4 * (ranks - 1) * k + ring * d_model)
 
 
-def chosen(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int) -> Literal["data", "latents"]:
-    """What `auto` comes to for this many ranks: what moves fewer bytes, of what can be done.
+def chosen(
+    parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, ranks: int | None = None
+) -> Literal["data", "latents"]:
+    """What `auto` comes to for this many ranks, `world()` when not given: what moves fewer bytes, of what can be done.
 
     Raises ConfigError when what is asked for cannot be done."""
+    ranks = world() if ranks is None else ranks
     if parallel == "auto":
-        less = traffic("latents", arch, d_model, batch, world()) < traffic(
-            "data", arch, d_model, batch, world()
-        )
-        able = isinstance(arch, SPLITTABLE) and not arch.d_sae % world()
-        parallel = "latents" if able and (less or batch % world()) else "data"
+        less = traffic("latents", arch, d_model, batch, ranks) < traffic("data", arch, d_model, batch, ranks)
+        able = isinstance(arch, SPLITTABLE) and not arch.d_sae % ranks
+        parallel = "latents" if able and (less or batch % ranks) else "data"
     if parallel == "latents":
-        check_latents(arch)
-    elif batch % world():
+        check_latents(arch, ranks)
+    elif batch % ranks:
         raise ConfigError(
-            f"train.batch = {batch} is no multiple of the {world()} ranks that share it: choose one that is"
+            f"train.batch = {batch} is no multiple of the {ranks} ranks that share it: choose one that is"
         )
     return parallel
 
 
-def check_latents(arch: ArchConfig) -> None:
-    """Raise ConfigError unless the ranks can share the latents of such an SAE."""
+def check_latents(arch: ArchConfig, ranks: int) -> None:
+    """Raise ConfigError unless so many ranks can share the latents of such an SAE."""
     if not isinstance(arch, SPLITTABLE):
         raise ConfigError(
             f"--parallel latents knows topk, abstopk and batchtopk, not {name_of(arch)}: train it with --parallel data"
         )
-    if arch.d_sae % world():
+    if arch.d_sae % ranks:
         raise ConfigError(
-            f"d_sae = {arch.d_sae} is no multiple of the {world()} ranks that share it: choose one that is"
+            f"d_sae = {arch.d_sae} is no multiple of the {ranks} ranks that share it: choose one that is"
         )
