@@ -18,13 +18,16 @@ def ahead(stream: Iterable[T], count: int) -> Generator[T, None, None]:
         return
     source, end = iter(stream), object()
     pool = ThreadPoolExecutor(1, "ahead")
+    waiting: deque[Future[Any]] = deque()
     try:
-        waiting = deque(pool.submit(next, source, end) for _ in range(count))
+        waiting.extend(pool.submit(next, source, end) for _ in range(count))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, source, end))
-            yield item  # type: ignore[misc]  # not `end`, so of the stream
+            yield item
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in waiting:  # by hand: `cancel_futures` fails when the interpreter is ending
+            future.cancel()
+        pool.shutdown()
 
 
 class Behind:

@@ -1,5 +1,7 @@
 """Work in a thread of its own: the same items in the same order, the same errors at their place, nothing left running."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +45,14 @@ def test_no_more_is_made_ahead_than_asked_for_and_closing_ends_the_thread():
     stream.close()
     assert threading.active_count() == threads
     assert len(made) <= 5
+
+
+def test_a_stream_still_open_when_the_program_ends_is_no_error():
+    code = "import itertools; from activations.background import ahead; s = ahead(itertools.count(), 2); print(next(s))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
 
 
 @pytest.mark.parametrize("depth", [1, 3])
