@@ -151,7 +151,6 @@ def stop_within(number: int, error: str) -> None:
 
 
 FAULTS: dict[str, Any] = {
-    "environment": os.environ.update,  # as torchrun, for one
     "closed_output": closed_output,
     "die_past": die_past,
     "disk_full_after": disk_full_after,
