@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.timing import Shape
 
 Step = Callable[[Tensor], object]
+Make = Callable[[Shape, Tensor], Step]
 STEPS = 100_000  # of a long run: no peer is near its end, or changes what it does, while it is timed
 
 
@@ -117,7 +118,7 @@ def overcomplete(shape: Shape, x: Tensor) -> Step:
     return lambda x: train_sae(sae, [x], squared_error, optimizer, nb_epochs=1, monitoring=0)
 
 
-PEERS: dict[str, Callable[[Shape, Tensor], Step]] = {
+PEERS: dict[str, Make] = {
     "SAELens": saelens,
     "sparsify": sparsify,
     "sparsify, Adam": sparsify_adam,

@@ -9,7 +9,8 @@ same mathematics as ours (`naive.py`; exact.py and the tests hold the two togeth
     pip install torch==2.13.0 numba safetensors jaxtyping sae-lens==6.54.12 eai-sparsify==1.3.3 \
         dictionary-learning==0.1.0 overcomplete==0.3.0 "matplotlib<3.9"
 of which those that are missing are left out; run it there from the root of this project. All are given the same batches of
-a sparse mixture, in turn in one process; times and ratios are medians of rounds.
+a sparse mixture, in one process: first the floor and ours by turns, then each of the others by turns with these two, whose
+ratios are so of neighbouring rounds. Times and ratios are medians.
 
 What a step is differs, and is each package's own default. Ours: clip, gradient tangent to decoder rows, Adam, unit norm,
 AuxK when latents are dead, silent tokens and deaths of each latent. SAELens: clip, Adam, no decoder norm but all
@@ -19,70 +20,63 @@ dead). overcomplete: clip, Adam, batch norm before the choice, decoder norm in t
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.naive import NaiveTopK
-from benchmarks.peer_steps import PEERS
+from benchmarks.peer_steps import PEERS, Make, Step
 from benchmarks.timing import Shape, Times, arguments, by_turns, endless, heading, product, table, turning
 from benchmarks.trained import silence, trainer
+from sae.training.trainer import Trainer
 
 FLOOR, OURS, NAIVE = "encoder's product", "ours", "naive torch"
 DEAD = (0.01, 0.1, 0.5)
 
-Step = Callable[[Tensor], object]
 
-
-def ours(shape: Shape, x: Tensor, shares: tuple[float, ...]) -> dict[str, Step]:
+def ours(made: Trainer) -> dict[str, Step]:
     """Our step with none dead and with shares of all latents dead: one trainer, its counter set before each step."""
-    made = trainer(shape, x)
 
     def step(x: Tensor, share: float) -> None:
         silence(made.history.silent_tokens, share, made)
         made.train_step(x, x)
 
-    names = {share: f"{OURS}, AuxK on {share:.0%} dead" if share else OURS for share in (0.0, *shares)}
+    names = {share: f"{OURS}, AuxK on {share:.0%} dead" if share else OURS for share in (0.0, *DEAD)}
     return {name: partial(step, share=share) for share, name in names.items()}
 
 
-def contestants(shape: Shape, x: Tensor, only: list[str] | None) -> tuple[dict[str, Step], list[str]]:
-    """All steps of a shape, and why others are left out."""
-    steps, left_out = {FLOOR: product(shape), **ours(shape, x, DEAD)}, []
-    made = trainer(shape, x)
-    others = {NAIVE: lambda shape, x: NaiveTopK(made.sae, made.cfg).train_step, **PEERS}
-    for name, make in others.items():
-        if only is not None and name not in only:
-            continue
-        try:
-            steps[name] = make(shape, x)
-        except ImportError as error:
-            left_out.append(f"{name}: not installed ({error})")
-    return steps, left_out
+def others(made: Trainer, only: list[str] | None) -> dict[str, Make]:
+    """What is asked for beside ours, to be made when its turn comes: at the larger shape each takes gigabytes."""
+    makers: dict[str, Make] = {NAIVE: lambda shape, x: NaiveTopK(made.sae, made.cfg).train_step, **PEERS}
+    return {name: make for name, make in makers.items() if only is None or name in only}
 
 
-def rows(times: dict[str, Times]) -> list[list[str]]:
-    """The table's cells."""
-    found = []
-    for name, own in times.items():
-        wall, cpu = own.milliseconds()
-        beside = [*own.over(times[FLOOR]), *own.over(times[OURS])]
-        found.append([name, f"{wall:.1f}", f"{cpu:.1f}", *(f"{ratio:.2f}" for ratio in beside)])
-    return found
+def row(name: str, times: dict[str, Times]) -> list[str]:
+    """A contestant's cells."""
+    own = times[name]
+    wall, cpu = own.milliseconds()
+    beside = [*own.over(times[FLOOR]), *own.over(times[OURS])]
+    return [name, f"{wall:.1f}", f"{cpu:.1f}", *(f"{ratio:.2f}" for ratio in beside)]
 
 
 def measure(shape: Shape, args: argparse.Namespace) -> None:
     """Time one shape and print its table."""
     batches = endless(shape)
-    steps, left_out = contestants(shape, batches[0], args.only)
-    times = by_turns({name: turning(step, batches) for name, step in steps.items()}, args.repeats)
+    made = trainer(shape, batches[0])
+    base = {name: turning(step, batches) for name, step in {FLOOR: product(shape), **ours(made)}.items()}
+    times = by_turns(base, args.repeats)
+    rows, left_out = [row(name, times) for name in times], []
+    for name, make in others(made, args.only).items():
+        try:
+            step = turning(make(shape, batches[0]), batches)
+        except ImportError as error:
+            left_out.append(f"left out: {name}, not installed ({error})")
+            continue
+        rows.append(row(name, by_turns({FLOOR: base[FLOOR], OURS: base[OURS], name: step}, args.repeats)))
     print(heading(shape, args.threads))
     header = ["step", "wall ms", "CPU ms", "x floor (wall)", "x floor (CPU)", "x ours (wall)", "x ours (CPU)"]
-    print(table(header, rows(times)))
-    for line in left_out:
-        print(f"left out: {line}")
+    print("\n".join([table(header, rows), *left_out]), flush=True)
 
 
 def main() -> None:
