@@ -1,8 +1,9 @@
 """`sae plan` against what happens: predicted and measured speed and peak memory of trainings, a harvest and features.
 
     OMP_NUM_THREADS=1 python benchmarks/plan.py --store stores/demo [--run runs/demo] [--rounds 3] [--steps 30]
-Everything by CPU time on one thread, so that other programs on the machine count little. Each round measures the machine
-anew and then runs each job in a process of its own; printed are medians over the rounds. Memory is the process's peak."""
+Everything by CPU time on one thread. That too depends on what else runs: the machine is measured before each job and after
+it, all in processes of their own, and the mean of the two predictions counts. Printed are medians over the rounds; memory
+is the process's peak."""
 
 import argparse
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+AHEAD = "predict "
 CASES = {  # --arch and --train settings
     "topk, 8192 latents": ("topk", {"d_sae": 8192}, {}),
     "topk, 4096 latents, k 64": ("topk", {"d_sae": 4096, "k": 64}, {}),
@@ -76,48 +78,65 @@ def described(folder: str, tokens: int) -> dict[str, float]:
     return {"speed": tokens / (time.process_time() - started), "memory": _peak()}
 
 
-def predicted(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Of all jobs, with rates measured now; run in a process of its own."""
-    from activations import models
-    from activations.harvest import HarvestConfig
-    from activations.store import Store
-    from sae.cli.harvest import with_hooks
-    from sae.features.collect import FeaturesConfig
-    from sae.plan import describing, harvesting, training
+def predicted(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """Of one job, with rates measured now; run in a process of its own."""
     from sae.plan.forecast import total
     from sae.plan.measure import measure
-    from sae.runs import Run
 
-    machine, here = measure(time.process_time), Path()
-    store, found = Store(args.store), {}
+    machine = measure(time.process_time)
+    if name == "harvest":
+        forecast, tokens = harvest_forecast(args, machine), args.tokens
+        seconds = total(forecast.seconds) - forecast.seconds["waiting for the disk"]  # takes no processor
+    elif name == "features":
+        forecast = features_forecast(args, machine)
+        seconds, tokens = total(forecast.seconds) - forecast.seconds["reading"], args.tokens
+    else:
+        forecast = training_forecast(name, args, machine)
+        tokens = args.steps * settings(name, args.steps)[1].batch
+        seconds = total(
+            {n: s for n, s in forecast.seconds.items() if n not in ("reading at the start", "checkpoints")}
+        )
+    return {"speed": tokens / seconds, "memory": total(forecast.memory)}
+
+
+def training_forecast(case: str, args: argparse.Namespace, machine: Any) -> Any:
+    from activations.store import Store
+    from sae.plan import training
+
+    store = Store(args.store)
+    arch, cfg = settings(case, args.steps)
     data = training.Data.of(store, store.only_hook())
-    for case in CASES:
-        arch, cfg = settings(case, args.steps)
-        forecast = training.forecast(training.Job(arch, cfg, data), machine, here)
-        once = total(
-            {n: s for n, s in forecast.seconds.items() if n not in ("reading", "checkpoints", "start")}
-        )
-        found[case] = {"speed": args.steps * cfg.batch / once, "memory": total(forecast.memory)}
-    if args.run:
-        run = Run(args.run)
-        reader = describing.reader(
-            "benchmark of features", run.language_model, again=True, clock=time.process_time
-        )
-        forecast = describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine)
-        found["features"] = {"speed": args.tokens / total(forecast.seconds), "memory": total(forecast.memory)}
+    return training.forecast(training.Job(arch, cfg, data), machine, Path())
+
+
+def harvest_forecast(args: argparse.Namespace, machine: Any) -> Any:
+    from activations import models
+    from activations.harvest import HarvestConfig
+    from sae.cli.harvest import with_hooks
+    from sae.plan import harvesting
+
     config = HarvestConfig(tokens=args.tokens, dtype="float16")
 
     def load() -> tuple[Any, HarvestConfig]:
         model = models.load("embedded")
         return model, with_hooks(model, config)
 
-    pace = harvesting.pace("benchmark", load, again=True, clock=time.process_time)
-    forecast = harvesting.forecast(config, pace, machine, here)
-    found["harvest"] = {"speed": args.tokens / total(forecast.seconds), "memory": total(forecast.memory)}
-    return found
+    pace = harvesting.pace("benchmark of a harvest", load, again=True, clock=time.process_time)
+    return harvesting.forecast(config, pace, machine, Path())
 
 
-def child(args: argparse.Namespace, job: str) -> dict[str, Any]:
+def features_forecast(args: argparse.Namespace, machine: Any) -> Any:
+    from sae.features.collect import FeaturesConfig
+    from sae.plan import describing
+    from sae.runs import Run
+
+    run = Run(args.run)
+    key = "benchmark of features"
+    reader = describing.reader(key, run.language_model, again=True, clock=time.process_time)
+    return describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine)
+
+
+def child(args: argparse.Namespace, job: str) -> dict[str, float]:
     """A job in a new process."""
     own = [
         sys.executable,
@@ -136,16 +155,23 @@ def child(args: argparse.Namespace, job: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def job(args: argparse.Namespace) -> dict[str, Any]:
+def job(args: argparse.Namespace) -> dict[str, float]:
     """What `--job` names, here."""
-    match args.job:
-        case "predict":
-            return predicted(args)
-        case "harvest":
-            return harvested(args.tokens)
-        case "features":
-            return described(args.run, args.tokens)
-    return trained(args.job, args.store, args.steps)
+    if args.job.startswith(AHEAD):
+        return predicted(args.job.removeprefix(AHEAD), args)
+    if args.job == "harvest":
+        return harvested(args.tokens)
+    return (
+        described(args.run, args.tokens)
+        if args.job == "features"
+        else trained(args.job, args.store, args.steps)
+    )
+
+
+def compared(args: argparse.Namespace, name: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Predicted, as the mean of a prediction before the job and one after it, and measured."""
+    before, seen, after = (child(args, which) for which in (AHEAD + name, name, AHEAD + name))
+    return {key: (before[key] + after[key]) / 2 for key in before}, seen
 
 
 def _peak() -> float:
@@ -171,9 +197,8 @@ def main() -> None:
     names = [name for name in names if args.only is None or any(part in name for part in args.only)]
     seen: dict[str, list[tuple[dict, dict]]] = {name: [] for name in names}
     for _ in range(args.rounds):
-        ahead = child(args, "predict")
         for name in names:
-            seen[name].append((ahead[name], child(args, name)))
+            seen[name].append(compared(args, name))
             print(name, *seen[name][-1], file=sys.stderr, flush=True)
     print("| job | predicted tokens/s | measured | ratio | predicted peak MB | measured | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")

@@ -237,10 +237,10 @@ def _print(found: Forecast, machine: Machine) -> None:
                 table.add_row(f"  {part}", text(value), f"{value / whole:4.0%}")
     console.print(table)
     for name, fact in found.facts.items():
-        console.print(f"{name}: {fact}", highlight=False, markup=False)
-    console.print(f"limited by: {found.limit}", highlight=False, markup=False)
+        console.print(f"{name}: {fact}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"limited by: {found.limit}", highlight=False, markup=False, soft_wrap=True)
     for note in (*found.notes, *_about(machine)):
-        console.print(f"- {note}", highlight=False, markup=False)
+        console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _about(machine: Machine) -> Sequence[str]:

@@ -127,7 +127,7 @@ def _losses(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
 
 
 def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
-    code = _code(generator)
+    code = _code(generator, F)
     rows, values = code.rows(), code.values.detach()
     statistics_, selection = Statistics(F, 1.0), Selection(range(F), 20, 40)
 
@@ -144,7 +144,7 @@ def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
     yield "together", Trial(lambda: add_together(counts, firings, range(F)), len(values) * K)
 
 
-def _code(generator: torch.Generator, latents: int = F) -> SparseCode:
+def _code(generator: torch.Generator, latents: int) -> SparseCode:
     """A batch's code, K latents a row, all alike."""
     indices = torch.randint(latents, (B * K,), generator=generator)
     return SparseCode(torch.rand(B * K, generator=generator), indices, torch.arange(0, B * K + 1, K), latents)

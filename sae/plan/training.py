@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from activations import files
 from activations.harvest import HarvestConfig
@@ -67,6 +68,16 @@ class Data:
         shards = max(2, WINDOW // (self.shard_rows * self.row))
         return min(self.rows, shards * self.shard_rows)
 
+    @property
+    def whole(self) -> bool:
+        """Whether that is all of them."""
+        return self.window_rows == self.rows
+
+    @property
+    def held(self) -> float:
+        """Bytes of rows in memory, and of the order to read them in; twice where the next ones are read meanwhile."""
+        return self.window_rows * (self.row + 8.0) * (1 if self.whole else 2)
+
 
 def step_seconds(work: Work, rates: Rates, sent: float = 0.0) -> dict[str, float]:
     """Seconds of one step by part, one after the other; `sent` are bytes to other ranks."""
@@ -116,16 +127,91 @@ class Job:
     """What they share: each batch, or the latents."""
 
 
-def memory_bytes(work: Work, rows: int, data: Data, machine: Machine) -> dict[str, float]:
-    """What one device holds when it holds most: as training begins, or at a checkpoint. `rows` are those of its batch.
+class Settled(NamedTuple):
+    """A job with everything filled in."""
+
+    train: TrainConfig
+    steps: int
+    firing: Active
+    parts: int
+    """Ranks that share the latents; 1 where they share each batch, or there is one."""
+    rows: int
+    """Rows of each batch that a device trains on."""
+    work: Work
+    step: dict[str, float]
+    """Seconds of one step, by part."""
+
+    @property
+    def tokens(self) -> int:
+        """All steps' rows."""
+        return self.steps * self.train.batch
+
+    @property
+    def checkpoint(self) -> float:
+        """Bytes: weights and both moments."""
+        return 12.0 * self.work.parameters * self.parts
+
+
+def settle(job: Job, machine: Machine) -> Settled:
+    """Raises ConfigError when the ranks cannot share the job in the way asked for."""
+    width, ranks = job.data.width, job.ranks
+    train = job.train.resolved(job.data.rows, job.arch.d_sae)
+    assert train.steps is not None
+    way = chosen(job.parallel, job.arch, width, train.batch, ranks)
+    parts, rows = (ranks, train.batch) if way == "latents" else (1, train.batch // ranks)
+    firing = active(job.arch, job.l0)
+    work = count(job.arch, width, rows, firing.number, job.dead, parts)
+    sent = traffic(way, job.arch, width, train.batch, ranks)
+    return Settled(train, train.steps, firing, parts, rows, work, step_seconds(work, machine.rates, sent))
+
+
+def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
+    """What this training would take, its run in the folder `out`; nothing is read or run.
+
+    Raises ConfigError when the ranks cannot share the job in the way asked for."""
+    settled = settle(job, machine)
+    seconds = seconds_of(settled, job.data, machine.rates)
+    what = f"{job.arch.d_sae:,} latents on width {job.data.width}, {settled.firing.number:,.4g} a token"
+    found = Forecast(
+        f"train {name_of(job.arch)}: {what}",
+        disk_of(settled, job.data),
+        memory_of(settled, job.data, machine),
+        seconds,
+        {name: RESOURCES[name] for name in seconds},
+        _facts(settled, job),
+        _notes(job, settled.firing, machine),
+    )
+    return replace(found, refusals=_refusals(found, job, machine, out))
+
+
+def seconds_of(settled: Settled, data: Data, rates: Rates) -> dict[str, float]:
+    """Of the whole training. Rows that do not all fit into memory are read behind the steps, as fast as the disk can."""
+    seconds = {name: value * settled.steps for name, value in settled.step.items()}
+    if data.whole:
+        seconds["reading at the start"] = data.rows * data.row / rates.read
+    elif (late := settled.tokens * data.row / rates.read - total(seconds)) > 0:
+        seconds["waiting for rows"] = late
+    saved = 1 + settled.steps // settled.train.checkpoint_every
+    return {**seconds, "checkpoints": saved * settled.checkpoint / rates.write}
+
+
+def disk_of(settled: Settled, data: Data) -> dict[str, float]:
+    """At the most, while a checkpoint is written and the oldest is still there."""
+    kept = settled.train.keep_checkpoints
+    disk = {
+        f"checkpoints: {kept} and one being written": (kept + 1) * settled.checkpoint,
+        "the finished SAE": settled.checkpoint / 3,
+    }
+    return disk if data.there else {**disk, "the store, not there yet": float(data.tokens * data.row)}
+
+
+def memory_of(settled: Settled, data: Data, machine: Machine) -> dict[str, float]:
+    """What one device holds when it holds most: as training begins, or at a checkpoint.
 
     On a GPU the store's rows are the computer's to hold, and not counted."""
-    D, P = data.width, work.parameters
-    held = (
-        data.window_rows * (data.row + 8.0) * (1 if data.window_rows == data.rows else 2)
-    )  # the next one is read
+    D, P, work = data.width, settled.work.parameters, settled.work
     always = {"Python and libraries": float(machine.process), "parameters": 4.0 * P}
-    window = {"shuffle window": held} if machine.measured else {}
+    window = {"shuffle window": data.held} if machine.measured else {}
     beginning = {**always, **window, "sample for the start": 5 * 4.0 * min(INIT_ROWS, data.rows) * D}
     training = {
         **always,
@@ -134,61 +220,25 @@ def memory_bytes(work: Work, rows: int, data: Data, machine: Machine) -> dict[st
         "copies while saving": 4.0 * P,
         "pre-activations": 4.0 * work.dense,
         "code": 60.0 * work.picked,
-        "batch": 12.0 * 4 * rows * D,
+        "batch": 12.0 * 4 * settled.rows * D,
         **window,
     }
     begins = machine.measured and total(beginning) > total(training)
     return beginning if begins else training
 
 
-def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
-    """What this training would take, its run in the folder `out`; nothing is read or run."""
-    found = _forecast(job, machine)
-    return replace(found, refusals=_refusals(found, job, machine, out))
-
-
-def _forecast(job: Job, machine: Machine) -> Forecast:
-    data, ranks, rates = job.data, job.ranks, machine.rates
-    train = job.train.resolved(data.rows, job.arch.d_sae)
-    assert train.steps is not None
-    way = chosen(job.parallel, job.arch, data.width, train.batch, ranks)
-    parts, rows = (ranks, train.batch) if way == "latents" else (1, train.batch // ranks)
-    firing = active(job.arch, job.l0)
-    work = count(job.arch, data.width, rows, firing.number, job.dead, parts)
-    step = step_seconds(work, rates, traffic(way, job.arch, data.width, train.batch, ranks))
-    tokens, whole = train.steps * train.batch, data.window_rows == data.rows
-    checkpoint = 12.0 * work.parameters * parts  # weights and both moments
-    seconds = {name: value * train.steps for name, value in step.items()}
-    if whole:
-        seconds["reading at the start"] = data.rows * data.row / rates.read
-    elif (late := tokens * data.row / rates.read - total(seconds)) > 0:  # else it is read behind the steps
-        seconds["waiting for rows"] = late
-    seconds["checkpoints"] = (1 + train.steps // train.checkpoint_every) * checkpoint / rates.write
-    devices = (
-        "1 device"
-        if ranks == 1
-        else f"{ranks} devices, which share {'the latents' if parts > 1 else 'each batch'}"
-    )
-    facts = {
-        "steps": f"{train.steps:,} of {train.batch:,} tokens: {tokens:,} tokens, {tokens / data.rows:,.2g} passes",
-        "speed": f"{train.batch / total(step):,.0f} tokens/s, {duration(total(step))} a step, {devices}",
-        "parameters": f"{work.parameters * parts:,}",
-        "shuffle window": f"{data.window_rows:,} rows, "
-        + ("all there are" if whole else f"{data.window_rows / data.rows:.2%} of the store"),
+def _facts(settled: Settled, job: Job) -> dict[str, str]:
+    train, data, tokens = settled.train, job.data, settled.tokens
+    step = total(settled.step)
+    shared = "the latents" if settled.parts > 1 else "each batch"
+    devices = "1 device" if job.ranks == 1 else f"{job.ranks} devices, which share {shared}"
+    share = "all there are" if data.whole else f"{data.window_rows / data.rows:.2%} of the store"
+    return {
+        "steps": f"{settled.steps:,} of {train.batch:,} tokens: {tokens:,} tokens, {tokens / data.rows:,.2g} passes",
+        "speed": f"{train.batch / step:,.0f} tokens/s, {duration(step)} a step, {devices}",
+        "parameters": f"{settled.work.parameters * settled.parts:,}",
+        "shuffle window": f"{data.window_rows:,} rows, {share}",
     }
-    kept = f"checkpoints: {train.keep_checkpoints} and one being written"
-    disk = {kept: (train.keep_checkpoints + 1) * checkpoint, "the finished SAE": checkpoint / 3}
-    if not data.there:
-        disk["the store, not there yet"] = float(data.tokens * data.row)
-    return Forecast(
-        f"train {name_of(job.arch)}: {job.arch.d_sae:,} latents on width {data.width}, {firing.number:,.4g} a token",
-        disk,
-        memory_bytes(work, rows, data, machine),
-        seconds,
-        {name: RESOURCES[name] for name in seconds},
-        facts,
-        _notes(job, firing, machine),
-    )
 
 
 def _notes(job: Job, firing: Active, machine: Machine) -> tuple[str, ...]:
@@ -208,34 +258,34 @@ def _notes(job: Job, firing: Active, machine: Machine) -> tuple[str, ...]:
             f"GB/s to the others (assumed); memory is that of one"
         )
     if not machine.measured:
-        held = job.data.window_rows * job.data.row
         notes.append(
-            f"the computer around the GPU needs {size(2 * held)} of memory for the rows; its disk is not looked at"
+            f"the computer around the GPU needs {size(job.data.held)} of memory for rows; its disk is not looked at"
         )
     return tuple(notes)
 
 
 def _refusals(found: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
-    refusals = []
-    need = total(found.memory)
+    refusals, need, disk = [], total(found.memory), total(found.disk)
     if need > machine.memory:
         smaller, ranks = _latents_that_fit(job, machine), _ranks_that_fit(job, machine)
-        ways = [f"--arch.d-sae {smaller}"] * bool(smaller) + [f"--ranks {ranks} --parallel latents"] * bool(
-            ranks
-        )
-        ways = ways or ["a smaller --train.batch, or another device"]
+        ways = [f"--arch.d-sae {smaller}"] if smaller else []
+        ways += [f"--ranks {ranks} --parallel latents"] if ranks else []
         refusals.append(
             f"too little memory: it takes {size(need)} and {machine.name} has {size(machine.memory)}; "
-            f"{' or '.join(ways)} would fit"
+            f"{' or '.join(ways) or 'a smaller --train.batch, or another device,'} would fit"
         )
-    need, free = total(found.disk), files.free_bytes(out)
-    if machine.measured and need > free:
-        what = max(found.disk, key=lambda name: found.disk[name])
+    if machine.measured and disk > files.free_bytes(out):
+        most = max(found.disk, key=lambda name: found.disk[name])
+        fewer = "--tokens" if "store" in most else "--train.keep-checkpoints"
         refusals.append(
-            f"too little disk: it takes {size(need)}, most of it {what}, and {out.absolute()} has {size(free)} free; fewer "
-            f"{'--tokens' if 'store' in what else '--train.keep-checkpoints'}, or an --out on another disk, would fit"
+            f"too little disk: it takes {size(disk)}, most of it {most}, and {out.absolute()} has "
+            f"{size(files.free_bytes(out))} free; fewer {fewer}, or an --out on another disk, would fit"
         )
     return tuple(refusals)
+
+
+def _fits(job: Job, machine: Machine) -> bool:
+    return total(memory_of(settle(job, machine), job.data, machine)) <= machine.memory
 
 
 def _latents_that_fit(job: Job, machine: Machine) -> int | None:
@@ -243,8 +293,7 @@ def _latents_that_fit(job: Job, machine: Machine) -> int | None:
     d_sae = job.arch.d_sae // 2
     while d_sae >= 1024:
         try:
-            smaller = replace(job, arch=replace(job.arch, d_sae=d_sae))
-            if total(_forecast(smaller, machine).memory) <= machine.memory:
+            if _fits(replace(job, arch=replace(job.arch, d_sae=d_sae)), machine):
                 return d_sae
         except ConfigError:  # no multiple of a head's latents, or fewer than k
             return None
@@ -254,11 +303,10 @@ def _latents_that_fit(job: Job, machine: Machine) -> int | None:
 
 def _ranks_that_fit(job: Job, machine: Machine) -> int | None:
     """The smallest power of two of devices, up to 1024, over which latents can be shared out so that they fit."""
-    for ranks in (2**n for n in range(1, 11)):
+    for ranks in (2**n for n in range(1, 11) if 2**n > job.ranks):
         try:
-            shared = _forecast(replace(job, ranks=ranks, parallel="latents"), machine)
-        except ConfigError:
+            if _fits(replace(job, ranks=ranks, parallel="latents"), machine):
+                return ranks
+        except ConfigError:  # latents that cannot be shared out
             return None
-        if ranks > job.ranks and total(shared.memory) <= machine.memory:
-            return ranks
     return None

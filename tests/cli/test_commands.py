@@ -11,6 +11,7 @@ from tests.cli.commands import Server
 
 LONG_JOBS = [
     "demo", "harvest", "train topk", "train batchtopk", "evaluate", "synthetic topk", "features", "compare", "sweep",
+    "plan harvest", "plan train topk", "plan features",
 ]  # fmt: skip
 
 

@@ -1,0 +1,153 @@
+"""`sae plan`: the same options as the jobs it plans, measured once, refused in one line, nothing made."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae.cli import plan
+from sae.errors import ConfigError
+from sae.plan import measure, rates
+from sae.plan.rates import GPUS, Machine
+from tests.cli.commands import Server, contents
+from tests.tiny import HOOK
+
+TINY = {"B": 64, "D": 16, "F": 512, "WIDE": 1024, "NARROW": 256, "FILE": 1 << 16}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine that was measured before."""
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
+    name = rates.this_machine(torch.get_num_threads())
+    kept = Machine(name, GPUS["h100"].rates, rates.memory(), "measured 2026-01-01", 10**8)
+    rates.save(kept)
+    return kept
+
+
+def planned(capsys: pytest.CaptureFixture[str], *args: object) -> dict:
+    capsys.readouterr()
+    assert plan.main([*map(str, args), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_machine_is_measured_once_and_again_when_asked(tmp_path, monkeypatch, capsys):
+    """With work of toy size: what is tested is that every rate is found, kept and used."""
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path))
+    for name, value in TINY.items():
+        monkeypatch.setattr(measure, name, value)
+    first = plan.here()
+    assert all(0 < rate < math.inf for rate in asdict(first.rates).values())
+    assert first.process > 10**7
+    assert [path.name for path in tmp_path.iterdir()] == ["rates.json"]
+    assert "measuring this machine, once" in capsys.readouterr().err
+    assert plan.here() == first
+    assert "measuring" not in capsys.readouterr().err
+    assert plan.here(again=True).rates != first.rates
+
+
+def test_a_training_on_a_store_is_planned_with_the_flags_of_sae_train(machine, world, capsys):
+    small = ("--arch.d-sae", 64, "--arch.k", 4, "--train.steps", 20, "--train.batch", 32)
+    flags = ("--store", world / "store", *small)
+    found = planned(capsys, "train", "topk", *flags)
+    assert found["what"].startswith("train topk: 64 latents on width 16, 4 a token")
+    assert found["total"]["seconds"] == pytest.approx(sum(found["seconds"].values()))
+    assert found["facts"]["steps"].startswith("20 of 32 tokens: 640 tokens")
+    assert not found["computed"]
+    assert plan.main([*map(str, ("train", "topk", *flags))]) == 0
+    table = capsys.readouterr().out
+    for said in ("time", "memory", "disk", "encode", "limited by:", "measured 2026-01-01"):
+        assert said in table
+
+
+def test_a_training_without_a_store_on_a_device_that_is_not_here(machine, capsys):
+    flags = ("--width", 768, "--tokens", "10_000_000_000", "--arch.d-sae", 2**20, "--train.batch", 8192)
+    found = planned(capsys, "train", "topk", *flags, "--device", "h200", "--ranks", 8)
+    assert found["computed"]
+    assert found["disk"]["the store, not there yet"] == 10**10 * 768 * 2
+    assert "share the latents" in found["facts"]["speed"]
+    assert plan.main([*map(str, ("train", "topk", *flags, "--device", "h200"))]) == 0
+    assert "NOT measured" in capsys.readouterr().out
+
+
+def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, world, tmp_path, capsys):
+    out = tmp_path / "store"
+    flags = (
+        "--model", world / "model", "--dataset", world / "text.jsonl", "--hooks", HOOK, "--tokens", 1600,
+        "--context", 16, "--shard-tokens", 512, "--batch-tokens", 128, "--out", out,
+    )  # fmt: skip
+    found = planned(capsys, "harvest", *flags)
+    assert found["disk"]["activations"] == 1600 * 16 * 4
+    assert found["seconds"]["the model's forward pass"] > 0
+    assert not out.exists()
+    again = planned(capsys, "harvest", *flags)
+    assert again["facts"]["speed"] == found["facts"]["speed"]  # remembered
+    half = planned(capsys, "harvest", *flags, "--dtype", "float16", "--ranks", 2)
+    assert half["disk"]["activations"] == found["disk"]["activations"] / 2
+    assert half["seconds"]["the model's forward pass"] == found["seconds"]["the model's forward pass"] / 2
+
+
+def test_a_harvest_that_no_disk_holds_is_refused_with_what_would_fit(machine, world, capsys):
+    flags = [
+        "--model",
+        world / "model",
+        "--dataset",
+        world / "text.jsonl",
+        "--hooks",
+        HOOK,
+        "--context",
+        "16",
+    ]
+    with pytest.raises(
+        ConfigError, match="too little disk: it takes .* --tokens [0-9]+ would fit"
+    ) as refused:
+        plan.main([*map(str, ["harvest", *flags, "--tokens", 10**13])])
+    assert "limited by: too little disk" in capsys.readouterr().out
+    fits = str(refused.value).split("--tokens ")[1].split()[0]
+    assert planned(capsys, "harvest", *flags, "--tokens", fits)["refusals"] == []
+
+
+def test_features_are_planned_from_what_the_run_logged(machine, run, capsys):
+    before = contents(run)
+    found = planned(capsys, "features", run, "--tokens", 1000)
+    assert (
+        found["facts"]["tokens"].split()[0] == f"{960:,}"
+    )  # 64 windows of 16, their first positions left out
+    assert "logit lens" in found["seconds"]
+    assert contents(run) == before
+
+
+MISTAKES = {
+    "nothing to train on": (["train", "topk"], ["--store FOLDER", "--width"]),
+    "a store and a width": (["train", "topk", "--store", "a", "--width", "8"], ["--store", "--width and --tokens"]),
+    "a store that is not there": (["train", "topk", "--store", "/nowhere"], ["/nowhere"]),
+    "fewer tokens than a batch": (["train", "topk", "--width", "8", "--tokens", "10"], ["tokens = 10", "2048"]),
+    "no rank": (["train", "topk", "--width", "8", "--tokens", "10000", "--ranks", "0"], ["ranks = 0"]),
+    "all latents dead": (["train", "topk", "--width", "8", "--tokens", "10000", "--dead", "1"], ["dead = 1.0"]),
+    "more latents a token than there are": (
+        ["train", "relu", "--width", "8", "--tokens", "10000", "--l0", "9000"], ["l0 = 9000", "8192"],
+    ),
+    "latents that no ranks share": (
+        ["train", "kron", "--width", "8", "--tokens", "10000", "--device", "h100", "--ranks", "2", "--parallel", "latents"],
+        ["--parallel latents", "kron"],
+    ),
+    "a run that is not there": (["features", "/nowhere"], ["/nowhere"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(sae: Server, tmp_path: Path, args: list[str], says: list[str]):
+    line = sae("plan", *args, cwd=tmp_path).complaint
+    assert line.startswith("sae plan: ")
+    assert all(part in line for part in says), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_planned_is_said_when_it_is_left_out(sae: Server):
+    for args, code in (((), 2), (("trian",), 2), (("--help",), 0)):
+        ended = sae("plan", *args)
+        assert ended.code == code
+        assert "usage: sae plan {harvest,train ARCH,features}" in ended.out + ended.err
