@@ -154,6 +154,7 @@ FAULTS: dict[str, Any] = {
     "closed_output": closed_output,
     "die_past": die_past,
     "disk_full_after": disk_full_after,
+    "environment": os.environ.update,  # as torchrun starts a rank
     "kill_at": kill_at,
     "stop_within": stop_within,
 }
