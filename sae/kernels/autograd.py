@@ -1,9 +1,7 @@
 """The kernels as operations that gradients flow through: encode where it was chosen, decode, rows of a matrix.
 
 Forward, encoding is one dense product into a buffer that is used again and again. Backward, everything costs
-O(nnz * D): gradients reach the weights through the selected entries alone, and no [B, F] tensor outlives the selection.
-A code with so many entries that dense products are faster is decoded and differentiated by them: within a constant
-factor the same memory."""
+O(nnz * D): gradients reach the weights through the selected entries alone, and no [B, F] tensor outlives the selection."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,11 +17,10 @@ from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
 from sae.kernels.choice import backend
-from sae.kernels.gradients import collected
+from sae.kernels.functions import Decoded, Entries, Some, SomeRows, entry_rows
 from sae.kernels.others import others
 from sae.kernels.reference import Picked
 
-CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
 BLOCK = 2**26  # numbers in the buffer of pre-activations: 2,048 rows of 32,768 latents, fewer rows of more
 _local = threading.local()
 _products: ContextVar[torch.dtype | None] = ContextVar("products", default=None)
@@ -62,7 +59,7 @@ class Projection:
 
     def of(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """u of these latents, all different, on every row, in the graph."""
-        return _Some.apply(self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred)
+        return Some.apply(self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred)
 
     def largest(self, k: int | Int[Tensor, "B"], by_size: bool = False) -> SparseCode:
         """The k largest of each row, k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
@@ -99,7 +96,7 @@ class Projection:
         """The entries of a pattern of one's own choice, from `dense`.
 
         An entry may be selected more than once in a row: each counts (the result is then no code of that row)."""
-        rows = _rows(pattern.offsets)
+        rows = entry_rows(pattern.offsets)
         return self._entries(self.dense[rows, pattern.indices], *pattern, rows)
 
     @property
@@ -125,11 +122,11 @@ class Projection:
         if _products.get() not in (None, self.W.dtype):  # chosen roughly, computed exactly
             W = self.W.detach().T
             values = backend(W).dots(self.centred, indices, offsets, W) + self._bias[indices]
-        return self._entries(values, indices, offsets, _rows(offsets))
+        return self._entries(values, indices, offsets, entry_rows(offsets))
 
     def _entries(self, values: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor) -> SparseCode:
         given = (self.x, self.shift, self.W, self.b)
-        kept = _Entries.apply(*given, self.centred, values, indices, offsets, rows)
+        kept = Entries.apply(*given, self.centred, values, indices, offsets, rows)
         return SparseCode(kept, indices, offsets, self.W.shape[1])
 
 
@@ -158,13 +155,13 @@ def project(
 
 def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
     """Sum of decoder rows weighted by the code's values; differentiable in both."""
-    part = _Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
+    part = Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
     return others().sum_over_latents(part)
 
 
 def rows_of(W: Float[Tensor, "F D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
     """W[latents], all different; its gradient is of these rows alone."""
-    return _Rows.apply(W, latents)
+    return SomeRows.apply(W, latents)
 
 
 def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
@@ -197,136 +194,6 @@ def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
     return found if best is None else torch.zeros_like(u).scatter(1, best, found)
 
 
-class _Entries(torch.autograd.Function):
-    """Entries of (x - shift) W + b, already computed; the backward pass is sparse."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor | None, W: Tensor, b: Tensor, *rest: Tensor) -> Tensor:
-        centred, values, indices, offsets, rows = rest
-        ctx.save_for_backward(W, centred, indices, offsets, rows)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        W, centred, indices, offsets, rows = ctx.saved_tensors
-        needs_x, needs_shift, needs_W, needs_b = ctx.needs_input_grad[:4]
-        code = SparseCode(grads[0], indices, offsets, W.shape[1])
-        grad_x = _weighted(code, W.T) if needs_x else None
-        grad_b = code.values.new_zeros(W.shape[1]).index_add_(0, indices, code.values)
-        grad_shift = -(W @ grad_b) if needs_shift else None
-        grad_W = _to_rows(code, rows, centred, W.T) if needs_W else None
-        return (
-            grad_x,
-            grad_shift,
-            None if grad_W is None else grad_W.T,
-            grad_b if needs_b else None,
-            *[None] * 5,
-        )
-
-
-class _Some(torch.autograd.Function):
-    """(x - shift) @ rows.T + b. The gradient of a shift takes no product of the size of the others."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, shift: Tensor | None, rows: Tensor, b: Tensor, centred: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(rows, centred)
-        return torch.addmm(b, centred, rows.T)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, centred = ctx.saved_tensors
-        needs_x, needs_shift, needs_rows, _ = ctx.needs_input_grad[:4]
-        grad_b = grads[0].sum(0)
-        grad_x = grads[0] @ rows if needs_x else None
-        grad_shift = -(grad_b @ rows) if needs_shift else None
-        return grad_x, grad_shift, grads[0].T @ centred if needs_rows else None, grad_b, None
-
-
-class _Decoded(torch.autograd.Function):
-    """A code's values times the rows of W they name, summed by row."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
-        ctx.save_for_backward(values, W, indices, offsets)
-        return _weighted(SparseCode(values, indices, offsets, len(W)), W)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, W, indices, offsets = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        needs_values, needs_W = ctx.needs_input_grad[:2]
-        code, rows = SparseCode(values, indices, offsets, len(W)), _rows(offsets)
-        grad_values = grad_W = None
-        if needs_values:
-            crowded = _crowded(code)
-            grad_values = (
-                (grad @ W.T)[rows, indices] if crowded else backend(W).dots(grad, indices, offsets, W)
-            )
-        if needs_W:
-            grad_W = _to_rows(code, rows, grad, W)
-        return grad_values, grad_W, None, None
-
-
-class _Rows(torch.autograd.Function):
-    """Some rows of W."""
-
-    @staticmethod
-    def forward(ctx: Any, W: Tensor, latents: Tensor) -> Tensor:
-        ctx.save_for_backward(W, latents)
-        return W.index_select(0, latents)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
-        W, latents = ctx.saved_tensors
-        gradient = collected(W)
-        if gradient is None:
-            return torch.zeros_like(W).index_copy_(0, latents, grads[0]), None
-        gradient.add_rows(latents, grads[0])
-        return None, None
-
-
-def _to_rows(code: SparseCode, rows: Tensor, x: Tensor, W: Float[Tensor, "F D"]) -> Tensor | None:
-    """The gradient of W to which each entry gives its value times its row of x: returned, or, if collected, put there."""
-    gradient = collected(W)
-    if _crowded(code):
-        whole = _scattered(code).T @ x
-        if gradient is None:
-            return whole
-        gradient.add_rows(torch.arange(len(W), device=W.device), whole)
-    elif gradient is None:
-        kernels = backend(W)
-        groups = kernels.group(code.indices, code.n_latents)
-        some = x.new_empty(len(groups.latents), x.shape[1])
-        kernels.sums_by_latent(groups, rows, code.values, x, some)
-        return x.new_zeros(code.n_latents, x.shape[1]).index_copy_(0, groups.latents, some)
-    else:
-        gradient.add_entries(code, rows, x)
-    return None
-
-
-def _weighted(code: SparseCode, W: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
-    if _crowded(code):
-        return _scattered(code) @ W
-    return backend(W).weighted_rows(code.values, code.indices, code.offsets, W)
-
-
-def _crowded(code: SparseCode) -> bool:
-    entries = len(code.values)
-    return entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * code.n_rows * code.n_latents
-
-
-def _scattered(code: SparseCode) -> Float[Tensor, "B F"]:
-    """The entries in a matrix, those of one place added up; in one fixed order on the CPU."""
-    out = code.values.new_zeros(code.n_rows, code.n_latents)
-    return out.index_put((code.rows(), code.indices), code.values, accumulate=True)
-
-
-def _rows(offsets: Int[Tensor, "n"]) -> Int[Tensor, "nnz"]:
-    return torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(offsets.diff())
-
-
 def _pattern(picked: Picked) -> Pattern:
     return Pattern(picked.indices, offsets_of(picked.counts))
 
@@ -353,7 +220,7 @@ def _keys(picked: Picked, by_size: bool) -> Float[Tensor, "nnz"]:
 
 
 def _kept(picked: Picked, kept: Bool[Tensor, "nnz"]) -> Picked:
-    rows = _rows(offsets_of(picked.counts))[kept]
+    rows = entry_rows(offsets_of(picked.counts))[kept]
     counts = torch.bincount(rows, minlength=len(picked.counts))
     return Picked(picked.values[kept], picked.indices[kept], counts)
 

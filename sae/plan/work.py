@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 
 from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
-from sae.kernels.autograd import BLOCK, CROWDED_ENTRIES, CROWDED_SHARE
+from sae.kernels.autograd import BLOCK
+from sae.kernels.functions import CROWDED_ENTRIES, CROWDED_SHARE
 
 Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
 GUESSED_L0 = (
