@@ -8,7 +8,8 @@ The floor is the encoder's matrix product alone, 2 B D F operations, into a buff
 same mathematics as ours (`naive.py`; exact.py and the tests hold the two together). Peers, in one environment of their own:
     pip install torch==2.13.0 numba safetensors jaxtyping sae-lens==6.54.12 eai-sparsify==1.3.3 \
         dictionary-learning==0.1.0 overcomplete==0.3.0 "matplotlib<3.9"
-of which those that are missing are left out; run it there from the root of this project. All are given the same batches of
+of which those that are missing are left out; run it there from the root of this project. overcomplete brings torchvision: beside
+a CPU-only torch it must be the CPU build too, or none of the peers can be imported. All are given the same batches of
 a sparse mixture, in one process: first the floor and ours by turns, then each of the others by turns with these two, whose
 ratios are so of neighbouring rounds. Times and ratios are medians.
 
