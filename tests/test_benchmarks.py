@@ -17,6 +17,7 @@ def test_naive_torch_does_the_same_step(dead, clip_norm):
     found = side_by_side(SMALL, steps=3, dead=dead, clip_norm=clip_norm)
     assert max(found.apart.values()) < 1e-5 < found.moved
     assert found.one_sided == found.miscounted == 0
+    assert found.steps == 3
     assert found.most_dead == dead * SMALL.latents
     assert found.chosen > 0
 
