@@ -26,10 +26,7 @@ from sae.plan.rates import Machine, Rates, memory, this_machine
 from sae.training.trainer import TrainConfig, Trainer
 
 B, D, F, K = 2048, 576, 8192, 32  # a step of the demo
-WIDE, FEW = (
-    65_536,
-    64,
-)  # latents whose weights fit no cache, and as few rows as a block of a million latents has
+WIDE, FEW = 65_536, 64  # latents whose weights fit no cache; rows of a block, where latents are a million
 NARROW = 2048  # latents whose weights fit one
 SEND = 1e9  # bytes a second between ranks on one machine, or over a network of 10 Gbit/s
 FILE = 96 << 20  # bytes written and read

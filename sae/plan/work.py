@@ -5,14 +5,23 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
+from sae.architectures import (
+    ARCHITECTURES,
+    SAE,
+    AdaptiveKConfig,
+    ArchConfig,
+    GatedConfig,
+    GBAConfig,
+    KronConfig,
+    MatryoshkaConfig,
+    MFRConfig,
+    name_of,
+)
 from sae.kernels.autograd import BLOCK
 from sae.kernels.functions import CROWDED_ENTRIES, CROWDED_SHARE
 
 Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
-GUESSED_L0 = (
-    100.0  # latents a token where neither k nor a target says: what papers' runs come to after their warm-up
-)
+GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: of the order that papers report
 
 
 class Choice(NamedTuple):
@@ -84,13 +93,13 @@ def active(cfg: ArchConfig, l0: float | None = None) -> Active:
         return Active(l0, None)
     if (k := getattr(cfg, "k", None)) is not None:
         return Active(k, None)
-    match name_of(cfg):
-        case "gba":
-            share = cfg.targets().mean().item()  # type: ignore[attr-defined]
-            return Active(share * cfg.d_sae, "every latent fires as often as its group's target")
-        case "adaptivek":
-            middle = (cfg.k_min + cfg.k_max) / 2  # type: ignore[attr-defined]
-            return Active(middle, "texts are of middling complexity: halfway from k_min to k_max")
+    if isinstance(cfg, GBAConfig):
+        share = cfg.targets().mean().item()
+        return Active(share * cfg.d_sae, "every latent fires as often as its group's target")
+    if isinstance(cfg, AdaptiveKConfig):
+        return Active(
+            (cfg.k_min + cfg.k_max) / 2, "texts of middling complexity: halfway from k_min to k_max"
+        )
     return Active(min(GUESSED_L0, cfg.d_sae), "nothing sets it: it follows from the data and --arch settings")
 
 
@@ -104,27 +113,22 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
     """Of one step on `batch` rows, with `dead` of all latents dead, where a device has one of so many parts of the latents.
 
     It then has F / parts of them, of which l0 / parts fire on a row."""
-    sae, name = skeleton(cfg, d_model), name_of(cfg)
+    sae, choice = skeleton(cfg, d_model), _choice(cfg)
     B, D, F = batch, d_model, cfg.d_sae / parts
-    peers = getattr(cfg, "peers", 1)
-    choice = _choice(cfg)
-    entries = B * l0 / parts
-    cost = sae.encoder_cost()
+    peers = cfg.peers if isinstance(cfg, MFRConfig) else 1
+    pairs = peers * (peers - 1) / 2
+    entries, reads = B * l0 / parts, peers * _reads(cfg)
     crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
-    reads = peers * _reads(cfg)
-    inner = (
-        sum(p.numel() for n, p in sae.named_parameters() if p.dim() > 1 and n != "W_dec") or sae.W_dec.numel()
-    )
-    blocks = max(1.0, B * F / BLOCK) if not choice.passes else 1.0
     products = reads * 2 * B * D * F if crowded else 0.0
     if dead and hasattr(cfg, "aux_k"):  # their pre-activations and reconstruction, each with two gradients
         products += 6 * 2 * B * D * F * dead
-    if name == "mfr":  # all pairs of rows, and both gradients of them
-        products += peers * (peers - 1) / 2 * 3 * 2 * D * F**2
+    if pairs:  # cosines of all their rows, and both gradients
+        products += pairs * 3 * 2 * D * F**2
+    blocks = 1.0 if choice.passes else max(1.0, B * F / BLOCK)
     return Work(
-        encode=peers * B * cost.flops / parts,
+        encode=peers * B * sae.encoder_cost().flops / parts,
         products=products,
-        weights=4 * inner / parts * blocks,
+        weights=4 * _encoder_weights(sae) / parts * blocks,
         scan=choice.scan,
         scanned=peers * B * F,
         picked=peers * entries,
@@ -133,9 +137,15 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
         table=4 * D * F,
         loss=peers * _errors(cfg) * B * D,
         parameters=round(sum(p.numel() for p in sae.parameters()) / parts),
-        dense=_dense(choice, B * F, crowded, cfg),
-        matched=round(peers * (peers - 1) / 2 * F) if name == "mfr" else 0,
+        dense=round(_dense(choice, cfg, B * F) + B * F * crowded),
+        matched=round(pairs * F),
     )
+
+
+def _encoder_weights(sae: SAE) -> int:
+    """Numbers in the matrices that encode; a tied encoder's is the decoder."""
+    own = sum(p.numel() for name, p in sae.named_parameters() if p.dim() > 1 and name != "W_dec")
+    return own or sae.W_dec.numel()
 
 
 def _choice(cfg: ArchConfig) -> Choice:
@@ -149,28 +159,28 @@ def _choice(cfg: ArchConfig) -> Choice:
 
 def _reads(cfg: ArchConfig) -> int:
     """How often the rows of all entries are read: decoding, values' gradient, decoder's gradient, encoder's gradient."""
-    match name_of(cfg):
-        case "kron":  # a gradient for either factor
-            return 5
-        case "gated":  # the gate's reconstruction, which teaches no decoder
-            return 6
-        case "matryoshka":  # the prefixes together decode every entry once more
-            return 7 if len(cfg.prefixes) > 1 else 4  # type: ignore[attr-defined]
+    if isinstance(cfg, KronConfig):  # a gradient for either factor
+        return 5
+    if isinstance(cfg, GatedConfig):  # the gate's reconstruction, which teaches no decoder
+        return 6
+    if (
+        isinstance(cfg, MatryoshkaConfig) and len(cfg.prefixes) > 1
+    ):  # prefixes decode every entry once more, together
+        return 7
     return 4
 
 
 def _errors(cfg: ArchConfig) -> float:
     """Errors of [B, D] that the loss is made of; those of prefixes are summed up and summed back too."""
-    prefixes = len(getattr(cfg, "prefixes", (1,)))
-    return 1 + 1.8 * (prefixes - 1) + 0.5 * (name_of(cfg) == "gated")
+    if isinstance(cfg, MatryoshkaConfig):
+        return 1 + 1.8 * (len(cfg.prefixes) - 1)
+    return 1.5 if isinstance(cfg, GatedConfig) else 1.0
 
 
-def _dense(choice: Choice, numbers: float, crowded: bool, cfg: ArchConfig) -> int:
-    buffer = min(numbers, BLOCK)
-    if name_of(cfg) == "kron" and choice.scan == "ands":  # factors instead of latents
-        buffer = numbers * (cfg.m + cfg.n) / (cfg.m * cfg.n)  # type: ignore[attr-defined]
+def _dense(choice: Choice, cfg: ArchConfig, numbers: float) -> float:
+    """Numbers held to choose from `numbers` pre-activations."""
+    if isinstance(cfg, KronConfig) and choice.scan == "ands":  # factors instead of latents
+        return numbers * (cfg.m + cfg.n) / (cfg.m * cfg.n)
     if choice.scan == "sort":
-        buffer = 6 * numbers  # values, places (two words each) and what is compared
-    elif choice.passes:
-        buffer = 3 * numbers
-    return round(buffer + (numbers if crowded else 0))
+        return 6 * numbers  # values, places of two words each, and what is compared
+    return 3 * numbers if choice.passes else min(numbers, BLOCK)
