@@ -14,9 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from sae.plan.forecast import Forecast, total
+from sae.plan.measure import measure
+from sae.plan.rates import Machine
 
 AHEAD = "predict "
 CASES = {  # --arch and --train settings
@@ -80,36 +85,35 @@ def described(folder: str, tokens: int) -> dict[str, float]:
 
 def predicted(name: str, args: argparse.Namespace) -> dict[str, float]:
     """Of one job, with rates measured now; run in a process of its own."""
-    from sae.plan.forecast import total
-    from sae.plan.measure import measure
 
-    machine = measure(time.process_time)
+    def now() -> Machine:
+        return measure(time.process_time)
+
     if name == "harvest":
-        forecast, tokens = harvest_forecast(args, machine), args.tokens
+        forecast, tokens = harvest_forecast(args, now), args.tokens
         seconds = total(forecast.seconds) - forecast.seconds["waiting for the disk"]  # takes no processor
     elif name == "features":
-        forecast = features_forecast(args, machine)
+        forecast = features_forecast(args, now)
         seconds, tokens = total(forecast.seconds) - forecast.seconds["reading"], args.tokens
     else:
-        forecast = training_forecast(name, args, machine)
+        forecast = training_forecast(name, args, now)
         tokens = args.steps * settings(name, args.steps)[1].batch
-        seconds = total(
-            {n: s for n, s in forecast.seconds.items() if n not in ("reading at the start", "checkpoints")}
-        )
+        once = ("reading at the start", "checkpoints")
+        seconds = total({part: value for part, value in forecast.seconds.items() if part not in once})
     return {"speed": tokens / seconds, "memory": total(forecast.memory)}
 
 
-def training_forecast(case: str, args: argparse.Namespace, machine: Any) -> Any:
+def training_forecast(case: str, args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
     from activations.store import Store
     from sae.plan import training
 
     store = Store(args.store)
     arch, cfg = settings(case, args.steps)
     data = training.Data.of(store, store.only_hook())
-    return training.forecast(training.Job(arch, cfg, data), machine, Path())
+    return training.forecast(training.Job(arch, cfg, data), machine(), Path())
 
 
-def harvest_forecast(args: argparse.Namespace, machine: Any) -> Any:
+def harvest_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
     from activations import models
     from activations.harvest import HarvestConfig
     from sae.cli.harvest import with_hooks
@@ -122,10 +126,10 @@ def harvest_forecast(args: argparse.Namespace, machine: Any) -> Any:
         return model, with_hooks(model, config)
 
     pace = harvesting.pace("benchmark of a harvest", load, again=True, clock=time.process_time)
-    return harvesting.forecast(config, pace, machine, Path())
+    return harvesting.forecast(config, pace, machine(), Path())
 
 
-def features_forecast(args: argparse.Namespace, machine: Any) -> Any:
+def features_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
     from sae.features.collect import FeaturesConfig
     from sae.plan import describing
     from sae.runs import Run
@@ -133,7 +137,7 @@ def features_forecast(args: argparse.Namespace, machine: Any) -> Any:
     run = Run(args.run)
     key = "benchmark of features"
     reader = describing.reader(key, run.language_model, again=True, clock=time.process_time)
-    return describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine)
+    return describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine())
 
 
 def child(args: argparse.Namespace, job: str) -> dict[str, float]:

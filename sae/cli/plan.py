@@ -127,8 +127,9 @@ def _harvest(args: list[str]) -> int:
         model = models.load(command.model, command.revision, dtype)
         return model, with_hooks(model, command.config)
 
-    key = harvesting.key(machine, command.model, command.revision, str(dtype), command.config)
+    key = harvesting.key(_name(), command.model, command.revision, str(dtype), command.config)
     pace = harvesting.pace(key, load, command.plan.measure)
+    machine = here(command.plan.measure)
     found = harvesting.forecast(command.config, pace, machine, command.out, command.plan.ranks)
     return show(found, machine, command.plan)
 
@@ -160,9 +161,9 @@ def _features(args: list[str]) -> int:
     command = tyro.cli(PlanFeatures, prog="sae plan features", args=args, config=(tyro.conf.OmitArgPrefixes,))
     _check(command.plan)
     run = Run(command.run)
-    machine = here(command.plan.measure)
-    key = f"{machine.name}: {run.about['model']} {run.about['model_revision'] or ''} to describe latents"
+    key = f"{_name()}: {run.about['model']} {run.about['model_revision'] or ''} to describe latents"
     reader = describing.reader(key, run.language_model, command.plan.measure)
+    machine = here(command.plan.measure)
     found = describing.forecast(run, command.config, reader, machine, command.plan.ranks)
     return show(found, machine, command.plan)
 
@@ -200,6 +201,10 @@ def here(again: bool = False) -> Machine:
         found = measure()
         rates.save(found)
     return found
+
+
+def _name() -> str:
+    return rates.this_machine(torch.get_num_threads())
 
 
 def show(found: Forecast, machine: Machine, plan: Planned) -> int:

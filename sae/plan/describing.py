@@ -39,7 +39,7 @@ class Reader:
 def reader(
     key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter
 ) -> Reader:
-    """Remembered under this key, or loaded once, measured and remembered."""
+    """Remembered under this key, or loaded once, measured and remembered; before anything else takes memory."""
     found = None if again else rates.recall(key)
     if found is None:
         started = clock()

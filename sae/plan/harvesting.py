@@ -52,7 +52,9 @@ def pace(
     again: bool,
     clock: Clock = time.perf_counter,
 ) -> Pace:
-    """Remembered under this key, or measured now on the first windows of the text and remembered."""
+    """Remembered under this key, or measured now on the first windows of the text and remembered.
+
+    To be asked for before anything else takes memory: what the process has taken at most counts as the model's."""
     found = None if again else rates.recall(key)
     if found is None:
         started = clock()
@@ -69,12 +71,10 @@ def pace(
     return Pace(**found)
 
 
-def key(machine: Machine, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:
+def key(machine: str, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:
     """What the model's pace depends on."""
     shape = f"{config.packing.context} x {max(1, config.batch_tokens // config.packing.context)}"
-    return (
-        f"{machine.name}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
-    )
+    return f"{machine}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
 
 
 def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
