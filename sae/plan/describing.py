@@ -21,7 +21,7 @@ from sae.plan.rates import Machine
 from sae.plan.work import active, count
 from sae.runs import Run
 
-MAP_START, MAP_LATENT = 35.0, 1.3e-3  # seconds of UMAP on one core: compiling it, and each latent
+MAP_START, MAP_LATENT = 6.0, 6e-4  # seconds of the map on one core: compiling its loops, and each latent
 STATE, EXAMPLE = 2000, 900  # bytes of a latent: statistics and candidates; what its examples take in memory
 
 
@@ -78,7 +78,7 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "statistics and examples": firings / r.firing / ranks,
         "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
-        "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_topk + 3 / r.passes),
+        "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_topk + 6 / r.passes),
         "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_topk),
     }
     if maps.available():
@@ -90,11 +90,11 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "pre-activations": 4.0 * work.dense,
         "a shard and its codes": shard * (row + 60.0 * firing),
         "statistics and examples": F * (STATE + EXAMPLE * (2 * cfg.strongest + cfg.sampled) / 80),
-        "pair counts": 3.0 * min(4 * F**2, BLOCK_BYTES),
+        "pair counts": 1.5 * min(4 * F**2, BLOCK_BYTES),
     }
     disk = {
         "codes kept meanwhile": firings * 8.0,
-        "features": F * (1500 + 14.0 * store.context * (2 * cfg.strongest + cfg.sampled) / 8),
+        "features": F * (2000.0 + 40 * (cfg.strongest + cfg.sampled)),
     }
     once = total(seconds) - seconds["the language model's start"]
     facts = {
