@@ -21,7 +21,7 @@ from sae.plan.rates import Machine
 from sae.plan.work import active, count
 from sae.runs import Run
 
-MAP_START, MAP_LATENT = 6.0, 6e-4  # seconds of the map on one core: compiling its loops, and each latent
+MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: compiling its loops, and each latent
 STATE, EXAMPLE = 2000, 900  # bytes of a latent: statistics and candidates; what its examples take in memory
 
 

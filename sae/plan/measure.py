@@ -2,6 +2,8 @@
 
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,7 +50,7 @@ def measure(clock: Clock = time.perf_counter, rounds: int = 5) -> Machine:
     left over; `time.process_time` on one thread tells what the work takes whoever else is there."""
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     generator = torch.Generator().manual_seed(0)
-    process = _resident_with_kernels()
+    process = _resident_elsewhere()
     found: dict[str, float] = {}
     for trials in (_products, _selections, _optimizer, _losses, _features):
         for name, trial in trials(generator):
@@ -124,7 +126,7 @@ def _losses(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
 
 
 def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
-    code = _code(generator, F)
+    code = _code(generator, F, B)
     rows, values = code.rows(), code.values.detach()
     statistics_, selection = Statistics(F, 1.0), Selection(range(F), 20, 40)
 
@@ -137,19 +139,22 @@ def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
     few = F // 8
     fired = torch.full((few,), B)
     yield "pair", Trial(lambda: cofiring(lambda: [], range(few), fired, B, 10, 10), few**2)
-    counts, firings = torch.zeros(F, F, dtype=torch.int32), by_latent(rows, code.indices, values, F)
-    yield "together", Trial(lambda: add_together(counts, firings, range(F)), len(values) * K)
+    many = _code(generator, F, 8 * B)  # a shard has many rows for each latent
+    counts = torch.zeros(F, F, dtype=torch.int32)
+    firings = by_latent(many.rows(), many.indices, many.values, F)
+    yield "together", Trial(lambda: add_together(counts, firings, range(F)), len(many.values) * K)
 
 
-def _code(generator: torch.Generator, latents: int) -> SparseCode:
-    """A batch's code, K latents a row, all alike."""
-    indices = torch.randint(latents, (B * K,), generator=generator)
-    return SparseCode(torch.rand(B * K, generator=generator), indices, torch.arange(0, B * K + 1, K), latents)
+def _code(generator: torch.Generator, latents: int, rows: int) -> SparseCode:
+    """A code of K latents a row, all alike."""
+    indices = torch.randint(latents, (rows * K,), generator=generator)
+    offsets = torch.arange(0, rows * K + 1, K)
+    return SparseCode(torch.rand(rows * K, generator=generator), indices, offsets, latents)
 
 
 def _sparse_part(latents: int, generator: torch.Generator) -> Trial:
     """Decoding, gradients of values, of decoder and of encoder: four times the rows of all entries."""
-    code, x = _code(generator, latents), torch.randn(B, D, generator=generator)
+    code, x = _code(generator, latents, B), torch.randn(B, D, generator=generator)
     W, sums = torch.randn(latents, D, generator=generator), torch.empty(latents, D)
     of, rows = kernels.backend(W), code.rows()
 
@@ -205,12 +210,21 @@ def _forget(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _resident_with_kernels() -> int:
-    """Bytes of memory this process holds, its libraries loaded; half a gigabyte where the system does not say."""
-    z = torch.zeros(B // 16, F)
-    kernels.backend(z).largest_per_row(z, z[0], 1, False)
+def resident() -> int:
+    """Bytes of memory this process holds once a training step has loaded all it needs; half a gigabyte where the system
+    does not say."""
+    x = torch.zeros(64, 64)
+    trainer = Trainer(TopK(64, TopKConfig(d_sae=4096)), TrainConfig(steps=1, batch=64).resolved(64, 4096))
+    trainer.train_step(x, x)
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
     except (OSError, StopIteration):
         return 1 << 29
+
+
+def _resident_elsewhere() -> int:
+    """That of a new process: this one may hold a model."""
+    command = [sys.executable, "-c", "from sae.plan.measure import resident; print(resident())"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return int(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)

@@ -217,10 +217,10 @@ def memory_of(settled: Settled, data: Data, machine: Machine) -> dict[str, float
         **always,
         "gradients": 4.0 * P,
         "optimizer": 8.0 * P,
-        "copies while saving": 4.0 * P,
+        "copies while saving": 8.0 * P,
         "pre-activations": 4.0 * work.dense,
         "code": 60.0 * work.picked,
-        "batch": 12.0 * 4 * settled.rows * D,
+        "batch": 32.0 * settled.rows * D + 16 * work.loss,
         **window,
     }
     begins = machine.measured and total(beginning) > total(training)
