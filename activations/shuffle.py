@@ -43,10 +43,9 @@ class ShuffledReader:
     alone, so a reader whose `cursor` is set to another's gives out the same batches from there on.
 
     Up to `prefetch` batches are made ahead of their reader, in a thread; `cursor` is the place after those given
-    out. Rank `rank` of `world` gets rows rank::world of every batch: all ranks together get the batches of a
-    reader that is alone. Where there is a GPU batches lie in pinned memory, so that copies to it need not be
-    waited for. With `labels`, each batch brings its rows' labels; `positions="last"` reads the last row of each
-    document in each window only. Raises StoreError when there are too few rows or `world` does not divide `batch`."""
+    out. Where there is a GPU batches lie in pinned memory, so that copies to it need not be waited for. With
+    `labels`, each batch brings its rows' labels; `positions="last"` reads the last row of each document in each
+    window only. Raises StoreError when there are too few rows."""
 
     def __init__(
         self,
@@ -62,15 +61,9 @@ class ShuffledReader:
         labels: bool = False,
         memory: int = 4 << 30,
         prefetch: int = 2,
-        rank: int = 0,
-        world: int = 1,
     ):
-        if batch % world:
-            raise StoreError(
-                f"a batch of {batch:,} rows cannot be shared by {world} ranks: take a multiple of {world}"
-            )
         self.store, self.batch, self.seed = store, batch, seed
-        self._prefetch, self._rank, self._world = prefetch, rank, world
+        self._prefetch, self._rank, self._world = prefetch, 0, 1
         self.hooks = (hook,) if target_hook in (None, hook) else (hook, target_hook)
         self.cursor = Cursor()
         self._split: Split = split
@@ -95,6 +88,16 @@ class ShuffledReader:
         largest = max(self.rows_per_shard) * row_bytes
         self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
         self._everything: tuple[Tensor, ...] | None = None  # the rows, when one group holds them all
+
+    def share(self, rank: int, world: int) -> None:
+        """From now on give rows rank::world of every batch: ranks 0 to world - 1 together get the whole of each.
+
+        Raises StoreError when `world` does not divide `batch`."""
+        if self.batch % world:
+            raise StoreError(
+                f"a batch of {self.batch:,} rows cannot be shared by {world} ranks: take a multiple of {world}"
+            )
+        self._rank, self._world = rank, world
 
     def state(self) -> dict[str, Any]:
         """The cursor and what the order depends on, as JSON; `restore` takes it."""
@@ -125,9 +128,7 @@ class ShuffledReader:
         several = self.shards_per_group < len(self.store.shards)
         with closing(ahead(self._groups(start), min(prefetch, 1) * several)) as groups:
             for (epoch, row), columns, order in groups:
-                for first in range(
-                    -filled, len(order), self.batch
-                ):  # a negative one began in the group before
+                for first in range(-filled, len(order), self.batch):  # a negative one began before this group
                     mine = order[max(first, 0) : first + self.batch]
                     pieces.append(self._share(columns, mine, filled))
                     filled += len(mine)
@@ -138,9 +139,8 @@ class ShuffledReader:
     def _share(self, columns: tuple[Tensor, ...], rows: Tensor, filled: int) -> tuple[Tensor, ...]:
         """This rank's part of rows that come at place `filled` of a batch, in the store's dtype."""
         mine = rows[(self._rank - filled) % self._world :: self._world]
-        return tuple(
-            column.index_select(0, mine) for column in columns
-        )  # column[mine] takes four times as long
+        # column[mine] takes four times as long
+        return tuple(column.index_select(0, mine) for column in columns)
 
     def _batch(self, pieces: list[tuple[Tensor, ...]]) -> Batch:
         whole = pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces, strict=True)]
@@ -175,9 +175,8 @@ class ShuffledReader:
         for number in group:
             shard = self.store.read(number, self.hooks)
             columns = [shard.activations[hook] for hook in self.hooks] + [shard.labels] * self._labels
-            chosen = (
-                self.store.rows(shard, self._split, self._with_bos, self._positions).flatten().nonzero()[:, 0]
-            )
+            due = self.store.rows(shard, self._split, self._with_bos, self._positions)
+            chosen = due.flatten().nonzero()[:, 0]
             stop = start + len(chosen)
             found = found or [column.new_empty((size, *column.shape[2:])) for column in columns]
             for whole, column in zip(found, columns, strict=True):
@@ -193,7 +192,7 @@ class ShuffledReader:
 
 
 def sample(reader: ShuffledReader, rows: int) -> Batch:
-    """About `rows` rows from the reader's place on; the place stays as it was. A rank gets its share of them."""
+    """About `rows` rows from the reader's place on, or this rank's share of them; the place stays as it was."""
     wanted = max(1, min(rows, reader.rows) // reader.batch)
     batches = [batch for batch, _ in islice(reader._batches(reader.cursor, prefetch=0), wanted)]
     labels = [batch.labels for batch in batches if batch.labels is not None]

@@ -43,6 +43,7 @@ ALLOWED = {
     "sae/features": [
         "sae.features",
         "sae.architectures",
+        "sae.kernels",
         "sae.code",
         "sae.errors",
         "sae.runs",

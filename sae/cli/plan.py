@@ -119,8 +119,6 @@ def main(args: list[str]) -> int:
 def _harvest(args: list[str]) -> int:
     command = tyro.cli(PlanHarvest, prog="sae plan harvest", args=args, config=(tyro.conf.OmitArgPrefixes,))
     _check(command.plan)
-    machine = here(command.plan.measure)
-
     dtype = models.precision(command.model_dtype, torch.device("cpu"))
 
     def load() -> tuple[LanguageModel, HarvestConfig]:

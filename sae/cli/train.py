@@ -23,9 +23,7 @@ from sae.errors import RunError
 from sae.runs import Run
 from sae.training import checkpoints, distributed, sharing
 from sae.training.logs import Loggers
-from sae.training.trainer import Trainer, fit
-
-INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
+from sae.training.trainer import INIT_ROWS, Trainer, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +90,8 @@ def train(
         reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
     if not alone:
         trainer = sharing.share(trainer, way, ranks.device())
+    if way == "data":
+        reader.share(ranks.rank(), ranks.world())
     on_steps(trainer.step)
     _fit(trainer, reader, run, on_steps)
     return run
@@ -165,7 +165,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[
 
         finished = fit(
             trainer,
-            (sharing.rows_here(batch, trainer) for batch in reader),
+            iter(reader),
             log=log,
             save=save,
             stop=lambda: trainer.ranks.any(bool(stop)),

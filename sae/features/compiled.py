@@ -3,9 +3,7 @@
 They give to the bit what the plain torch beside each call gives, and are left out where numba is missing or the
 work too small to be worth loading it."""
 
-import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae.kernels.threads import blocks_wanted, share
+
 WORTHWHILE = 2**18  # firings, or pairs
-BLOCKS_PER_THREAD = 4  # latents differ in cost: who is done early takes another block
 
 
 def loops(work: int) -> Any:
@@ -28,16 +27,9 @@ def by_latents(loop: Callable[..., None], starts: Tensor, *args: Any) -> None:
 
     Blocks hold about equally many firings."""
     arrays = [arg.numpy() if isinstance(arg, Tensor) else arg for arg in (starts, *args)]
-    threads = torch.get_num_threads()
-    n, blocks = len(starts) - 1, 1 if threads == 1 else BLOCKS_PER_THREAD * threads
-    targets = torch.linspace(0, float(starts[-1]), blocks + 1)[1:-1].long()
-    cuts = [0, *torch.searchsorted(starts, targets).clamp_max(n).tolist(), n]
-    parts = list(itertools.pairwise(cuts))
-    if threads == 1:
-        loop(0, n, *arrays)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: loop(*part, *arrays), parts))
+    n = len(starts) - 1
+    targets = torch.linspace(0, float(starts[-1]), blocks_wanted() + 1)[1:-1].long()
+    share(loop, [0, *torch.searchsorted(starts, targets).clamp_max(n).tolist(), n], *arrays)
 
 
 @cache

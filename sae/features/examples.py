@@ -89,9 +89,8 @@ def traces(wanted: Int[Tensor, "E"], found: list[tuple[Tensor, Tensor, Tensor]])
     """Put what `gather` found in all shards in order: by latent, window, position."""
     place, positions, values = (torch.cat(parts) for parts in zip(*found, strict=True))
     offsets = offsets_of(torch.bincount(place, minlength=len(wanted)))
-    runs = place.unique_consecutive(return_counts=True)[
-        1
-    ]  # one a pair: its firings lie in one shard, by position
+    # one run a pair: its firings lie in one shard, by position
+    _, runs = place.unique_consecutive(return_counts=True)
     rank = torch.arange(len(place)) - offsets_of(runs)[:-1].repeat_interleave(runs)
     order = torch.empty_like(place).scatter_(0, offsets[place] + rank, torch.arange(len(place)))
     return Traces(wanted >> 32, wanted & LOW, offsets, positions[order], values[order])
@@ -120,9 +119,8 @@ def _add(
     lowest = zeros.scatter_reduce(0, place, firings.values, "amin", include_self=False)
     for state, peak in ((positive, highest), (negative, -lowest)):
         shows = peak > 0
-        keys = peak[shows].view(torch.int32).long() << 32 | (
-            LOW - windows[shows]
-        )  # bits in the values' order
+        heights = peak[shows].view(torch.int32).long()  # bits, in the values' order
+        keys = heights << 32 | (LOW - windows[shows])
         _keep_largest(state, latents[shows], keys)
     _keep_largest(sampled, latents, -(hash31(pairs + (first_latent << 32)) << 32 | windows))
 

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-A, B = (
-    1.5769434,
-    0.8950609,
-)  # of 1 / (1 + a d^2b), fitted to a least distance of 0.1 and a spread of 1: its defaults
+# of 1 / (1 + a d^2b), fitted to a least distance of 0.1 and a spread of 1: UMAP's defaults
+A, B = 1.5769434, 0.8950609
 EPOCHS = 200  # its default from 10,000 points on
 NEGATIVES = 5  # points drawn to push away from, for each pull
 STEPS = 64  # of bisection

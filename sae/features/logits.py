@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activations.models import LanguageModel
-from sae.features.largest import largest
+from sae.kernels import top
 
 
 class LogitLens(NamedTuple):
@@ -33,6 +33,6 @@ def logit_lens(
     for rows in W_dec.split(block):
         effect = model.vocabulary_effect(rows)
         mean, listed = effect.mean(1, keepdim=True), min(n, effect.shape[1])
-        high, low = largest(effect, listed), largest(effect.neg_(), listed)
-        parts.append((high.indices, high.values - mean, low.indices, -low.values - mean))
+        (high, raised), (low, lowered) = top(effect, listed), top(effect.neg_(), listed)
+        parts.append((raised, high - mean, lowered, -low - mean))
     return LogitLens(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.architectures import SAE
-from sae.features.largest import largest
+from sae.kernels import top
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def nearest(
         some = rows[start : start + block]
         cosine = torch.mm(some, rows.T, out=room[: len(some)])
         cosine.diagonal(start).fill_(-2.0)  # not oneself
-        parts.append(largest(cosine, n))
+        parts.append(top(cosine, n))
     cosines, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     return indices, cosines
 

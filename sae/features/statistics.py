@@ -33,9 +33,8 @@ class Statistics:
         self.min = torch.full((n_latents,), math.inf)
         self.first = torch.full((n_latents,), torch.iinfo(torch.int64).max)
         self.last = torch.full((n_latents,), -1, dtype=torch.int64)
-        self.histogram = torch.zeros(
-            n_latents, 2, BINS, dtype=torch.int64
-        )  # [:, 0] negative, [:, 1] positive
+        # [:, 0] negative, [:, 1] positive
+        self.histogram = torch.zeros(n_latents, 2, BINS, dtype=torch.int64)
 
     def state(self) -> dict[str, Tensor]:
         """All that is counted, a row a latent: that of some latents and that of others, one behind the other, is
@@ -127,9 +126,8 @@ def _add(
     low.scatter_reduce_(0, latents, values, "amin")
     first.scatter_reduce_(0, latents, rows, "amin")
     last.scatter_reduce_(0, latents, rows, "amax")
-    mantissa, exponent = torch.frexp(
-        exact.abs() / unit
-    )  # mantissa in [1/2, 1): exact, where a logarithm is not
+    # mantissa in [1/2, 1): exact, where a logarithm is not
+    mantissa, exponent = torch.frexp(exact.abs() / unit)
     bins = BINS_PER_OCTAVE * (exponent.long() - 1 - LOWEST_OCTAVE)
     for quarter in QUARTERS:
         bins += mantissa >= quarter

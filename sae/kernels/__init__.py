@@ -10,6 +10,7 @@ from sae.kernels.autograd import (
     project,
     rows_of,
     strongest,
+    top,
     where,
 )
 from sae.kernels.choice import BACKENDS, VARIABLE, WORTHWHILE, backend
@@ -39,5 +40,6 @@ __all__ = [
     "project",
     "rows_of",
     "strongest",
+    "top",
     "where",
 ]

@@ -2,11 +2,7 @@
 
 Same functions as `reference.py`, same results to rounding; sums and choices do not depend on the number of threads."""
 
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +14,9 @@ from torch import Tensor
 from sae.code import offsets_of
 from sae.kernels import cpu_rows, cpu_select
 from sae.kernels.reference import Groups, Moments, Pace, Picked
+from sae.kernels.threads import evenly, share
 
-BLOCKS_PER_THREAD = 4  # rows differ in cost; who is done early takes another block
+SAMPLED = 16  # one row in so many says where the largest of a batch begin
 
 
 def largest_per_row(
@@ -32,44 +29,31 @@ def largest_per_row(
     starts = offsets_of(counts)
     values, indices = torch.empty(int(starts[-1])), torch.empty(int(starts[-1]), dtype=torch.int64)
     most = int(counts.max()) if len(counts) else 0
-    _share(
-        cpu_select.largest_per_row, len(z), *_arrays(z, bias), _sign(by_size), *_arrays(counts, starts),
+    share(
+        cpu_select.largest_per_row, evenly(len(z)), *_arrays(z, bias), _sign(by_size), *_arrays(counts, starts),
         _groups(width, most), *_arrays(values, indices),
     )  # fmt: skip
     return Picked(values, indices, counts)
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
-    """See `reference.largest_of_batch`: as the largest of a row are found, with the whole batch for a row."""
+    """See `reference.largest_of_batch`: a threshold is guessed from some rows' group maxima; what reaches it is gathered
+    while its row is in the cache, and is enough when it is as many as asked for."""
     n, width = z.shape
     total = min(total, z.numel())
     rows, shift, sign = *_arrays(z, bias), _sign(by_size)
-    maxima = np.empty((n, _groups(width, -(-total // max(n, 1)))), np.float32)
-    _share(cpu_select.maxima_of_rows, n, rows, shift, sign, maxima)
-    threshold = _lower_bound(maxima, total)
-    counts = torch.zeros(n, dtype=torch.int64)
-    _share(cpu_select.count_candidates, n, rows, shift, sign, maxima, threshold, counts.numpy())
-    starts = offsets_of(counts)
-    found = int(starts[-1])
-    keys, values, latents = (
-        np.empty(found, np.float32),
-        np.empty(found, np.float32),
-        np.empty(found, np.int64),
-    )
-    _share(
-        cpu_select.take_candidates,
-        n,
-        rows,
-        shift,
-        sign,
-        maxima,
-        threshold,
-        starts.numpy(),
-        keys,
-        latents,
-        values,
-    )
-    kept = torch.from_numpy(_best(keys, total))
+    sample = rows[::SAMPLED]
+    maxima = np.empty((len(sample), _groups(width, -(-total // max(n, 1)))), np.float32)
+    share(cpu_select.maxima_of_rows, evenly(len(sample)), sample, shift, sign, maxima)
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for threshold in _thresholds(maxima, int(1.2 * total * len(sample) / max(n, 1)) + 1):
+        parts = share(cpu_select.candidates, evenly(n), rows, shift, sign, maxima.shape[1], threshold)
+        if sum(len(keys) for keys, *_ in parts) >= total:
+            break
+    if not parts:
+        return Picked(torch.empty(0), torch.empty(0, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
+    keys, latents, values, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    kept, starts = torch.from_numpy(_best(keys, total)), offsets_of(torch.from_numpy(counts))
     running = torch.cat([starts.new_zeros(1), kept.cumsum(0)])
     return Picked(torch.from_numpy(values)[kept], torch.from_numpy(latents)[kept], running[starts].diff())
 
@@ -80,10 +64,10 @@ def above(
     """See `reference.above`."""
     counts = torch.empty(len(z), dtype=torch.int64)
     given = (*_arrays(z, bias), _sign(by_size), *_arrays(threshold))
-    _share(cpu_select.count_above, len(z), *given, counts.numpy())
+    share(cpu_select.count_above, evenly(len(z)), *given, counts.numpy())
     starts = offsets_of(counts)
     values, indices = torch.empty(int(starts[-1])), torch.empty(int(starts[-1]), dtype=torch.int64)
-    _share(cpu_select.take_above, len(z), *given, *_arrays(starts, values, indices))
+    share(cpu_select.take_above, evenly(len(z)), *given, *_arrays(starts, values, indices))
     return Picked(values, indices, counts)
 
 
@@ -92,7 +76,7 @@ def largest_ands(u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int,
     n = len(u)
     k = min(k, u.shape[1] * v.shape[1] // heads)
     values, indices = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
-    _share(cpu_select.largest_ands, n, *_arrays(u, v), heads, k, *_arrays(values, indices))
+    share(cpu_select.largest_ands, evenly(n), *_arrays(u, v), heads, k, *_arrays(values, indices))
     return Picked(values.flatten(), indices.flatten(), torch.full((n,), k))
 
 
@@ -104,7 +88,7 @@ def weighted_rows(
 ) -> Float[Tensor, "B D"]:
     """See `reference.weighted_rows`."""
     out = torch.empty(len(offsets) - 1, W.shape[1])
-    _share(cpu_rows.weighted_rows, len(out), *_arrays(values, indices, offsets, W, out))
+    share(cpu_rows.weighted_rows, evenly(len(out)), *_arrays(values, indices, offsets, W, out))
     return out
 
 
@@ -113,7 +97,7 @@ def dots(
 ) -> Float[Tensor, "nnz"]:
     """See `reference.dots`."""
     out = torch.empty(len(indices))
-    _share(cpu_rows.dots, len(g), *_arrays(g, indices, offsets, W, out))
+    share(cpu_rows.dots, evenly(len(g)), *_arrays(g, indices, offsets, W, out))
     return out
 
 
@@ -133,9 +117,9 @@ def sums_by_latent(
     x: Float[Tensor, "B D"],
     out: Float[Tensor, "n D"],
 ) -> None:
-    """See `reference.sums_by_latent`."""
+    """See `reference.sums_by_latent`: the sum of a latent is that of a row whose entries name rows of x."""
     names, weights = rows[groups.entries], values[groups.entries]
-    _share(cpu_rows.sums_by_latent, len(out), *_arrays(groups.starts, names, weights, x, out))
+    share(cpu_rows.weighted_rows, evenly(len(out)), *_arrays(weights, names, groups.starts, x, out))
 
 
 def squares(
@@ -144,11 +128,11 @@ def squares(
     """See `reference.squares`."""
     found = torch.empty(len(gradient))
     if toward is None:
-        _share(cpu_rows.squares, len(gradient), *_arrays(gradient, found))
+        share(cpu_rows.squares, evenly(len(gradient)), *_arrays(gradient, found))
         return found.sum(dtype=torch.float64), None
     along = torch.empty(len(gradient))
     which = torch.arange(len(gradient)) if which is None else which
-    _share(cpu_rows.squares_beside, len(gradient), *_arrays(gradient, toward, which, found, along))
+    share(cpu_rows.squares_beside, evenly(len(gradient)), *_arrays(gradient, toward, which, found, along))
     return found.sum(dtype=torch.float64), along
 
 
@@ -167,7 +151,7 @@ def adam(
     size = pace.lr / (1 - pace.beta1**pace.step)
     inverse = (1 - pace.beta2**pace.step) ** -0.5
     numbers = (np.float32(n) for n in (pace.shrink, pace.beta1, pace.beta2, size, inverse, pace.eps))
-    _share(cpu_rows.adam, len(W), *_arrays(W, *moments, gradient, slots, along), *numbers, unit_norm)
+    share(cpu_rows.adam, evenly(len(W)), *_arrays(W, *moments, gradient, slots, along), *numbers, unit_norm)
 
 
 def _groups(width: int, k: int) -> int:
@@ -180,23 +164,18 @@ def _groups(width: int, k: int) -> int:
     return -(-width // size)
 
 
-def _lower_bound(maxima: NDArray[np.float32], total: int) -> np.float32:
-    """A threshold that at least `total` of the maxima reach: first guessed from a sixteenth of the rows."""
-    if not maxima.size >= total > 0:
-        return np.float32(-np.inf)
-    some, guess = maxima[::16].ravel(), np.float32(np.nan)
-    wanted = int(1.2 * total * some.size / maxima.size)
-    if 0 < wanted < some.size:
-        guess = cpu_select.lower_bound(some, wanted, guess)
-    return cpu_select.lower_bound(maxima.ravel(), total, guess)
+def _thresholds(maxima: NDArray[np.float32], wanted: int) -> Iterator[np.float32]:
+    """What `wanted` of the maxima reach, twice as many, and so on; last what everything does."""
+    while wanted < maxima.size:
+        yield cpu_select.lower_bound(maxima.ravel(), wanted, np.float32(np.nan))
+        wanted *= 2
+    yield np.float32(-np.inf)
 
 
 def _best(keys: NDArray[np.float32], total: int) -> NDArray[np.bool_]:
     """Which are the `total` largest; of equal ones the first."""
-    if len(keys) <= total:
-        return np.ones(len(keys), np.bool_)
-    if not total:
-        return np.zeros(len(keys), np.bool_)
+    if len(keys) <= total or not total:
+        return np.full(len(keys), total > 0)
     cut = np.partition(keys, len(keys) - total)[len(keys) - total]
     kept = keys > cut
     equal = np.flatnonzero(keys == cut)
@@ -210,31 +189,3 @@ def _sign(by_size: bool) -> np.float32:
 
 def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-def _share(kernel: Callable[..., Any], n: int, *args: Any) -> None:
-    """kernel(lo, hi, *args) for all of range(n), in blocks, on as many threads as torch uses."""
-    threads = min(torch.get_num_threads(), n)
-    if threads <= 1:
-        kernel(0, n, *args)
-        return
-    bounds = [n * i // (BLOCKS_PER_THREAD * threads) for i in range(BLOCKS_PER_THREAD * threads + 1)]
-    blocks = iter(list(itertools.pairwise(bounds)))
-
-    def work() -> None:
-        for lo, hi in blocks:  # each block goes to one thread: `next` on a list's iterator is atomic
-            kernel(lo, hi, *args)
-
-    others = [_pool().submit(work) for _ in range(threads - 1)]
-    work()
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "kernels")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of its parent's threads

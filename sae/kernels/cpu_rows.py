@@ -87,16 +87,6 @@ def group(indices, starts, latents, entries):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def sums_by_latent(lo, hi, starts, names, weights, x, out):
-    """out[i] = sum over the entries of group i of weight * x[name]."""
-    for i in range(lo, hi):
-        total = out[i]
-        total[:] = 0
-        begin, end = starts[i], starts[i + 1]
-        add_rows(total, weights[begin:end], names[begin:end], x)
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
 def squares(lo, hi, gradient, out):
     """out[i] = |gradient[i]|^2."""
     for i in range(lo, hi):

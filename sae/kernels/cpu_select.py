@@ -192,25 +192,22 @@ def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indice
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def count_candidates(lo, hi, z, bias, sign, maxima, threshold, counts):
-    """How many entries of each row are at least the threshold."""
-    stride = maxima.shape[1]
+def candidates(lo, hi, z, bias, sign, stride, threshold):
+    """Keys, latents and values of all entries of rows lo to hi - 1 that reach the threshold, and how many each row has."""
+    width, n = z.shape[1], 0
+    counts, maxima = np.empty(hi - lo, np.int64), np.empty(stride, np.float32)
+    room = 2 * width
+    keys, latents, values = np.empty(room, np.float32), np.empty(room, np.int64), np.empty(room, np.float32)
     for r in range(lo, hi):
-        row, n = z[r], 0
-        for j in range(stride):
-            if maxima[r, j] >= threshold:
-                for o in range(j, len(row), stride):
-                    v = row[o] + bias[o]
-                    n += np.int64(max(v, sign * v) >= threshold)
-        counts[r] = n
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def take_candidates(lo, hi, z, bias, sign, maxima, threshold, starts, keys, latents, values):
-    """Those entries, each row's from starts[r] on."""
-    for r in range(lo, hi):
-        part = slice(starts[r], starts[r + 1])
-        gather(z[r], bias, sign, maxima[r], threshold, keys[part], latents[part], values[part])
+        if n + width > room:
+            room *= 2
+            keys = np.concatenate((keys[:n], np.empty(room - n, np.float32)))
+            latents = np.concatenate((latents[:n], np.empty(room - n, np.int64)))
+            values = np.concatenate((values[:n], np.empty(room - n, np.float32)))
+        group_maxima(z[r], bias, sign, maxima)
+        counts[r - lo] = gather(z[r], bias, sign, maxima, threshold, keys[n:], latents[n:], values[n:])
+        n += counts[r - lo]
+    return keys[:n], latents[:n], values[:n], counts
 
 
 @njit(nogil=True, error_model="numpy", cache=True)

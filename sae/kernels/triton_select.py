@@ -33,9 +33,8 @@ def maxima(
     groups = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     columns = groups[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     inside = columns < width
-    shift = tl.load(
-        bias + columns, mask=inside, other=0
-    )  # once for all rows: it is twice as wide as z in bf16
+    # once for all rows: it is twice as wide as z in bf16
+    shift = tl.load(bias + columns, mask=inside, other=0)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
         key = _key(tl.load(z + row * width + columns, mask=inside, other=0), shift, BY_SIZE)
@@ -136,20 +135,33 @@ def take(
 
 
 @triton.jit
+def _columns_of_block(bias, thresholds, width, BLOCK: tl.constexpr):
+    """A program's columns, which of them there are, and their biases and thresholds."""
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
+    level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
+    return columns, inside, shift, level
+
+
+@triton.jit
+def _above(z, inside, shift, level, BY_SIZE: tl.constexpr, ROUND: tl.constexpr):
+    """u at some places, as it is kept, and which are above their thresholds."""
+    u = (tl.load(z, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
+    size = tl.abs(u) if BY_SIZE else u
+    return u, inside & (size.to(tl.float32) > level)
+
+
+@triton.jit
 def count_above(
     z, bias, thresholds, counts, n, width,
     BY_SIZE: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """counts[r, b] = how many of the BLOCK columns of block b are above their thresholds in row r."""
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < width
-    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
-    level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
+    columns, inside, shift, level = _columns_of_block(bias, thresholds, width, BLOCK)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
-        u = (tl.load(z + row * width + columns, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
-        size = tl.abs(u) if BY_SIZE else u
-        chosen = inside & (size.to(tl.float32) > level)
+        _, chosen = _above(z + row * width + columns, inside, shift, level, BY_SIZE, ROUND)
         tl.store(counts + row * tl.num_programs(1) + tl.program_id(1), tl.sum(chosen.to(tl.int32), 0))
 
 
@@ -159,15 +171,10 @@ def take_above(
     BY_SIZE: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Values and columns of those, each block's from its start on."""
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < width
-    shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
-    level = tl.load(thresholds + columns, mask=inside, other=0).to(tl.float32)
+    columns, inside, shift, level = _columns_of_block(bias, thresholds, width, BLOCK)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
-        u = (tl.load(z + row * width + columns, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
-        size = tl.abs(u) if BY_SIZE else u
-        chosen = inside & (size.to(tl.float32) > level)
+        u, chosen = _above(z + row * width + columns, inside, shift, level, BY_SIZE, ROUND)
         start = tl.load(starts + row * tl.num_programs(1) + tl.program_id(1))
         places = start + tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(values + places, u, mask=chosen)

@@ -1,8 +1,6 @@
 """What `sae features` would take: one pass over the store, then work that depends on the number of latents alone."""
 
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +20,9 @@ from sae.plan.work import active, count
 from sae.runs import Run
 
 MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: compiling its loops, and each latent
+RESOURCES = dict.fromkeys(("reading", "codes kept meanwhile"), "disk") | dict.fromkeys(
+    ("the language model's start", "encode", "logit lens", "neighbours", "map"), "compute"
+)
 STATE, EXAMPLE = 2000, 900  # bytes of a latent: statistics and candidates; what its examples take in memory
 
 
@@ -46,14 +47,7 @@ def reader(
         model = load()
         token_texts(model.tokenizer)
         vocabulary = model.bridge.cfg.d_vocab  # the bridge, which the lens needs, takes seconds too
-        found = asdict(
-            Reader(
-                clock() - started,
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                * (1 if sys.platform == "darwin" else 1024),
-                vocabulary,
-            )
-        )
+        found = asdict(Reader(clock() - started, rates.peak_memory(), vocabulary))
         rates.remember(key, found)
     return Reader(**found)
 
@@ -67,9 +61,8 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
     work = count(arch, width, cfg.batch, firing)
     r, batches, firings = machine.rates, rows / cfg.batch, rows * firing
     row = width * DTYPES[store.spec.dtype].itemsize
-    scan = {"topk": r.scan_topk, "sort": r.scan_sort, "ands": r.scan_ands, "row": r.scan_row}.get(
-        work.scan, r.scan_above
-    )
+    # in use a threshold stands for the choice among a batch
+    scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
     seconds = {
         "the language model's start": found.start,
         "reading": rows * row / r.read,
@@ -78,8 +71,8 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "statistics and examples": firings / r.firing / ranks,
         "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
-        "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_topk + 6 / r.passes),
-        "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_topk),
+        "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes),
+        "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_row),
     }
     if maps.available():
         seconds["map"] = MAP_START + MAP_LATENT * F + seconds["neighbours"]
@@ -101,15 +94,7 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "tokens": f"{rows:,} in {shards} shards, {firings:,.0f} firings",
         "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} a latent",
     }
-    resources = {
-        name: "disk" if name in ("reading", "codes kept meanwhile") else "memory bandwidth"
-        for name in seconds
-    }
-    resources |= {
-        name: "compute"
-        for name in ("the language model's start", "encode", "logit lens", "neighbours", "map")
-        if name in seconds
-    }
+    resources = {name: RESOURCES.get(name, "memory bandwidth") for name in seconds}
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} a token"
     made = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(made, refusals=_refusals(made, run))

@@ -1,9 +1,7 @@
 """What a harvest would take: the model's own speed on a few real windows, disk and memory from shapes."""
 
 import dataclasses
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -62,11 +60,8 @@ def pace(
         spec = store_spec(model, config)
         ready = clock() - started
         speed = _speed(model, config, clock)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        itemsize = model.plain.dtype.itemsize
-        found = asdict(
-            Pace(speed, ready, peak, spec.hooks, itemsize, f"measured {time.strftime('%Y-%m-%d %H:%M')}")
-        )
+        when = f"measured {time.strftime('%Y-%m-%d %H:%M')}"
+        found = asdict(Pace(speed, ready, rates.peak_memory(), spec.hooks, model.plain.dtype.itemsize, when))
         rates.remember(key, found)
     return Pace(**found)
 

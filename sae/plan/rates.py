@@ -4,6 +4,8 @@ import json
 import math
 import os
 import platform
+import resource
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,11 @@ GPUS = {  # large products in bf16, and copies: what is reached of the peak
     "h100": gpu("H100 (80 GB)", 80, 700e12, 2.9e12),
     "h200": gpu("H200 (141 GB)", 141, 790e12, 4.3e12),
 }
+
+
+def peak_memory() -> int:
+    """Bytes this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def this_machine(threads: int) -> str:

@@ -15,14 +15,11 @@ from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import Machine, Rates
 from sae.plan.work import Active, Work, active, count
 from sae.training.distributed import Parallel, chosen, traffic
-from sae.training.trainer import TrainConfig
+from sae.training.trainer import INIT_ROWS, TrainConfig
 
-INIT_ROWS = 32_768  # rows the initialisation sees
 SHARD = HarvestConfig().shard_tokens
 WINDOW: int = inspect.signature(ShuffledReader).parameters["memory"].default  # bytes of rows mixed at a time
-KEPT = (
-    0.9  # of a store's tokens: one document in ten is held out, and the first position of a window left out
-)
+KEPT = 0.9  # of a store's tokens: one document in ten is held out, the first position of each window left out
 MATCHING = 1.1e-9  # seconds per n^2.6: one-to-one matching of n rows (scipy, one core)
 
 

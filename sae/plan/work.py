@@ -163,9 +163,7 @@ def _reads(cfg: ArchConfig) -> int:
         return 5
     if isinstance(cfg, GatedConfig):  # the gate's reconstruction, which teaches no decoder
         return 6
-    if (
-        isinstance(cfg, MatryoshkaConfig) and len(cfg.prefixes) > 1
-    ):  # prefixes decode every entry once more, together
+    if isinstance(cfg, MatryoshkaConfig) and len(cfg.prefixes) > 1:  # prefixes decode each entry once more
         return 7
     return 4
 

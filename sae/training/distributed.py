@@ -19,16 +19,10 @@ from sae.kernels import Alone
 from sae.training.optimizers import as_rows
 
 Parallel = Literal["auto", "data", "latents"]
-SPLITS = {
-    "W_enc": 1,
-    "W_dec": 0,
-    "b_enc": 0,
-}  # the axis of latents, of what Latents gives each rank a part of
-SPLITTABLE = (
-    TopKConfig,
-    AbsTopKConfig,
-    BatchTopKConfig,
-)  # latents chosen by rank alone, each with a bias of its own
+# the axis of latents, of what Latents gives each rank a part of
+SPLITS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
+# latents chosen by their order alone, each with a bias of its own
+SPLITTABLE = (TopKConfig, AbsTopKConfig, BatchTopKConfig)
 
 
 class Data(Alone):

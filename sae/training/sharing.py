@@ -5,7 +5,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from activations.ranks import others_needed, rank, world
-from activations.shuffle import Batch
 from sae.training.distributed import SPLITS, Data, Latents
 from sae.training.history import History
 from sae.training.trainer import Trainer
@@ -47,15 +46,6 @@ def align(tensor: Tensor) -> None:
     with others_needed():
         dist.broadcast(own, 0)
     tensor.copy_(own)
-
-
-def rows_here(batch: Batch, trainer: Trainer) -> Batch:
-    """Of a batch that all ranks read what this one trains on: every world-th row from its number on, or all."""
-    if not isinstance(trainer.ranks, Data):
-        return batch
-    here = slice(rank(), None, world())
-    x, labels = batch.x[here], None if batch.labels is None else batch.labels[here]
-    return Batch(x, x if batch.y is batch.x else batch.y[here], labels)
 
 
 def _axis(name: str, tensor: Tensor) -> int | None:

@@ -18,6 +18,8 @@ from sae.training.history import History
 from sae.training.optimizers import Adam
 from sae.training.schedules import warmup_then_decay
 
+INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -99,8 +101,9 @@ class Trainer:
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
-        # a GPU computes these many times faster; a CPU without AMX slower
-        self.precision = torch.bfloat16 if sae.device.type == "cuda" else None
+        # many times faster on a GPU that has it; slower on a CPU without AMX
+        has = sae.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.precision = torch.bfloat16 if has else None
 
     @property
     def finished(self) -> bool:
@@ -199,8 +202,8 @@ def fit(
     `batches` gives what `train_step` takes.
 
     `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
-    second since the last row, on a GPU its memory in use at most, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals
-    so far. `save` writes a checkpoint."""
+    second since the last row, on a GPU its memory in use at most, the loss's terms, lr, grad_norm, latents dead
+    before the step, deaths and revivals so far. `save` writes a checkpoint."""
     cfg, started = trainer.cfg, time.perf_counter()
     last_time, last_step = started, trainer.step
     while not trainer.finished:

@@ -319,7 +319,9 @@ def test_batches_made_ahead_change_neither_the_order_nor_the_place(
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_ranks_share_every_batch_of_the_reader_that_is_alone(store: Store, memory: int, world: int):
     alone = ShuffledReader(store, "row", 42, memory=memory)
-    readers = [ShuffledReader(store, "row", 42, memory=memory, rank=r, world=world) for r in range(world)]
+    readers = [ShuffledReader(store, "row", 42, memory=memory) for _ in range(world)]
+    for rank, reader in enumerate(readers):
+        reader.share(rank, world)
     streams = [iter(reader) for reader in readers]
     for whole in take(alone, 12):
         assert [rows_of(next(stream)) for stream in streams] == [whole[r::world] for r in range(world)]
@@ -328,7 +330,7 @@ def test_ranks_share_every_batch_of_the_reader_that_is_alone(store: Store, memor
 
 def test_a_batch_that_ranks_cannot_share_is_refused_with_both_numbers(store: Store):
     with pytest.raises(StoreError, match="20 rows cannot be shared by 3 ranks"):
-        ShuffledReader(store, "row", 20, world=3)
+        ShuffledReader(store, "row", 20).share(0, 3)
 
 
 def test_a_shard_that_goes_missing_ends_the_stream_in_its_own_error(store: Store, tmp_path: Path):

@@ -64,6 +64,18 @@ def batches(cfg):
         yield Batch(x, x, labels if cfg.reads_labels else None)
 
 
+def here(cfg, trainer: Trainer):
+    """What this rank sees of the batches, as a reader that is shared gives it."""
+    mine = (
+        slice(ranks.rank(), None, ranks.world())
+        if isinstance(trainer.ranks, distributed.Data)
+        else slice(None)
+    )
+    for batch in batches(cfg):
+        x = batch.x[mine]
+        yield Batch(x, x, None if batch.labels is None else batch.labels[mine])
+
+
 def begun(cfg) -> Trainer:
     """A trainer of which the first latents, all of one rank, hardly fire: dead soon, and AuxK has work to do."""
     sae = build(cfg, D, seed=1)
@@ -84,8 +96,7 @@ def job(table: dict, parallel: str, out: Path) -> None:
 
 def result(trainer: Trainer, cfg, path: Path) -> None:
     log: list[dict[str, float]] = []
-    stream = (sharing.rows_here(batch, trainer) for batch in batches(cfg))
-    fit(trainer, stream, log=log.append, save=lambda: None)
+    fit(trainer, here(cfg, trainer), log=log.append, save=lambda: None)
     whole = sharing.whole(trainer)
     terms = {name: torch.tensor(value) for name, value in log[-1].items() if "second" not in name}
     if whole:

@@ -15,7 +15,6 @@ from sae.features.cofiring import cofiring
 from sae.features.collect import FeaturesConfig, collect
 from sae.features.examples import Selection, gather, traces, wanted_pairs
 from sae.features.firings import Firings, by_latent
-from sae.features.largest import largest
 from sae.features.statistics import LOWEST_OCTAVE, Statistics
 from sae.runs import Run
 
@@ -107,19 +106,6 @@ def test_firings_are_sorted_by_latent_then_row_and_kept_so(tmp_path):
     for latent in range(F):
         own = part.rows[part.starts[latent] : part.starts[latent + 1]]
         assert (own.diff() > 0).all()
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3000), st.integers(1, 6))
-def test_largest_is_a_top_k(seed, rows, width, n):
-    x = torch.randint(
-        -20, 20, (rows, width), generator=torch.Generator().manual_seed(seed)
-    ).float()  # many ties
-    n = min(n, width)
-    found = largest(x, n)
-    assert torch.equal(found.values, x.topk(n, dim=1).values)
-    assert torch.equal(x.gather(1, found.indices), found.values)
-    assert all(len(set(row)) == n for row in found.indices.tolist())
 
 
 def test_values_that_are_no_numbers_are_refused_in_one_line(world, tmp_path, monkeypatch):

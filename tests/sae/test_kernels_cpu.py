@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from sae import kernels
 from sae.architectures import KronConfig, TopKConfig, build
 from sae.code import offsets_of
 from sae.kernels import cpu, reference
@@ -112,6 +113,21 @@ def test_of_equal_ones_exactly_k_are_kept_the_same_at_every_call(z, k):
     assert torch.equal(*best)
     whole, definition = (m.largest_of_batch(z, zero, 3 * k, False) for m in (cpu, reference))
     assert torch.equal(whole.values.sort().values, definition.values.sort().values)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3000), st.integers(1, 6))
+@trials
+def test_the_top_is_what_torch_finds_in_falling_order(seed, rows, width, n):
+    x = torch.randint(
+        -20, 20, (rows, width), generator=torch.Generator().manual_seed(seed)
+    ).float()  # many ties
+    n = min(n, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAE_KERNELS", "cpu")
+        values, places = kernels.top(x, n)
+    assert torch.equal(values, x.topk(n, dim=1).values)
+    assert torch.equal(x.gather(1, places), values)
+    assert all(len(set(row)) == n for row in places.tolist())
 
 
 def test_a_row_of_nan_ends_in_nan_and_not_elsewhere():
