@@ -11,8 +11,9 @@ from jaxtyping import install_import_hook
 
 import tests.shapes  # before the hook looks it up
 
-# not the kernels: numba compiles some, and the others are called many times in a step
-install_import_hook(["sae.code", "sae.losses", "sae.architectures"], "tests.shapes.check")
+# of the kernels what others call: numba compiles what is behind it, and all of it together triples a toy's step
+CHECKED = ["sae.code", "sae.losses", "sae.kernels.autograd", "sae.architectures"]
+install_import_hook(CHECKED, "tests.shapes.check")
 
 import pytest
 import torch
