@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
@@ -78,8 +77,7 @@ class AbsTopK(SAE):
         """The B k pre-activations of the batch that are largest in size, or `encode`'s code."""
         if self.cfg.per == "token":
             return self._encode(x)
-        total = kernels.others().rows(len(x)) * self.cfg.k
-        return self.pre_activations(x).largest_of_batch(total, by_size=True)
+        return self.pre_activations(x).largest_of_batch(self.cfg.k, by_size=True)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """Pre-activations of these latents, with their sign: AuxK reaches every dead latent."""

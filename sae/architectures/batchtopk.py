@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
@@ -59,8 +58,7 @@ class BatchTopK(SAE):
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
-        total = int(kernels.others().rows(len(x)) * self.cfg.k)
-        return self.pre_activations(x).largest_of_batch(total).relu()
+        return self.pre_activations(x).largest_of_batch(self.cfg.k).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""

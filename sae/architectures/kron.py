@@ -158,8 +158,7 @@ class KronSAE(SAE):
         if self.cfg.select == "topk":
             return self._encode(x)
         ands = self.ands(x)
-        total = kernels.others().rows(len(x)) * self.cfg.k
-        return ands.keep(kernels.largest_of_batch(ands.dense(), total))
+        return ands.keep(kernels.largest_of_batch(ands.dense(), self.cfg.k))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK of the training code; with batchtopk, in training mode, the threshold follows."""

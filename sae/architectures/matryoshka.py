@@ -79,8 +79,7 @@ class Matryoshka(SAE):
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""
-        total = int(kernels.others().rows(len(x)) * self.cfg.k)
-        return self.pre_activations(x).largest_of_batch(total).relu()
+        return self.pre_activations(x).largest_of_batch(self.cfg.k).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """Sum over the prefixes of the FVU from that prefix, equal weights, no gradient stopped, plus aux_weight

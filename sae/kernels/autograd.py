@@ -75,8 +75,9 @@ class Projection:
             picked = picked if kept is None else _kept(picked, kept.flatten())
         return self._code(picked)
 
-    def largest_of_batch(self, total: int, by_size: bool = False) -> SparseCode:
-        """The `total` largest of all rows together: a row may have none or many."""
+    def largest_of_batch(self, k: float, by_size: bool = False) -> SparseCode:
+        """The floor(B k) largest of all B rows together, those of other ranks too: a row may have none or many."""
+        total = int(others().rows(len(self.x)) * k)
 
         def choose(z: Tensor, rows: slice) -> Picked:
             return backend(z).largest_of_batch(z, self._bias, total, by_size)
@@ -174,8 +175,9 @@ def largest_ands(u: Projection, v: Projection, heads: int, k: int) -> Pattern:
     return _pattern(backend(u.dense).largest_ands(u.dense, v.dense, heads, k))
 
 
-def largest_of_batch(dense: Float[Tensor, "B F"], total: int) -> Pattern:
-    """The `total` largest entries of a matrix."""
+def largest_of_batch(dense: Float[Tensor, "B F"], k: float) -> Pattern:
+    """The floor(B k) largest entries of a matrix; see `Projection.largest_of_batch`."""
+    total = int(others().rows(len(dense)) * k)
     no_bias = dense.new_zeros(dense.shape[1])
     picked = backend(dense).largest_of_batch(dense, no_bias, total, by_size=False)
     return _pattern(_largest(picked, total, by_size=False))

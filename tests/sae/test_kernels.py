@@ -42,9 +42,9 @@ CHOICES = {
     "largest": lambda p: p.largest(3),
     "largest by size": lambda p: p.largest(3, by_size=True),
     "each its own": lambda p: p.largest(torch.tensor([0, 1, 3, F, F + 5])),
-    "of the batch": lambda p: p.largest_of_batch(11),
-    "of the batch by size": lambda p: p.largest_of_batch(11, by_size=True),
-    "all of the batch": lambda p: p.largest_of_batch(1000),
+    "of the batch": lambda p: p.largest_of_batch(2.3),
+    "of the batch by size": lambda p: p.largest_of_batch(2.3, by_size=True),
+    "all of the batch": lambda p: p.largest_of_batch(200),
     "above one": lambda p: p.above(torch.tensor(0.2)),
     "above each": lambda p: p.above(torch.linspace(-1, 1, F, dtype=torch.float64)),
     "above by size": lambda p: p.above(torch.tensor(0.5), by_size=True),
@@ -208,7 +208,7 @@ def test_where_names_exactly_the_true_entries():
 
 def test_no_rows_have_no_entries():
     nothing = kernels.project(torch.zeros(0, D), torch.zeros(D, F), torch.zeros(F))
-    for code in (nothing.largest(2), nothing.largest_of_batch(0), nothing.above(torch.zeros(()))):
+    for code in (nothing.largest(2), nothing.largest_of_batch(2), nothing.above(torch.zeros(()))):
         assert code.indices.tolist() == []
         assert code.offsets.tolist() == [0]
 
