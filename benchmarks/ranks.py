@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from activations import ranks
-from activations.shuffle import Batch
 from sae.architectures import TopKConfig, build
 from sae.training import distributed, sharing
 from sae.training.trainer import TrainConfig, Trainer
@@ -65,14 +64,15 @@ def measure(arch: TopKConfig, args: argparse.Namespace, parallel: str) -> tuple[
     trainer = Trainer(build(arch, args.d_model), settings)
     if ranks.world() > 1:
         trainer = sharing.share(trainer, parallel, torch.device("cpu"))
-    batch = sharing.rows_here(Batch(x, x), trainer)
+        if parallel == "data":
+            x = x[ranks.rank() :: ranks.world()]
     for _ in range(2):
-        trainer.train_step(*batch)
+        trainer.train_step(x, x)
     ranks.barrier()
     with counted() as sent:
         started = time.perf_counter()
         for _ in range(args.steps):
-            trainer.train_step(*batch)
+            trainer.train_step(x, x)
         seconds = time.perf_counter() - started
     return args.steps * args.batch / seconds, sum(sent) / args.steps
 

@@ -20,9 +20,18 @@ from sae.plan.work import active, count
 from sae.runs import Run
 
 MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: compiling its loops, and each latent
-RESOURCES = dict.fromkeys(("reading", "codes kept meanwhile"), "disk") | dict.fromkeys(
-    ("the language model's start", "encode", "logit lens", "neighbours", "map"), "compute"
-)
+RESOURCES = {
+    "the language model's start": "compute",
+    "reading": "disk",
+    "encode": "compute",
+    "selection": "memory bandwidth",
+    "statistics and examples": "memory bandwidth",
+    "codes kept meanwhile": "disk",
+    "latents firing together": "memory bandwidth",
+    "logit lens": "compute",
+    "neighbours": "compute",
+    "map": "compute",
+}
 STATE, EXAMPLE = 2000, 900  # bytes of a latent: statistics and candidates; what its examples take in memory
 
 
@@ -94,7 +103,7 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
         "tokens": f"{rows:,} in {shards} shards, {firings:,.0f} firings",
         "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} a latent",
     }
-    resources = {name: RESOURCES.get(name, "memory bandwidth") for name in seconds}
+    resources = {name: RESOURCES[name] for name in seconds}
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} a token"
     made = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(made, refusals=_refusals(made, run))
