@@ -14,9 +14,14 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
     Sum of squared errors over the sum of squared distances from the batch mean, per dimension. Unchanged
     when both inputs are scaled or shifted alike; 0 when all rows of x are equal and met exactly, huge but
     finite when they are equal and missed. Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
-    centred = (x - others().mean_over_rows(x.mean(0).detach())).flatten()
-    spread = others().mean_over_rows(centred.dot(centred).detach())
-    return mse_loss(x_hat, x, reduction="sum") / spread.clamp_min(torch.finfo(x.dtype).tiny)
+    return mse_loss(x_hat, x, reduction="sum") / _spread(x).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+@torch.no_grad()
+def _spread(x: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Sum of squared distances from the batch mean; on a rank of several, the mean of the ranks' sums."""
+    centred = (x - others().mean_over_rows(x.mean(0))).flatten()
+    return others().mean_over_rows(centred.dot(centred))
 
 
 def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:

@@ -149,7 +149,8 @@ class Trainer:
         return {**terms, **extra, **counts}
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return x.to(self.sae.device, non_blocking=True).float() * self.scale
+        own = torch.empty(x.shape, device=self.sae.device)
+        return own.copy_(x, non_blocking=True).mul_(self.scale)
 
     def folded(self) -> SAE:
         """A copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1."""
