@@ -181,7 +181,7 @@ class GBA(SAE):
         its own is 0. All stay in [-1, 0]; between the two nothing moves. Algorithm 1, with the minimum and
         maximum of its clamps, swapped in print, put right."""
         cfg, frequency = self.cfg, self.times_fired / self.rows_seen
-        positive = self._by_group((self.strongest > 0).float()).clamp_min(1)
+        positive = self._by_group((self.strongest > 0).to(self.target.dtype)).clamp_min(1)
         mean = (self._by_group(self.strongest) / positive)[self.group]
         fall = (frequency > self.target[self.group]) * cfg.gamma_minus * self.strongest
         rise = (frequency < cfg.eps) * cfg.gamma_plus * mean

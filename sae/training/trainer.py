@@ -149,7 +149,7 @@ class Trainer:
         return {**terms, **extra, **counts}
 
     def _scaled(self, x: Tensor) -> Tensor:
-        own = torch.empty(x.shape, device=self.sae.device)
+        own = self.sae.W_dec.new_empty(x.shape)
         return own.copy_(x, non_blocking=True).mul_(self.scale)
 
     def folded(self) -> SAE:
