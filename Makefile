@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check format bench install browser clean
 
-demo: install  ## the whole job on a real model and text: about 12 minutes on two cores (ARGS="--tokens 100000 …")
+demo: install  ## the whole job on a real model and text: about 10 minutes on two cores (ARGS="--tokens 100000 …")
 	$(BIN)/sae demo $(ARGS)
 
 test: check browser  ## every test, the browser's too
