@@ -29,7 +29,9 @@ QUIET = (
     "--disable-default-apps",
     "--no-first-run",
 )
-PATIENCE = 30_000  # milliseconds; a page takes one or two seconds on an idle machine
+PATIENCE = (
+    60_000  # milliseconds; a page takes one or two seconds on an idle machine, much longer beside other work
+)
 
 expect.set_options(timeout=PATIENCE)
 
