@@ -1,11 +1,13 @@
 """Whole files or none: a temporary name, fsync, rename. A crash leaves the old file or the new one."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], format_name: str) -
         part.chmod(0o644)  # safetensors makes files only their owner can read
 
     write_atomically(path, write)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill, renamed to `path` when the block ends well and removed when it does not.
+
+    Raises FileExistsError when there is anything at `path` but an empty folder."""
+    if path.exists() and (not path.is_dir() or is_taken(path)):
+        raise FileExistsError(errno.EEXIST, "there is something already", str(path))
+    part = path.with_name(path.name + PART)
+    shutil.rmtree(part, ignore_errors=True)  # of a writer that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    sync(path.parent)
 
 
 def is_taken(path: Path) -> bool:

@@ -19,3 +19,7 @@ class RunError(SAEError):
 
 class DivergedError(SAEError):
     """A training loss is no longer finite."""
+
+
+class ForeignError(SAEError):
+    """Another tool's file is missing, damaged, unsafe to read, or holds what has no exact form here; or the reverse."""

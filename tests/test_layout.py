@@ -59,6 +59,7 @@ ALLOWED = {
         "activations",
     ],
     "sae/show": ["sae.show"],
+    "sae/foreign": ["sae.foreign", "sae.architectures", "sae.errors", "activations.files"],
     "sae/plan": [
         "sae.plan",
         "sae.features",

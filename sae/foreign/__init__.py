@@ -1,0 +1,43 @@
+"""Other tools' files: one module a format, each with what it can do; the table is what `sae import` offers."""
+
+from pathlib import Path
+from typing import Protocol
+
+from sae.architectures import SAE
+from sae.foreign import saelens
+from sae.foreign.exchange import Imported, Origin
+
+
+class Format(Protocol):
+    """A module of this folder."""
+
+    @property
+    def TITLE(self) -> str:
+        """The tool and what of it is meant, in a few words."""
+        ...
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file or folder looks like this format's, by names and keys; the rest is `read`'s to judge."""
+        ...
+
+    def read(self, path: Path) -> Imported:
+        """The SAE in it. Raises ForeignError when it is damaged, or has no exact form here."""
+        ...
+
+
+class WritableFormat(Format, Protocol):
+    """A format that SAEs of ours can be written in."""
+
+    def write(self, sae: SAE, origin: Origin, path: Path) -> None:
+        """Write a folder that was not there, whole or not at all. Raises ForeignError when the format cannot hold it,
+        FileExistsError when there is something at `path`."""
+        ...
+
+
+FORMATS: dict[str, Format] = {
+    "saelens": saelens,
+}
+WRITABLE: dict[str, WritableFormat] = {
+    "saelens": saelens,
+}
+__all__ = ["FORMATS", "WRITABLE", "Format", "Imported", "Origin", "WritableFormat"]

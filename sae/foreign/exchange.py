@@ -1,0 +1,194 @@
+"""What the formats share: an SAE and where it came from, tensors checked as they are taken, norms and biases moved.
+
+Readers compute in float64 and round once, at the end, to the float32 of all our files."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sae.architectures import ARCHITECTURES, SAE, AbsTopK, ArchConfig, Gated, JumpReLU, ReLU, TopK, name_of
+from sae.architectures.shared import move_norms
+from sae.errors import ForeignError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says of where its SAE belongs and how it came to be."""
+
+    model: str | None
+    """The language model, as the file names it."""
+    hook: str | None
+    """The hook point it reads, by TransformerLens' name."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else it says: data set, context size, tokens trained on, versions. As JSON can hold it."""
+
+
+class Imported(NamedTuple):
+    """An SAE out of another tool's file."""
+
+    sae: SAE
+    """Ours: on the CPU, in float32, ready to encode raw activations."""
+    origin: Origin
+    notes: list[str]
+    """What was changed on the way and what to beware of, for the user: a line each, no full stop."""
+
+
+class Weights:
+    """Tensors of one file, checked as they are taken, one by one, in float64; what is left over is not understood."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Any]):
+        self._path, self._left = path, dict(tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, *shape: int | None) -> Tensor:
+        """The tensor of this name; None in a shape is any length.
+
+        Raises ForeignError when it is missing, has another shape, is no floating point or has a value that is not finite.
+        """
+        if name not in self._left:
+            has = ", ".join(sorted(self._left)) or "nothing else"
+            raise ForeignError(f"{self._path} lacks the tensor {name}; left in it: {has}")
+        tensor = self._left.pop(name)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ForeignError(f"{self._path}: {name} is {found}, needed are floating-point numbers")
+        fits = tensor.ndim == len(shape) and all(
+            n in (None, m) for n, m in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
+            raise ForeignError(f"{self._path}: {name} has shape {tuple(tensor.shape)}, needed is ({wanted})")
+        if not tensor.isfinite().all():
+            raise ForeignError(
+                f"{self._path}: {name} has values that are not finite: the file is damaged or its training diverged"
+            )
+        return tensor.double()
+
+    def drop(self, *names: str) -> None:
+        """Leave these out: statistics of training that using the SAE does not need."""
+        for name in names:
+            self._left.pop(name, None)
+
+    def done(self) -> None:
+        """Raise ForeignError when there is a tensor nobody has taken: it may change what the SAE does."""
+        if self._left:
+            raise ForeignError(
+                f"{self._path} has tensors that are not understood here: {', '.join(sorted(self._left))}"
+            )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ForeignError when the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ForeignError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ForeignError(f"{path} holds a {type(content).__name__}, needed is a JSON object")
+    return content
+
+
+def _finite(text: str) -> float | None:
+    """NaN and infinity become null: our own JSON has none."""
+    return number if math.isfinite(number := float(text)) else None
+
+
+def setting(content: Mapping[str, Any], name: str, kind: type[T], path: Path) -> T:
+    """A setting of a file. Raises ForeignError when it is missing or of another type."""
+    value = content.get(name)
+    if kind is float and type(value) is int:
+        return kind(value)  # pyright: ignore[reportCallIssue]
+    if type(value) is not kind:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise ForeignError(f"{path}: the setting {name} {found}, needed is one of type {kind.__name__}")
+    return value
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises ForeignError when it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ForeignError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def read_pt(path: Path) -> Any:
+    """What a .pt file holds, tensors on the CPU, read with `weights_only`: no code in it is run.
+
+    Raises ForeignError for a file that is no such thing, or holds more than tensors and plain containers."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes from anywhere: the unpickler may meet whatever there is
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ForeignError(
+            f"{path} cannot be read safely, as tensors and plain containers alone: {reason}"
+        ) from error
+
+
+def assemble(cfg: ArchConfig, tensors: Mapping[str, Tensor]) -> SAE:
+    """An SAE of these tensors, in float64, to be folded and `finished`; buffers left out are as in a new one."""
+    sae = ARCHITECTURES[name_of(cfg)][1](tensors["W_dec"].shape[1], cfg).double()
+    sae.load_state_dict({**sae.state_dict(), **tensors})
+    return sae.requires_grad_(False)
+
+
+@torch.no_grad()
+def fold_pre_bias(sae: SAE, subtracted: bool) -> list[str]:
+    """Let the encoder read what ours does, given whether the file's takes b_dec off x: moved into the biases, exact.
+
+    Returns what to tell the user."""
+    if subtracted == sae.pre_bias or not sae.b_dec.any():
+        return []
+    shift = (1 if sae.pre_bias else -1) * (sae.b_dec @ sae.W_enc)
+    sae.b_enc.add_(shift)
+    if isinstance(sae, Gated):
+        sae.b_mag.add_(shift * sae.r_mag.exp())
+    wherefrom = (
+        "the file's encoder reads x, ours x - b_dec" if sae.pre_bias else "the file's reads x - b_dec, ours x"
+    )
+    return [f"b_dec W_enc moved into the encoder's biases: {wherefrom}"]
+
+
+@torch.no_grad()
+def fold_norms(sae: SAE, ranked_by_norm: bool = False) -> list[str]:
+    """Bring decoder rows to norm 1, latents carrying the norms: the same reconstruction, and who fires is the same.
+
+    Where latents are chosen by rank that is so only if the file ranks them times their norms (`ranked_by_norm`) or all
+    norms are alike; else the rows stay as they are. Returns what to tell the user."""
+    assert isinstance(sae, ReLU | JumpReLU | Gated | TopK | AbsTopK)
+    norms = sae.W_dec.norm(dim=1)
+    least, most = norms.min().item(), norms.max().item()
+    if max(abs(least - 1), abs(most - 1)) < 1e-6:  # what float32 makes of 1
+        return []
+    said = f"decoder rows had norms from {least:.4g} to {most:.4g}"
+    if isinstance(sae, TopK | AbsTopK) and not ranked_by_norm and most - least > 1e-6 * most:
+        return [f"{said} and keep them: which latents are among the k largest depends on it"]
+    moved = move_norms(sae)
+    if isinstance(sae, Gated):
+        sae.b_mag.mul_(moved)
+    if isinstance(sae, JumpReLU):
+        sae.log_threshold.add_(moved.log())
+    return [f"{said}, now 1: latents are multiplied by what the norms were"]
+
+
+def finished(sae: SAE) -> SAE:
+    """The SAE in float32, in use. Raises ForeignError when a value is too large for that."""
+    sae = sae.float().eval().requires_grad_(False)
+    for name, tensor in sae.state_dict().items():
+        if tensor.isnan().any() or (tensor == torch.inf).any():
+            raise ForeignError(
+                f"{name} has values beyond float32's range: the file's scale cannot be held here"
+            )
+    return sae

@@ -1,0 +1,220 @@
+"""SAELens, version 6 and the files of older ones: a folder with cfg.json and sae_weights.safetensors, both directions.
+
+Read from SAELens 6.54.12's own source. Its pre-activations are (x - b_dec if apply_b_dec_to_input) W_enc + b_enc; its
+BatchTopK and Matryoshka are saved as JumpReLUs, as ours are used."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from activations import files
+from sae.architectures import (
+    SAE,
+    AbsTopK,
+    AbsTopKConfig,
+    ArchConfig,
+    BatchTopK,
+    Gated,
+    GatedConfig,
+    JumpReLU,
+    JumpReLUConfig,
+    Matryoshka,
+    ReLU,
+    ReLUConfig,
+    TopK,
+    TopKConfig,
+    name_of,
+)
+from sae.errors import ConfigError, ForeignError
+from sae.foreign.exchange import (
+    Imported,
+    Origin,
+    Weights,
+    assemble,
+    finished,
+    fold_norms,
+    fold_pre_bias,
+    read_json,
+    read_safetensors,
+    setting,
+)
+
+TITLE = "SAELens: cfg.json and sae_weights.safetensors"
+CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+LAYOUT = "6.54.12"  # the version whose layout is written; below 6, SAELens would convert the file
+
+OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+"""Settings before version 6, which lay flat in cfg.json, and what they became."""
+PLACE = ("model_name", "hook_name")
+
+NOT_READ = {
+    "matching_pursuit": "it picks latents one after the other from what is left of x",
+    "temporal": "it reads the tokens before each one too; here every row is encoded alone",
+    "transcoder": "it writes another place of the model than it reads; here an SAE rebuilds what it reads",
+}
+NOT_READ |= dict.fromkeys(
+    ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"), NOT_READ["transcoder"]
+)
+"""Architectures without an exact form here, and why."""
+NOT_WRITTEN = {
+    "abstopk": "chosen per batch it keeps what is large in size, above a threshold on both sides; theirs has one side",
+    "kron": "its latents are square roots of products of two pre-activations",
+    "topafa": "how many latents a row keeps depends on the row's norm",
+    "adaptivek": "how many latents a row keeps is said by a probe, row by row",
+    "gba": "whether a latent fires depends on its cosine with the row, so its threshold grows with the row's norm",
+    "mfr": "of a row with fewer than k positive pre-activations it keeps negative ones, which theirs sets to 0",
+}
+"""Architectures that SAELens cannot compute, and why."""
+NORMALISED = {
+    "expected_average_only_in": "by a number that is not in the file; SAELens' fold_activation_norm_scaling_factor puts "
+    "it into the weights",
+    "constant_norm_rescale": "each by its own norm, which no fixed weights can do",
+    "layer_norm": "each by its own mean and spread, which no fixed weights can do",
+    "covariance_whitening": "by matrices that are not in the file; SAELens' fold_activation_whitening puts them into the "
+    "weights",
+}
+"""Scalings of activations that a file may ask for when it is used, and why ours cannot."""
+
+
+def recognises(path: Path) -> bool:
+    """A folder with both files."""
+    return (path / CFG).is_file() and (path / WEIGHTS).is_file()
+
+
+def read(path: Path) -> Imported:
+    """The SAE in a folder. Raises ForeignError when it is damaged, or has no exact form here."""
+    cfg = _modern(read_json(path / CFG))
+    name = setting(cfg, "architecture", str, path / CFG)
+    _refuse(cfg, name, path)
+    weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
+    arch, tensors = _ours(cfg, name, weights, path)
+    weights.done()
+    sae = assemble(arch, tensors)
+    notes = fold_pre_bias(sae, subtracted=cfg.get("apply_b_dec_to_input", True))
+    notes += fold_norms(sae, ranked_by_norm=cfg.get("rescale_acts_by_decoder_norm", False))
+    about = cfg["metadata"]
+    trained = about.get("training_architecture")
+    if name == "jumprelu" and trained not in (None, name):
+        notes.append(f"trained as {trained}, saved by SAELens as the {name} it is in use")
+    if cfg.get("dtype", "float32") != "float32":
+        notes.append(f"SAELens computes this SAE in {cfg['dtype']}, here it is float32")
+    facts = {key: value for key, value in about.items() if key not in PLACE}
+    return Imported(finished(sae), Origin(about.get("model_name"), about.get("hook_name"), facts), notes)
+
+
+def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Settings as version 6 has them, `metadata` of its own; older files have everything in one."""
+    about = cfg.get("metadata")
+    if isinstance(about, dict) and about.get("sae_lens_version"):
+        return cfg
+    flat = {OLD_NAMES.get(key, key): value for key, value in cfg.items()}
+    if flat.get("activation_fn", "relu") == "topk":
+        flat |= {"architecture": "topk", "k": (flat.get("activation_fn_kwargs") or {}).get("k")}
+    if isinstance(scaled := flat.get("normalize_activations"), bool):
+        flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
+    return {"architecture": "standard", **flat, "metadata": dict(flat)}
+
+
+def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
+    if name in NOT_READ:
+        raise ForeignError(f"{path} is a {name} SAE, which has no exact form here: {NOT_READ[name]}")
+    scaled = cfg.get("normalize_activations") or "none"
+    if scaled != "none":
+        how = NORMALISED.get(scaled, "in a way that is not known here")
+        raise ForeignError(f"{path} scales activations when it is used ({scaled}): {how}")
+    if cfg.get("activation_fn", "relu") not in ("relu", "topk"):
+        raise ForeignError(
+            f"{path} has the activation function {cfg['activation_fn']!r}: here there is relu alone"
+        )
+    if (head := cfg["metadata"].get("hook_head_index")) is not None:
+        raise ForeignError(f"{path} reads attention head {head} alone: here an SAE reads a whole hook point")
+
+
+def _ours(
+    cfg: dict[str, Any], name: str, weights: Weights, path: Path
+) -> tuple[ArchConfig, dict[str, Tensor]]:
+    """Our architecture and its tensors, those that ours has and the file does not left out; not folded yet."""
+    D, F = (setting(cfg, size, int, path / CFG) for size in ("d_in", "d_sae"))
+    shapes = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)}
+    tensors = {key: weights.take(key, *shape) for key, shape in shapes.items()}
+    if name == "gated":
+        bias, further = "b_gate", ("b_mag", "r_mag")
+    else:
+        bias, further = "b_enc", ()
+    tensors["b_enc"] = weights.take(bias, F)
+    tensors |= {key: weights.take(key, F) for key in further}
+    if "scaling_factor" in weights and bool((weights.take("scaling_factor", F) != 1).any()):
+        raise ForeignError(
+            f"{path} has a scaling_factor of its own for each latent, which SAELens 6 does not apply"
+        )
+    try:
+        match name:
+            case "standard":
+                return ReLUConfig(d_sae=F), tensors
+            case "topk":
+                return TopKConfig(d_sae=F, k=setting(cfg, "k", int, path / CFG)), tensors
+            case "abstopk":
+                return AbsTopKConfig(d_sae=F, k=setting(cfg, "k", int, path / CFG)), tensors
+            case "jumprelu":
+                # values pass a ReLU too, so that a threshold below 0 is one of 0
+                tensors["log_threshold"] = weights.take("threshold", F).clamp_min(0).log()
+                return JumpReLUConfig(d_sae=F), tensors
+            case "gated":
+                return GatedConfig(d_sae=F), tensors
+            case "batchtopk" | "matryoshka_batchtopk":
+                tensors["log_threshold"] = weights.take("topk_threshold").clamp_min(0).log().expand(F)
+                return JumpReLUConfig(d_sae=F), tensors
+    except ConfigError as error:
+        raise ForeignError(f"{path / CFG}: {error}") from error
+    raise ForeignError(f"{path} is of architecture {name!r}, which is not known here")
+
+
+def write(sae: SAE, origin: Origin, path: Path) -> None:
+    """Write the folder, float32. Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when
+    the folder is taken."""
+    architecture, tensors, settings = _theirs(sae)
+    about = {
+        **origin.facts,
+        "sae_lens_version": LAYOUT,
+        "model_name": origin.model,
+        "hook_name": origin.hook,
+        "training_architecture": name_of(sae.cfg),
+        "training_architecture_details": dict(vars(sae.cfg)),
+        "sae_workbench_version": metadata.version("sae-workbench"),
+    }
+    cfg = {
+        "architecture": architecture,
+        "d_in": sae.d_model,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.pre_bias,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z" if (origin.hook or "").endswith("hook_z") else "none",
+        **settings,
+        "metadata": about,
+    }
+    with files.new_folder(path) as folder:
+        files.write_tensors(folder / WEIGHTS, tensors, "pt")
+        files.write_json(folder / CFG, cfg)
+
+
+def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """SAELens' name for what this SAE does in use, its tensors and the settings it has beside the usual ones."""
+    four = {name: getattr(sae, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec") if hasattr(sae, name)}
+    match sae:
+        case ReLU():
+            return "standard", four, {}
+        case TopK():
+            return "topk", four, {"k": sae.cfg.k, "rescale_acts_by_decoder_norm": False}
+        case AbsTopK() if sae.cfg.per == "token":
+            return "abstopk", four, {"k": sae.cfg.k, "rescale_acts_by_decoder_norm": False}
+        case JumpReLU() | BatchTopK() | Matryoshka():
+            return "jumprelu", {**four, "threshold": sae.thresholds()}, {}
+        case Gated():
+            four["b_gate"] = four.pop("b_enc")
+            return "gated", {**four, "b_mag": sae.b_mag, "r_mag": sae.r_mag}, {}
+    name = name_of(sae.cfg)
+    raise ForeignError(f"SAELens cannot compute what {name} does in use: {NOT_WRITTEN[name]}")
