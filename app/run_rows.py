@@ -107,7 +107,7 @@ def runs(
                 "dead": _hundredfold(measured.get(name, {}).get("dead")),
                 "hook": run.about["hook"],
                 "model": visible(str(run.about["model"])),
-                "steps": config["train"]["steps"],
+                "steps": config["train"].get("steps"),
             }
         )
     return pa.Table.from_pylist(rows)
@@ -151,11 +151,11 @@ def frontier(
 def common(table: pa.Table, names: Sequence[str] = ("hook", "model", "steps")) -> tuple[pa.Table, list[str]]:
     """The table of runs without those of these columns that say the same of several runs; and what they say."""
     alike = [name for name in names if len(table) > 1 and len({*table[name].to_pylist()}) == 1]
-    said = [
-        f"{table[name][0].as_py():,} steps" if name == "steps" else str(table[name][0].as_py())
-        for name in alike
+    said = [(name, table[name][0].as_py()) for name in alike]
+    words = [
+        f"{value:,} steps" if name == "steps" else str(value) for name, value in said if value is not None
     ]
-    return table.drop_columns(alike), said
+    return table.drop_columns(alike), words
 
 
 def brief(about: dict[str, Any]) -> list[tuple[str, str]]:
@@ -172,6 +172,17 @@ def summary(about: dict[str, Any]) -> str:
     size = f"{facts['size']} features" if "size" in facts else None
     k = f"k = {facts['k']}" if "k" in facts else None
     return " · ".join(part for part in (facts["SAE"], size, k, facts["model"], facts["hook"]) if part)
+
+
+def imported(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where an imported SAE comes from, what its files say of it and what was changed; nothing of one trained here."""
+    if "imported" not in about:
+        return []
+    whence = about["imported"]
+    facts = {name: value for name, value in whence["facts"].items() if not isinstance(value, dict | list)}
+    pairs = {"imported from": whence["path"], "format": whence["format"], **facts}
+    shown = [(name.replace("_", " "), _text(value)) for name, value in pairs.items() if value is not None]
+    return shown + [("note", note) for note in whence["notes"]]
 
 
 def settings(about: dict[str, Any]) -> list[tuple[str, str]]:

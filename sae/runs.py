@@ -30,7 +30,7 @@ PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datas
 
 
 class Run:
-    """One training run on disk, read-only but for `create`. Raises RunError when the folder is none."""
+    """One training run, or an imported SAE, on disk; read-only but for `create`. Raises RunError when the folder is none."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -56,8 +56,7 @@ class Run:
         if files.is_taken(path):
             raise RunError(f"{path} is not empty: choose another --out")
         about = {
-            "format": FORMAT,
-            "id": uuid.uuid4().hex,
+            **made_by(),
             "config": config.to_json(cfg),
             "hook": hook,
             "d_model": store.width(hook),
@@ -67,8 +66,6 @@ class Run:
             "model_dtype": store.spec.model_dtype,
             "weights_sha256": store.spec.weights_sha256,
             "store_fingerprint": store.fingerprint,
-            "versions": {name: metadata.version(name) for name in PACKAGES},
-            "git_commit": _git_commit(),
         }
         files.write_json(path / "run.json", about)
         return cls(path)
@@ -101,7 +98,12 @@ class Run:
     def store(self) -> Store:
         """The store it was trained on, found by the path in its settings.
 
-        Raises StoreError when it is gone or holds other data than it did."""
+        Raises StoreError when it is gone or holds other data than it did, or the SAE was imported without one."""
+        if not self.config.store:
+            raise StoreError(
+                f"{self.path} was imported without a store: harvest {self.hook} of {self.about['model']} (sae harvest) and "
+                f"import the SAE again, with --store and another --out"
+            )
         store = Store(self.config.store)
         if store.fingerprint != self.about["store_fingerprint"]:
             raise StoreError(f"{store.path} is another store than the one {self.path} was trained on")
@@ -111,10 +113,11 @@ class Run:
         """The language model whose activations the SAE reads, on `device()`: its weights in the precision they were
         harvested in, what it computes in float32.
 
-        Raises ModelError when it is not to be had, RunError when its weights are others now."""
+        Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
+        known of a run that was imported without a store."""
         dtype = models.precision(self.about.get("model_dtype", "float32"), device())
         model = models.load(self.about["model"], self.about["model_revision"], dtype, str(device()))
-        if model.weights_hash != self.about["weights_sha256"]:
+        if self.about["weights_sha256"] not in (None, model.weights_hash):
             raise RunError(
                 f"{model.name} has other weights than when the activations of {self.path} were harvested: "
                 f"restore it, or harvest and train again"
@@ -157,6 +160,16 @@ class Run:
         if not self.checkpoints:
             raise RunError(f"{self.path} has neither a finished SAE nor a checkpoint yet")
         return load_sae(self.checkpoints[-1])
+
+
+def made_by() -> dict[str, Any]:
+    """What every run.json begins with: format, a random id, and the code that makes the run."""
+    return {
+        "format": FORMAT,
+        "id": uuid.uuid4().hex,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
 
 
 def save_sae(folder: Path, sae: SAE, about: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ from sae.runs import Run, device
 SAES_KEPT = 4
 
 _turn = threading.RLock()
-_models: dict[str, LanguageModel] = {}  # by the hash of its weights; one at most
+_models: dict[
+    str, LanguageModel
+] = {}  # by the hash of its weights, or its name where that is not known; one at most
 _saes: dict[str, SAE] = {}  # by the hash of its file, the one used last at the end
 
 
@@ -29,11 +31,11 @@ def using(run: Run) -> Iterator[tuple[LanguageModel, SAE]]:
 
 def ready(run: Run) -> bool:
     """Whether the run's language model is in memory, so that `using` need not load it."""
-    return run.about["weights_sha256"] in _models
+    return _key(run) in _models
 
 
 def _model(run: Run) -> LanguageModel:
-    weights = run.about["weights_sha256"]
+    weights = _key(run)
     if weights not in _models:
         _models.clear()  # two would not fit into many a laptop
         gc.unfreeze()
@@ -41,6 +43,10 @@ def _model(run: Run) -> LanguageModel:
         _models[weights] = run.language_model()
         gc.freeze()  # a million objects of its libraries, which Streamlit would look through after every run of a page
     return _models[weights]
+
+
+def _key(run: Run) -> str:
+    return run.about["weights_sha256"] or run.about["model"]
 
 
 def _sae(run: Run) -> SAE:

@@ -81,7 +81,7 @@ with left:
     frame.section(
         "In training", "" if about["history"] else "what became of each was not recorded in this run"
     )
-    steps = run.about["config"]["train"]["steps"]
+    steps = run.about["config"]["train"].get("steps")
     frame.chart(dead_charts.deaths(runs.log(run), steps), "dead latents over training", "deaths")
 with right:
     frame.section("Silent on", "latents that fire on no row of a kind")

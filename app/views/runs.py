@@ -27,7 +27,7 @@ with frame.header("Runs", " · ".join([f"{len(found)} in {runs.folder()}", *said
     run_frame.together_switch(together is not None, several.choose, several.end)
 table = st.container()
 name, run = choice.run()
-finished = run.finished
+finished, origin = run.finished, run_rows.imported(run.about)
 with table:
     if together is None:
         frame.pick_row(overview, COLUMNS, list(found), name, choice.show_run)
@@ -45,7 +45,7 @@ def training() -> None:
     else:
         frame.section("Training")
         st.progress(*run_rows.progress(run.about, runs.log(run), runs.quiet_for(run)))
-    steps = run.about["config"]["train"]["steps"]
+    steps = run.about["config"]["train"].get("steps")
     frame.chart(run_charts.curves({name: runs.log(run)}, steps), "training curves", "curves")
 
 
@@ -55,7 +55,11 @@ def one() -> None:
         frame.page_button("views/features.py", "Features", ":material/apps:", {"run": name})
     left, right = st.columns([3, 2], gap="large")
     with left:
-        training()
+        if origin:
+            frame.section("Imported", "trained elsewhere: there are no curves")
+            st.html(render.facts(origin))
+        else:
+            training()
     with right:
         if name in measured:
             frame.section("Evaluation", run_rows.basis(measured[name]))

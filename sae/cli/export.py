@@ -1,4 +1,4 @@
-"""`sae export`: what a run found, in a form that travels."""
+"""`sae export`: what a run found, or its SAE, in a form that travels."""
 
 import sys
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ import tyro
 from sae.errors import ConfigError
 from sae.features.page import export_html
 from sae.features.store import FeatureStore
+from sae.foreign import WRITABLE
+from sae.imported import origin_of
+from sae.runs import Run
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,48 @@ class Html:
             )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Write a run's SAE as another tool's files, for that tool to load: the same function of raw activations.
+
+    Example: sae export saelens runs/demo --out exports/demo. What the tool cannot compute is refused, with the reason."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must be finished."""
+    out: Path
+    """The folder to write."""
+
+
 FORMS = {"html": "features as one HTML file that opens without a network"}
+FORMS |= {name: f"the SAE, for {form.TITLE}" for name, form in WRITABLE.items()}
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
     if not args or args[0] not in FORMS:
         asked = bool(args) and args[0] in ("-h", "--help")
-        lines = [f"  {name}  {what}" for name, what in FORMS.items()]
+        width = max(map(len, FORMS))
+        lines = [f"  {name:<{width}}  {what}" for name, what in FORMS.items()]
         text = "\n".join(["usage: sae export FORM [OPTIONS]", "", *lines])
         print(text, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    command = tyro.cli(Html, prog="sae export html", args=args[1:])
+    if args[0] == "html":
+        _export_html(tyro.cli(Html, prog="sae export html", args=args[1:]))
+    else:
+        _export_weights(args[0], tyro.cli(Weights, prog=f"sae export {args[0]}", args=args[1:]))
+    return 0
+
+
+def _export_html(command: Html) -> None:
     features = FeatureStore(command.run / "features")
     path = export_html(features, command.features, command.out, command.run.name)
     print(
         f"{path}: {len(command.features)} of {len(features):,} features, {path.stat().st_size / 1e3:,.0f} kB"
     )
-    return 0
+
+
+def _export_weights(name: str, command: Weights) -> None:
+    run = Run(command.run)
+    _ = run.digest  # refuses a run that is not finished: its weights are about to change
+    WRITABLE[name].write(run.sae(), origin_of(run), command.out)
+    print(f"{command.out}: {run.path} as {name} reads it")

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from keyword import iskeyword
 
 from sae.cli.signals import Stopped, raise_stopped
 
@@ -18,7 +19,8 @@ COMMANDS = {
     "evaluate": "how well a run's SAE rebuilds held-out activations and the model's predictions",
     "synthetic": "trains an architecture on planted features and counts those it finds: sae synthetic topk",
     "features": "what every latent of a run's SAE fires on",
-    "export": "features as one HTML file that opens without a network: sae export html",
+    "import": "another tool's SAE -> a run: sae import saelens FOLDER --out R --store S",
+    "export": "features as one HTML file (sae export html), or a run's SAE as another tool's files (sae export saelens)",
     "labels": "what people called a run's features, to a CSV or JSON file and back",
     "dead": "which latents are dead, rare or dense, and why: causes, and what a change would do",
     "bidirectional": "the latents that fire with both signs, and what either sign fires on",
@@ -41,7 +43,8 @@ def main(args: list[str] | None = None) -> int:
     asked = raise_stopped()
     _quiet()
     try:
-        code = importlib.import_module(f"sae.cli.{args[0]}").main(args[1:])
+        module = args[0] + "_" * iskeyword(args[0])  # `import` can be no module's name
+        code = importlib.import_module(f"sae.cli.{module}").main(args[1:])
         sys.stdout.flush()
         return code
     except Stopped as stopped:

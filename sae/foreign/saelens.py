@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from activations import files
@@ -47,7 +48,23 @@ LAYOUT = "6.54.12"  # the version whose layout is written; below 6, SAELens woul
 
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Settings before version 6, which lay flat in cfg.json, and what they became."""
+DEFAULTS = {"apply_b_dec_to_input": True, "rescale_acts_by_decoder_norm": False}
 PLACE = ("model_name", "hook_name")
+OF_THE_SAE = (
+    *(
+        "architecture",
+        "d_in",
+        "d_sae",
+        "dtype",
+        "device",
+        "k",
+        "activation_fn",
+        "activation_fn_kwargs",
+        "metadata",
+    ),
+    *("apply_b_dec_to_input", "normalize_activations", "reshape_activations", "finetuning_scaling_factor"),
+)
+"""Settings of an older file that are not about where the SAE belongs."""
 
 NOT_READ = {
     "matching_pursuit": "it picks latents one after the other from what is left of x",
@@ -85,15 +102,15 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Imported:
     """The SAE in a folder. Raises ForeignError when it is damaged, or has no exact form here."""
-    cfg = _modern(read_json(path / CFG))
+    cfg = DEFAULTS | _modern(read_json(path / CFG))
     name = setting(cfg, "architecture", str, path / CFG)
     _refuse(cfg, name, path)
     weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
     arch, tensors = _ours(cfg, name, weights, path)
     weights.done()
     sae = assemble(arch, tensors)
-    notes = fold_pre_bias(sae, subtracted=cfg.get("apply_b_dec_to_input", True))
-    notes += fold_norms(sae, ranked_by_norm=cfg.get("rescale_acts_by_decoder_norm", False))
+    subtracted, ranked = (setting(cfg, key, bool, path / CFG) for key in DEFAULTS)
+    notes = fold_pre_bias(sae, subtracted) + fold_norms(sae, ranked)
     about = cfg["metadata"]
     trained = about.get("training_architecture")
     if name == "jumprelu" and trained not in (None, name):
@@ -114,7 +131,8 @@ def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
         flat |= {"architecture": "topk", "k": (flat.get("activation_fn_kwargs") or {}).get("k")}
     if isinstance(scaled := flat.get("normalize_activations"), bool):
         flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
-    return {"architecture": "standard", **flat, "metadata": dict(flat)}
+    about = {key: value for key, value in flat.items() if key not in OF_THE_SAE}
+    return {"architecture": "standard", **flat, "metadata": about}
 
 
 def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
@@ -163,8 +181,14 @@ def _ours(
                 return JumpReLUConfig(d_sae=F), tensors
             case "gated":
                 return GatedConfig(d_sae=F), tensors
-            case "batchtopk" | "matryoshka_batchtopk":
-                tensors["log_threshold"] = weights.take("topk_threshold").clamp_min(0).log().expand(F)
+            case "batchtopk" | "matryoshka_batchtopk":  # as training keeps them; in use they are JumpReLUs
+                threshold = weights.take("topk_threshold").clamp_min(0).log().expand(F)
+                if cfg["rescale_acts_by_decoder_norm"]:  # what it is compared with has the norms in it
+                    threshold = (
+                        threshold
+                        - tensors["W_dec"].norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny).log()
+                    )
+                tensors["log_threshold"] = threshold
                 return JumpReLUConfig(d_sae=F), tensors
     except ConfigError as error:
         raise ForeignError(f"{path / CFG}: {error}") from error

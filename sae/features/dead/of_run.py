@@ -14,6 +14,7 @@ from sae.features.dead.rows import DeadConfig, Rows, off_rows
 from sae.features.store import FeatureStore
 from sae.runs import Run, device
 
+DEAD_AFTER_TOKENS = 10_000_000  # where the run does not say it; Gao et al. 2024, appendix A.2
 Borrow = Callable[[], AbstractContextManager[LanguageModel]]
 
 
@@ -66,9 +67,8 @@ def _features(run: Run, digest: str) -> FeatureStore | None:
 
 
 def _trained(run: Run, features: FeatureStore | None) -> Trained:
-    cfg = run.config.train
-    assert cfg.steps is not None
-    assert cfg.dead_after_tokens is not None
+    cfg = run.config.train  # of an imported SAE nothing is known of its training
+    dead_after, seen = cfg.dead_after_tokens or DEAD_AFTER_TOKENS, (cfg.steps or 0) * cfg.batch
     fired = None if features is None else torch.tensor(features.table["fired"].to_pylist())
     rows = 0 if features is None else features.about["tokens"]
-    return Trained(cfg.dead_after_tokens, cfg.steps * cfg.batch, run.history, fired, rows)
+    return Trained(dead_after, seen, run.history, fired, rows)
