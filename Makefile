@@ -2,13 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench install browser clean
+# Other tools' packages that exchange with them is tested with. They ask for other versions of what ours stands on, so
+# they have an environment of their own, with those of our requirements that core and tests import.
+PEERS := sae-lens==6.54.12
+BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest
+
+.PHONY: demo test test-peers check format bench install browser clean
 
 demo: install  ## the whole job on a real model and text: about 10 minutes on two cores (ARGS="--tokens 100000 …")
 	$(BIN)/sae demo $(ARGS)
 
 test: check browser  ## every test, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
+	.venv-peers/bin/python -c 'import sae_lens'  # else its tests would be skipped
+	.venv-peers/bin/python -m pytest tests/peers -m peers $(ARGS)
+
+.venv-peers/.installed: Makefile pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS) $(BESIDE)
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
 
 check: install  ## style, format and types
 	$(BIN)/ruff check .
@@ -41,4 +56,4 @@ browser: install  ## Chromium for the browser tests: found on the PATH, or insta
 		|| { echo "the browser tests need Chromium: install it (Debian: apt-get install chromium)"; exit 1; }
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

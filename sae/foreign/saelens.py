@@ -50,19 +50,9 @@ OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Settings before version 6, which lay flat in cfg.json, and what they became."""
 DEFAULTS = {"apply_b_dec_to_input": True, "rescale_acts_by_decoder_norm": False}
 PLACE = ("model_name", "hook_name")
-OF_THE_SAE = (
-    *(
-        "architecture",
-        "d_in",
-        "d_sae",
-        "dtype",
-        "device",
-        "k",
-        "activation_fn",
-        "activation_fn_kwargs",
-        "metadata",
-    ),
-    *("apply_b_dec_to_input", "normalize_activations", "reshape_activations", "finetuning_scaling_factor"),
+OF_THE_SAE = frozenset(
+    "architecture d_in d_sae dtype device k activation_fn activation_fn_kwargs metadata apply_b_dec_to_input "
+    "normalize_activations reshape_activations finetuning_scaling_factor".split()
 )
 """Settings of an older file that are not about where the SAE belongs."""
 

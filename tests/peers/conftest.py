@@ -1,0 +1,42 @@
+"""What the tests with other tools' packages share: the table of differences that is printed at their end."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+TABLE = pytest.StashKey[list[tuple[str, ...]]]()
+HEAD = ("format", "architecture", "direction", "L0", "fire on one side only", "latents", "reconstruction")
+Record = Callable[..., None]
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return ((found.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """Hold two tools' latents and reconstructions of the same rows to each other, and put a row into the table."""
+    table = request.config.stash.setdefault(TABLE, [])
+
+    def compare(
+        name: tuple[str, str, str], latents: tuple[Tensor, Tensor], x_hat: tuple[Tensor, Tensor]
+    ) -> None:
+        one_sided = int(((latents[0] != 0) != (latents[1] != 0)).sum())
+        l0, differ = (latents[1] != 0).double().sum(1).mean().item(), (apart(*latents), apart(*x_hat))
+        table.append((*name, f"{l0:.1f}", str(one_sided), *(f"{value:.1e}" for value in differ)))
+        assert 0 < l0 < latents[1].shape[1]
+        assert one_sided == 0
+        assert max(differ) < 1e-5
+
+    with torch.no_grad():
+        yield compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if table := config.stash.get(TABLE, []):
+        terminalreporter.write_sep("=", "largest difference over the largest value")
+        for row in (HEAD, ("---",) * len(HEAD), *table):
+            terminalreporter.write_line(f"| {' | '.join(row)} |")
