@@ -1,0 +1,67 @@
+"""Imported SAEs in the app: what their files say in the place of curves, and pages that miss a store say so."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from sae.cli.main import main
+from sae.foreign import saelens
+from sae.imported import import_sae, origin_of
+from sae.runs import Run
+from tests.app import pages
+from tests.app.pages import source, text
+from tests.sae import lens
+
+PAGES = ("runs", "features", "feature", "text", "dead", "steering", "compare")
+
+
+@pytest.fixture(scope="module")
+def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two imported runs without a store, and one with the toy world's and with features."""
+    made = tmp_path_factory.mktemp("imported")
+    about = {**lens.METADATA, "dataset_path": "<b>text</b>", "nested": {"not": "shown"}, "context_size": 1024}
+    for name in ("one", "two"):
+        import_sae(lens.folder(made / "files" / name, "jumprelu", metadata=about), made / "runs" / name)
+    toy = Run(world / "runs/toy")
+    saelens.write(toy.sae(), origin_of(toy), made / "files/toy")
+    import_sae(made / "files/toy", made / "runs/whole", store=world / "store")
+    few = ["--strongest", "4", "--sampled", "10", "--neighbours", "3", "--logits", "3", "--batch", "64"]
+    assert main(["features", str(made / "runs/whole"), *few]) == 0
+    return made / "runs"
+
+
+@pytest.fixture
+def show(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def show(page: str = "runs", **query: str) -> AppTest:
+        monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(folder)])
+        return pages.opened(page, query)
+
+    return show
+
+
+def test_where_an_sae_comes_from_stands_in_the_place_of_curves(show):
+    at = show(run="one")
+    page = text(at)
+    assert "trained elsewhere" in page
+    assert "dataset path <b>text</b>" in page and "<b>text" not in source(at)
+    assert "context size 1,024" in page
+    assert "nested" not in page
+    assert "b_dec W_enc moved into the encoder's biases" in page
+    assert "sae evaluate" in "".join(code.value for code in at.code)
+
+
+def test_imported_runs_side_by_side_have_no_number_of_steps(show):
+    at = show(**{"with": ["one", "two"]})
+    assert "None steps" not in text(at)
+
+
+@pytest.mark.parametrize("run", ["one", "whole"])
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens(show, page, run):
+    at = show(page, run=run)
+    assert not at.exception
+
+
+def test_pages_of_a_run_with_a_store_are_as_of_any_other(show):
+    assert "32 features" in text(show("features", run="whole"))
