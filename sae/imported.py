@@ -67,6 +67,9 @@ def import_sae(
         raise RunError(f"{out} is not empty: choose another --out")
     form = form or format_of(path)
     sae, origin, notes = FORMATS[form].read(path)
+    for flag, value in (("hook", hook or origin.hook), ("model", model or origin.model)):
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise ForeignError(f"{path}: the {flag} {value!r} is no name")
     opened = None if store is None else Store(store)
     if opened is not None:
         hook = _hook_in(opened, hook or origin.hook, sae.d_model)

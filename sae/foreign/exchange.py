@@ -19,6 +19,7 @@ from sae.architectures.shared import move_norms
 from sae.errors import ForeignError
 
 T = TypeVar("T")
+LARGEST_JSON = 2**24  # bytes; settings take some thousand
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class Weights:
         if not fits:
             wanted = ", ".join("any" if n is None else str(n) for n in shape)
             raise ForeignError(f"{self._path}: {name} has shape {tuple(tensor.shape)}, needed is ({wanted})")
-        if not tensor.isfinite().all():
+        whole = tensor.double()
+        if not whole.isfinite().all():
             raise ForeignError(
                 f"{self._path}: {name} has values that are not finite: the file is damaged or its training diverged"
             )
-        return tensor.double()
+        return whole
 
     def drop(self, *names: str) -> None:
         """Leave these out: statistics of training that using the SAE does not need."""
@@ -92,6 +94,8 @@ class Weights:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ForeignError when the file is missing or holds something else."""
     try:
+        if (size := path.stat().st_size) > LARGEST_JSON:
+            raise ForeignError(f"{path} has {size:,} bytes: no settings are that large")
         content = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, OSError, RecursionError) as error:
         raise ForeignError(f"{path} cannot be read: {error}") from error

@@ -104,9 +104,9 @@ def read(path: Path) -> Imported:
     about = cfg["metadata"]
     trained = about.get("training_architecture")
     if name == "jumprelu" and trained not in (None, name):
-        notes.append(f"trained as {trained}, saved by SAELens as the {name} it is in use")
+        notes.append(f"trained as {trained!r}, saved by SAELens as the {name} it is in use")
     if cfg.get("dtype", "float32") != "float32":
-        notes.append(f"SAELens computes this SAE in {cfg['dtype']}, here it is float32")
+        notes.append(f"SAELens computes this SAE in {cfg['dtype']!r}, here it is float32")
     facts = {key: value for key, value in about.items() if key not in PLACE}
     return Imported(finished(sae), Origin(about.get("model_name"), about.get("hook_name"), facts), notes)
 
@@ -118,7 +118,8 @@ def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
         return cfg
     flat = {OLD_NAMES.get(key, key): value for key, value in cfg.items()}
     if flat.get("activation_fn", "relu") == "topk":
-        flat |= {"architecture": "topk", "k": (flat.get("activation_fn_kwargs") or {}).get("k")}
+        further = flat.get("activation_fn_kwargs")
+        flat |= {"architecture": "topk", "k": further.get("k") if isinstance(further, dict) else None}
     if isinstance(scaled := flat.get("normalize_activations"), bool):
         flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
     about = {key: value for key, value in flat.items() if key not in OF_THE_SAE}
@@ -130,8 +131,8 @@ def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
         raise ForeignError(f"{path} is a {name} SAE, which has no exact form here: {NOT_READ[name]}")
     scaled = cfg.get("normalize_activations") or "none"
     if scaled != "none":
-        how = NORMALISED.get(scaled, "in a way that is not known here")
-        raise ForeignError(f"{path} scales activations when it is used ({scaled}): {how}")
+        how = NORMALISED.get(str(scaled), "in a way that is not known here")
+        raise ForeignError(f"{path} scales activations when it is used ({scaled!r}): {how}")
     if cfg.get("activation_fn", "relu") not in ("relu", "topk"):
         raise ForeignError(
             f"{path} has the activation function {cfg['activation_fn']!r}: here there is relu alone"

@@ -123,7 +123,7 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
         (["FILES", "--store", "STORE", "--model", "gpt2"], "--model gpt2 is not the model of"),
         (["WIDE", "--store", "STORE", "--hook", tiny.HOOK], "reads width 8"),
         (["LOST"], "does not say its hook: give --store, or --hook, as in --hook blocks.8"),
-        (["LOST", "--hook", "x\x1b[2J", "--model", "gpt2"], "hook 'x\\x1b[2J' has characters"),
+        (["LOST", "--hook", "x\x1b[2J", "--model", "gpt2"], "the hook 'x\\x1b[2J' is no name"),
         (["LOST", "--hook", "x"], "does not say its model"),
     ],
 )

@@ -2,10 +2,13 @@
 
 import json
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -240,6 +243,29 @@ def test_bytes_that_are_something_else_are_refused(tmp_path, file, bytes_):
     (path / file).write_bytes(bytes_)
     with pytest.raises(ForeignError, match=file):
         saelens.read(path)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 99) | st.floats() | st.sampled_from(["topk", "none", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["k", "sae_lens_version"]), inner)
+    ),
+    max_leaves=4,
+)
+KEYS = (
+    "architecture d_in d_sae dtype apply_b_dec_to_input normalize_activations metadata k hook_name activation_fn_str "
+    "activation_fn_kwargs rescale_acts_by_decoder_norm".split()
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(changes=st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=3))
+def test_settings_of_any_kind_are_read_or_refused(tmp_path_factory, changes):
+    path = lens.folder(tmp_path_factory.mktemp("any") / "a", "topk")
+    whole = json.loads((path / saelens.CFG).read_text())
+    (path / saelens.CFG).write_text(json.dumps({**whole, **changes}))
+    with suppress(ForeignError):
+        assert torch.isfinite(saelens.read(path).sae(rows(2))).all()
 
 
 def test_every_format_says_what_it_is_and_knows_its_own_files(tmp_path):
