@@ -185,7 +185,7 @@ def origin_of(run: Run) -> Origin:
     with suppress(StoreError):  # what the store says is good to have, and not needed
         spec = run.store.spec
         facts = {
-            "dataset_path": spec.dataset,
+            "dataset_path": spec.dataset["dataset"],
             "context_size": spec.packing.context,
             "prepend_bos": spec.packing.bos,
         }

@@ -80,5 +80,8 @@ def _export_html(command: Html) -> None:
 def _export_weights(name: str, command: Weights) -> None:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished: its weights are about to change
-    WRITABLE[name].write(run.sae(), origin_of(run), command.out)
+    origin = origin_of(run)
+    WRITABLE[name].write(run.sae(), origin, command.out)
     print(f"{command.out}: {run.path} as {name} reads it")
+    if "context_size" not in origin.facts:
+        print("  its store is not at hand: the files do not say on which text it was trained")

@@ -53,7 +53,6 @@ def test_an_imported_run_is_taken_like_any_other(world, imported, sae, tmp_path)
         ("features", run, *FEATURES),
         ("dead", run),
         ("compare", world / "runs/toy", run),
-        ("plan", "features", run),
     ):
         ended = sae(*command)
         assert ended.code == 0, ended.err
@@ -98,7 +97,7 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
     for command in (
         ("evaluate", out, "--windows", 0),
         ("features", out),
-        ("dead", out, "--config.off-tokens", 0),
+        ("dead", out, "--off-tokens", 0),
     ):
         line = sae(*command).complaint
         assert "was imported without a store" in line
