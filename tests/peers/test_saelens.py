@@ -11,7 +11,7 @@ from sae.errors import ForeignError
 from sae.foreign import Origin, saelens
 from tests.peers.conftest import Record
 from tests.sae import lens
-from tests.sae.test_saelens import EXPORTED, HOOK, ours
+from tests.sae.lens import EXPORTED, HOOK, ours
 
 sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed here: make test-peers")
 registry = pytest.importorskip("sae_lens.registry")

@@ -1,4 +1,4 @@
-"""SAELens' formulas, written out in float64 from what its classes say they compute, over a folder of its files.
+"""SAEs to exchange with SAELens, and its formulas, written out in float64 from what its classes say they compute.
 
 What our readers and writers are held to where the package itself is not at hand; tests/peers holds this to the package."""
 
@@ -10,6 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sae.architectures import SAE, build
+from tests.sae.small import SMALL, D
+
+HOOK = "blocks.3.hook_resid_post"
+EXPORTED = {
+    "topk": "topk",
+    "abstopk": "abstopk",
+    "batchtopk": "jumprelu",
+    "matryoshka": "jumprelu",
+    "relu": "standard",
+    "gated": "gated",
+    "jumprelu": "jumprelu",
+    "jumprelu-tanh": "jumprelu",
+}
 METADATA = {"sae_lens_version": "6.54.12", "model_name": "gpt2", "hook_name": "blocks.1.hook_resid_pre"}
 SHAPES = {
     "W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D", "b_gate": "F", "b_mag": "F", "r_mag": "F", "threshold": "F",
@@ -21,6 +35,18 @@ TENSORS = {
     "jumprelu": "W_enc W_dec b_enc b_dec threshold",
     "gated": "W_enc W_dec b_dec b_gate b_mag r_mag",
 }
+
+
+def ours(name: str) -> SAE:
+    """An SAE whose every parameter and threshold is random, in use."""
+    sae, generator = build(SMALL[name], D), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in sae.parameters():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
+        if "threshold" in dict(sae.named_buffers()):
+            sae.get_buffer("threshold").fill_(0.4)
+        sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
+    return sae.eval().requires_grad_(False)
 
 
 def folder(

@@ -12,23 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from sae.architectures import SAE, AbsTopKConfig, build, name_of
+from sae.architectures import AbsTopKConfig, build, name_of
 from sae.errors import ForeignError
 from sae.foreign import FORMATS, WRITABLE, Origin, saelens
 from tests.sae import lens
+from tests.sae.lens import EXPORTED, HOOK, ours
 from tests.sae.small import SMALL, D, F
 
-HOOK = "blocks.3.hook_resid_post"
-EXPORTED = {
-    "topk": "topk",
-    "abstopk": "abstopk",
-    "batchtopk": "jumprelu",
-    "matryoshka": "jumprelu",
-    "relu": "standard",
-    "gated": "gated",
-    "jumprelu": "jumprelu",
-    "jumprelu-tanh": "jumprelu",
-}
 REFUSED = {
     "kron": "square roots",
     "topafa": "row's norm",
@@ -41,18 +31,6 @@ assert {*EXPORTED, *REFUSED} == {*SMALL}
 
 def rows(n: int = 64) -> torch.Tensor:
     return torch.randn(n, D, generator=torch.Generator().manual_seed(3))
-
-
-def ours(name: str) -> SAE:
-    """An SAE whose every parameter and threshold is random, in use."""
-    sae, generator = build(SMALL[name], D), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for tensor in sae.parameters():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
-        if "threshold" in dict(sae.named_buffers()):
-            sae.get_buffer("threshold").fill_(0.4)
-        sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
-    return sae.eval().requires_grad_(False)
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
