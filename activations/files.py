@@ -61,6 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, renamed to `path` when the block ends well and removed when it does not.
 
     Raises FileExistsError when there is anything at `path` but an empty folder."""
+    path = path.absolute()  # "." has no name
     if path.exists() and (not path.is_dir() or is_taken(path)):
         raise FileExistsError(errno.EEXIST, "there is something already", str(path))
     part = path.with_name(path.name + PART)

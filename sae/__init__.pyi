@@ -22,6 +22,7 @@ from .errors import SAEError
 from .features.reader import read
 from .features.reading import Reading
 from .features.store import FeatureStore
+from .imported import import_sae
 from .runs import Run, load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
@@ -53,6 +54,7 @@ __all__ = [
     "TrainConfig",
     "build",
     "evaluate",
+    "import_sae",
     "load_sae",
     "read",
     "train",

@@ -171,7 +171,7 @@ def read_probe(run: Run) -> Probe:
     """The probe of an imported run. Raises RunError when it has none, or it cannot be read."""
     try:
         found = load_file(run.path / PROBE)
-        code = SparseCode(*(found[name] for name in ("values", "indices", "offsets")), run.config.arch.d_sae)
+        code = SparseCode(found["values"], found["indices"], found["offsets"], run.config.arch.d_sae)
         return Probe(found["x"], code, found["x_hat"])
     except (OSError, KeyError, SafetensorError) as error:
         raise RunError(f"{run.path / PROBE} cannot be read: {error!r}") from error

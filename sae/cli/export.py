@@ -38,7 +38,7 @@ class Html:
 
 
 @dataclass(frozen=True)
-class Weights:
+class Files:
     """Write a run's SAE as another tool's files, for that tool to load: the same function of raw activations.
 
     Example: sae export saelens runs/demo --out exports/demo. What the tool cannot compute is refused, with the reason."""
@@ -65,7 +65,7 @@ def main(args: list[str]) -> int:
     if args[0] == "html":
         _export_html(tyro.cli(Html, prog="sae export html", args=args[1:]))
     else:
-        _export_weights(args[0], tyro.cli(Weights, prog=f"sae export {args[0]}", args=args[1:]))
+        _export_files(args[0], tyro.cli(Files, prog=f"sae export {args[0]}", args=args[1:]))
     return 0
 
 
@@ -77,7 +77,7 @@ def _export_html(command: Html) -> None:
     )
 
 
-def _export_weights(name: str, command: Weights) -> None:
+def _export_files(name: str, command: Files) -> None:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished: its weights are about to change
     origin = origin_of(run)

@@ -48,7 +48,8 @@ LAYOUT = "6.54.12"  # the version whose layout is written; below 6, SAELens woul
 
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Settings before version 6, which lay flat in cfg.json, and what they became."""
-DEFAULTS = {"apply_b_dec_to_input": True, "rescale_acts_by_decoder_norm": False}
+BY_NORM = "rescale_acts_by_decoder_norm"
+DEFAULTS: dict[str, Any] = {"apply_b_dec_to_input": True, BY_NORM: False}
 PLACE = ("model_name", "hook_name")
 OF_THE_SAE = frozenset(
     "architecture d_in d_sae dtype device k activation_fn activation_fn_kwargs metadata apply_b_dec_to_input "
@@ -95,11 +96,10 @@ def read(path: Path) -> Imported:
     cfg = DEFAULTS | _modern(read_json(path / CFG))
     name = setting(cfg, "architecture", str, path / CFG)
     _refuse(cfg, name, path)
-    weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
-    arch, tensors = _ours(cfg, name, weights, path)
-    weights.done()
-    sae = assemble(arch, tensors)
     subtracted, ranked = (setting(cfg, key, bool, path / CFG) for key in DEFAULTS)
+    arch = _arch(cfg, name, path / CFG)
+    weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
+    sae = assemble(arch, _tensors(cfg, name, weights, arch.d_sae, path / CFG))
     notes = fold_pre_bias(sae, subtracted) + fold_norms(sae, ranked)
     about = cfg["metadata"]
     trained = about.get("training_architecture")
@@ -141,49 +141,50 @@ def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
         raise ForeignError(f"{path} reads attention head {head} alone: here an SAE reads a whole hook point")
 
 
-def _ours(
-    cfg: dict[str, Any], name: str, weights: Weights, path: Path
-) -> tuple[ArchConfig, dict[str, Tensor]]:
-    """Our architecture and its tensors, those that ours has and the file does not left out; not folded yet."""
-    D, F = (setting(cfg, size, int, path / CFG) for size in ("d_in", "d_sae"))
-    shapes = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)}
-    tensors = {key: weights.take(key, *shape) for key, shape in shapes.items()}
-    if name == "gated":
-        bias, further = "b_gate", ("b_mag", "r_mag")
-    else:
-        bias, further = "b_enc", ()
-    tensors["b_enc"] = weights.take(bias, F)
-    tensors |= {key: weights.take(key, F) for key in further}
-    if "scaling_factor" in weights and bool((weights.take("scaling_factor", F) != 1).any()):
-        raise ForeignError(
-            f"{path} has a scaling_factor of its own for each latent, which SAELens 6 does not apply"
-        )
+def _arch(cfg: dict[str, Any], name: str, path: Path) -> ArchConfig:
+    """Our architecture that does in use what theirs does."""
+    F = setting(cfg, "d_sae", int, path)
     try:
         match name:
             case "standard":
-                return ReLUConfig(d_sae=F), tensors
+                return ReLUConfig(d_sae=F)
             case "topk":
-                return TopKConfig(d_sae=F, k=setting(cfg, "k", int, path / CFG)), tensors
+                return TopKConfig(d_sae=F, k=setting(cfg, "k", int, path))
             case "abstopk":
-                return AbsTopKConfig(d_sae=F, k=setting(cfg, "k", int, path / CFG)), tensors
-            case "jumprelu":
-                # values pass a ReLU too, so that a threshold below 0 is one of 0
-                tensors["log_threshold"] = weights.take("threshold", F).clamp_min(0).log()
-                return JumpReLUConfig(d_sae=F), tensors
+                return AbsTopKConfig(d_sae=F, k=setting(cfg, "k", int, path))
             case "gated":
-                return GatedConfig(d_sae=F), tensors
-            case "batchtopk" | "matryoshka_batchtopk":  # as training keeps them; in use they are JumpReLUs
-                threshold = weights.take("topk_threshold").clamp_min(0).log().expand(F)
-                if cfg["rescale_acts_by_decoder_norm"]:  # what it is compared with has the norms in it
-                    threshold = (
-                        threshold
-                        - tensors["W_dec"].norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny).log()
-                    )
-                tensors["log_threshold"] = threshold
-                return JumpReLUConfig(d_sae=F), tensors
+                return GatedConfig(d_sae=F)
+            case (
+                "jumprelu" | "batchtopk" | "matryoshka_batchtopk"
+            ):  # the latter two in a checkpoint of training
+                return JumpReLUConfig(d_sae=F)
     except ConfigError as error:
-        raise ForeignError(f"{path / CFG}: {error}") from error
-    raise ForeignError(f"{path} is of architecture {name!r}, which is not known here")
+        raise ForeignError(f"{path}: {error}") from error
+    raise ForeignError(f"{path}: the architecture {name!r} is not known here")
+
+
+def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Path) -> dict[str, Tensor]:
+    """Its tensors by our names, not folded yet."""
+    D = setting(cfg, "d_in", int, path)
+    shapes = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)}
+    shapes |= dict.fromkeys(("b_gate", "b_mag", "r_mag") if name == "gated" else ("b_enc",), (F,))
+    tensors = {key: weights.take(key, *shape) for key, shape in shapes.items()}
+    if "b_gate" in tensors:
+        tensors["b_enc"] = tensors.pop("b_gate")
+    if name == "jumprelu":
+        # values pass a ReLU too, so that a threshold below 0 is one of 0
+        tensors["log_threshold"] = weights.take("threshold", F).clamp_min(0).log()
+    if name.endswith("batchtopk"):
+        threshold = weights.take("topk_threshold").clamp_min(0).log().expand(F)
+        norms = tensors["W_dec"].norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+        # of latents times their norms, where those are ranked by
+        tensors["log_threshold"] = threshold - norms.log() if cfg[BY_NORM] else threshold
+    if "scaling_factor" in weights and bool((weights.take("scaling_factor", F) != 1).any()):
+        raise ForeignError(
+            f"{path}: scaling_factor is not 1 for every latent, and SAELens 6 does not apply it"
+        )
+    weights.done()
+    return tensors
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> None:
@@ -191,12 +192,12 @@ def write(sae: SAE, origin: Origin, path: Path) -> None:
     the folder is taken."""
     architecture, tensors, settings = _theirs(sae)
     about = {
-        **origin.facts,
+        "training_architecture": name_of(sae.cfg),
+        "training_architecture_details": dict(vars(sae.cfg)),
+        **origin.facts,  # of an SAE trained elsewhere these say it better
         "sae_lens_version": LAYOUT,
         "model_name": origin.model,
         "hook_name": origin.hook,
-        "training_architecture": name_of(sae.cfg),
-        "training_architecture_details": dict(vars(sae.cfg)),
         "sae_workbench_version": metadata.version("sae-workbench"),
     }
     cfg = {
@@ -212,7 +213,9 @@ def write(sae: SAE, origin: Origin, path: Path) -> None:
         "metadata": about,
     }
     with files.new_folder(path) as folder:
-        files.write_tensors(folder / WEIGHTS, tensors, "pt")
+        files.write_tensors(
+            folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
+        )
         files.write_json(folder / CFG, cfg)
 
 
@@ -223,9 +226,9 @@ def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         case ReLU():
             return "standard", four, {}
         case TopK():
-            return "topk", four, {"k": sae.cfg.k, "rescale_acts_by_decoder_norm": False}
+            return "topk", four, {"k": sae.cfg.k, BY_NORM: False}
         case AbsTopK() if sae.cfg.per == "token":
-            return "abstopk", four, {"k": sae.cfg.k, "rescale_acts_by_decoder_norm": False}
+            return "abstopk", four, {"k": sae.cfg.k, BY_NORM: False}
         case JumpReLU() | BatchTopK() | Matryoshka():
             return "jumprelu", {**four, "threshold": sae.thresholds()}, {}
         case Gated():

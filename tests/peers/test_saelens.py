@@ -9,6 +9,7 @@ import torch
 
 from sae.errors import ForeignError
 from sae.foreign import Origin, saelens
+from sae.imported import import_sae, read_probe
 from tests.peers.conftest import Record
 from tests.sae import lens
 from tests.sae.lens import EXPORTED, HOOK, ours
@@ -95,6 +96,18 @@ def test_what_saelens_writes_is_read(record: Record, tmp_path, name, subtracted)
         (lens.decoded(tmp_path, lens.latents(tmp_path, rows())), lensed(rows())),
     ):  # the formulas that other tests go by
         assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_probe_that_an_import_keeps_is_what_saelens_makes_of_its_rows(record: Record, tmp_path, name):
+    lensed = theirs(*KINDS[name])
+    lensed.save_model(tmp_path / "files")
+    probe = read_probe(import_sae(tmp_path / "files", tmp_path / "run"))
+    norms = saelens.read(tmp_path / "files").sae.W_dec.norm(dim=1)
+    z, x_hat = lensed.encode(probe.x), lensed(probe.x)
+    if not getattr(lensed.cfg, "rescale_acts_by_decoder_norm", False):
+        z = z * lensed.W_dec.norm(dim=1) / norms
+    record(("saelens", name, "theirs -> probe"), (probe.code.dense(), z), (probe.x_hat, x_hat))
 
 
 @pytest.mark.parametrize("name", TRAINING)

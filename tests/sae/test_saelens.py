@@ -186,7 +186,7 @@ def test_architectures_without_a_form_here_are_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("said", "changes", "tensors"),
     [
-        ("architecture 'nosuch'", {"architecture": "nosuch"}, {}),
+        ("the architecture 'nosuch' is not known", {"architecture": "nosuch"}, {}),
         ("the setting architecture is missing", {"architecture": None}, {}),
         ("layer_norm.*mean and spread", {"normalize_activations": "layer_norm"}, {}),
         ("not in the file", {"normalize_activations": "expected_average_only_in"}, {}),
@@ -202,7 +202,7 @@ def test_architectures_without_a_form_here_are_refused_by_name(tmp_path, name):
         ("not understood here: W_skip", {}, {"W_skip": torch.zeros(D, D)}),
         ("b_dec has values that are not finite", {}, {"b_dec": torch.full((D,), torch.nan)}),
         ("b_dec is torch.int64", {}, {"b_dec": torch.zeros(D, dtype=torch.int64)}),
-        ("scaling_factor of its own", {}, {"scaling_factor": torch.full((F,), 2.0)}),
+        ("scaling_factor is not 1", {}, {"scaling_factor": torch.full((F,), 2.0)}),
         ("beyond float32", {}, {"b_dec": torch.full((D,), 1e300, dtype=torch.float64)}),
     ],
 )  # fmt: skip
