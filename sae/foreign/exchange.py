@@ -174,7 +174,8 @@ def fold_norms(sae: SAE, ranked_by_norm: bool = False) -> list[str]:
     assert isinstance(sae, ReLU | JumpReLU | Gated | TopK | AbsTopK)
     norms = sae.W_dec.norm(dim=1)
     least, most = norms.min().item(), norms.max().item()
-    if max(abs(least - 1), abs(most - 1)) < 1e-6:  # what float32 makes of 1
+    ones = max(abs(least - 1), abs(most - 1)) < 1e-5  # but for rounding: left as they are, the numbers stay
+    if ones and not ranked_by_norm:
         return []
     said = f"decoder rows had norms from {least:.4g} to {most:.4g}"
     if isinstance(sae, TopK | AbsTopK) and not ranked_by_norm and most - least > 1e-6 * most:
@@ -184,7 +185,7 @@ def fold_norms(sae: SAE, ranked_by_norm: bool = False) -> list[str]:
         sae.b_mag.mul_(moved)
     if isinstance(sae, JumpReLU):
         sae.log_threshold.add_(moved.log())
-    return [f"{said}, now 1: latents are multiplied by what the norms were"]
+    return [] if ones else [f"{said}, now 1: latents are multiplied by what the norms were"]
 
 
 def finished(sae: SAE) -> SAE:
