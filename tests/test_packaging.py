@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("activations", "sae", "app")
 LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "runs", "stores"
+    ".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist", "runs", "stores"
 )
 
 
