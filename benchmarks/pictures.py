@@ -1,0 +1,313 @@
+"""What does each method do, in a picture? Planted features, so the true answer is known; drawn into docs/methods/.
+
+    python -m benchmarks.pictures [--only gba,mfr]
+Some minutes of one core. Needs kaleido, and a browser that it finds (Chromium or Chrome), to write SVG. Prints the numbers that the
+pages quote beside their pictures."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from benchmarks.acceptance import arch, settings
+from sae.architectures import GBA, SAE, GBAConfig, JumpReLU
+from sae.architectures.kron import mand
+from sae.cli.synthetic import begin, train
+from sae.evaluation.recovery import ROWS, cosines, recovery
+from sae.evaluation.synthetic import Gaussian, Independent, Tree, World
+from sae.training.trainer import Trainer, fit
+
+FOLDER = Path(__file__).parent.parent / "docs" / "methods"
+BLUE, ORANGE, GREY, PALE = "#2563ab", "#d1661f", "#8a8f98", "rgba(138, 143, 152, 0.25)"
+BINS = 20
+MARKS: dict[str, Any] = {"mode": "lines+markers", "marker": {"size": 6}}
+
+
+def topk(steps: int = 2500) -> go.Figure:
+    """Half of the latents begin with an encoder shrunk to a fiftieth: how many are dead, and the error."""
+    figure = panels("dead latents of 64", "FVU")
+    world = Independent()
+    for name, weight, colour in (("with AuxK", 1 / 32, BLUE), ("without", 0.0, ORANGE)):
+        trainer = begin(world, arch("topk", d_sae=64, k=3, aux_weight=weight), settings(0, steps))
+        trainer.sae.W_enc.data[:, :32] *= 0.02
+        add_curves(figure, history(trainer, world), ("dead", "fvu"), name, colour)
+    return titled(figure, "step")
+
+
+def batchtopk(steps: int = 2500) -> go.Figure:
+    """Latents used by rows of 0 to 6 features."""
+    world = Independent(least=0, most=6)
+    figure = by_number(world, {"TopK": "topk", "BatchTopK": "batchtopk"}, steps, d_sae=64, k=3)
+    return titled(figure, "true features of a row", "latents used")
+
+
+def adaptivek(steps: int = 2500) -> go.Figure:
+    """Latents used by rows of 1 to 10 features, their number the label."""
+    world = Independent(d_model=48, n_features=96, least=1, most=10, low=0.8, high=1.2, common=1.0)
+    figure = by_number(world, {"AdaptiveK": "adaptivek"}, steps, d_sae=96, k_min=1, k_max=10)
+    add_means(figure, "TopK, k = 6", number_used(world, "topk", steps, d_sae=96, k=6), ORANGE)
+    return titled(figure, "true features of a row", "latents used")
+
+
+def topafa(steps: int = 5000) -> go.Figure:
+    """Latents used by rows of 1 to 6 orthonormal features, with no k set."""
+    world = Independent(d_model=24, n_features=24, least=1, most=6, orthonormal=True)
+    figure = by_number(world, {"top-AFA": "topafa"}, steps, d_sae=24, afa_weight=0.0)
+    return titled(figure, "true features of a row", "latents used")
+
+
+def abstopk(steps: int = 2500) -> go.Figure:
+    """Value of each feature's best latent by the feature's coefficient, of either sign."""
+    world = Independent(n_features=48, signed=True)
+    figure = panels("AbsTopK", "TopK", shared_yaxes=True)
+    for column, name in enumerate(("abstopk", "topk"), 1):
+        sae = train(world, arch(name, d_sae=48, k=3), settings(0, steps))
+        print(f"{name} on signed features: NMSE {recovery(sae, world).nmse:.3f}")
+        add_sizes(figure, sae, world, column)
+    return titled(figure, "true coefficient", "value of its latent")
+
+
+def relu(steps: int = 4000) -> go.Figure:
+    """Value of each feature's best latent by the feature's coefficient."""
+    return sizes("relu", steps, l1_weight=0.3)
+
+
+def gated(steps: int = 4000) -> go.Figure:
+    """Value of each feature's best latent by the feature's coefficient."""
+    return sizes("gated", steps, l1_weight=0.3)
+
+
+@torch.no_grad()
+def jumprelu(steps: int = 4000) -> go.Figure:
+    """Pre-activations of the latent that knows its feature best, with the feature and without; its threshold."""
+    world = Independent(n_features=48)
+    cfg = arch("jumprelu", d_sae=48, sparsity_weight=0.05, bandwidth=0.1)
+    with torch.enable_grad():
+        sae = train(world, cfg, settings(0, steps, scale_inputs=False))
+    assert isinstance(sae, JumpReLU)
+    x, codes = rows_of(world)
+    found = cosines(world.features, sae.W_dec)
+    feature, latent = divmod(int(found.argmax()), sae.d_sae)
+    y, threshold = sae.drive(x)[:, latent], sae.threshold[latent].item()
+    figure = panels("")
+    for name, chosen, colour in (
+        ("rows without the feature", codes[:, feature] == 0, ORANGE),
+        ("rows with it", codes[:, feature] != 0, BLUE),
+    ):
+        edges = torch.linspace(-1, 1.8, 71)
+        share = torch.histogram(y[chosen], edges).hist / chosen.sum()
+        middles = (edges[1:] + edges[:-1]) / 2
+        figure.add_scatter(
+            x=listed(middles), y=listed(share), name=name, line={"color": colour, "shape": "hvh"}
+        )
+    figure.add_vrect(
+        threshold - sae.bandwidth / 2, threshold + sae.bandwidth / 2, fillcolor=GREY, opacity=0.3
+    )
+    figure.add_vline(threshold, line_dash="dash", annotation_text="threshold")
+    figure.update_yaxes(type="log")
+    return titled(figure, "pre-activation", "share of rows")
+
+
+def kron(steps: int = 0) -> go.Figure:
+    """The AND of two factors beside other ways to join them. Nothing is trained."""
+    t = torch.linspace(-0.5, 3, 141)
+    figure = panels("u against v = 1", "u = v")
+    for column, v in enumerate((torch.ones_like(t), t), 1):
+        joined = {"mAND": mand(t, v), "product": t.relu() * v.relu(), "smaller": torch.minimum(t, v).relu()}
+        for (name, values), colour in zip(joined.items(), (BLUE, ORANGE, GREY), strict=True):
+            line = {"color": colour, "dash": "solid" if name == "mAND" else "dot"}
+            figure.add_scatter(
+                x=listed(t), y=listed(values), name=name, line=line, showlegend=column == 1, row=1, col=column
+            )
+    figure.update_yaxes(range=[-0.1, 3])
+    return titled(figure, "u", "latent")
+
+
+@torch.no_grad()
+def gba(steps: int = 6000) -> go.Figure:
+    """How often every latent fires, sorted within its group, and the group's target."""
+    world, cfg = Gaussian(), arch("gba", d_sae=256, groups=4, p_first=0.1, p_last=0.01)
+    with torch.enable_grad():
+        sae = train(world, cfg, settings(0, steps))
+    assert isinstance(sae, GBA)
+    assert isinstance(cfg, GBAConfig)
+    x, _ = rows_of(world)
+    density = (sae.encode(x).dense() != 0).float().mean(0)
+    figure = panels("")
+    for group, target in enumerate(cfg.targets().tolist()):
+        of_group = (sae.group == group).nonzero()[:, 0]
+        own = density[of_group].sort(descending=True).values.clamp_min(1 / ROWS)
+        first = group == 0
+        figure.add_scatter(
+            x=listed(of_group), y=listed(own), name="latents", line_color=BLUE, showlegend=first
+        )
+        figure.add_scatter(
+            x=listed(of_group[[0, -1]]), y=[target] * 2, name="target", line={"color": ORANGE, "dash": "dash"},
+            showlegend=first,
+        )  # fmt: skip
+    figure.update_yaxes(type="log")
+    return titled(figure, "latents, by group", "share of rows it fires on")
+
+
+def mfr(steps: int = 2000) -> go.Figure:
+    """Agreement of two peers in training, and the error of the one in use."""
+    figure = panels("agreement of the peers", "FVU")
+    world = Independent()
+    for name, weight, colour in (("penalty 0.05", 0.05, BLUE), ("none", 0.0, ORANGE)):
+        trainer = begin(world, arch("mfr", d_sae=96, k=3, penalty_weight=weight), settings(0, steps))
+        add_curves(figure, history(trainer, world), ("agreement", "fvu"), name, colour)
+    return titled(figure, "step")
+
+
+@torch.no_grad()
+def matryoshka(steps: int = 3000) -> go.Figure:
+    """How often the latent nearest to each planted feature fires, by which child the parent is beside."""
+    world = Tree()
+    figure = panels("one prefix", "prefixes 1, 3, 9", shared_yaxes=True)
+    x, codes = rows_of(world)
+    children = codes[:, 1 : 1 + world.children] != 0
+    beside = [~children.any(1), *children.T]
+    labels = ["parent", *(f"child {n}" for n in range(1, world.children + 1))]
+    for column, prefixes in enumerate(((1.0,), (1 / 9, 3 / 9, 1.0)), 1):
+        with torch.enable_grad():
+            sae = train(world, arch("matryoshka", d_sae=9, k=1.4, prefixes=prefixes), settings(0, steps))
+        nearest = cosines(world.features[: 1 + world.children], sae.W_dec).argmax(1)
+        fires = sae.encode(x).dense()[:, nearest] != 0
+        parent = codes[:, 0] != 0
+        shares = torch.stack([fires[parent & rows].float().mean(0) for rows in beside], 1)
+        figure.add_heatmap(
+            x=["alone", *labels[1:]], y=labels, z=[listed(row) for row in shares], zmin=0, zmax=1,
+            colorscale=[[0, "white"], [1, BLUE]], texttemplate="%{z:.2f}", showscale=False, row=1, col=column,
+        )  # fmt: skip
+    figure.update_yaxes(autorange="reversed")
+    return titled(figure, "parent's rows", "latent nearest to")
+
+
+def sizes(name: str, steps: int, **changes: Any) -> go.Figure:
+    """One method's values by true coefficients, in the units its price was measured in."""
+    world = Independent(n_features=48)
+    sae = train(world, arch(name, d_sae=48, **changes), settings(0, steps, scale_inputs=False))
+    print(f"{name}: gamma {recovery(sae, world).gamma:.3f}")
+    figure = panels("")
+    add_sizes(figure, sae, world, 1)
+    return titled(figure, "true coefficient", "value of its latent")
+
+
+def by_number(world: World, methods: dict[str, str], steps: int, **changes: Any) -> go.Figure:
+    """Mean number of latents used by rows of each true number of features, one line a method."""
+    figure = panels("")
+    for (label, name), colour in zip(methods.items(), (ORANGE, BLUE)[-len(methods) :], strict=True):
+        add_means(figure, label, number_used(world, name, steps, **changes), colour)
+    used = figure.data[0].x
+    figure.add_scatter(x=used, y=used, name="as many", line={"color": GREY, "dash": "dot"})
+    return figure
+
+
+def number_used(world: World, name: str, steps: int, **changes: Any) -> dict[int, float]:
+    """True number of features -> mean number of latents used, of a method trained on the world."""
+    sae = train(world, arch(name, **changes), settings(0, steps))
+    print(f"{name} on {type(world).__name__}: NMSE {recovery(sae, world).nmse:.3f}")
+    x, codes = rows_of(world)
+    true, used = (codes != 0).sum(1), sae.encode(x).l0().float()
+    return {int(number): used[true == number].mean().item() for number in true.unique()}
+
+
+def add_means(figure: go.Figure, name: str, means: dict[int, float], colour: str) -> None:
+    """A line of means."""
+    figure.add_scatter(x=list(means), y=list(means.values()), name=name, line_color=colour, **MARKS)
+
+
+@torch.no_grad()
+def add_sizes(figure: go.Figure, sae: SAE, world: World, column: int) -> None:
+    """Values of each feature's best latent where the feature is active: median and 10 to 90 %, in bins of its coefficient."""
+    x, codes = rows_of(world)
+    nearest = cosines(world.features, sae.W_dec)
+    best = nearest.abs().argmax(1)
+    signs = nearest.gather(1, best[:, None])[:, 0].sign()
+    rows, features = codes.nonzero(as_tuple=True)
+    true = codes[rows, features]
+    values = (sae.encode(x).dense()[:, best] * signs)[rows, features]
+    edges = torch.linspace(true.min().item(), true.max().item(), BINS + 1)
+    place = torch.bucketize(true, edges[1:-1])
+    filled = place.unique()
+    middles = listed((edges[1:] + edges[:-1])[filled] / 2)
+    low, median, high = (
+        [values[place == number].quantile(q).item() for number in filled] for q in (0.1, 0.5, 0.9)
+    )
+    where = {"row": 1, "col": column, "showlegend": column == 1}
+    figure.add_scatter(x=middles, y=low, mode="lines", line_width=0, **{**where, "showlegend": False})
+    figure.add_scatter(
+        x=middles, y=high, fill="tonexty", fillcolor=PALE, line_width=0, name="10 to 90 %", mode="lines", **where
+    )  # fmt: skip
+    figure.add_scatter(x=middles, y=median, name="median", line_color=BLUE, **where)
+    figure.add_scatter(x=middles, y=middles, name="true", line={"color": GREY, "dash": "dot"}, **where)
+
+
+def add_curves(
+    figure: go.Figure, rows: list[dict[str, float]], names: tuple[str, str], label: str, colour: str
+) -> None:
+    """Two of the log's columns over steps, one in each panel."""
+    for column, name in enumerate(names, 1):
+        figure.add_scatter(
+            x=[row["step"] for row in rows], y=[row[name] for row in rows], name=label, line_color=colour,
+            showlegend=column == 1, row=1, col=column,
+        )  # fmt: skip
+
+
+def history(trainer: Trainer, world: World) -> list[dict[str, float]]:
+    """Train to the end; the log's rows."""
+    rows: list[dict[str, float]] = []
+    batches = ((x, x, None) for x, _ in world.batches(trainer.cfg.batch, trainer.cfg.seed))
+    fit(trainer, batches, log=rows.append, save=lambda: None)
+    return rows
+
+
+def rows_of(world: World) -> tuple[Tensor, Tensor]:
+    """Fresh rows and the codes they are made of."""
+    return world.draw(ROWS, torch.Generator().manual_seed(10**6))
+
+
+def panels(*titles: str, **options: Any) -> go.Figure:
+    """An empty figure of one panel for each title."""
+    return make_subplots(rows=1, cols=len(titles), subplot_titles=titles if any(titles) else None, **options)
+
+
+def titled(figure: go.Figure, x: str, y: str = "") -> go.Figure:
+    """The same with its axes named, in the size and colours of the pages."""
+    figure.update_xaxes(title_text=x)
+    figure.update_yaxes(title_text=y, col=1)
+    return figure.update_layout(
+        template="plotly_white", width=680, height=300, margin={"l": 60, "r": 10, "t": 30, "b": 45}, font_size=12
+    )  # fmt: skip
+
+
+def listed(values: Tensor) -> list[float]:
+    """Rounded, which makes a small file."""
+    return [round(value, 4) for value in values.tolist()]
+
+
+PICTURES: dict[str, Callable[..., go.Figure]] = {
+    "topk": topk, "batchtopk": batchtopk, "abstopk": abstopk, "adaptivek": adaptivek, "kron": kron, "topafa": topafa,
+    "gba": gba, "mfr": mfr, "relu": relu, "gated": gated, "jumprelu": jumprelu, "matryoshka": matryoshka,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Draw those asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(PICTURES), help="methods, separated by commas")
+    for name in parser.parse_args().only.split(","):
+        path = FOLDER / f"{name}.svg"
+        PICTURES[name]().write_image(path)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

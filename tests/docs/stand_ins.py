@@ -1,0 +1,60 @@
+"""What stands in, on a machine with nothing but this repository, for the folders and files that the pages speak of."""
+
+import json
+import shutil
+from pathlib import Path
+
+# in the place of numbers that take hours
+SMALLER = {
+    "--tokens": "1600", "--arch.d-sae": "32", "--arch.k": "4", "--arch.k-min": "1", "--arch.k-max": "8",
+    "--train.steps": "10",
+}  # fmt: skip
+# beside what a command says, where it does not say it
+ADDED = {
+    "harvest": {
+        "--model": "gpt2", "--dataset": "notes.jsonl", "--tokens": "1600", "--context": "16", "--shard-tokens": "512",
+        "--batch-tokens": "128",
+    },
+    "train": {"--train.steps": "10", "--train.batch": "64", "--train.log-every": "5", "--arch.d-sae": "32"},
+    "train topk": {"--arch.k": "4"},
+    "synthetic": {"--train.steps": "10"},
+    "evaluate": {"--windows": "4"},
+    "dead": {"--rows": "256", "--off-tokens": "64"},
+    "steer": {"--tokens": "4"},
+}  # fmt: skip
+
+
+def furnish(folder: Path, world: Path) -> Path:
+    """A folder in which `gpt2`, `notes.jsonl`, `notes.txt`, `stores/demo`, `runs/demo` and `runs/bare` (a run without features)
+    are the toy world's."""
+    (folder / "stores").mkdir()
+    (folder / "gpt2").symlink_to(world / "model")
+    (folder / "notes.jsonl").symlink_to(world / "text.jsonl")
+    (folder / "stores" / "demo").symlink_to(world / "store")
+    lines = (world / "text.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    (folder / "notes.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    for name in ("demo", "bare"):
+        run = shutil.copytree(world / "runs" / "toy", folder / "runs" / name)
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        about["config"]["store"] = "stores/demo"
+        (run / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    shutil.rmtree(folder / "runs" / "bare" / "features")
+    return folder
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The arguments of `sae`, such that the toy world can do it: fewer tokens, latents and steps, a model of two blocks."""
+    words = list(words)
+    for place, word in enumerate(words[:-1]):
+        words[place + 1] = SMALLER.get(word, words[place + 1])
+        if word == "--hooks":
+            words[place + 1] = ",".join(_toy(hook) for hook in words[place + 1].split(","))
+    added = {**ADDED.get(words[0], {}), **ADDED.get(" ".join(words[:2]), {})}
+    return words + [part for flag, value in added.items() if flag not in words for part in (flag, value)]
+
+
+def _toy(hook: str) -> str:
+    """A hook point of the toy model's two blocks."""
+    blocks, number, rest = hook.split(".", 2)
+    return f"{blocks}.{int(number) % 2}.{rest}"
