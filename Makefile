@@ -34,6 +34,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install  ## the reference of the Python names, into build/docs
+	$(BIN)/pdoc --docformat markdown --output-directory build/docs activations sae
+
 bench: install  ## the quick set of benchmarks/, ours alone: about 3 minutes
 	$(BIN)/python -m benchmarks.step --only "naive torch" --shapes 576x8192 --repeats 5
 	$(BIN)/python -m benchmarks.exact --shapes 128x2048

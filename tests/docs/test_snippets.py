@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.docs.pages import PAGES, blocks
+from tests.docs.stand_ins import furnish
 
 PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
 COMPILED_ALONE: dict[str, int] = {}  # blocks marked `compiled`, by page
@@ -17,8 +18,8 @@ def test_what_cannot_be_run_here_is_marked_and_known():
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}))
-def test_the_python_of_a_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(place)
+def test_the_python_of_a_page_runs(page: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(furnish(tmp_path, world))
     names = {"x": torch.randn(5, 16, generator=torch.Generator().manual_seed(0))}  # rows of activations
     for block in PYTHON:
         if block.page == page:

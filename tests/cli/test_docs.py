@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
+from keyword import iskeyword
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -17,15 +19,15 @@ from sae.cli.export import FORMS
 from sae.cli.main import COMMANDS
 from tests.cli.commands import Server
 from tests.docs.pages import PAGES, PROGRAMS, ROOT, Block, blocks, commands, spans
-from tests.docs.stand_ins import smaller
+from tests.docs.stand_ins import furnish, smaller
 
 # why these are parsed alone: a server, or the embedded model, which is fetched
 NOT_HERE = ("app", "demo")
 # blocks marked `parsed`: they need a hub, several processes or a machine measured
 PARSED_ALONE = {"docs/many-gpus.md": 2, "docs/your-model-and-data.md": 2}
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 # other programs' that sentences speak of
-FOREIGN = {"--nproc-per-node", "--max-restarts", "--nnodes", "--rdzv-endpoint"}
+FOREIGN = {"--nproc-per-node", "--max-restarts", "--nnodes", "--rdzv-endpoint", "--index-url"}
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
     "train": ARCHITECTURES, "synthetic": ["topk"], "plan": ["harvest", "features", *(f"train {n}" for n in ARCHITECTURES)],
@@ -36,12 +38,19 @@ FAILING = [block for block in SHELL if block.mark == "fails"]
 CALLS = [
     pytest.param(words, id=f"{block.page}:{block.line} {' '.join(words)[:60]}")
     for block in SHELL
+    if block.mark != "fails"
     for words in commands(block.text)
 ]
 
 
 class Parsed(Exception):
     """In the place of what a command does."""
+
+
+@pytest.fixture
+def place(world: Path, tmp_path: Path) -> Path:
+    """A folder of stand-ins, to be written into."""
+    return furnish(tmp_path, world)
 
 
 @pytest.fixture
@@ -75,7 +84,12 @@ def test_a_command_parses_as_it_stands(words: list[str], stops_when_parsed: None
 
 def parses(args: list[str]) -> None:
     with pytest.raises(Parsed):
-        importlib.import_module(f"sae.cli.{args[0]}").main(args[1:])
+        module(args[0]).main(args[1:])
+
+
+def module(command: str) -> Any:
+    """Of a command, named as it is, or with an underscore where it is a word of Python's."""
+    return importlib.import_module(f"sae.cli.{command}{'_' * iskeyword(command)}")
 
 
 def target(args: list[str]) -> None:
@@ -132,7 +146,7 @@ def without_numbers(line: str) -> str:
 def flags(*command: str) -> set[str]:
     """All flags in a command's help."""
     with redirect_stdout(StringIO()) as out, suppress(SystemExit):
-        importlib.import_module(f"sae.cli.{command[0]}").main([*command[1:], "--help"])
+        module(command[0]).main([*command[1:], "--help"])
     return set(FLAG.findall(out.getvalue()))
 
 
