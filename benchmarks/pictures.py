@@ -67,7 +67,7 @@ def abstopk(steps: int = 2500) -> go.Figure:
     figure = panels("AbsTopK", "TopK", shared_yaxes=True)
     for column, name in enumerate(("abstopk", "topk"), 1):
         sae = train(world, arch(name, d_sae=48, k=3), settings(0, steps))
-        print(f"{name} on signed features: NMSE {recovery(sae, world).nmse:.3f}")
+        print(f"{name} on signed features: NMSE {recovery(sae, world, ROWS).nmse:.3f}")
         add_sizes(figure, sae, world, column)
     return titled(figure, "true coefficient", "value of its latent")
 
@@ -192,7 +192,7 @@ def sizes(name: str, steps: int, **changes: Any) -> go.Figure:
     """One method's values by true coefficients, in the units its price was measured in."""
     world = Independent(n_features=48)
     sae = train(world, arch(name, d_sae=48, **changes), settings(0, steps, scale_inputs=False))
-    print(f"{name}: gamma {recovery(sae, world).gamma:.3f}")
+    print(f"{name}: gamma {recovery(sae, world, ROWS).gamma:.3f}")
     figure = panels("")
     add_sizes(figure, sae, world, 1)
     return titled(figure, "true coefficient", "value of its latent")
@@ -211,7 +211,7 @@ def by_number(world: World, methods: dict[str, str], steps: int, **changes: Any)
 def number_used(world: World, name: str, steps: int, **changes: Any) -> dict[int, float]:
     """True number of features -> mean number of latents used, of a method trained on the world."""
     sae = train(world, arch(name, **changes), settings(0, steps))
-    print(f"{name} on {type(world).__name__}: NMSE {recovery(sae, world).nmse:.3f}")
+    print(f"{name} on {type(world).__name__}: NMSE {recovery(sae, world, ROWS).nmse:.3f}")
     x, codes = rows_of(world)
     true, used = (codes != 0).sum(1), sae.encode(x).l0().float()
     return {int(number): used[true == number].mean().item() for number in true.unique()}
