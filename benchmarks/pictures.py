@@ -200,11 +200,12 @@ def sizes(name: str, steps: int, **changes: Any) -> go.Figure:
 
 def by_number(world: World, methods: dict[str, str], steps: int, **changes: Any) -> go.Figure:
     """Mean number of latents used by rows of each true number of features, one line a method."""
-    figure = panels("")
+    figure, means = panels(""), {}
     for (label, name), colour in zip(methods.items(), (ORANGE, BLUE)[-len(methods) :], strict=True):
-        add_means(figure, label, number_used(world, name, steps, **changes), colour)
-    used = figure.data[0].x
-    figure.add_scatter(x=used, y=used, name="as many", line={"color": GREY, "dash": "dot"})
+        means = number_used(world, name, steps, **changes)
+        add_means(figure, label, means, colour)
+    dotted = {"color": GREY, "dash": "dot"}
+    figure.add_scatter(x=list(means), y=list(means), name="as many", mode="lines", line=dotted)
     return figure
 
 
@@ -240,12 +241,18 @@ def add_sizes(figure: go.Figure, sae: SAE, world: World, column: int) -> None:
         [values[place == number].quantile(q).item() for number in filled] for q in (0.1, 0.5, 0.9)
     )
     where = {"row": 1, "col": column, "showlegend": column == 1}
-    figure.add_scatter(x=middles, y=low, mode="lines", line_width=0, **{**where, "showlegend": False})
+    spread = {"type": "data", "symmetric": False, "color": PALE, "thickness": 6, "width": 0}
+    above, below = (
+        [abs(end - middle) for end, middle in zip(ends, median, strict=True)] for ends in (high, low)
+    )
     figure.add_scatter(
-        x=middles, y=high, fill="tonexty", fillcolor=PALE, line_width=0, name="10 to 90 %", mode="lines", **where
+        x=middles, y=median, mode="markers", name="median, 10 to 90 %", marker_color=BLUE,
+        error_y={**spread, "array": above, "arrayminus": below}, **where,
     )  # fmt: skip
-    figure.add_scatter(x=middles, y=median, name="median", line_color=BLUE, **where)
-    figure.add_scatter(x=middles, y=middles, name="true", line={"color": GREY, "dash": "dot"}, **where)
+    ends = [middles[0], middles[-1]]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", name="true", line={"color": GREY, "dash": "dot"}, **where
+    )
 
 
 def add_curves(
