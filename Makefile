@@ -34,6 +34,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: docs
 docs: install  ## the reference of the Python names, into build/docs
 	$(BIN)/pdoc --docformat markdown --output-directory build/docs activations sae
 
