@@ -73,13 +73,13 @@ def abstopk(steps: int = 2500) -> go.Figure:
 
 
 def relu(steps: int = 4000) -> go.Figure:
-    """Value of each feature's best latent by the feature's coefficient."""
-    return sizes("relu", steps, l1_weight=0.3)
+    """Lengths of reconstructions: too short."""
+    return lengths("relu", steps, l1_weight=0.3)
 
 
 def gated(steps: int = 4000) -> go.Figure:
-    """Value of each feature's best latent by the feature's coefficient."""
-    return sizes("gated", steps, l1_weight=0.3)
+    """Lengths of reconstructions: as they should be."""
+    return lengths("gated", steps, l1_weight=0.3)
 
 
 @torch.no_grad()
@@ -188,14 +188,19 @@ def matryoshka(steps: int = 3000) -> go.Figure:
     return titled(figure, "parent's rows", "latent nearest to")
 
 
-def sizes(name: str, steps: int, **changes: Any) -> go.Figure:
-    """One method's values by true coefficients, in the units its price was measured in."""
+@torch.no_grad()
+def lengths(name: str, steps: int, **changes: Any) -> go.Figure:
+    """How long one method's reconstructions are, by how long their direction should be, in the units its price was measured in."""
     world = Independent(n_features=48)
-    sae = train(world, arch(name, d_sae=48, **changes), settings(0, steps, scale_inputs=False))
+    with torch.enable_grad():
+        sae = train(world, arch(name, d_sae=48, **changes), settings(0, steps, scale_inputs=False))
     print(f"{name}: gamma {recovery(sae, world, ROWS).gamma:.3f}")
+    x, _ = rows_of(world)
+    x_hat = sae(x)
+    length = x_hat.norm(dim=1)
     figure = panels("")
-    add_sizes(figure, sae, world, 1)
-    return titled(figure, "true coefficient", "value of its latent")
+    add_spread(figure, (x * x_hat).sum(1) / length, length, 1)
+    return titled(figure, "length of the row along it", "length of the reconstruction")
 
 
 def by_number(world: World, methods: dict[str, str], steps: int, **changes: Any) -> go.Figure:
@@ -225,17 +230,22 @@ def add_means(figure: go.Figure, name: str, means: dict[int, float], colour: str
 
 @torch.no_grad()
 def add_sizes(figure: go.Figure, sae: SAE, world: World, column: int) -> None:
-    """Values of each feature's best latent where the feature is active: median and 10 to 90 %, in bins of its coefficient."""
+    """Values of each feature's best latent where the feature is active, by its coefficient."""
     x, codes = rows_of(world)
     nearest = cosines(world.features, sae.W_dec)
     best = nearest.abs().argmax(1)
     signs = nearest.gather(1, best[:, None])[:, 0].sign()
     rows, features = codes.nonzero(as_tuple=True)
-    true = codes[rows, features]
-    values = (sae.encode(x).dense()[:, best] * signs)[rows, features]
+    add_spread(
+        figure, codes[rows, features], (sae.encode(x).dense()[:, best] * signs)[rows, features], column
+    )
+
+
+def add_spread(figure: go.Figure, true: Tensor, values: Tensor, column: int) -> None:
+    """Median and 10 to 90 % of values, in bins of what they should be."""
     edges = torch.linspace(true.min().item(), true.max().item(), BINS + 1)
     place = torch.bucketize(true, edges[1:-1])
-    filled = place.unique()
+    filled = torch.bincount(place, minlength=BINS).gt(len(true) // 1000).nonzero()[:, 0]
     middles = listed((edges[1:] + edges[:-1])[filled] / 2)
     low, median, high = (
         [values[place == number].quantile(q).item() for number in filled] for q in (0.1, 0.5, 0.9)
