@@ -50,8 +50,8 @@ def fields(cls: type) -> set[str]:
     return {name for one in cls.__mro__ for name in vars(one).get("__annotations__", {})}
 
 
-def undocumented(cls: type) -> list[str]:
-    """Settings of a configuration that no string follows; one that holds settings of its own is said by its class."""
+def undocumented(cls: Any) -> list[str]:
+    """Settings of a configuration, and of those it holds, that no string follows."""
     if not dataclasses.is_dataclass(cls):
         return []
     body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
@@ -62,11 +62,15 @@ def undocumented(cls: type) -> list[str]:
         and isinstance(before.target, ast.Name)
         and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
     }
-    return [
+    held = [field.type for field in dataclasses.fields(cls) if dataclasses.is_dataclass(field.type)]
+    unsaid = [
         field.name
         for field in dataclasses.fields(cls)
-        if field.name in own and field.default_factory is dataclasses.MISSING
+        if field.name in own
+        and field.default_factory is dataclasses.MISSING
+        and not dataclasses.is_dataclass(field.type)
     ]
+    return unsaid + [name for one in held for name in undocumented(one)]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
