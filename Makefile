@@ -36,7 +36,7 @@ format: install
 
 .PHONY: docs
 docs: install  ## the reference of the Python names, into build/docs
-	$(BIN)/pdoc --docformat markdown --output-directory build/docs activations sae
+	$(BIN)/pdoc --docformat markdown --output-directory build/docs activations sae sae.architectures
 
 bench: install  ## the quick set of benchmarks/, ours alone: about 3 minutes
 	$(BIN)/python -m benchmarks.step --only "naive torch" --shapes 576x8192 --repeats 5
