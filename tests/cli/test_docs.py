@@ -25,6 +25,8 @@ from tests.docs.stand_ins import furnish, smaller
 NOT_HERE = ("app", "demo")
 # blocks marked `parsed`: they need a hub, several processes or a machine measured
 PARSED_ALONE = {"docs/many-gpus.md": 2, "docs/your-model-and-data.md": 2}
+# commands of indented blocks, in the README, that nothing can mark
+PARSED_UNMARKED = {"make": 2, "torchrun": 3, ".venv/bin/sae": 1, "sae": 1}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint"}  # torchrun's, that sentences speak of
 # commands that have commands of their own, or are one for each method
@@ -72,6 +74,16 @@ def test_every_block_says_what_it_is():
 
 def test_what_cannot_be_run_here_is_marked_and_known():
     assert Counter(block.page for block in SHELL if block.mark == "parsed") == PARSED_ALONE
+
+
+def test_what_cannot_be_run_here_and_cannot_be_marked_is_known():
+    unmarked = [words for block in SHELL if not block.mark for words in commands(block.text)]
+    assert Counter(words[0] for words in unmarked if not runs(words)) == PARSED_UNMARKED
+
+
+def runs(words: list[str]) -> bool:
+    """Whether a command of an unmarked block is run here."""
+    return words[0] == "sae" and words[1] not in NOT_HERE
 
 
 @pytest.mark.parametrize("words", CALLS)
@@ -125,7 +137,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page: str, sae: Server, 
         for block in SHELL
         if block.page == page and not block.mark
         for words in commands(block.text)
-        if words[0] == "sae" and words[1] not in NOT_HERE
+        if runs(words)
     ]
     assert [ended.err for ended in ran if ended.code] == []
 
