@@ -2,7 +2,6 @@
 
 import bz2
 import importlib.util
-import json
 import logging
 import os
 import random
@@ -19,6 +18,7 @@ import platformdirs
 
 from activations import files
 from activations.errors import ModelError, TextError
+from activations.typed import fits
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,13 @@ def documents() -> Iterator[str]:
         texts = [*_wikipedia(), *_news()]
         random.Random(0).shuffle(texts)  # so that the first N tokens hold both kinds
         files.write_json(path, texts)
-    yield from json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept = files.read_json(path)
+    except (OSError, ValueError) as error:
+        raise TextError(f"{path} is damaged ({error}): delete it, and it is made again") from error
+    if not fits(kept, list[str]):
+        raise TextError(f"{path} is damaged (no list of texts): delete it, and it is made again")
+    yield from kept
 
 
 def _wikipedia() -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 PART = ".part"  # suffix of what is being written; a reader ignores such files, the next writer replaces them
@@ -22,6 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place; clean up if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
+    part.unlink(missing_ok=True)  # it might be a link, and what it leads to would be written
     try:
         write(part)
         sync(part)
@@ -74,6 +75,45 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     sync(path.parent)
+
+
+def plain(path: Path, within: Path | None = None) -> Path:
+    """The path, if there is an ordinary file behind it that lies in its folder, or below `within`.
+
+    Raises OSError for a link that leads out of there, for what is no file, such as a pipe, which would be waited
+    for, and for what is not there."""
+    folder = within or path.parent
+    if not path.resolve(strict=True).is_relative_to(folder.resolve()):
+        raise OSError(f"it is a link that leads out of {folder}")
+    if not path.is_file():
+        raise OSError("it is no ordinary file")
+    return path
+
+
+def read_json(path: Path, within: Path | None = None) -> Any:
+    """What a JSON file holds; takes up to 40 times its size in memory.
+
+    Raises OSError as `plain` does, ValueError for what is no JSON, holds NaN or is nested too deep to read."""
+    return parse_json(plain(path, within).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """The same for a text."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def read_tensors(path: Path, within: Path | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; takes as much memory as the file has bytes.
+
+    Raises OSError as `plain` does, SafetensorError for what is no safetensors file, or claims more than it holds."""
+    return load_file(plain(path, within))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def is_taken(path: Path) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from activations import embedded
@@ -43,15 +42,23 @@ def load(
     source = str(embedded.model_folder()) if name == "embedded" else name
     if name != "embedded" and _looks_local(name) and not Path(name).expanduser().is_dir():
         raise ModelError(f"no model folder at {name}: needed is a folder with config.json, or a hub name")
+    # code that a folder or the hub brings along is never run, and not asked about
+    safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        hf_model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        hf_model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **safely
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **safely)
+    except Exception as error:  # the libraries below raise of everything, plain Exception too
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"cannot load the model {name!r}: {reason} Needed is 'embedded', a model folder, or a hub name "
+            f"cannot load the model {name!r}: {reason[:500]} Needed is 'embedded', a model folder, or a hub name "
             f"(fetched over the network, so check the spelling and the connection)"
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them: they would be random"
+        )
     return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
 
 

@@ -40,10 +40,15 @@ def spread(labels: Tensor, segments: Tensor, shape: torch.Size) -> Tensor:
 
 
 def lie_within(segments: Tensor, windows: int, context: int) -> bool:
-    """Whether every segment lies inside its window, and its window is one of so many."""
+    """Whether every segment lies inside its window, that is one of so many, and behind the segment before it.
+
+    So all of them together are no longer than the windows."""
     window, column, length, document, position = segments.long().T
     inside = (window >= 0) & (window < windows) & (column >= 0) & (length > 0)
-    return bool((inside & (column + length <= context) & (document >= 0) & (position >= 0)).all())
+    start = window * context + column
+    apart = start[1:] >= (start + length)[:-1]
+    inside &= (column + length <= context) & (document >= 0) & (position >= 0)
+    return bool(inside.all() and apart.all())
 
 
 def _rows_of(segments: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from activations.background import ahead
 from activations.errors import StoreError
 from activations.store import DTYPES, Positions, Split, Store
+from activations.typed import check
 
 
 class Batch(NamedTuple):
@@ -105,15 +106,20 @@ class ShuffledReader:
         return {**asdict(self.cursor), **settings, "rows": self.rows, "hooks": list(self.hooks)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to where another reader was. Raises StoreError if its order was another than this one's."""
+        """Go to where another reader was. Raises StoreError if its order was another than this one's, or it is no place."""
         mine = self.state()
         for key in mine.keys() - {"epoch", "row"}:
-            if mine[key] != state[key]:
+            if mine[key] != state.get(key):
                 raise StoreError(
-                    f"the saved place is of a reader with {key} = {state[key]}, this one has {mine[key]}: "
+                    f"the saved place is of a reader with {key} = {state.get(key)}, this one has {mine[key]}: "
                     f"the order of rows would be another"
                 )
-        self.cursor = Cursor(state["epoch"], state["row"])
+        place = {"epoch": state.get("epoch"), "row": state.get("row")}
+        try:
+            check(Cursor, place)
+        except TypeError as error:
+            raise StoreError(f"the saved place is damaged: {error}") from error
+        self.cursor = Cursor(**place)
 
     def __iter__(self) -> Iterator[Batch]:
         with closing(ahead(self._batches(self.cursor, self._prefetch), self._prefetch)) as batches:

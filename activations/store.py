@@ -1,6 +1,5 @@
 """The store: activations of whole context windows in safetensors shards under one index (FORMAT.md, Store)."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
@@ -15,8 +14,10 @@ from torch import Tensor
 
 from activations import files
 from activations.errors import StoreError, TextError
+from activations.files import plain
 from activations.segments import NAN, expand, lie_within, spread
 from activations.tokens import NOWHERE, PackingConfig
+from activations.typed import LARGEST, build
 
 FORMAT = 1
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
@@ -112,22 +113,29 @@ class Store:
             )
         index = read_json(self.path / INDEX)
         try:
-            if index["format"] > FORMAT:
-                raise StoreError(
-                    f"{path} is of store format {index['format']}, this release reads up to {FORMAT}"
-                )
-            self.text_ended: bool = index["text_ended"]
-            self.shards = [ShardEntry(**entry) for entry in index["shards"]]
-            self._moments = {hook: Moments(**index["moments"][hook]) for hook in index["hooks"]}
-            spec: dict[str, Any] = OPTIONAL | {
-                field.name: index[field.name]
-                for field in fields(StoreSpec)
-                if field.name in index or field.name not in OPTIONAL
-            }
-            spec["packing"] = PackingConfig(**spec["packing"])
-            self.spec = StoreSpec(**spec)
-        except (KeyError, TypeError, TextError) as error:
+            if (found := index["format"]) > FORMAT:
+                raise StoreError(f"{path} is of store format {found}, this release reads up to {FORMAT}")
+            self.text_ended = bool(index["text_ended"])
+            self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
+            self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}
+            known = {field.name for field in fields(StoreSpec)}
+            self.spec = build(StoreSpec, {name: value for name, value in index.items() if name in known})
+            self._refuse_contradictions()
+        except (KeyError, TypeError, ValueError, AttributeError, TextError) as error:
             raise StoreError(f"{self.path / INDEX} is damaged: {error!r}") from error
+
+    def _refuse_contradictions(self) -> None:
+        """Raise ValueError for sizes that cannot be, or do not go together."""
+        if self.spec.dtype not in DTYPES or not self.spec.hooks:
+            raise ValueError(f"dtype = {self.spec.dtype!r}, hooks = {self.spec.hooks}")
+        for hook, width in self.spec.hooks.items():
+            if not 0 < width == len(self._moments[hook].mean):
+                raise ValueError(
+                    f"{hook} has width {width}, its mean {len(self._moments[hook].mean)} numbers"
+                )
+        for number, entry in enumerate(self.shards):
+            if min(entry.windows - 1, entry.rows, entry.bytes) < 0 or entry.windows * self.context >= LARGEST:
+                raise ValueError(f"shard {number} holds {entry}")
 
     def __repr__(self) -> str:
         hooks = ", ".join(f"{hook} [{width}]" for hook, width in self.spec.hooks.items())
@@ -197,7 +205,7 @@ class Store:
         """Shard `number` as an open safetensors file; what is wrong with it within the block is one StoreError."""
         path, entry = self.path / shard_name(number), self.shards[number]
         try:
-            if path.stat().st_size != entry.bytes:
+            if plain(path).stat().st_size != entry.bytes:
                 raise StoreError(
                     f"{path} is damaged: {path.stat().st_size:,} bytes found, {entry.bytes:,} written; "
                     f"delete {self.path} and harvest again, or restore it"
@@ -208,13 +216,18 @@ class Store:
             raise StoreError(
                 f"{path} is missing, and the index counts it: restore it or harvest again"
             ) from error
-        except (SafetensorError, _BadShape) as error:
+        except (SafetensorError, OSError, _BadShape) as error:
             raise StoreError(f"{path} is damaged: {error}") from error
 
     def _segments(self, number: int, file: Any) -> Tensor:
+        windows = self.shards[number].windows
+        if (found := file.get_slice("tokens").get_shape()) != [windows, self.context]:
+            raise _BadShape(f"tokens has shape {found}, needed is {[windows, self.context]}")
         segments = file.get_tensor("segments")
-        if not lie_within(segments, self.shards[number].windows, self.context):
-            raise _BadShape("a segment lies outside the windows")
+        if segments.ndim != 2 or segments.shape[1] != 5 or segments.dtype != torch.int32:
+            raise _BadShape(f"segments is of {segments.dtype} and shape {tuple(segments.shape)}")
+        if not lie_within(segments, windows, self.context):
+            raise _BadShape("a segment lies outside the windows, or over another")
         return segments
 
     def _check_shapes(
@@ -231,9 +244,12 @@ class Store:
             "labels": (labels, (len(segments),)),
         }
         shapes |= {h: (x, (*window_shape, self.spec.hooks[h])) for h, x in activations.items()}
+        dtypes = dict.fromkeys(activations, DTYPES[self.spec.dtype]) | {"tokens": torch.int32}
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:
                 raise _BadShape(f"{name} has shape {tuple(tensor.shape)}, needed is {shape}")
+            if tensor.dtype != (wanted := dtypes.get(name, torch.float32)):
+                raise _BadShape(f"{name} is of {tensor.dtype}, needed is {wanted}")
 
     def rows(
         self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
@@ -281,12 +297,19 @@ def verify(store: Store) -> Iterator[tuple[str, str | None]]:
     """Check every shard's SHA-256; yield (file name, None if right or else what is wrong) for each."""
     for number, entry in enumerate(store.shards):
         path = store.path / shard_name(number)
-        if not path.exists():
-            yield path.name, "missing"
-        elif path.stat().st_size != entry.bytes:
-            yield path.name, f"{path.stat().st_size:,} bytes found, {entry.bytes:,} written"
-        else:
-            yield path.name, None if files.sha256(path) == entry.sha256 else "its bytes have changed"
+        yield path.name, _fault(path, entry)
+
+
+def _fault(path: Path, entry: ShardEntry) -> str | None:
+    try:
+        found = plain(path).stat().st_size
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return str(error)
+    if found != entry.bytes:
+        return f"{found:,} bytes found, {entry.bytes:,} written"
+    return None if files.sha256(path) == entry.sha256 else "its bytes have changed"
 
 
 def is_held_out(documents: Tensor) -> Tensor:
@@ -321,6 +344,6 @@ def shard_name(number: int) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a JSON file of a store. Raises StoreError when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except (ValueError, OSError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error

@@ -159,8 +159,9 @@ def _unreadable() -> tuple[type[Exception], ...]:
     """What `datasets` raises when a source cannot be read or reached."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
+    from pyarrow import ArrowException
 
-    return OSError, ValueError, DatasetsError, HTTPError
+    return OSError, ValueError, DatasetsError, HTTPError, ArrowException, RecursionError, TypeError
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,24 @@ from activations.store import (
     shard_name,
 )
 from activations.tokens import Window
+from activations.typed import check
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of one hook point's rows that count, in float64."""
+
+    sum: list[float]
+    squares: float
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is kept of a whole shard until the index is written: `shard-00000.json`."""
+
+    entry: ShardEntry
+    sums: dict[str, Sums]
+    tokens_sha256: str
 
 
 class StoreWriter:
@@ -56,11 +74,11 @@ class StoreWriter:
         path, note = self.path / shard_name(number), self._entry_path(number)
         if not note.exists() or not path.exists():
             return False
-        return path.stat().st_size == read_json(note)["entry"]["bytes"]
+        return path.stat().st_size == self._note(number)["entry"]["bytes"]
 
     def check(self, number: int, windows: list[Window]) -> None:
         """Raise StoreError unless shard `number` was made from these windows: the text must not have changed."""
-        note = read_json(self._entry_path(number))
+        note = self._note(number)
         if note["tokens_sha256"] != _hash(windows):
             raise StoreError(
                 f"{self.path / shard_name(number)} was made from other text than there is now: the data set "
@@ -96,7 +114,7 @@ class StoreWriter:
         """Write the index over shards 0 to n_shards - 1, then remove what only an unfinished harvest needs.
 
         Sums are added in the order of shards, whatever the order they were written in."""
-        noted = [read_json(self._entry_path(number)) for number in range(n_shards)]
+        noted = [self._note(number) for number in range(n_shards)]
         rows = sum(note["entry"]["rows"] for note in noted)
         if not rows:
             raise StoreError(
@@ -117,6 +135,17 @@ class StoreWriter:
         }
         files.write_json(self.path / INDEX, index)
         clear_unfinished(self.path)
+
+    def _note(self, number: int) -> dict[str, Any]:
+        path = self._entry_path(number)
+        note = read_json(path)
+        try:
+            check(Note, note)
+        except TypeError as error:
+            raise StoreError(
+                f"{path} is damaged ({error}): delete it, and its shard is harvested again"
+            ) from error
+        return note
 
     def _entry_path(self, number: int) -> Path:
         return (self.path / shard_name(number)).with_suffix(".json")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from app.charts import GREY, PALETTE, plain
+from sae.show.render import escaped
 
 BAR = 26  # pixels a bar
 
@@ -47,18 +48,18 @@ def deaths(log: Sequence[Mapping[str, float]], steps: int | None) -> go.Figure:
 
 
 def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = None) -> go.Figure:
-    """Counts by name as horizontal bars, the first on top; the chosen one stands out. Names must be our own words."""
+    """Counts by name as horizontal bars, the first on top; the chosen one stands out. A bar's customdata begins with its name."""
     figure = go.Figure(
         go.Bar(
             x=[count for _, count, _ in rows],
-            y=[name for name, *_ in rows],
+            y=[escaped(name) for name, *_ in rows],
             orientation="h",
             text=[f"{count:,}" for _, count, _ in rows],
             textposition="outside",
             cliponaxis=False,
             marker={"color": [PALETTE[0] if chosen in (None, name) else f"rgba({GREY}, 0.45)" for name, *_ in rows]},
             customdata=[[name, note or f"{count / max(total, 1):.1%}"] for name, count, note in rows],
-            hovertemplate="%{customdata[0]}: %{x:,}<br>%{customdata[1]}<extra></extra>",
+            hovertemplate="%{y}: %{x:,}<br>%{customdata[1]}<extra></extra>",
         )
     )  # fmt: skip
     most = max((count for _, count, _ in rows), default=1)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app import frame
+from sae.show import render
 
 HEIGHT = 420  # pixels of a long table
 CAUSE, KIND = "dead cause", "dead kind"
@@ -30,7 +31,7 @@ def cause(names: Sequence[str]) -> str | None:
     """Which of the causes there are to list alone, or None for all; what was chosen in another run and is not here is forgotten."""
     if st.session_state.get(CAUSE) not in names:
         st.session_state[CAUSE] = None
-    return st.pills("Cause", names, key=CAUSE) if names else None
+    return st.pills("Cause", names, key=CAUSE, format_func=render.markdown) if names else None
 
 
 def chosen_cause() -> str | None:

@@ -94,7 +94,8 @@ def basis(about: Mapping[str, Any]) -> str:
 def silent(about: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     """For each group of rows: its name, how many latents are silent on it, and how many rows that were."""
     rows = about["rows"]
-    return [(GROUPS[name], count, f"{rows[name]:,} rows") for name, count in about["silent"].items()]
+    silent = about["silent"]
+    return [(GROUPS[name], count, f"{rows[name]:,} rows") for name, count in silent.items() if name in rows]
 
 
 def tally(counts: Mapping[str, int], notes: Mapping[str, str] | None = None) -> list[tuple[str, int, str]]:

@@ -1,4 +1,4 @@
-"""The app: `sae app RUNS`, or `streamlit run app/main.py -- RUNS`. A page is a file in views/ and a line here.
+"""The app: `sae app RUNS` (`served` says how). A page is a file in views/ and a line here.
 
 The first page is at / as well as at its own address."""
 

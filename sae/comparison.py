@@ -1,11 +1,14 @@
 """Two runs' latents matched with one another: worked out once, kept as compare-NAME.json in the first run's folder."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from activations import files
 from activations.store import Store
+from activations.typed import check
+from sae.contents import Comparison, Latents
 from sae.errors import RunError
 from sae.evaluation.matching import LEVELS, compare
 from sae.evaluation.similarity import codes
@@ -35,9 +38,13 @@ def kept(first: Run, second: Run) -> dict[str, Any] | None:
                 f"{path} is of comparison format {found['format']}, this release reads up to {FORMAT}"
             )
         of = tuple(found[name]["weights_file_sha256"] for name in ("first", "second"))
+        if of != digests:
+            return None
+        check(Comparison, found)
+        _refuse_strange_latents(found, (first.config.arch.d_sae, second.config.arch.d_sae))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error!r}; delete it, and compare again") from error
-    return found if of == digests else None
+    return found
 
 
 def match_runs(
@@ -76,6 +83,17 @@ def keep(first: Run, second: Run, found: dict[str, Any]) -> Path:
     """Write a comparison into the first run's folder, in the place of one that was there."""
     files.write_json(place(first, second), found)
     return place(first, second)
+
+
+def _refuse_strange_latents(found: dict[str, Any], sizes: tuple[int, int]) -> None:
+    """Raise TypeError unless all lists are as long as the SAEs are wide, and name latents of the other one."""
+    for measure in MEASURES:
+        for side, size, others in (("first", *sizes), ("second", *sizes[::-1])):
+            lists = found[measure]["latents"][side]
+            if any(len(lists[name.name]) != size for name in fields(Latents)):
+                raise TypeError(f"a list of the {side}'s {size} latents has another length")
+            if not all(-1 <= latent < others for latent in lists["nearest"] + lists["partner"]):
+                raise TypeError(f"the {side}'s partners are not all among {others} latents")
 
 
 def refuse_other_widths(first: Run, second: Run) -> None:

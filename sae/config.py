@@ -1,8 +1,10 @@
 """RunConfig: one training run as one frozen dataclass; flags, run.json and Python arguments are its fields."""
 
+import dataclasses
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from activations.typed import build
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 from sae.errors import RunError
 from sae.training.logs import LoggerName
@@ -32,22 +34,18 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any]) -> RunConfig:
-    """Inverse of `to_json`. Raises RunError for a field this release does not know."""
+    """Inverse of `to_json`. Raises RunError for a field this release does not know, or a value of a wrong type."""
     try:
+        own = {name: value for name, value in content.items() if name not in ("architecture", "arch")}
         arch = arch_from_json(content["architecture"], content["arch"])
-        train = TrainConfig(**content["train"])
-        loggers, positions = tuple(content["loggers"]), content.get("positions", "all")
-        return RunConfig(content["store"], content["hook"], arch, train, loggers, positions)
-    except (KeyError, TypeError) as error:
+        return dataclasses.replace(build(RunConfig, own), arch=arch)
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"the run's configuration cannot be read: {error}") from error
 
 
 def arch_from_json(name: str, fields: dict[str, Any]) -> ArchConfig:
-    """An architecture's configuration. Raises RunError when this release has no such architecture."""
-    if name not in ARCHITECTURES:
+    """An architecture's configuration. Raises RunError when this release has no such architecture, TypeError for
+    fields that are not its own."""
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
-    # JSON has no tuples
-    settings: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
-    return ARCHITECTURES[name][0](**settings)
+    return build(ARCHITECTURES[name][0], fields)

@@ -1,6 +1,5 @@
 """A run folder: settings, log, checkpoints, the finished SAE and its evaluation (FORMAT.md, Run)."""
 
-import json
 import subprocess
 import uuid
 from functools import cached_property
@@ -10,16 +9,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from activations import files, models, ranks
 from activations.errors import StoreError
 from activations.models import LanguageModel
 from activations.store import Store
+from activations.typed import check, fits
 from sae import config
 from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.config import RunConfig
+from sae.contents import AboutRun, AboutSAE, Evaluation
 from sae.errors import RunError
 from sae.training import logs
 
@@ -36,15 +36,8 @@ class Run:
         self.path = Path(path)
         if not (self.path / "run.json").exists():
             raise RunError(f"no run at {path}: needed is a folder with run.json, as `sae train` makes it")
-        self.about = read_json(self.path / "run.json")
-        try:
-            if self.about["format"] > FORMAT:
-                raise RunError(
-                    f"{path} is of run format {self.about['format']}, this release reads up to {FORMAT}"
-                )
-            self.config = config.from_json(self.about["config"])
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{self.path / 'run.json'} is damaged: {error!r}") from error
+        self.about = read_about(self.path / "run.json", "run", FORMAT, AboutRun)
+        self.config = config.from_json(self.about["config"])
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -87,7 +80,7 @@ class Run:
         Raises RunError when training has not reached its last step."""
         if not self.finished:
             raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
-        return read_json(self.path / ABOUT)["weights_file_sha256"]
+        return read_json(self.path / ABOUT, kind=AboutSAE)["weights_file_sha256"]
 
     @property
     def hook(self) -> str:
@@ -137,16 +130,13 @@ class Run:
         path = self.path / HISTORY
         if not path.exists():
             return None
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from error
+        return read_tensors(path)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """What `sae evaluate` found, or None when it has not run."""
         path = self.path / "eval.json"
-        return read_json(path) if path.exists() else None
+        return read_json(path, kind=Evaluation) if path.exists() else None
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -187,17 +177,21 @@ def load_sae(folder: Path | str) -> SAE:
     folder = Path(folder)
     if not (folder / ABOUT).exists():
         raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
-    about = read_json(folder / ABOUT)
-    if about.get("format", 0) > FORMAT:
-        raise RunError(f"{folder} is of SAE format {about['format']}, this release reads up to {FORMAT}")
+    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE)
     path = folder / WEIGHTS
     try:
-        if files.sha256(path) != about["weights_file_sha256"]:
+        if files.sha256(files.plain(path)) != about["weights_file_sha256"]:
             raise RunError(f"{path} is damaged: its bytes are not the ones {ABOUT} describes")
         cfg = config.arch_from_json(about["architecture"], about["arch"])
+        tensors = read_tensors(path)
+        with torch.device("meta"):  # takes no memory: the settings may claim any size
+            wanted = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg).state_dict()
+        shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
+        if shapes != needed:
+            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}")
         sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
-        sae.load_state_dict(load_file(path))
-    except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        sae.load_state_dict(tensors)
+    except (OSError, TypeError, RuntimeError, OverflowError) as error:
         raise RunError(f"{folder} cannot be read: {error}") from error
     return sae.eval().requires_grad_(False)
 
@@ -213,11 +207,40 @@ def find_runs(folder: Path) -> list[Run]:
     return found
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file. Raises RunError when it cannot be read."""
+def read_json(path: Path, *, kind: type | None = None, within: Path | None = None) -> Any:
+    """Content of a JSON file, with at least the fields of a dataclass. Raises RunError when it cannot be read, lacks
+    one, or is a link that leads out of its folder, or out of `within`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path, within)
     except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    return _held(path, found, kind) if kind else found
+
+
+def read_about(path: Path, what: str, newest: int, kind: type) -> Any:
+    """Content of the JSON file that marks a folder whole, with at least the fields of a dataclass.
+
+    Raises RunError as `read_json` does, and when its format is newer than the newest this release knows."""
+    found = read_json(path)
+    number = found.get("format", 0) if isinstance(found, dict) else 0
+    if fits(number, int) and number > newest:
+        raise RunError(f"{path.parent} is of {what} format {number}, this release reads up to {newest}")
+    return _held(path, found, kind)
+
+
+def _held(path: Path, found: Any, kind: type) -> Any:
+    try:
+        check(kind, found)
+    except TypeError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Content of a safetensors file. Raises RunError when it cannot be read."""
+    try:
+        return files.read_tensors(path)
+    except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 

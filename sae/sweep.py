@@ -2,20 +2,23 @@
 
 import dataclasses
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
+from activations.typed import fits, named
 from sae.architectures import ARCHITECTURES
 from sae.config import RunConfig
 from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig
 
 Settings = dict[str, Any]
+MOST_RUNS = 10_000  # of a grid
+MOST_BYTES = 2**20  # of a file: what a parser makes of a byte can take long
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,16 @@ def _is_table(grid: Any) -> bool:
 
 def _read(path: Path) -> Settings:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1).decode("utf-8")
+        if len(text) > MOST_BYTES:
+            raise ConfigError(f"{path} is no sweep: it is larger than {MOST_BYTES:,} bytes")
+        return tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(
             f"no sweep at {path}: needed is a TOML file with store, out and [[grid]]"
         ) from error
-    except ValueError as error:  # TOML's and Unicode's errors are ones
+    except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are ones
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
@@ -103,6 +110,8 @@ def _expanded(
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise ConfigError(f"{where}: arch = {arch!r} is unknown: choose from {', '.join(ARCHITECTURES)}")
     lists = {name: _choices(value, f"{where}, {name}") for name, value in _flat(grid).items()}
+    if (count := math.prod(map(len, lists.values()))) > MOST_RUNS:
+        raise ConfigError(f"{where} makes {count:,} runs: {MOST_RUNS:,} at most are taken")
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         name = "-".join([arch, *(_part(*setting) for setting in chosen.items())])
@@ -149,25 +158,11 @@ def _checked(config: type, settings: Settings, where: str) -> Settings:
     for name, value in settings.items():
         if name not in kinds:
             raise ConfigError(f"{where}: there is no setting {name!r}: choose from {', '.join(kinds)}")
-        if not _fits(value, kinds[name]):
-            kind = kinds[name].__name__ if isinstance(kinds[name], type) else kinds[name]
+        if not fits(value, kinds[name]):
             raise ConfigError(
-                f"{where}: {name} = {value!r} is of type {type(value).__name__}, needed is {kind}"
+                f"{where}: {name} = {value!r} is of type {type(value).__name__}, needed is {named(kinds[name])}"
             )
     for field in dataclasses.fields(config):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
             raise ConfigError(f"{where}: {field.name} is missing")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from TOML can be given to a field of this type."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(_fits(each, get_args(kind)[0]) for each in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -6,15 +6,20 @@ from activations.errors import ActivationsError
 from activations.tokens import PackingConfig
 from app.session import features, live
 from app.session.jobs import Report
-from sae.features.reader import read
+from sae.errors import ConfigError
+from sae.features.reader import MOST_TOKENS, read
 from sae.features.reading import Reading
 from sae.runs import Run
+
+LONGEST = 8 * MOST_TOKENS  # characters of a text
 
 
 def read_text(run: Run, text: str, report: Report) -> Reading:
     """The text cut as the run's store is, and read by its language model and SAE. To be done in a job.
 
-    Raises what loading them and `sae.read` raise."""
+    Raises what loading them and `sae.read` raise, ConfigError for more than LONGEST characters."""
+    if len(text) > LONGEST:
+        raise ConfigError(f"the text has {len(text):,} characters: at most {LONGEST:,} are read at once")
     report(0.0, "reading" if live.ready(run) else "loading the model: some seconds the first time")
     collected = features.of(run) if features.collected(run) else None
     packing, centre = _as_stored(run)

@@ -15,13 +15,11 @@ from app.session.feature import names
 from app.session.jobs import Job, find, start
 from app.session.readings import read_text
 from sae.errors import ConfigError
-from sae.features.reader import MOST_TOKENS
 from sae.features.reading import Reading
 from sae.runs import Run
 from sae.show.feature import About
 
 SHORT = 400  # characters of a text that goes into the URL
-LONGEST = 8 * MOST_TOKENS  # characters
 EXAMPLE_TOKENS = 100  # of a held-out document
 KEEP, TEXT, JOB = "text of this visit", "text", "reading"
 PIECES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import frame, run_rows, text_frame, text_rows
 from app.press_frame import pressable
-from app.session import choice, runs, text
+from app.session import choice, readings, runs, text
 from sae.show import reading as show
 from sae.show import render
 
@@ -14,7 +14,7 @@ name, run = choice.run()
 frame.run_chooser(list(runs.found()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
 frame.heading("Your text", f"{name} · {run.hook} · which features fire on what you type")
 text_frame.text_box(
-    text.current(), text.show, text_rows.EXAMPLES, text.LONGEST, partial(text.held_out_example, run)
+    text.current(), text.show, text_rows.EXAMPLES, readings.LONGEST, partial(text.held_out_example, run)
 )
 if not text.current():
     frame.empty("Nothing to read yet", "Type or paste a text, or press an example. The model is loaded then.")

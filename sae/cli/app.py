@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import secrets
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import tyro
 from sae.errors import ConfigError, RunError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+PASSWORD = "SAE_PASSWORD"  # the environment variable in which `app.door` looks for it
 PORTS_TRIED = 20
 
 
@@ -30,16 +32,21 @@ def has_display() -> bool:
 class App:
     """Show the runs in a folder in a web browser. Nothing leaves this machine.
 
-    Example: sae app runs --port 8600. Ctrl-C ends it."""
+    Example: sae app runs --port 8600. Ctrl-C ends it. From another machine it is safest to come in by SSH:
+    ssh -L 8501:localhost:8501 HOST, and then open http://localhost:8501 there."""
 
     runs: tyro.conf.Positional[Path] = Path("runs")
     """Folder with runs at any depth, or one run."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any other than this machine's own lets the network in, without a password."""
+    """Address to listen on. Any other than this machine's own lets the network in: whoever reaches it can read all
+    runs, write labels, and have this machine compute."""
     port: int = 8501
     """Port to listen on; when it is taken, the next free one."""
     browser: bool = field(default_factory=has_display)
     """Open a browser window. By default where there is a display."""
+    password: bool = field(default_factory=lambda: bool(os.environ.get(PASSWORD)))
+    """Ask every visitor for a password: what the environment variable SAE_PASSWORD holds, or else one that is made up
+    and printed here. By default where that variable is set. It travels unencrypted: there is no TLS."""
 
 
 def main(args: list[str]) -> int:
@@ -49,8 +56,19 @@ def main(args: list[str]) -> int:
         raise RunError(
             f"there is no folder {command.runs}: name the one your runs are in, as in `sae app runs`"
         )
-    serve(command, free_port(command.host, command.port))
+    port = free_port(command.host, command.port)
+    _set_password(command.password)
+    serve(command, port)
     return 0
+
+
+def _set_password(wanted: bool) -> None:
+    """Leave the password, or none, where the app looks for it; one that is made up is printed, once."""
+    if not wanted:
+        os.environ.pop(PASSWORD, None)
+    elif not os.environ.get(PASSWORD):
+        os.environ[PASSWORD] = secrets.token_urlsafe(12)
+        print(f"password: {os.environ[PASSWORD]} (any user name)", file=sys.stderr)
 
 
 def free_port(host: str, port: int) -> int:
@@ -73,16 +91,16 @@ def serve(command: App, port: int) -> None:
     """Run the Streamlit server in this process; returns when it has been stopped."""
     script = _script()
     if command.host not in LOCAL:
-        print(
-            f"warning: anyone who can reach {command.host} can read these runs, there is no password",
-            file=sys.stderr,
-        )
+        print(f"warning: {_meaning(command)}", file=sys.stderr)
     print(f"runs in {command.runs}: http://{_shown(command.host)}:{port} (Ctrl-C ends it)", flush=True)
     options = {
         "server.address": command.host,
         "server.port": port,
         "server.headless": not command.browser,
         "server.showEmailPrompt": False,
+        "server.enableXsrfProtection": True,  # these three whatever a configuration file on the way says
+        "server.enableCORS": True,
+        "server.enableStaticServing": False,
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",
@@ -100,10 +118,23 @@ def serve(command: App, port: int) -> None:
     run(["run", *flags, str(script), "--", str(command.runs)], standalone_mode=False)
 
 
+def _meaning(command: App) -> str:
+    """What it means to listen on an address that others can reach."""
+    if command.password:
+        return (
+            f"the password and all pages travel unencrypted to {command.host}: use it in a network you trust, or "
+            f"behind a proxy with HTTPS"
+        )
+    return (
+        f"anyone who can reach {command.host} can read these runs, write labels and run the model here, "
+        f"there is no password: --password asks for one"
+    )
+
+
 def _script() -> Path:
     """The app's entry. Loads what its pages need, so that the first page need not wait for it."""
     try:
-        return Path(import_module("app.session.choice").__file__ or "").parents[1] / "main.py"
+        return Path(import_module("app.session.choice").__file__ or "").parents[1] / "served.py"
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("streamlit", "plotly"):
             raise

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from activations import files
 from activations.models import Edit, LanguageModel
+from activations.typed import build, check, fits
 from sae.architectures import SAE
 from sae.errors import ConfigError, RunError
 from sae.features.store import Example, FeatureStore
@@ -133,13 +134,13 @@ def load_effect(features: FeatureStore, latent: int) -> Effect | None:
     path = _path(features, latent)
     if not path.exists():
         return None
-    about = read_json(path)
+    about = read_json(path, within=features.path)
     try:
         if about["format"] > FORMAT or about["features_sha256"] != features.digest:
             return None
         sides = (about[name] and _read_side(about[name]) for name in ("positive", "negative"))
         return Effect(about["latent"], *sides)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error!r}; delete it and measure again") from error
 
 
@@ -300,6 +301,20 @@ def _path(features: FeatureStore, latent: int) -> Path:
 
 
 def _read_side(about: dict[str, Any]) -> SideEffect:
-    lists = {name: [Word(*pair) for pair in about[name]] for name in ("up", "down")}
-    examples = [MeasuredExample(**example) for example in about["examples"]]
-    return SideEffect(**{**about, **lists, "examples": examples})
+    words = {name: [_read_word(pair) for pair in about[name]] for name in ("up", "down")}
+    examples = [build(MeasuredExample, example) for example in about["examples"]]
+    for example in examples:
+        if not (example.kl and 0 <= example.peak < len(example.tokens) == len(example.loss_change)):
+            raise TypeError("an example's lists do not go together")
+    content = {**about, **words, "examples": examples}
+    check(SideEffect, content)
+    if not about["kl"]:
+        raise TypeError("kl is empty")
+    return SideEffect(**content)
+
+
+def _read_word(pair: Any) -> Word:
+    text, by = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+    if not (isinstance(text, str) and fits(by, float)):
+        raise TypeError(f"{pair!r} is no token with a number")
+    return Word(text, by)

@@ -1,7 +1,6 @@
 """What people wrote about latents: a label and a note each, in labels.json beside the features folder."""
 
 import csv
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ class Labels:
         """Every latent that has a label or a note. Raises RunError when the file is damaged or of a newer format."""
         found = self._read()["saes"].get(self.sae_sha256, {})
         try:
-            return {int(latent): Label(entry["label"], entry["note"]) for latent, entry in found.items()}
+            return {int(latent): _label(entry) for latent, entry in found.items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{self.path} is damaged: {error!r}; restore it, or move it away") from error
 
@@ -90,11 +89,11 @@ class Labels:
         """Take in a file that `export` wrote, over what is there; returns how many. Raises RunError for another file."""
         try:
             if _kind(path) == ".json":
-                rows = json.loads(path.read_text(encoding="utf-8"))
+                rows = files.parse_json(path.read_text(encoding="utf-8"))
             else:
                 with path.open(encoding="utf-8-sig", newline="") as file:
                     rows = list(csv.DictReader(file, strict=True))
-            found = {int(row["feature"]): Label(str(row["label"]), str(row["note"] or "")) for row in rows}
+            found = {_number(row["feature"]): _label(row) for row in rows}
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError(
                 f"{path} cannot be read as labels ({error!r}): needed are {', '.join(COLUMNS)}"
@@ -119,6 +118,19 @@ class Labels:
             about = self._read()
             change(about["saes"].setdefault(self.sae_sha256, {}))
             files.write_json(self.path, about)
+
+
+def _label(entry: Mapping[str, Any]) -> Label:
+    label, note = entry["label"], entry["note"] or ""
+    if not isinstance(label, str) or not isinstance(note, str):
+        raise TypeError(f"a label and a note are texts, not {type(label).__name__}, {type(note).__name__}")
+    return Label(label, note)
+
+
+def _number(latent: Any) -> int:
+    if isinstance(latent, float | bool):
+        raise TypeError(f"{latent} is no latent")
+    return int(latent)
 
 
 def _kind(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The features folder: a row per latent, histograms, examples; written once, read by app and notebook (FORMAT.md)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from activations import files
+from activations.typed import fits
+from sae.contents import AboutFeatures
 from sae.errors import RunError
-from sae.features import labels
+from sae.features import labels, tables
 from sae.features.labels import Labels
-from sae.runs import read_json
+from sae.features.tables import lists, real, text, whole
+from sae.runs import read_about, read_json, read_tensors
 
 if TYPE_CHECKING:
     from sae.features.feature import Feature
@@ -26,6 +27,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
 HISTOGRAMS, EXAMPLES, VOCABULARY = "histograms.safetensors", "examples.safetensors", "vocabulary.json"
+REMEDY = "run `sae features` again"
+COLUMNS = (
+    dict.fromkeys(("latent", "fired"), whole)
+    | dict.fromkeys(("density", "mean", "max", "min", "enc_dec_cosine"), real)
+    | {"neighbours": lists(whole), "neighbour_cosines": lists(real), "peak_tokens": lists(text)}
+)
+LATER = (
+    dict.fromkeys(
+        ("positive_share", "std", "skew", "kurtosis", "map_x", "map_y", "decoder_norm", "b_enc"), real
+    )
+    | dict.fromkeys(("first_row", "last_row", "cluster"), whole)
+    | dict.fromkeys(("cofiring", "cofiring_counts"), lists(whole))
+    | dict.fromkeys(("cofiring_pmi", "raised_logits", "lowered_logits"), lists(real))
+    | dict.fromkeys(("raised_tokens", "lowered_tokens"), lists(text))
+)
+"""Columns of features.parquet that must be there, and those that may be, or were not in older releases."""
 Height = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # of a window's values: the peak is the highest
 
 
@@ -90,11 +107,7 @@ class FeatureStore:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished features at {path}: run `sae features {self.path.parent}`")
-        self.about: dict[str, Any] = read_json(self.path / INDEX)
-        if self.about.get("format", 0) > FORMAT:
-            raise RunError(
-                f"{path} is of features format {self.about['format']}, this release reads {FORMAT}"
-            )
+        self.about: dict[str, Any] = read_about(self.path / INDEX, "features", FORMAT, AboutFeatures)
 
     def __len__(self) -> int:
         """F, the number of latents."""
@@ -103,14 +116,22 @@ class FeatureStore:
     @cached_property
     def table(self) -> pa.Table:
         """A row per latent, in order; columns as FORMAT.md lists them."""
-        return self._read_table(TABLE)
+        found = tables.read(self.path / TABLE, COLUMNS, len(self), REMEDY)
+        lens = {name: kind for name, kind in LATER.items() if name in found.column_names}
+        tables.hold(self.path / TABLE, found, lens, REMEDY)
+        for name in ("neighbours", "cofiring"):
+            if name in found.column_names and not tables.within(found, name, len(self)):
+                raise RunError(f"{self.path / TABLE} is damaged: {name} are not all latents; {REMEDY}")
+        return found
 
     @cached_property
     def texts(self) -> pa.ChunkedArray | None:
         """Lower-case text around the strongest peaks of each latent, a line an example, to be searched.
 
         None in a folder from before it was kept."""
-        return self._read_table(TEXTS)["text"] if TEXTS in self.about["sha256"] else None
+        if TEXTS not in self.about["sha256"]:
+            return None
+        return tables.read(self.path / TEXTS, {"text": tables.text}, len(self), REMEDY)["text"]
 
     @cached_property
     def digest(self) -> str:
@@ -153,11 +174,15 @@ class FeatureStore:
     def histogram(self, latent: int) -> Histogram:
         """All values of a latent, by sign and size, zeros left out; bins without firings at the ends too."""
         self._check(latent)
-        negative, positive = self._histograms["counts"][latent].numpy()
-        edges = self._histograms["edges"].numpy()
-        # the innermost bins meet at zero: values smaller than the first edge are counted in them
-        signed = np.concatenate([-edges[:0:-1], [0.0], edges[1:]])
-        return Histogram(signed, np.concatenate([negative[::-1], positive]))
+        with self._sound(HISTOGRAMS):
+            negative, positive = self._histograms["counts"][latent].numpy()
+            edges = self._histograms["edges"].numpy()
+            # the innermost bins meet at zero: values smaller than the first edge are counted in them
+            signed = np.concatenate([-edges[:0:-1], [0.0], edges[1:]])
+            counts = np.concatenate([negative[::-1], positive])
+            if not (len(signed) == len(counts) + 1 and (np.diff(signed) > 0).all() and (counts >= 0).all()):
+                raise ValueError("no histogram")
+            return Histogram(signed, counts)
 
     def strongest(self, latent: int, sign: int = 1) -> list[Example]:
         """The windows with the largest (sign = 1) or most negative (sign = -1) values, best first.
@@ -165,12 +190,12 @@ class FeatureStore:
         Their peak is the value of that sign, even where the latent is stronger in the other one nearby."""
         self._check(latent)
         kind = "positive" if sign > 0 else "negative"
-        return self._examples_at(self._examples[kind][latent], lambda values: sign * values)
+        return self._examples_at(kind, latent, lambda values: sign * values)
 
     def sampled(self, latent: int) -> list[Example]:
         """Windows drawn uniformly from all in which the latent fires, by falling peak; a peak is the largest |value|."""
         self._check(latent)
-        examples = self._examples_at(self._examples["sampled"][latent], np.abs)
+        examples = self._examples_at("sampled", latent, np.abs)
         return sorted(examples, key=lambda example: -example.values[example.peak])
 
     def bands(self, latent: int, n_bands: int = 5) -> list[Band]:
@@ -192,7 +217,10 @@ class FeatureStore:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Text of every token id; a piece of a character reads like <0xE2>."""
-        return read_json(self.path / VOCABULARY)
+        found = read_json(self.path / VOCABULARY)
+        if not fits(found, list[str]):
+            raise RunError(f"{self.path / VOCABULARY} is damaged: no list of texts; {REMEDY}")
+        return found
 
     @cached_property
     def _histograms(self) -> dict[str, Tensor]:
@@ -202,20 +230,24 @@ class FeatureStore:
     def _examples(self) -> dict[str, Tensor]:
         return self._load(EXAMPLES)
 
-    def _read_table(self, name: str) -> pa.Table:
-        try:
-            return pq.read_table(self.path / name)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"{self.path / name} cannot be read: {error}; run `sae features` again") from error
-
     def _load(self, name: str) -> dict[str, Tensor]:
-        try:
-            return load_file(self.path / name)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{self.path / name} cannot be read: {error}; run `sae features` again") from error
+        return read_tensors(self.path / name)
 
-    def _examples_at(self, places: Tensor, height: Height) -> list[Example]:
-        return [self._example(place, height) for place in places.tolist() if place >= 0]
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """What does not fit together in a file that the block reads is one line."""
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(
+                f"{self.path / name} is damaged: {' '.join(str(error).split())}; {REMEDY}"
+            ) from error
+
+    def _examples_at(self, kind: str, latent: int, height: Height) -> list[Example]:
+        with self._sound(EXAMPLES):
+            return [
+                self._example(place, height) for place in self._examples[kind][latent].tolist() if place >= 0
+            ]
 
     def _example(self, place: int, height: Height) -> Example:
         data = self._examples

@@ -4,12 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from activations import files
+from sae.contents import Place
 from sae.errors import RunError
-from sae.runs import HISTORY, Run, load_sae, read_json, save_sae
+from sae.runs import HISTORY, Run, load_sae, read_json, read_tensors, save_sae
 from sae.training.trainer import Trainer
 
 
@@ -43,11 +41,11 @@ def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
 
     Raises RunError when a file of it is damaged."""
     trainer.sae.load_state_dict(load_sae(checkpoint).state_dict())
-    about = read_json(checkpoint / "training.json")
     try:
-        trainer.restore(about["step"], load_file(checkpoint / "training.safetensors"))
+        about = read_json(checkpoint / "training.json", kind=Place)
+        trainer.restore(about["step"], read_tensors(checkpoint / "training.safetensors"))
         return about["reader"]
-    except (OSError, KeyError, TypeError, SafetensorError) as error:
+    except (RunError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{checkpoint} is damaged ({error}): delete it, and --resume goes on from the one before"
         ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from activations import files
+from activations.typed import fits
 from sae.errors import ConfigError, RunError
 
 LoggerName = Literal["tensorboard", "wandb"]
@@ -117,9 +118,14 @@ def read(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    except ValueError as error:
+        rows = [json.loads(line) for line in files.plain(path).read_text(encoding="utf-8").split("\n")[:-1]]
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
-    if not all(isinstance(row, dict) and "step" in row for row in rows):
-        raise RunError(f"{path} is damaged: needed is an object with its step on every line")
+    if not all(isinstance(row, dict) and "step" in row and _are_numbers(row) for row in rows):
+        raise RunError(f"{path} is damaged: needed is an object of numbers with its step on every line")
     return rows
+
+
+def _are_numbers(row: dict[str, Any]) -> bool:
+    """What a training logs may be infinite, but for its step."""
+    return fits(row["step"], float) and all(isinstance(v, float) or fits(v, int) for v in row.values())

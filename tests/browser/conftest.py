@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
@@ -50,10 +50,10 @@ def address(runs: Path) -> Iterator[str]:
 
 
 @contextmanager
-def serving(runs: Path, port: int) -> Iterator[str]:
-    """`sae app` over a folder of runs, for as long as the block lasts; its address."""
+def serving(runs: Path, port: int, **variables: str) -> Iterator[str]:
+    """`sae app` over a folder of runs, for as long as the block lasts; its address. More environment by name."""
     command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", str(port), "--no-browser"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert server.stdout is not None
     line = server.stdout.readline()
@@ -101,6 +101,8 @@ def _wait_for(address: str) -> None:
         try:
             with urlopen(f"{address}/_stcore/health", timeout=5):
                 return
+        except HTTPError:
+            return  # somebody answers, and asks for a password
         except URLError:
             time.sleep(0.1)
     raise AssertionError(f"nobody answers at {address}")

@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from activations import files
+from sae.contents import AboutDead
 from sae.errors import RunError
+from sae.features import tables
 from sae.features.dead.rows import GROUPS
-from sae.runs import read_json
+from sae.runs import read_about
 
 FORMAT = 1
 INDEX, TABLE = "dead.json", "latents.parquet"
@@ -42,17 +44,19 @@ class DeadReport:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished report on dead latents at {path}: run `sae dead {self.path.parent}`")
-        self.about: dict[str, Any] = read_json(self.path / INDEX)
-        if self.about.get("format", 0) > FORMAT:
-            raise RunError(f"{path} is of dead format {self.about['format']}, this release reads {FORMAT}")
+        self.about: dict[str, Any] = read_about(self.path / INDEX, "dead", FORMAT, AboutDead)
+        about = self.about
+        if not (about["d_sae"] > 0 < about["resolution"] and about["kinds"].keys() >= {*KINDS}):
+            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted; run `sae dead` again")
+        if not {"train", "held_out"} <= about["rows"].keys() <= {*GROUPS}:
+            raise RunError(
+                f"{self.path / INDEX} is damaged: its rows are of other groups; run `sae dead` again"
+            )
 
     @cached_property
     def table(self) -> pa.Table:
         """A row for each latent that is dead, fires in training text only, is rare or dense, in order."""
-        try:
-            return pq.read_table(self.path / TABLE)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"{self.path / TABLE} cannot be read: {error}; run `sae dead` again") from error
+        return tables.read(self.path / TABLE, SCHEMA, remedy="run `sae dead` again")
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Rows of the table as dictionaries, of one kind or all."""

@@ -1,0 +1,96 @@
+"""What was read from JSON or TOML against the types of a dataclass: built, or refused with the place that does not fit."""
+
+import math
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from reprlib import Repr
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+LARGEST = 2**63 - 1  # of a whole number: what a tensor's size or a file's may be
+_short = Repr(maxstring=60, maxother=60, maxlong=40)
+
+
+def build(kind: type[T], content: Any) -> T:
+    """The dataclass `kind` with these fields, those that are dataclasses themselves built too; lists become tuples
+    where the field is one.
+
+    Raises TypeError for a field that is missing, unknown or of another type; and what `kind` itself raises."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{_short.repr(content)} is no object of {kind.__name__}'s fields")
+    unknown = [name for name in content if name not in _kinds(kind)]
+    if unknown:
+        raise TypeError(f"{kind.__name__} has no field {_short.repr(unknown[0])}")
+    check(kind, content)
+    return kind(**{name: _built(_kinds(kind)[name], value) for name, value in content.items()})
+
+
+def check(kind: type, content: Any) -> None:
+    """The same without building anything, and whatever else `content` holds is let be."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{_short.repr(content)} is no object")
+    for field in fields(kind):
+        if field.name in content:
+            if not fits(content[field.name], wanted := _kinds(kind)[field.name]):
+                raise TypeError(
+                    f"{field.name} = {_short.repr(content[field.name])} is not of type {named(wanted)}"
+                )
+        elif field.default is field.default_factory is MISSING:
+            raise TypeError(f"{field.name} is missing")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value as JSON and TOML have them can stand for one of this type; no bool is a number, no number
+    is infinite."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in inside)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inside)
+    if origin in (list, tuple):
+        return isinstance(value, list) and all(fits(each, inside[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(each, inside[1]) for each in value.values())
+    if is_dataclass(kind):
+        return isinstance(value, kind) or _checks(kind, value)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if isinstance(value, int) and kind in (int, float):
+        return -LARGEST <= value <= LARGEST
+    return isinstance(value, kind) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def named(kind: Any) -> str:
+    """A type as one reads it."""
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+
+
+def _checks(kind: Any, value: Any) -> bool:
+    try:
+        check(kind, value)
+    except TypeError:
+        return False
+    return True
+
+
+def _built(kind: Any, value: Any) -> Any:
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _built(next(each for each in inside if fits(value, each)), value)
+    if origin is tuple:
+        return tuple(_built(inside[0], each) for each in value)
+    if origin is list:
+        return [_built(inside[0], each) for each in value]
+    if origin is dict:
+        return {name: _built(inside[1], each) for name, each in value.items()}
+    return build(kind, value) if is_dataclass(kind) and isinstance(kind, type) else value
+
+
+@cache
+def _kinds(kind: type) -> dict[str, Any]:
+    """Field -> type."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}

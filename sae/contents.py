@@ -1,0 +1,151 @@
+"""What the JSON files of a run have to hold for the rest to read them (FORMAT.md); more may be in them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class AboutRun:
+    """run.json."""
+
+    config: dict[str, Any]
+    hook: str
+    d_model: int
+    input_scale: float
+    model: str
+    model_revision: str | None
+    weights_sha256: str
+    store_fingerprint: str
+    model_dtype: str = "float32"
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+
+@dataclass(frozen=True)
+class AboutSAE:
+    """sae.json."""
+
+    architecture: str
+    arch: dict[str, Any]
+    d_model: int
+    weights_file_sha256: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """training.json of a checkpoint."""
+
+    step: int
+    reader: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measure with its interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Splice:
+    """Of eval.json what the language model took part in."""
+
+    windows: int
+    tokens: int
+    estimates: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """eval.json."""
+
+    tokens: int
+    documents: int
+    estimates: dict[str, Estimate]
+    dead: float
+    dense: float
+    splice: Splice | None = None
+    encoder: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AboutFeatures:
+    """features.json."""
+
+    d_sae: int
+    tokens: int
+    sae_sha256: str
+    sha256: dict[str, str]
+    unit: float = 1.0
+    clusters: list[list[str]] = field(default_factory=list)
+
+
+Curve = dict[str, list[float] | float | None]
+Kind = Literal["shared", "merged", "lost", "split", "new"]
+
+
+@dataclass(frozen=True)
+class Fates:
+    """Of dead.json the dead latents, counted."""
+
+    cause: dict[str, int]
+    training: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Of dead.json what would make them fire."""
+
+    bias: Curve | None
+    k: Curve | None
+    threshold: Curve | None
+    resample: Curve | None
+
+
+@dataclass(frozen=True)
+class AboutDead:
+    """dead.json."""
+
+    d_sae: int
+    rows: dict[str, int]
+    resolution: float
+    features_rows: int
+    history: bool
+    kinds: dict[str, int]
+    silent: dict[str, int]
+    dead_by: Fates
+    dense_by_kind: dict[str, int]
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Of compare-NAME.json what one measure says of each latent of one SAE."""
+
+    nearest: list[int]
+    similarity: list[float]
+    partner: list[int]
+    partner_similarity: list[float | None]
+    kind: list[Kind]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Of compare-NAME.json one measure."""
+
+    summary: dict[str, Any]
+    latents: dict[str, Latents]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """compare-NAME.json."""
+
+    tokens: int
+    absolute: bool
+    near: float
+    firing: dict[str, float]
+    cosine: Measure
+    activation: Measure

@@ -1,0 +1,225 @@
+"""Every reader: the file it reads in the toy world, and all that is made of it. A new reader is one line of the table."""
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from activations import embedded, files, models, text
+from activations.shuffle import ShuffledReader
+from activations.store import INDEX, Store, shard_name, verify
+from activations.text import TextConfig
+from activations.tokens import windows
+from activations.writer import StoreWriter
+from app import compare_rows, dead_rows, run_rows
+from sae import comparison, sweep
+from sae.cli import results
+from sae.features import page
+from sae.features.dead.report import DeadReport
+from sae.features.store import FeatureStore
+from sae.runs import Run
+from sae.training import checkpoints
+from sae.training.trainer import Trainer
+from tests import tiny
+
+RUN, OTHER = "runs/toy", "runs/other"
+FEATURES = f"{RUN}/features"
+CHECKPOINT = f"{RUN}/checkpoints/step-00000030"
+
+
+class Reader(NamedTuple):
+    """One file of the world and what reads it."""
+
+    file: str
+    read: Callable[[Path], object]
+    """Given the world's folder."""
+    mend: Callable[[Path], None] | None = None
+    """Makes what is kept of the file elsewhere, such as its checksum, agree with it again."""
+    seconds: float = 5.0
+    """At most, a case."""
+
+
+def rewrite(path: Path, change: Callable[[Any], None]) -> None:
+    """Change an object in a JSON file, and leave out what would seal it."""
+    content = json.loads(path.read_text())
+    content.pop("checksum", None)
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def store(world: Path) -> None:
+    """A store, as a training and `sae store` read it."""
+    found = Store(world / "store")
+    repr(found)
+    [*verify(found)]
+    hook = found.only_hook()
+    shard = found.read(0, (hook,))
+    found.rows(shard, "held-out", positions="last")
+    [*islice(found.batches(hook, 16), 2)]
+    [*islice(ShuffledReader(found, hook, 16, prefetch=0), 3)]
+
+
+def mend_store(world: Path) -> None:
+    """The size and the checksum of the first shard."""
+    shard = world / "store" / shard_name(0)
+    mended = {"bytes": shard.stat().st_size, "sha256": files.sha256(shard)}
+    rewrite(world / "store" / INDEX, lambda index: index["shards"][0].update(mended))
+
+
+def unfinished(world: Path) -> None:
+    """A harvest under way, gone on with."""
+    folder = world / "unfinished"
+    writer = StoreWriter(folder, Store(world / "store").spec)
+    if writer.has(0):
+        writer.check(0, [])
+    writer.finish(1, True)
+
+
+def run(world: Path) -> None:
+    """A run, as the Runs page and `sae compare` read it."""
+    found = Run(world / RUN)
+    repr(found)
+    _ = found.history, found.digest
+    measured = {"toy": found.evaluation} if found.evaluation else {}
+    log = found.log
+    run_rows.runs({"toy": found}, measured, {"toy": 1})
+    run_rows.settings(found.about), run_rows.summary(found.about), run_rows.progress(found.about, log, 1e6)
+    run_rows.side_by_side([measured.get("toy")])
+    run_rows.frontier({"toy": found}, measured)
+    results.result(found)
+
+
+def sae(world: Path) -> None:
+    """A trained SAE, used."""
+    found = Run(world / RUN).sae()
+    found(torch.zeros(2, found.d_model))
+
+
+def mend_sae(world: Path) -> None:
+    """The checksum of the weights."""
+    path = world / RUN / "sae.json"
+    about = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**about, "weights_file_sha256": files.sha256(world / RUN / "sae.safetensors")})
+    )
+
+
+def checkpoint(world: Path) -> None:
+    """A checkpoint, gone on from."""
+    made = Run(world / OTHER)
+    trainer = Trainer(made.sae(), made.config.train)
+    reader = ShuffledReader(made.store, made.hook, made.config.train.batch, prefetch=0)
+    reader.restore(checkpoints.restore(world / CHECKPOINT, trainer))
+    [*islice(reader, 1)]
+
+
+def features(world: Path) -> None:
+    """Some features, with all that their page and a notebook show."""
+    found = FeatureStore(world / FEATURES)
+    _ = found.texts, found.clusters
+    for latent in range(3):
+        page.body(found.feature(latent), 40, 10)
+        found.strongest(latent, -1)
+    page.names(found)(0)
+
+
+def mend_features(world: Path) -> None:
+    """The checksums of its files."""
+    folder = world / FEATURES
+
+    def change(about: Any) -> None:
+        about["sha256"] = {name: files.sha256(folder / name) for name in about["sha256"]}
+
+    rewrite(folder / "features.json", change)
+
+
+def mend_dead(world: Path) -> None:
+    """The checksum of the table of dead latents."""
+    folder = world / RUN / "dead"
+    digest = {"latents.parquet": files.sha256(folder / "latents.parquet")}
+    rewrite(folder / "dead.json", lambda about: about.update(sha256=digest))
+
+
+def labels(world: Path) -> None:
+    """Labels, as they are and as a file brings them."""
+    found = FeatureStore(world / FEATURES).labels
+    found.all()
+    for name in ("labels.csv", "labels-import.json"):
+        found.load(world / name)
+
+
+def compared(world: Path) -> None:
+    """Two runs matched, as the Compare page shows them."""
+    found = comparison.kept(Run(world / RUN), Run(world / OTHER))
+    for measure in compare_rows.MEASURES if found else ():
+        compare_rows.counts(found, measure), compare_rows.histogram(found, measure)
+
+
+def dead(world: Path) -> None:
+    """The report on dead latents, as its page shows it."""
+    found = DeadReport(world / RUN / "dead")
+    rows = found.rows()
+    dead_rows.numbers(found.about, rows), dead_rows.basis(found.about), dead_rows.silent(found.about)
+    found.row(0)
+
+
+def documents(name: str) -> Callable[[Path], object]:
+    """The documents of a data set."""
+    return lambda world: [*islice(text.documents(TextConfig(dataset=str(world / name))), 50)]
+
+
+def model(world: Path) -> None:
+    """A language model, loaded and run once."""
+    found = models.load(str(world / "model"))
+    found.logits(torch.zeros(1, 4, dtype=torch.long))
+    [*windows(["a text"], found.tokenizer, tiny.harvest_config(Path("-")).packing)]
+
+
+def embedded_text(world: Path) -> None:
+    """The cached embedded text."""
+    embedded.cache_folder = lambda: world
+    [*embedded.documents()]
+
+
+READERS: dict[str, Reader] = {
+    "store index": Reader(f"store/{INDEX}", store),
+    "store shard": Reader(f"store/{shard_name(0)}", store, mend_store),
+    "harvest under way": Reader("unfinished/shard-00000.json", unfinished),
+    "harvest's job": Reader("unfinished/harvest.json", unfinished),
+    "run": Reader(f"{RUN}/run.json", run),
+    "log": Reader(f"{RUN}/log.jsonl", run),
+    "evaluation": Reader(f"{RUN}/eval.json", run),
+    "history": Reader(f"{RUN}/latents.safetensors", run),
+    "SAE": Reader(f"{RUN}/sae.json", sae),
+    "weights": Reader(f"{RUN}/sae.safetensors", sae, mend_sae),
+    "checkpoint": Reader(f"{CHECKPOINT}/training.json", checkpoint),
+    "checkpoint's tensors": Reader(f"{CHECKPOINT}/training.safetensors", checkpoint),
+    "features": Reader(f"{FEATURES}/features.json", features),
+    "features table": Reader(f"{FEATURES}/features.parquet", features, mend_features),
+    "features texts": Reader(f"{FEATURES}/texts.parquet", features, mend_features),
+    "histograms": Reader(f"{FEATURES}/histograms.safetensors", features, mend_features),
+    "examples": Reader(f"{FEATURES}/examples.safetensors", features, mend_features),
+    "vocabulary": Reader(f"{FEATURES}/vocabulary.json", features, mend_features),
+    "effect": Reader(f"{FEATURES}/effects/0.json", features),
+    "labels": Reader(f"{RUN}/labels.json", labels),
+    "labels from CSV": Reader("labels.csv", labels),
+    "labels from JSON": Reader("labels-import.json", labels),
+    "comparison": Reader(f"{RUN}/compare-other.json", compared),
+    "dead": Reader(f"{RUN}/dead/dead.json", dead),
+    "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, mend_dead),
+    "sweep": Reader("sweep.toml", lambda world: sweep.load(world / "sweep.toml")),
+    "data set .jsonl": Reader("text.jsonl", documents("text.jsonl")),
+    "data set .json": Reader("text.json", documents("text.json")),
+    "data set .csv": Reader("text.csv", documents("text.csv")),
+    "data set .parquet": Reader("text.parquet", documents("text.parquet")),
+    "data set .txt": Reader("text.txt", documents("text.txt")),
+    "embedded text": Reader("gensim-4.4-wikipedia+news-v1.json", embedded_text),
+    "model": Reader("model/config.json", model, seconds=20),
+    "model's weights": Reader("model/model.safetensors", model, seconds=20),
+    "tokenizer": Reader("model/tokenizer.json", model, seconds=20),
+    "tokenizer's settings": Reader("model/tokenizer_config.json", model, seconds=20),
+    "generation settings": Reader("model/generation_config.json", model, seconds=20),
+}

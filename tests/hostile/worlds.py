@@ -1,0 +1,84 @@
+"""A folder with one whole file of every kind that is read, to be mutated."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from activations import files
+from activations.embedded import TEXT_VERSION
+from activations.store import Store
+from activations.writer import StoreWriter
+from sae import comparison
+from sae.features.dead.of_run import diagnose_run
+from sae.features.dead.rows import DeadConfig
+from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
+from sae.features.labels import Label
+from sae.features.store import FeatureStore
+from sae.runs import Run
+from tests.hostile.readers import OTHER, RUN
+
+TEXTS = ["the cat sat", "on a naïve mat", "", "while rain fell"] * 5
+SWEEP = """store = "stores/demo"
+out = "runs/sweep"
+windows = 16
+[train]
+steps = 500
+[[grid]]
+arch = "topk"
+d_sae = 4096
+k = [16, 32, 64]
+train.lr = [1e-3, 3e-4]
+[[grid]]
+arch = "matryoshka"
+prefixes = [[0.5, 1.0]]
+"""
+
+
+def make(folder: Path, world: Path) -> Path:
+    """Fill a folder from the toy world."""
+    shutil.copytree(world, folder)
+    _point_at(folder / RUN, folder)
+    shutil.copytree(folder / RUN, folder / OTHER)
+    run, other = Run(folder / RUN), Run(folder / OTHER)
+    diagnose_run(run, DeadConfig(rows=600, off_tokens=0, batch=128), None)
+    comparison.keep(run, other, comparison.match_runs(run, other, tokens=300))
+    example = MeasuredExample(1, 2, 3.5, [0.5], ["a", "b", "c"], 1, [0.0, 0.0, 0.75])
+    side = SideEffect([0.1], [1], [0.5], [Word("a", 0.2)], [Word("b", 0.1)], 0.4, None, [example])
+    features = FeatureStore(run.path / "features")
+    save_effect(features, Effect(0, side, side))
+    features.labels.update({0: Label("cat", "a note"), 1: Label("mat")})
+    features.labels.export(folder / "labels.csv")
+    features.labels.export(folder / "labels-import.json")
+    (folder / "sweep.toml").write_text(SWEEP)
+    _texts(folder)
+    _unfinished(folder)
+    return folder
+
+
+def _point_at(run: Path, world: Path) -> None:
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["store"] = str(world / "store")
+    (run / "run.json").write_text(json.dumps(about))
+
+
+def _texts(folder: Path) -> None:
+    (folder / "text.json").write_text(json.dumps([{"text": text} for text in TEXTS]))
+    with (folder / "text.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "more"], *([text, 'a "b", c'] for text in TEXTS)])
+    pq.write_table(pa.table({"text": TEXTS, "number": range(len(TEXTS))}), folder / "text.parquet")
+    (folder / "text.txt").write_text("\n\n".join(TEXTS))
+    files.write_json(folder / f"{TEXT_VERSION.replace(' ', '-')}.json", TEXTS)
+
+
+def _unfinished(folder: Path) -> None:
+    """A harvest of one shard that lacks its index."""
+    spec = Store(folder / "store").spec
+    StoreWriter(folder / "unfinished", spec)
+    note = {"entry": {"windows": 2, "rows": 20, "bytes": 0, "sha256": "0"}, "tokens_sha256": "0"}
+    sums = {hook: {"sum": [0.5] * width, "squares": 8.0} for hook, width in spec.hooks.items()}
+    files.write_json(folder / "unfinished" / "shard-00000.json", {**note, "sums": sums})
+    (folder / "unfinished" / "shard-00000.safetensors").touch()
