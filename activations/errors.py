@@ -1,7 +1,17 @@
 """Every error `activations` raises on purpose: one readable line each, exit code 2 at the command line."""
 
+LONGEST = 1000  # characters
 
-class ActivationsError(Exception):
+
+class OneLine(Exception):
+    """Its message is one line of readable length, whatever it quotes of a file or a library."""
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+
+
+class ActivationsError(OneLine):
     """Something the caller can mend: the message says what, what was found, what was needed, what to do."""
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from activations import embedded
 from activations.errors import HookError, ModelError
+from activations.typed import fits
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,17 @@ def load(
     source = str(embedded.model_folder()) if name == "embedded" else name
     if name != "embedded" and _looks_local(name) and not Path(name).expanduser().is_dir():
         raise ModelError(f"no model folder at {name}: needed is a folder with config.json, or a hub name")
-    # code that a folder or the hub brings along is never run, and not asked about
+    # code that comes along is never run, and not asked about
     safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        hf_model, found = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **safely
-        )
+        safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
+        hf_model, found = AutoModelForCausalLM.from_pretrained(source, **safely_all)
         tokenizer = AutoTokenizer.from_pretrained(source, **safely)
+        ids = tokenizer(
+            "a text", add_special_tokens=False, split_special_tokens=True, verbose=False
+        ).input_ids
+        if not fits([*ids, tokenizer.bos_token_id or 0, tokenizer.eos_token_id or 0], list[int]):
+            raise ValueError(f"its tokenizer gives {ids} for a text.")
     except Exception as error:  # the libraries below raise of everything, plain Exception too
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(

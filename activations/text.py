@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from activations import embedded
 from activations.errors import TextError
+from activations.nesting import refuse_deep
 
 # File endings and the `datasets` loader that reads them; anything else is a folder or a hub name.
 LOADERS = {
@@ -100,6 +101,9 @@ def _open(config: TextConfig) -> Any:
             )
         units = {"file": "document", "paragraph": "paragraph", "line": "line"}
         extra: dict[str, Any] = {"sample_by": units[config.document]} if loader == "text" else {}
+        if loader == "json":
+            for path in _files(config):
+                refuse_deep(Path(path))
         paths = [glob.escape(path) for path in _files(config)]
         return datasets.load_dataset(loader, data_files=paths, split="train", streaming=True, **extra)
     except StopIteration as error:  # looking for its columns, the loader met no row

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 LARGEST = 2**63 - 1  # of a whole number: what a tensor's size or a file's may be
-_short = Repr(maxstring=60, maxother=60, maxlong=40)
+_short = Repr()
+_short.maxstring = _short.maxother = 60
 
 
 def build(kind: type[T], content: Any) -> T:

@@ -58,7 +58,10 @@ class StoreWriter:
         self.path, self.spec = path, spec
         job = {**_spec_json(spec), "tokens": tokens}
         if (path / JOB).exists():
-            difference = _differences(read_json(path / JOB), job)
+            before = read_json(path / JOB)
+            if not isinstance(before, dict):
+                raise StoreError(f"{path / JOB} is damaged: delete {path}, or choose another --out")
+            difference = _differences(before, job)
             if difference:
                 raise StoreError(
                     f"{path} holds an unfinished harvest with other settings ({difference}): "

@@ -149,3 +149,10 @@ class Comparison:
     firing: dict[str, float]
     cosine: Measure
     activation: Measure
+
+
+@dataclass(frozen=True)
+class AllLabels:
+    """labels.json."""
+
+    saes: dict[str, dict[str, Any]]

@@ -1,7 +1,9 @@
 """Every error `sae` raises on purpose: one readable line each, exit code 2 at the command line."""
 
+from activations.errors import OneLine
 
-class SAEError(Exception):
+
+class SAEError(OneLine):
     """Something the caller can mend: the message says what, what was found, what was needed, what to do."""
 
 

@@ -218,13 +218,13 @@ def read_json(path: Path, *, kind: type | None = None, within: Path | None = Non
 
 
 def read_about(path: Path, what: str, newest: int, kind: type) -> Any:
-    """Content of the JSON file that marks a folder whole, with at least the fields of a dataclass.
+    """Content of a JSON file that has a format, with at least the fields of a dataclass.
 
     Raises RunError as `read_json` does, and when its format is newer than the newest this release knows."""
     found = read_json(path)
     number = found.get("format", 0) if isinstance(found, dict) else 0
     if fits(number, int) and number > newest:
-        raise RunError(f"{path.parent} is of {what} format {number}, this release reads up to {newest}")
+        raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
     return _held(path, found, kind)
 
 

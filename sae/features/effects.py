@@ -308,8 +308,8 @@ def _read_side(about: dict[str, Any]) -> SideEffect:
             raise TypeError("an example's lists do not go together")
     content = {**about, **words, "examples": examples}
     check(SideEffect, content)
-    if not about["kl"]:
-        raise TypeError("kl is empty")
+    if not about["kl"] or (about["pearson"] is None) != (about["spearman"] is None):
+        raise TypeError("its numbers do not go together")
     return SideEffect(**content)
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from activations import files
+from sae.contents import AllLabels
 from sae.errors import RunError
-from sae.runs import read_json
+from sae.runs import read_about
 
 FORMAT = 1
 FILE = "labels.json"
@@ -104,14 +105,7 @@ class Labels:
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():
             return {"format": FORMAT, "saes": {}}
-        about = read_json(self.path)
-        if not isinstance(about, dict) or not isinstance(about.get("saes"), dict):
-            raise RunError(f"{self.path} is damaged: no labels in it; restore it, or move it away")
-        if about.get("format", 0) > FORMAT:
-            raise RunError(
-                f"{self.path} is of labels format {about['format']}, this release reads up to {FORMAT}"
-            )
-        return about
+        return read_about(self.path, "labels", FORMAT, AllLabels)
 
     def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
         with FileLock(self.path.with_name(FILE + ".lock")):

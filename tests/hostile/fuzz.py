@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,11 @@ ROOT = Path(__file__).parents[2]
 class Fuzzer:
     """A worker process over a folder of whole files."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, show: bool = False):
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.hostile.worker", str(folder)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None if show else subprocess.DEVNULL, text=True,
+            env={**os.environ, "SHOW": "1" * show},
         )  # fmt: skip
         assert self._answer() == "ready"
 
@@ -44,9 +46,9 @@ class Fuzzer:
 
 
 @contextmanager
-def fuzzing(folder: Path) -> Iterator[Fuzzer]:
+def fuzzing(folder: Path, show: bool = False) -> Iterator[Fuzzer]:
     """A fuzzer for as long as the block lasts."""
-    made = Fuzzer(folder)
+    made = Fuzzer(folder, show)
     try:
         yield made
     finally:
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument("readers", nargs="*", help="all when left out")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--show", action="store_true", help="what refused files are told")
     parser.add_argument("--turn", type=int, default=40, help="seeds of a reader at a time")
     asked = parser.parse_args()
     names = asked.readers or list(READERS)
@@ -71,7 +74,7 @@ def main() -> None:
         (Path(scratch) / "world").mkdir()
         tiny.run(Path(scratch) / "world")
         folder = worlds.make(Path(scratch) / "made", Path(scratch) / "world")
-        with fuzzing(folder) as fuzz:
+        with fuzzing(folder, asked.show) as fuzz:
             end, first = time.monotonic() + asked.seconds, asked.first
             while time.monotonic() < end:
                 for name in names:

@@ -1,6 +1,7 @@
 """Every reader: the file it reads in the toy world, and all that is made of it. A new reader is one line of the table."""
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from activations import embedded, files, models, text
 from activations.shuffle import ShuffledReader
 from activations.store import INDEX, Store, shard_name, verify
 from activations.text import TextConfig
-from activations.tokens import windows
+from activations.tokens import NOWHERE, windows
 from activations.writer import StoreWriter
 from app import compare_rows, dead_rows, run_rows
 from sae import comparison, sweep
@@ -24,9 +25,12 @@ from sae.runs import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
 from tests import tiny
+from tests.activations.toys import window
 
 RUN, OTHER = "runs/toy", "runs/other"
 FEATURES = f"{RUN}/features"
+CONTEXT = 16
+WINDOWS = [window([NOWHERE, *[0] * (CONTEXT - 1)], [NOWHERE, *range(CONTEXT - 1)])]
 CHECKPOINT = f"{RUN}/checkpoints/step-00000030"
 
 
@@ -39,7 +43,7 @@ class Reader(NamedTuple):
     mend: Callable[[Path], None] | None = None
     """Makes what is kept of the file elsewhere, such as its checksum, agree with it again."""
     seconds: float = 5.0
-    """At most, a case."""
+    """Of the processor's time, at most, a case."""
 
 
 def rewrite(path: Path, change: Callable[[Any], None]) -> None:
@@ -70,12 +74,15 @@ def mend_store(world: Path) -> None:
 
 
 def unfinished(world: Path) -> None:
-    """A harvest under way, gone on with."""
-    folder = world / "unfinished"
-    writer = StoreWriter(folder, Store(world / "store").spec)
+    """A harvest under way, gone on with to its end, in a copy."""
+    copy = world / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(world / "unfinished", copy)
+    writer = StoreWriter(copy, Store(world / "store").spec)
     if writer.has(0):
-        writer.check(0, [])
+        writer.check(0, WINDOWS)
     writer.finish(1, True)
+    Store(copy).read(0)
 
 
 def run(world: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from activations import files
 from activations.embedded import TEXT_VERSION
@@ -19,7 +20,7 @@ from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save
 from sae.features.labels import Label
 from sae.features.store import FeatureStore
 from sae.runs import Run
-from tests.hostile.readers import OTHER, RUN
+from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
 
 TEXTS = ["the cat sat", "on a naïve mat", "", "while rain fell"] * 5
 SWEEP = """store = "stores/demo"
@@ -47,7 +48,7 @@ def make(folder: Path, world: Path) -> Path:
     diagnose_run(run, DeadConfig(rows=600, off_tokens=0, batch=128), None)
     comparison.keep(run, other, comparison.match_runs(run, other, tokens=300))
     example = MeasuredExample(1, 2, 3.5, [0.5], ["a", "b", "c"], 1, [0.0, 0.0, 0.75])
-    side = SideEffect([0.1], [1], [0.5], [Word("a", 0.2)], [Word("b", 0.1)], 0.4, None, [example])
+    side = SideEffect([0.1], [1], [0.5], [Word("a", 0.2)], [Word("b", 0.1)], 0.4, -0.2, [example])
     features = FeatureStore(run.path / "features")
     save_effect(features, Effect(0, side, side))
     features.labels.update({0: Label("cat", "a note"), 1: Label("mat")})
@@ -77,8 +78,5 @@ def _texts(folder: Path) -> None:
 def _unfinished(folder: Path) -> None:
     """A harvest of one shard that lacks its index."""
     spec = Store(folder / "store").spec
-    StoreWriter(folder / "unfinished", spec)
-    note = {"entry": {"windows": 2, "rows": 20, "bytes": 0, "sha256": "0"}, "tokens_sha256": "0"}
-    sums = {hook: {"sum": [0.5] * width, "squares": 8.0} for hook, width in spec.hooks.items()}
-    files.write_json(folder / "unfinished" / "shard-00000.json", {**note, "sums": sums})
-    (folder / "unfinished" / "shard-00000.safetensors").touch()
+    found = {hook: torch.ones(1, CONTEXT, width) for hook, width in spec.hooks.items()}
+    StoreWriter(folder / "unfinished", spec).write(0, WINDOWS, found)
