@@ -179,11 +179,11 @@ def load_sae(folder: Path | str) -> SAE:
         raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
     about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE)
     path = folder / WEIGHTS
+    tensors = read_tensors(path)
+    if files.sha256(path) != about["weights_file_sha256"]:
+        raise RunError(f"{path} is damaged: its bytes are not the ones {ABOUT} describes")
     try:
-        if files.sha256(files.plain(path)) != about["weights_file_sha256"]:
-            raise RunError(f"{path} is damaged: its bytes are not the ones {ABOUT} describes")
         cfg = config.arch_from_json(about["architecture"], about["arch"])
-        tensors = read_tensors(path)
         with torch.device("meta"):  # takes no memory: the settings may claim any size
             wanted = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg).state_dict()
         shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
@@ -191,7 +191,7 @@ def load_sae(folder: Path | str) -> SAE:
             raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}")
         sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
         sae.load_state_dict(tensors)
-    except (OSError, TypeError, RuntimeError, OverflowError) as error:
+    except (TypeError, RuntimeError, OverflowError) as error:
         raise RunError(f"{folder} cannot be read: {error}") from error
     return sae.eval().requires_grad_(False)
 

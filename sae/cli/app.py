@@ -6,12 +6,14 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 import tyro
 
+from sae.cli.signals import Stopped
 from sae.errors import ConfigError, RunError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -115,7 +117,8 @@ def serve(command: App, port: int) -> None:
         flags += [f"--server.allowedHosts={name}" for name in LOCAL]
     run = import_module("streamlit.web.cli").main
     gc.freeze()  # Streamlit collects garbage after every run of a page: not among what is loaded for good
-    run(["run", *flags, str(script), "--", str(command.runs)], standalone_mode=False)
+    with suppress(Stopped):  # the server, having closed down, hands on the signal that ended it
+        run(["run", *flags, str(script), "--", str(command.runs)], standalone_mode=False)
 
 
 def _meaning(command: App) -> str:

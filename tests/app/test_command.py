@@ -1,11 +1,13 @@
 """`sae app`: listens where it is told, says where, and ends in one line when it cannot."""
 
 import importlib
+import os
 import socket
 from types import SimpleNamespace
 
 import pytest
 
+from app.door import PASSWORD
 from sae.cli import app
 from sae.errors import ConfigError, RunError
 
@@ -13,6 +15,7 @@ from sae.errors import ConfigError, RunError
 @pytest.fixture
 def streamlit(monkeypatch):
     """Stands in for Streamlit's command line; keeps what it was called with."""
+    monkeypatch.setenv(PASSWORD, "")  # put back when the test is over
     calls: list[list[str]] = []
 
     def run(args, standalone_mode):
@@ -49,7 +52,11 @@ def test_it_listens_on_this_machine_only_and_tells_nobody(streamlit, tmp_path, c
     assert found["server.headless"] == ["true"]
     assert set(found["server.allowedHosts"]) == {"127.0.0.1", "localhost", "::1"}
     assert call[-1] == str(tmp_path)
-    assert call[call.index("--") - 1].endswith("main.py")
+    assert call[call.index("--") - 1].endswith("served.py")
+    assert [found[f"server.{name}"] for name in ("enableXsrfProtection", "enableCORS")] == [
+        ["true"],
+        ["true"],
+    ]
     written = capsys.readouterr()
     assert "http://127.0.0.1:18501" in written.out
     assert not written.err
@@ -58,8 +65,35 @@ def test_it_listens_on_this_machine_only_and_tells_nobody(streamlit, tmp_path, c
 def test_another_host_is_warned_about(streamlit, tmp_path, capsys):
     assert app.main([str(tmp_path), "--host", "0.0.0.0", "--port", "18501"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "no password" in line
+    assert "no password" in line and "--password" in line
     assert "server.allowedHosts" not in flags(streamlit[0])
+    assert PASSWORD not in os.environ
+
+
+def test_a_password_is_made_up_and_said_once_or_taken_from_the_environment(
+    streamlit, tmp_path, capsys, monkeypatch
+):
+    where = [str(tmp_path), "--host", "0.0.0.0", "--port", "18501"]
+    assert app.main([*where, "--password"]) == 0
+    said, warned = capsys.readouterr().err.splitlines()
+    made = os.environ[PASSWORD]
+    assert len(made) >= 16
+    assert made in said
+    assert "unencrypted" in warned and made not in warned
+    assert not any(made in flag for flag in streamlit[-1])
+    monkeypatch.setenv(PASSWORD, "my own")
+    assert app.main(where) == 0
+    assert "my own" not in capsys.readouterr().err
+    assert os.environ[PASSWORD] == "my own"
+    assert app.main([*where, "--no-password"]) == 0
+    assert PASSWORD not in os.environ
+
+
+def test_the_app_is_served_behind_its_door_where_there_is_a_password(monkeypatch):
+    for password, layers in (("a word", ["Door"]), (None, [])):
+        monkeypatch.setenv(PASSWORD, password) if password else monkeypatch.delenv(PASSWORD)
+        served = importlib.reload(importlib.import_module("app.served"))
+        assert [layer.cls.__name__ for layer in served.app._user_middleware] == layers
 
 
 def test_a_taken_port_is_left_alone_and_said(capsys):
