@@ -17,6 +17,8 @@ from torch import Tensor
 
 PART = ".part"  # suffix of what is being written; a reader ignores such files, the next writer replaces them
 
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place; clean up if it fails."""
@@ -100,9 +102,14 @@ def read_json(path: Path, within: Path | None = None) -> Any:
 def parse_json(text: str) -> Any:
     """The same for a text."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        found = json.loads(text, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+    if SURROGATE.search(
+        text
+    ):  # half a character, which nothing could write or print, unless it has its other half
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def read_tensors(path: Path, within: Path | None = None) -> dict[str, Tensor]:

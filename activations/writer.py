@@ -144,6 +144,8 @@ class StoreWriter:
         note = read_json(path)
         try:
             check(Note, note)
+            if {hook: len(sums["sum"]) for hook, sums in note["sums"].items()} != self.spec.hooks:
+                raise TypeError("its sums are of other hook points")
         except TypeError as error:
             raise StoreError(
                 f"{path} is damaged ({error}): delete it, and its shard is harvested again"

@@ -11,6 +11,7 @@ import streamlit as st
 from app import frame
 from sae.show import render
 
+LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
 HISTOGRAMS, BY_CLUSTER, BY_DENSITY = "Histograms", "Map by cluster", "Map by density"
 
 
@@ -131,10 +132,10 @@ def label_editor(label: str, note: str, where: str, key: str, save: Callable[[st
         st.form(f"form {key}", border=False, enter_to_submit=True),
     ):
         first = st.text_input(
-            "Label", label, key=f"label {key}", max_chars=200, placeholder="what it stands for"
+            "Label", label, key=f"label {key}", max_chars=LONGEST_LABEL, placeholder="what it stands for"
         )
         second = st.text_area(
-            "Note", note, key=f"note {key}", max_chars=4000, placeholder="anything worth keeping"
+            "Note", note, key=f"note {key}", max_chars=LONGEST_NOTE, placeholder="anything worth keeping"
         )
         st.caption(render.markdown(f"Kept in {where}"))
         if st.form_submit_button("Save", type="primary"):

@@ -143,7 +143,7 @@ def frontier(
         values, config = _intervals(evaluation), found[name].about["config"]
         size = config["arch"].get("d_sae")
         kind = config["architecture"] + (f", {size:,}" if len(sizes) > 1 and size else "")
-        if measure in values:
+        if values.keys() >= {measure, "l0"}:
             points.append((name, kind, values["l0"][0], values[measure][0]))
     return points
 

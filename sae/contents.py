@@ -152,7 +152,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class LabelEntry:
+    """Of labels.json one latent's."""
+
+    label: str
+    note: str
+
+
+@dataclass(frozen=True)
 class AllLabels:
     """labels.json."""
 
-    saes: dict[str, dict[str, Any]]
+    saes: dict[str, dict[str, LabelEntry]]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from app.feature_frame import LONGEST_LABEL, LONGEST_NOTE
 from app.session import jobs, live
 from app.session.features import of
 from app.session.readings import read_text
@@ -49,8 +50,8 @@ def names(store: FeatureStore) -> About:
 
 
 def save_label(store: FeatureStore, latent: int, label: str, note: str) -> None:
-    """Keep what the visitor calls a feature."""
-    store.labels.set(latent, label, note)
+    """Keep what the visitor calls a feature, as long as the boxes take it: not every visitor comes by way of them."""
+    store.labels.set(latent, label[:LONGEST_LABEL], note[:LONGEST_NOTE])
 
 
 def effect(store: FeatureStore, latent: int) -> Effect | None:

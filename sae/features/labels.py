@@ -39,7 +39,7 @@ class Labels:
         found = self._read()["saes"].get(self.sae_sha256, {})
         try:
             return {int(latent): _label(entry) for latent, entry in found.items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise RunError(f"{self.path} is damaged: {error!r}; restore it, or move it away") from error
 
     def get(self, latent: int) -> Label:
@@ -105,7 +105,9 @@ class Labels:
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():
             return {"format": FORMAT, "saes": {}}
-        return read_about(self.path, "labels", FORMAT, AllLabels)
+        saes = read_about(self.path, "labels", FORMAT, AllLabels)["saes"]
+        kept = {sae: {n: _label(entry)._asdict() for n, entry in its.items()} for sae, its in saes.items()}
+        return {"format": FORMAT, "saes": kept}
 
     def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
         with FileLock(self.path.with_name(FILE + ".lock")):

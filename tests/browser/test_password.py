@@ -59,10 +59,9 @@ def test_who_does_not_know_it_sees_nothing(
     page = tab(browser, guarded, password)
     if cookie:
         page.context.add_cookies([{"name": "sae_door", "value": cookie, "url": guarded}])
-    with suppress(Error):  # without a screen there is nobody to ask
+    with suppress(Error):  # nobody is there whom the browser could ask
         page.goto("/feature?run=toy")
-    assert "Feature" not in page.content()
-    assert page.locator("h1").count() == 0
+    assert page.locator("h1, .stApp").count() == 0
     page.context.close()
 
 

@@ -88,7 +88,7 @@ def value(rng: random.Random, content: bytes) -> bytes:
     start, stop = _json(content)
     try:
         tree = json.loads(content[start:stop])
-    except ValueError:
+    except (ValueError, RecursionError):  # of a mutation before this one
         return number(rng, content)
     text = json.dumps(_changed(rng, tree)).encode("utf-8", "replace")
     if start:

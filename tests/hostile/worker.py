@@ -110,6 +110,25 @@ def _cases(reader: Reader, folder: Path, original: bytes, seeds: list[int], send
         os.write(sender, (json.dumps("; ".join(watched) or said) + "\n").encode())
 
 
+def alone(reader: Reader, folder: Path) -> str:
+    """What becomes of reading the file as it is, in a child of its own and within its limits."""
+    receiver, sender = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            limit(MEMORY)
+            signal.setitimer(signal.ITIMER_PROF, reader.seconds)
+            signal.setitimer(signal.ITIMER_REAL, WAITING * reader.seconds)
+            os.write(sender, outcome(reader, folder).encode())
+        finally:
+            os._exit(0)
+    os.close(sender)
+    with os.fdopen(receiver, encoding="utf-8") as said:
+        found = said.read()
+    _, status = os.waitpid(pid, 0)
+    return found or f"ended by {os.waitstatus_to_exitcode(status)}"
+
+
 def outcome(reader: Reader, folder: Path) -> str:
     """read, refused (one line, of our own classes), or what is wrong with how it ended."""
     try:
