@@ -7,13 +7,16 @@ BIN := .venv/bin
 PEERS := sae-lens==6.54.12
 BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest
 
-.PHONY: demo test test-peers check format bench install browser clean
+.PHONY: demo test test-all test-peers check format bench install browser clean
 
 demo: install  ## the whole job on a real model and text: about 10 minutes on two cores (ARGS="--tokens 100000 …")
 	$(BIN)/sae demo $(ARGS)
 
 test: check browser  ## every test, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-all: check browser  ## the same and what takes minutes: more kills, more damage
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(ARGS)
 
 test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
 	.venv-peers/bin/python -c 'import sae_lens'  # else its tests would be skipped

@@ -1,12 +1,13 @@
 """Pure: what is known of dead latents -> plotly figures: deaths over training, bars by name, what-if curves."""
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from app.charts import GREY, PALETTE, plain
-from sae.show.render import escaped
+from sae.show.render import visible
 
 BAR = 26  # pixels a bar
 
@@ -52,7 +53,7 @@ def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = 
     figure = go.Figure(
         go.Bar(
             x=[count for _, count, _ in rows],
-            y=[escaped(name) for name, *_ in rows],
+            y=[html.escape(visible(name), quote=False) for name, *_ in rows],
             orientation="h",
             text=[f"{count:,}" for _, count, _ in rows],
             textposition="outside",

@@ -136,7 +136,7 @@ def spread(every: NDArray[np.float64], chosen: NDArray[np.float64], unit: str = 
             customdata=[f"{number(float(a))} to {number(float(b))}{unit}" for a, b in pairwise(edges)],
             hovertemplate="%{customdata}: %{y:,} " + name + "<extra></extra>",
         )
-    figure.update_xaxes(showgrid=False, nticks=6, ticksuffix=html.escape(unit))
+    figure.update_xaxes(showgrid=False, nticks=6, ticksuffix=html.escape(unit, quote=False))
     return _brushable(figure)
 
 
@@ -170,7 +170,7 @@ def directions(
             mode="markers",
             marker=marker,
             customdata=there,
-            text=[html.escape(visible(texts[latent])) for latent in numbers],
+            text=[html.escape(visible(texts[latent]), quote=False) for latent in numbers],
             hovertemplate="%{text}<extra></extra>",
         )
     )

@@ -47,10 +47,10 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
             y=[row[name] for row in rows],
             mode="lines+markers" if len(rows) < 3 else "lines",
             line=_line(number if several else place),
-            name=html.escape(run),
+            name=html.escape(run, quote=False),
             legendgroup=number,
             showlegend=several and not place,
-            hovertemplate=(f"{html.escape(run)}<br>" if several else "")
+            hovertemplate=(f"{html.escape(run, quote=False)}<br>" if several else "")
             + "step %{x:,}: %{y:.4~g}<extra></extra>",
         )
         figure.add_trace(line, row=place // columns + 1, col=place % columns + 1)

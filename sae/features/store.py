@@ -43,6 +43,11 @@ LATER = (
     | dict.fromkeys(("raised_tokens", "lowered_tokens"), lists(text))
 )
 """Columns of features.parquet that must be there, and those that may be, or were not in older releases."""
+TOGETHER = (
+    ("neighbours", "neighbour_cosines"), ("cofiring", "cofiring_counts", "cofiring_pmi"),
+    ("raised_tokens", "raised_logits"), ("lowered_tokens", "lowered_logits"),
+)  # fmt: skip
+"""Columns of lists that say one thing each of the same."""
 Height = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # of a window's values: the peak is the highest
 
 
@@ -122,6 +127,11 @@ class FeatureStore:
         for name in ("neighbours", "cofiring"):
             if name in found.column_names and not tables.within(found, name, len(self)):
                 raise RunError(f"{self.path / TABLE} is damaged: {name} are not all latents; {REMEDY}")
+        for names in TOGETHER:
+            if not tables.alike(found, *names):
+                raise RunError(
+                    f"{self.path / TABLE} is damaged: {names[0]} and {names[1]} have lists of other lengths; {REMEDY}"
+                )
         return found
 
     @cached_property
@@ -182,6 +192,8 @@ class FeatureStore:
             counts = np.concatenate([negative[::-1], positive])
             if not (len(signed) == len(counts) + 1 and (np.diff(signed) > 0).all() and (counts >= 0).all()):
                 raise ValueError("no histogram")
+            if not counts.any() and self.table["fired"][latent].as_py():
+                raise ValueError("no value of a latent that fires")
             return Histogram(signed, counts)
 
     def strongest(self, latent: int, sign: int = 1) -> list[Example]:

@@ -75,3 +75,9 @@ def within(table: pa.Table, name: str, count: int) -> bool:
         return True
     ends = pc.min_max(values).as_py()
     return values.null_count == 0 and ends["min"] >= 0 and ends["max"] < count
+
+
+def alike(table: pa.Table, *names: str) -> bool:
+    """Whether columns of lists have, row by row, lists of one length."""
+    lengths = [pc.list_value_length(table[name]) for name in names if name in table.column_names]
+    return all(lengths[0].equals(other) for other in lengths[1:])

@@ -32,7 +32,7 @@ def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = N
                 "x": [l0 for l0, _, _ in mine],
                 "y": [value for _, value, _ in mine],
                 "mode": "lines+markers",
-                "name": html.escape(kind),
+                "name": html.escape(kind, quote=False),
                 "legendgroup": kind,
                 "line": {"color": color, "width": 1, "dash": "dot"},
                 "marker": {
@@ -41,7 +41,7 @@ def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = N
                     "symbol": SYMBOLS[place // len(COLORS) % len(SYMBOLS)],
                     "line": {"width": [2 if name == chosen else 0 for name in names], "color": RING},
                 },
-                "text": [html.escape(name) for name in names],
+                "text": [html.escape(name, quote=False) for name in names],
                 "hovertemplate": "%{text}<br>L0 %{x:.3~g}, %{y:.3~g}<extra></extra>",
             }
         )
