@@ -100,7 +100,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a tensor of 64 terabytes": ("store shard", claim_shape),
     "segments over segments": ("store shard", overlay_segments),
     "a terabyte of windows": ("store index", claim_windows),
-    "an SAE of 2^40 latents": ("SAE", claim_latents),
+    "an SAE of a million latents": ("SAE", claim_latents),
     "2^50 features": ("features", claim_features),
     "a table that unpacks to 256 megabytes": ("features table", inflate_table),
     "ten million brackets": ("store index", nest_index),

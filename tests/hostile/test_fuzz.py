@@ -9,7 +9,7 @@ import pytest
 from tests.hostile.fuzz import Fuzzer
 from tests.hostile.readers import READERS
 
-QUICK, SLOW_CASES = 12, 4  # seeds a reader, and one whose cases take a good part of a second
+QUICK, SLOW_CASES = 8, 4  # seeds a reader, and one whose cases take a good part of a second
 LONG = 200.0  # seconds
 
 
