@@ -14,8 +14,8 @@ class AboutRun:
     input_scale: float
     model: str
     model_revision: str | None
-    weights_sha256: str
-    store_fingerprint: str
+    weights_sha256: str | None
+    store_fingerprint: str | None
     model_dtype: str = "float32"
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None

@@ -21,6 +21,7 @@ from sae.cli import results
 from sae.features import page
 from sae.features.dead.report import DeadReport
 from sae.features.store import FeatureStore
+from sae.foreign import FORMATS
 from sae.runs import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
@@ -191,6 +192,16 @@ def embedded_text(world: Path) -> None:
     [*embedded.documents()]
 
 
+def foreign(form: str) -> Callable[[Path], object]:
+    """Another tool's SAE, used."""
+
+    def read(world: Path) -> None:
+        found = FORMATS[form].read(world / form).sae
+        found(torch.zeros(2, found.d_model))
+
+    return read
+
+
 READERS: dict[str, Reader] = {
     "store index": Reader(f"store/{INDEX}", store),
     "store shard": Reader(f"store/{shard_name(0)}", store, mend_store),
@@ -223,6 +234,8 @@ READERS: dict[str, Reader] = {
     "data set .csv": Reader("text.csv", documents("text.csv")),
     "data set .parquet": Reader("text.parquet", documents("text.parquet")),
     "data set .txt": Reader("text.txt", documents("text.txt")),
+    "SAELens settings": Reader("saelens/cfg.json", foreign("saelens")),
+    "SAELens weights": Reader("saelens/sae_weights.safetensors", foreign("saelens")),
     "embedded text": Reader("gensim-4.4-wikipedia+news-v1.json", embedded_text),
     "model": Reader("model/config.json", model, seconds=20),
     "model's weights": Reader("model/model.safetensors", model, seconds=20),

@@ -19,6 +19,7 @@ from sae.features.dead.rows import DeadConfig
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
 from sae.features.labels import Label
 from sae.features.store import FeatureStore
+from sae.foreign import WRITABLE, Origin
 from sae.runs import Run
 from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
 
@@ -55,6 +56,8 @@ def make(folder: Path, world: Path) -> Path:
     features.labels.export(folder / "labels.csv")
     features.labels.export(folder / "labels-import.json")
     (folder / "sweep.toml").write_text(SWEEP)
+    for form, writable in WRITABLE.items():
+        writable.write(run.sae(), Origin("toy", run.hook), folder / form)
     _texts(folder)
     _unfinished(folder)
     return folder
