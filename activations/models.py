@@ -47,7 +47,7 @@ def load(
     safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
-        hf_model, found = AutoModelForCausalLM.from_pretrained(source, **safely_all)
+        hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
         tokenizer = AutoTokenizer.from_pretrained(source, **safely)
         ids = tokenizer(
             "a text", add_special_tokens=False, split_special_tokens=True, verbose=False

@@ -12,7 +12,7 @@ from torch import Tensor
 from activations.background import ahead
 from activations.errors import StoreError
 from activations.store import DTYPES, Positions, Split, Store
-from activations.typed import check
+from activations.typed import build
 
 
 class Batch(NamedTuple):
@@ -116,10 +116,9 @@ class ShuffledReader:
                 )
         place = {"epoch": state.get("epoch"), "row": state.get("row")}
         try:
-            check(Cursor, place)
+            self.cursor = build(Cursor, place)
         except TypeError as error:
             raise StoreError(f"the saved place is damaged: {error}") from error
-        self.cursor = Cursor(**place)
 
     def __iter__(self) -> Iterator[Batch]:
         with closing(ahead(self._batches(self.cursor, self._prefetch), self._prefetch)) as batches:

@@ -56,7 +56,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(each, inside[1]) for each in value.values())
     if is_dataclass(kind):
-        return isinstance(value, kind) or _checks(kind, value)
+        return (isinstance(kind, type) and isinstance(value, kind)) or _checks(kind, value)
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if isinstance(value, int) and kind in (int, float):

@@ -314,7 +314,6 @@ def _read_side(about: dict[str, Any]) -> SideEffect:
 
 
 def _read_word(pair: Any) -> Word:
-    text, by = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-    if not (isinstance(text, str) and fits(by, float)):
+    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and fits(pair[1], float)):
         raise TypeError(f"{pair!r} is no token with a number")
-    return Word(text, by)
+    return Word(*pair)

@@ -1,16 +1,17 @@
 """Parquet tables, read and held to the columns they must have before anything is made of them."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from activations import files
 from sae.errors import RunError
 
+pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
 MOST_BYTES = 64 << 20  # a table unpacks to so many, or so many times the file's size
 MOST_TIMES = 200
 Kind = Callable[[pa.DataType], bool]
