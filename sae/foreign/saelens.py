@@ -187,7 +187,7 @@ def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Pat
     return tensors
 
 
-def write(sae: SAE, origin: Origin, path: Path) -> None:
+def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write the folder, float32. Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when
     the folder is taken."""
     architecture, tensors, settings = _theirs(sae)
@@ -217,6 +217,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> None:
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
         files.write_json(folder / CFG, cfg)
+    return []
 
 
 def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
