@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 # Other tools' packages that exchange with them is tested with. They ask for other versions of what ours stands on, so
 # they have an environment of their own, with those of our requirements that core and tests import.
-PEERS := sae-lens==6.54.12
+PEERS := sae-lens==6.54.12 eai-sparsify==1.3.3 dictionary-learning==0.1.0
 BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest
 
 .PHONY: demo test test-peers check format bench install browser clean
@@ -16,12 +16,13 @@ test: check browser  ## every test, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
-	.venv-peers/bin/python -c 'import sae_lens'  # else its tests would be skipped
+	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning'  # else their tests would be skipped
 	.venv-peers/bin/python -m pytest tests/peers -m peers $(ARGS)
 
 .venv-peers/.installed: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS) $(BESIDE)
+	.venv-peers/bin/python -m pip uninstall --quiet --yes torchvision  # what it comes with is for another torch
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
