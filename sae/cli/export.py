@@ -136,7 +136,9 @@ def _export_delphi(command: Delphi) -> None:
         written = write_cache(sae, run.store, run.hook, command.out, command.tokens, command.batch, advance)
     print(f"{command.out}: latents of {run.path} on {rows:,} tokens, in {len(written)} files")
     if sae.signed:
-        print("  its latents are signed: what delphi shows of one are its largest values, so the positive side")
+        print(
+            "  its latents are signed: what delphi shows of one are its largest values, so the positive side"
+        )
 
 
 def _export_listing(command: Neuronpedia) -> None:
