@@ -127,6 +127,7 @@ def test_ours_come_back_as_a_jumprelu_that_does_the_same(tmp_path, name):
     sae, x = trained(SMALL[name]), rows()
     notes = gemma_scope.write(sae, ORIGIN, tmp_path / "out")
     assert bool(notes) is not name.startswith("jumprelu")
+    assert (np.load(tmp_path / "out" / "params.npz")["threshold"] >= 0).all()
     back = gemma_scope.read(tmp_path / "out").sae
     assert apart(back.encode(x).dense(), sae.encode(x).dense()) < 1e-5
     assert apart(back(x), sae(x)) < 1e-5
