@@ -4,10 +4,14 @@ BIN := .venv/bin
 
 # Other tools' packages that exchange with them is tested with. They ask for other versions of what ours stands on, so
 # they have an environment of their own, with those of our requirements that core and tests import.
-PEERS := sae-lens==6.54.12 eai-sparsify==1.3.3 dictionary-learning==0.1.0
-# Two that ask for older versions of nearly all of this and run with the new ones, and what they import besides
-BENCHES := sae-dashboard==0.8.0 sae-bench==0.6.0 eindex-callum dataclasses-json marshmallow typing-inspect mypy-extensions collectibles
-BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest tabulate seaborn scikit-learn
+PEERS := sae-lens==6.54.12
+BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest \
+	natsort schedulefree matplotlib tabulate
+# These ask for older versions of nearly all of the above and run with the new ones: each is installed alone, with what
+# it imports besides
+ALONE := eai-sparsify==1.3.3 dictionary-learning==0.1.0 nnsight==0.3.7 python-socketio python-engineio bidict \
+	websocket-client zstandard sae-dashboard==0.8.0 eindex-callum dataclasses-json marshmallow typing-inspect \
+	mypy-extensions sae-bench==0.6.0
 
 .PHONY: demo test test-peers check format bench install browser clean
 
@@ -18,14 +22,13 @@ test: check browser  ## every test, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
-	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning, sae_dashboard, sae_bench'  # else their tests would be skipped
+	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning.utils, sae_dashboard.sae_vis_runner, sae_bench.evals.core.main'  # else their tests would be skipped
 	.venv-peers/bin/python -m pytest tests/peers -m peers $(ARGS)
 
 .venv-peers/.installed: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS) $(BESIDE)
-	.venv-peers/bin/python -m pip uninstall --quiet --yes torchvision  # it is for another torch
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(BENCHES)
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(ALONE)
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
