@@ -11,21 +11,22 @@ from torch import Tensor
 from sae.architectures import SAE, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK, name_of
 from sae.errors import ForeignError
 
-HOW_IT_CHOOSES = {
-    "topk": "keeps the k largest latents of each row",
-    "abstopk": "keeps the k latents of each row that are largest in size, with their sign",
-    "batchtopk": "keeps all latents above one threshold",
-    "matryoshka": "keeps all latents above one threshold",
-    "relu": "keeps every positive latent",
-    "jumprelu": "keeps latents above thresholds of their own",
-    "gated": "has a gate and magnitudes",
-    "kron": "multiplies columns of two small encoders with each other",
-    "gba": "compares each row's cosine with a feature to a threshold",
-    "mfr": "keeps the k largest latents of each row, negative ones too",
-    "topafa": "lets each row's norm decide how many latents fire",
-    "adaptivek": "lets a probe of each row decide how many latents fire",
+IN_USE = {
+    "topk": "it keeps the k largest latents of each row",
+    "abstopk": "it keeps what is largest in size, with its sign: k of each row or, chosen per batch, what is beyond a "
+    "threshold on both sides",
+    "batchtopk": "it keeps what is above a threshold",
+    "matryoshka": "it keeps what is above a threshold",
+    "relu": "it keeps every positive latent",
+    "jumprelu": "it keeps what is above a threshold of each latent's own",
+    "gated": "one path decides which latents fire, another how strongly",
+    "kron": "its latents are square roots of products of two pre-activations",
+    "topafa": "how many latents a row keeps depends on the row's norm",
+    "adaptivek": "how many latents a row keeps is said by a probe, row by row",
+    "gba": "whether a latent fires depends on its cosine with the row, so its threshold grows with the row's norm",
+    "mfr": "of a row with fewer than k positive pre-activations it keeps negative ones",
 }
-"""By architecture, what keeps it out of a format that has no such rule."""
+"""What keeps each architecture out of a format that has no such rule."""
 
 
 class Thresholded(NamedTuple):
@@ -51,8 +52,8 @@ def refusal(sae: SAE, title: str, holds: str) -> ForeignError:
     """What to tell of an SAE that a format cannot hold."""
     name = name_of(sae.cfg)
     return ForeignError(
-        f"{title} holds {holds}; an SAE of architecture {name} {HOW_IT_CHOOSES[name]}, which has no exact form "
-        f"there: choose another format (sae export --help lists them)"
+        f"{title} cannot compute what {name} does in use: {IN_USE[name]}; it holds {holds}. Choose another format "
+        f"(sae export --help lists them)"
     )
 
 

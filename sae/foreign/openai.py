@@ -82,7 +82,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     Raises ForeignError for any architecture but ReLU. The format has no place for `origin`."""
     if not isinstance(sae, ReLU):
-        raise forms.refusal(sae, "OpenAI's format", "ReLU SAEs, and TopK SAEs that normalise each row")
+        raise forms.refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")
     b_dec, W_enc = sae.b_dec.double(), sae.W_enc.double()
     content = {
         "pre_bias": sae.b_dec.clone(),
