@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae.architectures import ARCHITECTURES
 from sae.errors import ForeignError
 from sae.foreign import FORMATS, WRITABLE
+from sae.foreign.forms import IN_USE
 from tests.sae.exchanged import ORIGIN, rows, trained
 from tests.sae.small import SMALL
 from tests.sae.test_saelens import ANYTHING
@@ -31,6 +33,7 @@ KEYS = {
 
 def test_each_format_has_a_case():
     assert HELD.keys() == FORMATS.keys() == WRITABLE.keys()
+    assert IN_USE.keys() == ARCHITECTURES.keys()
 
 
 @every_format
