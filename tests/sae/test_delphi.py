@@ -113,6 +113,7 @@ def test_the_command_writes_it(world, tmp_path, capsys):
     assert (about["cache_ctx_len"], about["n_splits"]) == (16, 1)
     assert 600 <= about["n_tokens"] < 1200
     assert "cache" in capsys.readouterr().out
-    assert main(["export", "delphi", str(world / "runs/toy"), "--out", str(out)]) == 2
-    error = capsys.readouterr().err.strip()
-    assert "is not empty" in error and "\n" not in error
+    for mistake, said in (([], "is not empty"), (["--tokens", "0"], "tokens = 0 must be at least 1")):
+        assert main(["export", "delphi", str(world / "runs/toy"), "--out", str(out), *mistake]) == 2
+        error = capsys.readouterr().err.strip()
+        assert said in error and "\n" not in error
