@@ -3,13 +3,14 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
 from sae.cli.main import main
 from sae.errors import ConfigError
 from sae.features import neuronpedia
 from sae.features.neuronpedia import Listing, write_listing
-from sae.features.store import FeatureStore
+from sae.features.store import FeatureStore, Histogram
 from tests import tiny
 
 LISTING = Listing("gpt2-small", "res-mine-8k", "mine", "A. Person")
@@ -87,6 +88,15 @@ def test_examples_are_the_folders_strongest_first_and_each_once(written):
             assert row["values"][row["maxValueTokenIndex"]] == row["maxValue"] == max(row["values"]) > 0
             assert len(row["values"]) == len(row["tokens"])
             assert row["binMin"] <= row["maxValue"] <= row["binMax"] + 1e-6
+
+
+def test_of_signed_latents_the_positive_side_is_written(world, tmp_path, monkeypatch):
+    signed = Histogram(np.array([-4.0, -2.0, 0.0, 2.0, 4.0]), np.array([7, 5, 0, 3]))
+    monkeypatch.setattr(FeatureStore, "histogram", lambda self, latent: signed)
+    features = FeatureStore(world / "runs/toy/features")
+    place = write_listing(features, tiny.HOOK, "toy", LISTING, tmp_path)
+    first = lines(place / "features/batch-0.jsonl.gz")[0]
+    assert (first["freq_hist_data_bar_heights"], first["freq_hist_data_bar_values"]) == ([3], [3.0])
 
 
 @pytest.mark.parametrize(
