@@ -5,7 +5,13 @@ BIN := .venv/bin
 # Other tools' packages that exchange with them is tested with. They ask for other versions of what ours stands on, so
 # they have an environment of their own, with those of our requirements that core and tests import.
 PEERS := sae-lens==6.54.12
-BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest
+BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest \
+	natsort schedulefree matplotlib tabulate
+# These ask for older versions of nearly all of the above and run with the new ones: each is installed alone, with what
+# it imports besides
+ALONE := eai-sparsify==1.3.3 dictionary-learning==0.1.0 nnsight==0.3.7 python-socketio python-engineio bidict \
+	websocket-client zstandard sae-dashboard==0.8.0 eindex-callum dataclasses-json marshmallow typing-inspect \
+	mypy-extensions sae-bench==0.6.0
 
 .PHONY: demo test test-all test-peers check format bench install browser clean
 
@@ -19,12 +25,13 @@ test-all: check browser  ## the same and what takes minutes: more kills, more da
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(ARGS)
 
 test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
-	.venv-peers/bin/python -c 'import sae_lens'  # else its tests would be skipped
+	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning.utils, sae_dashboard.sae_vis_runner, sae_bench.evals.core.main'  # else their tests would be skipped
 	.venv-peers/bin/python -m pytest tests/peers -m peers $(ARGS)
 
 .venv-peers/.installed: Makefile pyproject.toml
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PEERS) $(BESIDE)
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(ALONE)
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 

@@ -28,7 +28,7 @@ VOCABULARY = 49_152
 # (module, function or method, what the table calls it); a part's seconds leave out those of parts within it
 PARTS = (
     ("describe", "describe", "the rest"),
-    ("collect", "_encode", "encode (disk too)"),
+    ("collect", "encode_shard", "encode (disk too)"),
     ("firings", "by_latent", "sort by latent"),
     ("statistics", "Statistics.add", "statistics"),
     ("examples", "Selection.add", "selection"),

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import tyro
 
+from sae.cli.progress import progress
 from sae.errors import ConfigError
+from sae.features.collect import shards_to_read
+from sae.features.delphi import write_cache
+from sae.features.neuronpedia import Listing, write_listing
 from sae.features.page import export_html
 from sae.features.store import FeatureStore
 from sae.foreign import WRITABLE
 from sae.imported import origin_of
-from sae.runs import Run
+from sae.runs import Run, device
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,48 @@ class Files:
     """The folder to write."""
 
 
-FORMS = {"html": "features as one HTML file that opens without a network"}
+@dataclass(frozen=True)
+class Delphi:
+    """Write what fires where in a run's store as the cache of latents that EleutherAI's delphi explains and scores.
+
+    Example: sae export delphi runs/demo --out caches/demo --tokens 10000000. In delphi: LatentDataset(raw_dir="caches/demo",
+    …), with the model's tokenizer; its example_ctx_len has to divide the store's window. It reads latents as positive: of
+    a signed one it shows the positive side."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must be finished."""
+    out: Path
+    """The folder to write."""
+    tokens: int | None = None
+    """Look at the store's first tokens only, rounded up to whole shards; at all of them when left out."""
+    batch: int = 2048
+    """Rows encoded at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} = {value} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Neuronpedia:
+    """Write a run's features in the layout that Neuronpedia imports (/api/admin/import of an instance of your own).
+
+    Example: sae export neuronpedia runs/demo --out exports --model-id gpt2-small --source-set res-mine-8k --release mine
+    --creator "A. Person". Of latents that fire with both signs the positive side is written."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must have features."""
+    out: Path
+    """Folder in which MODEL/LAYER-SET is made."""
+    listing: Listing
+
+
+FORMS = {
+    "html": "features as one HTML file that opens without a network",
+    "delphi": "what fires where, as the cache that EleutherAI's delphi explains latents from",
+    "neuronpedia": "features in the layout that Neuronpedia imports",
+}
 FORMS |= {name: f"the SAE, for {form.TITLE}" for name, form in WRITABLE.items()}
 
 
@@ -64,6 +109,11 @@ def main(args: list[str]) -> int:
         return 0 if asked else 2
     if args[0] == "html":
         _export_html(tyro.cli(Html, prog="sae export html", args=args[1:]))
+    elif args[0] == "delphi":
+        _export_delphi(tyro.cli(Delphi, prog="sae export delphi", args=args[1:]))
+    elif args[0] == "neuronpedia":
+        flat = (tyro.conf.OmitArgPrefixes,)
+        _export_listing(tyro.cli(Neuronpedia, prog="sae export neuronpedia", args=args[1:], config=flat))
     else:
         _export_files(args[0], tyro.cli(Files, prog=f"sae export {args[0]}", args=args[1:]))
     return 0
@@ -77,11 +127,34 @@ def _export_html(command: Html) -> None:
     )
 
 
+def _export_delphi(command: Delphi) -> None:
+    run = Run(command.run)
+    _ = run.digest  # refuses a run that is not finished
+    _, rows = shards_to_read(run.store, command.tokens)
+    with progress("delphi", rows, "tokens") as advance:
+        sae = run.sae().to(device())
+        written = write_cache(sae, run.store, run.hook, command.out, command.tokens, command.batch, advance)
+    print(f"{command.out}: latents of {run.path} on {rows:,} tokens, in {len(written)} files")
+    if sae.signed:
+        print(
+            "  its latents are signed: what delphi shows of one are its largest values, so the positive side"
+        )
+
+
+def _export_listing(command: Neuronpedia) -> None:
+    run = Run(command.run)
+    features = FeatureStore(command.run / "features")
+    place = write_listing(features, run.hook, run.about["model"], command.listing, command.out)
+    print(f"{place}: {len(features):,} features of {run.path}")
+
+
 def _export_files(name: str, command: Files) -> None:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished: its weights are about to change
     origin = origin_of(run)
-    WRITABLE[name].write(run.sae(), origin, command.out)
-    print(f"{command.out}: {run.path} as {name} reads it")
+    notes = WRITABLE[name].write(run.sae(), origin, command.out)
     if "context_size" not in origin.facts:
-        print("  its store is not at hand: the files do not say on which text it was trained")
+        notes.append("its store is not at hand: the files do not say on which text it was trained")
+    print(f"{command.out}: {run.path} as {name} reads it")
+    for note in notes:
+        print(f"  {note}")

@@ -92,7 +92,7 @@ def collect(
         _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
     for number in _mine(numbers):
-        _encode(sae, store, hook, number, cfg.batch, scratch, on_rows)
+        encode_shard(sae, store, hook, number, cfg.batch, scratch, on_rows)
     ranks.barrier()
     counts = [firings.read_counts(scratch / shard_name(number)) for number in numbers]
     rows, fired = sum(n for n, _ in counts), torch.stack([fired for _, fired in counts]).sum(0)
@@ -169,7 +169,7 @@ def _prepare(scratch: Path, job: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _encode(
+def encode_shard(
     sae: SAE, store: Store, hook: str, number: int, batch: int, scratch: Path, on_rows: Callable[[int], None]
 ) -> None:
     """Put a shard's firings into the scratch, if they are not there."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sae.architectures import SAE
-from sae.foreign import saelens
+from sae.foreign import dictionary_learning, gemma_scope, openai, saelens, sparsify
 from sae.foreign.exchange import Imported, Origin
 
 
@@ -28,16 +28,19 @@ class Format(Protocol):
 class WritableFormat(Format, Protocol):
     """A format that SAEs of ours can be written in."""
 
-    def write(self, sae: SAE, origin: Origin, path: Path) -> None:
-        """Write a folder that was not there, whole or not at all. Raises ForeignError when the format cannot hold it,
-        FileExistsError when there is something at `path`."""
+    def write(self, sae: SAE, origin: Origin, path: Path) -> list[str]:
+        """Write a folder that was not there, whole or not at all; returns what to tell the user, a line each.
+
+        Raises ForeignError when the format cannot hold it, FileExistsError when there is something at `path`."""
         ...
 
 
-FORMATS: dict[str, Format] = {
-    "saelens": saelens,
-}
 WRITABLE: dict[str, WritableFormat] = {
     "saelens": saelens,
+    "dictionary_learning": dictionary_learning,
+    "sparsify": sparsify,
+    "openai": openai,
+    "gemma_scope": gemma_scope,
 }
+FORMATS: dict[str, Format] = {**WRITABLE}
 __all__ = ["FORMATS", "WRITABLE", "Format", "Imported", "Origin", "WritableFormat"]

@@ -4,6 +4,7 @@ Readers compute in float64 and round once, at the end, to the float32 of all our
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae.architectures import ARCHITECTURES, SAE, AbsTopK, ArchConfig, Gated, JumpReLU, ReLU, TopK, name_of
+from sae.architectures import (
+    ARCHITECTURES,
+    SAE,
+    AbsTopK,
+    ArchConfig,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    ReLU,
+    TopK,
+    name_of,
+)
 from sae.architectures.shared import move_norms
 from sae.errors import ForeignError
 
 T = TypeVar("T")
 LARGEST_JSON = 2**24  # bytes; settings take some thousand
+SMALL, MOST_UNPACKED = 2**26, 8
+"""An archive may unpack to so many bytes, or else to so many times its size."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class Weights:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ForeignError(f"{self._path}: {name} is {found}, needed are floating-point numbers")
+        if not _is_whole(tensor):
+            raise ForeignError(f"{self._path}: {name} claims more numbers than the file holds")
         fits = tensor.ndim == len(shape) and all(
             n in (None, m) for n, m in zip(shape, tensor.shape, strict=True)
         )
@@ -89,6 +106,13 @@ class Weights:
             raise ForeignError(
                 f"{self._path} has tensors that are not understood here: {', '.join(sorted(self._left))}"
             )
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether every number of a tensor has a place of its own: strides of 0 could make a few bytes fill the memory."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -131,7 +155,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_pt(path: Path) -> Any:
     """What a .pt file holds, tensors on the CPU, read with `weights_only`: no code in it is run.
 
-    Raises ForeignError for a file that is no such thing, or holds more than tensors and plain containers."""
+    Raises ForeignError for a file that is no such thing, or holds more than tensors and plain containers, and for one
+    from before torch 1.6, which would be trusted for how much memory to take."""
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes from anywhere: the unpickler may meet whatever there is
@@ -139,6 +165,31 @@ def read_pt(path: Path) -> Any:
         raise ForeignError(
             f"{path} cannot be read safely, as tensors and plain containers alone: {reason}"
         ) from error
+
+
+def state_dict(content: Any, path: Path) -> dict[str, Any]:
+    """What was read from a file, if it is a dictionary with names for keys. Raises ForeignError when it is not."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ForeignError(
+            f"{path} holds a {type(content).__name__}, needed is a state dict: tensors by name"
+        )
+    return content
+
+
+def check_archive(path: Path) -> None:
+    """Raise ForeignError unless this is a zip archive, as torch and numpy write, that unpacks to no more than a few times
+    its size: weights do not compress further."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ForeignError(
+            f"{path} is no archive of arrays, as torch.save and numpy.savez write: {error}"
+        ) from error
+    if unpacked > max(SMALL, MOST_UNPACKED * path.stat().st_size):
+        raise ForeignError(
+            f"{path} would unpack to {unpacked / 1e6:,.0f} MB, more than {MOST_UNPACKED} times its size: these are no weights"
+        )
 
 
 def assemble(cfg: ArchConfig, tensors: Mapping[str, Tensor]) -> SAE:
@@ -170,14 +221,17 @@ def fold_norms(sae: SAE, ranked_by_norm: bool = False) -> list[str]:
     """Bring decoder rows to norm 1, latents carrying the norms: the same reconstruction, and who fires is the same.
 
     Where latents are chosen by rank that is so only if the file ranks them times their norms (`ranked_by_norm`) or all
-    norms are alike; else the rows stay as they are. Returns what to tell the user."""
-    assert isinstance(sae, ReLU | JumpReLU | Gated | TopK | AbsTopK)
+    norms are alike; else the rows stay as they are, and where they share one threshold too. Returns what to tell the user.
+    """
+    assert isinstance(sae, ReLU | JumpReLU | Gated | TopK | AbsTopK | BatchTopK | Matryoshka)
     norms = sae.W_dec.norm(dim=1)
     least, most = norms.min().item(), norms.max().item()
     ones = max(abs(least - 1), abs(most - 1)) < 1e-5  # but for rounding: left as they are, the numbers stay
     if ones and not ranked_by_norm:
         return []
     said = f"decoder rows had norms from {least:.4g} to {most:.4g}"
+    if isinstance(sae, BatchTopK | Matryoshka):
+        return [f"{said} and keep them: which latents are above the threshold depends on it"]
     if isinstance(sae, TopK | AbsTopK) and not ranked_by_norm and most - least > 1e-6 * most:
         return [f"{said} and keep them: which latents are among the k largest depends on it"]
     moved = move_norms(sae)

@@ -29,6 +29,7 @@ from sae.architectures import (
     name_of,
 )
 from sae.errors import ConfigError, ForeignError
+from sae.foreign import forms
 from sae.foreign.exchange import (
     Imported,
     Origin,
@@ -66,15 +67,7 @@ NOT_READ |= dict.fromkeys(
     ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"), NOT_READ["transcoder"]
 )
 """Architectures without an exact form here, and why."""
-NOT_WRITTEN = {
-    "abstopk": "chosen per batch it keeps what is large in size, above a threshold on both sides; theirs has one side",
-    "kron": "its latents are square roots of products of two pre-activations",
-    "topafa": "how many latents a row keeps depends on the row's norm",
-    "adaptivek": "how many latents a row keeps is said by a probe, row by row",
-    "gba": "whether a latent fires depends on its cosine with the row, so its threshold grows with the row's norm",
-    "mfr": "of a row with fewer than k positive pre-activations it keeps negative ones, which theirs sets to 0",
-}
-"""Architectures that SAELens cannot compute, and why."""
+HOLDS = "standard, topk, abstopk (per token), jumprelu and gated SAEs"
 NORMALISED = {
     "expected_average_only_in": "by a number that is not in the file; SAELens' fold_activation_norm_scaling_factor puts "
     "it into the weights",
@@ -187,7 +180,7 @@ def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Pat
     return tensors
 
 
-def write(sae: SAE, origin: Origin, path: Path) -> None:
+def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write the folder, float32. Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when
     the folder is taken."""
     architecture, tensors, settings = _theirs(sae)
@@ -217,6 +210,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> None:
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
         files.write_json(folder / CFG, cfg)
+    return []
 
 
 def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
@@ -234,5 +228,4 @@ def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         case Gated():
             four["b_gate"] = four.pop("b_enc")
             return "gated", {**four, "b_mag": sae.b_mag, "r_mag": sae.r_mag}, {}
-    name = name_of(sae.cfg)
-    raise ForeignError(f"SAELens cannot compute what {name} does in use: {NOT_WRITTEN[name]}")
+    raise forms.refusal(sae, "SAELens", HOLDS)

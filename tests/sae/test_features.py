@@ -212,7 +212,7 @@ def test_interrupted_after_any_shard_it_goes_on_and_ends_with_the_same_bytes(
 
     whole = go(tmp_path / "whole")
     encoded = []
-    real = collecting._encode
+    real = collecting.encode_shard
 
     def failing(sae, store, hook, number, *rest):
         if number == 3 and not encoded:
@@ -220,7 +220,7 @@ def test_interrupted_after_any_shard_it_goes_on_and_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return real(sae, store, hook, number, *rest)
 
-    monkeypatch.setattr(collecting, "_encode", failing)
+    monkeypatch.setattr(collecting, "encode_shard", failing)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "stopped")
     with pytest.raises(RunError, match="no finished features"):

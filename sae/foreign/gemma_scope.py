@@ -1,0 +1,145 @@
+"""Gemma Scope: JumpReLU SAEs of Google DeepMind; 1 as params.npz, 2 as params.safetensors beside config.json.
+
+Lieberum et al. 2024, arXiv:2408.05147. b_dec is not taken off the input. A params.npz says nothing of itself: model, site
+and layer are in its path, as the hub's folders have it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activations import files
+from sae.architectures import SAE, JumpReLU, JumpReLUConfig
+from sae.errors import ForeignError
+from sae.foreign import forms
+from sae.foreign.exchange import (
+    Imported,
+    Origin,
+    Weights,
+    assemble,
+    check_archive,
+    finished,
+    fold_norms,
+    fold_pre_bias,
+    read_json,
+    read_safetensors,
+)
+
+TITLE = "Gemma Scope (params.npz; version 2: config.json and params.safetensors)"
+FIRST, SECOND, ABOUT = "params.npz", "params.safetensors", "config.json"
+TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+"""Last part of version 1's repositories -> hook within a block."""
+MODULES = {
+    "output": "hook_resid_post",
+    "self_attn.o_proj.input": "attn.hook_z",
+    "post_feedforward_layernorm.output": "hook_mlp_out",
+}
+"""What version 2 calls a place within model.layers.N -> hook within a block."""
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is, or is a folder with, params.npz or params.safetensors."""
+    return (path.is_file() and path.name in (FIRST, SECOND)) or any(
+        (path / name).is_file() for name in (FIRST, SECOND)
+    )
+
+
+def read(path: Path) -> Imported:
+    """The SAE of a folder or file, of either version. Raises ForeignError when it is damaged or no plain JumpReLU."""
+    found = [path / name for name in (FIRST, SECOND) if (path / name).is_file()] if path.is_dir() else [path]
+    if not found:
+        raise ForeignError(f"{path} has neither {FIRST} nor {SECOND}")
+    file = found[0]
+    tensors, origin = (_first if file.suffix == ".npz" else _second)(file)
+    renamed = {
+        name[0].upper() + name[1:] if name in ("w_enc", "w_dec") else name: t for name, t in tensors.items()
+    }
+    weights = Weights(file, renamed)
+    W_enc = weights.take("W_enc", None, None)
+    d, n = W_enc.shape
+    shapes = {"W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
+    parts = {"W_enc": W_enc} | {name: weights.take(name, *shape) for name, shape in shapes.items()}
+    parts["log_threshold"] = weights.take("threshold", n).clamp_min(0).log()  # a ReLU follows the comparison
+    weights.done()
+    sae = assemble(JumpReLUConfig(d_sae=n), parts)
+    notes = fold_pre_bias(sae, subtracted=False)
+    if origin.hook == "hook_embed":
+        sae.fold_input_scale(d**-0.5)
+        notes.append("trained on embeddings before Gemma multiplies them by sqrt(D): the factor is folded in")
+    return Imported(finished(sae), origin, notes + fold_norms(sae))
+
+
+def _first(file: Path) -> tuple[dict[str, Tensor], Origin]:
+    parts = "/".join(file.absolute().parts)
+    repository = re.search(r"gemma-scope-(\d+b)-(pt|it)-(\w+)", parts)
+    layer = re.search(r"/layer_(\d+)/", parts)
+    model, hook = None, None
+    if repository:
+        size, kind, site = repository.groups()
+        if site not in SITES:
+            raise ForeignError(
+                f"{file} is of {repository[0]}: it rebuilds an MLP's output from its input, SAEs what they read"
+            )
+        model = f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}"
+        hook = f"blocks.{layer[1]}.{SITES[site]}" if layer else None
+    if "/embedding/" in parts:
+        hook = "hook_embed"
+    l0 = re.search(r"/average_l0_(\d+)/", parts)
+    return _npz(file), Origin(model, hook, {"average_l0": int(l0[1])} if l0 else {})
+
+
+def _npz(file: Path) -> dict[str, Tensor]:
+    """Arrays of floating-point numbers, none of which is unpickled, none larger than the file gives reason to think."""
+    check_archive(file)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except Exception as error:  # bytes from anywhere: unpacking may meet whatever there is
+        raise ForeignError(f"{file} cannot be read as arrays of numbers: {error}") from error
+
+
+def _second(file: Path) -> tuple[dict[str, Tensor], Origin]:
+    about = read_json(file.parent / ABOUT)
+    if about.get("architecture") != "jump_relu":
+        raise ForeignError(
+            f"{file.parent / ABOUT}: architecture is {about.get('architecture')!r}, needed is jump_relu"
+        )
+    source, target = about.get("hf_hook_point_in"), about.get("hf_hook_point_out")
+    if about.get("affine_connection") or target not in (None, source):
+        raise ForeignError(
+            f"{file.parent} is a transcoder from {source!r} to {target!r}: SAEs here rebuild what they read"
+        )
+    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", str(source))
+    hook = f"blocks.{found[1]}.{MODULES[found[2]]}" if found and found[2] in MODULES else None
+    return read_safetensors(file), Origin(_gemma_3(about), hook, about)
+
+
+def _gemma_3(about: dict[str, Any]) -> str | None:
+    """The hub's name for the model: some files write gemma-v3, some leave the owner out."""
+    name = about.get("model_name")
+    if not isinstance(name, str):
+        return None
+    return ("" if "/" in name else "google/") + name.replace("-v3", "-3")
+
+
+def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
+    """A folder with params.npz, as version 1 has it. ReLU, BatchTopK, Matryoshka and gated SAEs are exactly JumpReLUs in use.
+
+    Raises ForeignError for other architectures. The format has no place for `origin`: name folders after it."""
+    form = forms.thresholded(sae)
+    if form is None:
+        raise forms.refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")
+    arrays = {name: getattr(form, name).float().contiguous().numpy() for name in TENSORS}
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:  # numpy would add .npz to the name
+            np.savez(file, **arrays)
+
+    with files.new_folder(path) as folder:
+        files.write_atomically(folder / FIRST, save)
+    as_it_is = isinstance(sae, JumpReLU)
+    return [] if as_it_is else ["written as the JumpReLU that it is in use"]

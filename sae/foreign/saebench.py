@@ -1,0 +1,148 @@
+"""An SAE as SAEBench (0.6) and SAEDashboard (0.8) expect one: dense latents, attributes and a cfg in SAELens' words.
+
+Both take any object with these, in place of one of SAELens': `core.run_eval(config, [("mine", adapt(sae, origin))], …)`,
+`SaeVisRunner(config).run(encoder=adapt(sae, origin), …)`. Nothing but torch is needed here."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae.architectures import SAE, Gated, name_of
+from sae.errors import ForeignError
+from sae.foreign import sites
+from sae.foreign.exchange import Origin
+
+
+@dataclass
+class BenchConfig:
+    """Settings that SAEBench reads, and writes more into; most of them say that there is nothing more to do."""
+
+    model_name: str
+    d_in: int
+    d_sae: int
+    hook_layer: int
+    hook_name: str
+    architecture: str
+    dtype: str
+    device: str
+    context_size: int | None = None
+    prepend_bos: bool = True
+    dataset_path: str = ""
+    apply_b_dec_to_input: bool = True
+    hook_head_index: int | None = None
+    finetuning_scaling_factor: bool = False
+    activation_fn_str: str = "relu"
+    activation_fn_kwargs: dict[str, Any] = field(default_factory=dict)
+    normalize_activations: str = "none"
+    model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
+    dataset_trust_remote_code: bool = False
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    training_tokens: int = 0
+    sae_lens_training_version: str | None = None
+    neuronpedia_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+
+class Bench(nn.Module):
+    """An SAE of ours behind SAELens' surface: `encode` and `decode` are dense, [..., D] to [..., F] and back.
+
+    What it computes is float32, whatever `dtype` is: that is what comes out, and what the weights are shown in."""
+
+    def __init__(self, sae: SAE, cfg: BenchConfig):
+        super().__init__()
+        self.sae, self.cfg = sae, cfg
+        self.dtype = torch.float32
+        self.hook_z_reshaping_mode = False  # heads come flattened
+        self._show()
+
+    def _show(self) -> None:
+        """Set the weights and settings that others look at."""
+        sae, bias = self.sae, self.sae.encoder_bias()
+        self.device = sae.device
+        self.W_enc = sae.encoder_directions().detach().T.to(self.dtype)
+        self.W_dec = sae.W_dec.detach().to(self.dtype)
+        self.b_enc = (
+            (torch.zeros(sae.d_sae, device=sae.device) if bias is None else bias).detach().to(self.dtype)
+        )
+        self.b_dec = sae.b_dec.detach().to(self.dtype)
+        if isinstance(sae, Gated):
+            self.b_mag = sae.b_mag.detach().to(self.dtype)
+        self.cfg.dtype, self.cfg.device = str(self.dtype).removeprefix("torch."), str(self.device)
+
+    def encode(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:
+        """Latents, zeros written out; signed ones keep their sign."""
+        dense = self.sae.encode(x.to(self.device, torch.float32)).dense()
+        return dense.view(*x.shape[:-1], self.cfg.d_sae).to(self.dtype)
+
+    def decode(self, feature_acts: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows D"]:
+        """Reconstruction of any latents, those that no encoder gives too."""
+        return (feature_acts.to(self.device, torch.float32) @ self.sae.W_dec + self.sae.b_dec).to(self.dtype)
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """`decode` of `encode`."""
+        return self.decode(self.encode(x))
+
+    def to(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> "Bench":
+        """Move there, or show another dtype; itself."""
+        if isinstance(device, torch.dtype):  # torch allows it to stand first
+            device, dtype = None, device
+        if device is not None:
+            self.sae.to(device)
+        self.dtype = dtype or self.dtype
+        self._show()
+        return self
+
+    def fold_W_dec_norm(self) -> None:
+        """Nothing: decoder rows have norm 1, or which latents fire depends on the norms they have."""
+
+    def turn_off_forward_pass_hook_z_reshaping(self) -> None:
+        """Heads come flattened."""
+        self.hook_z_reshaping_mode = False
+
+    def turn_on_forward_pass_hook_z_reshaping(self) -> None:
+        """What comes is not reshaped even so: both tools flatten heads before they encode."""
+        self.hook_z_reshaping_mode = True
+
+    @property
+    def activation_fn(self) -> Any:
+        """SAELens' TopK. Where SAEDashboard finds it, it encodes all latents and takes those it wants; elsewhere it cuts
+        the weights of the others off, which is right for SAELens' own classes only."""
+        from sae_lens.saes.topk_sae import TopK  # pyright: ignore[reportMissingImports]
+
+        return TopK(self.cfg.d_sae)
+
+
+def adapt(sae: SAE, origin: Origin) -> Bench:
+    """An SAE for SAEBench or SAEDashboard; both need its model and a hook point in a block.
+
+    Raises ForeignError when `origin` lacks one of them. `sae.imported.origin_of(run)` gives the origin of a run's."""
+    layer = sites.layer_of(origin.hook)
+    if origin.model is None or origin.hook is None or layer is None:
+        raise ForeignError(
+            f"the SAE reads {origin.hook} of {origin.model}: SAEBench and SAEDashboard need the name of the model and a "
+            f"hook point in a block, as in Origin('gpt2', 'blocks.8.hook_resid_pre')"
+        )
+    facts = origin.facts
+    cfg = BenchConfig(
+        model_name=origin.model,
+        d_in=sae.d_model,
+        d_sae=sae.d_sae,
+        hook_layer=layer,
+        hook_name=origin.hook,
+        architecture=name_of(sae.cfg),
+        dtype="float32",
+        device=str(sae.device),
+        context_size=facts.get("context_size"),
+        prepend_bos=bool(facts.get("prepend_bos", True)),
+        dataset_path=str(facts.get("dataset_path", "")),
+        apply_b_dec_to_input=sae.pre_bias,
+    )
+    return Bench(sae, cfg)

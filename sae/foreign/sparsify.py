@@ -1,0 +1,125 @@
+"""sparsify: cfg.json and sae.safetensors in a folder named after the module it reads.
+
+https://github.com/EleutherAI/sparsify, as its own loader reads them (1.3.3). The width is the tensors', since cfg.json may
+leave it at 0; W_dec has a row a latent; b_dec is taken off x whatever `normalize_decoder` says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from activations import files
+from sae.architectures import SAE, AbsTopK, AbsTopKConfig, TopK, TopKConfig
+from sae.errors import ForeignError
+from sae.foreign import forms, sites
+from sae.foreign.exchange import (
+    Imported,
+    Origin,
+    Weights,
+    assemble,
+    finished,
+    fold_norms,
+    read_json,
+    read_safetensors,
+    setting,
+)
+
+TITLE = "sparsify (cfg.json and sae.safetensors)"
+WEIGHTS, ABOUT, RUN = "sae.safetensors", "cfg.json", "config.json"
+REFUSED = {
+    "transcode": "a transcoder, which rebuilds a module's output from its input",
+    "skip_connection": "with a linear skip connection, which adds x W_skip",
+}
+"""Settings with which it is no SAE of ours."""
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a folder with cfg.json that speaks of an expansion factor or number of latents."""
+    if not ((path / ABOUT).is_file() and (path / WEIGHTS).is_file()):
+        return False
+    try:
+        about = read_json(path / ABOUT)
+    except ForeignError:
+        return False
+    return "expansion_factor" in about or "num_latents" in about
+
+
+def read(path: Path) -> Imported:
+    """The SAE of one hook point. Raises ForeignError when it is damaged or has no exact form here."""
+    place = path / ABOUT
+    about = read_json(place)
+    for name, what in REFUSED.items():
+        if about.get(name):
+            raise ForeignError(
+                f"{path} is {what} ({name} in {ABOUT}): SAEs here rebuild what they read, by features alone"
+            )
+    activation = about.get("activation", "topk")  # older files have no other
+    if activation != "topk":
+        raise ForeignError(
+            f"{path} has activation {activation!r}: one latent of each of k groups fires, a rule no architecture here "
+            f"has; needed is topk"
+        )
+    weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
+    encoder = weights.take("encoder.weight", None, setting(about, "d_in", int, place))
+    n, d = encoder.shape
+    tensors = {
+        "W_enc": encoder.T,
+        "b_enc": weights.take("encoder.bias", n),
+        "W_dec": weights.take("W_dec", n, d),
+        "b_dec": weights.take("b_dec", d),
+    }
+    weights.done()
+    k = setting(about, "k", int, place)
+    if not 0 < k <= n:
+        raise ForeignError(f"{place}: k = {k} must lie between 1 and the {n} latents of {WEIGHTS}")
+    signed = bool(about.get("signed"))  # an option of old: by size, with the sign
+    sae = assemble(AbsTopKConfig(d_sae=n, k=k) if signed else TopKConfig(d_sae=n, k=k), tensors)
+    notes = ["its latents are signed: read as AbsTopK"] if signed else []
+    return Imported(finished(sae), _origin(path, about), notes + fold_norms(sae))
+
+
+def _origin(path: Path, about: dict[str, Any]) -> Origin:
+    """The folder's name is the module it reads, unless it is that of a seed within it; the run's file lies above."""
+    whole = path.absolute()
+    module = whole.parent if re.fullmatch(r"seed\d+", whole.name) else whole
+    run = read_json(module.parent / RUN) if (module.parent / RUN).is_file() else {}
+    model = run.get("model")
+    facts = {
+        "hookpoint": module.name,
+        "cfg": about,
+        "context_size": run.get("ctx_len"),
+        "dataset_path": run.get("dataset"),
+    }
+    return Origin(model if isinstance(model, str) else None, sites.hook_of_module(module.name), facts)
+
+
+def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
+    """A folder that `SparseCoder.load_from_disk` reads; name it after the module, as in layers.8.
+
+    Raises ForeignError for an architecture that does not keep k latents of each row."""
+    if not isinstance(sae, TopK | AbsTopK) or (isinstance(sae, AbsTopK) and sae.cfg.per == "batch"):
+        raise forms.refusal(sae, "sparsify", "TopK SAEs")
+    form = forms.ranked(sae)
+    n, d = form.W_dec.shape
+    about = {
+        "activation": "topk",
+        "expansion_factor": max(1, n // d),
+        "normalize_decoder": True,
+        "num_latents": n,
+        "k": sae.cfg.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": d,
+    }
+    tensors = {
+        "encoder.weight": form.W_enc.T,
+        "encoder.bias": form.b_enc,
+        "W_dec": form.W_dec,
+        "b_dec": form.b_dec,
+    }
+    with files.new_folder(path) as folder:
+        files.write_tensors(
+            folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
+        )
+        files.write_json(folder / ABOUT, about)
+    return forms.about_ranked(sae)
