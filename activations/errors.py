@@ -39,6 +39,10 @@ class HarvestError(ActivationsError):
     """A harvest cannot start or go on."""
 
 
+class BusyError(ActivationsError):
+    """Another process is at work in the folder."""
+
+
 class GenerationError(ActivationsError):
     """A text cannot be gone on with: no prompt, too long, or a setting out of range."""
 

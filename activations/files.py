@@ -15,7 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from activations import locks
+
 PART = ".part"  # suffix of what is being written; a reader ignores such files, the next writer replaces them
+SEAL = "checksum"
+SEALED = re.compile(rb'\{\n "(.{8})": "(.{64})",\n')  # the seal may be what is damaged
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -37,8 +41,37 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically. NaN and infinity are refused: JSON has none."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    _write_bytes(path, _as_json(content))
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with, as its first line, the SHA-256 of the file without that line: no byte of it can change
+    unseen. Left out, the line is not missed, so that a file can be edited by hand."""
+    text = _as_json(content)
+    _write_bytes(path, f'{{\n "{SEAL}": "{hashlib.sha256(text).hexdigest()}",\n'.encode() + text[2:])
+
+
+def unsealed(content: bytes) -> bytes:
+    """A JSON file's bytes without the line that seals them; all of them where there is none.
+
+    Raises ValueError when they are not those that were sealed."""
+    found = SEALED.match(content)
+    if not found:
+        return content
+    rest = b"{\n" + content[found.end() :]
+    if found.groups() != (SEAL.encode(), hashlib.sha256(rest).hexdigest().encode()):
+        raise ValueError(
+            f'its bytes have changed since it was written; if that was on purpose, delete its line "{SEAL}"'
+        )
+    return rest
+
+
+def _as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], format_name: str) -> None:
@@ -93,10 +126,13 @@ def plain(path: Path, within: Path | None = None) -> Path:
 
 
 def read_json(path: Path, within: Path | None = None) -> Any:
-    """What a JSON file holds; takes up to 40 times its size in memory.
+    """What a JSON file holds, its seal taken off; takes up to 40 times its size in memory.
 
-    Raises OSError as `plain` does, ValueError for what is no JSON, holds NaN or is nested too deep to read."""
-    return parse_json(plain(path, within).read_text(encoding="utf-8"))
+    Raises OSError as `plain` does, ValueError for what is damaged, no JSON, holds NaN or is nested too deep."""
+    content = parse_json(unsealed(plain(path, within).read_bytes()).decode("utf-8"))
+    if isinstance(content, dict):
+        content.pop(SEAL, None)  # of a file that something else wrote again
+    return content
 
 
 def parse_json(text: str) -> Any:
@@ -124,8 +160,9 @@ def _no_constant(name: str) -> None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether there is anything at `path` but an empty folder; what an interrupted write left does not count."""
-    return path.exists() and bool({*path.iterdir()} - {*_left_behind(path)})
+    """Whether there is anything at `path` but an empty folder; what an interrupted write left does not count,
+    nor who works there."""
+    return path.exists() and bool({*path.iterdir()} - {*_left_behind(path), path / locks.NAME})
 
 
 def sweep(folder: Path) -> None:

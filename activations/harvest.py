@@ -10,14 +10,14 @@ from typing import Literal
 
 import torch
 
-from activations import files, ranks, text
+from activations import files, locks, ranks, text
 from activations.background import Behind, ahead
 from activations.errors import HarvestError
 from activations.labels import Labels
 from activations.models import LanguageModel
 from activations.room import Room
 from activations.store import DTYPES, INDEX, Store, StoreSpec
-from activations.text import TextConfig
+from activations.text import Counted, TextConfig
 from activations.tokens import PackingConfig, Window, first_token, tokenizer_hash, windows
 from activations.writer import StoreWriter, clear_unfinished
 
@@ -76,31 +76,37 @@ def harvest(
     the ranks' is its own, and gets the store when all are there: the same bytes, whatever the number of ranks,
     which may be another when an interrupted harvest goes on.
 
-    Raises HarvestError, StoreError, TextError, LabelError or HookError, RankError when another rank ended, an
-    OSError when the disk is full; in each case whole shards stay."""
+    Raises HarvestError, StoreError, TextError, LabelError or HookError, BusyError when another process harvests into
+    the folder, RankError when another rank ended, an OSError when the disk is full; in each case whole shards stay."""
     if not config.hook_names:
         raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
     spec = store_spec(model, config)
     if (out / INDEX).exists():
         store = _finished(Store(out), spec, config)
-        clear_unfinished(out)  # a crash may have come between the index and this
+        if not ranks.rank():
+            clear_unfinished(out)  # a crash may have come between the index and this
+            locks.clear(out)
         return store
     _check_space(out, spec, config)
-    windows_found, shards = _write_shards(model, out, spec, config, on_tokens)
-    ranks.barrier()
-    with ranks.first_goes_first():
-        if ranks.rank() == 0:
-            ended = windows_found < config.tokens // config.packing.context
-            StoreWriter(out, spec, config.tokens).finish(shards, text_ended=ended)
+    with ranks.alone_in(out):
+        windows_found, shards, texts = _write_shards(model, out, spec, config, on_tokens)
+        ranks.barrier()
+        with ranks.first_goes_first():
+            if ranks.rank() == 0:
+                ended = windows_found < config.tokens // config.packing.context
+                StoreWriter(out, spec, config.tokens).finish(shards, text_ended=ended)
+                if texts.empty:
+                    log.info("%d of %d documents read are empty and left out", texts.empty, texts.read)
     return Store(out)
 
 
 def _write_shards(
     model: LanguageModel, out: Path, spec: StoreSpec, config: HarvestConfig, on_tokens: Callable[[int], None]
-) -> tuple[int, int]:
-    """Write this rank's shards; return how many windows, and how many shards, the text makes for all ranks."""
+) -> tuple[int, int, Counted]:
+    """Write this rank's shards; return how many windows, how many shards, and what documents the text makes for all."""
     labels = Labels(config.labels, config.text)
-    stream = windows(labels.documents(), model.tokenizer, config.packing)
+    texts = Counted(labels.documents())
+    stream = windows(texts, model.tokenizer, config.packing)
     blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
     writers = GPU_WRITERS if model.device.type == "cuda" else 1
     rooms = cycle([Room(spec.windows_per_shard, config.packing.context) for _ in range(writers + 1)])
@@ -127,7 +133,7 @@ def _write_shards(
             f"{config.text.dataset} gave no full window of {config.packing.context} tokens: it is empty or too "
             f"short; needed is more text, a smaller --context, or --packing document"
         )
-    return total, shards
+    return total, shards, texts
 
 
 def _write(

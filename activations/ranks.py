@@ -19,13 +19,15 @@ the same command is to go on from what is on disk, with any number of ranks.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from activations import locks
 from activations.errors import RankError
 
 T = TypeVar("T")
@@ -93,6 +95,17 @@ def first_goes_first() -> Iterator[None]:
     yield
     if not rank():
         barrier()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within the block these ranks are the only job at work in the folder, which is made. Raises BusyError in rank 0
+    when another one is."""
+    with ExitStack() as held:
+        with first_goes_first():
+            if not rank():
+                held.enter_context(locks.alone_in(folder))
+        yield
 
 
 def from_first(value: T) -> T:

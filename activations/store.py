@@ -1,5 +1,6 @@
 """The store: activations of whole context windows in safetensors shards under one index (FORMAT.md, Store)."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
@@ -15,14 +16,15 @@ from torch import Tensor
 from activations import files
 from activations.errors import StoreError, TextError
 from activations.files import plain
+from activations.finite import place_of_none
 from activations.segments import NAN, expand, lie_within, spread
-from activations.tokens import NOWHERE, PackingConfig
+from activations.splits import ends_a_run, is_held_out, kept
+from activations.tokens import PackingConfig
 from activations.typed import LARGEST, build
 
 FORMAT = 1
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-HELD_OUT_ONE_IN = 10  # documents; the same for every store, so that no run trains on another's test text
 
 Split = Literal["train", "held-out", "all"]
 Positions = Literal["all", "last"]
@@ -92,8 +94,8 @@ class Moments:
     mean_square_norm: float
 
 
-class _BadShape(Exception):
-    """A shard's tensors are not of the shapes the index promises."""
+class _Damaged(Exception):
+    """A shard is not what the index promises."""
 
 
 class Store:
@@ -103,6 +105,8 @@ class Store:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        # shards whose bytes ("") or whose numbers at a hook point were found to be right
+        self._checked: set[tuple[int, str]] = set()
         if not (self.path / INDEX).exists():
             if (self.path / JOB).exists():
                 raise StoreError(
@@ -163,8 +167,8 @@ class Store:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the index, which holds the SHA-256 of every shard."""
-        return files.sha256(self.path / INDEX)
+        """SHA-256 of the index, its seal left out; it holds the SHA-256 of every shard."""
+        return hashlib.sha256(files.unsealed((self.path / INDEX).read_bytes())).hexdigest()
 
     def width(self, hook: str) -> int:
         """D at a hook point. Raises StoreError, naming what there is, when it was not harvested."""
@@ -191,13 +195,25 @@ class Store:
         return self._moments[hook].mean_square_norm
 
     def read(self, number: int, hooks: tuple[str, ...] = ()) -> Shard:
-        """Read shard `number`, with the activations of `hooks`, memory-mapped. Raises StoreError if damaged."""
+        """Read shard `number`, with the activations of `hooks`, memory-mapped. Raises StoreError if damaged.
+
+        The first time all of its bytes are compared with the SHA-256 in the index, and a number that is NaN or
+        infinite is refused, as no harvest of ours leaves one."""
         with self._opened(number) as file:
+            if (number, "") not in self._checked:
+                self._check_bytes(number)
             tokens, segments = file.get_tensor("tokens"), self._segments(number, file)
             labels = file.get_tensor("labels") if self.spec.labels else torch.full((len(segments),), NAN)
             activations = {hook: file.get_tensor(hook) for hook in hooks}
             self._check_shapes(tokens, segments, labels, activations, self.shards[number])
         places = expand(segments, tokens.shape)
+        for hook, x in activations.items():
+            if (number, hook) not in self._checked and (where := place_of_none(x, *places)):
+                raise StoreError(
+                    f"{hook} is NaN or infinite at {where}, in {self.path / shard_name(number)}: "
+                    f"harvest again without that document"
+                )
+        self._checked |= {(number, what) for what in ("", *hooks)}
         return Shard(tokens, *places, activations, spread(labels, segments, tokens.shape))
 
     @contextmanager
@@ -206,28 +222,31 @@ class Store:
         path, entry = self.path / shard_name(number), self.shards[number]
         try:
             if plain(path).stat().st_size != entry.bytes:
-                raise StoreError(
-                    f"{path} is damaged: {path.stat().st_size:,} bytes found, {entry.bytes:,} written; "
-                    f"delete {self.path} and harvest again, or restore it"
-                )
+                raise _Damaged(f"{path.stat().st_size:,} bytes found, {entry.bytes:,} written")
             with safe_open(path, framework="pt") as file:
                 yield file
         except FileNotFoundError as error:
             raise StoreError(
                 f"{path} is missing, and the index counts it: restore it or harvest again"
             ) from error
-        except (SafetensorError, OSError, _BadShape) as error:
-            raise StoreError(f"{path} is damaged: {error}") from error
+        except (SafetensorError, OSError, _Damaged) as error:
+            raise StoreError(
+                f"{path} is damaged: {error}; restore it, or delete {self.path} and harvest again"
+            ) from error
+
+    def _check_bytes(self, number: int) -> None:
+        if files.sha256(self.path / shard_name(number)) != self.shards[number].sha256:
+            raise _Damaged("its bytes have changed since it was harvested")
 
     def _segments(self, number: int, file: Any) -> Tensor:
         windows = self.shards[number].windows
         if (found := file.get_slice("tokens").get_shape()) != [windows, self.context]:
-            raise _BadShape(f"tokens has shape {found}, needed is {[windows, self.context]}")
+            raise _Damaged(f"tokens has shape {found}, needed is {[windows, self.context]}")
         segments = file.get_tensor("segments")
         if segments.ndim != 2 or segments.shape[1] != 5 or segments.dtype != torch.int32:
-            raise _BadShape(f"segments is of {segments.dtype} and shape {tuple(segments.shape)}")
+            raise _Damaged(f"segments is of {segments.dtype} and shape {tuple(segments.shape)}")
         if not lie_within(segments, windows, self.context):
-            raise _BadShape("a segment lies outside the windows, or over another")
+            raise _Damaged("a segment lies outside the windows, or over another")
         return segments
 
     def _check_shapes(
@@ -247,9 +266,9 @@ class Store:
         dtypes = dict.fromkeys(activations, DTYPES[self.spec.dtype]) | {"tokens": torch.int32}
         for name, (tensor, shape) in shapes.items():
             if tuple(tensor.shape) != shape:
-                raise _BadShape(f"{name} has shape {tuple(tensor.shape)}, needed is {shape}")
+                raise _Damaged(f"{name} has shape {tuple(tensor.shape)}, needed is {shape}")
             if tensor.dtype != (wanted := dtypes.get(name, torch.float32)):
-                raise _BadShape(f"{name} is of {tensor.dtype}, needed is {wanted}")
+                raise _Damaged(f"{name} is of {tensor.dtype}, needed is {wanted}")
 
     def rows(
         self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
@@ -310,30 +329,6 @@ def _fault(path: Path, entry: ShardEntry) -> str | None:
     if found != entry.bytes:
         return f"{found:,} bytes found, {entry.bytes:,} written"
     return None if files.sha256(path) == entry.sha256 else "its bytes have changed"
-
-
-def is_held_out(documents: Tensor) -> Tensor:
-    """Which document numbers are held out: one of every ten in a row, at a place mixed from the ten's number.
-
-    bool, of the same shape. Document 1 is among them, so two documents are enough to have one; NOWHERE is not."""
-    ten = documents.numpy().astype(np.uint64) // np.uint64(HELD_OUT_ONE_IN)
-    h = (ten ^ (ten >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    place = torch.from_numpy(((h ^ (h >> np.uint64(31))) % np.uint64(HELD_OUT_ONE_IN)).astype(np.int32))
-    return (documents % HELD_OUT_ONE_IN == (place + 1) % HELD_OUT_ONE_IN) & (documents >= 0)
-
-
-def kept(documents: Tensor, positions: Tensor, excluded: int) -> Tensor:
-    """Rows [n, T] that count: no padding, and not among the first `excluded` of their window."""
-    column = torch.arange(documents.shape[1])
-    bos = (documents == NOWHERE) & (column == 0)
-    return ((documents != NOWHERE) | bos) & (column >= excluded)
-
-
-def ends_a_run(documents: Tensor) -> Tensor:
-    """Rows [n, T] that are the last of a document in their window: bool. Never a BOS or padding."""
-    following = torch.nn.functional.pad(documents[:, 1:], (0, 1), value=NOWHERE)
-    return (documents != NOWHERE) & (documents != following)
 
 
 def shard_name(number: int) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import glob
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,19 @@ def documents(config: TextConfig) -> Iterator[str]:
     The order is the same at each call. Empty documents are yielded too, so that numbers stay true to the
     source. Raises TextError when the source or its column is not there."""
     return (text for text, _ in rows(config))
+
+
+class Counted:
+    """Documents as they pass by, once, and how many there were: all, and those without any text."""
+
+    def __init__(self, texts: Iterable[str]):
+        self._texts, self.read, self.empty = texts, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            self.read += 1
+            self.empty += not text
+            yield text
 
 
 def rows(config: TextConfig) -> Iterator[tuple[str, dict[str, Any]]]:

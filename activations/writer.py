@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from activations import files
 from activations.errors import StoreError
+from activations.finite import place_of_none
 from activations.segments import expand, segments_of
+from activations.splits import kept
 from activations.store import (
     DTYPES,
     FORMAT,
@@ -23,12 +26,13 @@ from activations.store import (
     Moments,
     ShardEntry,
     StoreSpec,
-    kept,
     read_json,
     shard_name,
 )
 from activations.tokens import Window
 from activations.typed import check
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,21 @@ class StoreWriter:
         elif files.is_taken(path):
             raise StoreError(f"{path} exists and is neither a store nor a harvest: choose another --out")
         else:
-            files.write_json(path / JOB, job)
+            files.write_sealed(path / JOB, job)
 
     def has(self, number: int) -> bool:
-        """Whether shard `number` is on disk, whole."""
+        """Whether shard `number` is on disk, whole; one whose bytes have changed is to be written again."""
         path, note = self.path / shard_name(number), self._entry_path(number)
         if not note.exists() or not path.exists():
             return False
-        return path.stat().st_size == self._note(number)["entry"]["bytes"]
+        try:
+            whole = files.sha256(path) == self._note(number)["entry"]["sha256"]
+        except StoreError as error:
+            log.warning("%s; the shard is made again", error)
+            return False
+        if not whole:
+            log.warning("%s is damaged: its bytes have changed; it is made again", path)
+        return whole
 
     def check(self, number: int, windows: list[Window]) -> None:
         """Raise StoreError unless shard `number` was made from these windows: the text must not have changed."""
@@ -99,11 +110,13 @@ class StoreWriter:
         spec names a source of them. Raises StoreError if an activation is not finite."""
         tokens = torch.from_numpy(np.stack([window.tokens for window in windows]))
         segments = torch.from_numpy(segments_of(windows))
-        keep = kept(*expand(segments, tokens.shape), self.spec.excluded)
+        documents, positions = expand(segments, tokens.shape)
+        keep = kept(documents, positions, self.spec.excluded)
         stored, sums = {}, {}
         for hook, activation in activations.items():
             stored[hook] = activation.to("cpu", DTYPES[self.spec.dtype]).contiguous()
-            self._check_finite(hook, activation, stored[hook])
+            if where := place_of_none(stored[hook], documents, positions):
+                self._refuse(hook, activation, stored[hook], where)
             sums[hook] = _sums(stored[hook][keep])
         if labels is not None:
             stored["labels"] = torch.tensor([labels[document] for document in segments[:, 3].tolist()])
@@ -111,7 +124,7 @@ class StoreWriter:
         files.write_tensors(path, {"tokens": tokens, "segments": segments, **stored}, f"sae-store-{FORMAT}")
         entry = ShardEntry(len(windows), int(keep.sum()), path.stat().st_size, files.sha256(path))
         note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
-        files.write_json(self._entry_path(number), note)
+        files.write_sealed(self._entry_path(number), note)
 
     def finish(self, n_shards: int, text_ended: bool) -> None:
         """Write the index over shards 0 to n_shards - 1, then remove what only an unfinished harvest needs.
@@ -136,7 +149,7 @@ class StoreWriter:
             "moments": moments,
             "shards": [note["entry"] for note in noted],
         }
-        files.write_json(self.path / INDEX, index)
+        files.write_sealed(self.path / INDEX, index)
         clear_unfinished(self.path)
 
     def _note(self, number: int) -> dict[str, Any]:
@@ -155,21 +168,22 @@ class StoreWriter:
     def _entry_path(self, number: int) -> Path:
         return (self.path / shard_name(number)).with_suffix(".json")
 
-    def _check_finite(self, hook: str, given: Tensor, stored: Tensor) -> None:
-        # the extremes pass NaN on; asking them is far faster than asking each number
-        if torch.stack(stored.aminmax()).isfinite().all():
-            return
-        if not given.isfinite().all():
-            raise StoreError(f"{hook} of {self.spec.model} gives NaN or infinity: nothing of it was stored")
+    def _refuse(self, hook: str, given: Tensor, stored: Tensor, where: str) -> NoReturn:
+        if given.isfinite().all():
+            raise StoreError(
+                f"at {where} {hook} reaches {given.abs().max():.3g} and {self.spec.dtype} holds up to "
+                f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16 or float32"
+            )
         raise StoreError(
-            f"{hook} reaches {given.abs().max():.3g} and {self.spec.dtype} holds up to "
-            f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16 or float32"
+            f"{hook} of {self.spec.model} gives NaN or infinity, first at {where} of {self.spec.dataset['dataset']}: "
+            f"nothing of this shard was stored; leave the document out, take another hook, or run the model with "
+            f"--model-dtype float32"
         )
 
 
 def clear_unfinished(path: Path) -> None:
     """Remove the files of an unfinished harvest that a finished store does not keep."""
-    for entry in [*path.glob("shard-*.json"), path / JOB]:
+    for entry in [*path.glob("shard-*.json"), *path.glob(JOB)]:
         entry.unlink(missing_ok=True)
     files.sweep(path)
 

@@ -31,7 +31,7 @@ def kept(first: Run, second: Run) -> dict[str, Any] | None:
     path, digests = place(first, second), (first.digest, second.digest)
     if not path.exists():
         return None
-    found = read_json(path)
+    found = read_json(path, "; delete it, and compare again")
     try:
         if found["format"] > FORMAT:
             raise RunError(
@@ -81,7 +81,7 @@ def match_runs(
 
 def keep(first: Run, second: Run, found: dict[str, Any]) -> Path:
     """Write a comparison into the first run's folder, in the place of one that was there."""
-    files.write_json(place(first, second), found)
+    files.write_sealed(place(first, second), found)
     return place(first, second)
 
 

@@ -83,7 +83,7 @@ def import_sae(
     with files.new_folder(out) as folder:
         save_sae(folder, sae, {"hook": about["hook"], "model": about["model"], "step": None})
         _write_probe(folder, opened, about["hook"])
-        files.write_json(folder / "run.json", about)
+        files.write_sealed(folder / "run.json", about)
     return Run(out)
 
 

@@ -60,7 +60,7 @@ class Run:
             "weights_sha256": store.spec.weights_sha256,
             "store_fingerprint": store.fingerprint,
         }
-        files.write_json(path / "run.json", about)
+        files.write_sealed(path / "run.json", about)
         return cls(path)
 
     @property
@@ -77,10 +77,10 @@ class Run:
     def digest(self) -> str:
         """SHA-256 of the trained SAE's weights, by which what was made from them knows them again.
 
-        Raises RunError when training has not reached its last step."""
+        Raises RunError when training has not reached its last step, or the SAE is damaged."""
         if not self.finished:
             raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
-        return read_json(self.path / ABOUT, kind=AboutSAE)["weights_file_sha256"]
+        return read_json(self.path / ABOUT, self._mend_sae, kind=AboutSAE)["weights_file_sha256"]
 
     @property
     def hook(self) -> str:
@@ -130,13 +130,16 @@ class Run:
         path = self.path / HISTORY
         if not path.exists():
             return None
-        return read_tensors(path)
+        if self.finished:
+            digest = read_json(self.path / ABOUT, self._mend_sae).get("latents_file_sha256")
+            as_written(path, digest, ABOUT, self._mend_sae)
+        return read_tensors(path, self._mend_sae)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """What `sae evaluate` found, or None when it has not run."""
         path = self.path / "eval.json"
-        return read_json(path, kind=Evaluation) if path.exists() else None
+        return read_json(path, "; sae evaluate makes it again", kind=Evaluation) if path.exists() else None
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -146,10 +149,20 @@ class Run:
     def sae(self) -> SAE:
         """The trained SAE; of an unfinished run, the newest checkpoint's. Raises RunError when there is none."""
         if self.finished:
-            return load_sae(self.path)
+            return load_sae(self.path, self._mend_sae)
         if not self.checkpoints:
             raise RunError(f"{self.path} has neither a finished SAE nor a checkpoint yet")
         return load_sae(self.checkpoints[-1])
+
+    @property
+    def _mend_sae(self) -> str:
+        """What to do when what training wrote last is damaged: it is made of the last checkpoint, which holds the same."""
+        if not self.checkpoints:
+            return ""
+        return (
+            f"; delete {self.path / ABOUT}, and the same sae train with --resume makes it again "
+            f"from {self.checkpoints[-1]}"
+        )
 
 
 def made_by() -> dict[str, Any]:
@@ -167,32 +180,31 @@ def save_sae(folder: Path, sae: SAE, about: dict[str, Any]) -> None:
     files.write_tensors(folder / WEIGHTS, sae.state_dict(), f"sae-weights-{FORMAT}")
     arch = {"architecture": name_of(sae.cfg), "arch": dict(vars(sae.cfg)), "d_model": sae.d_model}
     digest = files.sha256(folder / WEIGHTS)
-    files.write_json(folder / ABOUT, {"format": FORMAT, **arch, **about, "weights_file_sha256": digest})
+    files.write_sealed(folder / ABOUT, {"format": FORMAT, **arch, **about, "weights_file_sha256": digest})
 
 
-def load_sae(folder: Path | str) -> SAE:
+def load_sae(folder: Path | str, mend: str = "") -> SAE:
     """The SAE in a folder, on the CPU, ready to encode raw activations.
 
-    Raises RunError when it is missing, damaged (sha256), of a newer format or of an unknown architecture."""
+    Raises RunError when it is missing, damaged (sha256; the message ends in `mend`), of a newer format or of an unknown
+    architecture."""
     folder = Path(folder)
     if not (folder / ABOUT).exists():
         raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
-    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE)
+    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE, mend)
     path = folder / WEIGHTS
-    tensors = read_tensors(path)
-    if files.sha256(path) != about["weights_file_sha256"]:
-        raise RunError(f"{path} is damaged: its bytes are not the ones {ABOUT} describes")
+    tensors = read_tensors(as_written(path, about["weights_file_sha256"], ABOUT, mend))
     try:
         cfg = config.arch_from_json(about["architecture"], about["arch"])
         with torch.device("meta"):  # takes no memory: the settings may claim any size
             wanted = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg).state_dict()
         shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
         if shapes != needed:
-            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}")
+            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}{mend}")
         sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
         sae.load_state_dict(tensors)
     except (TypeError, RuntimeError, OverflowError) as error:
-        raise RunError(f"{folder} cannot be read: {error}") from error
+        raise RunError(f"{folder} cannot be read: {error}{mend}") from error
     return sae.eval().requires_grad_(False)
 
 
@@ -207,41 +219,54 @@ def find_runs(folder: Path) -> list[Run]:
     return found
 
 
-def read_json(path: Path, *, kind: type | None = None, within: Path | None = None) -> Any:
-    """Content of a JSON file, with at least the fields of a dataclass. Raises RunError when it cannot be read, lacks
-    one, or is a link that leads out of its folder, or out of `within`."""
+def read_json(path: Path, mend: str = "", *, kind: type | None = None, within: Path | None = None) -> Any:
+    """Content of a JSON file, with at least the fields of a dataclass. Raises RunError when it cannot be read, is
+    damaged, lacks one, or is a link that leads out of its folder, or out of `within`; `mend` is how that ends."""
     try:
         found = files.read_json(path, within)
     except (ValueError, OSError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    return _held(path, found, kind) if kind else found
+        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+    return _held(path, found, kind, mend) if kind else found
 
 
-def read_about(path: Path, what: str, newest: int, kind: type) -> Any:
+def read_about(path: Path, what: str, newest: int, kind: type, mend: str = "") -> Any:
     """Content of a JSON file that has a format, with at least the fields of a dataclass.
 
     Raises RunError as `read_json` does, and when its format is newer than the newest this release knows."""
-    found = read_json(path)
+    found = read_json(path, mend)
     number = found.get("format", 0) if isinstance(found, dict) else 0
     if fits(number, int) and number > newest:
         raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
-    return _held(path, found, kind)
+    return _held(path, found, kind, mend)
 
 
-def _held(path: Path, found: Any, kind: type) -> Any:
+def _held(path: Path, found: Any, kind: type, mend: str = "") -> Any:
     try:
         check(kind, found)
     except TypeError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise RunError(f"{path} is damaged: {error}{mend}") from error
     return found
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, mend: str = "") -> dict[str, Tensor]:
     """Content of a safetensors file. Raises RunError when it cannot be read."""
     try:
         return files.read_tensors(path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+
+
+def as_written(path: Path, sha256: str | None, index: str, mend: str = "") -> Path:
+    """The path of a file whose bytes are those its index names; None in the index of an older release says nothing.
+
+    Raises RunError when they are others, or it cannot be read."""
+    try:
+        found = files.sha256(files.plain(path))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+    if sha256 not in (None, found):
+        raise RunError(f"{path} is damaged: its bytes are not the ones {index} describes{mend}")
+    return path
 
 
 def _git_commit() -> str | None:

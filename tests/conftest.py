@@ -1,6 +1,7 @@
 """What all tests share: shapes checked at run time, one thread, no network, a toy world made once."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,7 @@ import torch
 torch.set_num_threads(1)
 
 from tests import tiny
+from tests.cli.commands import Server
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     tiny.run(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sae(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Runs `sae` commands, each in a process of its own."""
+    server = Server(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()

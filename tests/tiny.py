@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from activations import files
 from activations.harvest import HarvestConfig, harvest
 from activations.models import LanguageModel, load
 from activations.store import Store
@@ -75,6 +76,13 @@ def harvest_config(text: Path, **changes) -> HarvestConfig:
         "batch_tokens": 128,
     }
     return HarvestConfig(**{**settings, **changes})
+
+
+def sealed_again(features: Path) -> None:
+    """Let a features folder that was changed by hand name the bytes it has now."""
+    about = files.read_json(features / "features.json")
+    digests = {name: files.sha256(features / name) for name in about["sha256"]}
+    files.write_sealed(features / "features.json", {**about, "sha256": digests})
 
 
 def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:

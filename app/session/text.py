@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 from torch import Tensor
 
-from activations.store import is_held_out
+from activations.splits import is_held_out
 from app.session import features
 from app.session.errors import Missing
 from app.session.feature import names

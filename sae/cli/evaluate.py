@@ -74,7 +74,7 @@ def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batc
     if model is not None:
         with progress("splice", windows, "windows") as advance:
             found["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)
-    files.write_json(run.path / "eval.json", {"format": FORMAT, **found})
+    files.write_sealed(run.path / "eval.json", {"format": FORMAT, **found})
 
 
 def show(run: Run) -> None:

@@ -71,12 +71,14 @@ def _message(error: Exception) -> str | None:
         return str(error)
     if not isinstance(error, OSError):
         return None
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or "while writing"
         return f"the disk is full ({place}): free some space and run the same command again; finished parts are kept"
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename}: choose another place or change its mode"
-    return error.filename and f"{error.filename} cannot be used ({error.strerror}): choose another place"
+    if error.errno is None:
+        return None
+    return f"{error.filename or 'a file'} cannot be used ({error.strerror}): choose another place"
 
 
 def _stopped(command: str, number: int) -> int:

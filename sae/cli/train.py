@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from activations import ranks
+from activations import locks, ranks
+from activations.errors import StoreError
 from activations.moments import geometric_median
 from activations.shuffle import ShuffledReader, sample
 from activations.store import Store
@@ -19,7 +20,7 @@ from sae.architectures import ARCHITECTURES, SAE, build
 from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
-from sae.errors import RunError
+from sae.errors import DivergedError, RunError
 from sae.runs import Run
 from sae.training import checkpoints, distributed, sharing
 from sae.training.logs import Loggers
@@ -69,31 +70,25 @@ def train(
 
     `cfg` may leave settings out; what they came to is in the run's run.json. A finished run is returned as it
     is when `resume` is set. `on_steps` hears of steps done, first of those done before a resumed run's stop.
-    Within `ranks.group()` the ranks train one SAE together, `parallel` in one way or the other."""
+    Within `ranks.group()` the ranks train one SAE together, `parallel` in one way or the other.
+
+    Raises DivergedError when the loss is no longer finite; every checkpoint there is can then be gone on from."""
     store = Store(cfg.store)
     cfg, reader = settled(cfg, store)
-    hook = reader.hooks[0]
-    way = distributed.chosen(parallel, cfg.arch, store.width(hook), cfg.train.batch)
-    scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5 if cfg.train.scale_inputs else 1.0
+    way = distributed.chosen(parallel, cfg.arch, store.width(reader.hooks[0]), cfg.train.batch)
     run = _begun(cfg, out, resume)
     if run and run.finished:
+        if not ranks.rank():
+            locks.clear(out)
         return run
-    sae = build(cfg.arch, store.width(hook), cfg.train.seed)
-    if not (run and run.checkpoints):
-        _initialise(sae, reader, scale, cfg.train.seed)  # before there is a folder: it may refuse the data
-    if not run:
-        with ranks.first_goes_first():
-            run = Run(out) if ranks.rank() else Run.create(out, cfg, store, hook, scale)
-    alone = ranks.world() == 1
-    trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
-    if run.checkpoints:
-        reader.restore(checkpoints.restore(run.checkpoints[-1], trainer))
-    if not alone:
-        trainer = sharing.share(trainer, way, ranks.device())
-    if way == "data":
-        reader.share(ranks.rank(), ranks.world())
-    on_steps(trainer.step)
-    _fit(trainer, reader, run, on_steps)
+    with ranks.alone_in(out):
+        run, trainer = _set_out(run, cfg, out, reader)
+        if ranks.world() > 1:
+            trainer = sharing.share(trainer, way, ranks.device())
+        if way == "data":
+            reader.share(ranks.rank(), ranks.world())
+        on_steps(trainer.step)
+        _fit(trainer, reader, run, on_steps)
     return run
 
 
@@ -119,6 +114,33 @@ def refuse_other(run: Run, cfg: RunConfig) -> None:
         raise RunError(
             f"{run.path} was begun with other settings ({', '.join(differing)}): resume with the same, or choose another --out"
         )
+
+
+def _set_out(run: Run | None, cfg: RunConfig, out: Path, reader: ShuffledReader) -> tuple[Run, Trainer]:
+    """The run, made if there is none, and the whole trainer where the run's newest checkpoint is, or at step 0."""
+    store, hook = reader.store, reader.hooks[0]
+    scale = _scale(store, hook) if cfg.train.scale_inputs else 1.0
+    sae = build(cfg.arch, store.width(hook), cfg.train.seed)
+    if not (run and run.checkpoints):
+        _initialise(sae, reader, scale, cfg.train.seed)  # before there is a run: it may refuse the data
+    if not run:
+        with ranks.first_goes_first():
+            run = Run(out) if ranks.rank() else Run.create(out, cfg, store, hook, scale)
+    alone = ranks.world() == 1
+    trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
+    if run.checkpoints:
+        reader.restore(checkpoints.resume(run, trainer))
+    return run, trainer
+
+
+def _scale(store: Store, hook: str) -> float:
+    """What brings the activations to unit mean square per dimension."""
+    mean_square_norm = store.mean_square_norm(hook)
+    if not mean_square_norm:
+        raise StoreError(
+            f"{hook} of {store.path} is zero everywhere: there is nothing to train on; harvest another"
+        )
+    return (store.width(hook) / mean_square_norm) ** 0.5
 
 
 def _initialise(sae: SAE, reader: ShuffledReader, scale: float, seed: int) -> None:
@@ -163,13 +185,21 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[
             if whole := sharing.whole(trainer):
                 checkpoints.save(run, whole, reader.state())
 
-        finished = fit(
-            trainer,
-            iter(reader),
-            log=log,
-            save=save,
-            stop=lambda: trainer.ranks.any(bool(stop)),
-        )
+        try:
+            finished = fit(
+                trainer,
+                iter(reader),
+                log=log,
+                save=save,
+                stop=lambda: trainer.ranks.any(bool(stop)),
+            )
+        except DivergedError as error:
+            kept = (
+                f"the last good checkpoint is {run.checkpoints[-1]}"
+                if run.checkpoints
+                else "no checkpoint was due yet"
+            )
+            raise DivergedError(f"{error} and train into another --out; {kept}") from error
     ranks.barrier()  # the run is on the disk
     if loggers:
         loggers.close()

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from activations.models import Edit, LanguageModel
-from activations.store import Store, is_held_out
+from activations.splits import is_held_out
+from activations.store import Store
 from sae.architectures import SAE
 from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio

@@ -165,7 +165,7 @@ def _prepare(scratch: Path, job: dict[str, Any]) -> None:
     if (scratch / JOB).exists() and read_json(scratch / JOB) == job:
         return
     clear(scratch)
-    files.write_json(scratch / JOB, job)
+    files.write_sealed(scratch / JOB, job)
 
 
 @torch.no_grad()
@@ -174,7 +174,7 @@ def encode_shard(
 ) -> None:
     """Put a shard's firings into the scratch, if they are not there."""
     path = scratch / shard_name(number)
-    if path.exists():
+    if firings.is_whole(path):
         on_rows(store.shards[number].rows)
         return
     shard = store.read(number, (hook,))

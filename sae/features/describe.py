@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from activations import files, ranks
+from activations import files, locks, ranks
 from activations.models import LanguageModel
 from activations.store import Store
 from sae.architectures import SAE
+from sae.errors import RunError
 from sae.features import collect, shares, store, write
 from sae.features import map as maps
 from sae.features.cofiring import Cofiring
@@ -20,7 +21,6 @@ from sae.features.collect import Collected, FeaturesConfig
 from sae.features.logits import LogitLens, logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.store import FeatureStore
-from sae.runs import read_json
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +40,44 @@ def describe(
     Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.ranks`) each
     does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number. See
     `collect.collect` for memory. Without scikit-learn there is no map, and a folder made without one is made again
-    once there is."""
+    once there is. Raises BusyError when another process is at work in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
     about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
         about["map"] = True
     if ranks.from_first(_is_there(out, about)):
+        if not ranks.rank():
+            locks.clear(out)
         return FeatureStore(out)
-    if ranks.rank() == 0:
-        (out / store.INDEX).unlink(missing_ok=True)
-    scratch = out / collect.SCRATCH
-    collected = collect.collect(sae, activations, hook, cfg, scratch, identity, on_rows)
-    sae = sae.cpu()
-    lens = _lens(model, sae, cfg, scratch)
-    if ranks.rank() == 0:
-        columns = _columns(sae, collected, cfg, mapped)
-        vocabulary = write.token_texts(model.tokenizer)
-        write.write(out, about, columns, collected, lens, vocabulary, activations)
-        collect.clear(scratch)
-        files.sweep(out)
-        files.sync(out)
-    ranks.barrier()
+    with ranks.alone_in(out):
+        if ranks.rank() == 0:
+            (out / store.INDEX).unlink(missing_ok=True)
+        scratch = out / collect.SCRATCH
+        collected = collect.collect(sae, activations, hook, cfg, scratch, identity, on_rows)
+        sae = sae.cpu()
+        lens = _lens(model, sae, cfg, scratch)
+        if ranks.rank() == 0:
+            columns = _columns(sae, collected, cfg, mapped)
+            vocabulary = write.token_texts(model.tokenizer)
+            write.write(out, about, columns, collected, lens, vocabulary, activations)
+            collect.clear(scratch)
+            files.sweep(out)
+            files.sync(out)
+        ranks.barrier()
     return FeatureStore(out)
 
 
 def _is_there(out: Path, about: dict[str, Any]) -> bool:
-    return (out / store.INDEX).exists() and about.items() <= read_json(out / store.INDEX).items()
+    """Whether the folder is whole and of this job; one that is damaged is to be made again."""
+    if not (out / store.INDEX).exists():
+        return False
+    try:
+        there = FeatureStore(out)
+        there.check()
+    except RunError as error:
+        log.warning("%s: that is done now", error)
+        return False
+    return about.items() <= there.about.items()
 
 
 def _lens(model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path) -> LogitLens | None:

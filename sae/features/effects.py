@@ -134,7 +134,8 @@ def load_effect(features: FeatureStore, latent: int) -> Effect | None:
     path = _path(features, latent)
     if not path.exists():
         return None
-    about = read_json(path, within=features.path)
+    again = "; delete it, and it is measured again when asked for"
+    about = read_json(path, again, within=features.path)
     try:
         if about["format"] > FORMAT or about["features_sha256"] != features.digest:
             return None
@@ -147,7 +148,7 @@ def load_effect(features: FeatureStore, latent: int) -> Effect | None:
 def save_effect(features: FeatureStore, effect: Effect) -> Path:
     """Keep an effect next to the features it was measured on; returns its file (FORMAT.md)."""
     path = _path(features, effect.latent)
-    files.write_json(path, {"format": FORMAT, "features_sha256": features.digest, **asdict(effect)})
+    files.write_sealed(path, {"format": FORMAT, "features_sha256": features.digest, **asdict(effect)})
     return path
 
 

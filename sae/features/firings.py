@@ -1,17 +1,21 @@
 """Which latents fired where in a shard: sorted by latent, as the pass over a store reads and keeps them."""
 
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from scipy import sparse
 from torch import Tensor
 
 from activations import files
 
-FORMAT = "sae-firings-1"
+FORMAT = "sae-firings-2"
+CONTENT = ("starts", "rows", "values", "n_rows")
 
 
 class Firings(NamedTuple):
@@ -50,7 +54,27 @@ def by_latent(
 def write(path: Path, firings: Firings, n_rows: int) -> None:
     """Keep firings, and on how many rows they were looked for, in one file: 8 bytes a firing and 8 a latent."""
     tensors = {"starts": firings.starts, "rows": firings.rows, "values": firings.values}
-    files.write_tensors(path, {**tensors, "n_rows": torch.tensor(n_rows)}, FORMAT)
+    tensors["n_rows"] = torch.tensor(n_rows)
+    files.write_tensors(path, {**tensors, "crc32": _crc32(tensors)}, FORMAT)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there with all the bytes that were written."""
+    if not path.exists():
+        return False
+    try:
+        tensors = load_file(path)
+        return bool(_crc32(tensors) == tensors["crc32"])
+    except (SafetensorError, KeyError, ValueError):
+        return False
+
+
+def _crc32(tensors: Mapping[str, Tensor]) -> Tensor:
+    found = 0
+    for name in CONTENT:
+        array = tensors[name].numpy()
+        found = zlib.crc32(array.data, zlib.crc32(f"{array.dtype} {array.shape}".encode(), found))
+    return torch.tensor(found)
 
 
 def read(path: Path, latents: range, first_row: int) -> Firings:

@@ -12,7 +12,7 @@ from torch import Tensor
 from activations.attribution import next_token_directions
 from activations.errors import TextError
 from activations.models import LanguageModel
-from activations.store import kept
+from activations.splits import kept
 from activations.tokens import NOWHERE, PackingConfig, Window, windows
 from sae.architectures import SAE
 from sae.code import SparseCode, offsets_of

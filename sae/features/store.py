@@ -19,7 +19,7 @@ from sae.errors import RunError
 from sae.features import labels, tables
 from sae.features.labels import Labels
 from sae.features.tables import lists, real, text, whole
-from sae.runs import read_about, read_json, read_tensors
+from sae.runs import as_written, read_about, read_json, read_tensors
 
 if TYPE_CHECKING:
     from sae.features.feature import Feature
@@ -28,6 +28,7 @@ FORMAT = 1
 INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
 HISTOGRAMS, EXAMPLES, VOCABULARY = "histograms.safetensors", "examples.safetensors", "vocabulary.json"
 REMEDY = "run `sae features` again"
+AGAIN = f"; {REMEDY}"
 COLUMNS = (
     dict.fromkeys(("latent", "fired"), whole)
     | dict.fromkeys(("density", "mean", "max", "min", "enc_dec_cosine"), real)
@@ -112,7 +113,7 @@ class FeatureStore:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished features at {path}: run `sae features {self.path.parent}`")
-        self.about: dict[str, Any] = read_about(self.path / INDEX, "features", FORMAT, AboutFeatures)
+        self.about: dict[str, Any] = read_about(self.path / INDEX, "features", FORMAT, AboutFeatures, AGAIN)
 
     def __len__(self) -> int:
         """F, the number of latents."""
@@ -121,7 +122,7 @@ class FeatureStore:
     @cached_property
     def table(self) -> pa.Table:
         """A row per latent, in order; columns as FORMAT.md lists them."""
-        found = tables.read(self.path / TABLE, COLUMNS, len(self), REMEDY)
+        found = tables.read(self._whole(TABLE), COLUMNS, len(self), REMEDY)
         lens = {name: kind for name, kind in LATER.items() if name in found.column_names}
         tables.hold(self.path / TABLE, found, lens, REMEDY)
         for name in ("neighbours", "cofiring"):
@@ -141,7 +142,7 @@ class FeatureStore:
         None in a folder from before it was kept."""
         if TEXTS not in self.about["sha256"]:
             return None
-        return tables.read(self.path / TEXTS, {"text": tables.text}, len(self), REMEDY)["text"]
+        return tables.read(self._whole(TEXTS), {"text": tables.text}, len(self), REMEDY)["text"]
 
     @cached_property
     def digest(self) -> str:
@@ -229,7 +230,7 @@ class FeatureStore:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Text of every token id; a piece of a character reads like <0xE2>."""
-        found = read_json(self.path / VOCABULARY)
+        found = read_json(self._whole(VOCABULARY), AGAIN)
         if not fits(found, list[str]):
             raise RunError(f"{self.path / VOCABULARY} is damaged: no list of texts; {REMEDY}")
         return found
@@ -243,7 +244,16 @@ class FeatureStore:
         return self._load(EXAMPLES)
 
     def _load(self, name: str) -> dict[str, Tensor]:
-        return read_tensors(self.path / name)
+        return read_tensors(self._whole(name), AGAIN)
+
+    def check(self) -> None:
+        """Raise RunError when a file is missing or its bytes are not those that were written."""
+        for name in self.about["sha256"]:
+            self._whole(name)
+
+    def _whole(self, name: str) -> Path:
+        """The path of a file whose bytes are those the index names."""
+        return as_written(self.path / name, self.about["sha256"].get(name), INDEX, AGAIN)
 
     @contextmanager
     def _sound(self, name: str) -> Iterator[None]:

@@ -53,7 +53,7 @@ def write(
     if "cluster" in columns:
         whole["clusters"] = cluster_tokens(columns["cluster"], table["peak_tokens"].to_pylist())
     digests = {name: files.sha256(path / name) for name in (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, TEXTS)}
-    files.write_json(path / INDEX, {"format": FORMAT, **whole, **about, "sha256": digests})
+    files.write_sealed(path / INDEX, {"format": FORMAT, **whole, **about, "sha256": digests})
     return FeatureStore(path)
 
 

@@ -118,12 +118,20 @@ def read(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     try:
-        rows = [json.loads(line) for line in files.plain(path).read_text(encoding="utf-8").split("\n")[:-1]]
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error}") from error
-    if not all(isinstance(row, dict) and "step" in row and _are_numbers(row) for row in rows):
-        raise RunError(f"{path} is damaged: needed is an object of numbers with its step on every line")
-    return rows
+        lines = files.plain(path).read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    return [_row(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+
+
+def _row(line: bytes, place: str) -> dict[str, float]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{place} is damaged ({error}): take it out") from error
+    if not (isinstance(row, dict) and "step" in row and _are_numbers(row)):
+        raise RunError(f"{place} is damaged: needed is an object of numbers with its step; take it out")
+    return row
 
 
 def _are_numbers(row: dict[str, Any]) -> bool:

@@ -53,13 +53,18 @@ class Adam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take a step; returns the norm of the whole gradient before clipping. What has no gradient stays."""
-        total = 0.0
+        """Take a step; returns the norm of the whole gradient before clipping. What has no gradient stays, and all does
+        where the norm is not finite."""
+        moves = []
         for group in self.param_groups:
             gradients = [found for p in group["params"] if (found := self._gradient(p))]
             found = torch.stack([gradient.squares for gradient in gradients]).tolist() if gradients else []
             squares = self.ranks.squares({g.parameter: n for g, n in zip(gradients, found, strict=True)})
-            total += squares
+            moves.append((gradients, group, squares))
+        total = sum(squares for *_, squares in moves)
+        if not math.isfinite(total):
+            return total
+        for gradients, group, squares in moves:
             shrink = min(1.0, self.clip_norm / (math.sqrt(squares) + 1e-6))
             for gradient in gradients:
                 self._move(gradient, group, shrink)

@@ -115,7 +115,7 @@ class Trainer:
     ) -> tuple[Loss, dict[str, float]]:
         """One step on raw activations, with their documents' labels if any; the loss here, and what else to log.
 
-        Raises DivergedError, leaving the weights as they were, when the loss is not finite."""
+        Raises DivergedError, leaving the weights as they were, when the loss or its gradient is not finite."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -135,6 +135,8 @@ class Trainer:
             raise DivergedError(f"the loss is {total.item()} at step {self.step}: lower --train.lr")
         self.ranks.settle(sae.parameters())
         norm = self.optimizer.step()
+        if not math.isfinite(norm):
+            raise DivergedError(f"the gradient is {norm} at step {self.step}: lower --train.lr")
         sae.after_step()
         self.step += 1
         fired = self.ranks.max_over_rows(loss.fired)

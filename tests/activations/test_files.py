@@ -80,6 +80,35 @@ def test_json_is_utf_8_and_ends_with_a_newline(tmp_path: Path):
     assert (tmp_path / "a.json").read_bytes() == '{\n "é": "鳥"\n}\n'.encode()
 
 
+def test_a_sealed_file_is_the_plain_one_and_a_line_with_its_sha_256(tmp_path: Path):
+    content = {"a": [1, "é"], "b": None}
+    files.write_json(tmp_path / "plain", content)
+    files.write_sealed(tmp_path / "sealed", content)
+    plain, sealed = ((tmp_path / name).read_bytes() for name in ("plain", "sealed"))
+    first, second, *rest = sealed.splitlines(keepends=True)
+    assert second == f' "checksum": "{hashlib.sha256(plain).hexdigest()}",\n'.encode()
+    assert first + b"".join(rest) == plain == files.unsealed(sealed) == files.unsealed(plain)
+    assert files.read_json(tmp_path / "sealed") == files.read_json(tmp_path / "plain") == content
+
+
+def test_whatever_bit_of_a_sealed_file_is_flipped_it_is_refused(tmp_path: Path):
+    content = {"a": [1, 2.5], "b": {"c": "words", "d": None}, "e": True}
+    files.write_sealed(tmp_path / "a", content)
+    whole = (tmp_path / "a").read_bytes()
+    for place in range(len(whole) * 8):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        (tmp_path / "a").write_bytes(changed)
+        with pytest.raises(ValueError):  # noqa: PT011 - by whichever of the readers below meets it first
+            print(place, files.read_json(tmp_path / "a"))
+
+
+def test_a_sealed_file_that_was_written_again_by_something_else_is_read(tmp_path: Path):
+    files.write_sealed(tmp_path / "a", {"x": 1})
+    (tmp_path / "a").write_text(json.dumps({**json.loads((tmp_path / "a").read_text()), "x": 2}))
+    assert files.read_json(tmp_path / "a") == {"x": 2}
+
+
 def test_the_same_tensors_give_the_same_bytes_in_any_order(tmp_path: Path):
     tensors = {
         "b": torch.arange(6.0).view(2, 3),

@@ -18,7 +18,8 @@ from activations.harvest import HarvestConfig, harvest
 from activations.labels import SAMPLE, Labels
 from activations.models import LanguageModel
 from activations.shuffle import ShuffledReader, sample
-from activations.store import Store, ends_a_run
+from activations.splits import ends_a_run
+from activations.store import Store
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, PackingConfig
 from activations.writer import StoreWriter

@@ -14,6 +14,7 @@ from sae.features.labels import Label
 from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.show.render import number
+from tests import tiny
 from tests.app.pages import button, metrics, source, text
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS
 
@@ -199,7 +200,7 @@ def test_features_collected_again_show_at_once(show, runs, tmp_path):
     pq.write_table(
         table.set_column(fired, table.schema.field(fired), [[4321] * 32]), path / "features.parquet"
     )
-    (path / "features.json").write_text((path / "features.json").read_text() + "\n")
+    tiny.sealed_again(path)
     at.run()
     assert metrics(at)["firings"] == "4,321"
 
@@ -270,6 +271,7 @@ def test_the_map_has_a_point_for_every_feature_in_it_and_a_run_without_one_has_h
     shutil.copytree(runs / "toy", folder / "toy")
     path = folder / "toy" / "features" / "features.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["map_x", "map_y", "cluster"]), path)
+    tiny.sealed_again(path.parent)
     at = show("features", folder=folder, run="toy")
     assert at.segmented_control(key="look").options == ["Histograms"]
 
@@ -286,7 +288,7 @@ def test_damage_is_one_line_of_error_and_only_where_it_is(show, runs, tmp_path):
     assert len(at.dataframe[0].value) == 2
     assert not show("features", folder=folder, run="good").error
     at = show("features", folder=folder, run="torn")
-    assert "features.parquet cannot be read" in at.error[0].value.replace("\\", "")
+    assert "features.parquet is damaged" in at.error[0].value.replace("\\", "")
 
 
 def test_another_run_can_be_chosen_on_every_page_about_one(show):

@@ -39,6 +39,7 @@ def make(folder: Path, toy: Path) -> Path:
     _change_tensors(hostile / "features")
     vocabulary = json.loads((hostile / "features" / "vocabulary.json").read_text())
     (hostile / "features" / "vocabulary.json").write_text(json.dumps([HOSTILE.get(t, t) for t in vocabulary]))
+    tiny.sealed_again(hostile / "features")
     return folder
 
 

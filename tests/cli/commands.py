@@ -53,6 +53,11 @@ class Command:
         return self._code is None
 
     @property
+    def stopped(self) -> bool:
+        """Whether it is held by SIGSTOP."""
+        return self.running and Path(f"/proc/{self.pid}/stat").read_text().rsplit(")")[-1].split()[0] == "T"
+
+    @property
     def err(self) -> str:
         """What it has written to standard error so far."""
         return self._read("stderr")

@@ -1,20 +1,9 @@
-"""What the tests of the command line share: a process to start commands from, and folders to break."""
+"""What the tests of the command line share: folders to break."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.cli.commands import Server
-
-
-@pytest.fixture(scope="session")
-def sae(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Runs `sae` commands, each in a process of its own."""
-    server = Server(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

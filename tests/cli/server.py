@@ -6,6 +6,7 @@ import builtins
 import ctypes
 import errno
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -91,8 +92,8 @@ def start(request: dict[str, Any]) -> int:
         os._exit(code)
 
 
-def kill_at(number: int, folder: str) -> None:
-    """SIGKILL this process just before its `number`-th change of a name in `folder`: create, rename, remove."""
+def kill_at(number: int, folder: str, by: int = signal.SIGKILL) -> None:
+    """Send this process a signal just before its `number`-th change of a name in `folder`: create, rename, remove."""
     left = number
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -103,7 +104,7 @@ def kill_at(number: int, folder: str) -> None:
         if changes and isinstance(args[0], str | os.PathLike) and os.fspath(args[0]).startswith(folder):
             left -= 1
             if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
     sys.addaudithook(hook)
 
@@ -129,6 +130,26 @@ def disk_full_after(files: int) -> None:
     os.fsync = full
 
 
+def clock_goes_back(seconds: float) -> None:
+    """Let the time of day be so much earlier at each look at it."""
+    now, looks = time.time, itertools.count()
+    time.time = lambda: now() - seconds * next(looks)
+    time.time_ns = lambda: int(time.time() * 1e9)
+
+
+def loss_explodes_after(steps: int) -> None:
+    """Let training meet activations so large, from a step on, that its loss overflows."""
+    from sae.training.trainer import Trainer
+
+    step = Trainer.train_step
+
+    def explosive(trainer: Trainer, x: Any, *rest: Any) -> Any:
+        x = x * 1e30 if trainer.step >= steps else x
+        return step(trainer, x, x, *rest[1:])
+
+    Trainer.train_step = explosive
+
+
 def closed_output() -> None:
     """Let nobody read what this process prints, as when `| head` has ended."""
     reader, writer = os.pipe()
@@ -151,11 +172,13 @@ def stop_within(number: int, error: str) -> None:
 
 
 FAULTS: dict[str, Any] = {
+    "clock_goes_back": clock_goes_back,
     "closed_output": closed_output,
     "die_past": die_past,
     "disk_full_after": disk_full_after,
     "environment": os.environ.update,  # as torchrun starts a rank
     "kill_at": kill_at,
+    "loss_explodes_after": loss_explodes_after,
     "stop_within": stop_within,
 }
 

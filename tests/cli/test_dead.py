@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from activations import files
+from sae.errors import RunError
 from sae.features.dead.report import KINDS, SCHEMA, DeadReport
 from sae.runs import Run
 from tests.cli.commands import Server, contents
@@ -119,15 +120,19 @@ def test_mistakes_are_one_line(sae: Server, tmp_path: Path, run: Path):
 
 def test_a_history_that_cannot_be_read_is_one_line(sae: Server, run: Path):
     (run / "latents.safetensors").write_bytes(b"x")
-    assert "latents.safetensors cannot be read" in sae("dead", run, *QUICK).complaint
+    assert "latents.safetensors is damaged" in sae("dead", run, *QUICK).complaint
 
 
-def test_a_damaged_table_is_named(sae: Server, wounded: Path):
+def test_a_damaged_table_is_named_and_made_again(sae: Server, wounded: Path):
     sae("dead", wounded, *QUICK)
+    whole = (wounded / "dead/latents.parquet").read_bytes()
     (wounded / "dead/latents.parquet").write_bytes(b"x")
-    line = sae("dead", wounded, *QUICK).complaint
-    assert "latents.parquet cannot be read" in line
-    assert "sae dead" in line
+    with pytest.raises(RunError, match=r"latents\.parquet is damaged.*; run `sae dead` again"):
+        _ = DeadReport(wounded / "dead").table
+    ended = sae("dead", wounded, *QUICK)
+    assert ended.code == 0
+    assert "latents.parquet is damaged" in ended.err
+    assert (wounded / "dead/latents.parquet").read_bytes() == whole
 
 
 def test_the_history_of_the_toy_run_is_whole(world: Path):

@@ -60,8 +60,8 @@ def test_a_store_that_has_changed_is_refused(sae: Server, run: Path, store: Path
     about = json.loads((run / "run.json").read_text())
     about["config"]["store"] = str(store)
     (run / "run.json").write_text(json.dumps(about))
-    index = store / "index.json"
-    index.write_text(index.read_text().replace('"text_ended": false', '"text_ended": true'))
+    index = json.loads((store / "index.json").read_text())
+    (store / "index.json").write_text(json.dumps({**index, "text_ended": True}))
     before = contents(run)
     line = sae(command, run).complaint
     assert str(store) in line

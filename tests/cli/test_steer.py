@@ -18,6 +18,7 @@ from sae.runs import Run
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
+from tests import tiny
 from tests.cli.commands import Server, contents
 
 SHORT = ["--tokens", 6, "--prompt", "the cat"]
@@ -126,6 +127,7 @@ def test_a_dead_feature_has_no_maximum_to_be_a_multiple_of(sae: Server, run: Pat
     rows = table.to_pylist()
     rows[3] |= {"fired": 0, "max": None, "min": None}
     pq.write_table(pa.Table.from_pylist(rows, table.schema), run / "features" / "features.parquet")
+    tiny.sealed_again(run / "features")
     line = sae("steer", run, "--feature", 3).complaint
     assert "feature 3 never fired" in line
     assert "unit norm" in line

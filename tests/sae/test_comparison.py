@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from activations import files
 from sae.architectures import AbsTopKConfig
 from sae.cli.train import train
 from sae.comparison import keep, kept, match_runs, place
@@ -39,7 +40,7 @@ def test_what_is_kept_is_what_was_found_and_says_when_it_is_of_others(pair):
     assert kept(first, second) is None
     assert keep(first, second, match_runs(first, second)) == place(first, second)
     found = kept(first, second)
-    assert found == json.loads((first.path / "compare-signed.json").read_text())
+    assert found == files.read_json(first.path / "compare-signed.json")
     assert found["absolute"], "a latent of the second is negative somewhere"
     assert [len(found["cosine"]["latents"][side]["kind"]) for side in ("first", "second")] == [32, 24]
     assert kept(second, first) is None, "the other way round it is another comparison"

@@ -6,7 +6,8 @@ import torch
 from scipy.special import log_softmax
 
 from activations.models import LanguageModel, load
-from activations.store import Store, is_held_out
+from activations.splits import is_held_out
+from activations.store import Store
 from sae.architectures import TopKConfig, build
 from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio

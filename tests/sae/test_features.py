@@ -307,5 +307,5 @@ def test_a_damaged_folder_is_named(run, model, tmp_path):
     made = describe(run.sae(), run.store, run.hook, model, tmp_path / "f", CFG, "x")
     path = made.path / "examples.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"examples\.safetensors cannot be read"):
+    with pytest.raises(RunError, match=r"examples\.safetensors is damaged"):
         FeatureStore(made.path).strongest(0)

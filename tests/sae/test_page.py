@@ -13,6 +13,7 @@ from sae.features.page import export_html
 from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.show.render import number
+from tests import tiny
 from tests.app import worlds
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE
 
@@ -119,6 +120,7 @@ def test_a_folder_from_before_the_map_and_the_partners_can_still_be_read(world, 
     about = json.loads((tmp_path / "features/features.json").read_text())
     del about["sha256"]["texts.parquet"], about["clusters"], about["map"]
     (tmp_path / "features/features.json").write_text(json.dumps(about))
+    tiny.sealed_again(tmp_path / "features")
     old = FeatureStore(tmp_path / "features")
     assert old.partners(7) == []
     assert old.texts is None

@@ -1,5 +1,6 @@
 """From an SAE and a store to a diagnosis: which latents are dead, rare or dense, and why."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 from activations.models import LanguageModel
 from activations.store import Store
 from sae.architectures import SAE
+from sae.errors import RunError
 from sae.features.dead import changes, dense, report
 from sae.features.dead.causes import RULES, cause_of, fires_on, living_of, training_of, words
 from sae.features.dead.evidence import (
@@ -29,7 +31,8 @@ from sae.features.dead.evidence import (
 from sae.features.dead.report import DeadReport
 from sae.features.dead.rows import DeadConfig, Rows, off_distribution
 from sae.features.write import token_texts
-from sae.runs import read_json
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ def diagnose(
         "history": trained.history is not None,
         "rules": {**asdict(RULES), "dense": asdict(dense.RULES)},
     }
-    if (out / report.INDEX).exists() and about.items() <= read_json(out / report.INDEX).items():
-        return DeadReport(out)
+    if there := _there(out, about):
+        return there
     rows = Rows(store, hook, cfg)
     other: dict[str, Tensor] = {}
     if borrow is not None:
@@ -84,6 +87,19 @@ def diagnose(
             vocabulary = vocabulary or token_texts(model.tokenizer)
     summary, table = examine(sae, rows, other, trained, vocabulary, on_rows)
     return report.write(out, {**about, **summary}, table)
+
+
+def _there(out: Path, about: dict[str, Any]) -> DeadReport | None:
+    """The report in the folder, if it is of this job and whole; one that is damaged is to be made again."""
+    if not (out / report.INDEX).exists():
+        return None
+    try:
+        there = DeadReport(out)
+        _ = there.table
+    except RunError as error:
+        log.warning("%s: that is done now", error)
+        return None
+    return there if about.items() <= there.about.items() else None
 
 
 def examine(

@@ -13,10 +13,11 @@ from sae.contents import AboutDead
 from sae.errors import RunError
 from sae.features import tables
 from sae.features.dead.rows import GROUPS
-from sae.runs import read_about
+from sae.runs import as_written, read_about
 
 FORMAT = 1
 INDEX, TABLE = "dead.json", "latents.parquet"
+AGAIN = "; run `sae dead` again"
 KINDS = ("dead", "training only", "rare", "dense")
 SCHEMA = pa.schema(
     [("latent", pa.int32()), ("kind", pa.string()), ("fires_on", pa.string()), ("density", pa.float64())]
@@ -44,19 +45,19 @@ class DeadReport:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished report on dead latents at {path}: run `sae dead {self.path.parent}`")
-        self.about: dict[str, Any] = read_about(self.path / INDEX, "dead", FORMAT, AboutDead)
+        self.about: dict[str, Any] = read_about(self.path / INDEX, "dead", FORMAT, AboutDead, AGAIN)
         about = self.about
         if not (about["d_sae"] > 0 < about["resolution"] and about["kinds"].keys() >= {*KINDS}):
-            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted; run `sae dead` again")
+            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted{AGAIN}")
         if not {"train", "held_out"} <= about["rows"].keys() <= {*GROUPS}:
-            raise RunError(
-                f"{self.path / INDEX} is damaged: its rows are of other groups; run `sae dead` again"
-            )
+            raise RunError(f"{self.path / INDEX} is damaged: its rows are of other groups{AGAIN}")
 
     @cached_property
     def table(self) -> pa.Table:
         """A row for each latent that is dead, fires in training text only, is rare or dense, in order."""
-        return tables.read(self.path / TABLE, SCHEMA, remedy="run `sae dead` again")
+        path = self.path / TABLE
+        as_written(path, self.about["sha256"].get(TABLE), INDEX, AGAIN)
+        return tables.read(path, SCHEMA, remedy=AGAIN.removeprefix("; "))
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Rows of the table as dictionaries, of one kind or all."""
@@ -74,5 +75,5 @@ def write(path: Path, about: dict[str, Any], table: list[dict[str, Any]]) -> Dea
     whole = pa.Table.from_pylist(sorted(table, key=lambda row: row["latent"]), SCHEMA)
     files.write_atomically(path / TABLE, lambda part: pq.write_table(whole, part))
     digest = {TABLE: files.sha256(path / TABLE)}
-    files.write_json(path / INDEX, {"format": FORMAT, **about, "sha256": digest})
+    files.write_sealed(path / INDEX, {"format": FORMAT, **about, "sha256": digest})
     return DeadReport(path)

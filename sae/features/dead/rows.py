@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from activations.models import LanguageModel
-from activations.store import Shard, Store, is_held_out
+from activations.splits import is_held_out
+from activations.store import Shard, Store
 from sae.errors import ConfigError, RunError
 
 TRAIN, HELD_OUT, SPECIAL, RANDOM, SHUFFLED = GROUPS = ("train", "held_out", "special", "random", "shuffled")

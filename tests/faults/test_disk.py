@@ -1,33 +1,17 @@
 """A full disk, a read-only folder, a path that cannot be: one line, finished parts kept, and the command goes on later."""
 
+import errno
 import os
-import subprocess
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sae.cli.main import _message as message
 from tests.cli.commands import Server, contents, harvest, train
-
-MOUNT = 'mkdir -p "$0" && mount -t tmpfs -o size="$1" sae-test "$0" && echo mounted && read -r _'
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real disk of 1 MB with 264 kB free, in a mount namespace of its own; delete `ballast` to free the rest."""
-    place, size = tmp_path / "disk", 1_000_000
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, str(place), str(size)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        if holder.stdout.readline() != "mounted\n":
-            pytest.skip("no small disk can be mounted here; the tests with a simulated one run")
-        disk = Path(f"/proc/{holder.pid}/root{place}")
-        free = os.statvfs(disk)
-        (disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize - 264_000))
-        yield disk
-        holder.kill()
+from tests.faults.conftest import fill
+from tests.faults.jobs import FEATURES, JOBS, Job, bare, differences, end_state
 
 
 def test_a_harvest_on_a_disk_that_fills_up_keeps_its_shards_and_goes_on(
@@ -64,6 +48,22 @@ def test_a_training_on_a_disk_that_fills_up_goes_on_from_its_checkpoint(
         assert (small_disk / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
+def test_features_on_a_disk_that_fills_up_go_on_later(
+    sae: Server, world: Path, tmp_path: Path, small_disk: Path
+):
+    run = small_disk / "run"
+    (small_disk / "ballast").unlink()
+    bare(world, run)
+    fill(small_disk, 60_000)  # enough for some of the pass
+    line = sae("features", run, *FEATURES).complaint
+    assert "disk is full" in line
+    assert not (run / "features" / "features.json").exists()
+    assert not [name for name in contents(run) if ".part" in name or ".tmp" in name or ".lock" in name]
+    (small_disk / "ballast").unlink()
+    assert sae("features", run, *FEATURES).code == 0
+    assert not differences(end_state(run / "features"), end_state(world / "runs" / "toy" / "features"))
+
+
 @pytest.mark.parametrize("files", [0, 2, 5, 12])
 def test_a_harvest_that_meets_a_full_disk_at_any_file_goes_on_from_there(
     sae: Server, world: Path, tmp_path: Path, files: int
@@ -95,14 +95,16 @@ def test_an_evaluation_on_a_full_disk_leaves_the_old_one(sae: Server, run: Path)
     assert contents(run) == before
 
 
-def test_features_on_a_full_disk_go_on_later(sae: Server, run: Path):
-    args = ["--strongest", 4, "--sampled", 10, "--neighbours", 3, "--logits", 3, "--batch", 64]
+@pytest.mark.parametrize("files", [0, 6, 20])
+def test_features_that_meet_a_full_disk_at_any_file_go_on_from_there(sae: Server, run: Path, files: int):
     whole = contents(run / "features")
     for path in (run / "features").iterdir():
         path.unlink()
-    assert "disk is full" in sae("features", run, *args, disk_full_after=(6,)).complaint
+    ended = sae("features", run, *FEATURES, disk_full_after=(files,))
+    assert ended.code == 2
+    assert "disk is full" in ended.err.splitlines()[-1], "the last of the progress it tells"
     assert not (run / "features" / "features.json").exists()
-    assert sae("features", run, *args).code == 0
+    assert sae("features", run, *FEATURES).code == 0
     assert contents(run / "features") == whole
 
 
@@ -151,3 +153,45 @@ def test_a_place_where_no_folder_can_be_is_one_line(
 @pytest.mark.parametrize("place", ["/proc/sae", "/sys/sae"])
 def test_a_disk_that_takes_no_folders_is_one_line(sae: Server, world: Path, command, place: str):
     assert place in sae(*command(world, Path(place))).complaint
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_a_read_only_disk_is_one_line_and_a_finished_folder_on_it_is_as_good(
+    sae: Server, world: Path, tmp_path: Path, as_read_only: Callable[[Path], Path], job: Job
+):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    job.prepare(world, folder / "out")
+    disk = as_read_only(folder)
+    line = sae(*job.words(world, disk / "out")).complaint
+    assert str(disk / "out") in line
+    assert "Read-only file system" in line
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    job.prepare(world, folder / "out")
+    assert sae(*job.words(world, folder / "out")).code == 0
+    before = contents(folder)
+    assert sae(*job.words(world, disk / "out"), *job.again).code == 0
+    assert contents(folder) == before
+
+
+def test_features_of_a_run_that_cannot_be_written_are_one_line(sae: Server, world: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    bare(world, run)
+    before = contents(run)
+    run.chmod(0o555)
+    line = sae("features", run, *FEATURES).complaint
+    run.chmod(0o755)
+    assert "no permission" in line
+    assert str(run) in line
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EDQUOT, "the disk is full (while writing): free some space"),
+        (errno.EIO, "a file cannot be used (Input/output error): choose another place"),
+    ],
+)
+def test_what_a_disk_says_without_a_file_s_name_is_one_line(number: int, says: str):
+    assert (message(OSError(number, os.strerror(number))) or "").startswith(says)
