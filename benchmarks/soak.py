@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -36,14 +37,14 @@ def family(pid: int) -> Iterator[int]:
 
 
 def resident(pid: int) -> float:
-    """MB in memory, of a process and its children; 0 when it is gone."""
-    pages = 0
+    """MB in memory, of a process and its children, pages of mapped files left out, which the system takes back; 0 when
+    it is gone."""
+    kilobytes = 0
     for member in family(pid):
-        try:
-            pages += int(Path(f"/proc/{member}/statm").read_text().split()[1])
-        except (OSError, IndexError):
-            continue
-    return pages * 4096 / 1e6
+        with suppress(OSError):
+            found = re.search(r"RssAnon:\s*(\d+)", Path(f"/proc/{member}/status").read_text())
+            kilobytes += int(found[1]) if found else 0
+    return kilobytes / 1e3
 
 
 def visits(address: str, run: str, latents: int) -> Iterator[str]:

@@ -54,7 +54,10 @@ def evaluations(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
 def log(run: Run) -> list[dict[str, float]]:
     """Rows of the run's log, as it is now."""
     path = run.path / "log.jsonl"
-    return _log(path, stamp(path))
+    now, last = stamp(path), _last_read(path)
+    if last.get("stamp") != now:
+        last |= {"stamp": now, "rows": logs.read(path)}
+    return last["rows"]
 
 
 def steps_done(run: Run) -> int:
@@ -84,5 +87,6 @@ def _runs(where: Path) -> dict[str, Run]:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _log(path: Path, stamp: tuple[int, int]) -> list[dict[str, float]]:
-    return logs.read(path)
+def _last_read(path: Path) -> dict[str, Any]:
+    """Where the newest reading of a log is kept: of one that grows, a reading for each look would fill the memory."""
+    return {}

@@ -1,5 +1,6 @@
 """The Runs page: several runs side by side, what stands against L0, and a training under way."""
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from app import run_charts
+from app.session import runs as session
+from sae.runs import Run
 from tests.app.pages import source, text
 from tests.app.worlds import HOSTILE_RUN
 
@@ -82,3 +85,17 @@ def test_names_of_runs_stay_text_side_by_side(show):
     assert "<i>run" not in source(at)
     assert HOSTILE_RUN in text(at)
     assert all("<i>" not in (trace.get("name") or "") for figure in figures(at) for trace in figure["data"])
+
+
+def test_of_a_log_that_grows_one_reading_is_kept(runs: Path, tmp_path: Path):
+    """A training watched for a day would fill the memory with what its log once was."""
+    shutil.copytree(runs / "toy", tmp_path / "watched")
+    run, path = Run(tmp_path / "watched"), tmp_path / "watched" / "log.jsonl"
+    for step in range(10_000, 10_005):
+        with path.open("a") as log:
+            log.write(json.dumps({"step": step}) + "\n")
+        assert session.log(run)[-1] == {"step": step}
+    assert session.log(run) is session.log(run)
+    gc.collect()
+    read = [found for found in gc.get_objects() if isinstance(found, list) and {"step": 10_000} in found]
+    assert len(read) == 1
