@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,9 +119,12 @@ def plain(path: Path, within: Path | None = None) -> Path:
     Raises OSError for a link that leads out of there, for what is no file, such as a pipe, which would be waited
     for, and for what is not there."""
     folder = within or path.parent
-    if not path.resolve(strict=True).is_relative_to(folder.resolve()):
+    below = path.relative_to(folder).parts
+    names = [folder.joinpath(*below[: n + 1]) for n in range(len(below))]
+    leads = ".." in below or any(name.is_symlink() for name in names)
+    if leads and not path.resolve(strict=True).is_relative_to(folder.resolve()):
         raise OSError(f"it is a link that leads out of {folder}")
-    if not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("it is no ordinary file")
     return path
 

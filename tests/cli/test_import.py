@@ -52,7 +52,7 @@ def test_an_imported_run_is_taken_like_any_other(world, imported, sae, tmp_path)
     for command in (
         ("features", run, *FEATURES),
         ("dead", run),
-        ("compare", world / "runs/toy", run),
+        ("compare", run, world / "runs/toy"),
     ):
         ended = sae(*command)
         assert ended.code == 0, ended.err

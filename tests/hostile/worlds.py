@@ -14,6 +14,7 @@ from activations.embedded import TEXT_VERSION
 from activations.store import Store
 from activations.writer import StoreWriter
 from sae import comparison
+from sae.architectures import SAE, ReLUConfig, build
 from sae.features.dead.of_run import diagnose_run
 from sae.features.dead.rows import DeadConfig
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
@@ -23,6 +24,7 @@ from sae.foreign import WRITABLE, Origin
 from sae.runs import Run
 from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
 
+RANKED = ("saelens", "sparsify")  # formats that hold a TopK, or nothing else
 TEXTS = ["the cat sat", "on a naïve mat", "", "while rain fell"] * 5
 SWEEP = """store = "stores/demo"
 out = "runs/sweep"
@@ -57,10 +59,18 @@ def make(folder: Path, world: Path) -> Path:
     features.labels.export(folder / "labels-import.json")
     (folder / "sweep.toml").write_text(SWEEP)
     for form, writable in WRITABLE.items():
-        writable.write(run.sae(), Origin("toy", run.hook), folder / form)
+        sae = run.sae() if form in RANKED else _above_zero(run.sae())
+        writable.write(sae, Origin("toy", run.hook), folder / form)
     _texts(folder)
     _unfinished(folder)
     return folder
+
+
+def _above_zero(sae: SAE) -> SAE:
+    """A ReLU SAE of the same weights, for the formats that hold no TopK."""
+    other = build(ReLUConfig(d_sae=sae.d_sae), sae.d_model)
+    other.load_state_dict(sae.state_dict())
+    return other
 
 
 def _point_at(run: Path, world: Path) -> None:
