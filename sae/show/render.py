@@ -1,6 +1,7 @@
 """Pure: tokens and values -> HTML. Every text that comes from a model, a tokenizer or a folder is escaped here."""
 
 import html
+import re
 import string
 from collections.abc import Iterable, Sequence
 from math import log10
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 
 PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x0A: "↵", 0x09: "⇥", 0x7F: "␡"}
 LEGEND_STEPS = 24
+ADDRESS = re.compile(r"https?(?=://)|www(?=\.)|@", re.IGNORECASE)
 MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
 
 
@@ -53,8 +55,10 @@ def escaped(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """The text as Markdown that shows it and does nothing else, Streamlit's own directives included."""
-    return visible(text).translate(MARKDOWN)
+    """The text as Markdown that shows it and does nothing else, Streamlit's own directives included.
+
+    Addresses, which GitHub's Markdown turns into links however they are escaped, are parted by a sign of no width."""
+    return ADDRESS.sub("\\g<0>\u2060", visible(text)).translate(MARKDOWN)
 
 
 def number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ def asked(made: Door, *headers: tuple[bytes, bytes], kind: str = "http") -> list
     async def receive() -> Any:
         raise AssertionError("the door reads nothing")
 
-    asyncio.run(made({"type": kind, "headers": list(headers)}, receive, send))
+    with ThreadPoolExecutor(1) as other:  # this thread may have a browser's loop
+        other.submit(asyncio.run, made({"type": kind, "headers": list(headers)}, receive, send)).result()
     return sent
 
 
