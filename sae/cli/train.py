@@ -61,7 +61,7 @@ def main(args: list[str]) -> int:
 
 def train(
     cfg: RunConfig,
-    out: Path,
+    out: Path | str,
     resume: bool = False,
     on_steps: Callable[[int], None] = lambda n: None,
     parallel: distributed.Parallel = "auto",
@@ -73,7 +73,7 @@ def train(
     Within `ranks.group()` the ranks train one SAE together, `parallel` in one way or the other.
 
     Raises DivergedError when the loss is no longer finite; every checkpoint there is can then be gone on from."""
-    store = Store(cfg.store)
+    out, store = Path(out), Store(cfg.store)
     cfg, reader = settled(cfg, store)
     way = distributed.chosen(parallel, cfg.arch, store.width(reader.hooks[0]), cfg.train.batch)
     run = _begun(cfg, out, resume)

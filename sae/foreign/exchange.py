@@ -115,8 +115,15 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
+def _ordinary(path: Path) -> None:
+    """Raise ForeignError for a pipe or a device, which would be waited for. Links are followed: a hub's cache is made of them."""
+    if path.exists() and not path.is_file():
+        raise ForeignError(f"{path} is no ordinary file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ForeignError when the file is missing or holds something else."""
+    _ordinary(path)
     try:
         if (size := path.stat().st_size) > LARGEST_JSON:
             raise ForeignError(f"{path} has {size:,} bytes: no settings are that large")
@@ -146,6 +153,7 @@ def setting(content: Mapping[str, Any], name: str, kind: type[T], path: Path) ->
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises ForeignError when it cannot be read."""
+    _ordinary(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -179,6 +187,7 @@ def state_dict(content: Any, path: Path) -> dict[str, Any]:
 def check_archive(path: Path) -> None:
     """Raise ForeignError unless this is a zip archive, as torch and numpy write, that unpacks to no more than a few times
     its size: weights do not compress further."""
+    _ordinary(path)
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

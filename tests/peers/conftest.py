@@ -6,14 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.sae.exchanged import apart
+
 TABLE = pytest.StashKey[list[tuple[str, ...]]]()
 HEAD = ("format", "architecture", "direction", "L0", "fire on one side only", "latents", "reconstruction")
 Record = Callable[..., None]
-
-
-def apart(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference over the largest value."""
-    return ((found.double() - wanted.double()).abs().max() / wanted.double().abs().max()).item()
 
 
 @pytest.fixture

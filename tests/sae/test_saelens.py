@@ -1,6 +1,7 @@
 """SAELens' files: read as its formulas say, written so that they say what ours does, and refused where neither can be."""
 
 import json
+import os
 import pickle
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from sae.architectures import AbsTopKConfig, build, name_of
 from sae.errors import ForeignError
 from sae.foreign import FORMATS, WRITABLE, Origin, saelens
+from sae.foreign.exchange import read_json, read_pt, read_safetensors
 from tests.sae import lens
 from tests.sae.lens import EXPORTED, HOOK, ours
 from tests.sae.small import SMALL, D, F
@@ -256,8 +258,6 @@ def test_every_format_says_what_it_is_and_knows_its_own_files(tmp_path):
 
 
 def test_a_pt_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
-    from sae.foreign.exchange import read_pt
-
     class Trap:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
@@ -274,6 +274,13 @@ def test_a_pt_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
             read_pt(tmp_path / "c.pt")
 
 
+@pytest.mark.parametrize("reader", [read_json, read_safetensors, read_pt])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, reader):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ForeignError, match="no ordinary file"):
+        reader(tmp_path / "pipe")
+
+
 def test_zeros_in_the_decoder_stay_zeros(tmp_path):
     """A row of norm 0 cannot be brought to norm 1; its latent rebuilds nothing, before and after."""
     whole = load_file(lens.folder(tmp_path / "a", "jumprelu") / saelens.WEIGHTS)["W_dec"]
@@ -287,4 +294,4 @@ def test_a_tied_weight_may_be_saved_as_a_view(tmp_path):
     sae = ours("topk")
     sae.W_enc.data = sae.W_dec.T
     saelens.write(sae, Origin("gpt2", HOOK), tmp_path / "a")
-    save_file(load_file(tmp_path / "a" / saelens.WEIGHTS), tmp_path / "again")
+    assert_close(load_file(tmp_path / "a" / saelens.WEIGHTS)["W_enc"], sae.W_dec.T, rtol=0, atol=0)

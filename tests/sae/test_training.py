@@ -146,7 +146,7 @@ def test_a_free_decoder_is_saved_with_unit_rows_and_resumes_with_the_very_same_b
     world, tmp_path, monkeypatch
 ):
     cfg = replace(config(world), arch=JumpReLUConfig(d_sae=32, loss_form="tanh"))
-    whole = train(cfg, tmp_path / "whole")
+    whole = train(cfg, str(tmp_path / "whole"))  # as notebooks name folders
     _train_until(cfg, tmp_path / "stopped", 13, monkeypatch)
     assert_close(Run(tmp_path / "stopped").sae().W_dec.norm(dim=1), torch.ones(32))
     again = train(cfg, tmp_path / "stopped", resume=True)
