@@ -1,7 +1,6 @@
 """The Steering page's controls. The URL holds their state: each shows what it says, and writes what is changed."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,17 +33,14 @@ def suggestions(run: str, store: Any) -> None:
         st.caption("Try", width="content")
         for latent, word in steering.suggestions(store):
             label = f"{render.markdown(word.strip())} · {latent}"
-            st.button(label, key=f"try {latent}", on_click=steering.only, args=[run, store, latent])
+            st.button(label, key=f"try {latent}", on_click=steering.only, args=[run, latent])
         st.caption("at", width="content")
         for label, (mode, strength) in steering_rows.STRENGTHS.items():
-            st.button(
-                label, key=f"at {label}", on_click=steering.at_strength, args=[run, store, mode, strength]
-            )
+            st.button(label, key=f"at {label}", on_click=steering.at_strength, args=[run, mode, strength])
 
 
 def pushes(run: str, store: Any, chosen: Settings) -> None:
     """Each steered feature with its mode and strength, and room for more."""
-    change = partial(steering.change, run, store)
     for place, intervention in enumerate(chosen.interventions):
         with st.container(border=True, key=f"push-{place}"):
             with st.container(horizontal=True, vertical_alignment="center"):
@@ -57,19 +53,19 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
                     key=f"remove {place}",
                     disabled=len(chosen.interventions) == 1,
                     on_click=steering.remove,
-                    args=[run, store, place],
+                    args=[run, place],
                 )
-            _push(partial(steering.change_push, run, store, place), chosen, place)
+            _push(run, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)
-        _box(st.segmented_control, "Strength", chosen.unit, lambda unit: change(interventions=_in_unit(chosen, unit)),
+        _box(st.segmented_control, "Strength", chosen.unit, partial(steering.in_unit, run),
              options=list(UNITS), format_func=UNITS.__getitem__, required=True, help=UNIT_HELP)  # fmt: skip
     _matches(run, store)
 
 
-def text(run: str, store: Any, chosen: Settings) -> None:
+def text(run: str, chosen: Settings) -> None:
     """Prompt, how to go on with it, and where to steer."""
-    change = partial(steering.change, run, store)
+    change = partial(steering.change, run)
     _box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
     columns = [column.number_input for column in st.columns([3, 4, 3, 3])]
     _box(
@@ -94,7 +90,7 @@ def text(run: str, store: Any, chosen: Settings) -> None:
     )
     _box(columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        _positions(run, store, chosen)
+        _positions(run, chosen)
     with st.container(horizontal=True, gap="medium"):
         for field, (label, why) in SWITCHES.items():
             _box(
@@ -106,6 +102,13 @@ def text(run: str, store: Any, chosen: Settings) -> None:
             )
 
 
+def begin(steer: Callable[[], None], sweep: Callable[[], None]) -> None:
+    """The buttons that begin either job."""
+    with st.container(horizontal=True, gap="small", key="run-steering"):
+        st.button("Steer", type="primary", icon=":material/play_arrow:", on_click=steer)
+        st.button("Dose-response", icon=":material/show_chart:", on_click=sweep)
+
+
 def complaint() -> None:
     """What was wrong with the last thing typed, once."""
     said = st.session_state.pop("steering complaint", None)
@@ -113,19 +116,14 @@ def complaint() -> None:
         frame.error(said)
 
 
-def _push(change: Callable[..., None], chosen: Settings, place: int) -> None:
+def _push(run: str, chosen: Settings, place: int) -> None:
     intervention = chosen.interventions[place]
-
-    def to_mode(mode: str) -> None:
-        size = abs(intervention.strength) if mode == "clamp" else intervention.strength
-        change(mode=mode, strength=size)
-
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        _box(st.selectbox, "Mode", intervention.mode, to_mode, options=list(steering_rows.MODES),
+        _box(st.selectbox, "Mode", intervention.mode, partial(steering.to_mode, run, place), options=list(steering_rows.MODES),
              format_func=steering_rows.MODES.__getitem__, width=150, key=f"mode {place}")  # fmt: skip
         reach = max(REACH, abs(intervention.strength))
         label = f"Strength, {UNITS[chosen.unit]}" if intervention.has_unit else "Strength"
-        _box(st.slider, label, float(intervention.strength), lambda v: change(strength=v),
+        _box(st.slider, label, float(intervention.strength), lambda v: steering.change_push(run, place, strength=v),
              min_value=0.0 if intervention.mode == "clamp" else -reach, max_value=reach, step=0.05,
              key=f"strength {place}")  # fmt: skip
 
@@ -167,9 +165,9 @@ def _matches(run: str, store: Any) -> None:
             )
 
 
-def _positions(run: str, store: Any, chosen: Settings) -> None:
+def _positions(run: str, chosen: Settings) -> None:
     is_chosen = isinstance(chosen.positions, tuple)
-    typed = partial(steering.place, run, store)
+    typed = partial(steering.place, run)
     _box(st.segmented_control, "Steered", "chosen" if is_chosen else chosen.positions,
          lambda v: typed("1" if v == "chosen" else v),
          options=list(PLACES), format_func=PLACES.__getitem__, required=True)  # fmt: skip
@@ -192,7 +190,3 @@ def _box(
     key = options.pop("key", label)
     st.session_state[key] = value
     widget(label, key=key, on_change=lambda: changed(st.session_state[key]), **options)
-
-
-def _in_unit(chosen: Settings, unit: Any) -> tuple[Any, ...]:
-    return tuple(replace(intervention, unit=unit) for intervention in chosen.interventions)

@@ -20,7 +20,7 @@ from sae.errors import ConfigError
 from sae.features.store import INDEX, FeatureStore
 from sae.runs import Run
 from sae.steering.compare import Comparison, compare
-from sae.steering.interventions import Calibration, Intervention, Mode
+from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 
@@ -47,9 +47,11 @@ class Swept:
     found: DoseResponse
 
 
-def settings(store: FeatureStore) -> Settings:
+def settings(run: str, store: FeatureStore) -> Settings:
     """What the URL asks for. Raises ConfigError, in one line, for what cannot be."""
-    return read(st.query_params.to_dict(), len(store), suggestions(store)[0][0])
+    chosen = read(st.query_params.to_dict(), len(store), suggestions(store)[0][0])
+    st.session_state[_at(run)] = chosen
+    return chosen
 
 
 def suggestions(store: FeatureStore) -> list[tuple[int, str]]:
@@ -65,6 +67,7 @@ def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
 
 def show(run: str, chosen: Settings) -> None:
     """Go to other settings, on the same page."""
+    st.session_state[_at(run)] = chosen
     st.query_params.from_dict(write(run, chosen))
 
 
@@ -73,19 +76,31 @@ def link(run: str, chosen: Settings) -> str:
     return f"{(st.context.url or 'steering').split('?')[0]}?{urlencode(write(run, chosen))}"
 
 
-def change(run: str, store: FeatureStore, **changes: Any) -> None:
-    """Set some fields to something else. The others are as the URL says now: two changes may come at once."""
-    show(run, replace(settings(store), **changes))
+def change(run: str, **changes: Any) -> None:
+    """Set some fields to something else; the others stay as they are."""
+    show(run, replace(_now(run), **changes))
 
 
-def change_push(run: str, store: FeatureStore, place: int, **changes: Any) -> None:
+def change_push(run: str, place: int, **changes: Any) -> None:
     """The same for fields of one intervention."""
-    show(run, settings(store).with_intervention(place, **changes))
+    show(run, _now(run).with_intervention(place, **changes))
 
 
-def add(run: str, store: FeatureStore, latent: int) -> None:
+def to_mode(run: str, place: int, mode: Mode) -> None:
+    """Steer one feature in another way; a size that is limited has no sign."""
+    strength = _now(run).interventions[place].strength
+    change_push(run, place, mode=mode, strength=abs(strength) if mode == "clamp" else strength)
+
+
+def in_unit(run: str, unit: Unit) -> None:
+    """Measure all strengths in another unit."""
+    same = tuple(replace(intervention, unit=unit) for intervention in _now(run).interventions)
+    change(run, interventions=same)
+
+
+def add(run: str, latent: int) -> None:
     """Steer one more feature, at strength 1."""
-    chosen = settings(store)
+    chosen = _now(run)
     more = Intervention(latent, "add", 1.0, chosen.unit)
     show(run, replace(chosen, interventions=(*chosen.interventions, more)))
 
@@ -96,42 +111,44 @@ def add_typed(run: str, store: FeatureStore, text: str) -> None:
         st.session_state["steering complaint"] = (
             f"feature {text[:40]} does not exist: this run has 0 to {len(store) - 1}"
         )
-    elif int(text) in [i.latent for i in settings(store).interventions]:
+    elif int(text) in [i.latent for i in _now(run).interventions]:
         st.session_state["steering complaint"] = f"feature {int(text)} is steered already"
     else:
-        add(run, store, int(text))
+        add(run, int(text))
 
 
-def place(run: str, store: FeatureStore, text: str) -> None:
+def place(run: str, text: str) -> None:
     """Steer other positions; what is none is complained of."""
     try:
-        change(run, store, positions=positions_of(text))
+        change(run, positions=positions_of(text))
     except ConfigError as error:
         st.session_state["steering complaint"] = str(error)
 
 
-def remove(run: str, store: FeatureStore, place: int) -> None:
+def remove(run: str, place: int) -> None:
     """Leave one feature alone again."""
-    chosen = settings(store)
+    chosen = _now(run)
     rest = chosen.interventions[:place] + chosen.interventions[place + 1 :]
     show(run, replace(chosen, interventions=rest))
 
 
-def only(run: str, store: FeatureStore, latent: int) -> None:
+def only(run: str, latent: int) -> None:
     """Steer this feature alone, as strongly as the first one was."""
-    chosen = settings(store)
+    chosen = _now(run)
     show(run, replace(chosen, interventions=(replace(chosen.interventions[0], latent=latent),)))
 
 
-def at_strength(run: str, store: FeatureStore, mode: Mode, strength: float) -> None:
+def at_strength(run: str, mode: Mode, strength: float) -> None:
     """Give every feature the same mode and strength, in multiples of its maximum."""
-    chosen = settings(store)
+    chosen = _now(run)
     same = tuple(Intervention(i.latent, mode, strength) for i in chosen.interventions)
     show(run, replace(chosen, interventions=same))
 
 
-def steer(name: str, run: Run, store: FeatureStore, chosen: Settings) -> Job[Written]:
+def steer(name: str, run: Run, store: FeatureStore) -> None:
     """Begin to write the texts, as it is and steered."""
+    chosen = _now(name)
+    show(name, chosen)
 
     def work(report: Report) -> Written:
         report(0.0, "waiting for the language model" if live.ready(run) else "loading the language model")
@@ -142,18 +159,20 @@ def steer(name: str, run: Run, store: FeatureStore, chosen: Settings) -> Job[Wri
             )
         return Written(chosen, [store.vocabulary[token] for token in ids], found)
 
-    return jobs.start(f"steer {name}", work)
+    jobs.start(f"steer {name}", work)
 
 
-def sweep(name: str, run: Run, store: FeatureStore, chosen: Settings) -> Job[Swept]:
+def sweep(name: str, run: Run, store: FeatureStore) -> None:
     """Begin to take the dose-response."""
+    chosen = _now(name)
+    show(name, chosen)
 
     def work(report: Report) -> Swept:
         report(0.0, "waiting for the language model" if live.ready(run) else "loading the language model")
         with live.using(run) as (model, sae):
             return Swept(chosen, _swept(model, sae, run, store, chosen, report))
 
-    return jobs.start(f"sweep {name}", work)
+    jobs.start(f"sweep {name}", work)
 
 
 def jobs_of(name: str) -> tuple[Job[Written] | None, Job[Swept] | None]:
@@ -166,6 +185,17 @@ def doses(chosen: Settings) -> Sequence[float]:
     one = NORM_SHARE if chosen.unit == "norm" else 1.0
     limits = any(i.mode == "clamp" for i in chosen.interventions)
     return tuple(round(one * dose, 6) for dose in DOSES if dose >= 0 or not limits)
+
+
+def _now(run: str) -> Settings:
+    """What the page is set to, for a change to begin from.
+
+    Not read from the URL: of two quick changes, the browser sends the second before it knows the first's URL."""
+    return st.session_state[_at(run)]
+
+
+def _at(run: str) -> str:
+    return f"steering {run}"
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

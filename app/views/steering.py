@@ -1,5 +1,7 @@
 """Steering: features turned up, down or off while the model writes; both texts, their numbers, the dose-response."""
 
+from functools import partial
+
 import streamlit as st
 
 from app import frame, run_rows, steering_charts, steering_frame, steering_rows
@@ -9,7 +11,7 @@ from sae.show import changes, render
 name, run = choice.run()
 frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
 store = features.of(run)
-chosen = steering.settings(store)
+chosen = steering.settings(name, store)
 written, swept = steering.jobs_of(name)
 
 about = f"{name} · {run.hook} · what the model writes when features are turned up, down or off"
@@ -23,12 +25,8 @@ with form:
     frame.section("Features")
     steering_frame.pushes(name, store, chosen)
     frame.section("Text")
-    steering_frame.text(name, store, chosen)
-    with st.container(horizontal=True, gap="small", key="run-steering"):
-        if st.button("Steer", type="primary", icon=":material/play_arrow:"):
-            written = steering.steer(name, run, store, chosen)
-        if st.button("Dose-response", icon=":material/show_chart:"):
-            swept = steering.sweep(name, run, store, chosen)
+    steering_frame.text(name, chosen)
+    steering_frame.begin(partial(steering.steer, name, run, store), partial(steering.sweep, name, run, store))
 with results:
     if not written and not swept:
         frame.empty(

@@ -2,11 +2,12 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 
 from sae.features.store import FeatureStore
 from tests.app.worlds import HOSTILE_RUN
@@ -41,6 +42,32 @@ def test_from_a_feature_to_its_steered_text_and_on_to_the_dose_response(page: Pa
     expect(page.locator("p.strip")).to_have_count(2)
 
 
+def test_a_change_made_before_the_browser_heard_of_the_last_one_keeps_both(page: Page):
+    held: list[str | bytes] | None = None
+    send: Callable[[str | bytes], None]
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        nonlocal send
+        server = socket.connect_to_server()
+        socket.on_message(server.send)
+        server.on_message(lambda message: send(message) if held is None else held.append(message))
+        send = socket.send
+
+    page.route_web_socket(re.compile("_stcore/stream"), pass_on)
+    page.goto("/steering?run=toy&steer=2:add:1")
+    heading(page, "Steering")
+    held = []
+    page.get_by_label("Prompt").fill("the cat")
+    page.get_by_label("Prompt").press("Control+Enter")
+    page.wait_for_timeout(1500)  # long enough for the server to be through with the first
+    page.get_by_label("New tokens").fill("12")
+    page.get_by_label("New tokens").press("Enter")
+    for message in held:
+        send(message)
+    held = None
+    expect(page).to_have_url(re.compile(r"prompt=the(\+|%20)cat&tokens=12"))
+
+
 def test_a_link_reproduces_the_page_in_another_tab(page: Page):
     page.goto("/steering?run=toy&steer=2:add:1")
     heading(page, "Steering")
@@ -66,6 +93,7 @@ def test_going_back_undoes_a_change(page: Page):
     heading(page, "Steering")
     page.get_by_role("button", name="off", exact=True).click()
     expect(page).to_have_url(re.compile("ablate"))
+    steer(page)
     page.go_back()
     expect(page.get_by_role("combobox", name="Mode")).to_have_value("add")
 
