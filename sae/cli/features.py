@@ -8,7 +8,7 @@ import tyro
 from activations import ranks
 from activations.models import LanguageModel
 from sae.cli.progress import progress
-from sae.features.collect import FeaturesConfig, shards_to_read
+from sae.features.collect import FeaturesConfig
 from sae.features.describe import describe
 from sae.features.effects import FOLDER, load_effect, measure_effect, save_effect
 from sae.features.store import FeatureStore
@@ -46,11 +46,7 @@ def main(args: list[str]) -> int:
 def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore:
     """Fill the run's features folder, or finish it."""
     sae, out = run.sae().to(device()), run.path / "features"
-    if ranks.rank():  # one of them tells how far all are
-        return describe(sae, run.store, run.hook, model, out, cfg, run.digest)
-    _, rows = shards_to_read(run.store, cfg.tokens)
-    with progress("features", rows, "tokens") as advance:
-        return describe(sae, run.store, run.hook, model, out, cfg, run.digest, advance)
+    return describe(sae, run.store, run.hook, model, out, cfg, run.digest, progress)
 
 
 def measure(run: Run, model: LanguageModel, features: FeatureStore, latents: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sae.features import compiled
 from sae.features.firings import Firings
+from sae.features.watch import Advance, ignore
 
 BLOCK_BYTES = 2**28  # of counts held at once
 DENSE_PIECE = 1024  # rows written out with their zeros at once, where codes are far from sparse
@@ -37,6 +38,7 @@ def cofiring(
     n: int,
     least: int,
     block_bytes: int = BLOCK_BYTES,
+    on_latents: Advance = ignore,
 ) -> Cofiring:
     """Partners of some latents among all F latents, from every firing, shard by shard.
 
@@ -56,6 +58,7 @@ def cofiring(
             add_together(counts, firings, some)
         counts[torch.arange(len(some)), torch.tensor(some)] = 0
         parts.append(_best(counts, some, fired, n_rows, min(n, F), least))
+        on_latents(len(some))
     return Cofiring(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -19,6 +19,7 @@ from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
 from sae.features.firings import Firings
 from sae.features.statistics import Statistics
+from sae.features.watch import Watch, unwatched
 from sae.runs import read_json
 
 SCRATCH, JOB = "codes", "job.json"
@@ -73,7 +74,7 @@ def collect(
     cfg: FeaturesConfig,
     scratch: Path,
     identity: dict[str, Any],
-    on_rows: Callable[[int], None] = lambda n: None,
+    watch: Watch = unwatched,
 ) -> Collected:
     """Encode each row of the store once and gather statistics and examples for all latents.
 
@@ -91,8 +92,9 @@ def collect(
     with ranks.first_goes_first():
         _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
-    for number in _mine(numbers):
-        encode_shard(sae, store, hook, number, cfg.batch, scratch, on_rows)
+    with watch("features", shards_to_read(store, cfg.tokens)[1], "tokens") as advance:
+        for number in _mine(numbers):
+            encode_shard(sae, store, hook, number, cfg.batch, scratch, advance)
     ranks.barrier()
     counts = [firings.read_counts(scratch / shard_name(number)) for number in numbers]
     rows, fired = sum(n for n, _ in counts), torch.stack([fired for _, fired in counts]).sum(0)
@@ -105,7 +107,9 @@ def collect(
 
     def find(latents: range) -> dict[str, Tensor]:
         everyone = range(sae.d_sae)
-        together = cofiring(lambda: shards(everyone), latents, fired, rows, cfg.cofiring, cfg.least_together)
+        limits = cfg.cofiring, cfg.least_together
+        with watch("co-firing", len(latents), "latents") as advance:
+            together = cofiring(lambda: shards(everyone), latents, fired, rows, *limits, on_latents=advance)
         return {**_seen(shards, latents, store.context, cfg, unit), **_named("cofiring", together._asdict())}
 
     found = shares.of_latents(scratch, "pass", sae.d_sae, find)

@@ -1,7 +1,6 @@
 """From an SAE and a store to a features folder: the pass, the lens, neighbours and the map, all written at once."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from sae.features import collect, shares, store, write
 from sae.features import map as maps
 from sae.features.cofiring import Cofiring
 from sae.features.collect import Collected, FeaturesConfig
-from sae.features.logits import LogitLens, logit_lens
+from sae.features.logits import LogitLens, logit_lens, sees
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.store import FeatureStore
+from sae.features.watch import Watch, unwatched
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,15 @@ def describe(
     out: Path,
     cfg: FeaturesConfig,
     sae_sha256: str,
-    on_rows: Callable[[int], None] = lambda n: None,
+    watch: Watch = unwatched,
 ) -> FeatureStore:
     """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
 
     Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.ranks`) each
-    does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number. See
-    `collect.collect` for memory. Without scikit-learn there is no map, and a folder made without one is made again
-    once there is. Raises BusyError when another process is at work in the folder."""
+    does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number.
+    `watch` is told of each stage; of several ranks, of this one's share. See `collect.collect` for memory. Without
+    scikit-learn there is no map, and a folder made without one is made again once there is. Raises BusyError when
+    another process is at work in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
     about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
@@ -53,11 +54,11 @@ def describe(
         if ranks.rank() == 0:
             (out / store.INDEX).unlink(missing_ok=True)
         scratch = out / collect.SCRATCH
-        collected = collect.collect(sae, activations, hook, cfg, scratch, identity, on_rows)
+        collected = collect.collect(sae, activations, hook, cfg, scratch, identity, watch)
         sae = sae.cpu()
-        lens = _lens(model, sae, cfg, scratch)
+        lens = _lens(model, sae, cfg, scratch, watch)
         if ranks.rank() == 0:
-            columns = _columns(sae, collected, cfg, mapped)
+            columns = _columns(sae, collected, cfg, mapped, watch)
             vocabulary = write.token_texts(model.tokenizer)
             write.write(out, about, columns, collected, lens, vocabulary, activations)
             collect.clear(scratch)
@@ -80,20 +81,29 @@ def _is_there(out: Path, about: dict[str, Any]) -> bool:
     return about.items() <= there.about.items()
 
 
-def _lens(model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path) -> LogitLens | None:
+def _lens(
+    model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path, watch: Watch
+) -> LogitLens | None:
     """The logit lens of all latents, each rank having looked through it at its share."""
 
     def find(latents: range) -> dict[str, Tensor]:
-        lens = logit_lens(model, sae.W_dec[latents.start : latents.stop], cfg.logits)
-        return {} if lens is None else lens._asdict()
+        some = sae.W_dec[latents.start : latents.stop]
+        with watch("logit lens", len(latents), "latents") as advance:
+            lens = logit_lens(model, some, cfg.logits, on_latents=advance)
+        assert lens is not None
+        return lens._asdict()
 
-    found = shares.of_latents(scratch, "lens", sae.d_sae, find)
-    return LogitLens(**found) if found else None
+    if not sees(model, sae.W_dec.shape[1]):
+        return None
+    return LogitLens(**shares.of_latents(scratch, "lens", sae.d_sae, find))
 
 
-def _columns(sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool) -> dict[str, Any]:
+def _columns(
+    sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, watch: Watch
+) -> dict[str, Any]:
     """What the table says of each latent beside its statistics and the lens."""
-    neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1))
+    with watch("neighbours", sae.d_sae, "latents") as advance:
+        neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), on_latents=advance)
     columns = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
@@ -104,7 +114,7 @@ def _columns(sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool) 
     }
     if mapped:
         log.info("laying out the map of features")
-        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines))
+        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), watch)
         columns |= _map_columns(made)
     else:
         log.info("no map of the features: it needs scikit-learn (pip install 'sae-workbench[map]')")

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activations.models import LanguageModel
+from sae.features.watch import Advance, ignore
 from sae.kernels import top
 
 
@@ -19,20 +20,30 @@ class LogitLens(NamedTuple):
     lowered_by: Float[Tensor, "F n"]
 
 
+def sees(model: LanguageModel, width: int) -> bool:
+    """Whether there is a lens for a hook point of this width: it is that of the residual stream."""
+    return width == model.bridge.cfg.d_model
+
+
 @torch.no_grad()
 def logit_lens(
-    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 128
+    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 128, on_latents: Advance = ignore
 ) -> LogitLens | None:
     """Decoder row -> final norm -> unembedding, minus its mean over the vocabulary; see `vocabulary_effect`.
 
     None when the hook point is not as wide as the residual stream, where a decoder row is no direction of
     it. Memory: block * vocabulary floats."""
-    if W_dec.shape[1] != model.bridge.cfg.d_model:
+    if not sees(model, W_dec.shape[1]):
         return None
-    parts = []
-    for rows in W_dec.split(block):
-        effect = model.vocabulary_effect(rows)
-        mean, listed = effect.mean(1, keepdim=True), min(n, effect.shape[1])
-        (high, raised), (low, lowered) = top(effect, listed), top(effect.neg_(), listed)
-        parts.append((raised, high - mean, lowered, -low - mean))
-    return LogitLens(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+    shape = len(W_dec), min(n, model.vocabulary_effect(W_dec[:1]).shape[1])
+    # room for all at once: kept one by one between the large blocks, they would keep the heap from reusing those
+    lens = LogitLens(*(torch.empty(shape, dtype=kind) for kind in (torch.int64, torch.float32) * 2))
+    for start in range(0, len(W_dec), block):
+        rows = slice(start, start + block)
+        effect = model.vocabulary_effect(W_dec[rows])
+        mean = effect.mean(1, keepdim=True)
+        (high, raised), (low, lowered) = top(effect, shape[1]), top(effect.neg_(), shape[1])
+        for column, found in zip(lens, (raised, high - mean, lowered, -low - mean), strict=True):
+            column[rows] = found
+        on_latents(len(effect))
+    return lens

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae.features.neighbours import nearest
+from sae.features.watch import Watch, unwatched
 
 NEAREST = 15  # neighbours that keep a latent in its place, itself among them: UMAP's default
 FEWEST = 5  # alive latents that are worth a map
@@ -37,7 +38,10 @@ def available() -> bool:
 
 
 def make_map(
-    W_dec: Float[Tensor, "F D"], alive: Bool[Tensor, "F"], near: tuple[Tensor, Tensor] | None = None
+    W_dec: Float[Tensor, "F D"],
+    alive: Bool[Tensor, "F"],
+    near: tuple[Tensor, Tensor] | None = None,
+    watch: Watch = unwatched,
 ) -> Map:
     """Lay out the alive latents so that those whose decoder rows have a large cosine stand together.
 
@@ -49,7 +53,7 @@ def make_map(
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        found = _layout(W_dec[alive].float(), near if alive.all() else None)
+        found = _layout(W_dec[alive].float(), near if alive.all() else None, watch)
         places[alive] = torch.from_numpy(found)
         clusters[alive.numpy()] = _clusters(found)
     return Map(places, clusters)
@@ -70,12 +74,17 @@ def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequenc
     return [[token for token, _ in found[:NAMES]] for found in ordered]
 
 
-def _layout(rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None) -> NDArray[np.float32]:
+def _layout(
+    rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None, watch: Watch
+) -> NDArray[np.float32]:
     rows = torch.nn.functional.normalize(rows, dim=1)
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:
         return start
-    indices, cosines = (part[:, : NEAREST - 1] for part in near or nearest(rows, NEAREST - 1))
+    if near is None:
+        with watch("neighbours of the alive", n, "latents") as advance:
+            near = nearest(rows, NEAREST - 1, on_latents=advance)
+    indices, cosines = (part[:, : NEAREST - 1] for part in near)
     layout = import_module("sae.features.layout").layout
     return layout(indices, (1 - cosines).clamp_min(0), start, SEED)
 

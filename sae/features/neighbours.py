@@ -8,12 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.architectures import SAE
+from sae.features.watch import Advance, ignore
 from sae.kernels import top
 
 
 @torch.no_grad()
 def nearest(
-    W_dec: Float[Tensor, "F D"], n: int, block: int = 1024
+    W_dec: Float[Tensor, "F D"], n: int, block: int = 1024, on_latents: Advance = ignore
 ) -> tuple[Int[Tensor, "F n"], Float[Tensor, "F n"]]:
     """The n other latents with the largest decoder cosine, and the cosines, best first.
 
@@ -27,6 +28,7 @@ def nearest(
         cosine = torch.mm(some, rows.T, out=room[: len(some)])
         cosine.diagonal(start).fill_(-2.0)  # not oneself
         parts.append(top(cosine, n))
+        on_latents(len(some))
     cosines, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     return indices, cosines
 

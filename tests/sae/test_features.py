@@ -1,6 +1,7 @@
 """One pass against a dense brute force; independence of batches and order; planted features; resumption."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -249,6 +250,23 @@ def test_finished_features_are_left_alone_and_made_again_for_another_sae(run, mo
     describe(*args, "one")
     assert (first.path / "features.json").stat().st_mtime_ns == stamp
     assert describe(*args, "two").about["sae_sha256"] == "two"
+
+
+def test_every_stage_tells_how_far_it_is_and_ends_at_its_total(run, model, tmp_path):
+    stages = []
+
+    @contextmanager
+    def watch(stage, total, unit):
+        told = []
+        yield told.append
+        stages.append((stage, unit, total, sum(told)))
+
+    describe(run.sae(), run.store, run.hook, model, tmp_path / "f", CFG, "digest", watch)
+    rows, latents = sum(entry.rows for entry in run.store.shards), run.sae().d_sae
+    assert stages[0] == ("features", "tokens", rows, rows)
+    assert [stage for stage, *_ in stages[1:4]] == ["co-firing", "logit lens", "neighbours"]
+    assert {stage[1:] for stage in stages[1:4]} == {("latents", latents, latents)}
+    assert all(told == total for *_, total, told in stages[4:])
 
 
 def test_tokens_limits_the_pass_to_whole_shards(run, tmp_path):
