@@ -68,6 +68,7 @@ class Evaluation:
     dense: float
     splice: Splice | None = None
     encoder: dict[str, int] = field(default_factory=dict)
+    sae_sha256: str | None = None
 
 
 @dataclass(frozen=True)

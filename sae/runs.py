@@ -137,9 +137,13 @@ class Run:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """What `sae evaluate` found, or None when it has not run."""
+        """What `sae evaluate` found, or None when it has not run, or not on this SAE: training went on since."""
         path = self.path / "eval.json"
-        return read_json(path, "; sae evaluate makes it again", kind=Evaluation) if path.exists() else None
+        if not path.exists():
+            return None
+        found = read_json(path, "; sae evaluate makes it again", kind=Evaluation)
+        measured = found.get("sae_sha256")  # an older eval.json does not tell
+        return found if measured in (None, self.weights) else None
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -150,9 +154,23 @@ class Run:
         """The trained SAE; of an unfinished run, the newest checkpoint's. Raises RunError when there is none."""
         if self.finished:
             return load_sae(self.path, self._mend_sae)
+        return load_sae(self.newest_checkpoint)
+
+    @property
+    def newest_checkpoint(self) -> Path:
+        """Folder of the last whole checkpoint. Raises RunError when there is none."""
         if not self.checkpoints:
             raise RunError(f"{self.path} has neither a finished SAE nor a checkpoint yet")
-        return load_sae(self.checkpoints[-1])
+        return self.checkpoints[-1]
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the weights that `sae` reads."""
+        return (
+            self.digest
+            if self.finished
+            else read_json(self.newest_checkpoint / ABOUT, kind=AboutSAE)["weights_file_sha256"]
+        )
 
     @property
     def _mend_sae(self) -> str:

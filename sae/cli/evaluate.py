@@ -68,13 +68,16 @@ def main(args: list[str]) -> int:
 
 def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
     """Measure, and write eval.json."""
-    store, hook, positions = run.store, run.hook, run.config.positions
+    store, hook, positions, digest = run.store, run.hook, run.config.positions, run.weights
+    if not run.finished:
+        print(f"{run.path} has not finished training: this measures {run.newest_checkpoint}")
     with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
         found = reconstruction(sae, store, hook, positions=positions, batch=batch, on_rows=advance)
     if model is not None:
         with progress("splice", windows, "windows") as advance:
             found["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)
-    files.write_sealed(run.path / "eval.json", {"format": FORMAT, **found})
+    about = {"format": FORMAT, "sae_sha256": digest}
+    files.write_sealed(run.path / "eval.json", {**about, **found})
 
 
 def show(run: Run) -> None:

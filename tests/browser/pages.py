@@ -4,6 +4,8 @@ from playwright.sync_api import Page, expect
 
 HEADER, ROW = 34, 33  # pixels of a table's first line and of each following one
 
+LOADING = 120_000  # milliseconds, at most, until the model's libraries are imported on a busy machine
+
 
 def heading(page: Page, text: str) -> None:
     """Wait until the page has this heading."""

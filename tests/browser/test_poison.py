@@ -21,6 +21,7 @@ from sae.runs import Run
 from tests.app import wounded
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.conftest import serving
+from tests.browser.pages import LOADING
 from tests.hostile.readers import rewrite
 
 POISON = (
@@ -67,6 +68,7 @@ def poison(folder: Path) -> None:
     rewrite(run.path / "run.json", lambda about: about.update(model=POISON, git_commit=POISON))
     estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
     shutil.copy(folder / "new" / "eval.json", run.path / "eval.json")
+    rewrite(run.path / "eval.json", lambda about: about.update(sae_sha256=run.digest))
     rewrite(run.path / "eval.json", lambda about: about["estimates"].update({POISON: estimate}))
     _poison_table(run.path / "features" / "features.parquet")
     vocabulary = json.loads((features.path / "vocabulary.json").read_text())
@@ -101,7 +103,7 @@ def test_it_is_shown_and_does_nothing(page: Page, path: str):
     page.locator("h1").wait_for()
     page.wait_for_timeout(1500)  # for what would load late
     if path == "text":
-        page.get_by_role("alert").wait_for()
+        page.get_by_role("alert").wait_for(timeout=LOADING)
     expect(page.locator("[data-testid=stSkeleton], [data-testid=stAppSkeleton]")).to_have_count(0)
     assert page.get_by_test_id("stException").count() == 0
     for alert in page.get_by_role("alert").all():

@@ -11,9 +11,8 @@ from playwright.sync_api import Page, WebSocketRoute, expect
 
 from sae.features.store import FeatureStore
 from tests.app.worlds import HOSTILE_RUN
+from tests.browser.pages import LOADING
 from tests.browser.test_pages import FIRST_PAINT, heading
-
-LOADING = 120_000  # milliseconds; the first press imports the model's libraries, on a busy machine
 
 
 def steer(page: Page) -> None:

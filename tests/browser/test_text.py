@@ -14,11 +14,10 @@ from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.show.render import number
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
-from tests.browser.pages import heading
+from tests.browser.pages import LOADING, heading
 
 TEXT = "the cat sat on a mat"
 TOKENS = ".reading .t"
-LOADING = 120_000  # milliseconds, at most, until the model's libraries are imported on a busy machine
 
 
 @pytest.fixture(scope="module")

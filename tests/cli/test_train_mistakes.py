@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from activations.store import shard_name
+from sae.runs import Run
 from tests.cli.commands import Server, contents, harvest, train
 
 MISTAKES = {
@@ -88,6 +89,19 @@ def test_an_unfinished_run_needs_resume(sae: Server, run: Path, world: Path):
     assert "--resume" in sae(*as_toy(world, run)).complaint
     assert contents(run) == before
     assert sae(*as_toy(world, run), "--resume").code == 0
+
+
+def test_an_evaluation_of_a_checkpoint_does_not_speak_for_the_finished_run(
+    sae: Server, world: Path, run: Path
+):
+    evaluate = ("evaluate", run, "--windows", 0)
+    unfinish(run)
+    assert f"measures {Run(run).newest_checkpoint}" in sae(*evaluate).out
+    assert Run(run).evaluation is not None
+    assert sae(*as_toy(world, run), "--resume").code == 0
+    assert Run(run).evaluation is None
+    assert "finished training" not in sae(*evaluate).out
+    assert Run(run).evaluation is not None
 
 
 def unfinish(run: Path) -> None:
