@@ -5,12 +5,12 @@ The first page is at / as well as at its own address."""
 import streamlit as st
 
 from app import frame
-from app.session import choice, errors, steering
+from app.session import choice, errors, filters, steering
 
 # file and URL, title, icon, and what its links carry
 PAGES = (
     ("runs", "Runs", ":material/table_rows:", choice.run_alone),
-    ("features", "Features", ":material/apps:", choice.run_alone),
+    ("features", "Features", ":material/apps:", filters.address),
     ("feature", "Feature", ":material/target:", choice.with_feature),
     ("text", "Your text", ":material/text_fields:", choice.run_alone),
     ("steering", "Steering", ":material/tune:", steering.address),

@@ -73,6 +73,35 @@ def test_typing_filters_the_table_and_its_rows_open_the_right_features(page: Pag
     heading(page, f"Feature {found[0]} ")
 
 
+def test_filters_are_in_the_address_as_they_are_typed_and_back_undoes_them(page: Page):
+    page.goto("/features?run=toy")
+    heading(page, "Features")
+    page.get_by_label("Find", exact=True).press_sequentially("th", delay=30)
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=th$"))
+    page.get_by_label("Find", exact=True).press_sequentially("e", delay=30)
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=the$"))
+    page.get_by_text("Map by density").click()
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=the&view=densities$"))
+    said = page.get_by_text(re.compile(r"^\d+ of 32 features")).inner_text()
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Runs").click()
+    heading(page, "Runs")
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Features").click()
+    heading(page, "Features")
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=the&view=densities$"))
+    expect(page.get_by_text(said)).to_be_visible()
+    expect(page.get_by_label("Find", exact=True)).to_have_value("the")
+    page.go_back()
+    heading(page, "Runs")
+    page.go_back()
+    heading(page, "Features")
+    page.go_back()
+    expect(page).to_have_url(re.compile("find=the$"))
+    expect(page.locator(".js-plotly-plot")).to_have_count(3)
+    page.go_back()
+    expect(page).to_have_url(re.compile("find=th$"))
+    expect(page.get_by_label("Find", exact=True)).to_have_value("th")
+
+
 def test_a_deep_link_opens_its_feature_whole(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
