@@ -182,6 +182,21 @@ def test_text_can_be_read_in_both_schemes(page: Page, scheme):
     assert (lightness[1] > 128) == (scheme == "light")
 
 
+@pytest.mark.parametrize("width", [800, 1024])
+def test_in_a_narrow_window_labels_stay_whole_and_nothing_runs_off_the_page(page: Page, width: int):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto("/steering?run=toy")
+    heading(page, "Steering")
+    for label in page.locator(".stNumberInput label").all():
+        box = label.bounding_box()
+        assert box is not None and box["height"] < 40, "one line"
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    expect(page.locator("table.partners")).to_be_visible()
+    beyond = "main => [main, ...main.querySelectorAll('table')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.get_by_test_id("stMain").evaluate(beyond) == 0
+
+
 @pytest.mark.parametrize("path", ["/", "/features", "/feature", "/text", "/compare"])
 def test_the_first_paint_of_every_page_takes_less_than_two_seconds(page: Page, path: str):
     """From the moment the browser, with Streamlit's own code loaded, asks for the page, to its heading."""
