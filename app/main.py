@@ -5,17 +5,17 @@ The first page is at / as well as at its own address."""
 import streamlit as st
 
 from app import frame
-from app.session import choice, errors, filters, steering
+from app.session import choice, compare, errors, filters, steering, text
 
 # file and URL, title, icon, and what its links carry
 PAGES = (
     ("runs", "Runs", ":material/table_rows:", choice.run_alone),
     ("features", "Features", ":material/apps:", filters.address),
     ("feature", "Feature", ":material/target:", choice.with_feature),
-    ("text", "Your text", ":material/text_fields:", choice.run_alone),
+    ("text", "Your text", ":material/text_fields:", text.address),
     ("steering", "Steering", ":material/tune:", steering.address),
     ("dead", "Dead latents", ":material/skull:", choice.run_alone),
-    ("compare", "Compare", ":material/compare_arrows:", choice.run_alone),
+    ("compare", "Compare", ":material/compare_arrows:", compare.address),
 )
 
 st.set_page_config(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from activations.splits import is_held_out
 from app.session import features
+from app.session.choice import Query
 from app.session.errors import Missing
 from app.session.feature import names
 from app.session.jobs import Job, find, start
@@ -30,6 +31,12 @@ def current() -> str:
     if st.query_params.get(TEXT):
         st.session_state[KEEP] = st.query_params[TEXT]
     return st.session_state.get(KEEP, "")
+
+
+def address(run: str) -> Query:
+    """What the page's URL carries to read this visit's text with a run; a long one is in no URL."""
+    text = st.session_state.get(KEEP, "")
+    return {"run": run, TEXT: text} if 0 < len(text) <= SHORT else {"run": run}
 
 
 def show(text: str) -> None:
