@@ -53,7 +53,7 @@ def reading(run: Run, text: str) -> Job[Reading]:
 
     Raises Missing when the run is not finished."""
     if not run.finished:
-        why = f"{run.path.name} is still training: texts can be read when it is finished."
+        why = f"{run.path.name} has not finished training: texts can be read when it is finished."
         raise Missing("No SAE yet", why, f"sae train … --out {run.path} --resume")
     wanted = (run.digest, features.collected(run), text)
     if st.session_state.get("what is read") != wanted or not find(JOB):
