@@ -9,56 +9,69 @@ import pyarrow as pa
 import streamlit as st
 
 from app import frame
+from app.session.filters import VIEWS, Filters
 from sae.show import render
 
 LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
-HISTOGRAMS, BY_CLUSTER, BY_DENSITY = "Histograms", "Map by cluster", "Map by density"
+HISTOGRAMS, BY_CLUSTER = VIEWS[:2]
+LOOKS = dict(zip(VIEWS, ("Histograms", "Map by cluster", "Map by density"), strict=True))
 
 
 def filters(
-    tally: dict[str, int], densities: Sequence[float], percent: Callable[[float], str]
-) -> tuple[str, str, tuple[float, float]]:
-    """Words to look for, which state of features, and between which densities; kept while pages change."""
+    tally: dict[str, int], densities: Sequence[float], chosen: Filters, change: Callable[..., None]
+) -> None:
+    """Words to look for, which state of features, and between which densities."""
     with st.container(horizontal=True, gap="large", key="filters"):
-        words = st.text_input(
+        _box(
+            st.text_input,
             "Find",
-            key="words",
+            "find",
+            chosen.find,
+            change,
             placeholder="a token, a label, a text in examples",
             type="search",
             live=True,
             width=300,
-            persist_state="session",
         )
-        state = st.segmented_control(
+        _box(
+            st.segmented_control,
             "State",
-            list(tally),
-            default="all",
+            "state",
+            chosen.state,
+            change,
+            options=list(tally),
             required=True,
-            key="state",
             format_func=lambda name: f"{name} {tally[name]:,}",
-            persist_state="session",
         )
-        whole = densities[0], densities[-1]
-        density = st.select_slider(
-            "Density", densities, whole, percent, key="density", persist_state="session"
+        _box(
+            st.select_slider,
+            "Density",
+            "density",
+            chosen.density,
+            change,
+            options=densities,
+            value=(densities[0], densities[-1]),
+            format_func=render.percent,
         )
-    return words or "", state, density
 
 
-def looks(mapped: bool) -> str:
+def look(mapped: bool, chosen: Filters, change: Callable[..., None]) -> str:
     """How to look at all features: by histograms, or by the map if there is one, in either colouring."""
-    options = (HISTOGRAMS, BY_CLUSTER, BY_DENSITY) if mapped else (HISTOGRAMS,)
+    options = list(LOOKS) if mapped else [HISTOGRAMS]
+    shown = chosen.view if chosen.view in options else HISTOGRAMS
     with st.container(key="looks"):
-        chosen = st.segmented_control(
+        _box(
+            st.segmented_control,
             "Overview",
-            options,
-            default=HISTOGRAMS,
+            "view",
+            shown,
+            change,
+            options=options,
             required=True,
-            key="look",
+            format_func=LOOKS.__getitem__,
             label_visibility="collapsed",
-            persist_state="session",
         )
-    return chosen if chosen in options else HISTOGRAMS
+    return shown
 
 
 def marks(texts: Sequence[str], clear: Callable[[], None]) -> None:
@@ -170,3 +183,20 @@ def file_button(label: str, content: Callable[[], str], name: str, about: str) -
     st.download_button(
         label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=about
     )
+
+
+def _box(
+    widget: Callable[..., Any],
+    label: str,
+    field: str,
+    shown: Any,
+    change: Callable[..., None],
+    **options: Any,
+) -> None:
+    """A widget that shows a field and tells of changes.
+
+    It is set only to what it does not show already, as that would undo what is being typed."""
+    key = f"features {field}"
+    if st.session_state.get(key) != shown:
+        st.session_state[key] = shown
+    widget(label, key=key, on_change=lambda: change(**{field: st.session_state[key]}), **options)

@@ -1,6 +1,6 @@
 """What all pages share around their content: sidebar, headings, rows of numbers, empty states, errors."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,12 +53,12 @@ class Job(Protocol):
         ...
 
 
-def sidebar(pages: Iterable[tuple[StreamlitPage, dict[str, str]]]) -> None:
-    """Name of the app and links to the pages, each with what it is to keep of the URL."""
+def sidebar(pages: Iterable[tuple[StreamlitPage, Mapping[str, str | list[str]]]]) -> None:
+    """Name of the app and links to the pages, each with what its URL is to carry."""
     with st.sidebar:
         st.html('<div class="sae brand"><b>SAE</b> workbench</div>')
-        for page, choice in pages:
-            st.page_link(page, query_params=choice, width="stretch")
+        for page, query in pages:
+            st.page_link(page, query_params=query, width="stretch")
 
 
 def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None], about: str) -> None:
@@ -184,10 +184,12 @@ def note(about: str) -> None:
         st.caption(render.markdown(about))
 
 
-def page_button(page: str, label: str, icon: str, choice: dict[str, str], key: str = "page-button") -> None:
+def page_button(
+    page: str, label: str, icon: str, query: Mapping[str, str | list[str]], key: str = "page-button"
+) -> None:
     """A link to another page that looks like a button; keys begin with page-button."""
     with st.container(key=key, width="content"):
-        st.page_link(page, label=label, icon=icon, query_params=choice)
+        st.page_link(page, label=label, icon=icon, query_params=query)
 
 
 def metrics(numbers: Iterable[tuple[str, str, str]], key: str = "metrics") -> None:

@@ -5,17 +5,17 @@ The first page is at / as well as at its own address."""
 import streamlit as st
 
 from app import frame
-from app.session import choice, errors
+from app.session import choice, compare, errors, filters, steering, text
 
-# file and URL, title, icon, and what of the choice in the URL its links keep
+# file and URL, title, icon, and what its links carry
 PAGES = (
-    ("runs", "Runs", ":material/table_rows:", ("run",)),
-    ("features", "Features", ":material/apps:", ("run",)),
-    ("feature", "Feature", ":material/target:", ("run", "feature")),
-    ("text", "Your text", ":material/text_fields:", ("run",)),
-    ("steering", "Steering", ":material/tune:", ("run", "feature")),
-    ("dead", "Dead latents", ":material/skull:", ("run",)),
-    ("compare", "Compare", ":material/compare_arrows:", ("run",)),
+    ("runs", "Runs", ":material/table_rows:", choice.run_alone),
+    ("features", "Features", ":material/apps:", filters.address),
+    ("feature", "Feature", ":material/target:", choice.with_feature),
+    ("text", "Your text", ":material/text_fields:", text.address),
+    ("steering", "Steering", ":material/tune:", steering.address),
+    ("dead", "Dead latents", ":material/skull:", choice.run_alone),
+    ("compare", "Compare", ":material/compare_arrows:", compare.address),
 )
 
 st.set_page_config(
@@ -27,8 +27,11 @@ front = st.Page(
     "views/runs.py", title=pages[0].title, icon=pages[0].icon, url_path="front", default=True
 )  # at /
 page = st.navigation([front, *pages], position="hidden")
-kept = choice.links()
-links = [{key: kept[key] for key in keys if key in kept} for *_, keys in PAGES]
-frame.sidebar(zip([front, *pages[1:]] if page == front else pages, links, strict=True))
+listed = [front, *pages[1:]] if page == front else pages
+links = [
+    choice.here() if one == page else choice.there(address)
+    for one, (*_, address) in zip(listed, PAGES, strict=True)
+]
+frame.sidebar(zip(listed, links, strict=True))
 with errors.readable():
     page.run()

@@ -12,7 +12,7 @@ from app.charts import PALETTE, plain
 from sae.show import pareto
 
 CURVES = {
-    "fvu": "Fraction of variance unexplained",
+    "fvu": "FVU: variance unexplained",
     "l0": "L0: features firing per token",
     "dead": "Dead features",
     "lr": "Learning rate",
@@ -31,7 +31,7 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
     One run has a colour for each measure; several have one each, and a legend. `steps` sets the right end, so that
     a run under way shows how far it is."""
     names = [name for name in CURVES if any(name in row for log in logs.values() for row in log)]
-    columns, gap = 2, 0.1
+    columns, gap = 2, 0.13
     figure = make_subplots(
         rows=max(math.ceil(len(names) / columns), 1),
         cols=columns,

@@ -1,8 +1,9 @@
-"""Which run and which feature the URL asks for.
+"""Which run and which feature the URL asks for, and where links lead: to a page with what this visit chose on it.
 
 A name from the URL is looked up among the runs that were found; it never becomes a path."""
 
 import random
+from collections.abc import Callable, Mapping
 
 import streamlit as st
 
@@ -10,6 +11,9 @@ from app.session import features, runs
 from sae.errors import RunError
 from sae.features.store import FeatureStore
 from sae.runs import Run
+
+Query = Mapping[str, str | list[str]]
+Address = Callable[[str], Query]  # run -> what the URL of a page carries to show it as this visit left it
 
 
 def run() -> tuple[str, Run]:
@@ -27,18 +31,32 @@ def run() -> tuple[str, Run]:
     return name, found[name]
 
 
-def links() -> dict[str, str]:
-    """The run and the feature on show, as links to pages carry them; empty where nothing is chosen yet."""
+def here() -> Query:
+    """All that the URL of the page on show carries."""
+    return {key: st.query_params.get_all(key) for key in st.query_params}
+
+
+def there(address: Address) -> Query:
+    """What a link to a page carries for the run on show; nothing where there is none."""
     run = st.query_params.get("run") or st.session_state.get("last run", "")
-    if run not in runs.found():
-        return {}
-    feature = st.query_params.get("feature") or st.session_state.get(f"last feature of {run}")
+    return address(run) if run in runs.found() else {}
+
+
+def run_alone(run: str) -> Query:
+    """Address of a page on which nothing but the run is chosen for good."""
+    return {"run": run}
+
+
+def with_feature(run: str) -> Query:
+    """Address of a page about a feature: the one that the URL names, or that this visit last had on show."""
+    asked = st.query_params.get("feature") if st.query_params.get("run") in (None, run) else None
+    feature = asked or st.session_state.get(f"last feature of {run}")
     return {"run": run} if feature is None else {"run": run, "feature": feature}
 
 
-def show_run(name: str) -> None:
+def show_run(name: str, address: Address = run_alone) -> None:
     """Go to another run, on the same page."""
-    st.query_params.from_dict({"run": name})
+    st.query_params.from_dict(address(name))
 
 
 def feature(run: str, store: FeatureStore) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from app.session import features, runs
+from app.session.choice import Query
 from app.session.errors import Missing
 from app.session.jobs import Job, Report, find, start
 from app.session.runs import stamp
@@ -36,6 +37,12 @@ def second(name: str, first: Run) -> tuple[str, Run]:
         raise RunError(f"there is no run {chosen!r} to compare {name!r} with: {why}")
     st.session_state[f"last other of {name}"] = chosen
     return chosen, others[chosen]
+
+
+def address(run: str) -> Query:
+    """What the page's URL carries to compare a run with the one that this visit last compared it with."""
+    other = st.session_state.get(f"last other of {run}")
+    return {"run": run, "other": other} if other else {"run": run}
 
 
 def candidates(name: str) -> dict[str, Run]:

@@ -20,9 +20,9 @@ CAUSES = causes.CAUSES
 
 
 def found(run: Run) -> DeadReport | None:
-    """The run's report, if there is one. Raises Missing when it is still training, RunError when it is damaged."""
+    """The run's report, if there is one. Raises Missing when its training has not finished, RunError when it is damaged."""
     if not run.finished:
-        why = f"{run.path.name} is still training: who is dead is looked into when it is finished."
+        why = f"{run.path.name} has not finished training: who is dead is looked into when it is finished."
         raise Missing("No report yet", why, f"sae train … --out {run.path} --resume")
     if not of_run.is_there(run):
         return None

@@ -22,7 +22,7 @@ def collected(run: Run) -> bool:
 def of(run: Run) -> FeatureStore:
     """The run's features. Raises Missing when they have not been collected, RunError when they are damaged."""
     if not collected(run) and not run.finished:
-        why = f"{run.path.name} is still training: features are collected when it is finished."
+        why = f"{run.path.name} has not finished training: features are collected when it is finished."
         raise Missing("No features yet", why, f"sae train … --out {quote(str(run.path))} --resume")
     if not collected(run):
         why = f"{run.path.name} is trained, but what its features fire on has not been collected."

@@ -11,7 +11,7 @@ import streamlit as st
 from activations.generation import prompt_ids
 from activations.models import LanguageModel
 from app import steering_rows
-from app.session import jobs, live
+from app.session import choice, jobs, live
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
 from app.session.steering_link import Settings, read, write
@@ -52,6 +52,20 @@ def settings(run: str, store: FeatureStore) -> Settings:
     chosen = read(st.query_params.to_dict(), len(store), suggestions(store)[0][0])
     st.session_state[_at(run)] = chosen
     return chosen
+
+
+def address(run: str) -> choice.Query:
+    """What the page's URL carries to show it as this visit left it, or else the feature last looked at."""
+    kept = _kept(run)
+    return write(run, kept) if kept else choice.with_feature(run)
+
+
+def address_with(run: str, latent: int) -> choice.Query:
+    """The same to steer one feature: as this visit left it when it is steered there already, else it alone."""
+    kept = _kept(run)
+    if kept and latent in [intervention.latent for intervention in kept.interventions]:
+        return write(run, kept)
+    return {"run": run, "feature": str(latent)}
 
 
 def suggestions(store: FeatureStore) -> list[tuple[int, str]]:
@@ -192,6 +206,11 @@ def _now(run: str) -> Settings:
 
     Not read from the URL: of two quick changes, the browser sends the second before it knows the first's URL."""
     return st.session_state[_at(run)]
+
+
+def _kept(run: str) -> Settings | None:
+    """What this visit last set the page to, if it was there."""
+    return st.session_state.get(_at(run))
 
 
 def _at(run: str) -> str:

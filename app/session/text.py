@@ -10,6 +10,7 @@ from torch import Tensor
 
 from activations.splits import is_held_out
 from app.session import features
+from app.session.choice import Query
 from app.session.errors import Missing
 from app.session.feature import names
 from app.session.jobs import Job, find, start
@@ -32,6 +33,12 @@ def current() -> str:
     return st.session_state.get(KEEP, "")
 
 
+def address(run: str) -> Query:
+    """What the page's URL carries to read this visit's text with a run; a long one is in no URL."""
+    text = st.session_state.get(KEEP, "")
+    return {"run": run, TEXT: text} if 0 < len(text) <= SHORT else {"run": run}
+
+
 def show(text: str) -> None:
     """Read another text; a short one goes into the URL. What was chosen of the one before is let go."""
     st.session_state[KEEP] = text
@@ -46,7 +53,7 @@ def reading(run: Run, text: str) -> Job[Reading]:
 
     Raises Missing when the run is not finished."""
     if not run.finished:
-        why = f"{run.path.name} is still training: texts can be read when it is finished."
+        why = f"{run.path.name} has not finished training: texts can be read when it is finished."
         raise Missing("No SAE yet", why, f"sae train … --out {run.path} --resume")
     wanted = (run.digest, features.collected(run), text)
     if st.session_state.get("what is read") != wanted or not find(JOB):

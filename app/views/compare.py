@@ -25,7 +25,12 @@ COLUMNS = {
 }
 
 name, run = choice.run()
-frame.run_chooser(list(runs.found()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+frame.run_chooser(
+    list(runs.found()),
+    name,
+    partial(choice.show_run, address=compare.address),
+    render.facts(run_rows.brief(run.about)),
+)
 other, second = compare.second(name, run)
 with frame.header("Compare", f"{name} · {run_rows.summary(run.about)}"):
     compare_frame.other_chooser(list(compare.candidates(name)), other, compare.show_second)

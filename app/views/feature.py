@@ -5,12 +5,17 @@ from functools import partial
 import streamlit as st
 
 from app import charts, feature_frame, frame, run_rows
-from app.session import choice, dead, feature, features, runs
+from app.session import choice, dead, feature, features, runs, steering
 from sae.show import feature as show
 from sae.show import render
 
 name, run = choice.run()
-frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+frame.run_chooser(
+    list(runs.needed()),
+    name,
+    partial(choice.show_run, address=choice.with_feature),
+    render.facts(run_rows.brief(run.about)),
+)
 store = features.of(run)
 index = choice.feature(name, store)
 row = store.row(index)
@@ -26,7 +31,7 @@ with frame.header(
         "HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere"
     )
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
-    frame.page_button("views/steering.py", "Steer", ":material/tune:", {"run": name, "feature": str(index)})
+    frame.page_button("views/steering.py", "Steer", ":material/tune:", steering.address_with(name, index))
 feature_frame.label(show.labelled(label, note))
 frame.metrics(show.numbers(row))
 

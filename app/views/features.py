@@ -6,7 +6,7 @@ import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, TextColumn
 
 from app import feature_charts, feature_frame, feature_rows, frame, run_rows
-from app.session import choice, feature, features, runs, selection
+from app.session import choice, feature, features, filters, runs, selection
 from sae.show import feature as show
 from sae.show import render
 
@@ -28,20 +28,26 @@ COLUMNS = {
 
 name, run = choice.run()
 selection.follow(name)
-frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+frame.run_chooser(
+    list(runs.needed()),
+    name,
+    partial(choice.show_run, address=filters.address),
+    render.facts(run_rows.brief(run.about)),
+)
 store = features.of(run)
 frame.heading("Features", f"{name}: {len(store):,} features, measured on {store.about['tokens']:,} tokens")
 
 named = {latent: label.label for latent, label in feature.labels(store).items()}
 table = feature_rows.with_labels(features.table(store), named)
 plot = st.container()
-words, state, density = feature_frame.filters(
-    feature_rows.counts(table), feature_rows.DENSITIES, render.percent
+chosen = filters.current()
+feature_frame.filters(feature_rows.counts(table), feature_rows.DENSITIES, chosen, filters.change)
+wanted = feature_rows.Wanted(
+    chosen.find, chosen.state, chosen.density, selection.ranges(name), selection.marked(name)
 )
-wanted = feature_rows.Wanted(words, state, density, selection.ranges(name), selection.marked(name))
 shown = feature_rows.filtered(table, wanted, features.haystack(store))
 with plot:
-    look = feature_frame.looks(features.mapped(store))
+    look = feature_frame.look(features.mapped(store), chosen, filters.change)
     if look == feature_frame.HISTOGRAMS:
         panels = feature_charts.panels(table, shown)
         for place, panel in zip(st.columns(len(panels), gap="medium"), panels, strict=True):

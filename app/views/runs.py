@@ -4,11 +4,11 @@ import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
 
 from app import frame, run_charts, run_frame, run_rows
-from app.session import choice, runs, several
+from app.session import choice, filters, runs, several
 from sae.show import render, tables
 
 COLUMNS = {
-    "name": TextColumn("run", width="large"),
+    "name": TextColumn("run", width="medium"),
     "features": NumberColumn(format="localized", help="Size of the dictionary."),
     "k": NumberColumn(help="Features the architecture lets fire on a token; empty where it sets no number."),
     "FVU": NumberColumn(format="%.3f", help=run_rows.MEASURES["fvu"][1]),
@@ -52,7 +52,7 @@ def training() -> None:
 def one() -> None:
     """The run chosen: how it went and how good it is."""
     with frame.header(name, run_rows.summary(run.about), level=2):
-        frame.page_button("views/features.py", "Features", ":material/apps:", {"run": name})
+        frame.page_button("views/features.py", "Features", ":material/apps:", filters.address(name))
     left, right = st.columns([3, 2], gap="large")
     with left:
         if origin:

@@ -9,7 +9,12 @@ from app.session import choice, features, runs, steering
 from sae.show import changes, render
 
 name, run = choice.run()
-frame.run_chooser(list(runs.needed()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+frame.run_chooser(
+    list(runs.needed()),
+    name,
+    partial(choice.show_run, address=steering.address),
+    render.facts(run_rows.brief(run.about)),
+)
 store = features.of(run)
 chosen = steering.settings(name, store)
 written, swept = steering.jobs_of(name)

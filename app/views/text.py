@@ -11,7 +11,12 @@ from sae.show import reading as show
 from sae.show import render
 
 name, run = choice.run()
-frame.run_chooser(list(runs.found()), name, choice.show_run, render.facts(run_rows.brief(run.about)))
+frame.run_chooser(
+    list(runs.found()),
+    name,
+    partial(choice.show_run, address=text.address),
+    render.facts(run_rows.brief(run.about)),
+)
 frame.heading("Your text", f"{name} · {run.hook} · which features fire on what you type")
 text_frame.text_box(
     text.current(), text.show, text_rows.EXAMPLES, readings.LONGEST, partial(text.held_out_example, run)

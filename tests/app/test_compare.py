@@ -35,6 +35,13 @@ def test_settings_and_measures_are_there_before_anything_is_matched(show):
     assert not at.dataframe
 
 
+def test_links_here_and_another_run_keep_the_run_compared_with(show):
+    at = show("compare", run="toy", other="signed")
+    at.switch_page("views/runs.py").run()
+    links = {link.value: link.proto.query_string for link in at.sidebar.get("page_link")}
+    assert links["Compare"] == "run=toy&other=signed"
+
+
 def test_matching_shows_the_library_s_numbers_and_is_there_at_once_the_next_time(show, folder):
     at = matched(show("compare", folder=folder, run="toy", other="signed"))
     found = kept(Run(folder / "toy"), Run(folder / "signed"))

@@ -105,7 +105,7 @@ def test_a_run_still_training_says_so(show, folder):
     ignored = shutil.ignore_patterns("sae.*", "dead")
     shutil.copytree(folder / "new", folder / "unfinished", ignore=ignored)
     at = show(run="unfinished")
-    assert "still training" in source(at)
+    assert "has not finished training" in source(at)
     assert "--resume" in at.code[0].value
 
 

@@ -1,6 +1,7 @@
 """The Steering page: its state is its link, its numbers are the library's, and no text or link does harm."""
 
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -209,9 +210,37 @@ def test_the_feature_page_links_here(show, runs):
     at.switch_page("views/feature.py")
     at.query_params.update(run="toy", feature="7")
     at.run()
-    links = {link.value: link.proto.query_string for link in at.main.get("page_link")}
-    assert links["Steer"] == "run=toy&feature=7"
+    assert links(at.main)["Steer"] == "run=toy&feature=7"
     assert show(run="toy", feature="7").slider[0].value == 1.0
+
+
+def links(block) -> dict[str, str]:
+    """Where the links in a part of the page lead, by their texts."""
+    return {link.value: link.proto.query_string for link in block.get("page_link")}
+
+
+def test_links_here_keep_what_the_visit_set_and_steer_another_feature_afresh(show):
+    at = show(run="toy", steer="7:add:2", prompt="the cat")
+    at.number_input(key="Seed").set_value(5).run()
+    edited = "run=toy&steer=7%3Aadd%3A2&prompt=the+cat&seed=5"
+    assert links(at.sidebar)["Steering"] == edited
+    at.switch_page("views/feature.py")
+    for feature, steers in (("7", edited), ("8", "run=toy&feature=8")):
+        at.query_params.update(run="toy", feature=feature)
+        at.run()
+        assert links(at.sidebar)["Steering"] == edited
+        assert links(at.main)["Steer"] == steers
+    at.sidebar.selectbox[0].set_value(HOSTILE_RUN).run()
+    assert links(at.sidebar)["Steering"] == f"run={quote_plus(HOSTILE_RUN)}"
+
+
+def test_another_run_is_steered_as_this_visit_left_it(show):
+    at = show(run="toy", steer="7:add:2", prompt="the cat")
+    at.sidebar.selectbox[0].set_value("signed").run()
+    assert at.text_area[0].value == "I think that"
+    at.sidebar.selectbox[0].set_value("toy").run()
+    assert dict(at.query_params) == {"run": "toy", "steer": "7:add:2", "prompt": "the cat"}
+    assert at.text_area[0].value == "the cat"
 
 
 def test_a_feature_is_shown_with_what_it_peaks_on_above_and_below_zero(show, runs):

@@ -73,6 +73,35 @@ def test_typing_filters_the_table_and_its_rows_open_the_right_features(page: Pag
     heading(page, f"Feature {found[0]} ")
 
 
+def test_filters_are_in_the_address_as_they_are_typed_and_back_undoes_them(page: Page):
+    page.goto("/features?run=toy")
+    heading(page, "Features")
+    page.get_by_label("Find", exact=True).press_sequentially("th", delay=30)
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=th$"))
+    page.get_by_label("Find", exact=True).press_sequentially("e", delay=30)
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=the$"))
+    page.get_by_text("Map by density").click()
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=the&view=densities$"))
+    said = page.get_by_text(re.compile(r"^\d+ of 32 features")).inner_text()
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Runs").click()
+    heading(page, "Runs")
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Features").click()
+    heading(page, "Features")
+    expect(page).to_have_url(re.compile(r"\?run=toy&find=the&view=densities$"))
+    expect(page.get_by_text(said)).to_be_visible()
+    expect(page.get_by_label("Find", exact=True)).to_have_value("the")
+    page.go_back()
+    heading(page, "Runs")
+    page.go_back()
+    heading(page, "Features")
+    page.go_back()
+    expect(page).to_have_url(re.compile("find=the$"))
+    expect(page.locator(".js-plotly-plot")).to_have_count(3)
+    page.go_back()
+    expect(page).to_have_url(re.compile("find=th$"))
+    expect(page.get_by_label("Find", exact=True)).to_have_value("th")
+
+
 def test_a_deep_link_opens_its_feature_whole(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
@@ -151,6 +180,21 @@ def test_text_can_be_read_in_both_schemes(page: Page, scheme):
     lightness = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in (text, ground)]
     assert abs(lightness[0] - lightness[1]) > 150
     assert (lightness[1] > 128) == (scheme == "light")
+
+
+@pytest.mark.parametrize("width", [800, 1024])
+def test_in_a_narrow_window_labels_stay_whole_and_nothing_runs_off_the_page(page: Page, width: int):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto("/steering?run=toy")
+    heading(page, "Steering")
+    for label in page.locator(".stNumberInput label").all():
+        box = label.bounding_box()
+        assert box is not None and box["height"] < 40, "one line"
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    expect(page.locator("table.partners")).to_be_visible()
+    beyond = "main => [main, ...main.querySelectorAll('table')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.get_by_test_id("stMain").evaluate(beyond) == 0
 
 
 @pytest.mark.parametrize("path", ["/", "/features", "/feature", "/text", "/compare"])

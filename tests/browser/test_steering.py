@@ -67,6 +67,31 @@ def test_a_change_made_before_the_browser_heard_of_the_last_one_keeps_both(page:
     expect(page).to_have_url(re.compile(r"prompt=the(\+|%20)cat&tokens=12"))
 
 
+def test_going_away_by_the_sidebar_and_back_keeps_the_edits_and_their_address(page: Page):
+    page.goto("/steering?run=toy")
+    heading(page, "Steering")
+    page.get_by_test_id("stButton").filter(has_text="·").nth(1).click()
+    page.get_by_label("Prompt").fill("the cat & dog")
+    page.get_by_label("Prompt").press("Control+Enter")
+    edited = re.compile(r"\?run=toy&steer=\d+%3Aadd%3A1&prompt=the(\+|%20)cat(\+|%20)%26(\+|%20)dog$")
+    expect(page).to_have_url(edited)
+    address = page.url
+    for other in ("Runs", "Feature"):
+        page.get_by_test_id("stSidebar").get_by_role("link", name=other, exact=True).click()
+        heading(page, other)
+        page.get_by_test_id("stSidebar").get_by_role("link", name="Steering").click()
+        heading(page, "Steering")
+        expect(page.get_by_label("Prompt")).to_have_value("the cat & dog")
+        expect(page).to_have_url(address.replace("%20", "+"))
+    page.go_back()
+    heading(page, "Feature")
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    page.get_by_role("link", name="Steer", exact=True).click()
+    expect(page.get_by_role("link", name="Feature 7", exact=True)).to_be_visible()
+    expect(page.get_by_label("Prompt")).to_have_value("I think that")
+
+
 def test_a_link_reproduces_the_page_in_another_tab(page: Page):
     page.goto("/steering?run=toy&steer=2:add:1")
     heading(page, "Steering")

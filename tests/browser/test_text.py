@@ -103,6 +103,16 @@ def test_a_feature_s_number_opens_its_page_and_back_returns_to_the_text(page: Pa
     expect(page.locator(TOKENS)).to_have_count(len(reading))
 
 
+def test_the_address_has_the_text_again_after_looking_elsewhere(page: Page):
+    opened(page)
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Runs").click()
+    heading(page, "Runs")
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Your text").click()
+    heading(page, "Your text")
+    expect(page).to_have_url(re.compile(r"\?run=signed&text=the(\+|%20)cat"))
+    expect(page.locator(TOKENS).first).to_be_visible()
+
+
 def test_a_long_text_stays_while_one_looks_elsewhere(page: Page):
     page.goto("/text?run=toy")
     heading(page, "Your text")
