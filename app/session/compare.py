@@ -42,7 +42,7 @@ def second(name: str, first: Run) -> tuple[str, Run]:
 def address(run: str) -> Query:
     """What the page's URL carries to compare a run with the one that this visit last compared it with."""
     other = st.session_state.get(f"last other of {run}")
-    return {"run": run, "other": other} if other else {"run": run}
+    return {"run": run, "other": other} if other in runs.found() else {"run": run}
 
 
 def candidates(name: str) -> dict[str, Run]:
