@@ -32,8 +32,8 @@ def test_help_lists_every_command_with_what_it_does(sae: Server, flag: str):
     ended = sae(flag)
     assert ended.code == 0
     assert not ended.err
-    for command, what in COMMANDS.items():
-        assert any(line.split(maxsplit=1) == [command, what] for line in ended.out.splitlines())
+    for name, command in COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [name, command.what] for line in ended.out.splitlines())
 
 
 @pytest.mark.parametrize(
