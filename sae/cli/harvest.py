@@ -12,6 +12,7 @@ from activations import embedded, models, ranks
 from activations.harvest import HarvestConfig, harvest
 from activations.models import LanguageModel
 from activations.store import Store
+from sae.cli import arguments
 from sae.cli.progress import progress
 
 
@@ -36,7 +37,7 @@ class Harvest:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Harvest, prog="sae harvest", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = arguments.parse(Harvest, "sae harvest", args, tyro.conf.OmitArgPrefixes)
     with ranks.group():
         place = ranks.device()
         dtype = models.precision(command.model_dtype, place)

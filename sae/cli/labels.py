@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from sae.cli import arguments
 from sae.errors import ConfigError
 from sae.features.store import FeatureStore
 
@@ -29,7 +30,7 @@ class LabelsCommand:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(LabelsCommand, prog="sae labels", args=args)
+    command = arguments.parse(LabelsCommand, "sae labels", args)
     labels = FeatureStore(command.run / "features").labels
     if command.save:
         print(f"{command.save}: {labels.export(command.save):,} labels")

@@ -71,7 +71,12 @@ def main(args: list[str] | None = None) -> int:
         print(_usage())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"sae: there is no command {args[0]!r}: choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        from sae.cli.arguments import unknown
+
+        print(
+            f"sae: {unknown('command', args[0], COMMANDS)}; choose from {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     asked = raise_stopped()
     _quiet()

@@ -14,6 +14,7 @@ from rich.text import Text
 from activations import files
 from activations.generation import Sampling, prompt_ids
 from activations.models import LanguageModel
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.features.store import FeatureStore
@@ -108,7 +109,7 @@ class Steer:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    cfg = tyro.cli(Steer, prog="sae steer", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    cfg = arguments.parse(Steer, "sae steer", args, tyro.conf.OmitArgPrefixes)
     run = Run(cfg.run)
     interventions, positions = cfg.interventions, positions_of(cfg.positions)
     calibration = Calibration.of(FeatureStore(run.path / "features"))
