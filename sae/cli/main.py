@@ -132,6 +132,18 @@ def _usage() -> str:
     )
 
 
+class _RetriesOnce(logging.Filter):
+    """Of all that the hub's library says of requests that failed and are tried again, one line of ours."""
+
+    said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not self.said and "Retry" in record.getMessage():
+            self.said = True
+            print("the hub does not answer: trying again, for half a minute", file=sys.stderr)
+        return False
+
+
 def _quiet() -> None:
     """Show our own messages; hide the progress bars and chatter of the libraries below."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -141,6 +153,9 @@ def _quiet() -> None:
         logging.getLogger(package).setLevel(
             logging.CRITICAL
         )  # what fails there is raised too, and told in one line
+    hub = logging.getLogger("huggingface_hub.utils._http")
+    hub.setLevel(logging.WARNING)
+    hub.filters = [_RetriesOnce()]
     for name in (
         "HF_HUB_DISABLE_PROGRESS_BARS",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS",
@@ -149,6 +164,7 @@ def _quiet() -> None:
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # its import sets its level anew
 
 
 if __name__ == "__main__":
