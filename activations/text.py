@@ -98,6 +98,12 @@ def revision(config: TextConfig) -> str | None:
         return config.dataset_revision
 
 
+def refuse_missing(config: TextConfig) -> None:
+    """Raise TextError when the text is to lie on this machine and does not; of a hub's data set nothing is asked."""
+    if config.dataset != "embedded":
+        _loader(config)
+
+
 def _open(config: TextConfig) -> Any:
     import datasets
 

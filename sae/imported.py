@@ -39,14 +39,18 @@ class Probe(NamedTuple):
 
 def format_of(path: Path) -> str:
     """The format a file or folder looks like. Raises ForeignError when it is none, or more than one."""
-    if not path.exists():
-        raise ForeignError(f"there is no file or folder {path}")
     found = [name for name, form in FORMATS.items() if form.recognises(path)]
     if len(found) == 1:
         return found[0]
     looks = f"looks like {' and '.join(found)}" if found else "looks like no format known here"
     known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
     raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")
+
+
+def _rather(form: str, path: Path) -> str:
+    """The way out, where files that could not be read in one format look like those of another."""
+    others = [] if FORMATS[form].recognises(path) else [n for n in FORMATS if FORMATS[n].recognises(path)]
+    return f"; this looks like {others[0]}: sae import {others[0]} {path}" if others else ""
 
 
 def import_sae(
@@ -65,8 +69,13 @@ def import_sae(
     store, or say too little; RunError when there is something at `out`."""
     if out.exists() and (not out.is_dir() or files.is_taken(out)):
         raise RunError(f"{out} is not empty: choose another --out")
+    if not path.exists():
+        raise ForeignError(f"there is no file or folder {path}")
     form = form or format_of(path)
-    sae, origin, notes = FORMATS[form].read(path)
+    try:
+        sae, origin, notes = FORMATS[form].read(path)
+    except ForeignError as error:
+        raise ForeignError(f"{error}{_rather(form, path)}") from error
     for flag, value in (("hook", hook or origin.hook), ("model", model or origin.model)):
         if value is not None and not (isinstance(value, str) and value.isprintable()):
             raise ForeignError(f"{path}: the {flag} {value!r} is no name")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from sae.cli import arguments
 from sae.cli.signals import Stopped
 from sae.errors import ConfigError, RunError
 
@@ -53,7 +54,7 @@ class App:
 
 def main(args: list[str]) -> int:
     """Parse and run, until Ctrl-C."""
-    command = tyro.cli(App, prog="sae app", args=args)
+    command = arguments.parse(App, "sae app", args)
     if not command.runs.is_dir():
         raise RunError(
             f"there is no folder {command.runs}: name the one your runs are in, as in `sae app runs`"

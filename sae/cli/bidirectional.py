@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sae.cli import arguments
 from sae.errors import ConfigError
 from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.store import FeatureStore
@@ -41,7 +42,7 @@ class BidirectionalLatents:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(BidirectionalLatents, prog="sae bidirectional", args=args)
+    command = arguments.parse(BidirectionalLatents, "sae bidirectional", args)
     features = FeatureStore(command.run / "features")
     found = bidirectional(features, command.least_share, command.least_firings)
     table = Table(

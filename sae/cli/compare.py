@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from activations.store import Store
-from sae.cli import results
+from sae.cli import arguments, results
 from sae.cli.progress import progress
 from sae.comparison import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
 from sae.errors import ConfigError
@@ -55,7 +55,7 @@ class Compare:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Compare, prog="sae compare", args=args)
+    command = arguments.parse(Compare, "sae compare", args)
     runs = [Run(path) for path in command.runs]
     lines = [results.result(run) for run in runs]
     Console().print(results.table(lines))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from activations.models import LanguageModel
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.features.dead.causes import CAUSES, FIRES_ON, TRAINING
 from sae.features.dead.of_run import diagnose_run, work
@@ -38,7 +39,7 @@ class Dead:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Dead, prog="sae dead", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = arguments.parse(Dead, "sae dead", args, tyro.conf.OmitArgPrefixes)
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished, before a model is loaded for it
     model = run.language_model() if command.config.off_tokens else None

@@ -5,13 +5,11 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import tyro
-
 from activations import embedded, models
 from activations.harvest import HarvestConfig
 from activations.text import TextConfig
 from sae.architectures import TopKConfig
-from sae.cli import dead, evaluate, features, harvest, train
+from sae.cli import arguments, dead, evaluate, features, harvest, train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.dead.rows import DeadConfig
@@ -54,7 +52,7 @@ class Demo:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    cfg = tyro.cli(Demo, prog="sae demo", args=args)
+    cfg = arguments.parse(Demo, "sae demo", args)
     store_path = cfg.path("stores", "tokens", "hook")
     run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
     model = models.load("embedded", device=str(device()))

@@ -11,6 +11,7 @@ from rich.table import Table
 from activations import files
 from activations.models import LanguageModel
 from sae.architectures import SAE
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.evaluation.reconstruction import held_out_rows, reconstruction
@@ -57,7 +58,7 @@ class Evaluate:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Evaluate, prog="sae evaluate", args=args)
+    command = arguments.parse(Evaluate, "sae evaluate", args)
     run = Run(command.run)
     sae = run.sae().to(device())
     model = run.language_model() if command.windows else None

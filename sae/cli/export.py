@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.features.collect import shards_to_read
@@ -100,22 +101,23 @@ FORMS |= {name: f"the SAE, for {form.TITLE}" for name, form in WRITABLE.items()}
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    if not args or args[0] not in FORMS:
-        asked = bool(args) and args[0] in ("-h", "--help")
+    if not args or args[0] in arguments.HELP:
         width = max(map(len, FORMS))
         lines = [f"  {name:<{width}}  {what}" for name, what in FORMS.items()]
         text = "\n".join(["usage: sae export FORM [OPTIONS]", "", *lines])
-        print(text, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        print(text, file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    arguments.choose(FORMS, "form", "sae export", args)
     if args[0] == "html":
-        _export_html(tyro.cli(Html, prog="sae export html", args=args[1:]))
+        _export_html(arguments.parse(Html, "sae export html", args[1:]))
     elif args[0] == "delphi":
-        _export_delphi(tyro.cli(Delphi, prog="sae export delphi", args=args[1:]))
+        _export_delphi(arguments.parse(Delphi, "sae export delphi", args[1:]))
     elif args[0] == "neuronpedia":
-        flat = (tyro.conf.OmitArgPrefixes,)
-        _export_listing(tyro.cli(Neuronpedia, prog="sae export neuronpedia", args=args[1:], config=flat))
+        _export_listing(
+            arguments.parse(Neuronpedia, "sae export neuronpedia", args[1:], tyro.conf.OmitArgPrefixes)
+        )
     else:
-        _export_files(args[0], tyro.cli(Files, prog=f"sae export {args[0]}", args=args[1:]))
+        _export_files(args[0], arguments.parse(Files, f"sae export {args[0]}", args[1:]))
     return 0
 
 

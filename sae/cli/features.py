@@ -7,6 +7,7 @@ import tyro
 
 from activations import ranks
 from activations.models import LanguageModel
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.features.collect import FeaturesConfig
 from sae.features.describe import describe
@@ -31,7 +32,7 @@ class Features:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Features, prog="sae features", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = arguments.parse(Features, "sae features", args, tyro.conf.OmitArgPrefixes)
     with ranks.group():
         run = Run(command.run)
         model = run.language_model()

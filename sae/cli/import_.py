@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from sae.cli import arguments
 from sae.errors import ConfigError
 from sae.foreign import FORMATS
 from sae.imported import import_sae
@@ -42,7 +43,7 @@ class Import:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Import, prog="sae import", args=args)
+    command = arguments.parse(Import, "sae import", args)
     *form, path = command.what
     run = import_sae(
         Path(path),

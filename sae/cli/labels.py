@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from sae.cli import arguments
 from sae.errors import ConfigError
 from sae.features.store import FeatureStore
 
@@ -29,10 +30,14 @@ class LabelsCommand:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(LabelsCommand, prog="sae labels", args=args)
+    command = arguments.parse(LabelsCommand, "sae labels", args)
     labels = FeatureStore(command.run / "features").labels
     if command.save:
-        print(f"{command.save}: {labels.export(command.save):,} labels")
+        print(f"{command.save}: {_count(labels.export(command.save))}")
     if command.load:
-        print(f"{labels.path}: {labels.load(command.load):,} labels taken from {command.load}")
+        print(f"{labels.path}: {_count(labels.load(command.load))} taken from {command.load}")
     return 0
+
+
+def _count(n: int) -> str:
+    return f"{n:,} label{'s' * (n != 1)}"

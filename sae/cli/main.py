@@ -7,27 +7,60 @@ import os
 import signal
 import sys
 from keyword import iskeyword
+from typing import NamedTuple
 
 from sae.cli.signals import Stopped, raise_stopped
 
-COMMANDS = {
-    "demo": "the whole job on an embedded model and text: harvest, train, evaluate, features, dead",
-    "plan": "what a harvest, a training or features would take: disk, memory, time, and what limits",
-    "harvest": "text -> a store of activations",
-    "store": "what a store holds (show), and whether its bytes are right (verify)",
-    "train": "a store -> a sparse autoencoder: sae train topk --store S --out R",
-    "evaluate": "how well a run's SAE rebuilds held-out activations and the model's predictions",
-    "synthetic": "trains an architecture on planted features and counts those it finds: sae synthetic topk",
-    "features": "what every latent of a run's SAE fires on",
-    "import": "another tool's SAE -> a run: sae import saelens FOLDER --out R --store S",
-    "export": "features as one HTML file (sae export html), or a run's SAE as another tool's files (sae export saelens)",
-    "labels": "what people called a run's features, to a CSV or JSON file and back",
-    "dead": "which latents are dead, rare or dense, and why: causes, and what a change would do",
-    "bidirectional": "the latents that fire with both signs, and what either sign fires on",
-    "compare": "runs side by side; the latents of two runs matched one with another",
-    "sweep": "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
-    "steer": "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
-    "app": "browse runs and features in a web browser, on this machine",
+GOES_ON = "the same command goes on from here"
+RESUMES = "the same command with --resume goes on from here"
+AGAIN = "nothing of it is kept: the same command begins again"
+
+
+class Command(NamedTuple):
+    """A subcommand, in the module of its name."""
+
+    what: str
+    """What it is for."""
+    stopped: str
+    """What becomes of its work when a signal ends it."""
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "the whole job on an embedded model and text: harvest, train, evaluate, features, dead", GOES_ON
+    ),
+    "plan": Command(
+        "what a harvest, a training or features would take: disk, memory, time, and what limits", AGAIN
+    ),
+    "harvest": Command("text -> a store of activations", GOES_ON),
+    "store": Command("what a store holds (show), and whether its bytes are right (verify)", AGAIN),
+    "train": Command("a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES),
+    "evaluate": Command(
+        "how well a run's SAE rebuilds held-out activations and the model's predictions", AGAIN
+    ),
+    "synthetic": Command(
+        "trains an architecture on planted features and counts those it finds: sae synthetic topk", AGAIN
+    ),
+    "features": Command("what every latent of a run's SAE fires on", GOES_ON),
+    "import": Command("another tool's SAE -> a run: sae import saelens FOLDER --out R --store S", AGAIN),
+    "export": Command(
+        "features as one HTML file (sae export html), or a run's SAE as another tool's files (sae export saelens)",
+        AGAIN,
+    ),
+    "labels": Command("what people called a run's features, to a CSV or JSON file and back", AGAIN),
+    "dead": Command(
+        "which latents are dead, rare or dense, and why: causes, and what a change would do", AGAIN
+    ),
+    "bidirectional": Command("the latents that fire with both signs, and what either sign fires on", AGAIN),
+    "compare": Command("runs side by side; the latents of two runs matched one with another", AGAIN),
+    "sweep": Command(
+        "a grid of methods and settings: trained, evaluated and plotted, one run after the other", GOES_ON
+    ),
+    "steer": Command(
+        "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
+        AGAIN,
+    ),
+    "app": Command("browse runs and features in a web browser, on this machine", AGAIN),
 }
 
 
@@ -38,7 +71,12 @@ def main(args: list[str] | None = None) -> int:
         print(_usage())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"sae: there is no command {args[0]!r}: choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        from sae.cli.arguments import unknown
+
+        print(
+            f"sae: {unknown('command', args[0], COMMANDS)}; choose from {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     asked = raise_stopped()
     _quiet()
@@ -82,19 +120,28 @@ def _message(error: Exception) -> str | None:
 
 
 def _stopped(command: str, number: int) -> int:
-    how = {"train": "the same command with --resume goes on from here", "steer": "nothing is kept of it"}
-    print(
-        f"sae {command}: stopped; {how.get(command, 'the same command goes on from here')}", file=sys.stderr
-    )
+    print(f"sae {command}: stopped; {COMMANDS[command].stopped}", file=sys.stderr)
     return 128 + number
 
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.what}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["usage: sae COMMAND [OPTIONS]", "", *lines, "", "sae COMMAND --help tells a command's options."]
     )
+
+
+class _RetriesOnce(logging.Filter):
+    """Of all that the hub's library says of requests that failed and are tried again, one line of ours."""
+
+    said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not self.said and "Retry" in record.getMessage():
+            self.said = True
+            print("the hub does not answer: trying again, for half a minute", file=sys.stderr)
+        return False
 
 
 def _quiet() -> None:
@@ -106,6 +153,9 @@ def _quiet() -> None:
         logging.getLogger(package).setLevel(
             logging.CRITICAL
         )  # what fails there is raised too, and told in one line
+    hub = logging.getLogger("huggingface_hub.utils._http")
+    hub.setLevel(logging.WARNING)
+    hub.filters = [_RetriesOnce()]
     for name in (
         "HF_HUB_DISABLE_PROGRESS_BARS",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS",
@@ -114,6 +164,7 @@ def _quiet() -> None:
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # its import sets its level anew
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from activations import models
 from activations.harvest import HarvestConfig
 from activations.models import LanguageModel
 from activations.store import DTYPES, Store
+from activations.text import refuse_missing
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
+from sae.cli import arguments
 from sae.cli.harvest import Harvest, with_hooks
 from sae.errors import ConfigError
 from sae.features.collect import FeaturesConfig
@@ -109,16 +111,17 @@ class PlanFeatures:
 def main(args: list[str]) -> int:
     """Parse, plan, print."""
     jobs = {"harvest": _harvest, "train": _train, "features": _features}
-    if not args or args[0] not in jobs:
-        asked = bool(args) and args[0] in ("-h", "--help")
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+    if not args or args[0] in arguments.HELP:
+        print(USAGE, file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    arguments.choose(jobs, "job", "sae plan", args)
     return jobs[args[0]](args[1:])
 
 
 def _harvest(args: list[str]) -> int:
-    command = tyro.cli(PlanHarvest, prog="sae plan harvest", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = arguments.parse(PlanHarvest, "sae plan harvest", args, tyro.conf.OmitArgPrefixes)
     _check(command.plan)
+    refuse_missing(command.config.text)
     dtype = models.precision(command.model_dtype, torch.device("cpu"))
 
     def load() -> tuple[LanguageModel, HarvestConfig]:
@@ -141,7 +144,7 @@ def _train(args: list[str]) -> int:
         )
         for name, (config, _) in ARCHITECTURES.items()
     }
-    command = tyro.extras.overridable_config_cli(presets, prog="sae plan train", args=args)
+    command = arguments.parse_preset(presets, "architecture", "sae plan train", args)
     _check(command.plan)
     if not 0 <= command.dead < 1:
         raise ConfigError(f"dead = {command.dead} must be a share of the latents, from 0 to below 1")
@@ -156,7 +159,7 @@ def _train(args: list[str]) -> int:
 
 
 def _features(args: list[str]) -> int:
-    command = tyro.cli(PlanFeatures, prog="sae plan features", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = arguments.parse(PlanFeatures, "sae plan features", args, tyro.conf.OmitArgPrefixes)
     _check(command.plan)
     run = Run(command.run)
     key = f"{_name()}: {run.about['model']} {run.about['model_revision'] or ''} to describe latents"

@@ -44,31 +44,36 @@ def _bar(what: str, total: int, unit: str, done: int) -> Iterator[Advance]:
 
         def advance(n: int, note: str = "") -> None:
             meter.add(n)
-            bar.update(task, advance=n, rate=f"{meter.rate:,.0f} {unit}/s", note=note)
+            bar.update(task, advance=n, rate=f"{shown(meter.rate)} {unit}/s", note=note)
 
         yield advance
 
 
 def _lines(what: str, total: int, unit: str, done: int) -> Advance:
     meter = _Meter(total, done)
-    shown = time.monotonic()
+    told = time.monotonic()
 
     def advance(n: int, note: str = "") -> None:
-        nonlocal shown
+        nonlocal told
         meter.add(n)
         now = time.monotonic()
-        if now - shown >= PLAIN_EVERY or meter.done >= total > meter.done - n:
-            shown = now
+        if now - told >= PLAIN_EVERY or meter.done >= total > meter.done - n:
+            told = now
             left = f"{meter.left // 60:.0f}:{meter.left % 60:02.0f} left" if meter.done < total else "done"
             tail = f", {note}" if note else ""
             print(
                 f"{what}: {meter.done:,} of {total:,} {unit} ({meter.done / max(total, 1):.0%}), "
-                f"{meter.rate:,.0f}/s, {left}{tail}",
+                f"{shown(meter.rate)}/s, {left}{tail}",
                 file=sys.stderr,
                 flush=True,
             )
 
     return advance
+
+
+def shown(rate: float) -> str:
+    """A rate as a person reads it: 12,345, and 0.27 where whole numbers would say nothing."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 class _Meter:

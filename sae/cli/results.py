@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from activations import files
@@ -56,9 +57,11 @@ def result(run: Run) -> Result:
 
 def table(results: Sequence[Result], title: str | None = None) -> Table:
     """The lines as a table; a dash where something has not been measured."""
-    made = Table(title=title)
-    for name in Result._fields:
-        made.add_column(LABELS[name], justify="left" if name in ("run", "architecture") else "right")
+    made = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
+    made.add_column(LABELS["run"], overflow="fold")
+    made.add_column(LABELS["architecture"], no_wrap=True)
+    for name in Result._fields[2:]:
+        made.add_column(LABELS[name], justify="right", min_width=max(map(len, LABELS[name].split())))
     for line in results:
         shares = (_shown(share, ".1%") for share in line[5:])
         made.add_row(*line[:2], f"{line.width:,}", _shown(line.l0, ".1f"), _shown(line.fvu, ".4f"), *shares)

@@ -14,13 +14,13 @@ from rich.text import Text
 from activations import files
 from activations.generation import Sampling, prompt_ids
 from activations.models import LanguageModel
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.features.store import FeatureStore
 from sae.runs import Run, device
 from sae.steering.compare import Comparison, compare
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
-from sae.steering.measure import Measures
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 
@@ -109,7 +109,7 @@ class Steer:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    cfg = tyro.cli(Steer, prog="sae steer", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    cfg = arguments.parse(Steer, "sae steer", args, tyro.conf.OmitArgPrefixes)
     run = Run(cfg.run)
     interventions, positions = cfg.interventions, positions_of(cfg.positions)
     calibration = Calibration.of(FeatureStore(run.path / "features"))
@@ -175,27 +175,34 @@ def show(prompt: str, pairs: list[Comparison], cfg: Steer) -> None:
         texts.add_row(str(pair.seed), Text(pair.baseline.text), Text(pair.steered.text))
     console.print(texts)
     numbers = Table(caption=NOTE)
-    for column in ("seed", "", *LABELS.values()):
-        numbers.add_column(column, justify="right")
+    for column in ("", "as it is", "steered"):
+        numbers.add_column(column, justify="right" if column else "left")
     for pair in pairs:
-        numbers.add_row(str(pair.seed), "as it is", *map(_number, pair.baseline.measures))
-        numbers.add_row("", "steered", *map(_number, pair.steered.measures))
+        if len(pairs) > 1:
+            numbers.add_section()
+            numbers.add_row(f"[bold]seed {pair.seed}[/bold]")
+        for name, label in LABELS.items():
+            numbers.add_row(
+                label, *(_number(getattr(text.measures, name)) for text in (pair.baseline, pair.steered))
+            )
     console.print(numbers)
 
 
 def show_sweep(found: DoseResponse, cfg: Steer) -> None:
-    """Print mean ± spread of every measure, for every dose and kind of direction."""
+    """Print mean ± spread of every measure: strengths below each other, kinds of direction side by side."""
+    curves = found.curves()
     table = Table(
         title=Text(f"dose and response: {_what(cfg)}"),
         caption=f"mean ± standard deviation over texts; {NOTE}",
     )
-    for column in ("direction", "strength x", *LABELS.values()):
-        table.add_column(column, justify="right" if column != "direction" else "left")
-    for kind, points in found.curves().items():
-        for point in points:
-            cells = [f"{_number(point.mean(n))} ± {_number(point.spread(n))}" for n in Measures._fields]
-            table.add_row(kind, f"{point.dose:+g}", *cells)
+    for column in ("strength x", *curves):
+        table.add_column(column, justify="right")
+    for name, label in LABELS.items():
         table.add_section()
+        table.add_row(Text(label, style="bold", justify="left"))
+        for points in zip(*curves.values(), strict=True):
+            cells = (f"{_number(point.mean(name))} ± {_number(point.spread(name))}" for point in points)
+            table.add_row(f"{points[0].dose:+g}", *cells)
     Console().print(table)
 
 

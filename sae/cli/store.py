@@ -11,6 +11,7 @@ from rich.table import Table
 
 from activations.errors import StoreError
 from activations.store import Store, verify
+from sae.cli import arguments
 from sae.cli.progress import progress
 
 
@@ -37,7 +38,8 @@ Command = (
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(Command, prog="sae store", args=args)  # type: ignore[arg-type]
+    arguments.choose(("show", "verify"), "command", "sae store", args)
+    command = arguments.parse(Command, "sae store", args)  # type: ignore[arg-type]
     store = Store(command.path)
     return show(store) if isinstance(command, Show) else check(store)
 

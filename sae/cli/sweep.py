@@ -11,7 +11,7 @@ from activations import files
 from activations.models import LanguageModel
 from activations.store import Store
 from sae import sweep
-from sae.cli import results
+from sae.cli import arguments, results
 from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
 from sae.cli.results import Result
@@ -49,7 +49,7 @@ class SweepCommand:
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    command = tyro.cli(SweepCommand, prog="sae sweep", args=args)
+    command = arguments.parse(SweepCommand, "sae sweep", args)
     results.need_plotly()
     asked = sweep.load(command.file)
     out = Path(asked.file.out)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from activations.moments import geometric_median
 from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig, build, name_of
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.evaluation.recovery import ROWS, Recovery, recovery
 from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World
@@ -52,6 +53,7 @@ class Synthetic:
 def main(args: list[str]) -> int:
     """Parse, train, print."""
     settings = TrainConfig(steps=2500, batch=256, lr=1e-3, warmup_steps=0, decay_share=0.0)
+    arguments.choose(ARCHITECTURES, "architecture", "sae synthetic", args)
     presets = {
         name: Synthetic(config(**_small(config)), settings) for name, (config, _) in ARCHITECTURES.items()
     }
@@ -60,7 +62,7 @@ def main(args: list[str]) -> int:
         {name: _summary(name, config) for name, (config, _) in ARCHITECTURES.items()},
         prefix_names=False,
     )
-    cfg = tyro.cli(command, prog="sae synthetic", args=args, config=(tyro.conf.OmitSubcommandPrefixes,))
+    cfg = arguments.parse(command, "sae synthetic", args, tyro.conf.OmitSubcommandPrefixes)
     steps = cfg.train.steps
     assert steps is not None  # the presets name it
     with progress("train", steps, "steps") as advance:

@@ -17,6 +17,7 @@ from activations.moments import geometric_median
 from activations.shuffle import ShuffledReader, sample
 from activations.store import Store
 from sae.architectures import ARCHITECTURES, SAE, build
+from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
@@ -49,7 +50,7 @@ def main(args: list[str]) -> int:
         name: (_summary(name, config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=config()))
         for name, (config, _) in ARCHITECTURES.items()
     }
-    command = tyro.extras.overridable_config_cli(presets, prog="sae train", args=args)
+    command = arguments.parse_preset(presets, "architecture", "sae train", args)
     fields = {field.name: getattr(command, field.name) for field in dataclasses.fields(RunConfig)}
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with ranks.group():

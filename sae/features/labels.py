@@ -1,7 +1,7 @@
 """What people wrote about latents: a label and a note each, in labels.json beside the features folder."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from sae.runs import read_about
 FORMAT = 1
 FILE = "labels.json"
 COLUMNS = ("feature", "label", "note")
+NEEDED = "needed are the columns feature (a number), label and note (texts)"
 
 
 class Label(NamedTuple):
@@ -87,18 +88,22 @@ class Labels:
         return len(rows)
 
     def load(self, path: Path) -> int:
-        """Take in a file that `export` wrote, over what is there; returns how many. Raises RunError for another file."""
-        try:
-            if _kind(path) == ".json":
-                rows = files.parse_json(path.read_text(encoding="utf-8"))
-            else:
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    rows = list(csv.DictReader(file, strict=True))
-            found = {_number(row["feature"]): _label(row) for row in rows}
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise RunError(
-                f"{path} cannot be read as labels ({error!r}): needed are {', '.join(COLUMNS)}"
-            ) from error
+        """Take in a file that `export` wrote, over what is there; returns how many.
+
+        Raises RunError, and takes nothing, when the file or a row of it cannot be read or a latent is in it twice."""
+        found: dict[int, Label] = {}
+        places: dict[int, str] = {}
+        for place, row in _rows(path):
+            try:
+                latent, label = _number(row["feature"]), _label(row)
+            except (ValueError, KeyError, TypeError) as error:
+                what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                raise RunError(f"{path}, {place}: {what}; {NEEDED}") from error
+            if latent in places:
+                raise RunError(
+                    f"{path} has feature {latent} twice, in {places[latent]} and {place}: take one out"
+                )
+            found[latent], places[latent] = label, place
         self.update(found)
         return len(found)
 
@@ -123,10 +128,30 @@ def _label(entry: Mapping[str, Any]) -> Label:
     return Label(label, note)
 
 
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every row of a file of labels, and where in it that is."""
+    try:
+        if _kind(path) == ".json":
+            content = files.parse_json(path.read_text(encoding="utf-8"))
+            if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+                raise ValueError("it is no list of objects")
+            yield from ((f"entry {number}", row) for number, row in enumerate(content, 1))
+            return
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+    except FileNotFoundError as error:
+        raise RunError(f"there is no file {path}: sae labels RUN --save {path} writes one") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read as labels ({error}); {NEEDED}") from error
+
+
 def _number(latent: Any) -> int:
-    if isinstance(latent, float | bool):
-        raise TypeError(f"{latent} is no latent")
-    return int(latent)
+    if isinstance(latent, str) and latent.strip().isdecimal():
+        return int(latent)
+    if type(latent) is not int:
+        raise TypeError(f"{latent!r} is no feature's number")
+    return latent
 
 
 def _kind(path: Path) -> str:

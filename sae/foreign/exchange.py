@@ -32,6 +32,7 @@ from sae.architectures.shared import move_norms
 from sae.errors import ForeignError
 
 T = TypeVar("T")
+LISTED = 8  # files named of a folder that lacks one
 LARGEST_JSON = 2**24  # bytes; settings take some thousand
 SMALL, MOST_UNPACKED = 2**26, 8
 """An archive may unpack to so many bytes, or else to so many times its size."""
@@ -116,8 +117,19 @@ def _is_whole(tensor: Tensor) -> bool:
 
 
 def _ordinary(path: Path) -> None:
-    """Raise ForeignError for a pipe or a device, which would be waited for. Links are followed: a hub's cache is made of them."""
-    if path.exists() and not path.is_file():
+    """Raise ForeignError for a file that is missing, and for a pipe or a device, which would be waited for.
+
+    Links are followed: a hub's cache is made of them."""
+    if not path.parent.is_dir():
+        raise ForeignError(f"{path.parent} is no folder: needed is one with {path.name} in it")
+    if not path.exists():
+        names = sorted(entry.name for entry in path.parent.iterdir())
+        found = ", ".join(name if name.isprintable() else ascii(name) for name in names[:LISTED])
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        raise ForeignError(
+            f"{path.name} is missing in {path.parent}; found there: {found or 'nothing'}{more}"
+        )
+    if not path.is_file():
         raise ForeignError(f"{path} is no ordinary file")
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -68,13 +68,13 @@ class Intervention:
 class Calibration:
     """How strong each latent gets on the corpus, and how large activations are: what strengths are measured in."""
 
-    highest: Float[Tensor, "F"]
+    highest: Float[Tensor, "F"] = field(repr=False)
     """Largest value of each latent; 0 where it has none above 0."""
-    lowest: Float[Tensor, "F"]
+    lowest: Float[Tensor, "F"] = field(repr=False)
     """Size of its most negative value; 0 where it has none below 0."""
     norm: float
     """Root mean square norm of the activations."""
-    peaks: Mapping[int, list[int]]
+    peaks: Mapping[int, list[int]] = field(repr=False)
     """Token ids a latent is known by, those at the peaks of its strongest examples; absent where unknown."""
 
     @classmethod

@@ -58,7 +58,7 @@ def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(sae: Serv
     ended = sae("compare", run, other, other)
     assert ended.code == 0, ended.err
     estimates = json.loads((run / "eval.json").read_text())["estimates"]
-    lines = {line.split("│")[1].strip(): line for line in ended.out.splitlines() if "topk" in line}
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if "topk" in line}
     assert "topk" in lines["run"]
     assert f"{estimates['fvu']['value']:.4f}" in lines["run"]
     assert f"{estimates['l0']['value']:.1f}" in lines["run"]
@@ -136,3 +136,13 @@ def test_a_number_out_of_range_is_one_line_that_names_it(
 ):
     line = sae("compare", run, other, flag, value).complaint
     assert f"{flag.strip('-')} = {value}" in line
+
+
+def test_nothing_is_cut_on_a_terminal_of_80_columns(sae: Server, run: Path, tmp_path: Path):
+    long = shutil.copytree(run, tmp_path / "matryoshka-d_sae4096-k32-lr0.001-seed7")
+    ended = sae("compare", run, long, environment=({"COLUMNS": "80"},))
+    assert ended.code == 0, ended.err
+    assert "…" not in ended.out
+    assert all(len(line) <= 80 or "compare-" in line for line in ended.out.splitlines())
+    assert "architecture" in ended.out
+    assert "topk" in ended.out

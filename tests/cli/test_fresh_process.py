@@ -79,3 +79,19 @@ def test_the_usage_needs_no_heavy_import():
     ended = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("usage: sae COMMAND")
     assert ended.stdout.endswith("False\n")
+
+
+def test_a_hub_that_does_not_answer_is_one_line_however_often_it_is_tried():
+    tries = """
+from sae.cli.main import _quiet
+_quiet()
+from huggingface_hub.utils import _http
+for number in range(1, 6):
+    _http.logger.warning("thrown while requesting HEAD https://huggingface.co/x/y")
+    _http.logger.warning(f"Retrying in 8s [Retry {number}/5].")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", tries], env=ENV, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == "the hub does not answer: trying again, for half a minute\n"

@@ -29,6 +29,10 @@ MISTAKES = {
     ),
     "a hook point where token ids pass": ({"hooks": "embed.hook_in"}, ["embed.hook_in"]),
     "a file that is not there": ({"dataset": f"{GONE}.jsonl"}, [f"{GONE}.jsonl"]),
+    "a model nobody has and a file that is not there": (
+        {"model": "nobody/nothing", "dataset": f"{GONE}.jsonl"},
+        [f"{GONE}.jsonl"],
+    ),
     "a data set nobody has": ({"dataset": "nobody/nothing"}, ["nobody/nothing"]),
     "a data set name that cannot be": ({"dataset": "my notes"}, ["my notes"]),
     "a column that is not there": ({"column": "txt"}, ["'txt'", "--column text"]),

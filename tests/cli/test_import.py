@@ -1,6 +1,7 @@
 """`sae import` and `sae export saelens`: there and back, what an imported run is good for, what is said of mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -113,7 +114,20 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
         (["a", "b", "c"], "needed is sae import [FORMAT] PATH"),
         (["/nowhere"], "there is no file or folder /nowhere"),
         (["STORE"], "looks like no format known here"),
-        (["saelens", "STORE"], "cfg.json cannot be read"),
+        (["saelens", "/nowhere"], "there is no file or folder /nowhere"),
+        (["saelens", "STORE"], "cfg.json is missing in STORE; found there: index.json, shard-00000"),
+        (
+            ["saelens", "BUCKET"],
+            "found there: ae.pt; this looks like dictionary_learning: sae import dictionary_learning BUCKET",
+        ),
+        (
+            ["saelens", "BUCKET/ae.pt"],
+            "BUCKET/ae.pt is no folder: needed is one with cfg.json in it; this looks like dic",
+        ),
+        (
+            ["dictionary_learning", "FILES"],
+            "ae.pt is missing in FILES; found there: cfg.json, sae_weights.safetensors; this looks like saelens",
+        ),
         (["FILES", "--store", "/nowhere"], "no store at /nowhere"),
         (
             ["FILES", "--store", "STORE", "--hook", "blocks.7.hook_resid_pre"],
@@ -131,10 +145,17 @@ def test_mistakes_are_one_line_and_write_nothing(world, exported, sae, tmp_path,
         lens.folder(tmp_path / "wide", "topk"),
         lens.folder(tmp_path / "lost", "topk", metadata={"sae_lens_version": "6"}),
     )
-    named = {"FILES": exported, "STORE": world / "store", "WIDE": wide, "LOST": lost}
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    (bucket / "ae.pt").touch()
+    named = {"FILES": exported, "STORE": world / "store", "WIDE": wide, "LOST": lost, "BUCKET": bucket}
+
+    def fill(text: str) -> str:
+        return re.sub("|".join(named), lambda name: str(named[name[0]]), text)
+
     out = tmp_path / "run"
-    assert said in sae("import", *(named.get(arg, arg) for arg in args), "--out", out).complaint
-    assert {path.name for path in tmp_path.iterdir()} == {"wide", "lost"}
+    assert fill(said) in sae("import", *map(fill, args), "--out", out).complaint
+    assert {path.name for path in tmp_path.iterdir()} == {"wide", "lost", "bucket"}
 
 
 def test_nothing_that_is_there_is_overwritten(world, exported, sae, run):

@@ -13,6 +13,7 @@ import pytest
 
 from activations.generation import Sampling, prompt_ids
 from activations.models import load
+from sae.cli.steer import LABELS
 from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.steering.compare import compare
@@ -67,12 +68,24 @@ def test_the_sweep_prints_and_writes_every_dose_beside_its_controls(
     assert [(p["kind"], p["dose"], len(p["trials"])) for p in points] == [
         (kind, dose, n) for kind, n in (("latent", 2), ("random", 4), ("shuffled", 2)) for dose in (-1, 0, 2)
     ]
-    lines = [line for line in ended.out.splitlines() if "±" in line and "│" in line]
-    assert len(lines) == 9
-    for line, point in zip(lines, points, strict=True):
-        cells = [cell.strip() for cell in line.strip("│").split("│")]
-        assert cells[:2] == [point["kind"], f"{point['dose']:+g}"]
-        assert cells[6] == f"{point['mean']['kl']:.3g} ± {point['spread']['kl']:.3g}"
+    rows = [line.strip("│").split("│") for line in ended.out.splitlines() if "±" in line and "│" in line]
+    assert len(rows) == 8 * 3
+    kl = {float(row[0]): [cell.strip() for cell in row[1:]] for row in rows[12:15]}
+    assert kl == {
+        dose: [f"{p['mean']['kl']:.3g} ± {p['spread']['kl']:.3g}" for p in points if p["dose"] == dose]
+        for dose in (-1, 0, 2)
+    }
+
+
+@pytest.mark.parametrize("more", [[], ["--texts", 2], ["--sweep", "--doses", -1, 2]], ids=str)
+def test_every_number_can_be_read_on_a_terminal_of_80_columns(
+    sae: Server, run: Path, latent: int, more: list
+):
+    ended = sae("steer", run, "--feature", latent, *SHORT, *more, environment=({"COLUMNS": "80"},))
+    assert ended.code == 0, ended.err
+    assert "…" not in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert all(label in ended.out for label in LABELS.values())
 
 
 def test_several_features_have_strengths_and_modes_of_their_own(sae: Server, run: Path, tmp_path: Path):
@@ -166,5 +179,5 @@ def test_a_stop_ends_it_with_nothing_written(sae: Server, run: Path, latent: int
     ended = running.wait()
     assert ended.code == code, ended.err
     assert "Traceback" not in ended.err
-    assert "stopped; nothing is kept" in ended.err
+    assert "stopped; nothing of it is kept" in ended.err
     assert contents(run) == before

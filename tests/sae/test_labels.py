@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,27 @@ def test_a_file_that_does_not_hold_labels_is_named_and_nothing_changes(labels, t
     with pytest.raises(RunError):
         labels.load(tmp_path / name)
     assert labels.all() == {1: Label("kept")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", None, "there is no file"),
+        ("a.csv", "feature,label\n1,x\n", "line 2: 'note' is missing; needed are the columns feature"),
+        ("a.csv", "feature,label,note\n1,x,\n2.5,y,z\n", "line 3: '2.5' is no feature's number; needed are"),
+        ("a.csv", "feature,label,note\n1\n", "line 2: a label and a note are texts"),
+        ("a.csv", "feature,label,note\n1,x,\n2,y,\n1,z,\n", "has feature 1 twice, in line 2 and line 4"),
+        ("a.json", '[{"feature": true, "label": "", "note": ""}]', "entry 1: True is no feature's number"),
+        ("a.json", '{"feature": 1}', "it is no list of objects"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line_and_nothing_is_taken(labels, tmp_path, name, text, says):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RunError, match=re.escape(says)) as raised:
+        labels.load(tmp_path / name)
+    assert str(tmp_path / name) in str(raised.value)
+    assert labels.all() == {}
 
 
 @pytest.mark.parametrize(

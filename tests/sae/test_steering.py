@@ -315,3 +315,14 @@ def test_a_latent_that_never_fired_can_be_steered_in_other_units(model, x):
             .isfinite()
             .all()
         )
+
+
+def test_its_repr_is_a_line_whatever_the_number_of_latents():
+    n = 5000
+    peaks = {latent: [latent] for latent in range(n)}
+    sae = build(TopKConfig(d_sae=n, k=3), d_model=8)
+    steering = Steering(
+        sae, "hook", (Intervention(1),), Calibration(torch.ones(n), torch.zeros(n), 2.0, peaks)
+    )
+    assert "latent=1" in repr(steering)
+    assert len(repr(steering)) < 400

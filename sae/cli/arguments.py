@@ -1,0 +1,129 @@
+"""Command lines that cannot be made sense of: one line that says what is wrong, what is nearest and where to look."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from difflib import get_close_matches
+from io import StringIO
+from itertools import pairwise, takewhile
+from textwrap import dedent
+from typing import Any, TypeVar
+
+import tyro
+
+from sae.errors import ConfigError
+
+T = TypeVar("T")
+FLAG = re.compile(r"--[a-zA-Z][\w.-]*")
+HELP = {"-h", "--help"}
+RULE = re.compile(r"^.*---[ ]*$", re.MULTILINE)
+BORDERS = str.maketrans("│╭╮╰╯─", "     -")
+
+
+def parse(kind: type[T], prog: str, args: list[str], *config: Any) -> T:
+    """The arguments as tyro makes a `kind` of them. Raises ConfigError when it cannot; --help is printed, and exits."""
+    return _parsed(lambda args: tyro.cli(kind, prog=prog, args=args, config=config), prog, args)
+
+
+def parse_preset(presets: Mapping[str, tuple[str, T]], what: str, prog: str, args: list[str]) -> T:
+    """The same for a command whose first word chooses one of the presets, which are each a `what`."""
+    choose(presets, what, prog, args)
+    return _parsed(
+        lambda args: tyro.extras.overridable_config_cli(presets, prog=prog, args=args),
+        f"{prog} {args[0]}",
+        args,
+    )
+
+
+def choose(names: Iterable[str], what: str, prog: str, args: list[str]) -> None:
+    """Raise ConfigError unless the first argument is one of the names, or asks for help."""
+    known = [*names]
+    if args and args[0] in (*known, *HELP):
+        return
+    if not args or args[0].startswith("-"):
+        raise ConfigError(f"needed first is the {what}, as in `{prog} {known[0]}`: {', '.join(known)}")
+    raise ConfigError(f"{unknown(what, args[0], known)}; choose from {', '.join(known)}")
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """That there is no such thing, and what its name is nearest to."""
+    whole = {one.lstrip("-"): one for one in known}
+    typed = whole | {short.rpartition(".")[2]: one for short, one in whole.items()}  # --lr for --train.lr
+    near = get_close_matches(name.lstrip("-"), typed, n=1)
+    return f"there is no {what} {name!r}" + (f" (nearest: {typed[near[0]]})" if near else "")
+
+
+def _parsed(read: Callable[[list[str]], T], prog: str, args: list[str]) -> T:
+    try:
+        with redirect_stderr(StringIO()):
+            return read(args)
+    except SystemExit as end:
+        if not end.code:  # help
+            raise
+    raise ConfigError(f"{_mistake(read, args)}; `{prog} --help` tells what there is")
+
+
+def _mistake(read: Callable[[list[str]], Any], args: list[str]) -> str:
+    """What is wrong with arguments that tyro has refused."""
+    command = [arg for arg in args[:1] if not arg.startswith("-")]
+    known = {
+        flag for asked in (args, command) for flag in FLAG.findall(_printed(read, [*asked, "--help"])[0])
+    }
+    for name in (arg.partition("=")[0] for arg in args):
+        if FLAG.fullmatch(name) and known and name.replace("_", "-") not in known:
+            return unknown("option", name, known)
+    return _reworded(_printed(read, args)[1], args)
+
+
+def _printed(read: Callable[[list[str]], Any], args: list[str]) -> tuple[str, str]:
+    """What tyro prints to both outputs, on lines so wide that none is broken."""
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err, suppress(SystemExit):
+            read(args)
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    return out.getvalue(), err.getvalue()
+
+
+def _reworded(box: str, args: list[str]) -> str:
+    """The first part of tyro's box of an error as one line; in its own words where we have no better ones."""
+    title, *parts = RULE.split(box.translate(BORDERS))
+    first, *rest = [dedent(part).splitlines() for part in parts or [title]]
+    said = " ".join(" ".join(first).split())
+    after = [line.strip() for part in rest for line in part]
+    if said.startswith("Missing from"):
+        needed = pairwise(first)  # an argument's name, indented by 4; what it is, by 8
+        return "missing: " + ", ".join(_argument(*pair) for pair in needed if re.match(r" {4}\S", pair[0]))
+    if said.startswith("Unrecognized"):
+        words = [word for word in args if word in re.split(r",?\s", said)]
+        choices = [line.partition(": ")[2] for line in after if line.startswith("Available subcommands")]
+        return f"there is no place for {' '.join(words)}" + "".join(
+            f": choose from {names}" for names in choices
+        )
+    if bad := re.match(r"Error parsing (--\S+): ", said):
+        usage = next((line for line in after if line.startswith(f"{bad[1]} ")), bad[1])
+        return f"{bad[1]} {' '.join(_values(args, bad[1]))} cannot be read: needed is {_plain(usage)}"
+    return said.rstrip(".")
+
+
+def _argument(name: str, what: str) -> str:
+    return f"{_plain(name.strip())} ({what.strip().removesuffix(' (required)').rstrip('.')})"
+
+
+def _plain(usage: str) -> str:
+    """`--features [INT [INT ...]]` as `--features INT INT …`."""
+    return re.sub(r"\[(\S+) \[\1 \.\.\.\]\]", r"\1 \1 …", usage)
+
+
+def _values(args: list[str], flag: str) -> list[str]:
+    """What stands behind a flag."""
+    for place, arg in enumerate(args):
+        name, _, value = arg.partition("=")
+        if name.replace("_", "-") == flag:
+            return [value] if value else [*takewhile(lambda one: not one.startswith("--"), args[place + 1 :])]
+    return []

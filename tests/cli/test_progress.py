@@ -1,0 +1,23 @@
+"""Progress away from a terminal: a plain line now and then, with a rate that says something."""
+
+import pytest
+
+from sae.cli import progress
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(12_345.6, "12,346"), (10, "10"), (9.96, "10"), (2.54, "2.5"), (0.27, "0.27"), (0, "0")],
+)
+def test_a_slow_rate_is_not_rounded_to_nothing(rate: float, shown: str):
+    assert progress.shown(rate) == shown
+
+
+def test_a_window_every_three_seconds_is_told_as_such(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.progress("splice", 64, "windows") as advance:
+        for _ in range(4):
+            now += 3.0
+            advance(1)
+    assert capsys.readouterr().err == "splice: 4 of 64 windows (6%), 0.33/s, 3:00 left\n"
