@@ -141,7 +141,7 @@ def markable_rows(
 def label_editor(label: str, note: str, where: str, key: str, save: Callable[[str, str], None]) -> None:
     """A button that opens a form for a label and a note; `where` is where they go."""
     with (
-        st.popover("Label", icon=":material/label:", help="what you call it, and a note"),
+        st.popover("Label", icon=":material/label:"),
         st.form(f"form {key}", border=False, enter_to_submit=True),
     ):
         first = st.text_input(

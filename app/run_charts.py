@@ -73,7 +73,7 @@ def frontier(points: Sequence[pareto.Point], chosen: str | None = None, measure:
             customdata=[html.unescape(text) for text in line.text], unselected_marker_opacity=1
         )
     )
-    figure.update_xaxes(title="L0 (features firing per token)", **pareto.L0_AXIS)
+    figure.update_xaxes(title="L0 (features firing per token)", **pareto.l0_axis(points))
     figure.update_yaxes(title=HEIGHTS[measure], nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, dragmode=False)
     return plain(figure, height=360, top=24, left=56, bottom=44, legend=True)

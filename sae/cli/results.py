@@ -103,7 +103,9 @@ def write_pareto(path: Path, results: Sequence[Result]) -> None:
         for trace in pareto.traces(_points(lines, measure), kinds):
             figure.add_trace({**trace, "showlegend": column == 1}, row=1, col=column)
         figure.update_yaxes(title=label, nticks=6, row=1, col=column)
-    figure.update_xaxes(title="L0 (latents firing per token)", zeroline=False, **pareto.L0_AXIS)
+    figure.update_xaxes(
+        title="L0 (latents firing per token)", zeroline=False, **pareto.l0_axis(_points(lines, "fvu"))
+    )
     figure.update_yaxes(zeroline=False, gridcolor=GRID)
     figure.update_layout(
         height=460,

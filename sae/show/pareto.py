@@ -7,13 +7,22 @@ from typing import Any
 COLORS = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # one more each time the colours are used up
 RING = "rgb(140, 138, 132)"
-L0_AXIS = {
-    "type": "log",
-    "tickvals": [m * 10.0**decade for decade in range(-1, 6) for m in (1, 2, 5)],
-    "showgrid": False,
-}
+TICKS = (
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 4, 5, 6, 8),
+    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9),
+)
+FEWEST_TICKS = 3
 Point = tuple[str, str, float, float]
 """A run's name, its kind, its L0, and the height it stands at."""
+
+
+def l0_axis(points: Sequence[Point]) -> dict[str, Any]:
+    """A logarithmic axis for their L0, its ticks as many to a decade as it takes to see three among the points."""
+    l0 = [point[2] for point in points] or [1.0]
+    finer = [[m * 10.0**decade for decade in range(-1, 6) for m in multiples] for multiples in TICKS]
+    enough = [ticks for ticks in finer if sum(min(l0) <= tick <= max(l0) for tick in ticks) >= FEWEST_TICKS]
+    return {"type": "log", "tickvals": [*enough, finer[-1]][0], "showgrid": False}
 
 
 def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = None) -> list[dict[str, Any]]:

@@ -26,6 +26,13 @@ def test_runs_of_one_architecture_are_one_line_from_sparse_to_dense():
     assert topk.marker.size[0] > topk.marker.size[1], "the chosen run stands out"
 
 
+@pytest.mark.parametrize("l0", [(16.0, 35.0), (30.0, 33.0, 35.0), (1.0, 2000.0), (0.3, 40.0)])
+def test_the_axis_of_l0_has_ticks_among_the_points(l0):
+    axis = charts.frontier([(f"{one}", "topk", one, 0.5) for one in l0]).layout.xaxis
+    inside = [tick for tick in axis.tickvals if min(l0) <= tick <= max(l0)]
+    assert 2 <= len(inside) <= 12
+
+
 @pytest.mark.parametrize("name", ["<b>x</b>", "<a href='javascript:1'>x</a>", "a & b"])
 def test_names_in_plots_are_escaped(name):
     (line,) = charts.frontier([(name, name, 1.0, 0.5)]).data
