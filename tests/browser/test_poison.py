@@ -28,8 +28,8 @@ POISON = (
     '<img src=x onerror="window.hacked=1"><a href="http://evil.invalid/">a</a> ![i](http://evil.invalid/i.png) '
     "[l](http://evil.invalid/) :red[r] $x^2$ `c` **b** <script>window.hacked=1</script> \" ' & %{x}"
 )
-TAKEN = (
-    "img[src*=evil], img[onerror], a[href*=evil], [*|href*=evil], .katex, script:text('hacked'), [onerror]"
+TAKEN = (  # a link to a page of ours may carry the text in its address, where its slashes are escaped
+    "img[src*=evil], img[onerror], a[href*='//evil'], [*|href*='//evil'], .katex, script:text('hacked'), [onerror]"
 )
 PAGES = {
     "runs": {},
