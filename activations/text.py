@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from activations import embedded
 from activations.errors import TextError
-from activations.nesting import refuse_deep
+from activations.nesting import refuse_fatal
 
 # File endings and the `datasets` loader that reads them; anything else is a folder or a hub name.
 LOADERS = {
@@ -122,7 +122,7 @@ def _open(config: TextConfig) -> Any:
         extra: dict[str, Any] = {"sample_by": units[config.document]} if loader == "text" else {}
         if loader == "json":
             for path in _files(config):
-                refuse_deep(Path(path))
+                refuse_fatal(Path(path))
         paths = [glob.escape(path) for path in _files(config)]
         return datasets.load_dataset(loader, data_files=paths, split="train", streaming=True, **extra)
     except StopIteration as error:  # looking for its columns, the loader met no row

@@ -114,6 +114,10 @@ class FeatureStore:
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished features at {path}: run `sae features {self.path.parent}`")
         self.about: dict[str, Any] = read_about(self.path / INDEX, "features", FORMAT, AboutFeatures, AGAIN)
+        if self.about["d_sae"] < 1:
+            raise RunError(
+                f"{self.path / INDEX} names {self.about['d_sae']} latents, needed is one at least{AGAIN}"
+            )
 
     def __len__(self) -> int:
         """F, the number of latents."""

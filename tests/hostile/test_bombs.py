@@ -135,13 +135,25 @@ def test_a_sweep_larger_than_any_is_refused_unread(tmp_path: Path):
 @pytest.mark.parametrize("text", ["[" * (DEEPEST + 5), '{"a": ' * 2000, '"["[[' + "[\n" * 1100])
 def test_depth_is_counted_over_lines_and_outside_of_strings(tmp_path: Path, text: str):
     from activations.errors import TextError
-    from activations.nesting import refuse_deep
+    from activations.nesting import refuse_fatal
 
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(TextError, match="deeper than"):
-        refuse_deep(tmp_path / "x.json")
+        refuse_fatal(tmp_path / "x.json")
     (tmp_path / "x.json").write_text('{"text": "' + "[" * 5000 + '\\"[[{{"}\n' * 3 + "[[]]\n" * 5000)
-    refuse_deep(tmp_path / "x.json")
+    refuse_fatal(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("text", ["null", "\ufeffnull", '\n\n  null\n{"text": "a"}', '{"text": "a"}\nnull'])
+def test_null_in_the_place_of_a_document_is_refused(tmp_path: Path, text: str):
+    from activations.errors import TextError
+    from activations.nesting import refuse_fatal
+
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(TextError, match="null at line"):
+        refuse_fatal(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('[\n  {"text": null},\n  null\n]')
+    refuse_fatal(tmp_path / "x.json")
 
 
 def test_segments_lie_behind_one_another():

@@ -24,6 +24,7 @@ from sae.features.store import FeatureStore
 from sae.features.write import token_texts
 from sae.runs import Run
 from tests import tiny
+from tests.hostile.readers import rewrite
 
 CONTEXT = 16
 CFG = FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64)
@@ -327,3 +328,6 @@ def test_a_damaged_folder_is_named(run, model, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match=r"examples\.safetensors is damaged"):
         FeatureStore(made.path).strongest(0)
+    rewrite(made.path / "features.json", lambda about: about.update(d_sae=-5))
+    with pytest.raises(RunError, match="names -5 latents"):
+        FeatureStore(made.path)
