@@ -52,6 +52,9 @@ def address(runs: Path) -> Iterator[str]:
 @contextmanager
 def serving(runs: Path, port: int, **variables: str) -> Iterator[str]:
     """`sae app` over a folder of runs, for as long as the block lasts; its address. More environment by name."""
+    port += 20 * int(
+        os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
+    )  # of two that begin at once, each has its own
     command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", str(port), "--no-browser"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

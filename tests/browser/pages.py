@@ -15,6 +15,7 @@ def heading(page: Page, text: str) -> None:
 def click_cell(page: Page, row: int, x: int) -> None:
     """Click into a table: row 0 is its header."""
     table = page.get_by_test_id("stDataFrame").locator("canvas").first
+    page.wait_for_timeout(1000)  # for one that is being drawn anew, as a filter takes hold
     table.scroll_into_view_if_needed()
     page.wait_for_timeout(1000)  # the grid takes clicks a moment after it is drawn
     box = table.bounding_box()
