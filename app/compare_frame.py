@@ -4,20 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
+from app import frame
 from sae.show import render
 
 
 def other_chooser(names: Sequence[str], current: str, choose: Callable[[str], None]) -> None:
     """A box to go to another second run."""
-    st.session_state["other box"] = current
-    st.selectbox(
-        "Compared with",
-        names,
-        key="other box",
-        format_func=render.visible,
-        on_change=lambda: choose(st.session_state["other box"]),
-        width=360,
-    )
+    options = {"options": names, "format_func": render.visible, "width": 360}
+    frame.box(st.selectbox, "Compared with", current, choose, "other box", **options)
 
 
 def match_button(begin: Callable[[], None], running: bool) -> None:

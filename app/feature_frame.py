@@ -22,33 +22,33 @@ def filters(
 ) -> None:
     """Words to look for, which state of features, and between which densities."""
     with st.container(horizontal=True, gap="large", key="filters"):
-        _box(
+        frame.box(
             st.text_input,
             "Find",
-            "find",
             chosen.find,
-            change,
+            lambda value: change(find=value),
+            "features find",
             placeholder="a token, a label, a text in examples",
             type="search",
             live=True,
             width=300,
         )
-        _box(
+        frame.box(
             st.segmented_control,
             "State",
-            "state",
             chosen.state,
-            change,
+            lambda value: change(state=value),
+            "features state",
             options=list(tally),
             required=True,
             format_func=lambda name: f"{name} {tally[name]:,}",
         )
-        _box(
+        frame.box(
             st.select_slider,
             "Density",
-            "density",
             chosen.density,
-            change,
+            lambda value: change(density=value),
+            "features density",
             options=densities,
             value=(densities[0], densities[-1]),
             format_func=render.percent,
@@ -60,12 +60,12 @@ def look(mapped: bool, chosen: Filters, change: Callable[..., None]) -> str:
     options = list(LOOKS) if mapped else [HISTOGRAMS]
     shown = chosen.view if chosen.view in options else HISTOGRAMS
     with st.container(key="looks"):
-        _box(
+        frame.box(
             st.segmented_control,
             "Overview",
-            "view",
             shown,
-            change,
+            lambda value: change(view=value),
+            "features view",
             options=options,
             required=True,
             format_func=LOOKS.__getitem__,
@@ -183,20 +183,3 @@ def file_button(label: str, content: Callable[[], str], name: str, about: str) -
     st.download_button(
         label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=about
     )
-
-
-def _box(
-    widget: Callable[..., Any],
-    label: str,
-    field: str,
-    shown: Any,
-    change: Callable[..., None],
-    **options: Any,
-) -> None:
-    """A widget that shows a field and tells of changes.
-
-    It is set only to what it does not show already, as that would undo what is being typed."""
-    key = f"features {field}"
-    if st.session_state.get(key) != shown:
-        st.session_state[key] = shown
-    widget(label, key=key, on_change=lambda: change(**{field: st.session_state[key]}), **options)

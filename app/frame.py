@@ -23,6 +23,9 @@ STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_
 class Job(Protocol):
     """Work under way in the background (`app.session.jobs.Job` is one)."""
 
+    heard: bool
+    """Whether the page has run again since it ended."""
+
     @property
     def running(self) -> bool:
         """Whether it has not ended yet."""
@@ -61,17 +64,27 @@ def sidebar(pages: Iterable[tuple[StreamlitPage, Mapping[str, str | list[str]]]]
             st.page_link(page, query_params=query, width="stretch")
 
 
+def box(
+    widget: Callable[..., Any],
+    label: str,
+    shown: Any,
+    changed: Callable[[Any], None],
+    key: str | None = None,
+    **options: Any,
+) -> None:
+    """A widget that shows a value held elsewhere and tells of changes; its key is its label where none is given.
+
+    It is set only to what it does not show already: setting it again would undo what is being typed."""
+    name = key or label
+    if st.session_state.get(name) != shown:
+        st.session_state[name] = shown
+    widget(label, key=name, on_change=lambda: changed(st.session_state[name]), **options)
+
+
 def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None], about: str) -> None:
     """A box in the sidebar to go to another run; beneath it HTML about the current one."""
-    st.session_state["run box"] = current
     with st.sidebar:
-        st.selectbox(
-            "Run",
-            names,
-            key="run box",
-            format_func=render.visible,
-            on_change=lambda: choose(st.session_state["run box"]),
-        )
+        box(st.selectbox, "Run", current, choose, "run box", options=names, format_func=render.visible)
         st.html(about)
 
 
@@ -98,16 +111,17 @@ def header(
 
 def stepper(index: int, last: int, go_to: Callable[[int], None], surprise: Callable[[], None]) -> None:
     """Previous, next, a box for a number, and any; for features 0 to `last`."""
-    st.session_state["number box"] = index
     step("Previous", "Left", index == 0, go_to, index - 1)
-    st.number_input(
+    limits = {"min_value": 0, "max_value": last}
+    box(
+        st.number_input,
         "feature",
-        min_value=0,
-        max_value=last,
-        key="number box",
+        index,
+        go_to,
+        "number box",
+        **limits,
         width=130,
         label_visibility="collapsed",
-        on_change=lambda: go_to(st.session_state["number box"]),
     )
     step("Next", "Right", index == last, go_to, index + 1)
     st.button("Random", icon=":material/casino:", help="any feature that fires", on_click=surprise)
@@ -207,11 +221,13 @@ def chart(figure: go.Figure, about: str, key: str) -> None:
 def job(job: Job) -> None:
     """How far a job is, with the time left and a button that stops it; the page runs again when it ends.
 
-    Of one that failed, one line; of one that was stopped or is done, nothing."""
+    That is so, too, when it ends while the page is drawn, of which a part may have looked for its result already. Of
+    one that failed, one line; of one that was stopped or is done, nothing."""
 
     @st.fragment(run_every=REFRESH)
     def progress() -> None:
         if not job.running:
+            job.heard = True
             st.rerun()
         left = "" if job.seconds_left is None else f" · {job.seconds_left:.0f} s left"
         with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -220,6 +236,9 @@ def job(job: Job) -> None:
 
     if job.running:
         progress()
+    elif not job.heard:
+        job.heard = True
+        st.rerun()
     elif job.error:
         error(job.error)
 

@@ -15,7 +15,7 @@ REACH = 3.0  # how far a slider goes, in units of strength
 MATCHES = 6  # features offered for a word
 UNITS = {"max": "× max", "norm": "× norm"}
 UNIT_HELP = "max: its largest value on the corpus. norm: the root mean square norm of the activations."
-ZERO_TO_TWO = {"min_value": 0.0, "max_value": 2.0, "step": 0.1}
+ZERO_TO_TWO: dict[str, Any] = {"min_value": 0.0, "max_value": 2.0, "step": 0.1}
 SWITCHES = {
     "chat": ("Chat", "Lay the tokenizer's chat template around the prompt."),
     "keep_error": (
@@ -58,17 +58,17 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
             _push(run, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)
-        _box(st.segmented_control, "Strength", chosen.unit, partial(steering.in_unit, run),
-             options=list(UNITS), format_func=UNITS.__getitem__, required=True, help=UNIT_HELP)  # fmt: skip
+        frame.box(st.segmented_control, "Strength", chosen.unit, partial(steering.in_unit, run),
+                  options=list(UNITS), format_func=UNITS.__getitem__, required=True, help=UNIT_HELP)  # fmt: skip
     _matches(run, store)
 
 
 def text(run: str, chosen: Settings) -> None:
     """Prompt, how to go on with it, and where to steer."""
     change = partial(steering.change, run)
-    _box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
+    frame.box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
     columns = [column.number_input for column in st.columns([3, 4, 3, 3])]
-    _box(
+    frame.box(
         columns[0],
         "New tokens",
         chosen.tokens,
@@ -77,9 +77,11 @@ def text(run: str, chosen: Settings) -> None:
         max_value=MOST_TOKENS,
     )
     warm, cold = chosen.temperature, "0 takes the likeliest token each time."
-    _box(columns[1], "Temperature", warm, lambda v: change(temperature=float(v)), **ZERO_TO_TWO, help=cold)
+    frame.box(
+        columns[1], "Temperature", warm, lambda v: change(temperature=float(v)), **ZERO_TO_TWO, help=cold
+    )
     noise = "Both texts are drawn with the same noise."
-    _box(
+    frame.box(
         columns[2],
         "Seed",
         chosen.seed,
@@ -88,12 +90,12 @@ def text(run: str, chosen: Settings) -> None:
         max_value=10**9 - 1,
         help=noise,
     )
-    _box(columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS)
+    frame.box(columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         _positions(run, chosen)
     with st.container(horizontal=True, gap="medium"):
         for field, (label, why) in SWITCHES.items():
-            _box(
+            frame.box(
                 st.toggle,
                 label,
                 getattr(chosen, field),
@@ -119,11 +121,11 @@ def complaint() -> None:
 def _push(run: str, chosen: Settings, place: int) -> None:
     intervention = chosen.interventions[place]
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        _box(st.selectbox, "Mode", intervention.mode, partial(steering.to_mode, run, place), options=list(steering_rows.MODES),
+        frame.box(st.selectbox, "Mode", intervention.mode, partial(steering.to_mode, run, place), options=list(steering_rows.MODES),
              format_func=steering_rows.MODES.__getitem__, width=150, key=f"mode {place}")  # fmt: skip
         reach = max(REACH, abs(intervention.strength))
         label = f"Strength, {UNITS[chosen.unit]}" if intervention.has_unit else "Strength"
-        _box(st.slider, label, float(intervention.strength), lambda v: steering.change_push(run, place, strength=v),
+        frame.box(st.slider, label, float(intervention.strength), lambda v: steering.change_push(run, place, strength=v),
              min_value=0.0 if intervention.mode == "clamp" else -reach, max_value=reach, step=0.05,
              key=f"strength {place}")  # fmt: skip
 
@@ -168,12 +170,12 @@ def _matches(run: str, store: Any) -> None:
 def _positions(run: str, chosen: Settings) -> None:
     is_chosen = isinstance(chosen.positions, tuple)
     typed = partial(steering.place, run)
-    _box(st.segmented_control, "Steered", "chosen" if is_chosen else chosen.positions,
+    frame.box(st.segmented_control, "Steered", "chosen" if is_chosen else chosen.positions,
          lambda v: typed("1" if v == "chosen" else v),
          options=list(PLACES), format_func=PLACES.__getitem__, required=True)  # fmt: skip
     if is_chosen:
         numbers = ",".join(map(str, chosen.positions))
-        _box(
+        frame.box(
             st.text_input,
             "Tokens, counted from 0",
             numbers,
@@ -181,12 +183,3 @@ def _positions(run: str, chosen: Settings) -> None:
             width=200,
             help="0 is the first token, BOS.",
         )
-
-
-def _box(
-    widget: Callable[..., Any], label: str, value: Any, changed: Callable[[Any], None], **options: Any
-) -> None:
-    """A widget that shows `value` and tells of changes."""
-    key = options.pop("key", label)
-    st.session_state[key] = value
-    widget(label, key=key, on_change=lambda: changed(st.session_state[key]), **options)

@@ -53,15 +53,16 @@ def colour_controls(
 ) -> None:
     """What the tokens are coloured by: a measure, or the feature chosen; the colour scale beside."""
     options = [*measures, *([str(current)] if isinstance(current, int) else [])]
-    st.session_state["colour"] = str(current)
-    st.segmented_control(
+    frame.box(
+        st.segmented_control,
         "Colour by",
-        options,
+        str(current),
+        choose,
+        "colour",
+        options=options,
         required=True,
-        key="colour",
         format_func=lambda name: measures[name][0] if name in measures else f"feature {name}",
         help="\n\n".join(f"**{label}**: {why}" for label, why in measures.values()),
-        on_change=lambda: choose(st.session_state["colour"]),
     )
     st.html(legend)
 

@@ -32,6 +32,8 @@ class Job(Generic[T]):
         """What went wrong, in one line."""
         self.stopped = False
         self.running = True
+        self.heard = False
+        """Whether the page has run again since it ended."""
         self._stop = threading.Event()
         self._started, self._took = time.monotonic(), 0.0
         threading.Thread(target=self._run, args=[work], daemon=True).start()

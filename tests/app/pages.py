@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 import app
+from sae.features.store import FeatureStore
 
 MAIN = Path(app.__file__).with_name("main.py")
 
@@ -66,3 +67,13 @@ def text(at: AppTest) -> str:
 def metrics(at: AppTest) -> dict[str, str]:
     """Names and values of the rows of numbers."""
     return {metric.label: metric.value for metric in at.metric}
+
+
+def features(at: AppTest) -> list[int]:
+    """Numbers of the features in the table."""
+    return [int(label) for label in at.dataframe[0].value["feature"]]
+
+
+def store(runs: Path, run: str = "toy") -> FeatureStore:
+    """What was collected of a run in this folder."""
+    return FeatureStore(runs / run / "features")

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.session import compare
 from sae.comparison import keep, kept, match_runs
 from sae.features.store import FeatureStore
 from sae.runs import Run
@@ -121,6 +123,23 @@ def test_a_store_that_is_gone_is_one_line_and_the_rest_stays(show, folder):
     assert "no store at /nowhere" in at.error[0].value.replace("\\", "")
     assert "Settings that differ" in text(at)
     assert "Match the features" in [button.label for button in at.button]
+
+
+def test_a_job_that_ends_while_the_page_is_drawn_is_shown(show, folder, monkeypatch):
+    looked = []
+
+    def just_before_it_ended(first: Run, second: Run):
+        job = compare.matching(first, second)
+        while job and job.running:
+            time.sleep(0.01)
+        looked.append(job)
+        return real(first, second) if looked.count(job) > 1 else None
+
+    real = compare.matched
+    monkeypatch.setattr(compare, "matched", just_before_it_ended)
+    at = show("compare", folder=folder, run="toy", other="signed")
+    button(at, "Match the features").click().run()
+    assert metrics(at)["one to one"]
 
 
 def test_a_folder_one_may_not_write_into_is_compared_all_the_same(show, folder, monkeypatch):
