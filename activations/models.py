@@ -16,7 +16,7 @@ from torch import Tensor
 
 from activations import embedded
 from activations.errors import HookError, ModelError
-from activations.typed import fits
+from activations.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +49,6 @@ def load(
         safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
         hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
         tokenizer = AutoTokenizer.from_pretrained(source, **safely)
-        ids = tokenizer(
-            "a text", add_special_tokens=False, split_special_tokens=True, verbose=False
-        ).input_ids
-        if not fits([*ids, tokenizer.bos_token_id or 0, tokenizer.eos_token_id or 0], list[int]):
-            raise ValueError(f"its tokenizer gives {ids} for a text.")
     except Exception as error:  # the libraries below raise of everything, plain Exception too
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -64,7 +59,10 @@ def load(
         raise ModelError(
             f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them: they would be random"
         )
-    return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
+    try:
+        return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
+    except ModelError as error:
+        raise ModelError(f"the model {name!r} cannot be used: {error}") from error
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
@@ -91,6 +89,7 @@ class LanguageModel:
     def __init__(self, hf_model: Any, tokenizer: Any, name: str, revision: str | None = None):
         self.plain = hf_model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.vocabulary = Vocabulary(tokenizer, self.plain.get_input_embeddings().weight.shape[0])
         self.name = name
         self.revision = revision
         self._agreeing: dict[str, bool] = {}
@@ -106,7 +105,9 @@ class LanguageModel:
             return TransformerBridge.boot_transformers(
                 self.plain.config.name_or_path or self.name,
                 hf_model=twin,
-                tokenizer=self.tokenizer,
+                tokenizer=copy.deepcopy(
+                    self.tokenizer
+                ),  # booting gives it a BOS, an EOS and padding if it has none
                 device=self.device,
                 dtype=self.plain.dtype,
             )

@@ -89,18 +89,16 @@ def title(run: str, latent: int, label: str, above: Sequence[str], below: Sequen
     return f'<div class="sae">{link} {named(label)}{" ".join(marks)}</div>'
 
 
-def tokens(text: Text, vocabulary: Sequence[str]) -> list[tuple[str, float, str]]:
-    """Each token as (text, change of its log-probability, all its values to hover over)."""
-    rows = zip(
-        text.tokens, text.change, text.log_probability, text.steered_log_probability, text.kl, strict=True
-    )
+def tokens(text: Text, pieces: Sequence[str]) -> list[tuple[str, float, str]]:
+    """Each token as (what it reads as, change of its log-probability, all its values to hover over)."""
+    rows = zip(pieces, text.change, text.log_probability, text.steered_log_probability, text.kl, strict=True)
     return [
         (
-            vocabulary[token],
+            piece,
             change,
             f"log p {number(before)} → {number(after)} ({'+' if change >= 0 else ''}{number(change)}), KL {number(kl)}",
         )
-        for token, change, before, after, kl in rows
+        for piece, change, before, after, kl in rows
     ]
 
 

@@ -106,7 +106,7 @@ def followed_by(reading: Any, place: int) -> str:
     later = reading.is_text[place + 1 :].nonzero()
     if not len(later):
         return "the last of the text: nothing follows that an effect could be on"
-    return f"followed by “{reading.tokens[place + 1 + int(later[0])]}”"
+    return f"followed by “{reading.names[place + 1 + int(later[0])]}”"
 
 
 def at(reading: Any, place: int, by: str, densest: float, about: About | None) -> tuple[list[Line], int]:

@@ -75,8 +75,11 @@ def suggestions(store: FeatureStore) -> list[tuple[int, str]]:
 
 def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
     """Tokens the feature peaks on above 0, and below: up to five, the strongest first."""
-    above, below = (store.strongest(latent, sign)[:PEAKS] for sign in (1, -1))
-    return [one.tokens[one.peak] for one in above], [one.tokens[one.peak] for one in below]
+    above, below = (
+        [store.vocabulary[one.ids[one.peak]] for one in store.strongest(latent, sign)[:PEAKS]]
+        for sign in (1, -1)
+    )
+    return above, below
 
 
 def show(run: str, chosen: Settings) -> None:
@@ -171,7 +174,7 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
             found = compare(
                 model, _steering(sae, run, store, chosen), ids, chosen.sampling, chosen.seeds, report
             )
-        return Written(chosen, [store.vocabulary[token] for token in ids], found)
+        return Written(chosen, store.token_text.pieces(ids), found)
 
     jobs.start(f"steer {name}", work)
 

@@ -1,12 +1,10 @@
 """The text that the Your text page reads, what is chosen of it, and the reading itself, made in the background."""
 
 import random
-import re
 from functools import partial
 from typing import Any
 
 import streamlit as st
-from torch import Tensor
 
 from activations.splits import is_held_out
 from app.session import features
@@ -23,7 +21,6 @@ from sae.show.feature import About
 SHORT = 400  # characters of a text that goes into the URL
 EXAMPLE_TOKENS = 100  # of a held-out document
 KEEP, TEXT, JOB = "text of this visit", "text", "reading"
-PIECES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
 
 def current() -> str:
@@ -103,13 +100,15 @@ def held_out_example(run: Run) -> str:
 
     Raises StoreError when the store is not there, Missing when the run has no features, ConfigError when none
     of the documents looked at is held out."""
-    store, vocabulary = run.store, features.of(run).vocabulary
+    store, token_text = run.store, features.of(run).token_text
     for number in random.sample(range(len(store.shards)), len(store.shards)):
         shard = store.read(number)
         there = shard.documents[is_held_out(shard.documents)].unique()
         if len(there):
             chosen = there[random.randrange(len(there))]
-            return _spelled(shard.tokens[shard.documents == chosen][:EXAMPLE_TOKENS], vocabulary)
+            here = shard.documents == chosen
+            tokens, starts = shard.tokens[here][:EXAMPLE_TOKENS], shard.positions[here][:EXAMPLE_TOKENS] == 0
+            return "".join(token_text.pieces(tokens.tolist(), starts.tolist()))
     raise ConfigError(f"{store.path} has no held-out document")
 
 
@@ -117,12 +116,3 @@ def _number(asked: str, count: int, what: str, where: str) -> int:
     if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < count):
         raise ConfigError(f"{what} {asked[:40]} does not exist: {where} has 0 to {count - 1}")
     return int(asked)
-
-
-def _spelled(tokens: Tensor, vocabulary: list[str]) -> str:
-    """The tokens' text, with pieces of characters put together again."""
-    text = "".join(vocabulary[token] for token in tokens.tolist())
-    return PIECES.sub(
-        lambda found: bytes.fromhex(found[0].replace("<0x", "").replace(">", "")).decode("utf-8", "replace"),
-        text,
-    )

@@ -8,7 +8,7 @@ from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 from app import charts, compare_charts, compare_frame, compare_rows, frame, run_rows
 from app.session import choice, compare, features, runs
 from sae.show import feature as show
-from sae.show import render, tables
+from sae.show import render, strips, tables
 
 COLUMNS = {
     "feature": ButtonColumn(
@@ -95,7 +95,7 @@ def side(place: int, label: str, one: runs.Run, latent: int) -> None:
     frame.chart(charts.activations(values.edges, values.counts), "activation histogram", f"values-{place}")
     for title, about, windows in show.groups(store.strongest(latent), store.strongest(latent, -1), []):
         frame.section(title, about)
-        st.html(render.examples(windows, show.scale(row), 16, 6))
+        st.html(strips.examples(windows, show.scale(row), 16, 6))
 
 
 chosen = compare.pair(compare_rows.sizes(found))

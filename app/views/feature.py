@@ -7,7 +7,7 @@ import streamlit as st
 from app import charts, feature_frame, frame, run_rows
 from app.session import choice, dead, feature, features, runs, steering
 from sae.show import feature as show
-from sae.show import render
+from sae.show import render, strips
 
 name, run = choice.run()
 frame.run_chooser(
@@ -53,7 +53,7 @@ with left:
         positive, negative, bands = store.strongest(index), store.strongest(index, -1), store.bands(index)
         for title, remark, windows in show.groups(positive, negative, bands):
             frame.section(title, remark)
-            st.html(render.examples(windows, show.scale(row), around, most))
+            st.html(strips.examples(windows, show.scale(row), around, most))
     else:
         frame.empty(*show.dead(store.about["tokens"]))
         st.caption(render.markdown(dead.remark(run, index)))

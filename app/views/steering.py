@@ -51,7 +51,9 @@ with results:
             for column, title, one in ((left, "as it is", pair.baseline), (right, "steered", pair.steered)):
                 column.caption(f"{title}, seed {pair.seed}")
                 column.html(
-                    changes.changed_text(found.prompt, steering_rows.tokens(one, store.vocabulary), scale)
+                    changes.changed_text(
+                        found.prompt, steering_rows.tokens(one, store.token_text.pieces(one.tokens)), scale
+                    )
                 )
             st.html(
                 changes.before_and_after(

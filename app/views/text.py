@@ -52,7 +52,7 @@ with left:
     tokens = show.strip(found.tokens, shown.shades, shown.tips, found.is_text.tolist(), place)
     pressable(tokens, "tokens", does)
 with right:
-    with frame.header("Token", text_rows.followed_by(found, place), [found.tokens[place]], level=2):
+    with frame.header("Token", text_rows.followed_by(found, place), [found.names[place]], level=2):
         text_frame.token_stepper(place, len(found) - 1, text.show_token)
     frame.metrics(text_rows.token_numbers(found, place), key="token-metrics")
     lines, count = text_rows.at(found, place, by, densest, about)

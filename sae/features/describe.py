@@ -59,8 +59,7 @@ def describe(
         lens = _lens(model, sae, cfg, scratch, watch)
         if ranks.rank() == 0:
             columns = _columns(sae, collected, cfg, mapped, watch)
-            vocabulary = write.token_texts(model.tokenizer)
-            write.write(out, about, columns, collected, lens, vocabulary, activations)
+            write.write(out, about, columns, collected, lens, model.vocabulary.text, activations)
             collect.clear(scratch)
             files.sweep(out)
             files.sync(out)

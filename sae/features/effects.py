@@ -125,7 +125,7 @@ def measure_effect(
             rows += _measure(model, sae, hook, latent, batch, cfg.following)
             done += len(batch)
             on_done(done, total)
-        sides.append(_side(rows, sign, lens, features.vocabulary, cfg) if rows else None)
+        sides.append(_side(rows, sign, lens, features, cfg) if rows else None)
     return Effect(latent, *sides)
 
 
@@ -245,19 +245,21 @@ def _side(
     rows: Sequence[_Row],
     sign: int,
     lens: Float[Tensor, "V"] | None,
-    vocabulary: list[str],
+    features: FeatureStore,
     cfg: EffectConfig,
 ) -> SideEffect:
-    by = torch.stack([row.by_presence for row in rows]).double().mean(0)[: len(vocabulary)]
+    by, known = torch.stack([row.by_presence for row in rows]).double().mean(0), features.token_text.known
+    known = known[known < len(by)]
+    by, names = by[known], [features.vocabulary[token] for token in known.tolist()]
     high, low = (side.topk(min(cfg.words, len(by))).indices.tolist() for side in (by, -by))
     loss, counted = _means([row.loss_change for row in rows])
-    pearson, spearman = _correlations(by, None if lens is None else sign * lens[: len(by)])
+    pearson, spearman = _correlations(by, None if lens is None else sign * lens[known])
     return SideEffect(
         loss,
         counted,
         _means([row.kl for row in rows])[0],
-        [Word(vocabulary[token], float(by[token])) for token in high],
-        [Word(vocabulary[token], float(by[token])) for token in low],
+        [Word(names[place], float(by[place])) for place in high],
+        [Word(names[place], float(by[place])) for place in low],
         pearson,
         spearman,
         [_for_reading(row) for row in sorted(rows, key=lambda row: -abs(row.value))],

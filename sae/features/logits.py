@@ -31,19 +31,25 @@ def logit_lens(
 ) -> LogitLens | None:
     """Decoder row -> final norm -> unembedding, minus its mean over the vocabulary; see `vocabulary_effect`.
 
-    None when the hook point is not as wide as the residual stream, where a decoder row is no direction of
+    The vocabulary is the ids that the tokenizer has a token for: the other rows of the embedding are padding. None when the hook point is not as wide as the residual stream, where a decoder row is no direction of
     it. Memory: block * vocabulary floats."""
     if not sees(model, W_dec.shape[1]):
         return None
-    shape = len(W_dec), min(n, model.vocabulary_effect(W_dec[:1]).shape[1])
+    known = model.vocabulary.known
+    size = model.vocabulary_effect(W_dec[:1]).shape[1] if known is None else len(known)
+    shape = len(W_dec), min(n, size)
     # room for all at once: kept one by one between the large blocks, they would keep the heap from reusing those
     lens = LogitLens(*(torch.empty(shape, dtype=kind) for kind in (torch.int64, torch.float32) * 2))
     for start in range(0, len(W_dec), block):
         rows = slice(start, start + block)
         effect = model.vocabulary_effect(W_dec[rows])
+        if known is not None:
+            effect = effect[:, known.to(effect.device)]
         mean = effect.mean(1, keepdim=True)
         (high, raised), (low, lowered) = top(effect, shape[1]), top(effect.neg_(), shape[1])
         for column, found in zip(lens, (raised, high - mean, lowered, -low - mean), strict=True):
             column[rows] = found
         on_latents(len(effect))
+    if known is not None:
+        lens = lens._replace(raised=known[lens.raised], lowered=known[lens.lowered])
     return lens

@@ -7,7 +7,7 @@ from activations import files
 from sae.features.feature import Feature
 from sae.features.store import FeatureStore
 from sae.show import feature as show
-from sae.show import histogram, render
+from sae.show import histogram, render, strips
 from sae.show.render import escaped
 
 AROUND, EXAMPLES = 40, 10  # tokens of a window, and examples of a group, in a file
@@ -56,7 +56,7 @@ def _examples(feature: Feature, around: int, most: int) -> str:
     found = show.groups(feature.strongest, feature.most_negative, feature.bands)
     scale = show.scale(feature.row)
     return "".join(
-        render.section(group.title, group.about) + render.examples(group.windows, scale, around, most)
+        render.section(group.title, group.about) + strips.examples(group.windows, scale, around, most)
         for group in found
     )
 

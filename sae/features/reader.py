@@ -19,7 +19,6 @@ from sae.code import SparseCode, offsets_of
 from sae.errors import RunError
 from sae.features.reading import Reading
 from sae.features.store import FeatureStore
-from sae.features.write import token_text
 
 MOST_TOKENS = 8192  # of a text
 LOGITS_AT_ONCE = 2**24  # 64 MB
@@ -52,6 +51,7 @@ def read(
         raise RunError(
             f"{features.path} has {len(features)} latents, this SAE has {sae.d_sae}: not of one run"
         )
+    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
     cut = _cut(model, text, packing or PackingConfig(), limit)
     ids, column, is_text = (torch.cat([window[place] for window in cut]) for place in range(3))
     following = _following(ids, is_text)
@@ -66,7 +66,8 @@ def read(
     observed_max, density = _observed(features)
     return Reading(
         ids=ids,
-        tokens=[token_text(model.tokenizer, token) for token in ids.tolist()],
+        tokens=_pieces(model, text, ids, is_text),
+        names=[model.vocabulary.text.name(token) for token in ids.tolist()],
         windows=torch.arange(len(cut)).repeat_interleave(torch.tensor([len(window[0]) for window in cut])),
         is_text=is_text,
         excluded=excluded,
@@ -85,7 +86,7 @@ def _cut(model: LanguageModel, text: str, packing: PackingConfig, limit: int) ->
     """For each window token ids, columns, and which are text; padding left off."""
     context = min(packing.context, model.longest or packing.context)
     alone = replace(packing, context=context, packing="document", separator="none")
-    found = [*windows([text.encode("utf-8", "replace").decode()], model.tokenizer, alone)]
+    found = [*windows([text], model.tokenizer, alone)]
     if not found:
         raise TextError("the text is empty: needed is at least one token")
     total = sum(int((window.documents != NOWHERE).sum()) for window in found)
@@ -98,6 +99,17 @@ def _without_padding(window: Window) -> tuple[Tensor, ...]:
     documents, tokens = torch.from_numpy(window.documents), torch.from_numpy(window.tokens).long()
     there = kept(documents[None], torch.from_numpy(window.positions)[None], 0)[0]
     return tokens[there], torch.arange(len(tokens))[there], documents[there] != NOWHERE
+
+
+def _pieces(model: LanguageModel, text: str, ids: Tensor, is_text: Tensor) -> list[str]:
+    """What each token reads as: its part of the text, or its name where it is no part of it (BOS)."""
+    own, parts = model.vocabulary.encode_pieces(text)
+    assert own == ids[is_text].tolist(), "windows cut a text into the ids that it has as a whole"
+    rest = iter(parts)
+    return [
+        next(rest) if belongs else model.vocabulary.text.name(token)
+        for token, belongs in zip(ids.tolist(), is_text.tolist(), strict=True)
+    ]
 
 
 def _following(ids: Tensor, is_text: Tensor) -> Tensor:

@@ -57,7 +57,10 @@ class Reading:
 
     ids: Int[Tensor, "N"]
     tokens: list[str]
-    """Text of each; a piece of a character reads like <0xE2>."""
+    """What each reads as; those of the text, joined, are the text. A character that lies in several tokens belongs to
+    the first of them, and the others read "" (`TokenText.pieces`)."""
+    names: list[str]
+    """The name of each, no two tokens of the vocabulary alike; a piece of a character reads like <0xE2>."""
     windows: Int[Tensor, "N"]
     """Number of the context window each was read in; nothing sees across a window's start."""
     is_text: Bool[Tensor, "N"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activations import files
+from activations.token_text import TokenText, named_bytes
 from activations.typed import fits
 from sae.contents import AboutFeatures
 from sae.errors import RunError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
 HISTOGRAMS, EXAMPLES, VOCABULARY = "histograms.safetensors", "examples.safetensors", "vocabulary.json"
+SPELLINGS = "spellings.safetensors"
 REMEDY = "run `sae features` again"
 AGAIN = f"; {REMEDY}"
 COLUMNS = (
@@ -62,7 +64,7 @@ class Example(NamedTuple):
     peak: int
     """Place of the peak in the window."""
     tokens: list[str]
-    """Text of the window's T tokens."""
+    """What each of the window's T tokens reads as; joined, they are the window's text (`TokenText.pieces`)."""
     values: NDArray[np.float32]
     """The latent's value on each of them, [T]; 0 where it does not fire."""
     ids: NDArray[np.int32]
@@ -233,11 +235,19 @@ class FeatureStore:
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """Text of every token id; a piece of a character reads like <0xE2>."""
+        """The name of every token id, no two alike: its text; a piece of a character reads like <0xE2>."""
         found = read_json(self._whole(VOCABULARY), AGAIN)
         if not fits(found, list[str]):
             raise RunError(f"{self.path / VOCABULARY} is damaged: no list of texts; {REMEDY}")
         return found
+
+    @cached_property
+    def token_text(self) -> TokenText:
+        """How token ids are spelled. Folders of older releases hold no spellings: there the names tell."""
+        if SPELLINGS not in self.about["sha256"]:
+            return TokenText([named_bytes(name) for name in self.vocabulary])
+        with self._sound(SPELLINGS):
+            return TokenText.from_tensors(self._load(SPELLINGS))
 
     @cached_property
     def _histograms(self) -> dict[str, Tensor]:
@@ -284,8 +294,8 @@ class FeatureStore:
         values[data["value_positions"][start:stop].long().numpy()] = data["values"][start:stop].numpy()
         peak = int(height(values).argmax())
         owners, position = data["documents"][slot].numpy(), int(data["positions"][slot, peak])
-        texts = [self.vocabulary[token] for token in ids.tolist()]
-        return Example(int(owners[peak]), position, peak, texts, values, ids, owners)
+        pieces = self.token_text.pieces(ids.tolist(), (data["positions"][slot] == 0).tolist())
+        return Example(int(owners[peak]), position, peak, pieces, values, ids, owners)
 
     def _check(self, latent: int) -> None:
         if not 0 <= latent < len(self):

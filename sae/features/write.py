@@ -10,10 +10,21 @@ from torch import Tensor
 
 from activations import files
 from activations.store import Store
+from activations.token_text import TokenText
 from sae.features.collect import Collected
 from sae.features.logits import LogitLens
 from sae.features.map import cluster_tokens
-from sae.features.store import EXAMPLES, FORMAT, HISTOGRAMS, INDEX, TABLE, TEXTS, VOCABULARY, FeatureStore
+from sae.features.store import (
+    EXAMPLES,
+    FORMAT,
+    HISTOGRAMS,
+    INDEX,
+    SPELLINGS,
+    TABLE,
+    TEXTS,
+    VOCABULARY,
+    FeatureStore,
+)
 
 PEAK_TOKENS = 5  # strongest examples whose peak token is listed in the table
 SIDES = (("positive", 1), ("negative", -1))
@@ -29,12 +40,13 @@ def write(
     columns: dict[str, Any],
     collected: Collected,
     lens: LogitLens | None,
-    vocabulary: list[str],
+    token_text: TokenText,
     store: Store,
 ) -> FeatureStore:
     """Write a whole features folder, index last, and open it.
 
     `columns` are more columns [F] or lists per latent for the table, beside the statistics and the lens."""
+    vocabulary = token_text.names
     examples = _example_tensors(collected, store)
     table = {"latent": pa.array(range(len(collected.statistics.fired)), pa.int32())}
     for name, column in collected.statistics.table(collected.rows).items():
@@ -47,40 +59,16 @@ def write(
     files.write_tensors(path / HISTOGRAMS, histograms, f"sae-histograms-{FORMAT}")
     files.write_tensors(path / EXAMPLES, examples, f"sae-examples-{FORMAT}")
     files.write_json(path / VOCABULARY, vocabulary)
-    texts = pa.table({"text": pa.array(_texts(examples, vocabulary), pa.string())})
+    files.write_tensors(path / SPELLINGS, token_text.to_tensors(), f"sae-token-text-{FORMAT}")
+    texts = pa.table({"text": pa.array(_texts(examples, token_text), pa.string())})
     files.write_atomically(path / TEXTS, lambda part: pq.write_table(texts, part))
     whole = {"d_sae": len(table["latent"]), "tokens": collected.rows, "unit": collected.statistics.unit}
     if "cluster" in columns:
         whole["clusters"] = cluster_tokens(columns["cluster"], table["peak_tokens"].to_pylist())
-    digests = {name: files.sha256(path / name) for name in (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, TEXTS)}
+    written = (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, SPELLINGS, TEXTS)
+    digests = {name: files.sha256(path / name) for name in written}
     files.write_sealed(path / INDEX, {"format": FORMAT, **whole, **about, "sha256": digests})
     return FeatureStore(path)
-
-
-def token_texts(tokenizer: Any) -> list[str]:
-    """Text of each token id."""
-    return [token_text(tokenizer, token) for token in range(len(tokenizer))]
-
-
-def token_text(tokenizer: Any, token: int) -> str:
-    """Text of a token. One that is only part of a character is shown by its bytes."""
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
-    return _bytes_of(tokenizer, token) if "\ufffd" in text or not text else text
-
-
-def _bytes_of(tokenizer: Any, token: int) -> str:
-    piece = str(tokenizer.convert_ids_to_tokens(token))
-    table = _byte_alphabet()
-    if all(character in table for character in piece):
-        return "".join(f"<0x{table[character]:02X}>" for character in piece)
-    return piece
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Byte-level BPE's letter for each byte, turned round (Radford et al. 2019, section 2.2)."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in own]
-    return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(rest)}
 
 
 def _example_tensors(collected: Collected, store: Store) -> dict[str, Tensor]:
@@ -164,14 +152,16 @@ def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> list[lis
     return [[vocabulary[tokens[window, position]] for _, window, position in side] for side in stronger]
 
 
-def _texts(examples: dict[str, Tensor], vocabulary: list[str]) -> list[str]:
+def _texts(examples: dict[str, Tensor], token_text: TokenText) -> list[str]:
     """For each latent what stands around the peaks of its strongest windows of either sign, in lower case, by lines."""
-    words = [text.lower() for text in vocabulary]
-    windows = examples["tokens"].numpy()
+    starts = (examples["positions"] == 0).tolist()
+    words = [
+        [piece.lower() for piece in token_text.pieces(tokens, begin)]
+        for tokens, begin in zip(examples["tokens"].tolist(), starts, strict=True)
+    ]
 
     def around(window: int, position: int) -> str:
-        near = windows[window, max(position - TEXT_AROUND, 0) : position + TEXT_AROUND + 1]
-        return "".join([words[token] for token in near.tolist()])
+        return "".join(words[window][max(position - TEXT_AROUND, 0) : position + TEXT_AROUND + 1])
 
     sides = (_Peaks.of(examples, kind, sign, TEXT_EXAMPLES).listed() for kind, sign in SIDES)
     return ["\n".join(around(*place) for _, *place in up + down) for up, down in zip(*sides, strict=True)]

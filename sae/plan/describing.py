@@ -11,7 +11,6 @@ from activations.store import DTYPES
 from sae.features import map as maps
 from sae.features.cofiring import BLOCK_BYTES
 from sae.features.collect import FeaturesConfig, shards_to_read
-from sae.features.write import token_texts
 from sae.plan import rates
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.measure import Clock
@@ -54,7 +53,7 @@ def reader(
     if found is None:
         started = clock()
         model = load()
-        token_texts(model.tokenizer)
+        len(model.vocabulary.text.names)
         vocabulary = model.bridge.cfg.d_vocab  # the bridge, which the lens needs, takes seconds too
         found = asdict(Reader(clock() - started, rates.peak_memory(), vocabulary))
         rates.remember(key, found)

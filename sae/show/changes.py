@@ -2,27 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from sae.show.render import escaped, shade
+from sae.show.render import escaped
+from sae.show.strips import Token, inline, valued
 
 
 def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str]], scale: float) -> str:
     """A prompt, dim, and its continuation as (text, change, what hovering tells): warm where the change is above 0,
     cool below; lines break where the text's do."""
-    before = "".join(_broken(text, escaped(text)) for text in prompt)
-    after = "".join(_token(text, change, tip, scale) for text, change, tip in tokens)
-    return f'<div class="sae"><p class="strip" dir="auto"><span class="dim">{before}</span>{after}</p></div>'
-
-
-def _token(text: str, change: float, tip: str, scale: float) -> str:
-    word = text.lstrip(" ") or text
-    space = text[: len(text) - len(word)]
-    side = "" if not change else " up" if change > 0 else " down"
-    colour = f' style="--a:{shade(change, scale):.3f}"' if change else ""
-    return f'{space}{_broken(text, f"""<span class="t{side}"{colour} data-tip="{escaped(tip)}">{escaped(word)}</span>""")}'
-
-
-def _broken(text: str, shown: str) -> str:
-    return f"{shown}<br>" if text.endswith("\n") else shown
+    before = [Token(text, "dim") for text in prompt]
+    after = [valued(text, change, scale, tip=tip) for text, change, tip in tokens]
+    return f'<div class="sae"><p class="strip" dir="auto">{inline([*before, *after])}</p></div>'
 
 
 def before_and_after(rows: Iterable[tuple[str, str, str, str]]) -> str:

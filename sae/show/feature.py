@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sae.show import render
+from sae.show import render, strips
 from sae.show.render import escaped, number, percent
 
 About = Callable[[int], tuple[str, Sequence[str]]]  # a feature's label and the tokens it fires most on
@@ -118,7 +118,7 @@ def card(feature: Any, run: str | None) -> str:
     parts.append(render.facts([(name, value) for name, value, _ in numbers(row)]))
     if row["fired"]:
         for windows in (feature.strongest, feature.most_negative):
-            parts.append(render.examples(windows, scale(row), CARD_AROUND, CARD_EXAMPLES) if windows else "")
+            parts.append(strips.examples(windows, scale(row), CARD_AROUND, CARD_EXAMPLES) if windows else "")
     return f"{''.join(parts)}</div>"
 
 
@@ -173,12 +173,12 @@ def effect_examples(side: Any, most: int | None = None) -> str:
     lines = []
     for example in side.examples[:most]:
         scale = max(SCALE, *map(abs, example.loss_change))
-        pieces = [
-            render.token(text, change, scale, place == example.peak)
+        shown = [
+            strips.valued(text, change, scale, place == example.peak)
             for place, (text, change) in enumerate(zip(example.tokens, example.loss_change, strict=True))
         ]
         lines.append(
-            f'<li><span class="value">{number(example.value)}</span><p class="strip" dir="auto">{"".join(pieces)}</p>'
+            f'<li><span class="value">{number(example.value)}</span><p class="strip" dir="auto">{strips.inline(shown, breaks=False)}</p>'
             f'<span class="where" title="KL of the next token, in nats">KL {number(example.kl[0])}</span></li>'
         )
     return f'<ul class="sae examples">{"".join(lines)}</ul>'
@@ -203,8 +203,8 @@ def signed(value: float) -> str:
 
 def trial(tokens: Sequence[str], values: Sequence[float], scale: float) -> str:
     """One's own text with a feature's values on it; `scale` is the value of full colour."""
-    pieces = (render.token(text, value, scale) for text, value in zip(tokens, values, strict=True))
-    return f'<p class="sae strip own" dir="auto">{"".join(pieces)}</p>'
+    shown = [strips.valued(text, value, scale) for text, value in zip(tokens, values, strict=True)]
+    return f'<p class="sae strip own" dir="auto">{strips.inline(shown, breaks=False)}</p>'
 
 
 def strongest(tokens: Sequence[str], values: Sequence[float]) -> tuple[float, str]:

@@ -7,6 +7,7 @@ from math import isnan
 from typing import NamedTuple
 
 from sae.show.render import LEGEND_STEPS, chips, escaped, feature_link, named, number, percent, shade
+from sae.show.strips import Token, inline
 
 DASH = "–"
 
@@ -59,19 +60,13 @@ def strip(
     """All tokens as one paragraph, each coloured by its shade (below 0: cool), pressed to choose it; BOS is faint.
 
     A space before a word stays outside the colour. Lines break where the text's do."""
-    pieces = []
+    shown = []
     for place, (text, tip) in enumerate(zip(tokens, tips, strict=True)):
         classes = "t up" if shades[place] >= 0 else "t down"
         classes += (" peak" if place == chosen else "") + ("" if is_text[place] else " bos")
-        word = text.lstrip(" ") or text
-        pieces.append(
-            f'{text[: len(text) - len(word)]}<span class="{classes}" style="--a:{abs(shades[place]):.3f}" '
-            f'data-tip="{escaped(tip)}" data-do="token" data-to="{place}">{escaped(word)}</span>'
-        )
-        following = tokens[place + 1] if place + 1 < len(tokens) else "\n"
-        if text.endswith("\n") and not following.startswith("\n"):
-            pieces.append("<br>")
-    return f'<div class="sae reading"><p class="strip" dir="auto">{"".join(pieces)}</p></div>'
+        pressed = f'style="--a:{abs(shades[place]):.3f}" data-tip="{escaped(tip)}" data-do="token" data-to="{place}"'
+        shown.append(Token(text, classes, f" {pressed}"))
+    return f'<div class="sae reading"><p class="strip" dir="auto">{inline(shown)}</p></div>'
 
 
 def level_legend(low: float, high: float) -> str:

@@ -6,42 +6,12 @@ import string
 from collections.abc import Iterable, Sequence
 from math import log10
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlencode
 
 PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x0A: "↵", 0x09: "⇥", 0x7F: "␡"}
 LEGEND_STEPS = 24
 ADDRESS = re.compile(r"https?(?=://)|www(?=\.)|@", re.IGNORECASE)
 MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
-
-
-class Window(Protocol):
-    """A stretch of text in which a feature fires (`sae.features.store.Example` is one)."""
-
-    @property
-    def document(self) -> int:
-        """Number of the document."""
-        ...
-
-    @property
-    def position(self) -> int:
-        """Place of the peak in that document, in tokens."""
-        ...
-
-    @property
-    def peak(self) -> int:
-        """Place of the peak in the window."""
-        ...
-
-    @property
-    def tokens(self) -> Sequence[str]:
-        """Text of each token."""
-        ...
-
-    @property
-    def values(self) -> Sequence[float]:
-        """The feature's value on each token."""
-        ...
 
 
 def visible(text: str) -> str:
@@ -84,68 +54,6 @@ def shade(value: float, scale: float) -> float:
         return 0.0
     ratio = min(abs(value) / scale, 1.0)
     return 0.05 + 0.95 * log10(1 + 9 * ratio)
-
-
-def crop(length: int, peak: int, around: int | None) -> slice:
-    """Which `around` of a window's tokens to show: five before the peak for three after it; None is all."""
-    if around is None or around >= length:
-        return slice(0, length)
-    start = min(max(peak - 5 * around // 8, 0), length - around)
-    return slice(start, start + around)
-
-
-def fold(windows: Iterable[Window], around: int | None) -> list[tuple[Window, int]]:
-    """Windows that look different when cropped, in order, each with how many look like it."""
-    seen: dict[tuple[str, ...], list[Window]] = {}
-    for window in windows:
-        shown = tuple(window.tokens[crop(len(window.tokens), window.peak, around)])
-        seen.setdefault(shown, []).append(window)
-    return [(same[0], len(same)) for same in seen.values()]
-
-
-def token(text: str, value: float, scale: float, peak: bool = False) -> str:
-    """One token, coloured by its value: warm above 0, cool below, none at 0. Hovering tells the value.
-
-    A space before a word stays outside the colour, so that no coloured end is left behind where a line breaks."""
-    word = text.lstrip(" ") or text
-    space = text[: len(text) - len(word)]
-    classes = "t" + ("" if not value else " up" if value > 0 else " down") + (" peak" if peak else "")
-    colour = f' style="--a:{shade(value, scale):.3f}" data-tip="{number(float(value))}"' if value else ""
-    return f'{space}<span class="{classes}"{colour}>{escaped(word)}</span>'
-
-
-def token_strip(window: Window, scale: float, around: int | None = None) -> str:
-    """The window's tokens around its peak as one paragraph; with all of them, lines break where the text's do."""
-    part = crop(len(window.tokens), window.peak, around)
-    whole = part.stop - part.start == len(window.tokens)
-    pieces = []
-    for place in range(part.start, part.stop):
-        pieces.append(token(window.tokens[place], window.values[place], scale, place == window.peak))
-        following = window.tokens[place + 1] if place + 1 < part.stop else "\n"
-        if whole and window.tokens[place].endswith("\n") and not following.startswith("\n"):
-            pieces.append("<br>")
-    cut = ("" if part.start == 0 else " cut-start") + ("" if part.stop == len(window.tokens) else " cut-end")
-    return f'<p class="strip{cut}" dir="auto">{"".join(pieces)}</p>'
-
-
-def examples(
-    windows: Iterable[Window], scale: float, around: int | None = None, most: int | None = None
-) -> str:
-    """A list of windows: value at the peak, tokens, and where in the text it is.
-
-    Look-alikes are folded into one; of what is left the first `most` are shown (None: all)."""
-    lines = []
-    for window, count in fold(windows, around)[:most]:
-        times = (
-            f'<span class="times" title="{count} windows look the same">×{count}</span>' if count > 1 else ""
-        )
-        place = f"doc {window.document:,} · {window.position:,}"
-        where = f"document {window.document:,}, token {window.position:,}"
-        lines.append(
-            f'<li><span class="value">{number(float(window.values[window.peak]))}{times}</span>'
-            f'{token_strip(window, scale, around)}<span class="where" title="{where}">{place}</span></li>'
-        )
-    return f'<ul class="sae examples">{"".join(lines)}</ul>'
 
 
 def legend(low: float, high: float) -> str:

@@ -72,7 +72,7 @@ def compare(
         found.append(
             Text(
                 tokens,
-                model.tokenizer.decode(tokens, skip_special_tokens=True),
+                model.vocabulary.text.text(tokens),
                 clean[place].own.tolist(),
                 own(after[place], tokens).tolist(),
                 divergence(clean[place].log_probabilities, after[place]).tolist(),

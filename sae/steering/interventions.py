@@ -84,7 +84,7 @@ class Calibration:
             torch.tensor([value or 0.0 for value in features.table[name].to_pylist()])
             for name in ("max", "min")
         )
-        ids = {text: token for token, text in reversed([*enumerate(features.vocabulary)])}
+        ids = {name: token for token, name in reversed([*enumerate(features.vocabulary)])}
         listed = enumerate(features.table["peak_tokens"].to_pylist())
         peaks = {latent: sorted({ids[text] for text in texts if text in ids}) for latent, texts in listed}
         return cls(high.clamp_min(0), (-low).clamp_min(0), features.about["unit"], peaks)

@@ -139,7 +139,7 @@ def dose_response(
             tell = telling(f"strength x {batch[0].dose:g}")
             tell(0)
             for tried, seed, text, numbers in _try(model, batch, prompt, sampling, seeds, (base, seen), tell):
-                written = model.tokenizer.decode(text, skip_special_tokens=True)
+                written = model.vocabulary.text.text(text)
                 trials[tried.kind, tried.dose].append(Trial(number, seed, tried.control, written, numbers))
             done += 1
     on_done(1.0, "")

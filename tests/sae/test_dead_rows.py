@@ -28,8 +28,7 @@ class Listener:
     def __init__(self, width: int, vocabulary: int):
         self.shown: list[torch.Tensor] = []
         self.width = width
-        text = SimpleNamespace(vocab_size=vocabulary)
-        self.plain = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
+        self.vocabulary = SimpleNamespace(rows=vocabulary, known=None)
 
     def capture(self, tokens: torch.Tensor, hooks: list[str]) -> dict[str, torch.Tensor]:
         self.shown.append(tokens)

@@ -21,7 +21,6 @@ from sae.features.logits import logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.statistics import BINS_PER_OCTAVE, QUANTILES, Statistics
 from sae.features.store import FeatureStore
-from sae.features.write import token_texts
 from sae.runs import Run
 from tests import tiny
 from tests.hostile.readers import rewrite
@@ -105,7 +104,7 @@ def test_strongest_examples_are_those_a_brute_force_finds_with_their_values(run,
         assert len(found) == len(best)
         for window, example in zip(best, found, strict=True):
             np.testing.assert_allclose(example.values, np.nan_to_num(dense[window, :, latent]), rtol=1e-4)
-            assert example.tokens == [features.vocabulary[token] for token in tokens[window]]
+            assert example.ids.tolist() == tokens[window].tolist()
             assert example.peak == np.argmax(example.values)
         assert features.strongest(latent, sign=-1) == []
 
@@ -126,7 +125,7 @@ def test_examples_lead_back_to_their_document(run):
     lines = (run.path.parent.parent / "text.jsonl").read_text().splitlines()
     example = next(e for latent in range(32) for e in features.strongest(latent))
     text = tiny.tokenizer()(json.loads(lines[example.document])["text"]).input_ids
-    assert features.vocabulary[[*text, 1][example.position]] == example.tokens[example.peak]
+    assert [*text, 1][example.position] == example.ids[example.peak]
 
 
 def test_the_pass_does_not_depend_on_the_batch_size_or_the_order_of_shards(run, tmp_path, monkeypatch):
@@ -308,13 +307,6 @@ def test_the_logit_lens_is_norm_then_unembedding_less_the_mean(run, model):
 
 def test_a_hook_of_another_width_than_the_residual_has_no_lens(model):
     assert logit_lens(model, torch.randn(4, 32), 3) is None
-
-
-def test_token_texts_are_what_the_tokenizer_writes_and_bytes_where_it_cannot():
-    texts = token_texts(tiny.tokenizer())
-    ids = tiny.tokenizer()("a naïve").input_ids
-    assert [texts[i] for i in ids] == ["a", " ", "n", "a", "<0xC3>", "<0xAF>", "v", "e"]
-    assert texts[0] == "<bos>"
 
 
 def test_a_feature_that_does_not_exist_is_named(run):

@@ -30,7 +30,6 @@ from sae.features.dead.evidence import (
 )
 from sae.features.dead.report import DeadReport
 from sae.features.dead.rows import DeadConfig, Rows, off_distribution
-from sae.features.write import token_texts
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ def diagnose(
     if borrow is not None:
         with borrow() as model:
             other = off_distribution(model, store, hook, cfg)
-            vocabulary = vocabulary or token_texts(model.tokenizer)
+            vocabulary = vocabulary or model.vocabulary.text.names
     summary, table = examine(sae, rows, other, trained, vocabulary, on_rows)
     return report.write(out, {**about, **summary}, table)
 

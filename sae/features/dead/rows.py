@@ -138,8 +138,10 @@ def off_distribution(model: LanguageModel, store: Store, hook: str, cfg: DeadCon
     excluded = store.spec.excluded
     n = off_rows(store, cfg) // (store.context - excluded)
     kept = _windows(store, n)
-    vocabulary = model.plain.config.get_text_config().vocab_size
-    random = torch.randint(vocabulary, kept.shape, generator=generator)
+    known = model.vocabulary.known
+    n_tokens = model.vocabulary.rows if known is None else len(known)
+    random = torch.randint(n_tokens, kept.shape, generator=generator)
+    random = random if known is None else known[random]
     place = torch.rand(kept.shape, generator=generator)
     place[:, :excluded] = -1  # these stay in front
     shuffled = kept.gather(1, place.argsort(dim=1, stable=True))

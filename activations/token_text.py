@@ -1,0 +1,352 @@
+"""Token ids and text: what every id stands for in bytes, its unique name, and the pieces that a run of ids reads as."""
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SPACE = b" "
+LeadingSpace = Literal["never", "always", "if absent"]
+CLOSING = ".,;:!?)]}%'’”"  # marks that are written without a space before them
+
+
+class TokenText:
+    """How the ids of one tokenizer are spelled.
+
+    `spellings[i]` holds the bytes that id i adds to a text, or None where the tokenizer has no token of that id
+    (an embedding often has more rows than its tokenizer has tokens). A token may hold part of a character only.
+    `special` are the ids that stand for no text, such as <|endoftext|>. `leading_space` tells whether the tokenizer
+    puts a space of its own before a text: never, always, or only before a text that does not begin with one."""
+
+    def __init__(
+        self,
+        spellings: Sequence[bytes | None],
+        special: Iterable[int] = (),
+        leading_space: LeadingSpace = "never",
+    ):
+        self.spellings = list(spellings)
+        self.special = frozenset(special)
+        self.leading_space = leading_space
+        self._whole = [_whole_text(spelling) for spelling in self.spellings]
+
+    def __len__(self) -> int:
+        """Number of ids, those without a token included."""
+        return len(self.spellings)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Ids that the tokenizer has a token for, ascending, int64."""
+        return torch.tensor([token for token, spelling in enumerate(self.spellings) if spelling is not None])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """A name for every id, no two alike: its text, where possible.
+
+        Bytes that are no whole character read <0xE2>. Where several ids have one text the first ordinary token
+        keeps it; the others are told apart by their bytes or their number. An id without a token reads <id 50280>."""
+        names: dict[int, str] = {}
+        taken: set[str] = set()
+        ordinary_first = sorted(range(len(self)), key=lambda token: (token in self.special, token))
+        for token in ordinary_first:
+            name = next(name for name in self._candidates(token) if name not in taken)
+            names[token] = name
+            taken.add(name)
+        return [names[token] for token in range(len(self))]
+
+    def name(self, token: int) -> str:
+        """The name of one id; one beyond all that are known reads like an id without a token."""
+        return self.names[token] if 0 <= token < len(self) else f"<id {token}>"
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id that each name belongs to."""
+        return {name: token for token, name in enumerate(self.names)}
+
+    def pieces(self, tokens: Sequence[int], starts: Sequence[bool] | None = None) -> list[str]:
+        """Text of each token in a run of ids; joined, the pieces are the run's text.
+
+        A character whose bytes lie in several tokens belongs whole to the token with its first byte; a token
+        with nothing but the rest of it reads "". Bytes that never make a character read <0xE2>. `starts` marks
+        tokens that begin a document: no character reaches over such a place, and a space that the tokenizer puts
+        before a document's first word is left off."""
+        marks = [False] * len(tokens) if starts is None else list(starts)
+        pieces: list[str] = []
+        first = 0
+        for stop in [*(place for place in range(1, len(tokens)) if marks[place]), len(tokens)]:
+            pieces += self._run(tokens[first:stop], marks[first : first + 1] == [True])
+            first = stop
+        return pieces
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a run of ids, such as a continuation of a prompt, without special tokens; � for broken characters."""
+        spelled = [self._spelling(token) for token in tokens if token not in self.special]
+        return b"".join(spelled).decode("utf-8", "replace")
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything in three tensors, as a features folder keeps it (FORMAT.md)."""
+        lengths = [-1 if spelling is None else len(spelling) for spelling in self.spellings]
+        joined = b"".join(spelling or b"" for spelling in self.spellings)
+        return {
+            "bytes": torch.from_numpy(np.frombuffer(joined, np.uint8).copy()),
+            "lengths": torch.tensor(lengths, dtype=torch.int32),
+            "special": torch.tensor(sorted(self.special), dtype=torch.int64),
+            "leading_space": torch.tensor(
+                [get_args(LeadingSpace).index(self.leading_space)], dtype=torch.uint8
+            ),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "TokenText":
+        """Turn `to_tensors` round. Raises ValueError, KeyError or TypeError when the tensors do not fit together."""
+        lengths, special = tensors["lengths"].tolist(), tensors["special"].tolist()
+        joined = tensors["bytes"].numpy().tobytes()
+        if any(type(length) is not int or length < -1 for length in lengths):
+            raise ValueError("a token's length is no whole number of bytes")
+        ends = np.cumsum([max(length, 0) for length in lengths], dtype=np.int64)
+        if (int(ends[-1]) if len(ends) else 0) != len(joined):
+            raise ValueError(
+                f"the tokens have {int(ends[-1]) if len(ends) else 0} bytes, {len(joined)} are there"
+            )
+        spellings = [
+            None if length < 0 else joined[end - length : end]
+            for length, end in zip(lengths, ends.tolist(), strict=True)
+        ]
+        return cls(spellings, special, get_args(LeadingSpace)[int(tensors["leading_space"])])
+
+    def _candidates(self, token: int) -> Iterator[str]:
+        spelling = self.spellings[token]
+        if spelling:
+            yield _readable(spelling)
+            if token not in self.special:
+                yield "".join(map(_hexadecimal, spelling))
+        label = _readable(spelling or b"")
+        yield f"{label}<id {token}>"
+        yield from (f"{label}<id {token}, {number}>" for number in range(len(self) + 1))
+
+    def _run(self, tokens: Sequence[int], begins: bool) -> list[str]:
+        if not begins or self.leading_space == "never":
+            pieces = [self._whole[token] if 0 <= token < len(self) else None for token in tokens]
+            if None not in pieces:  # no token holds part of a character: nothing has to be put together
+                return cast(list[str], pieces)
+        spellings = [self._spelling(token) for token in tokens]
+        if begins and self.leading_space != "never":
+            self._leave_off_space(tokens, spellings)
+        return _split(spellings)
+
+    def _leave_off_space(self, tokens: Sequence[int], spellings: list[bytes]) -> None:
+        """Take off the space that the tokenizer put before a document.
+
+        One that puts it there only if there is none leaves a document with two spaces as it is; with a single
+        one the document may have had it or not, and mostly had not."""
+        if tokens[0] in self.special or not b"".join(spellings[:2]).startswith(SPACE):
+            return
+        if self.leading_space == "if absent" and b"".join(spellings[:3])[:2] == 2 * SPACE:
+            return
+        first = next(place for place, spelling in enumerate(spellings) if spelling)
+        spellings[first] = spellings[first][1:]
+
+    def _spelling(self, token: int) -> bytes:
+        spelling = self.spellings[token] if 0 <= token < len(self) else None
+        return self.name(token).encode() if spelling is None else spelling
+
+
+def leading_space(encode: Callable[[str], Sequence[int]], spelled: Sequence[bytes | None]) -> LeadingSpace:
+    """Find out whether a tokenizer puts a space before a text, from what it makes of "a" and " a"."""
+
+    def begins(text: str, with_: bytes) -> bool:
+        return b"".join(spelled[token] or b"" for token in encode(text)).startswith(with_)
+
+    if not begins("a", SPACE):
+        return "never"
+    return "always" if begins(" a", 2 * SPACE) else "if absent"
+
+
+def pieces_at(text: str, ends: Sequence[int]) -> list[str]:
+    """Cut a text into one piece for each token, given where in the text each token ends; the pieces, joined, are the text.
+
+    What a tokenizer drops between two tokens (white space, mostly) goes with the later one, what it drops at the
+    end with the last. A token that holds only the rest of a character gets ""."""
+    pieces, cursor = [], 0
+    for end in ends:
+        stop = max(cursor, end)
+        pieces.append(text[cursor:stop])
+        cursor = stop
+    if pieces:
+        pieces[-1] += text[cursor:]
+    return pieces
+
+
+def spellings(tokenizer: Any, count: int) -> list[bytes | None]:
+    """The bytes of ids 0 ... count - 1 of a Hugging Face tokenizer; None for an id without a token.
+
+    How a piece of the vocabulary stands for bytes is read from the tokenizer's own decoder: byte-level BPE's
+    alphabet (Radford et al. 2019, section 2.2), SentencePiece's ▁ and byte pieces such as <0x0A>, WordPiece's ##,
+    the end of word of early BPE. Where there is no such decoder to read, each id is decoded behind another one."""
+    spell = _rule(tokenizer)
+    added = {int(token): each for token, each in tokenizer.added_tokens_decoder.items()}
+    spelled: list[bytes | None] = []
+    for token, name in enumerate(tokenizer.convert_ids_to_tokens(list(range(count)))):
+        if token in added and (added[token].special or all(map(str.isprintable, added[token].content))):
+            spelled.append(str(added[token]).encode())
+        elif name is None:
+            spelled.append(None)
+        else:
+            spelled.append(
+                spell(token, name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name))
+            )
+    return spelled
+
+
+def _rule(tokenizer: Any) -> Callable[[int, str], bytes]:
+    """The function (id, piece of the vocabulary) -> bytes of this tokenizer."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return _by_decoding(tokenizer)
+    description = json.loads(backend.to_str())
+    parts = list(_components(description["decoder"]))
+    kinds = {part["type"]: part for part in parts}
+    if "ByteLevel" in kinds:
+        alphabet = byte_alphabet()
+        return lambda _, piece: (
+            bytes(alphabet[c] for c in piece) if all(c in alphabet for c in piece) else piece.encode()
+        )
+    if "WordPiece" in kinds:
+        return _word_piece(kinds["WordPiece"]["prefix"])
+    if "BPEDecoder" in kinds:
+        suffix = kinds["BPEDecoder"]["suffix"]
+        return lambda _, piece: (piece[: -len(suffix)] + " " if piece.endswith(suffix) else piece).encode()
+    replaced = {part["replacement"]: " " for part in parts if part["type"] == "Metaspace"}
+    replaced |= {
+        part["pattern"]["String"]: part["content"]
+        for part in parts
+        if part["type"] == "Replace" and "String" in part["pattern"]
+    }
+    if not replaced and not kinds.keys() & {"ByteFallback", "Fuse"}:
+        return _by_decoding(tokenizer)
+    has_bytes = "ByteFallback" in kinds
+
+    def spell(_: int, piece: str) -> bytes:
+        if has_bytes and (byte := _byte_of(piece)) is not None:
+            return bytes([byte])
+        for old, new in replaced.items():
+            piece = piece.replace(old, new)
+        return piece.encode()
+
+    return spell
+
+
+def _word_piece(prefix: str) -> Callable[[int, str], bytes]:
+    """Spell WordPiece: a piece without the prefix begins a word.
+
+    BERT's tokenizer also makes a word of every Chinese character and every mark of punctuation. Where a space
+    was is not kept; none is shown before a closing mark or around a character of Chinese or Japanese."""
+
+    def spell(_: int, piece: str) -> bytes:
+        if piece.startswith(prefix) and piece != prefix:
+            return piece[len(prefix) :].encode()
+        alone = len(piece) == 1 and (piece in CLOSING or unicodedata.name(piece, "").startswith("CJK "))
+        return piece.encode() if alone else f" {piece}".encode()
+
+    return spell
+
+
+def _by_decoding(tokenizer: Any) -> Callable[[int, str], bytes]:
+    """Spell an id by what it adds to a text that another id begins: alone, many decoders would strip its space."""
+    anchor = next(iter(tokenizer("a", add_special_tokens=False).input_ids), 0)
+    before = tokenizer.decode([anchor], clean_up_tokenization_spaces=False)
+
+    def spell(token: int, piece: str) -> bytes:
+        whole = tokenizer.decode([anchor, token], clean_up_tokenization_spaces=False)
+        added = whole[len(before) :] if whole.startswith(before) else ""
+        if added and "\ufffd" not in added:
+            return added.encode()
+        if (
+            len(piece) == 1 and ord(piece) < 256
+        ):  # ByT5 and its like name a byte by the character of that number
+            return bytes([ord(piece)])
+        byte = _byte_of(piece)
+        return piece.encode() if byte is None else bytes([byte])
+
+    return spell
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each letter of byte-level BPE's alphabet stands for (Radford et al. 2019, section 2.2)."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+
+
+def _components(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The decoders within a decoder's description, one by one."""
+    if decoder is None:
+        return
+    if decoder["type"] == "Sequence":
+        for part in decoder["decoders"]:
+            yield from _components(part)
+    else:
+        yield decoder
+
+
+def named_bytes(name: str) -> bytes:
+    """The bytes that a name such as <0xE2><0x82> stands for; any other name's own."""
+    pieces = [name[start : start + 6] for start in range(0, len(name), 6)]
+    numbers = [byte for piece in pieces if (byte := _byte_of(piece)) is not None]
+    return bytes(numbers) if len(numbers) == len(pieces) else name.encode("utf-8", "replace")
+
+
+def _byte_of(piece: str) -> int | None:
+    """The byte that a piece such as <0x0A> names, or None."""
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        try:
+            return int(piece[3:5], 16)
+        except ValueError:
+            return None
+    return None
+
+
+def _split(spellings: Sequence[bytes]) -> list[str]:
+    """Decode the joined bytes and give every character to the token that holds its first byte."""
+    owners = np.repeat(np.arange(len(spellings)), [len(spelling) for spelling in spellings])
+    pieces = [""] * len(spellings)
+    place = 0
+    for character, size in _decoded(b"".join(spellings)):
+        pieces[owners[place]] += character
+        place += size
+    return pieces
+
+
+def _whole_text(spelling: bytes | None) -> str | None:
+    """The text of a token that holds whole characters only, else None."""
+    try:
+        return None if spelling is None else spelling.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _readable(spelling: bytes) -> str:
+    return "".join(character for character, _ in _decoded(spelling))
+
+
+def _decoded(content: bytes) -> Iterator[tuple[str, int]]:
+    """(character, its size in bytes) in order; a byte that belongs to no character reads <0xE2>."""
+    start = 0
+    while start < len(content):
+        try:
+            good, stop = content[start:].decode(), len(content)
+        except UnicodeDecodeError as error:
+            good, stop = content[start : start + error.start].decode(), start + error.start
+        yield from ((character, len(character.encode())) for character in good)
+        if stop < len(content):
+            yield _hexadecimal(content[stop]), 1
+            stop += 1
+        start = stop
+
+
+def _hexadecimal(byte: int) -> str:
+    return f"<0x{byte:02X}>"

@@ -1,0 +1,130 @@
+"""A model's tokenizer as the rest of the project uses it: text to ids and back, and the tokens that begin and end a text."""
+
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from activations.errors import ModelError
+from activations.token_text import TokenText, leading_space, pieces_at, spellings
+from activations.typed import fits
+
+
+class Vocabulary:
+    """Token ids of one model. The tokenizer is the caller's own and is never changed.
+
+    `rows` is how many ids the model can read and predict: the rows of its embedding. Raises ModelError when
+    the tokenizer cannot spell a plain text, or gives ids that the embedding does not have."""
+
+    def __init__(self, tokenizer: Any, rows: int):
+        self.tokenizer = tokenizer
+        self.rows = rows
+        self.bos: int | None = _id_or_none(tokenizer.bos_token_id, "BOS", rows)
+        """Token that begins a text, as the tokenizer was loaded; None where it has none."""
+        self.eos: int | None = _id_or_none(tokenizer.eos_token_id, "EOS", rows)
+        """Token that ends a text, as the tokenizer was loaded; None where it has none."""
+        self._refuse_what_cannot_spell()
+        self._refuse_ids_beyond_the_embedding()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added; special tokens spelled out in it are tokenised as the characters they are."""
+        if not text:  # some tokenizers make a token of nothing
+            return []
+        # verbose=False: a text longer than the model's context is no mistake here
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        ).input_ids
+
+    def encode_pieces(self, text: str) -> tuple[list[int], list[str]]:
+        """Ids of a text, as `encode` gives them, and for each the part of the text that it stands for.
+
+        The parts, joined, are the text itself, also where the tokenizer changes case, accents or white space, as
+        far as the tokenizer says where its tokens lie; one that does not gives what the ids spell. Where a character
+        lies in several tokens, see `TokenText.pieces`."""
+        if not text or not self.tokenizer.is_fast:
+            ids = self.encode(text)
+            return ids, self.text.pieces(ids, [place == 0 for place in range(len(ids))])
+        encoded = self._with_offsets(text)
+        return encoded.input_ids, pieces_at(text, [end for _, end in encoded.offset_mapping])
+
+    @cached_property
+    def text(self) -> TokenText:
+        """How each id is spelled; ids without a token included, up to the embedding's last row."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {int(token) for token, each in added.items() if each.special} | {
+            *self.tokenizer.all_special_ids
+        }
+        count = max(self.rows, _largest_id(self.tokenizer) + 1)
+        spelled = spellings(self.tokenizer, count)
+        return TokenText(spelled, special, leading_space(self.encode, spelled))
+
+    @cached_property
+    def known(self) -> Tensor | None:
+        """Ids among the embedding's rows that the tokenizer has a token for, ascending; None when that is all of them."""
+        known = self.text.known
+        known = known[known < self.rows]
+        return None if len(known) == self.rows else known
+
+    def unspelled(self, text: str) -> int:
+        """How many of a text's characters no token stands for, or only the unknown token; white space does not count."""
+        unknown = self.tokenizer.unk_token_id
+        if not self.tokenizer.is_fast:
+            ids = self.encode(text)
+            missing = sum(token == unknown for token in ids) / max(len(ids), 1) if ids else 1.0
+            return round(missing * sum(not character.isspace() for character in text))
+        encoded = self._with_offsets(text)
+        spelled = bytearray(len(text))
+        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+            if token != unknown:
+                spelled[start:end] = b"\1" * (end - start)
+        return sum(
+            not here and not character.isspace() for here, character in zip(spelled, text, strict=True)
+        )
+
+    def _with_offsets(self, text: str) -> Any:
+        return self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+
+    def _refuse_what_cannot_spell(self) -> None:
+        """A folder without tokenizer files loads as a tokenizer that has its special tokens and no other."""
+        ordinary = {*self.tokenizer.get_vocab().values()} - {*self.tokenizer.all_special_ids}
+        if not ordinary:
+            raise ModelError(
+                f"its tokenizer ({type(self.tokenizer).__name__}) has no token but special ones: tokenizer.json, or "
+                f"tokenizer.model, is missing. Save the model's own tokenizer beside it"
+            )
+        if not fits(ids := self.encode("a text"), list[int]):
+            raise ModelError(f"its tokenizer gives {ids} for a text")
+
+    def _refuse_ids_beyond_the_embedding(self) -> None:
+        """Special tokens may lie beyond it, as the image token of Gemma 3's text models: no text is spelled with them."""
+        added = self.tokenizer.added_tokens_decoder
+        beyond = [
+            token
+            for token in self.tokenizer.get_vocab().values()
+            if token >= self.rows and not (token in added and added[token].special)
+        ]
+        if beyond:
+            raise ModelError(
+                f"its tokenizer has {len(beyond):,} tokens with ids of {self.rows:,} or more, and its embedding has "
+                f"{self.rows:,} rows: the tokenizer is another model's"
+            )
+
+
+def _id_or_none(token: Any, name: str, rows: int) -> int | None:
+    if token is None:
+        return None
+    if not (fits(token, int) and 0 <= token < rows):
+        raise ModelError(
+            f"its tokenizer's {name} token has id {token!r}, and its embedding has {rows:,} rows"
+        )
+    return token
+
+
+def _largest_id(tokenizer: Any) -> int:
+    return max(tokenizer.get_vocab().values(), default=-1)
