@@ -59,10 +59,7 @@ def load(
         raise ModelError(
             f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them: they would be random"
         )
-    try:
-        return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
-    except ModelError as error:
-        raise ModelError(f"the model {name!r} cannot be used: {error}") from error
+    return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
@@ -89,7 +86,7 @@ class LanguageModel:
     def __init__(self, hf_model: Any, tokenizer: Any, name: str, revision: str | None = None):
         self.plain = hf_model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.vocabulary = Vocabulary(tokenizer, self.plain.get_input_embeddings().weight.shape[0])
+        self.vocabulary = Vocabulary(tokenizer, self.plain.get_input_embeddings().weight.shape[0], name)
         self.name = name
         self.revision = revision
         self._agreeing: dict[str, bool] = {}

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from activations.errors import ModelError
-from activations.token_text import TokenText, leading_space, pieces_at, spellings
+from activations.spellings import leading_space, spellings
+from activations.token_text import TokenText, pieces_at
 from activations.typed import fits
 
 
@@ -16,12 +17,13 @@ class Vocabulary:
     `rows` is how many ids the model can read and predict: the rows of its embedding. Raises ModelError when
     the tokenizer cannot spell a plain text, or gives ids that the embedding does not have."""
 
-    def __init__(self, tokenizer: Any, rows: int):
+    def __init__(self, tokenizer: Any, rows: int, model: str = "the model"):
         self.tokenizer = tokenizer
+        self._model = model
         self.rows = rows
-        self.bos: int | None = _id_or_none(tokenizer.bos_token_id, "BOS", rows)
+        self.bos: int | None = self._special_id("BOS", tokenizer.bos_token_id)
         """Token that begins a text, as the tokenizer was loaded; None where it has none."""
-        self.eos: int | None = _id_or_none(tokenizer.eos_token_id, "EOS", rows)
+        self.eos: int | None = self._special_id("EOS", tokenizer.eos_token_id)
         """Token that ends a text, as the tokenizer was loaded; None where it has none."""
         self._refuse_what_cannot_spell()
         self._refuse_ids_beyond_the_embedding()
@@ -90,16 +92,28 @@ class Vocabulary:
             verbose=False,
         )
 
+    def _special_id(self, name: str, token: Any) -> int | None:
+        if token is None:
+            return None
+        if not (fits(token, int) and 0 <= token < self.rows):
+            raise ModelError(
+                f"the tokenizer of {self._model} has {token!r} as its {name} token, and the embedding has "
+                f"{self.rows:,} rows: the tokenizer is another model's"
+            )
+        return token
+
     def _refuse_what_cannot_spell(self) -> None:
         """A folder without tokenizer files loads as a tokenizer that has its special tokens and no other."""
         ordinary = {*self.tokenizer.get_vocab().values()} - {*self.tokenizer.all_special_ids}
         if not ordinary:
             raise ModelError(
-                f"its tokenizer ({type(self.tokenizer).__name__}) has no token but special ones: tokenizer.json, or "
-                f"tokenizer.model, is missing. Save the model's own tokenizer beside it"
+                f"the tokenizer of {self._model} has special tokens and no other: tokenizer.json, or "
+                f"tokenizer.model, is missing; save the model's own tokenizer into its folder"
             )
         if not fits(ids := self.encode("a text"), list[int]):
-            raise ModelError(f"its tokenizer gives {ids} for a text")
+            raise ModelError(
+                f"the tokenizer of {self._model} gives {ids} for a text: numbers of tokens are needed"
+            )
 
     def _refuse_ids_beyond_the_embedding(self) -> None:
         """Special tokens may lie beyond it, as the image token of Gemma 3's text models: no text is spelled with them."""
@@ -111,19 +125,9 @@ class Vocabulary:
         ]
         if beyond:
             raise ModelError(
-                f"its tokenizer has {len(beyond):,} tokens with ids of {self.rows:,} or more, and its embedding has "
-                f"{self.rows:,} rows: the tokenizer is another model's"
+                f"the tokenizer of {self._model} has {len(beyond):,} tokens with ids of {self.rows:,} or more, and the "
+                f"embedding has {self.rows:,} rows: the tokenizer is another model's"
             )
-
-
-def _id_or_none(token: Any, name: str, rows: int) -> int | None:
-    if token is None:
-        return None
-    if not (fits(token, int) and 0 <= token < rows):
-        raise ModelError(
-            f"its tokenizer's {name} token has id {token!r}, and its embedding has {rows:,} rows"
-        )
-    return token
 
 
 def _largest_id(tokenizer: Any) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from activations.harvest import HarvestConfig, harvest
 from activations.models import LanguageModel, load
 from activations.store import Store
 from activations.text import TextConfig
+from activations.token_text import TokenText, named_bytes
 from activations.tokens import PackingConfig
 from sae.architectures import ArchConfig, TopKConfig
 from sae.cli.evaluate import evaluate
@@ -20,6 +22,7 @@ from sae.cli.features import collect
 from sae.cli.train import train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
+from sae.features.store import SPELLINGS, VOCABULARY, FeatureStore
 from sae.runs import Run
 from sae.training.trainer import TrainConfig
 
@@ -83,6 +86,15 @@ def sealed_again(features: Path) -> None:
     about = files.read_json(features / "features.json")
     digests = {name: files.sha256(features / name) for name in about["sha256"]}
     files.write_sealed(features / "features.json", {**about, "sha256": digests})
+
+
+def respelled(features: Path, change: Callable[[str], str]) -> None:
+    """Let every token of a features folder read otherwise, as if another tokenizer had made it."""
+    names = [change(name) for name in FeatureStore(features).vocabulary]
+    (features / VOCABULARY).write_text(json.dumps(names))
+    spelled = TokenText([named_bytes(name) for name in names], special=[0, 1])
+    files.write_tensors(features / SPELLINGS, spelled.to_tensors(), "sae-token-text-1")
+    sealed_again(features)
 
 
 def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:

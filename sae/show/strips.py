@@ -148,8 +148,8 @@ def _element(text: str, tokens: Sequence[Token]) -> str:
     if len(tokens) == 1:
         classes = tokens[0].classes if text else f"{tokens[0].classes} empty"
         return f'<span class="{classes}"{tokens[0].attributes}>{escaped(text)}</span>'
-    over = "".join(f'<i class="{token.classes}"{token.attributes}></i>' for token in tokens)
-    return f'<span class="char"><b>{escaped(text)}</b><span>{over}</span></span>'
+    over = "".join(f'<span class="{token.classes}"{token.attributes}></span>' for token in tokens)
+    return f'<span class="char"><span>{escaped(text)}</span><span class="over">{over}</span></span>'
 
 
 def _parts(texts: Sequence[str]) -> Iterator[_Part]:

@@ -67,14 +67,15 @@ def test_the_texts_and_every_number_are_the_library_s(show, runs, model):
     chosen = Settings(own.interventions, "the cat", tokens=8, seed=3, texts=2)
     pairs = compare(model, own, prompt_ids(model, "the cat"), chosen.sampling, (3, 4))
     page = source(at)
-    vocabulary = FeatureStore(runs / "toy" / "features").vocabulary
+    token_text = FeatureStore(runs / "toy" / "features").token_text
     assert page.count('class="strip"') == 4
     for pair in pairs:
         rows = steering_rows.measures(pair.baseline.measures, pair.steered.measures)
         assert changes.before_and_after(rows) in page
         for one in (pair.baseline, pair.steered):
-            for token, change, kl in zip(one.tokens, one.change, one.kl, strict=True):
-                assert render.escaped(vocabulary[token].lstrip(" ") or " ") in page
+            pieces = token_text.pieces(one.tokens)
+            for piece, change, kl in zip(pieces, one.change, one.kl, strict=True):
+                assert render.escaped(piece.lstrip(" ") or " ") in page
                 assert f"{render.number(change)}), KL {render.number(kl)}" in page
     assert "feature 2: add −2, feature 14: project out 1 (multiples of the maximum)" in text(at)
 

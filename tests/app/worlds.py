@@ -1,6 +1,5 @@
 """A folder of runs that has one of everything: plain, signed, with hostile texts, dead and negative features, unfinished."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -37,9 +36,8 @@ def make(folder: Path, toy: Path) -> Path:
     shutil.copytree(toy, hostile)
     _change_table(hostile / "features")
     _change_tensors(hostile / "features")
-    vocabulary = json.loads((hostile / "features" / "vocabulary.json").read_text())
-    (hostile / "features" / "vocabulary.json").write_text(json.dumps([HOSTILE.get(t, t) for t in vocabulary]))
     tiny.sealed_again(hostile / "features")
+    tiny.respelled(hostile / "features", lambda name: HOSTILE.get(name, name))
     return folder
 
 

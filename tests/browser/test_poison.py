@@ -71,8 +71,8 @@ def poison(folder: Path) -> None:
     rewrite(run.path / "eval.json", lambda about: about.update(sae_sha256=run.digest))
     rewrite(run.path / "eval.json", lambda about: about["estimates"].update({POISON: estimate}))
     _poison_table(run.path / "features" / "features.parquet")
-    vocabulary = json.loads((features.path / "vocabulary.json").read_text())
-    (features.path / "vocabulary.json").write_text(json.dumps([f"{token}{POISON}" for token in vocabulary]))
+    tiny.sealed_again(features.path)
+    tiny.respelled(features.path, lambda name: f"{name}{POISON}")
     digests = {name: files.sha256(features.path / name) for name in features.about["sha256"]}
     rewrite(
         features.path / "features.json", lambda about: about.update(sha256=digests, clusters=[[POISON]] * 99)

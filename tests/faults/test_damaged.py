@@ -68,7 +68,8 @@ def two_runs(sae: Server, world: Path, folder: Path) -> None:
 
 
 FEATURE_FILES = (
-    "features.json", "features.parquet", "histograms.safetensors", "examples.safetensors", "vocabulary.json", "texts.parquet",
+    "features.json", "features.parquet", "histograms.safetensors", "examples.safetensors", "vocabulary.json",
+    "spellings.safetensors", "texts.parquet",
 )  # fmt: skip
 SCENES = {
     "a store, trained on": Scene(

@@ -221,6 +221,7 @@ READERS: dict[str, Reader] = {
     "histograms": Reader(f"{FEATURES}/histograms.safetensors", features, mend_features),
     "examples": Reader(f"{FEATURES}/examples.safetensors", features, mend_features),
     "vocabulary": Reader(f"{FEATURES}/vocabulary.json", features, mend_features),
+    "spellings": Reader(f"{FEATURES}/spellings.safetensors", features, mend_features),
     "effect": Reader(f"{FEATURES}/effects/0.json", features),
     "labels": Reader(f"{RUN}/labels.json", labels),
     "labels from CSV": Reader("labels.csv", labels),

@@ -35,6 +35,7 @@ RUN: dict[str, Callable[[Path], object]] = {
     "features/histograms.safetensors": lambda folder: FeatureStore(folder / "features").histogram(0),
     "features/examples.safetensors": lambda folder: FeatureStore(folder / "features").strongest(0),
     "features/vocabulary.json": lambda folder: FeatureStore(folder / "features").vocabulary,
+    "features/spellings.safetensors": lambda folder: FeatureStore(folder / "features").token_text,
 }
 READ = [("store", name, act) for name, act in STORE.items()] + [("run", n, act) for n, act in RUN.items()]
 

@@ -259,3 +259,30 @@ def test_markdown_parts_addresses_which_become_links_though_they_are_escaped(tex
     shown = re.sub(r"\\(?=[^\w\s])", "", render.markdown(f"see {text} there"))
     assert not links.search(shown)
     assert shown.replace("\u2060", "") == f"see {text} there"
+
+
+def test_a_character_in_several_tokens_stands_whole_over_them():
+    pieces = ["a ", "你", "", "", "好", "!"]
+    line = strips.inline(
+        [strips.Token(text, "t", f' data-tip="{place}"') for place, text in enumerate(pieces)]
+    )
+    page = read(line)
+    assert page.text == "a 你好!"
+    assert [mark["data-tip"] for mark in page.of_class("t")] == ["0", "1", "2", "3", "4", "5"]
+    (over,) = re.findall(r'<span class="char"><span>(.*?)</span><span class="over">(.*?)</span></span>', line)
+    assert over[0] == "你"
+    assert re.findall(r'data-tip="(\d)"', over[1]) == ["1", "2", "3"]
+
+
+def test_an_emoji_of_several_code_points_and_an_accent_are_not_torn_apart():
+    family = ["👨", "", "\u200d", "👩", " e", "\u0301", "x"]
+    line = strips.inline([strips.Token(text) for text in family])
+    shown_whole = re.findall(r'<span class="char"><span>(.*?)</span>', line)
+    assert shown_whole == ["👨\u200d👩", "e\u0301"]
+    assert read(line).text == "".join(family)
+
+
+def test_a_crop_is_made_longer_rather_than_cut_a_character():
+    window = Window(0, 0, 3, ["a", "你", "", "", "", "b"], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    assert strips.shown_part(window, 1) == slice(1, 5)
+    assert read(strips.token_strip(window, 1.0, 1)).text == "你"
