@@ -20,6 +20,7 @@ from activations.readout import Readout, trace
 from activations.typed import fits
 from activations.views import (
     Edit,
+    Kept,
     Reached,
     Site,
     difference,
@@ -112,6 +113,7 @@ class LanguageModel:
         self.name = name
         self.revision = revision
         self._agreeing: dict[str, bool] = {}
+        self._copied: set[str] = set()
 
     @cached_property
     def bridge(self) -> Any:
@@ -183,39 +185,21 @@ class LanguageModel:
         D = heads x head width. Every row depends on its own window alone."""
         for hook in hooks:
             self.check_hook(hook)
-        found: dict[str, Tensor] = {}
-
-        def keep(hook: str) -> Edit:
-            def edit(activation: Tensor) -> Tensor:
-                found[hook] = activation
-                if len(found) == len(hooks):
-                    raise Reached
-                return activation
-
-            return edit
-
+        kept = Kept(self._copied, stop_at=len(hooks))
         try:
-            self._run(tokens, {hook: keep(hook) for hook in hooks}, logits=False)
+            self._run(tokens, {hook: kept.edit(hook) for hook in hooks}, logits=False)
         except Reached:
-            return found
-        raise self._nothing_passes(hooks, found)
+            return self.capture(tokens, hooks) if kept.overwritten() else kept.activations
+        raise self._nothing_passes(hooks, kept.activations)
 
     @torch.no_grad()
     def observe(self, tokens: Tensor, hooks: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Next-token logits [n, T, V] and, as `capture` gives them, the activations at some hook points: one pass."""
-        found: dict[str, Tensor] = {}
-
-        def keep(hook: str) -> Edit:
-            def edit(activation: Tensor) -> Tensor:
-                found[hook] = activation
-                return activation
-
-            return edit
-
-        logits = self.logits(tokens, {hook: keep(hook) for hook in hooks})
-        if len(found) < len({*hooks}):
-            raise self._nothing_passes(hooks, found)
-        return logits, found
+        kept = Kept(self._copied)
+        logits = self.logits(tokens, {hook: kept.edit(hook) for hook in hooks})
+        if len(kept.activations) < len({*hooks}):
+            raise self._nothing_passes(hooks, kept.activations)
+        return self.observe(tokens, hooks) if kept.overwritten() else (logits, kept.activations)
 
     def _nothing_passes(self, hooks: Sequence[str], found: Mapping[str, Tensor]) -> HookError:
         missing = ", ".join(hook for hook in hooks if hook not in found)
@@ -291,7 +275,7 @@ class LanguageModel:
         try:
             logits = run_bridge(self.bridge, tokens, {})
         except Exception as error:  # an adapter that does not fit raises whatever its code happens to
-            return f"that cannot run: {type(error).__name__}: {error}"
+            return f"that cannot run: {error}"
         apart = difference(logits, run_plain(self.plain, tokens, [], logits=True))
         # rounding adds up over the layers
         if apart > 5 * tolerance(self.plain.dtype):
@@ -330,7 +314,8 @@ class LanguageModel:
                 if seen[0].ndim == 3 and seen[0].shape[:2] == tokens.shape and self.bridge_fault:
                     return True
                 continue
-            return False  # nothing passed there
+            # Nothing passed there: of a block that returns a list, TransformerLens misses the output
+            return bool(seen) and self.located[hook][1] == "block"
         apart = difference(seen[0], seen[1])
         if apart > tolerance(self.plain.dtype):
             log.info("%s: the bridge is used (the plain model differs by %.1e)", hook, apart)
@@ -340,7 +325,12 @@ class LanguageModel:
     def _sites(self) -> dict[str, Site]:
         """Hook points that are the input or output of a block, or the output of an attention or MLP."""
         whole = {"block": ("in", "out"), "attention": ("out",), "mlp": ("out",)}
-        return {hook: site for hook, site, kind in located(self.bridge) if site.side in whole.get(kind, ())}
+        return {hook: site for hook, (site, kind) in self.located.items() if site.side in whole.get(kind, ())}
+
+    @cached_property
+    def located(self) -> dict[str, tuple[Site, str]]:
+        """Where hook points lie in the plain model, and in what kind of module: block, attention, mlp or other."""
+        return {hook: (site, kind) for hook, site, kind in located(self.bridge, self.plain)}
 
 
 def _looks_local(name: str) -> bool:

@@ -24,6 +24,37 @@ class Reached(Exception):
     """Raised inside a forward pass once everything asked for is captured: the rest would be wasted."""
 
 
+class Kept:
+    """Activations kept as they pass hook points, with the hook points whose activations the model overwrites.
+
+    Falcon adds the attention's output into the MLP's where that lies, OLMo clips queries in place: what was kept
+    by reference then holds something else when the pass ends. Torch counts the writes to a tensor, so this is
+    seen; `copied`, which outlives the pass, gets the hook point's name, and the next pass keeps a copy there."""
+
+    def __init__(self, copied: set[str], stop_at: int | None = None):
+        self.activations: dict[str, Tensor] = {}
+        self._copied, self._stop_at = copied, stop_at
+        self._writes: dict[str, int] = {}
+
+    def edit(self, hook: str) -> Edit:
+        """Return an edit that keeps what passes and changes nothing; raises Reached at the last to be kept."""
+
+        def keep(activation: Tensor) -> Tensor:
+            kept = activation.clone() if hook in self._copied else activation
+            self.activations[hook], self._writes[hook] = kept, kept._version
+            if len(self.activations) == self._stop_at:
+                raise Reached
+            return activation
+
+        return keep
+
+    def overwritten(self) -> bool:
+        """Whether a kept activation was written to since it was kept, so that the pass has to be made again."""
+        late = {hook for hook, kept in self.activations.items() if kept._version != self._writes[hook]}
+        self._copied |= late
+        return bool(late)
+
+
 def tolerance(dtype: torch.dtype) -> float:
     """Relative difference that two ways to compute the same activations may have from rounding alone."""
     return 1e-4 if dtype in (torch.float32, torch.float64) else 2e-2
@@ -47,8 +78,8 @@ def probe_tokens(model: Any, length: int = 32) -> Tensor:
     return torch.arange(length, device=model.device)[None] * 7919 % vocabulary
 
 
-def located(bridge: Any) -> Iterator[tuple[str, Site, str]]:
-    """Yield hook points that are the input or the output of a module of the plain model.
+def located(bridge: Any, model: Any) -> Iterator[tuple[str, Site, str]]:
+    """Yield the bridge's hook points that are the input or the output of a module of the plain model.
 
     With each comes its site and the kind of module: block, attention, mlp or other. TransformerLens wraps
     every module it knows; a hook point of its own invention, or of a module that it split, is left out."""
@@ -60,12 +91,21 @@ def located(bridge: Any) -> Iterator[tuple[str, Site, str]]:
         "attention": parts.AttentionBridge,
         "mlp": parts.MLPBridge,
     }
-    wrapped = bridge.original_model.named_modules()  # a wrapped module sits inside its wrapper
-    names = {id(module): name.replace("._original_component", "") for name, module in wrapped}
+    there = {name for name, _ in model.named_modules()}
+    names: dict[int, str] = {}
+    for path, module in bridge.original_model.named_modules(remove_duplicate=False):
+        name = path.replace("._original_component", "")  # a wrapped module sits inside its wrapper
+        if name in there:  # one module may hang at several places, some of which the bridge made up
+            names.setdefault(id(module), name)
+            if (inner := getattr(module, "original_component", None)) is not None:
+                names.setdefault(id(inner), name)
     by_point: dict[int, tuple[Site, str]] = {}
     for module in bridge.modules():
-        name = names.get(id(module))
-        if name is None:
+        inner = getattr(module, "original_component", None)
+        name = names.get(id(module)) or names.get(id(inner))
+        if (
+            name is None or getattr(module, "name", None) is None
+        ):  # a part that stands for no module of its own
             continue
         kind = next((kind for kind, types in kinds.items() if isinstance(module, types)), "other")
         for side in ("in", "out"):
@@ -131,5 +171,13 @@ def run_bridge(bridge: Any, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor
     hooks = [(name, shaped(name, edit)) for name, edit in edits.items()]
     try:
         return cast(Tensor, bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits"))
-    except ValueError as error:  # a hook point of an option that is off
-        raise HookError(f"nothing can be hooked at {', '.join(edits)}: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        ValueError,
+        IndexError,
+        RuntimeError,
+    ) as error:  # an option that is off, or a hook its adapter botches
+        raise HookError(
+            f"nothing can be hooked at {', '.join(edits) or 'any place'}: {type(error).__name__}: {error}"
+        ) from error
