@@ -61,7 +61,8 @@ def state_kept(model: Any) -> str | None:
 
     That is its key-value cache or its recurrent state. None when it keeps nothing, or cannot go on from there
     to the logits that it computes in one pass over the whole text, which a trial on a few tokens shows."""
-    tokens = probe_tokens(model, LENGTH)
+    # Two texts side by side: RWKV goes on from its state for one text alone, and mixes several up
+    tokens = probe_tokens(model, 2 * LENGTH).view(2, LENGTH)
     whole = model(tokens, use_cache=False).logits
     for name in STATES:
         try:
