@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from activations.errors import GenerationError
-from activations.models import LanguageModel, attached
+from activations.models import LanguageModel
 from activations.tokens import PackingConfig, first_token
+from activations.views import attached
 
 HEAD = 1024  # likeliest tokens looked at first: nearly always enough for top_p, and ten times faster than sorting all
 MARK = "\ue000"  # stands for the user's text while a chat template is laid around it
@@ -85,9 +86,9 @@ def generate(
 ) -> list[list[int]]:
     """New token ids of one continuation of the prompt for each seed; an end-of-text token is the last there.
 
-    The continuations run side by side, with keys and values of earlier tokens kept, in the plain model where
-    it agrees with the bridge at all hook points; elsewhere, or with `cache=False`, every step reads all
-    tokens again. A continuation is drawn with a generator of its own, seeded with its seed: token =
+    The continuations run side by side, with keys and values of earlier tokens (or a recurrent state) kept, in
+    the plain model where it agrees with the bridge at all hook points. Elsewhere, for a model that keeps
+    nothing, or with `cache=False`, every step reads all tokens again. A continuation is drawn with a generator of its own, seeded with its seed: token =
     argmax(log p / temperature + Gumbel noise), so that two models with equal predictions draw equal tokens from
     equal seeds, and models that differ little often do. `on_token` is told how many tokens each continuation
     has; what it raises ends the work. Raises GenerationError when prompt and tokens do not fit the model."""
@@ -129,7 +130,8 @@ def _reader(
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """What gives the next token's logits [n, V] for sequences [n, T], each call's longer than the last's."""
     sites = model.plain_sites(list(edits)) if cache else None
-    if sites is None:
+    name = None if sites is None else model.state_kept
+    if sites is None or name is None:
         for hook in edits:
             model.check_hook(hook)
         yield lambda tokens: model.logits(tokens, edits)[:, -1]
@@ -138,8 +140,9 @@ def _reader(
 
     def step(tokens: Tensor) -> Tensor:
         nonlocal read, kept
-        output = model.plain(tokens[:, read:], past_key_values=kept, use_cache=True)
-        read, kept = tokens.shape[1], output.past_key_values
+        given = {} if kept is None else {name: kept}
+        output = model.plain(tokens[:, read:], use_cache=True, **given)
+        read, kept = tokens.shape[1], output[name]
         return output.logits[:, -1]
 
     def placed(edit: PlacedEdit) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from activations import files, locks, ranks, text
+from activations import files, hook_check, locks, ranks, text
 from activations.background import Behind, ahead
 from activations.errors import HarvestError
 from activations.labels import Labels
@@ -18,7 +18,7 @@ from activations.models import LanguageModel
 from activations.room import Room
 from activations.store import DTYPES, INDEX, Store, StoreSpec
 from activations.text import Counted, TextConfig
-from activations.tokens import PackingConfig, Window, first_token, tokenizer_hash, windows
+from activations.tokens import NOWHERE, PackingConfig, Window, first_token, tokenizer_hash, windows
 from activations.writer import StoreWriter, clear_unfinished
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ def harvest(
     the ranks' is its own, and gets the store when all are there: the same bytes, whatever the number of ranks,
     which may be another when an interrupted harvest goes on.
 
-    Raises HarvestError, StoreError, TextError, LabelError or HookError, BusyError when another process harvests into
+    Before anything is written, the hook points are compared with the model's own activations on a first window
+    (`hook_check.check`). Raises HarvestError, StoreError, TextError, LabelError, HookError or ModelError, BusyError when another process harvests into
     the folder, RankError when another rank ended, an OSError when the disk is full; in each case whole shards stay."""
     if not config.hook_names:
         raise HarvestError("no hook point given: needed is at least one, such as blocks.3.hook_resid_post")
@@ -115,6 +116,7 @@ def _write_shards(
     with Behind(writers) as behind, closing(ahead(blocks, 1)) as made_ahead:
         for number, block in enumerate(made_ahead):
             if writer is None:
+                hook_check.check(model, _text_of(block), config.hook_names)
                 with ranks.first_goes_first():
                     writer = StoreWriter(out, spec, config.tokens)
             total, shards = total + len(block), number + 1
@@ -134,6 +136,15 @@ def _write_shards(
             f"short; needed is more text, a smaller --context, or --packing document"
         )
     return total, shards, texts
+
+
+def _text_of(block: list[Window]) -> torch.Tensor:
+    """Return the token ids [1, T] of the block's first window that has the most text, without its padding."""
+    lengths = [int((window.documents != NOWHERE).sum()) for window in block]
+    longest = block[lengths.index(max(lengths))]
+    return torch.from_numpy(longest.tokens[: 1 + int((longest.documents != NOWHERE).nonzero()[0].max())])[
+        None
+    ]
 
 
 def _write(

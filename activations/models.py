@@ -5,40 +5,42 @@ import difflib
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from activations import embedded
 from activations.errors import HookError, ModelError
+from activations.probes import require_causal, state_kept
+from activations.readout import Readout, trace
+from activations.views import (
+    Edit,
+    Kept,
+    Reached,
+    Site,
+    difference,
+    located,
+    probe_tokens,
+    run_bridge,
+    run_plain,
+    tolerance,
+)
 from activations.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-
-Edit = Callable[[Tensor], Tensor]  # what passes a hook point, [n, T, D] -> what goes on instead
-
-
-class Site(NamedTuple):
-    """Where a hook point lies in the plain transformers model: a module's input or its output."""
-
-    module: str
-    side: Literal["in", "out"]
-
-
-class _Reached(Exception):
-    """Raised inside a forward pass once everything asked for is captured: the rest would be wasted."""
 
 
 def load(
     name: str, revision: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> "LanguageModel":
-    """Load `embedded`, a local folder, or a model of the hub. Raises ModelError when it is not to be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Load `embedded`, a local folder, or a model of the hub.
+
+    Raises ModelError when it is not to be had, or is no causal language model."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = str(embedded.model_folder()) if name == "embedded" else name
     if name != "embedded" and _looks_local(name) and not Path(name).expanduser().is_dir():
@@ -46,9 +48,12 @@ def load(
     # code that comes along is never run, and not asked about
     safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
+        _require_decoder(AutoConfig.from_pretrained(source, **safely), name)
         safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
         hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
         tokenizer = AutoTokenizer.from_pretrained(source, **safely)
+    except ModelError:
+        raise
     except Exception as error:  # the libraries below raise of everything, plain Exception too
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -59,7 +64,21 @@ def load(
         raise ModelError(
             f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them: they would be random"
         )
-    return LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
+    model = LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
+    require_causal(model.plain, name)
+    return model
+
+
+def _require_decoder(config: Any, name: str) -> None:
+    """Raise ModelError for a configuration that transformers has no decoder-only language model for."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = f"{name} is of type {config.model_type!r}"
+    needed = "a causal (decoder-only) language model is needed, such as gpt2"
+    if config.is_encoder_decoder:
+        raise ModelError(f"{kind}, an encoder-decoder: {needed}")
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"{kind}, for which transformers has no causal language model: {needed}")
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
@@ -90,6 +109,7 @@ class LanguageModel:
         self.name = name
         self.revision = revision
         self._agreeing: dict[str, bool] = {}
+        self._copied: set[str] = set()
 
     @cached_property
     def bridge(self) -> Any:
@@ -108,8 +128,14 @@ class LanguageModel:
                 device=self.device,
                 dtype=self.plain.dtype,
             )
-        except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-            raise ModelError(f"TransformerLens cannot boot {self.name}: {error}") from error
+        except Exception as error:  # an adapter that does not fit raises whatever its code happens to
+            kind = type(self.plain).__name__
+            if "determine supported architecture" in str(error):  # and then come the names of all there are
+                raise ModelError(
+                    f"TransformerLens has no adapter for {self.name} ({kind}), so it has no named hook points: "
+                    f"choose a model of another family"
+                ) from error
+            raise ModelError(f"TransformerLens cannot boot {self.name} ({kind}): {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -157,39 +183,21 @@ class LanguageModel:
         D = heads x head width. Every row depends on its own window alone."""
         for hook in hooks:
             self.check_hook(hook)
-        found: dict[str, Tensor] = {}
-
-        def keep(hook: str) -> Edit:
-            def edit(activation: Tensor) -> Tensor:
-                found[hook] = activation
-                if len(found) == len(hooks):
-                    raise _Reached
-                return activation
-
-            return edit
-
+        kept = Kept(self._copied, stop_at=len(hooks))
         try:
-            self._run(tokens, {hook: keep(hook) for hook in hooks}, logits=False)
-        except _Reached:
-            return found
-        raise self._nothing_passes(hooks, found)
+            self._run(tokens, {hook: kept.edit(hook) for hook in hooks}, logits=False)
+        except Reached:
+            return self.capture(tokens, hooks) if kept.overwritten() else kept.activations
+        raise self._nothing_passes(hooks, kept.activations)
 
     @torch.no_grad()
     def observe(self, tokens: Tensor, hooks: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Next-token logits [n, T, V] and, as `capture` gives them, the activations at some hook points: one pass."""
-        found: dict[str, Tensor] = {}
-
-        def keep(hook: str) -> Edit:
-            def edit(activation: Tensor) -> Tensor:
-                found[hook] = activation
-                return activation
-
-            return edit
-
-        logits = self.logits(tokens, {hook: keep(hook) for hook in hooks})
-        if len(found) < len({*hooks}):
-            raise self._nothing_passes(hooks, found)
-        return logits, found
+        kept = Kept(self._copied)
+        logits = self.logits(tokens, {hook: kept.edit(hook) for hook in hooks})
+        if len(kept.activations) < len({*hooks}):
+            raise self._nothing_passes(hooks, kept.activations)
+        return self.observe(tokens, hooks) if kept.overwritten() else (logits, kept.activations)
 
     def _nothing_passes(self, hooks: Sequence[str], found: Mapping[str, Tensor]) -> HookError:
         missing = ", ".join(hook for hook in hooks if hook not in found)
@@ -213,23 +221,64 @@ class LanguageModel:
 
         Each direction goes alone through the model's own final norm, which brings it to unit scale, and what
         the norm makes of zero (a LayerNorm's bias) is taken off; no other part of the residual stream takes
-        part, so only order and relative size mean something. nostalgebraist 2020, "the logit lens"."""
-        norm, unembed = self.bridge.ln_final, self.bridge.unembed
-        base = directions.to(self.device, self.plain.dtype)[:, None]
-        written = norm(base) - norm(torch.zeros_like(base[:1]))
-        return unembed(written).sub_(unembed(torch.zeros_like(written[:1])))[:, 0].float()
+        part, so only order and relative size mean something. A model without a final norm is read without
+        one, a projection before the unembedding and a factor on the logits are applied, a soft cap is not.
+        Raises ModelError when `readout` is None. nostalgebraist 2020, "the logit lens"."""
+        if self.readout is None:
+            raise ModelError(
+                f"{self.name} has no logit lens: its logits are no readout of a residual direction"
+            )
+        return self.readout.written(directions.to(self.device, self.plain.dtype)).float()
+
+    @cached_property
+    def readout(self) -> Readout | None:
+        """What leads from the residual stream behind the last block to the logits; None when that is unknown."""
+        site = self._sites.get(self.last_residual)
+        readout = None if site is None else trace(self.plain, site)
+        if readout is None:
+            log.warning(
+                "%s: no norm and unembedding were found that lead from its last block to its logits, so there "
+                "are no logit lenses and no direct effects",
+                self.name,
+            )
+        return readout
+
+    @cached_property
+    def state_kept(self) -> str | None:
+        """Argument under which the model takes back its state of earlier tokens; None when it keeps none."""
+        return state_kept(self.plain)
 
     @property
     def last_residual(self) -> str:
-        """Hook point of what the final norm reads: the residual stream behind the last block."""
+        """Hook point of the residual stream behind the last block."""
         return f"blocks.{self.n_layers - 1}.hook_resid_post"
 
     def _run(self, tokens: Tensor, edits: Mapping[str, Edit], logits: bool) -> Tensor:
         tokens = tokens.to(self.device, torch.long)
         sites = self.plain_sites(list(edits))
         if sites is not None:
-            return _run_plain(self.plain, tokens, list(zip(sites, edits.values(), strict=True)), logits)
-        return _run_bridge(self.bridge, tokens, edits)
+            return run_plain(self.plain, tokens, list(zip(sites, edits.values(), strict=True)), logits)
+        if self.bridge_fault:
+            inside = [hook for hook in edits if not self._plain_agrees(hook)]
+            raise HookError(
+                f"{', '.join(inside)} can only be reached in TransformerLens' view of {self.name}, and "
+                f"{self.bridge_fault}: choose a hook point at the border of a block, such as {self.last_residual}"
+            )
+        return run_bridge(self.bridge, tokens, edits)
+
+    @cached_property
+    def bridge_fault(self) -> str:
+        """What keeps TransformerLens' view from computing what the model computes, tried once; empty when nothing."""
+        tokens = probe_tokens(self.plain)
+        try:
+            logits = run_bridge(self.bridge, tokens, {})
+        except Exception as error:  # an adapter that does not fit raises whatever its code happens to
+            return f"that cannot run: {error}"
+        apart = difference(logits, run_plain(self.plain, tokens, [], logits=True))
+        # rounding adds up over the layers
+        if apart > 5 * tolerance(self.plain.dtype):
+            return f"its logits differ from the model's own by {apart:.1%}"
+        return ""
 
     def plain_sites(self, hooks: Sequence[str]) -> list[Site] | None:
         """Where hook points lie in the plain model; None unless it sees at each of them what the bridge sees."""
@@ -238,110 +287,48 @@ class LanguageModel:
         return None
 
     def _plain_agrees(self, hook: str) -> bool:
-        """Whether the plain model sees at `hook` what the bridge sees there, tried once on a short window."""
+        """Whether the plain model sees at `hook` what the bridge sees there, tried once on a short window.
+
+        A bridge that does not compute what the model computes has no say: the plain model is the model."""
         if hook not in self._agreeing:
             self._agreeing[hook] = hook in self._sites and self._compare(hook)
         return self._agreeing[hook]
 
     def _compare(self, hook: str) -> bool:
-        vocabulary = self.plain.config.get_text_config().vocab_size
-        tokens = torch.arange(32, device=self.device)[None] * 7919 % vocabulary
+        tokens = probe_tokens(self.plain)
         seen = []
 
         def keep(activation: Tensor) -> Tensor:
-            seen.append(activation.double())
-            raise _Reached
+            seen.append(activation)
+            raise Reached
 
         for run in (
-            lambda: _run_plain(self.plain, tokens, [(self._sites[hook], keep)], logits=False),
-            lambda: _run_bridge(self.bridge, tokens, {hook: keep}),
+            lambda: run_plain(self.plain, tokens, [(self._sites[hook], keep)], logits=False),
+            lambda: run_bridge(self.bridge, tokens, {hook: keep}),
         ):
             try:
                 run()
-            except _Reached:
+            except Reached:
+                if seen[0].ndim == 3 and seen[0].shape[:2] == tokens.shape and self.bridge_fault:
+                    return True
                 continue
-            return False  # nothing passed there
-        if seen[0].shape != seen[1].shape:
-            return False
-        worst = ((seen[0] - seen[1]).norm() / seen[1].norm()).item()
-        tolerance = 1e-4 if self.plain.dtype == torch.float32 else 2e-2
-        if worst > tolerance:
-            log.info("%s: the bridge is used (the plain model differs by %.1e)", hook, worst)
-        return worst <= tolerance
+            # Nothing passed there: of a block that returns a list, TransformerLens misses the output
+            return bool(seen) and self.located[hook][1] == "block"
+        apart = difference(seen[0], seen[1])
+        if apart > tolerance(self.plain.dtype):
+            log.info("%s: the bridge is used (the plain model differs by %.1e)", hook, apart)
+        return apart <= tolerance(self.plain.dtype)
 
     @cached_property
     def _sites(self) -> dict[str, Site]:
-        """Hook points that are the whole input or output of a block, or the output of an attention or MLP."""
-        from transformer_lens.model_bridge import generalized_components as parts
+        """Hook points that are the input or output of a block, or the output of an attention or MLP."""
+        whole = {"block": ("in", "out"), "attention": ("out",), "mlp": ("out",)}
+        return {hook: site for hook, (site, kind) in self.located.items() if site.side in whole.get(kind, ())}
 
-        wrapped = self.bridge.original_model.named_modules()  # a wrapped module sits inside its wrapper
-        modules = {id(module): name.replace("._original_component", "") for name, module in wrapped}
-        by_point: dict[int, Site] = {}
-        for module in self.bridge.modules():
-            name = modules.get(id(module))
-            if name is None:
-                continue
-            if isinstance(module, parts.BlockBridge):
-                by_point[id(module.hook_in)] = Site(name, "in")
-            if isinstance(module, parts.BlockBridge | parts.AttentionBridge | parts.MLPBridge):
-                by_point[id(module.hook_out)] = Site(name, "out")
-        points = self.bridge.hook_dict.items()
-        return {hook: by_point[id(point)] for hook, point in points if id(point) in by_point}
-
-
-def _run_plain(model: Any, tokens: Tensor, edits: Sequence[tuple[Site, Edit]], logits: bool) -> Tensor:
-    with attached(model, edits):
-        output = (model if logits else model.base_model)(tokens, use_cache=False)
-        return output.logits if logits else output[0]
-
-
-@contextmanager
-def attached(model: Any, edits: Sequence[tuple[Site, Edit]]) -> Iterator[None]:
-    """Within the block, let a plain transformers model run with edits at some of its modules."""
-    handles = [_attach(model.get_submodule(site.module), site.side, edit) for site, edit in edits]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _attach(module: torch.nn.Module, side: str, edit: Edit) -> Any:
-    if side == "in":
-
-        def before(_: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            if args:
-                return (edit(args[0]), *args[1:]), kwargs
-            return args, kwargs | {"hidden_states": edit(kwargs["hidden_states"])}
-
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-
-    def after(_: torch.nn.Module, __: tuple, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (edit(output[0]), *output[1:])
-        return edit(output)
-
-    return module.register_forward_hook(after)
-
-
-def _run_bridge(bridge: Any, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
-    def shaped(name: str, edit: Edit) -> Callable[..., Tensor]:
-        def hook_function(activation: Any, hook: Any) -> Tensor:
-            shape = tuple(getattr(activation, "shape", ()))
-            if len(shape) < 3 or shape[:2] != tokens.shape:
-                raise HookError(
-                    f"what passes {name} has shape {shape} for {tokens.shape[0]} windows of {tokens.shape[1]} "
-                    f"tokens: needed is a hook point with a vector for every token"
-                )
-            return edit(activation.flatten(2)).view_as(activation)
-
-        return hook_function
-
-    hooks = [(name, shaped(name, edit)) for name, edit in edits.items()]
-    try:
-        return cast(Tensor, bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits"))
-    except ValueError as error:  # a hook point of an option that is off
-        raise HookError(f"nothing can be hooked at {', '.join(edits)}: {error}") from error
+    @cached_property
+    def located(self) -> dict[str, tuple[Site, str]]:
+        """Where hook points lie in the plain model, and in what kind of module: block, attention, mlp or other."""
+        return {hook: (site, kind) for hook, site, kind in located(self.bridge, self.plain)}
 
 
 def _looks_local(name: str) -> bool:

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from activations.models import Edit, LanguageModel
+from activations.models import LanguageModel
 from activations.splits import is_held_out
 from activations.store import Store
+from activations.views import Edit
 from sae.architectures import SAE
 from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio

@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activations import files
-from activations.models import Edit, LanguageModel
+from activations.models import LanguageModel
 from activations.typed import build, check, fits
+from activations.views import Edit
 from sae.architectures import SAE
 from sae.errors import ConfigError, RunError
+from sae.features.logits import sees
 from sae.features.store import Example, FeatureStore
 from sae.runs import read_json
 
@@ -236,7 +238,7 @@ def _targets(example: Example, following: int) -> list[int]:
 
 
 def _lens(model: LanguageModel, sae: SAE, latent: int) -> Float[Tensor, "V"] | None:
-    if sae.d_model != model.bridge.cfg.d_model:
+    if not sees(model, sae.d_model):
         return None
     return model.vocabulary_effect(sae.W_dec[latent][None])[0].double().cpu()
 

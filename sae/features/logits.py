@@ -21,8 +21,8 @@ class LogitLens(NamedTuple):
 
 
 def sees(model: LanguageModel, width: int) -> bool:
-    """Whether there is a lens for a hook point of this width: it is that of the residual stream."""
-    return width == model.bridge.cfg.d_model
+    """Whether there is a lens: the hook point is as wide as the residual stream, and the model has a readout."""
+    return width == model.bridge.cfg.d_model and model.readout is not None
 
 
 @torch.no_grad()
@@ -31,8 +31,9 @@ def logit_lens(
 ) -> LogitLens | None:
     """Decoder row -> final norm -> unembedding, minus its mean over the vocabulary; see `vocabulary_effect`.
 
-    The vocabulary is the ids that the tokenizer has a token for: the other rows of the embedding are padding. None when the hook point is not as wide as the residual stream, where a decoder row is no direction of
-    it. Memory: block * vocabulary floats."""
+    The vocabulary is the ids that the tokenizer has a token for: an embedding's other rows are padding. None when the
+    hook point is not as wide as the residual stream, where a decoder row is no direction of it, or when the model has
+    no `readout`. Memory: block * vocabulary floats."""
     if not sees(model, W_dec.shape[1]):
         return None
     known = model.vocabulary.known

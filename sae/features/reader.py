@@ -17,6 +17,7 @@ from activations.tokens import NOWHERE, PackingConfig, Window, windows
 from sae.architectures import SAE
 from sae.code import SparseCode, offsets_of
 from sae.errors import RunError
+from sae.features.logits import sees
 from sae.features.reading import Reading
 from sae.features.store import FeatureStore
 
@@ -131,14 +132,16 @@ def _batches(rows: list[Tensor], model: LanguageModel) -> Iterator[Tensor]:
 
 def _part(model: LanguageModel, sae: SAE, hook: str, tokens: Tensor, following: Tensor) -> dict[str, Any]:
     """Everything about some windows [n, T], on the CPU."""
-    logits, found = model.observe(tokens, list({hook, model.last_residual}))
+    last = {model.last_residual} if model.readout is not None else set()
+    logits, found = model.observe(tokens, list({hook} | last))
     flat = logits.flatten(0, 1).float()
     target = following.clamp_min(0).to(flat.device)
     log_probs = flat.gather(1, target[:, None])[:, 0] - flat.logsumexp(1)
     x = found[hook].flatten(0, 1).float()
     code = sae.encode(x.to(sae.device)).without_zeros()
-    residual = found[model.last_residual].flatten(0, 1)
-    effects = _effects(model, sae, code, residual, target) if x.shape[1] == residual.shape[1] else None
+    effects = None
+    if last and sees(model, x.shape[1]):
+        effects = _effects(model, sae, code, found[model.last_residual].flatten(0, 1), target)
     lasts = following < 0
     if effects is not None:
         effects[lasts[code.rows().cpu()]] = torch.nan
@@ -151,9 +154,14 @@ def _part(model: LanguageModel, sae: SAE, hook: str, tokens: Tensor, following: 
     }
 
 
-def _effects(model: LanguageModel, sae: SAE, code: SparseCode, residual: Tensor, target: Tensor) -> Tensor:
-    """Of each entry of the code, on the CPU."""
-    directions = next_token_directions(model, residual, target).to(sae.device)
+def _effects(
+    model: LanguageModel, sae: SAE, code: SparseCode, residual: Tensor, target: Tensor
+) -> Tensor | None:
+    """Return the direct effect of each entry of the code, on the CPU; None for a model without direct effects."""
+    directions = next_token_directions(model, residual, target)
+    if directions is None:
+        return None
+    directions = directions.to(sae.device)
     pieces = [
         (sae.W_dec[code.indices[part]] * directions[rows]).sum(1) * code.values[part]
         for part, rows in zip(

@@ -130,16 +130,17 @@ def test_the_plain_model_is_used_where_it_sees_what_transformer_lens_sees(lm: La
         assert lm._agreeing[hook], hook
 
 
-def test_the_bridge_is_used_where_the_plain_model_sees_something_else(world: Path):
+def test_a_bridge_that_computes_something_else_has_no_say(world: Path):
     lm = load(str(world / "model"))
-    lm._sites  # found from the two models as they are
-    lm.plain.model.layers[1].register_forward_pre_hook(lambda _, args: (args[0] * 1.001, *args[1:]))
-    seen: list[Tensor] = []
-    lm.bridge.run_with_hooks(TOKENS, fwd_hooks=[("blocks.1.hook_resid_post", lambda x, hook: seen.append(x))])
-    assert_same_up_to_rounding(
-        lm.capture(TOKENS, ["blocks.1.hook_resid_post"])["blocks.1.hook_resid_post"], seen[0]
-    )
-    assert lm._agreeing == {"blocks.1.hook_resid_post": False}
+    lm._sites  # located in the two models as they are
+    lm.plain.model.layers[1].register_forward_pre_hook(lambda _, args: (args[0] * 1.1, *args[1:]))
+    with torch.no_grad():
+        states = lm.plain(TOKENS, output_hidden_states=True).hidden_states
+    hook = "blocks.0.hook_resid_post"
+    assert_same_up_to_rounding(lm.capture(TOKENS, [hook])[hook], states[1])
+    with pytest.raises(HookError, match="blocks.1.attn.hook_z") as caught:
+        lm.capture(TOKENS, [HEADS])
+    assert "its logits differ" in str(caught.value)
 
 
 @pytest.mark.parametrize(
