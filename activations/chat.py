@@ -1,5 +1,6 @@
 """Chats through a model's template: exactly the ids its tokenizer gives, and which of them each role has said."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,11 @@ class ChatTemplate:
                 "the tokenizer has no chat template: give plain text, or a model that was made for chats"
             )
         self._tokenizer = tokenizer
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the template's text."""
+        return hashlib.sha256(self._tokenizer.get_chat_template().encode()).hexdigest()
 
     def ids(self, messages: Messages, answer: bool = False) -> list[int]:
         """Token ids of some messages; with `answer` they end where the assistant's answer begins.

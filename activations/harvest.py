@@ -12,6 +12,8 @@ import torch
 
 from activations import files, locks, ranks, text
 from activations.background import Behind, ahead
+from activations.chat import ChatTemplate
+from activations.documents import Conversation
 from activations.errors import HarvestError
 from activations.labels import Labels
 from activations.models import LanguageModel
@@ -173,7 +175,14 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         windows_per_shard=max(1, config.shard_tokens // config.packing.context),
         labels=config.labels,
         model_dtype=str(model.plain.dtype).removeprefix("torch."),
+        chat_template_sha256=_template_hash(model, config.text),
     )
+
+
+def _template_hash(model: LanguageModel, config: TextConfig) -> str | None:
+    if config.dataset == "embedded" or not isinstance(next(text.documents(config), None), Conversation):
+        return None
+    return ChatTemplate(model.tokenizer).sha256
 
 
 def _blocks(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:

@@ -48,8 +48,8 @@ def plain_documents(source: Source, unit: Unit) -> Iterator[Document]:
             for _ in long:  # what its reader has left
                 pass
             left = long.left
-    if left:
-        yield left
+    *whole, left = left.split(separator)  # what a long document left
+    yield from (text for text in [*whole, *([left] if left else [])] if text or empty_too)
 
 
 class _UntilSeparator:

@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -270,10 +271,9 @@ def _of_split(
         )
     if not quiet and len(chosen) < len(taken):
         left = sorted({name or "no split" for name in named.values() if name != wanted})
-        log.info(
-            "%s: %d of %d files are of the split %s; those of %s are not read",
-            dataset, len(chosen), len(taken), split, ", ".join(left),
-        )  # fmt: skip
+        _tell(
+            f"{dataset}: {len(chosen)} of {len(taken)} files are of the split {split}; those of {', '.join(left)} are not read"
+        )
     return chosen
 
 
@@ -296,10 +296,14 @@ def _once(taken: list[Source], dataset: str) -> list[Source]:
             kept.setdefault(key, first or source)
     if copies:
         named = ", ".join(f"{Path(copy.name).name} (of {Path(of.name).name})" for copy, of in copies.items())
-        log.info(
-            "%s: %d of %d files are copies, read once: %s", dataset, len(copies), len(taken), named[:500]
-        )
+        _tell(f"{dataset}: {len(copies)} of {len(taken)} files are copies, read once: {named[:500]}")
     return [source for source in taken if source not in copies]
+
+
+@cache
+def _tell(line: str) -> None:
+    """Say a line once, however often the files are listed."""
+    log.info(line)
 
 
 def _refuse_mixture(taken: list[Source], path: Path, dataset: str) -> None:

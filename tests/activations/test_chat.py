@@ -1,6 +1,7 @@
 """Chats: the ids are those of the tokenizer's own `apply_chat_template`, and every token knows who has said it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +230,7 @@ def chat_store(folder: Path, **settings: Any) -> Store:
     (folder / "chat.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     text = TextConfig(str(folder / "chat.jsonl"), **settings)
     packing = PackingConfig(context=64, packing="document")
-    return harvest(
-        model, folder / "store", tiny.harvest_config(folder / "chat.jsonl", text=text, packing=packing)
-    )
+    return harvest(model, folder / "store", replace(tiny.harvest_config(folder), text=text, packing=packing))
 
 
 def test_a_store_of_answers_counts_their_rows_alone_and_the_model_reads_the_rest(tmp_path: Path):
@@ -252,6 +251,7 @@ def test_a_store_of_answers_counts_their_rows_alone_and_the_model_reads_the_rest
     assert counted == "".join(f" said {n}<eos>" for n in range(30))
     assert sum(entry.rows for entry in store.shards) == tokens
     assert store.spec.dataset["roles"] == "assistant"
+    assert store.spec.chat_template_sha256
 
 
 def test_a_store_of_whole_conversations_holds_the_template_s_ids(tmp_path: Path):
