@@ -248,7 +248,7 @@ def test_a_store_of_answers_counts_their_rows_alone_and_the_model_reads_the_rest
         assert (shard.tokens[:, 0] == 0).all()
         assert (shard.tokens[:, 1] != 0).all()
         assert (shard.documents[~rows] == NOWHERE).all()
-    assert counted == "".join(f" said {n}<eos>" for n in range(30))
+    assert counted == "".join(f"said {n}<eos>" for n in range(30))
     assert sum(entry.rows for entry in store.shards) == tokens
     assert store.spec.dataset["roles"] == "assistant"
     assert store.spec.chat_template_sha256

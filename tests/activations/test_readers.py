@@ -1,6 +1,6 @@
 """Plain text as it is read: the documents that Python's own reading gives, a long one piece by piece."""
 
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from activations.labels import Labels
 from activations.text import TextConfig, documents
 from activations.tokens import NOWHERE, PackingConfig, windows
 from tests import tiny
+from tests.tokenizers import tokenizer
 
 CONTENT = "one\r\ntwo\rthree\n\n\nfour\n\n\n\nfive 鳥\u2028x\x0c\n\n" * 5
 UNITS: dict[readers.Unit, list[str]] = {
@@ -63,22 +64,26 @@ def test_a_byte_that_is_no_utf8_is_named_with_its_place(tmp_path: Path, place: i
     assert f"byte 0xff in position {place}:" in str(caught.value)
 
 
-def test_a_long_document_has_the_windows_of_the_same_text_in_one_call(tmp_path: Path):
-    text = "the cat é " * (2 * HEAD // 10) + "end"
+def test_a_long_document_has_the_windows_of_the_same_text_in_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(readers, "HEAD", WHOLE)
+    text = "The cat sat é on the mat. " * (WHOLE // 20)
     path = tmp_path / "a.txt"
     path.write_text(text, encoding="utf-8")
     (document,) = documents(TextConfig(str(path)))
     assert isinstance(document, LongText)
-    made = tiny.tokenizer()
-    config = PackingConfig(context=4096)
-    found = [*windows([document], made, config)]
-    ids = made(text, add_special_tokens=False)["input_ids"]
-    assert len(found) == (len(ids) + 1) // 4095
-    tokens = [token for window in found for token in window.tokens[1:].tolist()]
-    positions = [place for window in found for place in window.positions[1:].tolist()]
-    assert tokens == [*ids, 1][: len(tokens)]
-    assert positions == [*range(len(tokens))]
-    assert all((window.documents[1:] == 0).all() and window.documents[0] == NOWHERE for window in found)
+    made = tokenizer("byte-bpe")
+    found = [*windows([document, text], made, PackingConfig(context=4096))]
+    ids = [*made(text, add_special_tokens=False)["input_ids"], made.eos_token_id]
+    tokens, numbers, places = (
+        [*chain(*(column[1:].tolist() for column in columns))] for columns in zip(*found, strict=True)
+    )
+    assert tokens == (ids * 2)[: len(tokens)]
+    assert numbers == ([0] * len(ids) + [1] * len(ids))[: len(tokens)]
+    assert places == [*range(len(ids)), *range(len(ids))][: len(tokens)]
+    assert len(tokens) > len(ids) * 2 - 4096
+    assert all(window.documents[0] == NOWHERE for window in found)
 
 
 def test_a_few_tokens_of_a_long_document_ask_for_its_beginning_alone(tmp_path: Path):

@@ -25,7 +25,7 @@ ADDED = {
 
 
 def furnish(folder: Path, world: Path) -> Path:
-    """A folder in which `gpt2`, `notes.jsonl`, `notes.txt`, `chats.jsonl`, `stores/demo`, `runs/demo` and `runs/bare` (a run without features)
+    """A folder in which `gpt2`, `notes.jsonl`, `notes.txt`, `stores/demo`, `runs/demo` and `runs/bare` (a run without features)
     are the toy world's."""
     (folder / "stores").mkdir()
     (folder / "gpt2").symlink_to(world / "model")
@@ -33,12 +33,6 @@ def furnish(folder: Path, world: Path) -> Path:
     (folder / "stores" / "demo").symlink_to(world / "store")
     lines = (world / "text.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    said = [
-        [{"role": "user", "content": text}, {"role": "assistant", "content": text}] for text in texts if text
-    ]
-    (folder / "chats.jsonl").write_text(
-        "".join(json.dumps({"messages": messages}) + "\n" for messages in said), encoding="utf-8"
-    )
     (folder / "notes.txt").write_text("\n\n".join(texts), encoding="utf-8")
     for name in ("demo", "bare"):
         run = shutil.copytree(world / "runs" / "toy", folder / "runs" / name)
