@@ -49,3 +49,7 @@ class GenerationError(ActivationsError):
 
 class RankError(ActivationsError):
     """The processes that work together cannot: one of them has ended, or there are more than GPUs."""
+
+
+class ChatError(ActivationsError):
+    """A tokenizer has no chat template, or its template does not take the messages it is given."""

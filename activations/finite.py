@@ -18,6 +18,8 @@ def place_of_none(
         return None
     window, column = (~x.isfinite().all(-1)).nonzero()[0].tolist()
     there = [document for document in documents[window].unique().tolist() if document != NOWHERE]
+    if not there:
+        return f"place {column} of a window of no document"
     among = "" if len(there) == 1 else f", in a window of documents {there[0]} to {there[-1]}"
     document, position = int(documents[window, column]), int(positions[window, column])
     if document == NOWHERE:  # a BOS, or padding

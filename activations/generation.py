@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from activations.errors import GenerationError
+from activations.chat import ChatTemplate
+from activations.chunks import plain_ids
+from activations.errors import ChatError, GenerationError
 from activations.models import LanguageModel
 from activations.tokens import PackingConfig, first_token
 from activations.views import attached
 
 HEAD = 1024  # likeliest tokens looked at first: nearly always enough for top_p, and ten times faster than sorting all
-MARK = "\ue000"  # stands for the user's text while a chat template is laid around it
 
 
 class PlacedEdit(Protocol):
@@ -54,19 +55,18 @@ class Sampling:
 def prompt_ids(model: LanguageModel, text: str, chat: bool = False) -> list[int]:
     """Token ids of a prompt: BOS, where the tokenizer has one, and the text; with `chat` as a user's turn.
 
-    A chat prompt is laid out by the tokenizer's own template and ends where the answer begins. Special tokens
-    spelled out in the text are data: they are tokenised as the characters they are, as in a store. Raises
-    GenerationError when nothing is left to read, or the tokenizer has no chat template."""
+    A chat prompt is laid out by the tokenizer's own template and ends where the answer begins; its ids are those of
+    `apply_chat_template`. Special tokens spelled out in the text are data: they are tokenised as the characters
+    they are, as in a store. Raises GenerationError when nothing is left to read, the tokenizer has no chat
+    template, or its template fails."""
     tokenizer = model.tokenizer
-    if not chat:
-        ids = first_token(tokenizer, PackingConfig()) + _plain_ids(tokenizer, text)
+    if chat:
+        try:
+            ids = ChatTemplate(tokenizer).ids([{"role": "user", "content": text}], answer=True)
+        except ChatError as error:
+            raise GenerationError(f"{model.name}: {error}") from error
     else:
-        before, after = _template(model)
-        ids = [
-            *_special_ids(tokenizer, before),
-            *_plain_ids(tokenizer, text),
-            *_special_ids(tokenizer, after),
-        ]
+        ids = first_token(tokenizer, PackingConfig()) + plain_ids(tokenizer, text)
     if not ids:
         raise GenerationError(
             f"the prompt is empty and {model.name} has no token to begin a text: write some"
@@ -187,24 +187,3 @@ def _end_ids(model: LanguageModel) -> set[int]:
     own = getattr(model.plain.generation_config, "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return {token for token in (*listed, model.tokenizer.eos_token_id) if token is not None}
-
-
-def _template(model: LanguageModel) -> tuple[str, str]:
-    """What a chat template puts before and after a user's first words."""
-    if not getattr(model.tokenizer, "chat_template", None):
-        raise GenerationError(f"the tokenizer of {model.name} has no chat template: give a plain prompt")
-    turn = [{"role": "user", "content": MARK}]
-    whole = model.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    before, mark, after = whole.partition(MARK)
-    assert mark, "a chat template shows what the user says"
-    return before, after
-
-
-def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    if not text:  # some tokenizers make a token of nothing
-        return []
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-
-
-def _special_ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []

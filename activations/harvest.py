@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,8 @@ import torch
 
 from activations import files, hook_check, locks, ranks, text
 from activations.background import Behind, ahead
+from activations.chat import ChatTemplate
+from activations.documents import Conversation
 from activations.errors import HarvestError
 from activations.labels import Labels
 from activations.models import LanguageModel
@@ -42,7 +44,8 @@ class HarvestConfig:
     labels: str | None = None
     """A number for each document, kept with its rows (AdaptiveK learns from them): `builtin` (how complex the text
     is, 0 to 10), `column:NAME` (a numeric column of the data set), or `module:function` (yours, text -> number).
-    A document whose function fails or gives NaN has no label."""
+    A document whose function fails or gives NaN has no label; one of more than 2^20 characters has that of the first
+    2^20."""
     shard_tokens: int = 32_768
     """Tokens per shard: what a crash can cost, and the unit of shuffling."""
     batch_tokens: int = 2048
@@ -107,7 +110,7 @@ def _write_shards(
     """Write this rank's shards; return how many windows, how many shards, and what documents the text makes for all."""
     labels = Labels(config.labels, config.text)
     texts = Counted(labels.documents())
-    stream = windows(texts, model.tokenizer, config.packing)
+    stream = windows(texts, model.tokenizer, config.packing, _embedding_rows(model))
     blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
     writers = GPU_WRITERS if model.device.type == "cuda" else 1
     rooms = cycle([Room(spec.windows_per_shard, config.packing.context) for _ in range(writers + 1)])
@@ -153,6 +156,10 @@ def _write(
     writer.write(number, block, room.taken(), labels)
 
 
+def _embedding_rows(model: LanguageModel) -> int:
+    return model.plain.get_input_embeddings().weight.shape[0]
+
+
 def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
     """What the store of this model and configuration says of itself.
 
@@ -170,7 +177,7 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         model_revision=model.revision,
         weights_sha256=model.weights_hash,
         tokenizer_sha256=tokenizer_hash(model.tokenizer),
-        dataset=asdict(config.text),
+        dataset=text.described(config.text),
         dataset_revision=text.revision(config.text),
         packing=config.packing,
         bos_token=next(iter(first_token(model.tokenizer, config.packing)), None),
@@ -179,7 +186,14 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         windows_per_shard=max(1, config.shard_tokens // config.packing.context),
         labels=config.labels,
         model_dtype=str(model.plain.dtype).removeprefix("torch."),
+        chat_template_sha256=_template_hash(model, config.text),
     )
+
+
+def _template_hash(model: LanguageModel, config: TextConfig) -> str | None:
+    if config.dataset == "embedded" or not isinstance(next(text.documents(config), None), Conversation):
+        return None
+    return ChatTemplate(model.tokenizer).sha256
 
 
 def _blocks(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from activations import text
 from activations.complexity import complexity
+from activations.documents import Document, beginning
 from activations.errors import LabelError
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, Window
@@ -26,17 +27,18 @@ Score = Callable[[str, dict[str, Any]], float]  # (text, the source's row) -> la
 class Labels:
     """Documents as they pass by, and the label of each, found when it is first asked for.
 
-    `source` is `builtin` (`complexity`), `column:NAME` or `module:function`; None gives no labels. They
+    `source` is `builtin` (`complexity`), `column:NAME` or `module:function`; None gives no labels. A document of more
+    than HEAD characters has the label of its first HEAD; a conversation that of what is said in it. They
     are asked for shard by shard: what an interrupted harvest has stored is not scored again, and no more
     text is kept than a shard's. Raises LabelError when the source is not there or gives no number."""
 
     def __init__(self, source: str | None, config: TextConfig):
         self._config = config
         self._score = _source(source) if source else None
-        self._waiting: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._waiting: dict[int, tuple[Document, dict[str, Any]]] = {}
         self._known: dict[int, float] = {}
 
-    def documents(self) -> Iterator[str]:
+    def documents(self) -> Iterator[Document]:
         """`text.documents`, each noted on its way."""
         for number, (document, row) in enumerate(text.rows(self._config)):
             if self._score:
@@ -67,7 +69,8 @@ class Labels:
             return self._known[number]
         assert self._score
         try:
-            return self._score(*self._waiting[number])
+            document, row = self._waiting[number]
+            return self._score(beginning(document), row)
         except LabelError as error:
             raise LabelError(f"document {number} of {self._config.dataset}: {error}") from error
 

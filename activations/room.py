@@ -36,7 +36,9 @@ class Room:
         not depend on the padding behind it."""
         documents = torch.from_numpy(np.stack([window.documents for window in block]))
         self._padding = (documents == NOWHERE) & (torch.arange(documents.shape[1]) > 0)
-        lengths, self._order = (~self._padding).sum(1).sort(descending=True, stable=True)
+        # Tokens of a role that is not asked for are left out like padding, and the model reads them where others follow
+        behind = self._padding.flip(1).int().cumprod(1).sum(1)
+        lengths, self._order = (documents.shape[1] - behind).sort(descending=True, stable=True)
         tokens = torch.from_numpy(np.stack([window.tokens for window in block]))[self._order]
         for start, stop, longest in batches(lengths.tolist(), batch_tokens):
             for hook, activation in model.capture(tokens[start:stop, :longest], hooks).items():

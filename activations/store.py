@@ -50,6 +50,8 @@ class StoreSpec:
     """Where the documents' labels come from; None for a store without."""
     model_dtype: str = "float32"
     """Precision the model ran in."""
+    chat_template_sha256: str | None = None
+    """Of the chat template that conversations were laid out with; None for a store of text or token ids."""
 
     @property
     def excluded(self) -> int:

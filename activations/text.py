@@ -1,21 +1,18 @@
-"""Documents in: the embedded corpus, text files, JSON lines, Parquet, CSV, or a data set of the hub."""
+"""Documents in: the embedded corpus, files of text or tables, or a data set of the hub."""
 
 import difflib
-import glob
-import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from activations import embedded
+from activations.documents import Document
 from activations.errors import TextError
-from activations.nesting import refuse_fatal
+from activations.messages import chosen_roles, columns_of, document_of
+from activations.readers import ROWS_OF, packing_errors, plain_documents
+from activations.sources import Source, is_named, sources
 
-# File endings and the `datasets` loader that reads them; anything else is a folder or a hub name.
-LOADERS = {
-    ".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv",
-}  # fmt: skip
+LOOKED_AT = 1000  # rows among which the columns have to show
 
 
 @dataclass(frozen=True)
@@ -23,67 +20,112 @@ class TextConfig:
     """Which documents to read, and in what order."""
 
     dataset: str = "embedded"
-    """`embedded` (Wikipedia articles and news, no network), a .txt .md .jsonl .json .parquet or .csv file, a
-    folder or glob of such files, or a data set of the Hugging Face hub."""
+    """`embedded` (Wikipedia articles and news, no network), a .txt .md .jsonl .json .parquet .csv .tsv or .arrow
+    file, packed (.gz .bz2 .xz .zst .zip) or not, a folder or glob of such files, a folder that `save_to_disk` of
+    `datasets` wrote, or a data set of the Hugging Face hub."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or of a folder whose files are named for splits."""
     subset: str | None = None
     """Configuration of a hub data set that has several, such as `sample-10BT`."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a hub data set; the commit found is written into the store."""
     column: str = "text"
-    """Column that holds the text, for everything but .txt and .md files."""
+    """Column that holds the text, a conversation or token ids, for everything but .txt and .md files; or several, such
+    as `prompt,completion`. Without a column `text` the usual names of conversations and token ids are looked for."""
     document: Literal["file", "paragraph", "line"] = "file"
     """What one document is in a .txt or .md file."""
     streaming: bool = True
     """Read a hub data set as it arrives instead of downloading all of it first."""
+    roles: str = "all"
+    """Of conversations, whose tokens count, such as `assistant` or `user,assistant`; the model reads the others too."""
+
+    def __post_init__(self) -> None:
+        chosen_roles(self.roles)
 
 
-def documents(config: TextConfig) -> Iterator[str]:
-    """Yield every document's text in the source's order; document i of a store is the i-th one here.
+def documents(config: TextConfig) -> Iterator[Document]:
+    """Yield every document in the source's order; document i of a store is the i-th one here.
 
     The order is the same at each call. Empty documents are yielded too, so that numbers stay true to the
     source. Raises TextError when the source or its column is not there."""
-    return (text for text, _ in rows(config))
+    return (document for document, _ in rows(config))
+
+
+def described(config: TextConfig) -> dict[str, Any]:
+    """What a store notes of its text; what releases before knew nothing of is left out where it says nothing."""
+    noted = asdict(config)
+    if config.roles == "all":
+        del noted["roles"]
+    return noted
 
 
 class Counted:
     """Documents as they pass by, once, and how many there were: all, and those without any text."""
 
-    def __init__(self, texts: Iterable[str]):
+    def __init__(self, texts: Iterable[Document]):
         self._texts, self.read, self.empty = texts, 0, 0
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Document]:
         for text in self._texts:
             self.read += 1
             self.empty += not text
             yield text
 
 
-def rows(config: TextConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
     """The same documents, each with all columns that the source has of it."""
-    if config.dataset == "embedded":
-        yield from ((text, {"text": text}) for text in embedded.documents())
+    roles = chosen_roles(config.roles)
+    if config.dataset == "embedded" or (_is_local(config) and _sources(config)[0].kind == "text"):
+        if roles is not None:
+            raise TextError(f"--roles is for conversations, and {config.dataset} is plain text: leave it out")
+        texts = embedded.documents() if config.dataset == "embedded" else _plain(config)
+        yield from ((text, {"text": text}) for text in texts)
         return
-    column = "text" if _loader(config) == "text" else config.column
-    for row in _rows(config):
-        if column not in row:
-            near = difflib.get_close_matches(column, row, n=1)
+    read = _rows(config)
+    first = _until_column(config, read)
+    if not first:
+        raise TextError(f"{config.dataset} is empty")
+    names = dict.fromkeys(name for row in first for name in row)
+    columns = columns_of(config.column, names)
+    if not columns:
+        near = difflib.get_close_matches(config.column, names, n=1)
+        raise TextError(
+            f"{config.dataset} has no column {config.column!r}: it has {', '.join(map(repr, names))}"
+            + (f"; try --column {near[0]}" if near else "")
+        )
+    for number, row in enumerate(_chained(first, read)):
+        filled = {**names, **row}
+        try:
+            yield document_of(columns, filled, roles), filled
+        except TextError as error:
+            raise TextError(f"{config.dataset}, document {number}: {error}") from error
+        except RecursionError as error:
             raise TextError(
-                f"{config.dataset} has no column {column!r}: it has {', '.join(map(repr, row))}"
-                + (f"; try --column {near[0]}" if near else "")
-            )
-        text = row[column]
-        if text is not None and not isinstance(text, str):
-            raise TextError(f"column {column!r} of {config.dataset} holds {type(text).__name__}, not text")
-        yield text or "", row
+                f"{config.dataset}, document {number} is nested too deep: no conversation is"
+            ) from error
+
+
+def _until_column(config: TextConfig, read: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first rows, up to one that has the column; a row of JSON has only what was written for it."""
+    first: list[dict[str, Any]] = []
+    for row in read:
+        first.append(row)
+        if columns_of(config.column, row) or len(first) == LOOKED_AT:
+            break
+    return first
+
+
+def _chained(first: list[dict[str, Any]], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    while first:
+        yield first.pop(0)
+    yield from rest
 
 
 def revision(config: TextConfig) -> str | None:
     """The commit a hub data set's name stands for now, or None for files and when offline."""
     if config.dataset == "embedded":
         return embedded.TEXT_VERSION
-    if _loader(config) is not None:
+    if _is_local(config):
         return None
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -100,91 +142,70 @@ def revision(config: TextConfig) -> str | None:
 
 def refuse_missing(config: TextConfig) -> None:
     """Raise TextError when the text is to lie on this machine and does not; of a hub's data set nothing is asked."""
-    if config.dataset != "embedded":
-        _loader(config)
+    if config.dataset != "embedded" and _is_local(config):
+        _sources(config, quiet=True)
 
 
-def _open(config: TextConfig) -> Any:
-    import datasets
-
-    datasets.disable_progress_bars()
-    loader = _loader(config)
-    try:
-        if loader is None:
-            return datasets.load_dataset(
-                config.dataset,
-                config.subset,
-                split=config.split,
-                revision=config.dataset_revision,
-                streaming=config.streaming,
-            )
-        units = {"file": "document", "paragraph": "paragraph", "line": "line"}
-        extra: dict[str, Any] = {"sample_by": units[config.document]} if loader == "text" else {}
-        if loader == "json":
-            for path in _files(config):
-                refuse_fatal(Path(path))
-        paths = [glob.escape(path) for path in _files(config)]
-        return datasets.load_dataset(loader, data_files=paths, split="train", streaming=True, **extra)
-    except StopIteration as error:  # looking for its columns, the loader met no row
-        raise TextError(f"{config.dataset} is empty") from error
-    except _unreadable() as error:
-        raise TextError(f"cannot open the data set {config.dataset!r}: {_first_line(error)}") from error
+def _is_local(config: TextConfig) -> bool:
+    return is_named(config.dataset)
 
 
-def _loader(config: TextConfig) -> str | None:
-    """Name of the `datasets` loader for local files; None for a hub data set. Raises TextError if neither."""
-    files = _files(config)
-    if files:
-        endings = {Path(name).suffix for name in files}
-        loaders = {LOADERS.get(ending) for ending in endings}
-        if len(loaders) > 1 or None in loaders:
-            raise TextError(
-                f"{config.dataset} holds files ending in {', '.join(sorted(endings))}: "
-                f"needed is one kind of {' '.join(LOADERS)}"
-            )
-        return loaders.pop()
-    path = Path(config.dataset)
-    if path.suffix in LOADERS or path.is_absolute() or config.dataset.startswith((".", "~")) or path.exists():
-        raise TextError(f"no text at {config.dataset}: no file there ends in {' '.join(LOADERS)}")
-    return None
+def _sources(config: TextConfig, quiet: bool = True) -> list[Source]:
+    return sources(config.dataset, config.split, quiet)
 
 
-def _files(config: TextConfig) -> list[str]:
-    """Local files the name stands for, sorted; empty for a hub data set."""
-    path = Path(config.dataset).expanduser()
-    if path.is_file():
-        return [str(path)]
-    if path.is_dir():
-        return sorted(str(file) for file in path.rglob("*") if file.suffix in LOADERS)
-    if any(mark in config.dataset for mark in "*?["):
-        pattern = path.relative_to(path.anchor) if path.is_absolute() else path
-        root = Path(path.anchor) if path.is_absolute() else Path()
-        return sorted(str(file) for file in root.glob(str(pattern)))
-    return []
+def _plain(config: TextConfig) -> Iterator[Document]:
+    for source in _sources(config, quiet=False):
+        try:
+            yield from plain_documents(source, config.document)
+        except _unreadable() as error:
+            raise TextError(f"{source.name} cannot be read: {_first_line(error)}") from error
 
 
 def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
     """The source's rows; a failure of the reader below becomes one readable line."""
-    rows = iter(_open(config))
-    for number in itertools.count():
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except _unreadable() as error:
-            raise TextError(
-                f"{config.dataset} cannot be read at document {number}: {_first_line(error)}"
-            ) from error
-        yield row
+    number = 0
+    try:
+        for row in _from_files(config) if _is_local(config) else _from_hub(config):
+            yield row
+            number += 1
+    except _unreadable() as error:
+        raise TextError(
+            f"{config.dataset} cannot be read at document {number}: {_first_line(error)}"
+        ) from error
+
+
+def _from_files(config: TextConfig) -> Iterator[dict[str, Any]]:
+    for source in _sources(config, quiet=False):
+        assert source.kind
+        yield from ROWS_OF[source.kind](source)
+
+
+def _from_hub(config: TextConfig) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        opened = datasets.load_dataset(
+            config.dataset,
+            config.subset,
+            split=config.split,
+            revision=config.dataset_revision,
+            streaming=config.streaming,
+        )
+    except StopIteration as error:  # looking for its columns, the loader met no row
+        raise TextError(f"{config.dataset} is empty") from error
+    except _unreadable() as error:
+        raise TextError(f"cannot open the data set {config.dataset!r}: {_first_line(error)}") from error
+    yield from opened  # type: ignore[misc]
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What `datasets` raises when a source cannot be read or reached."""
+    """What is raised below when a source cannot be read or reached."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
-    from pyarrow import ArrowException
 
-    return OSError, ValueError, DatasetsError, HTTPError, ArrowException, RecursionError, TypeError
+    return ValueError, DatasetsError, HTTPError, RecursionError, TypeError, *packing_errors()
 
 
 def _first_line(error: BaseException) -> str:

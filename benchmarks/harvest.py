@@ -167,7 +167,7 @@ def ours(model: Path, texts: Path, tokens: int, dtype: Any) -> Callable[[], obje
 def against_saelens(args: argparse.Namespace) -> None:
     """Both harvests of the same text, in either precision."""
     logging.disable(logging.WARNING)
-    texts = list(islice(documents(TextConfig()), args.tokens // 200))
+    texts = [text for text in islice(documents(TextConfig()), args.tokens // 200) if isinstance(text, str)]
     with tempfile.TemporaryDirectory() as folder:
         model, file = make_model(Path(folder) / "model"), Path(folder) / "text.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")

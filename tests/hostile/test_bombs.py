@@ -1,8 +1,13 @@
 """Small files that claim much: refused in one line, before the memory or the time they ask for is spent."""
 
+import bz2
+import gzip
 import json
+import lzma
 import struct
+import tracemalloc
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from activations.nesting import DEEPEST
+from activations import text
+from activations.errors import TextError
 from activations.segments import lie_within
 from activations.store import INDEX, shard_name
+from activations.text import TextConfig
+from activations.tokens import PackingConfig, windows
 from sae import sweep
 from sae.errors import ConfigError
+from tests import tiny
 from tests.hostile import worker
 from tests.hostile.readers import FEATURES, READERS, RUN, mend_features, mend_sae, mend_store, rewrite
 from tests.hostile.worlds import SWEEP
@@ -132,28 +141,37 @@ def test_a_sweep_larger_than_any_is_refused_unread(tmp_path: Path):
         sweep.load(tmp_path / "sweep.toml")
 
 
-@pytest.mark.parametrize("text", ["[" * (DEEPEST + 5), '{"a": ' * 2000, '"["[[' + "[\n" * 1100])
-def test_depth_is_counted_over_lines_and_outside_of_strings(tmp_path: Path, text: str):
-    from activations.errors import TextError
-    from activations.nesting import refuse_fatal
-
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(TextError, match="deeper than"):
-        refuse_fatal(tmp_path / "x.json")
-    (tmp_path / "x.json").write_text('{"text": "' + "[" * 5000 + '\\"[[{{"}\n' * 3 + "[[]]\n" * 5000)
-    refuse_fatal(tmp_path / "x.json")
+def read(path: Path, content: bytes) -> list[object]:
+    path.write_bytes(content)
+    return list(text.documents(TextConfig(str(path))))
 
 
-@pytest.mark.parametrize("text", ["null", "\ufeffnull", '\n\n  null\n{"text": "a"}', '{"text": "a"}\nnull'])
-def test_null_in_the_place_of_a_document_is_refused(tmp_path: Path, text: str):
-    from activations.errors import TextError
-    from activations.nesting import refuse_fatal
+@pytest.mark.parametrize("deep", ["[" * 200_000, '{"a": ' * 200_000, '[{"text": "a"}, ' + "[" * 200_000])
+def test_a_document_nested_deeper_than_python_reads_is_refused(tmp_path: Path, deep: str):
+    with pytest.raises(TextError, match="nested deeper|cannot be read"):
+        read(tmp_path / "x.json", deep.encode())
+    quoted = '{"text": "' + "[" * 5000 + '\\"[[{{"}\n'
+    assert len(read(tmp_path / "x.json", quoted.encode() * 3)) == 3
 
-    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+
+@pytest.mark.parametrize("given", ["null", "\ufeffnull", '\n\n  null\n{"text": "a"}', '{"text": "a"}\nnull'])
+def test_null_in_the_place_of_a_document_is_refused(tmp_path: Path, given: str):
     with pytest.raises(TextError, match="null at line"):
-        refuse_fatal(tmp_path / "x.json")
-    (tmp_path / "x.json").write_text('[\n  {"text": null},\n  null\n]')
-    refuse_fatal(tmp_path / "x.json")
+        read(tmp_path / "x.json", given.encode())
+    assert read(tmp_path / "x.json", b'[\n  {"text": null},\n  null\n]') == ["", ""]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+def test_a_packed_file_is_unpacked_no_further_than_asked(tmp_path: Path, pack: Callable):
+    ending = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[pack]
+    path = tmp_path / f"x.txt.{ending}"
+    path.write_bytes(pack(b"a " * 2**25))
+    assert path.stat().st_size < 2**20
+    tracemalloc.start()
+    stream = windows(text.documents(TextConfig(str(path))), tiny.tokenizer(), PackingConfig(context=16))
+    assert len([*islice(stream, 100)]) == 100
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
 
 
 def test_segments_lie_behind_one_another():

@@ -1,0 +1,327 @@
+"""Rows of files: plain text cut into documents as it is read, JSON, CSV, Parquet and Arrow tables, in bounded memory."""
+
+import codecs
+import io
+import json
+import lzma
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Literal
+
+from activations.documents import HEAD, Document, LongText
+from activations.errors import TextError
+from activations.sources import Source
+
+Unit = Literal["file", "paragraph", "line"]
+Row = dict[str, Any]
+
+BYTES = 2**20  # read at once
+MOST = 2**32  # bytes of one JSON document: as much as memory is to be had for
+ROWS = 256  # of a table, made Python objects at once
+SEPARATORS: dict[Unit, str] = {"paragraph": "\n\n", "line": "\n"}
+SPACE = b" \t\r\n"
+
+
+def plain_documents(source: Source, unit: Unit) -> Iterator[Document]:
+    """The documents of a plain text: the file, its paragraphs (those of no character left out), or its lines.
+
+    Line ends are \\n, as Python reads them. A document of more than HEAD characters comes as a LongText. Raises
+    TextError where bytes are no UTF-8."""
+    pieces = _decoded(source)
+    if unit == "file":
+        head, ended = _filled("", pieces)
+        yield head if ended else LongText(head, pieces)
+        return
+    separator, empty_too = SEPARATORS[unit], unit == "line"
+    left: str = ""
+    for piece in pieces:
+        *whole, left = (left + piece).split(separator)
+        yield from (text for text in whole if text or empty_too)
+        if len(left) > HEAD:
+            keep = len(separator) - 1  # a separator may go on in the next piece
+            long = _UntilSeparator(left[len(left) - keep :], separator, pieces)
+            yield LongText(left[: len(left) - keep], long)
+            for _ in long:  # what its reader has left
+                pass
+            left = long.left
+    *whole, left = left.split(separator)  # what a long document left
+    yield from (text for text in [*whole, *([left] if left else [])] if text or empty_too)
+
+
+class _UntilSeparator:
+    """The pieces of a text up to a separator; `left` is what was read behind it."""
+
+    def __init__(self, begun: str, separator: str, pieces: Iterator[str]):
+        self.left = ""
+        self._stream = self._read(begun, separator, pieces)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._stream
+
+    def _read(self, begun: str, separator: str, pieces: Iterator[str]) -> Iterator[str]:
+        while True:
+            keep = len(separator) - 1
+            yield begun[: len(begun) - keep]
+            following = next(pieces, None)
+            if following is None:
+                yield begun[len(begun) - keep :]
+                return
+            begun = begun[len(begun) - keep :] + following
+            if (place := begun.find(separator)) >= 0:
+                yield begun[:place]
+                self.left = begun[place + len(separator) :]
+                return
+
+
+def _filled(begun: str, pieces: Iterator[str]) -> tuple[str, bool]:
+    """A text of more than HEAD characters, and whether it ended before."""
+    parts, length = [begun], len(begun)
+    for piece in pieces:
+        parts.append(piece)
+        length += len(piece)
+        if length > HEAD:
+            return "".join(parts), False
+    return "".join(parts), True
+
+
+def _decoded(source: Source) -> Iterator[str]:
+    """A file's text, piece by piece, its line ends made \\n."""
+    bytes_only = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(bytes_only, translate=True)
+    read = 0
+    with source.open() as file:
+        while True:
+            try:
+                content = file.read(BYTES)
+            except packing_errors() as error:
+                raise TextError(
+                    f"{source.name} cannot be read behind byte {read:,} unpacked: {error}"
+                ) from error
+            waiting = len(bytes_only.getstate()[0])
+            try:
+                text = decoder.decode(content, final=not content)
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise TextError(
+                    f"{source.name} cannot be read: 'utf-8' codec can't decode byte 0x{byte:02x} in position "
+                    f"{read - waiting + error.start}: {error.reason}; save it as UTF-8"
+                ) from error
+            read += len(content)
+            if text:
+                yield text
+            if not content:
+                return
+
+
+def packing_errors() -> tuple[type[Exception], ...]:
+    """What is raised for a packed file that is damaged or ends too soon."""
+    from pyarrow import ArrowException
+
+    return (
+        OSError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        ArrowException,
+    )
+
+
+def json_rows(source: Source) -> Iterator[Row]:
+    """The objects of a file of JSON lines, of a JSON list, or of JSON objects one behind the other.
+
+    A text in the place of an object is a row with a `text`. Raises TextError, with the line, for what is no JSON, is
+    nested deeper than Python reads, or is something else."""
+    with source.open() as file:
+        buffered = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
+        start = buffered.read(len(codecs.BOM_UTF8))
+        start = b"" if start == codecs.BOM_UTF8 else start
+        line, number = start + _line(buffered, source, 1) if not start.endswith(b"\n") else start, 1
+        while line and not line.strip(SPACE):
+            line, number = _line(buffered, source, number + 1), number + 1
+        if line.lstrip(SPACE).startswith(b"["):
+            yield from _list(line, buffered, source)
+            return
+        while line:
+            begun = number
+            while True:
+                try:
+                    value = _parsed(line, source, begun)
+                except _Incomplete as error:
+                    following = _line(buffered, source, number + 1)
+                    number += 1
+                    if not following or len(line) > HEAD:
+                        raise TextError(str(error)) from error
+                    line += following
+                    continue
+                break
+            yield _row(value, source, begun)
+            line, number = _line(buffered, source, number + 1), number + 1
+            while line and not line.strip(SPACE):
+                line, number = _line(buffered, source, number + 1), number + 1
+
+
+class _Incomplete(Exception):
+    """A line of JSON that ends before its value does."""
+
+
+def _line(file: IO[bytes], source: Source, number: int) -> bytes:
+    line = file.readline(MOST + 1)
+    if len(line) > MOST:
+        raise TextError(
+            f"{source.name} has a line of more than {MOST:,} bytes, line {number}: cut it into several"
+        )
+    return line
+
+
+def _parsed(line: bytes, source: Source, number: int) -> Any:
+    where = f"{source.name} cannot be read at line {number}"
+    text = ""
+    try:
+        text = line.decode()
+        value = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise TextError(f"{where}: {error}; save it as UTF-8") from error
+    except RecursionError as error:
+        raise TextError(
+            f"{source.name} is nested deeper than Python reads at line {number}: no document is"
+        ) from error
+    except json.JSONDecodeError as error:
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+            raise _Incomplete(f"{where}: {error}") from error
+        raise TextError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise TextError(f"{where}: {error}") from error
+    if re.search(rb"\\u[dD][89a-fA-F]", line):
+        _refuse_surrogates(value, where)
+    return value
+
+
+def _refuse_surrogates(value: Any, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise TextError(f"{where}: half a character (\\u{ord(error.object[error.start]):04x})") from error
+
+
+def _row(value: Any, source: Source, number: int) -> Row:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, str):
+        return {"text": value}
+    if value is None:
+        raise TextError(
+            f"{source.name} has null at line {number}: needed is a document there, take the line out"
+        )
+    raise TextError(
+        f"{source.name} cannot be read at line {number}: it has {type(value).__name__}, needed is an object"
+    )
+
+
+def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
+    """The entries of a JSON list, one at a time; no more than one entry is held."""
+    decoder, decode = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")()
+    where, ended, number = f"{source.name} cannot be read", False, 0
+    try:
+        text = decode.decode(begun).lstrip()[1:]
+        while True:
+            text = text.lstrip(" \t\r\n,") if number else text.lstrip(" \t\r\n")
+            if text.startswith("]"):
+                return
+            try:
+                value, stop = decoder.raw_decode(text)
+                if stop == len(text) and not ended:  # a number may go on
+                    raise json.JSONDecodeError("more to come", text, stop)
+            except json.JSONDecodeError as error:
+                if ended:
+                    raise TextError(f"{where} at entry {number}: {error}") from error
+                if len(text) > MOST:
+                    raise TextError(f"{where}: entry {number} has more than {MOST:,} characters") from error
+                content = file.read(max(BYTES, len(text)))
+                ended = not content
+                text += decode.decode(content, final=ended)
+                continue
+            if isinstance(value, str | dict):
+                _refuse_surrogates(value, f"{where} at entry {number}")
+            if value is None:
+                value = {}
+            yield _row(value, source, number)
+            text, number = text[stop:], number + 1
+    except UnicodeDecodeError as error:
+        raise TextError(f"{where}: {error}; save it as UTF-8") from error
+    except RecursionError as error:
+        raise TextError(
+            f"{source.name} is nested deeper than Python reads at entry {number}: no document is"
+        ) from error
+
+
+def csv_rows(source: Source) -> Iterator[Row]:
+    """The rows of a table of text, with its first line's names; empty fields are None."""
+    import pandas as pd
+    import pyarrow as pa
+
+    separator = "\t" if source.kind == "tsv" else ","
+    with source.open() as file, pd.read_csv(file, sep=separator, chunksize=ROWS * 40) as tables:  # type: ignore[arg-type]
+        for table in tables:
+            yield from pa.Table.from_pandas(table, preserve_index=False).to_pylist()
+
+
+def parquet_rows(source: Source) -> Iterator[Row]:
+    """The rows of a Parquet file, a row group in memory at most."""
+    import pyarrow.parquet as pq
+
+    with _seekable(source) as file, pq.ParquetFile(file) as table:
+        for batch in table.iter_batches(batch_size=ROWS):
+            yield from map(_without_none, batch.to_pylist())
+
+
+def arrow_rows(source: Source) -> Iterator[Row]:
+    """The rows of an Arrow file or stream, or of a Feather file."""
+    import pyarrow as pa
+    from pyarrow import feather
+
+    with _seekable(source) as file:
+        magic = file.read(6)
+        file.seek(0)
+        if magic.startswith(b"FEA1"):
+            batches: Any = feather.read_table(file).to_batches(ROWS)
+        elif magic.startswith(b"ARROW1"):
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            batches = pa.ipc.open_stream(file)
+        for batch in batches:
+            for start in range(0, len(batch), ROWS):
+                yield from map(_without_none, batch.slice(start, ROWS).to_pylist())
+
+
+ROWS_OF: dict[str, Callable[[Source], Iterator[Row]]] = {
+    "json": json_rows, "csv": csv_rows, "tsv": csv_rows, "parquet": parquet_rows, "arrow": arrow_rows,
+}  # fmt: skip
+
+
+def _seekable(source: Source) -> IO[bytes]:
+    """A file that can be read from any place: a packed one is unpacked onto the disk first."""
+    if not source.endings[1] and not source.member:
+        return source.open()
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (its reader closes it)
+    with source.open() as packed:
+        shutil.copyfileobj(packed, unpacked)
+    unpacked.seek(0)
+    return unpacked
+
+
+def _without_none(row: Row) -> Row:
+    """A table has a place in each message for what any message has: what is None there was not there."""
+    return {name: _pruned(value) if isinstance(value, list) else value for name, value in row.items()}
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _pruned(part) for key, part in value.items() if part is not None}
+    return [_pruned(part) for part in value] if isinstance(value, list) else value
