@@ -53,6 +53,7 @@ with results:
                 column.html(
                     changes.changed_text(found.prompt, steering_rows.tokens(one, store.vocabulary), scale)
                 )
+            steering_frame.remarks(pair.remarks)
             st.html(
                 changes.before_and_after(
                     steering_rows.measures(pair.baseline.measures, pair.steered.measures)
@@ -67,4 +68,5 @@ with results:
         )
         figure = steering_charts.dose_response(taken.found.curves(), steering_rows.axis(taken.settings))
         frame.chart(figure, "dose-response curves", "dose-response")
+        steering_frame.remarks(taken.found.remarks)
         st.html(changes.texts(steering_rows.examples(taken.found)))
