@@ -14,12 +14,18 @@ def problems(
     config = about["config"]
     settings, d_sae = config["arch"], config["arch"].get("d_sae")
     lr = config["train"].get("lr")
-    remedy = f"lower --train.lr (it was {lr:g})" if lr else "check that model, hook point and scale are those it was trained on"
+    remedy = (
+        f"lower --train.lr (it was {lr:g})"
+        if lr
+        else "check that model, hook point and scale are those it was trained on"
+    )
     found, last = [], log[-1] if log else {}
     estimates = (evaluation or {}).get("estimates", {})
     fvu, l0 = (estimates.get(name, {}).get("value") for name in ("fvu", "l0"))
     if _worse(last.get("fvu")):
-        found.append(f"training stands at FVU {last['fvu']:.3g}, worse than the mean activation (FVU 1): {remedy}")
+        found.append(
+            f"training stands at FVU {last['fvu']:.3g}, worse than the mean activation (FVU 1): {remedy}"
+        )
     if _worse(fvu):
         found.append(f"FVU on held-out tokens is {fvu:.3g}, worse than the mean activation (FVU 1): {remedy}")
     silent = (evaluation or {}).get("dead")
@@ -30,8 +36,15 @@ def problems(
     elif d_sae and last.get("dead") == d_sae:
         found.append(f"all {d_sae:,} latents are dead: {remedy}")
     k = settings.get("k")
-    if d_sae and isinstance(k, int | float) and silent is not None and 0 < (alive := round((1 - silent) * d_sae)) < k:
-        found.append(f"only {alive:,} latents fire, fewer than k = {k:g}: {remedy}, or train with a smaller --arch.k")
+    if (
+        d_sae
+        and isinstance(k, int | float)
+        and silent is not None
+        and 0 < (alive := round((1 - silent) * d_sae)) < k
+    ):
+        found.append(
+            f"only {alive:,} latents fire, fewer than k = {k:g}: {remedy}, or train with a smaller --arch.k"
+        )
     return found
 
 

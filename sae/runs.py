@@ -148,8 +148,10 @@ class Run:
 
     @property
     def problems(self) -> list[str]:
-        """What makes the SAE useless as it is, a line each, from the log and the evaluation; nothing is computed."""
-        return problems(self.about, self.log, self.evaluation)
+        """What makes the SAE useless as it is, a line each, from the log and the evaluation; nothing is computed.
+
+        The log counts when training is finished: at its beginning any SAE is worse than the mean."""
+        return problems(self.about, self.log if self.finished else [], self.evaluation)
 
     @property
     def checkpoints(self) -> list[Path]:
