@@ -83,6 +83,11 @@ class TrainConfig:
     def resolved(self, rows: int, d_sae: int) -> "TrainConfig":
         """The same with everything left out filled in, for a store of `rows` training rows."""
         steps = self.steps or max(rows // self.batch, 2000)
+        if (self.warmup_steps or 0) > steps:
+            raise ConfigError(
+                f"train.warmup_steps = {self.warmup_steps} is more than the {steps} steps of the run: its learning rate "
+                f"would never be reached"
+            )
         filled = {
             "steps": steps,
             "lr": self.lr or 2e-4 / (d_sae / 2**14) ** 0.5,

@@ -57,3 +57,22 @@ def test_a_loss_that_is_infinite_before_any_step_is_not_blamed_on_the_learning_r
     rows = torch.randn(8, D, generator=torch.Generator().manual_seed(0))
     with pytest.raises(DivergedError, match=r"lower --train.lr \(it is 1e\+30\)"):
         all(fast.train_step(rows, rows) for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: TopKConfig(aux_weight=float("nan")), "aux_weight = nan"),
+        (lambda: TopKConfig(aux_weight=-5.0), "aux_weight = -5"),
+        (lambda: TopKConfig(aux_k=-3), "aux_k = -3"),
+        (lambda: build(TopKConfig(d_sae=10**15), D), "d_sae = 1000000000000000"),
+        (lambda: TrainConfig(seed=2**64), "train.seed = 18446744073709551616"),
+        (lambda: TrainConfig(seed=-1), "train.seed = -1"),
+        (lambda: TrainConfig(steps=5, warmup_steps=6).resolved(1000, F), "train.warmup_steps = 6"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_that_can_only_go_wrong_are_refused(make, said):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert said in str(caught.value)
