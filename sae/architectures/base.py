@@ -30,7 +30,7 @@ class ArchConfig:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{name} = {value} must be a finite number")
-            if name.endswith("_weight") and value < 0:
+            if name.endswith("_weight") and isinstance(value, int | float) and value < 0:
                 raise ConfigError(
                     f"{name} = {value} must be at least 0: below, what it weighs would be sought, not avoided"
                 )
