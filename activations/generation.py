@@ -15,6 +15,8 @@ from activations.models import LanguageModel
 from activations.tokens import PackingConfig, first_token
 from activations.views import attached
 
+MOST_TOKENS = 2**20  # of a continuation: no model reads further, and each token takes memory
+LARGEST_SEED = 2**64 - 1  # of torch's generators
 HEAD = 1024  # likeliest tokens looked at first: nearly always enough for top_p, and ten times faster than sorting all
 
 
@@ -42,8 +44,8 @@ class Sampling:
     """Only so many of the likeliest tokens are drawn from; all when left out."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise GenerationError(f"tokens = {self.tokens} must be at least 1")
+        if not 1 <= self.tokens <= MOST_TOKENS:
+            raise GenerationError(f"tokens = {self.tokens} must lie between 1 and {MOST_TOKENS:,}")
         if not 0 <= self.temperature < float("inf"):
             raise GenerationError(f"temperature = {self.temperature} must be a number of at least 0")
         if not 0 < self.top_p <= 1:
@@ -116,6 +118,9 @@ def _check(model: LanguageModel, prompt: Sequence[int], sampling: Sampling, seed
         raise GenerationError(
             f"a prompt of {len(prompt)} tokens and {len(seeds)} seeds given: needed is one of each"
         )
+    for seed in seeds:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise GenerationError(f"seed = {seed} must lie between 0 and 2^64 - 1")
     asked = len(prompt) + sampling.tokens
     if model.longest is not None and asked > model.longest:
         raise GenerationError(
@@ -156,9 +161,15 @@ def _reader(
 
 def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     logits = logits.float().cpu()
+    check_logits(logits)
     if sampling.temperature == 0:
         return int(logits.argmax())
     log_p = (logits / sampling.temperature).log_softmax(-1)
+    if (
+        log_p.isnan().any()
+    ):  # the quotient is beyond float32: relative to the largest logit, in float64, it cannot overflow
+        relative = logits.double() - logits.max().double()
+        log_p = (relative / sampling.temperature).log_softmax(-1).float()
     uniform = torch.rand(len(log_p), generator=generator)  # one for every token, whichever may be drawn
     allowed = _likely(log_p, sampling)
     gumbel = -(-uniform[allowed].log()).log()
@@ -174,7 +185,19 @@ def _likely(log_p: Tensor, sampling: Sampling) -> Tensor:
     if best.values.exp().sum() < sampling.top_p:
         best = log_p.topk(most)
     before = best.values.exp().cumsum(0) - best.values.exp()
-    return best.indices[before < sampling.top_p]
+    allowed = before < sampling.top_p
+    allowed[0] = True  # in float32 a top_p below its smallest number is 0
+    return best.indices[allowed]
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise GenerationError unless next-token logits [..., V] are numbers to choose by; single tokens may be at -inf."""
+    best = logits.amax(-1)  # NaN where any is
+    if not best.isfinite().all():
+        raise GenerationError(
+            "the model's next-token logits are not finite: what passes it overflows its precision; where it is steered, "
+            "lower the strength, else load it in float32"
+        )
 
 
 def _until_end(tokens: list[int], ends: set[int]) -> list[int]:

@@ -265,6 +265,12 @@ def error(message: str) -> None:
     st.error(render.markdown(message), icon=":material/error:")
 
 
+def warnings(messages: Sequence[str]) -> None:
+    """A line for each thing to beware of on this page; plain text."""
+    for message in messages:
+        st.warning(render.markdown(message), icon=":material/warning:")
+
+
 def step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
     """A button to the one before or after, also pressed by a key; of no use at the end."""
     st.button(name, shortcut=key, disabled=at_end, on_click=go_to, args=[target])

@@ -1,6 +1,6 @@
 """The Steering page's controls. The URL holds their state: each shows what it says, and writes what is changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -109,6 +109,12 @@ def begin(steer: Callable[[], None], sweep: Callable[[], None]) -> None:
     with st.container(horizontal=True, gap="small", key="run-steering"):
         st.button("Steer", type="primary", icon=":material/play_arrow:", on_click=steer)
         st.button("Dose-response", icon=":material/show_chart:", on_click=sweep)
+
+
+def remarks(lines: Sequence[str]) -> None:
+    """What of a steering did nothing, a line each."""
+    for line in lines:
+        st.caption(render.markdown(line))
 
 
 def complaint() -> None:

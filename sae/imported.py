@@ -15,6 +15,7 @@ from torch import Tensor
 from activations import files
 from activations.errors import StoreError
 from activations.store import Store
+from activations.tokens import PackingConfig
 from sae import config
 from sae.architectures import SAE, ArchConfig
 from sae.code import SparseCode
@@ -88,12 +89,33 @@ def import_sae(
             )
         if origin.model not in (None, opened.spec.model):
             notes = [*notes, f"the files name the model {origin.model}, the store {opened.spec.model}"]
+    notes = [*notes, *unlike_training(origin.facts, opened)]
     about = _about(path, form, sae, origin, notes, opened, hook, model)
     with files.new_folder(out) as folder:
         save_sae(folder, sae, {"hook": about["hook"], "model": about["model"], "step": None})
         _write_probe(folder, opened, about["hook"])
         files.write_sealed(folder / "run.json", about)
     return Run(out)
+
+
+def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
+    """How the windows of a store differ from those an imported SAE was trained on, as its files tell of them: a line each.
+
+    Without a store, what a harvest has to set for them to be alike."""
+    packing = PackingConfig() if store is None else store.spec.packing
+    notes, bos, context = [], facts.get("prepend_bos"), facts.get("context_size")
+    if isinstance(bos, bool) and bos != packing.bos:
+        trained, ours = ("with", "without") if bos else ("without", "with")
+        whose = (
+            f"sae harvest begins windows {ours} one"
+            if store is None
+            else f"{store.path} has windows {ours} one"
+        )
+        flag = "--bos" if bos else "--no-bos"
+        notes.append(f"trained on windows {trained} a BOS token at their start, {whose}: harvest with {flag}")
+    if store is not None and type(context) is int and context != packing.context:
+        notes.append(f"trained on windows of {context} tokens, those of {store.path} have {packing.context}")
+    return notes
 
 
 def _hook_in(store: Store, hook: str | None, width: int) -> str:

@@ -12,16 +12,22 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
     """Fraction of variance unexplained: 0 is perfect, 1 is no better than the batch mean.
 
     Sum of squared errors over the sum of squared distances from the batch mean, per dimension. Unchanged
-    when both inputs are scaled or shifted alike; 0 when all rows of x are equal and met exactly, huge but
-    finite when they are equal and missed. Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
-    return mse_loss(x_hat, x, reduction="sum") / _spread(x).clamp_min(torch.finfo(x.dtype).tiny)
+    when both inputs are scaled or shifted alike. A batch whose rows are all equal has no variance: its error is
+    relative to its sum of squares instead, and where that is 0 too to B D, the scale the trainer gives inputs.
+    Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
+    return mse_loss(x_hat, x, reduction="sum") / _spread(x)
 
 
 @torch.no_grad()
 def _spread(x: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Sum of squared distances from the batch mean; on a rank of several, the mean of the ranks' sums."""
+    """Sum of squared distances from the batch mean, or what stands for it; on a rank of several, the mean of the ranks'."""
     centred = (x - others().mean_over_rows(x.mean(0))).flatten()
-    return others().mean_over_rows(centred.dot(centred))
+    spread, squares = others().mean_over_rows(
+        torch.stack([centred.dot(centred), x.flatten().dot(x.flatten())])
+    )
+    # the mean of equal rows is rounded, so that their spread is not quite 0; none of text comes near this
+    none = spread <= (8 * torch.finfo(x.dtype).eps) ** 2 * squares
+    return torch.where(none, torch.where(squares > 0, squares, x.numel()), spread)
 
 
 def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:

@@ -21,6 +21,7 @@ from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.config import RunConfig
 from sae.contents import AboutRun, AboutSAE, Evaluation
 from sae.errors import RunError
+from sae.problems import problems
 from sae.training import logs
 
 FORMAT = 1
@@ -146,6 +147,13 @@ class Run:
         return found if measured in (None, self.weights) else None
 
     @property
+    def problems(self) -> list[str]:
+        """What makes the SAE useless as it is, a line each, from the log and the evaluation; nothing is computed.
+
+        The log counts when training is finished: at its beginning any SAE is worse than the mean."""
+        return problems(self.about, self.log if self.finished else [], self.evaluation)
+
+    @property
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return sorted(path.parent for path in self.path.glob("checkpoints/step-*/training.json"))
@@ -221,6 +229,8 @@ def load_sae(folder: Path | str, mend: str = "") -> SAE:
             raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}{mend}")
         sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
         sae.load_state_dict(tensors)
+        if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
+            raise RunError(f"{path}: {broken[0]} has values that are no numbers: its training diverged{mend}")
     except (TypeError, RuntimeError, OverflowError) as error:
         raise RunError(f"{folder} cannot be read: {error}{mend}") from error
     return sae.eval().requires_grad_(False)

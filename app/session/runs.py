@@ -11,6 +11,7 @@ import streamlit as st
 from app import frame
 from app.session.errors import Missing
 from sae.errors import RunError
+from sae.problems import problems as told
 from sae.runs import Run, find_runs
 from sae.training import logs
 
@@ -49,6 +50,15 @@ def evaluations(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
         except RunError as error:
             frame.error(str(error))
     return {name: evaluation for name, evaluation in measured.items() if evaluation}
+
+
+def problems(run: Run) -> list[str]:
+    """What makes the run's SAE useless as it is, a line each; a damaged evaluation says nothing here."""
+    try:
+        measured = run.evaluation
+    except RunError:
+        measured = None
+    return told(run.about, log(run) if run.finished else [], measured)
 
 
 def log(run: Run) -> list[dict[str, float]]:

@@ -33,6 +33,7 @@ with frame.header(
     frame.stepper(index, len(store) - 1, choice.show_feature, partial(choice.show_random_feature, store))
     frame.page_button("views/steering.py", "Steer", ":material/tune:", steering.address_with(name, index))
 feature_frame.label(show.labelled(label, note))
+frame.warnings(runs.problems(run))
 frame.metrics(show.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")

@@ -36,6 +36,7 @@ frame.run_chooser(
 )
 store = features.of(run)
 frame.heading("Features", f"{name}: {len(store):,} features, measured on {store.about['tokens']:,} tokens")
+frame.warnings(runs.problems(run))
 
 named = {latent: label.label for latent, label in feature.labels(store).items()}
 table = feature_rows.with_labels(features.table(store), named)

@@ -53,6 +53,7 @@ def one() -> None:
     """The run chosen: how it went and how good it is."""
     with frame.header(name, run_rows.summary(run.about), level=2):
         frame.page_button("views/features.py", "Features", ":material/apps:", filters.address(name))
+    frame.warnings(runs.problems(run))
     left, right = st.columns([3, 2], gap="large")
     with left:
         if origin:

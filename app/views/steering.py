@@ -55,6 +55,7 @@ with results:
                         found.prompt, steering_rows.tokens(one, store.token_text.pieces(one.tokens)), scale
                     )
                 )
+            steering_frame.remarks(pair.remarks)
             st.html(
                 changes.before_and_after(
                     steering_rows.measures(pair.baseline.measures, pair.steered.measures)
@@ -69,4 +70,5 @@ with results:
         )
         figure = steering_charts.dose_response(taken.found.curves(), steering_rows.axis(taken.settings))
         frame.chart(figure, "dose-response curves", "dose-response")
+        steering_frame.remarks(taken.found.remarks)
         st.html(changes.texts(steering_rows.examples(taken.found)))

@@ -15,6 +15,7 @@ from sae.architectures.mfr import MFR, MFRConfig
 from sae.architectures.relu import ReLU, ReLUConfig
 from sae.architectures.topafa import TopAFA, TopAFAConfig
 from sae.architectures.topk import TopK, TopKConfig
+from sae.errors import ConfigError
 
 ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "topk": (TopKConfig, TopK),
@@ -71,8 +72,21 @@ def name_of(cfg: ArchConfig) -> str:
 
 
 def build(cfg: ArchConfig, d_model: int, seed: int = 0) -> SAE:
-    """An SAE of this architecture over width d_model, initialised around 0; the same for the same seed."""
-    sae = ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
+    """An SAE of this architecture over width d_model, initialised around 0; the same for the same seed.
+
+    Raises ConfigError when it does not fit into memory."""
+    try:
+        sae = ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
+    except (
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+    ) as error:  # torch has no error of its own for this on the CPU
+        size = 4 * 2 * cfg.d_sae * d_model / 1e9
+        raise ConfigError(
+            f"d_sae = {cfg.d_sae} over activations of width {d_model} takes {size:,.3g} GB for the weights alone, which "
+            f"memory does not hold: choose fewer latents (sae plan train tells what fits)"
+        ) from error
     centre = torch.zeros(d_model)
     sae.initialise(centre[None], centre, torch.Generator().manual_seed(seed))
     return sae

@@ -108,7 +108,10 @@ class AdaptiveK(SAE):
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Tensor) -> Loss:
         """FVU + l1_weight * L1 + aux_weight * AuxK. All are relative to the inputs, so no weight depends on units."""
         code = self._encode(x)
-        size = kernels.others().mean_over_rows(x.norm(dim=1).sum()).clamp_min(torch.finfo(x.dtype).tiny)
+        size = kernels.others().mean_over_rows(x.norm(dim=1).sum())
+        size = torch.where(
+            size > 0, size, len(x) * self.d_model**0.5
+        )  # rows of zeros: as at unit mean square
         l1 = code.values.sum() / size  # both are sums over the same rows, so this is the ratio of the means
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         return loss.plus(self.cfg.l1_weight * l1, {"l1": l1.detach()})

@@ -1,5 +1,6 @@
 """What an architecture is: one weight convention, encode for users, loss for training, a few small hooks."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -26,6 +27,15 @@ class ArchConfig:
     def __post_init__(self) -> None:
         if self.d_sae < 1:
             raise ConfigError(f"d_sae = {self.d_sae} must be at least 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} = {value} must be a finite number")
+            if name.endswith("_weight") and isinstance(value, int | float) and value < 0:
+                raise ConfigError(
+                    f"{name} = {value} must be at least 0: below, what it weighs would be sought, not avoided"
+                )
+        if (aux_k := getattr(self, "aux_k", None)) is not None and aux_k < 1:
+            raise ConfigError(f"aux_k = {aux_k} must be at least 1; aux_weight = 0 leaves AuxK out")
 
 
 class Loss(NamedTuple):

@@ -93,6 +93,7 @@ class TopAFA(SAE):
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         norm = x.norm(dim=1)
         size = kernels.others().mean_over_rows(norm.square().mean())
+        size = torch.where(size > 0, size, self.d_model)  # rows of zeros: as at unit mean square
         afa = (row_norms(code) - norm).square().mean() / size
         total = loss.total + self.cfg.afa_weight * self.d_model * afa
         return loss._replace(total=total, terms={**loss.terms, "afa": afa.detach()})

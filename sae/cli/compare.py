@@ -12,6 +12,7 @@ from rich.table import Table
 from activations.store import Store
 from sae.cli import arguments, results
 from sae.cli.progress import progress
+from sae.cli.train import say_problems
 from sae.comparison import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
 from sae.errors import ConfigError
 from sae.evaluation.matching import LEVELS
@@ -66,6 +67,8 @@ def main(args: list[str]) -> int:
         path = write(runs[0], runs[1], command)
         show(read_json(path))
         print(f"{path}: the partner of every latent")
+    for run in runs:
+        say_problems(run)
     return 0
 
 

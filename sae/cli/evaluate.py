@@ -16,6 +16,7 @@ from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.evaluation.reconstruction import held_out_rows, reconstruction
 from sae.evaluation.splice import splice
+from sae.imported import unlike_training
 from sae.runs import Run, device
 
 FORMAT = 1
@@ -101,3 +102,8 @@ def show(run: Run) -> None:
     if spliced:
         table.caption = f"cross-entropy (nats a token) and KL on {spliced['tokens']:,} tokens in {spliced['windows']} windows"
     Console().print(table)
+    for line in run.problems:
+        print(f"{run.path}: {line}")
+    if "imported" in run.about:
+        for line in unlike_training(run.about["imported"].get("facts", {}), run.store):
+            print(f"{run.path}: {line}")

@@ -25,6 +25,7 @@ from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 
 FORMAT = 1
+MOST_TEXTS = 1000  # of a prompt: they are written side by side, and take memory
 LABELS = {
     "concept": "concept in the text",
     "fires": "tokens it fires on",
@@ -81,8 +82,8 @@ class Steer:
     """Also write everything into this file."""
 
     def __post_init__(self) -> None:
-        if self.texts < 1:
-            raise ConfigError(f"texts = {self.texts} must be at least 1")
+        if not 1 <= self.texts <= MOST_TEXTS:
+            raise ConfigError(f"texts = {self.texts} must lie between 1 and {MOST_TEXTS:,}")
         if not self.prompt:
             raise ConfigError("no prompt is given: needed is one or more")
         for name in ("strength", "mode"):
@@ -121,7 +122,7 @@ def main(args: list[str]) -> int:
              "chat": cfg.chat, "sampling": asdict(cfg.sampling), "seeds": list(cfg.seeds)}  # fmt: skip
     if cfg.sweep:
         swept = _sweep(model, steering, prompts, cfg)
-        found = {"sweep": asdict(cfg.sweeping), "points": swept.to_json()}
+        found = {"sweep": asdict(cfg.sweeping), "points": swept.to_json(), "remarks": swept.remarks}
     else:
         found = {"comparisons": _compare(model, steering, prompts, cfg)}
     if cfg.json:
@@ -138,6 +139,7 @@ def _compare(
         with _told(2 * cfg.sampling.tokens) as on_done:
             pairs = compare(model, steering, ids, cfg.sampling, cfg.seeds, on_done)
         show(text, pairs, cfg)
+        _say([line for pair in pairs for line in pair.remarks])
         found.append([pair.to_json() for pair in pairs])
     return found
 
@@ -147,7 +149,14 @@ def _sweep(model: LanguageModel, steering: Steering, prompts: list[list[int]], c
     with _told(texts * cfg.sampling.tokens) as on_done:
         found = dose_response(model, steering, prompts, cfg.sampling, cfg.seeds, cfg.sweeping, on_done)
     show_sweep(found, cfg)
+    _say(found.remarks)
     return found
+
+
+def _say(remarks: list[str]) -> None:
+    """Print what of the steering did nothing, each thing once."""
+    for line in dict.fromkeys(remarks):
+        print(line)
 
 
 @contextmanager

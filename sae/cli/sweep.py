@@ -15,7 +15,7 @@ from sae.cli import arguments, results
 from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
 from sae.cli.results import Result
-from sae.cli.train import refuse_other, settled, train
+from sae.cli.train import refuse_other, say_problems, settled, train
 from sae.config import RunConfig
 from sae.errors import DivergedError, RunError
 from sae.runs import Run, device
@@ -57,6 +57,8 @@ def main(args: list[str]) -> int:
     results.write_csv(out / TABLE, found)
     results.write_pareto(out / PLOT, found)
     Console().print(results.table(found, f"{out}: {len(found)} runs"))
+    for name in asked.runs:
+        say_problems(Run(out / name))
     if diverged:
         raise DivergedError(f"{len(diverged)} of {len(asked.runs)} runs diverged: {'; '.join(diverged)}")
     print(f"{out / PLOT} and {out / TABLE}: written; next: sae app {out}")

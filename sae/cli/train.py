@@ -56,8 +56,15 @@ def main(args: list[str]) -> int:
     with ranks.group():
         run = train(RunConfig(**fields), command.out, command.resume or restarted, parallel=command.parallel)
     if not ranks.rank():
+        say_problems(run)
         print(f"{run.path}: trained; next: sae evaluate {run.path}")
     return 0
+
+
+def say_problems(run: Run) -> None:
+    """Print what makes the run's SAE useless as it is, if anything does."""
+    for line in run.problems:
+        print(f"{run.path}: {line}")
 
 
 def train(

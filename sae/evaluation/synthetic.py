@@ -31,6 +31,8 @@ class World(ABC):
     def __post_init__(self) -> None:
         if self.d_model < 1:
             raise ConfigError(f"d_model = {self.d_model} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed = {self.seed} must lie between 0 and 2^63 - 1")
         if not 0 < self.low <= self.high:
             raise ConfigError(f"low = {self.low} must lie between 0 and high = {self.high}")
 

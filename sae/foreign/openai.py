@@ -1,7 +1,8 @@
 """OpenAI's sparse_autoencoder: one .pt with a state dict and the name of its activation function.
 
 https://github.com/openai/sparse_autoencoder, commit 4965b94, model.py. Its TopK SAEs normalise each row (mean 0, standard
-deviation 1) and undo that after decoding, so the decoder needs x too: no code of ours carries that along."""
+deviation 1) and undo that after decoding, so the decoder needs x too: no code of ours carries that along. Its README loads
+GPT-2 with center_writing_weights=False, and TransformerLens' other processing does not change the places its SAEs read."""
 
 from pathlib import Path
 

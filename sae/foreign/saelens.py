@@ -29,7 +29,7 @@ from sae.architectures import (
     name_of,
 )
 from sae.errors import ConfigError, ForeignError
-from sae.foreign import forms
+from sae.foreign import forms, processing, sites
 from sae.foreign.exchange import (
     Imported,
     Origin,
@@ -95,13 +95,35 @@ def read(path: Path) -> Imported:
     sae = assemble(arch, _tensors(cfg, name, weights, arch.d_sae, path / CFG))
     notes = fold_pre_bias(sae, subtracted) + fold_norms(sae, ranked)
     about = cfg["metadata"]
+    notes += processing.plain_activations(sae, about, path / CFG) + _rows(about)
     trained = about.get("training_architecture")
     if name == "jumprelu" and trained not in (None, name):
         notes.append(f"trained as {trained!r}, saved by SAELens as the {name} it is in use")
     if cfg.get("dtype", "float32") != "float32":
         notes.append(f"SAELens computes this SAE in {cfg['dtype']!r}, here it is float32")
     facts = {key: value for key, value in about.items() if key not in PLACE}
-    return Imported(finished(sae), Origin(about.get("model_name"), about.get("hook_name"), facts), notes)
+    return Imported(finished(sae), Origin(about.get("model_name"), _hook(about), facts), notes)
+
+
+def _hook(about: dict[str, Any]) -> Any:
+    """TransformerLens' name of the hook point; what is said where there is none."""
+    hook = about.get("hook_name")
+    if about.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
+        return sites.hook_of_module(hook) or hook
+    return hook
+
+
+def _rows(about: dict[str, Any]) -> list[str]:
+    """Notes on tokens that training left out and a store holds."""
+    notes, part, special = [], about.get("seqpos_slice"), about.get("exclude_special_tokens")
+    if isinstance(part, list) and any(bound is not None for bound in part):
+        notes.append(
+            f"trained on positions [{':'.join('' if b is None else str(b) for b in part)}] of each window alone"
+        )
+    if special:
+        which = "special tokens" if special is True else f"the special tokens {special!r}"
+        notes.append(f"trained without {which}; a store leaves out BOS alone")
+    return notes
 
 
 def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +152,10 @@ def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
         raise ForeignError(
             f"{path} has the activation function {cfg['activation_fn']!r}: here there is relu alone"
         )
-    if (head := cfg["metadata"].get("hook_head_index")) is not None:
+    about = cfg["metadata"]
+    if about.get("hook_name_out") not in (None, about.get("hook_name")):
+        raise ForeignError(f"{path} writes {about['hook_name_out']!r}: {NOT_READ['transcoder']}")
+    if (head := about.get("hook_head_index")) is not None:
         raise ForeignError(f"{path} reads attention head {head} alone: here an SAE reads a whole hook point")
 
 
@@ -191,6 +216,8 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
         "sae_lens_version": LAYOUT,
         "model_name": origin.model,
         "hook_name": origin.hook,
+        "model_class_name": "HookedTransformer",
+        "model_from_pretrained_kwargs": processing.PLAIN,  # whatever an imported SAE was trained on, this one reads x as it is
         "sae_workbench_version": metadata.version("sae-workbench"),
     }
     cfg = {

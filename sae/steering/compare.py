@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from activations.generation import Sampling, generate
 from activations.models import LanguageModel
 from sae.steering.measure import Measures, divergence, log_probabilities, measures, own, read
+from sae.steering.reach import check_positions, remarks
 from sae.steering.steering import Steering
 
 
@@ -36,12 +37,14 @@ class Comparison(NamedTuple):
     baseline: Text
     """Written by the model as it is. Its measures are those of a steering that does nothing."""
     steered: Text
+    remarks: list[str]
+    """What of the steering did nothing, a line each: positions that do not occur, latents that never fire."""
 
     def to_json(self) -> dict[str, Any]:
         """Both texts with all their numbers, as JSON holds it."""
         texts = {name: getattr(self, name) for name in ("baseline", "steered")}
         whole = {name: text._asdict() | {"measures": text.measures._asdict()} for name, text in texts.items()}
-        return {"seed": self.seed, **whole}
+        return {"seed": self.seed, **whole, "remarks": self.remarks}
 
 
 def compare(
@@ -54,7 +57,9 @@ def compare(
 ) -> list[Comparison]:
     """Continuations of a prompt as the model is and steered, for each seed, drawn with the same noise.
 
-    `on_done` hears of the share done; what it raises ends the work."""
+    Raises ConfigError when no position that occurs is steered, or activations overflow. `on_done` hears of the share done; what it raises ends the work."""
+
+    check_positions(steering, len(prompt), sampling.tokens)
 
     def writing(note: str, start: float) -> Callable[[int], None]:
         return lambda count: on_done(start + 0.45 * count / sampling.tokens, note)
@@ -80,5 +85,11 @@ def compare(
             )
         )
     on_done(1.0, "")
-    pairs = zip(seeds, found[: len(seeds)], found[len(seeds) :], strict=True)
+    said = [
+        remarks(
+            steering, len(prompt), [clean[place].passing, clean[len(seeds) + place].passing], sampling.tokens
+        )
+        for place in range(len(seeds))
+    ]
+    pairs = zip(seeds, found[: len(seeds)], found[len(seeds) :], said, strict=True)
     return [Comparison(*pair) for pair in pairs]

@@ -14,6 +14,10 @@ from sae.features.store import FeatureStore
 
 Mode = Literal["add", "set", "clamp", "scale", "ablate", "project"]
 Unit = Literal["max", "norm"]
+USEFUL = (
+    1 / torch.finfo(torch.float32).eps
+)  # of a move's length to the activation's: there nothing is left of it
+OVERFLOWS = 1e16  # norm beyond which later layers, which square activations and multiply them by weights, leave float32
 READS_CODE = ("set", "clamp", "scale", "ablate")  # modes that depend on the latent's value
 
 
@@ -106,7 +110,12 @@ class Calibration:
 def targets(intervention: Intervention, calibration: Calibration, row_norm: float) -> tuple[float, float]:
     """u for a positive and for a negative value, in the latent's own units (h moves by `row_norm` times as far).
 
-    Raises ConfigError when the strength is in multiples of a maximum the latent does not have."""
+    Raises ConfigError when the strength is in multiples of a maximum the latent does not have, and when its decoder
+    row is zero."""
+    if not row_norm:
+        raise ConfigError(
+            f"feature {intervention.latent} has a decoder row of zeros: nothing it does moves the activations"
+        )
     if not intervention.has_unit:
         return 1.0, 1.0
     if intervention.unit == "norm":
@@ -118,6 +127,39 @@ def targets(intervention: Intervention, calibration: Calibration, row_norm: floa
             f"choose another, or give its strength as a share of the activations' norm (unit norm)"
         )
     return calibration.extreme(latent, 1), calibration.extreme(latent, -1)
+
+
+def overflow(intervention: Intervention, calibration: Calibration, row_norm: float) -> ConfigError:
+    """What to say of a strength with which activations overflow, with the largest that is useful.
+
+    That is where the move is so long that float32 rounds away what the model had there: a larger one has the same
+    direction and changes nothing but the risk."""
+    one = displacement(intervention, calibration, row_norm, 1.0)
+    largest = USEFUL * calibration.norm / max(one, torch.finfo(torch.float32).tiny)
+    return ConfigError(
+        f"feature {intervention.latent}: {intervention.mode} with strength {intervention.strength:g} makes the activations "
+        f"overflow; the largest strength that is useful is about {largest:.2g}, where nothing is left of what the model had"
+    )
+
+
+def check_strength(intervention: Intervention, calibration: Calibration, row_norm: float) -> None:
+    """Raise ConfigError when the intervention moves activations further than the layers behind can compute with."""
+    if not displacement(intervention, calibration, row_norm, abs(intervention.strength)) <= OVERFLOWS:
+        raise overflow(intervention, calibration, row_norm)
+
+
+def displacement(
+    intervention: Intervention, calibration: Calibration, row_norm: float, strength: float
+) -> float:
+    """How far an intervention of this strength moves an activation at most, on text like the corpus.
+
+    A clamp never makes a value larger, so that it can have any strength."""
+    if intervention.mode == "clamp":
+        return 0.0
+    if intervention.has_unit:
+        return strength * max(targets(intervention, calibration, row_norm)) * row_norm
+    largest = calibration.largest(intervention.latent) * row_norm
+    return strength * (calibration.norm if intervention.mode == "project" else largest or calibration.norm)
 
 
 def change(
@@ -132,7 +174,8 @@ def change(
         case "set":
             return s * u - f
         case "clamp":
-            return f.clamp(-s * below, s * above) - f
+            most = torch.finfo(f.dtype).max  # a bound beyond it is none
+            return f.clamp(-min(s * below, most), min(s * above, most)) - f
         case "scale":
             return s * f - f
         case "ablate":

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from activations.generation import PlacedEdit
+from activations.generation import PlacedEdit, check_logits
 from activations.models import LanguageModel
 from sae.steering.steering import Steering
 
+LARGEST_PERPLEXITY = 1e100  # stands for all above: their squares, in a spread, would overflow
 NGRAM = 3  # length of the runs of tokens whose repetition is counted
 
 
@@ -50,6 +51,8 @@ class Read(NamedTuple):
     concept: float
     fires: float
     peak: float
+    passing: Float[Tensor, "T D"]
+    """The activations at the hook point, of the prompt and the text."""
 
 
 @torch.no_grad()
@@ -66,8 +69,8 @@ def read(
     predicted = log_probabilities(model, prompt, texts, {steering.hook: look})
     found = []
     for row, (text, log_p) in enumerate(zip(texts, predicted, strict=True)):
-        shown = _concept(steering, seen[0][row, len(prompt) : len(prompt) + len(text)])
-        found.append(Read(log_p, own(log_p, text), *shown))
+        passing = seen[0][row, : len(prompt) + len(text)]
+        found.append(Read(log_p, own(log_p, text), *_concept(steering, passing[len(prompt) :]), passing))
     return found
 
 
@@ -77,12 +80,15 @@ def log_probabilities(
     texts: Sequence[Sequence[int]],
     edits: dict[str, PlacedEdit] | None = None,
 ) -> list[Float[Tensor, "n V"]]:
-    """For each text, log-probabilities of the next token at the position before each of its n tokens; on the CPU."""
+    """For each text, log-probabilities of the next token at the position before each of its n tokens; on the CPU.
+
+    Raises GenerationError when they are not finite."""
     longest = max(map(len, texts))
     rows = [
         [*prompt, *text, *[text[-1]] * (longest - len(text))] for text in texts
     ]  # what follows is not seen
     logits = model.logits(torch.tensor(rows), edits)[:, len(prompt) - 1 : -1]
+    check_logits(logits)
     return [row[: len(text)].float().log_softmax(-1).cpu() for row, text in zip(logits, texts, strict=True)]
 
 
@@ -97,8 +103,8 @@ def divergence(clean: Float[Tensor, "n V"], changed: Float[Tensor, "n V"]) -> Fl
 
 
 def perplexity(log_probability: Float[Tensor, "n"]) -> float:
-    """exp of the mean negative log-probability of a text's tokens."""
-    return math.exp(-log_probability.mean().item())
+    """exp of the mean negative log-probability of a text's tokens, at most LARGEST_PERPLEXITY."""
+    return math.exp(min(-log_probability.mean().item(), math.log(LARGEST_PERPLEXITY)))
 
 
 def repetition(tokens: Sequence[int], n: int = NGRAM) -> float:

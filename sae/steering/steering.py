@@ -12,7 +12,17 @@ from activations.generation import PlacedEdit
 from sae.architectures import SAE
 from sae.code import SparseCode
 from sae.errors import ConfigError
-from sae.steering.interventions import READS_CODE, Calibration, Intervention, change, targets
+from sae.steering.interventions import (
+    OVERFLOWS,
+    READS_CODE,
+    Calibration,
+    Intervention,
+    change,
+    check_strength,
+    displacement,
+    overflow,
+    targets,
+)
 
 Positions = Literal["all", "after prompt"] | tuple[int, ...]
 
@@ -36,7 +46,8 @@ class Steering:
     (1 - s_i) c_i. Without `keep_error` the sum starts from the SAE's reconstruction in place of h, so that
     h' = decode(changed code), and what the SAE does not explain is lost.
 
-    Raises ConfigError for no or unknown latents, one named twice, and positions that are none."""
+    Raises ConfigError for no or unknown latents, one named twice, positions that are none, and a strength with which
+    activations overflow."""
 
     sae: SAE
     hook: str
@@ -71,6 +82,7 @@ class Steering:
             raise ConfigError(f"positions = {self.positions}: give at least one, counted from 0")
         for intervention, row in zip(self.interventions, self.rows, strict=True):
             targets(intervention, self.calibration, float(row.norm()))
+            check_strength(intervention, self.calibration, float(row.norm()))
 
     @property
     def latents(self) -> list[int]:
@@ -107,26 +119,40 @@ class Steering:
     def edits(self, n_prompt: int = 0) -> dict[str, PlacedEdit]:
         """What `LanguageModel.logits` and `generate` take, for sequences that begin with n_prompt tokens of prompt.
 
-        Positions not steered pass unchanged, to the bit."""
+        Positions not steered pass unchanged, to the bit. The edit raises ConfigError when activations overflow; it does
+        not know how long the sequence gets: `sae.steering.reach.check_positions` does."""
 
         def edit(x: Tensor, first: int = 0) -> Tensor:
-            steered = self._steered(torch.arange(first, first + x.shape[1]), n_prompt).to(x.device)
+            steered = self.steered(torch.arange(first, first + x.shape[1]), n_prompt).to(x.device)
             if not steered.any():
                 return x
             out, chosen = x.clone(), x[:, steered]
-            out[:, steered] = self.apply(chosen.flatten(0, 1)).to(x).view_as(chosen)
+            moved = self.apply(chosen.flatten(0, 1)).to(x)
+            if not bool(moved.float().norm(dim=1).amax() <= OVERFLOWS):
+                raise self._overflow(chosen)
+            out[:, steered] = moved.view_as(chosen)
             return out
 
         return {self.hook: edit}
 
+    def _overflow(self, x: Tensor) -> ConfigError:
+        """What to say when what was made of x has numbers that the model cannot compute with."""
+        if not x.isfinite().all():
+            return ConfigError(
+                f"what passes {self.hook} is not finite before it is steered: load the model in float32"
+            )
+
+        def reached(place: int) -> float:
+            one = self.interventions[place]
+            return displacement(one, self.calibration, float(self.rows[place].norm()), abs(one.strength))
+
+        place = max(range(len(self.interventions)), key=reached)
+        return overflow(self.interventions[place], self.calibration, float(self.rows[place].norm()))
+
     @torch.no_grad()
     def apply(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """h', whatever the position of each row; float32, on the SAE's device."""
-        h = h.float().to(self.sae.device)
-        reads = not self.keep_error or any(i.mode in READS_CODE for i in self.interventions)
-        code = self.sae.encode(h) if reads else None
-        base = h if self.keep_error or code is None else self.sae.decode(code)
-        amounts = self._amounts(base, code)
+        base, amounts = self._base_and_amounts(h)
         moved = amounts @ self.rows
         if self.directions is not None:
             instead = amounts @ self.directions.to(moved)
@@ -134,6 +160,19 @@ class Steering:
             size = moved.norm(dim=1, keepdim=True) / instead.norm(dim=1, keepdim=True).clamp_min(tiny)
             moved = instead * size  # several directions meet at other angles than the latents' own
         return base + moved
+
+    @torch.no_grad()
+    def amounts(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B k"]:
+        """How much of each latent's decoder row is added to each row, in the order of the interventions."""
+        return self._base_and_amounts(h)[1]
+
+    def _base_and_amounts(self, h: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B k"]]:
+        """What each row starts from, and how much of each latent's decoder row is added to it."""
+        h = h.float().to(self.sae.device)
+        reads = not self.keep_error or any(i.mode in READS_CODE for i in self.interventions)
+        code = self.sae.encode(h) if reads else None
+        base = h if self.keep_error or code is None else self.sae.decode(code)
+        return base, self._amounts(base, code)
 
     def _amounts(self, base: Float[Tensor, "B D"], code: SparseCode | None) -> Float[Tensor, "B k"]:
         """How much of each latent's decoder row is added to each row of `base`."""
@@ -152,7 +191,8 @@ class Steering:
             amounts[:, projected] = -strengths * ((base + amounts @ rows) @ span.T @ inverse)
         return amounts
 
-    def _steered(self, positions: Tensor, n_prompt: int) -> Bool[Tensor, "T"]:
+    def steered(self, positions: Tensor, n_prompt: int) -> Bool[Tensor, "T"]:
+        """Which of these positions are steered, in a sequence that begins with n_prompt tokens of prompt."""
         if self.positions == "all":
             inside = torch.ones_like(positions, dtype=torch.bool)
         elif self.positions == "after prompt":

@@ -13,10 +13,12 @@ from activations.models import LanguageModel
 from sae.errors import ConfigError
 from sae.steering.controls import random_control, shuffled_control
 from sae.steering.measure import Measures, Read, log_probabilities, measures, read
+from sae.steering.reach import check_positions, remarks
 from sae.steering.steering import Steering
 
 Kind = Literal["latent", "random", "shuffled"]
 ROWS = 16  # texts written at once: more would gain little, and their predictions take memory
+MOST_CONTROLS = 1000  # of a kind
 CONTROLS = {"random": random_control, "shuffled": shuffled_control}
 
 
@@ -39,8 +41,10 @@ class SweepConfig:
         if len(set(self.doses)) < len(self.doses):
             raise ConfigError(f"doses = {self.doses}: each is needed once")
         for name in ("random", "shuffled"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 0")
+            if not 0 <= getattr(self, name) <= MOST_CONTROLS:
+                raise ConfigError(f"{name} = {getattr(self, name)} must lie between 0 and {MOST_CONTROLS:,}")
+        if not 0 <= self.direction_seed <= 2**63 - 1:
+            raise ConfigError(f"direction_seed = {self.direction_seed} must lie between 0 and 2^63 - 1")
 
 
 class Trial(NamedTuple):
@@ -82,6 +86,8 @@ class DoseResponse(NamedTuple):
     """What a sweep found: a point for every kind of direction and dose, doses rising."""
 
     points: list[Point]
+    remarks: list[str]
+    """What of the steering did nothing with any prompt and dose, a line each."""
 
     def curves(self) -> dict[Kind, list[Point]]:
         """The points of every kind there is, by dose."""
@@ -122,6 +128,9 @@ def dose_response(
     direction goes on with every prompt once for each seed, drawn with the same noise. Same arguments, same numbers.
     `on_done` hears of the share done; what it raises ends the work."""
     cfg = cfg or SweepConfig()
+    for prompt in prompts:
+        check_positions(steering, len(prompt), sampling.tokens)
+    strongest, said = steering.dosed(max(cfg.doses, key=abs)), []
     batches = list(_batches(steering, cfg, max(1, ROWS // len(seeds))))
     total, done = len(prompts) * (len(batches) + 1), 0
     trials: dict[tuple[Kind, float], list[Trial]] = {
@@ -134,6 +143,7 @@ def dose_response(
     for number, prompt in enumerate(prompts):
         base = generate(model, prompt, None, sampling, seeds, telling("as it is"))
         seen = read(model, steering, prompt, base)
+        said.append(remarks(strongest, len(prompt), [one.passing for one in seen], sampling.tokens))
         done += 1
         for batch in batches:
             tell = telling(f"strength x {batch[0].dose:g}")
@@ -143,7 +153,8 @@ def dose_response(
                 trials[tried.kind, tried.dose].append(Trial(number, seed, tried.control, written, numbers))
             done += 1
     on_done(1.0, "")
-    return DoseResponse([Point(kind, dose, found) for (kind, dose), found in trials.items()])
+    common = [line for line in said[0] if all(line in other for other in said)]
+    return DoseResponse([Point(kind, dose, found) for (kind, dose), found in trials.items()], common)
 
 
 class _Tried(NamedTuple):

@@ -18,6 +18,7 @@ from sae.training.history import History
 from sae.training.optimizers import Adam
 from sae.training.schedules import warmup_then_decay
 
+LARGEST_SEED = 2**63 - 1
 INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
 
 
@@ -28,7 +29,7 @@ class TrainConfig:
     steps: int | None = None
     """Optimizer steps; when left out, one pass over the store's training rows, but at least 2000."""
     batch: int = 2048
-    """Rows (tokens) per step."""
+    """Rows (tokens) per step, at least 2: the error is relative to a batch's variance, which one row does not have."""
     lr: float | None = None
     """Peak learning rate of Adam; when left out, 2e-4 / sqrt(d_sae / 2^14) (Gao et al. 2024, section 2.4)."""
     warmup_steps: int | None = None
@@ -63,6 +64,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"train.{name} = {value} must be at least 1")
+        if self.batch < 2:
+            raise ConfigError(
+                f"train.batch = {self.batch} must be at least 2: the loss is relative to a batch's variance, which one row "
+                f"does not have"
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(f"train.seed = {self.seed} must lie between 0 and {LARGEST_SEED}")
         if not 0 <= self.decay_share <= 1:
             raise ConfigError(f"train.decay_share = {self.decay_share} must lie between 0 and 1")
         for name in ("lr", "clip_norm"):
@@ -75,6 +83,11 @@ class TrainConfig:
     def resolved(self, rows: int, d_sae: int) -> "TrainConfig":
         """The same with everything left out filled in, for a store of `rows` training rows."""
         steps = self.steps or max(rows // self.batch, 2000)
+        if (self.warmup_steps or 0) > steps:
+            raise ConfigError(
+                f"train.warmup_steps = {self.warmup_steps} is more than the {steps} steps of the run: its learning rate "
+                f"would never be reached"
+            )
         filled = {
             "steps": steps,
             "lr": self.lr or 2e-4 / (d_sae / 2**14) ** 0.5,
@@ -132,16 +145,27 @@ class Trainer:
             loss.total.backward()
         total = self.ranks.mean_over_rows(loss.total.detach())
         if not torch.isfinite(total):  # asked here, when a GPU has work enough queued to be waited for
-            raise DivergedError(f"the loss is {total.item()} at step {self.step}: lower --train.lr")
+            raise self._diverged("loss", total.item())
         self.ranks.settle(sae.parameters())
         norm = self.optimizer.step()
         if not math.isfinite(norm):
-            raise DivergedError(f"the gradient is {norm} at step {self.step}: lower --train.lr")
+            raise self._diverged("gradient", norm)
         sae.after_step()
         self.step += 1
         fired = self.ranks.max_over_rows(loss.fired)
         self.history.add(fired, self.ranks.rows(len(x)), self.step)
         return loss._replace(total=total, fired=fired), {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
+
+    def _diverged(self, what: str, value: float) -> DivergedError:
+        """What to say of a loss or gradient that is not finite: before the first step no learning rate has had a part."""
+        said = f"the {what} is {value} at step {self.step}"
+        if self.step == 0:
+            scaled = "" if self.cfg.scale_inputs else ", or train with --train.scale-inputs"
+            return DivergedError(
+                f"{said}, before any weight has moved: the activations or the weights they start from are too large or "
+                f"not finite; check the store with sae store verify{scaled}"
+            )
+        return DivergedError(f"{said}: lower --train.lr (it is {self.cfg.lr:g})")
 
     def gathered(self, loss: Loss, extra: dict[str, float]) -> dict[str, float]:
         """What a step says, of all ranks: its loss's terms, `extra`, and deaths and revivals so far."""

@@ -99,3 +99,17 @@ def test_of_a_log_that_grows_one_reading_is_kept(runs: Path, tmp_path: Path):
     gc.collect()
     read = [found for found in gc.get_objects() if isinstance(found, list) and {"step": 10_000} in found]
     assert len(read) == 1
+
+
+@pytest.mark.parametrize("page", ["runs", "features", "feature"])
+def test_a_run_that_diverged_says_so_on_its_pages(show, runs, tmp_path, page):
+    bad = shutil.copytree(runs / "toy", tmp_path / "runs" / "bad")
+    rows = [json.loads(line) for line in (bad / "log.jsonl").open()]
+    rows[-1]["fvu"] = 6e15
+    (bad / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    at = show(page, tmp_path / "runs", run="bad")
+    assert len(at.warning) == 1
+    assert "6e+15" in at.warning[0].value.replace("\\", "") and "0.003" in at.warning[0].value.replace(
+        "\\", ""
+    )
+    assert not show(page, run="toy").warning

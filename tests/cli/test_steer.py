@@ -126,6 +126,11 @@ def test_markup_in_a_prompt_stays_text(sae: Server, run: Path):
         (["--feature", 1, "--unit", "norm", "--chat"], "no chat template"),
         (["--feature", 1, "--unit", "norm", "--tokens", 500], "reads 128 at most"),
         (["--feature", 1, "--sweep", "--doses", 1, 1], "each is needed once"),
+        (["--feature", 1, "--unit", "norm", "--strength", 1e30], "1e+30"),
+        (["--feature", 1, "--unit", "norm", "--strength", "1e300", "--sweep"], "1e+300"),
+        (["--feature", 1, "--unit", "norm", "--positions", 500], "positions = 500"),
+        (["--feature", 1, "--unit", "norm", "--seed", -1], "seed = -1"),
+        (["--feature", 1, "--texts", 10**9], "texts = 1000000000"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

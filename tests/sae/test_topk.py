@@ -108,7 +108,13 @@ def test_fvu_is_zero_when_exact_one_at_the_mean_and_blind_to_scale_and_shift():
     assert_close(fvu(3 * x + 5, 3 * x_hat + 5), fvu(x, x_hat), rtol=1e-3, atol=0)
 
 
-def test_fvu_of_rows_that_are_all_equal_is_finite():
-    x = torch.ones(5, 3)
-    assert fvu(x, x) == 0
-    assert torch.isfinite(fvu(x, x + 0.0)) and fvu(x, x + 1) > 1e30
+@pytest.mark.parametrize("rows", [1, 2, 3, 50])
+def test_fvu_of_rows_that_are_all_equal_is_relative_to_their_squares(rows):
+    x = torch.randn(4, generator=torch.Generator().manual_seed(0)).expand(rows, 4).contiguous()
+    for scale in (1.0, 1e-3, 1e4):
+        assert fvu(scale * x, scale * x) == 0
+        assert_close(fvu(scale * x, torch.zeros(rows, 4)), torch.tensor(1.0))
+        assert_close(fvu(scale * x, 3 * scale * x), torch.tensor(4.0))
+    zeros = torch.zeros(rows, 4)
+    assert fvu(zeros, zeros) == 0
+    assert_close(fvu(zeros, torch.ones(rows, 4)), torch.tensor(1.0))

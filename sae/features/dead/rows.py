@@ -37,6 +37,8 @@ class DeadConfig:
         for name in ("rows", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed = {self.seed} must lie between 0 and 2^63 - 1")
         if self.off_tokens < 0:
             raise ConfigError(
                 f"off_tokens = {self.off_tokens} must be at least 0, which leaves the model out"
