@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from activations import embedded
+from activations import embedded, hub
 from activations.errors import HookError, ModelError
 from activations.typed import fits
 
@@ -37,27 +37,31 @@ class _Reached(Exception):
 def load(
     name: str, revision: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> "LanguageModel":
-    """Load `embedded`, a local folder, or a model of the hub. Raises ModelError when it is not to be had."""
+    """Load `embedded`, a local folder, or a model of the hub. Raises ModelError when it is not to be had, at once where
+    the hub does not answer and its cache does not hold the model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = str(embedded.model_folder()) if name == "embedded" else name
-    if name != "embedded" and _looks_local(name) and not Path(name).expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ModelError(f"no model folder at {name}: needed is a folder with config.json, or a hub name")
     # code that comes along is never run, and not asked about
     safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    silence = None
     try:
-        safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
-        hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
-        tokenizer = AutoTokenizer.from_pretrained(source, **safely)
+        with hub.cache_alone_if_silent(source) as silence:
+            safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
+            hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
+            tokenizer = AutoTokenizer.from_pretrained(source, **safely)
         ids = tokenizer(
             "a text", add_special_tokens=False, split_special_tokens=True, verbose=False
         ).input_ids
         if not fits([*ids, tokenizer.bos_token_id or 0, tokenizer.eos_token_id or 0], list[int]):
             raise ValueError(f"its tokenizer gives {ids} for a text.")
     except Exception as error:  # the libraries below raise of everything, plain Exception too
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+        reason = f"{silence}, and the hub's cache on this machine does not hold it." if silence else reason
         raise ModelError(
-            f"cannot load the model {name!r}: {reason[:500]} Needed is 'embedded', a model folder, or a hub name "
+            f"cannot load the model {name!r}: {reason} Needed is 'embedded', a model folder, or a hub name "
             f"(fetched over the network, so check the spelling and the connection)"
         ) from error
     if missing := sorted(found["missing_keys"]):
@@ -344,7 +348,3 @@ def _run_bridge(bridge: Any, tokens: Tensor, edits: Mapping[str, Edit]) -> Tenso
         return cast(Tensor, bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits"))
     except ValueError as error:  # a hook point of an option that is off
         raise HookError(f"nothing can be hooked at {', '.join(edits)}: {error}") from error
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~"))

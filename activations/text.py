@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from activations import embedded
+from activations import embedded, hub
 from activations.errors import TextError
 from activations.nesting import refuse_fatal
 
@@ -89,7 +89,8 @@ def revision(config: TextConfig) -> str | None:
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
-        return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
+        with hub.cache_alone_if_silent():
+            return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
     except HFValidationError as error:
         raise TextError(
             f"{config.dataset} is neither a file here nor a possible name on the hub: {_first_line(error)}"
@@ -108,16 +109,17 @@ def _open(config: TextConfig) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-    loader = _loader(config)
+    loader, silence = _loader(config), None
     try:
         if loader is None:
-            return datasets.load_dataset(
-                config.dataset,
-                config.subset,
-                split=config.split,
-                revision=config.dataset_revision,
-                streaming=config.streaming,
-            )
+            with hub.cache_alone_if_silent() as silence:
+                return datasets.load_dataset(
+                    config.dataset,
+                    config.subset,
+                    split=config.split,
+                    revision=config.dataset_revision,
+                    streaming=config.streaming,
+                )
         units = {"file": "document", "paragraph": "paragraph", "line": "line"}
         extra: dict[str, Any] = {"sample_by": units[config.document]} if loader == "text" else {}
         if loader == "json":
@@ -128,7 +130,8 @@ def _open(config: TextConfig) -> Any:
     except StopIteration as error:  # looking for its columns, the loader met no row
         raise TextError(f"{config.dataset} is empty") from error
     except _unreadable() as error:
-        raise TextError(f"cannot open the data set {config.dataset!r}: {_first_line(error)}") from error
+        reason = f"{silence}, and no cache on this machine holds it" if silence else _first_line(error)
+        raise TextError(f"cannot open the data set {config.dataset!r}: {reason}") from error
 
 
 def _loader(config: TextConfig) -> str | None:

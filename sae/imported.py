@@ -20,7 +20,7 @@ from sae.architectures import SAE, ArchConfig
 from sae.code import SparseCode
 from sae.config import RunConfig
 from sae.errors import ForeignError, RunError
-from sae.foreign import FORMATS, Origin
+from sae.foreign import FORMATS, Origin, other_dictionaries
 from sae.runs import Run, load_sae, made_by, save_sae
 
 PROBE = "probe.safetensors"
@@ -42,6 +42,8 @@ def format_of(path: Path) -> str:
     found = [name for name, form in FORMATS.items() if form.recognises(path)]
     if len(found) == 1:
         return found[0]
+    if not found and (what := other_dictionaries.at(path)):
+        raise ForeignError(f"{path} is {what}: {other_dictionaries.WHY}")
     looks = f"looks like {' and '.join(found)}" if found else "looks like no format known here"
     known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
     raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")

@@ -82,6 +82,8 @@ ALLOWED = {
         "activations",
     ],
     "sae/show": ["sae.show"],
+    "sae/foreign/__init__.py": ["sae.foreign", "sae.architectures"],
+    "sae/foreign/workbench.py": ["sae.foreign", "sae.runs", "sae.errors"],
     "sae/foreign": ["sae.foreign", "sae.architectures", "sae.errors", "activations.files"],
     "sae/plan": [
         "sae.plan",

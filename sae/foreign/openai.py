@@ -3,6 +3,7 @@
 https://github.com/openai/sparse_autoencoder, commit 4965b94, model.py. Its TopK SAEs normalise each row (mean 0, standard
 deviation 1) and undo that after decoding, so the decoder needs x too: no code of ours carries that along."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from sae.errors import ForeignError
 from sae.foreign import forms
 from sae.foreign.exchange import (
     Imported,
+    Layout,
     Origin,
     Weights,
     assemble,
@@ -25,6 +27,10 @@ from sae.foreign.exchange import (
 
 TITLE = "OpenAI sparse_autoencoder (one .pt)"
 WEIGHTS = "autoencoder.pt"
+LAYOUTS = (
+    Layout(re.escape(WEIGHTS)),
+    Layout(r"(?!ae\w*\.pt$|layer\d+\.sae\.pt$|autoencoder\.pt$).+\.pth?", names_file=True),
+)
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 REFUSED = {
     "TopK": "it normalises each row and needs the row's mean and spread again to decode, which no SAE here has: train "
