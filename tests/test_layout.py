@@ -85,6 +85,7 @@ ALLOWED = {
     "sae/foreign/__init__.py": ["sae.foreign", "sae.architectures"],
     "sae/foreign/workbench.py": ["sae.foreign", "sae.runs", "sae.errors"],
     "sae/foreign": ["sae.foreign", "sae.architectures", "sae.errors", "activations.files"],
+    "sae/hub": ["sae.hub", "sae.foreign", "sae.features.watch", "sae.errors", "activations"],
     "sae/plan": [
         "sae.plan",
         "sae.features",
