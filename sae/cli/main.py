@@ -42,7 +42,11 @@ COMMANDS: dict[str, Command] = {
         "trains an architecture on planted features and counts those it finds: sae synthetic topk", AGAIN
     ),
     "features": Command("what every latent of a run's SAE fires on", GOES_ON),
-    "import": Command("another tool's SAE -> a run: sae import saelens FOLDER --out R --store S", AGAIN),
+    "catalogue": Command("well-known SAEs of the hub by words: sae catalogue \"gemma 2 2b layer 20 16k\"", AGAIN),
+    "import": Command(
+        "another tool's SAE -> a run: sae import saelens FOLDER --out R --store S; from the hub: sae import hf:…",
+        AGAIN,
+    ),
     "export": Command(
         "features as one HTML file (sae export html), or a run's SAE as another tool's files (sae export saelens)",
         AGAIN,
