@@ -85,6 +85,15 @@ ALLOWED = {
     "sae/foreign/__init__.py": ["sae.foreign", "sae.architectures"],
     "sae/foreign/workbench.py": ["sae.foreign", "sae.runs", "sae.errors"],
     "sae/foreign": ["sae.foreign", "sae.architectures", "sae.errors", "activations.files"],
+    "sae/hub/push.py": [
+        "sae.hub",
+        "sae.show",
+        "sae.features.store",
+        "sae.architectures",
+        "sae.errors",
+        "sae.runs",
+        "activations",
+    ],
     "sae/hub": ["sae.hub", "sae.foreign", "sae.features.watch", "sae.errors", "activations"],
     "sae/plan": [
         "sae.plan",

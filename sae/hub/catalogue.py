@@ -120,7 +120,9 @@ def search(text: str) -> list[Entry]:
     scored = [(*_score(query, entry), entry) for entry in entries()]
     full = [one for one in scored if one[0] == wanted]
     if full:
-        return [entry for *_, entry in sorted(full, key=lambda one: (one[2].unsupported is not None, -one[1]))]
+        return [
+            entry for *_, entry in sorted(full, key=lambda one: (one[2].unsupported is not None, -one[1]))
+        ]
     near = sorted(scored, key=lambda one: (-one[0], one[2].unsupported is not None, -one[1]))[:NEAREST]
     listed = ", ".join(_named(entry) for *_, entry in near)
     raise HubError(f"the catalogue has nothing with all of {text!r}; nearest: {listed}")
@@ -132,7 +134,10 @@ def _named(entry: Entry) -> str:
 
 def _score(query: Query, entry: Entry) -> tuple[int, int]:
     """Return how much of a query an entry has, and how many of its words are the model's own."""
-    model = {*re.findall(r"[a-z]+|[\d.]+[a-z]?\b|[\d.]+", entry.model.lower()), *re.split(r"[\W_]+", entry.model.lower())}
+    model = {
+        *re.findall(r"[a-z]+|[\d.]+[a-z]?\b|[\d.]+", entry.model.lower()),
+        *re.split(r"[\W_]+", entry.model.lower()),
+    }
     other = {*re.split(r"[\W_]+", f"{entry.name} {entry.family} {entry.format} {entry.method}".lower())}
     other |= SITE_WORDS[entry.site] | {str(entry.site), str(entry.method), "sae"}
     whole = re.sub(r"[\W_]+", "", entry.model.lower())

@@ -123,7 +123,7 @@ def list_files(name: HubName) -> Listing:
         folder, commit = _snapshot(name, silence)
         held = tuple(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
         return Listing(name, commit, held, silence)
-    info = _asked(name, lambda: HfApi().model_info(name.repository, revision=name.revision))
+    info = asked(name, lambda: HfApi().model_info(name.repository, revision=name.revision))
     return Listing(name, info.sha or MAIN, tuple(one.rfilename for one in info.siblings or ()), None)
 
 
@@ -139,7 +139,7 @@ def plan_download(listing: Listing, wanted: tuple[str, ...]) -> Download:
         raise HubError(
             f"{listing.silence}, and the cache lacks {lacking[0]} of {name}: fetch it where the hub answers"
         )
-    entries = _asked(name, lambda: HfApi().get_paths_info(name.repository, lacking, revision=listing.commit))
+    entries = asked(name, lambda: HfApi().get_paths_info(name.repository, lacking, revision=listing.commit))
     missing = {entry.path: entry for entry in entries}
     if lost := [file for file in lacking if file not in missing]:
         raise HubError(f"{name.repository} lists {lost[0]} and does not have it: try again")
@@ -161,9 +161,7 @@ def download(plan: Download, progress: Watch = unwatched) -> Path:
         with progress("fetch", plan.bytes_missing, "bytes") as advance:
             for file, entry in plan.missing.items():
                 _fetch(name, listing.commit, file, entry, advance)
-                _asked(
-                    name, lambda file=file: hf_hub_download(name.repository, file, revision=listing.commit)
-                )
+                asked(name, lambda file=file: hf_hub_download(name.repository, file, revision=listing.commit))
     if not listing.silence:
         reference = _folder(name) / "refs" / (name.revision or MAIN)
         files.write_atomically(reference, lambda part: part.write_text(listing.commit))
@@ -191,7 +189,7 @@ def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[
         url = hf_hub_url(name.repository, file, revision=commit)
         with part.open("ab") as raw:
             body = _Counted(raw, advance)
-            _asked(name, lambda: http_get(url, body, resume_size=raw.tell(), headers=build_hf_headers(),  # pyright: ignore[reportArgumentType]
+            asked(name, lambda: http_get(url, body, resume_size=raw.tell(), headers=build_hf_headers(),  # pyright: ignore[reportArgumentType]
                                           expected_size=entry.size), f"{file} of ", part)  # fmt: skip
         if _digest(part, entry) != blob.name:
             part.unlink()
@@ -257,7 +255,7 @@ def _folder(name: HubName) -> Path:
     return _cache() / f"models--{name.repository.replace('/', '--')}"
 
 
-def _asked(name: HubName, ask: Callable[[], T], what: str = "", part: Path | None = None) -> T:
+def asked(name: HubName, ask: Callable[[], T], what: str = "", part: Path | None = None) -> T:
     """Return an answer of the hub; ask again when it is out of order. Raises HubError for what it refuses."""
     from huggingface_hub import constants, errors
 
@@ -288,7 +286,7 @@ def _asked(name: HubName, ask: Callable[[], T], what: str = "", part: Path | Non
                     f"the hub answers {what}{name} with status {status}: {_line(error)}; try again later"
                 ) from error
             time.sleep(pause)
-        except (errors.HTTPError, OSError) as error:
+        except (errors.HTTPError, OSError, RuntimeError) as error:  # the last of an upload, from another of these
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             left = f" after {size_shown(part.stat().st_size)}" if part and part.exists() else ""

@@ -8,14 +8,15 @@ from sae.errors import HubError
 from sae.foreign import FORMATS
 from sae.hub import catalogue, names
 
-
 COUNT = 12_945  # SAEs that the patterns stand for
 
 
 def test_every_entry_parses_and_is_read_or_says_why_not():
     entries = catalogue.entries()
     assert len(entries) == COUNT
-    assert len({entry.name for entry in entries}) >= COUNT - 30  # a repository as a whole stands for several layers
+    assert (
+        len({entry.name for entry in entries}) >= COUNT - 30
+    )  # a repository as a whole stands for several layers
     for entry in entries:
         assert names.parse(entry.name).repository in entry.name
         assert (entry.format in FORMATS) != (entry.format is None)
@@ -79,7 +80,9 @@ def test_gemma_2_is_the_model_before_it_is_a_release():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("query", ["gemma 2 2b layer 99 16k", "layer 20 l0 7100 gemma-2-9b", "mystery-model layer 3"])
+@pytest.mark.parametrize(
+    "query", ["gemma 2 2b layer 99 16k", "layer 20 l0 7100 gemma-2-9b", "mystery-model layer 3"]
+)
 def test_what_is_not_there_names_the_nearest(query):
     with pytest.raises(HubError, match=r"nearest: hf:\w+/"):
         catalogue.search(query)
