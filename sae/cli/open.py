@@ -144,7 +144,7 @@ def model_of(origin: Origin) -> str | None:
     """Return the hub's name of an SAE's model: some files have the one that TransformerLens gives it."""
     if origin.model is None or "/" in origin.model:
         return origin.model
-    from transformer_lens.loading_from_pretrained import get_official_model_name
+    from transformer_lens.supported_models import get_official_model_name
 
     try:
         return get_official_model_name(origin.model)
