@@ -286,7 +286,11 @@ def asked(name: HubName, ask: Callable[[], T], what: str = "", part: Path | None
                     f"the hub answers {what}{name} with status {status}: {_line(error)}; try again later"
                 ) from error
             time.sleep(pause)
-        except (errors.HTTPError, OSError, RuntimeError) as error:  # the last of an upload, from another of these
+        except (
+            errors.HTTPError,
+            OSError,
+            RuntimeError,
+        ) as error:  # the last of an upload, from another of these
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             left = f" after {size_shown(part.stat().st_size)}" if part and part.exists() else ""

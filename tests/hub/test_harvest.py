@@ -64,14 +64,21 @@ def test_a_hub_that_takes_connections_and_says_nothing_is_told_too(hub, asking, 
 def test_a_model_that_is_not_there_and_one_that_is_gated_are_told(hub, model, asking, world):
     hub.models["me/gated"] = Repository(contents(world / "model"), gated=True)
     for name in ("me/nothing", "me/gated"):
-        line = asking("harvest", "--model", name, "--dataset", world / "text.jsonl", *SMALL, "--out", "a").complaint
+        line = asking(
+            "harvest", "--model", name, "--dataset", world / "text.jsonl", *SMALL, "--out", "a"
+        ).complaint
         assert name in line
 
 
 def test_a_data_set_of_the_hub_is_streamed(hub, asking, world, tmp_path):
-    hub.datasets["me/text"] = Repository({"train.jsonl": (world / "text.jsonl").read_bytes(), "README.md": b""})
+    hub.datasets["me/text"] = Repository(
+        {"train.jsonl": (world / "text.jsonl").read_bytes(), "README.md": b""}
+    )
     command = ("harvest", "--model", world / "model", *SMALL)
     ended = asking(*command, "--dataset", "me/text", "--out", "a")
     assert ended.code == 0, ended.err
     assert asking(*command, "--dataset", world / "text.jsonl", "--out", "b").code == 0
-    assert contents(tmp_path / "a")["shard-00000.safetensors"] == contents(tmp_path / "b")["shard-00000.safetensors"]
+    assert (
+        contents(tmp_path / "a")["shard-00000.safetensors"]
+        == contents(tmp_path / "b")["shard-00000.safetensors"]
+    )
