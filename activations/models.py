@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from activations import embedded
+from activations import embedded, hub
 from activations.errors import HookError, ModelError
 from activations.probes import require_causal, state_kept
 from activations.readout import Readout, trace
@@ -39,25 +39,29 @@ def load(
 ) -> "LanguageModel":
     """Load `embedded`, a local folder, or a model of the hub.
 
-    Raises ModelError when it is not to be had, or is no causal language model."""
+    Raises ModelError when it is not to be had (at once where the hub does not answer and its cache does not hold the
+    model), or is no causal language model."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = str(embedded.model_folder()) if name == "embedded" else name
-    if name != "embedded" and _looks_local(name) and not Path(name).expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ModelError(f"no model folder at {name}: needed is a folder with config.json, or a hub name")
     # code that comes along is never run, and not asked about
     safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    silence = None
     try:
-        _require_decoder(AutoConfig.from_pretrained(source, **safely), name)
-        safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
-        hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
-        tokenizer = AutoTokenizer.from_pretrained(source, **safely)
+        with hub.cache_alone_if_silent(source) as silence:
+            _require_decoder(AutoConfig.from_pretrained(source, **safely), name)
+            safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
+            hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
+            tokenizer = AutoTokenizer.from_pretrained(source, **safely)
     except ModelError:
         raise
     except Exception as error:  # the libraries below raise of everything, plain Exception too
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+        reason = f"{silence}, and the hub's cache on this machine does not hold it." if silence else reason
         raise ModelError(
-            f"cannot load the model {name!r}: {reason[:500]} Needed is 'embedded', a model folder, or a hub name "
+            f"cannot load the model {name!r}: {reason} Needed is 'embedded', a model folder, or a hub name "
             f"(fetched over the network, so check the spelling and the connection)"
         ) from error
     if missing := sorted(found["missing_keys"]):
@@ -329,7 +333,3 @@ class LanguageModel:
     def located(self) -> dict[str, tuple[Site, str]]:
         """Where hook points lie in the plain model, and in what kind of module: block, attention, mlp or other."""
         return {hook: (site, kind) for hook, site, kind in located(self.bridge, self.plain)}
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~"))

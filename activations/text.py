@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from activations import embedded
+from activations import embedded, hub
 from activations.documents import Document
 from activations.errors import TextError
 from activations.messages import chosen_roles, columns_of, document_of
@@ -131,7 +131,8 @@ def revision(config: TextConfig) -> str | None:
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
-        return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
+        with hub.cache_alone_if_silent():
+            return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
     except HFValidationError as error:
         raise TextError(
             f"{config.dataset} is neither a file here nor a possible name on the hub: {_first_line(error)}"
@@ -185,18 +186,21 @@ def _from_hub(config: TextConfig) -> Iterator[dict[str, Any]]:
     import datasets
 
     datasets.disable_progress_bars()
+    silence = None
     try:
-        opened = datasets.load_dataset(
-            config.dataset,
-            config.subset,
-            split=config.split,
-            revision=config.dataset_revision,
-            streaming=config.streaming,
-        )
+        with hub.cache_alone_if_silent() as silence:
+            opened = datasets.load_dataset(
+                config.dataset,
+                config.subset,
+                split=config.split,
+                revision=config.dataset_revision,
+                streaming=config.streaming,
+            )
     except StopIteration as error:  # looking for its columns, the loader met no row
         raise TextError(f"{config.dataset} is empty") from error
     except _unreadable() as error:
-        raise TextError(f"cannot open the data set {config.dataset!r}: {_first_line(error)}") from error
+        reason = f"{silence}, and no cache on this machine holds it" if silence else _first_line(error)
+        raise TextError(f"cannot open the data set {config.dataset!r}: {reason}") from error
     yield from opened  # type: ignore[misc]
 
 

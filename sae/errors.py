@@ -25,3 +25,7 @@ class DivergedError(SAEError):
 
 class ForeignError(SAEError):
     """Another tool's file is missing, damaged, unsafe to read, or holds what has no exact form here; or the reverse."""
+
+
+class HubError(SAEError):
+    """A name of the hub is none, is not there, may not be read, does not answer or sends other bytes than it says."""

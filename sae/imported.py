@@ -1,6 +1,7 @@
 """An SAE out of another tool's files as a finished run folder, with a probe; and where a run's SAE comes from."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +22,10 @@ from sae.architectures import SAE, ArchConfig
 from sae.code import SparseCode
 from sae.config import RunConfig
 from sae.errors import ForeignError, RunError
-from sae.foreign import FORMATS, Origin
+from sae.features.watch import Watch, unwatched
+from sae.foreign import FORMATS, Origin, other_dictionaries
+from sae.hub.fetch import ignore_line, locate
+from sae.hub.names import is_hub_name
 from sae.runs import Run, load_sae, made_by, save_sae
 
 PROBE = "probe.safetensors"
@@ -43,6 +47,8 @@ def format_of(path: Path) -> str:
     found = [name for name, form in FORMATS.items() if form.recognises(path)]
     if len(found) == 1:
         return found[0]
+    if not found and (what := other_dictionaries.at(path)):
+        raise ForeignError(f"{path} is {what}: {other_dictionaries.WHY}")
     looks = f"looks like {' and '.join(found)}" if found else "looks like no format known here"
     known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
     raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")
@@ -55,24 +61,30 @@ def _rather(form: str, path: Path) -> str:
 
 
 def import_sae(
-    path: Path,
+    path: Path | str,
     out: Path,
     form: str | None = None,
     *,
     store: Path | None = None,
     hook: str | None = None,
     model: str | None = None,
+    progress: Watch = unwatched,
+    tell: Callable[[str], None] = ignore_line,
 ) -> Run:
     """Make a finished run at `out` of the SAE at `path`, whole or not at all.
 
+    A path that begins with hf: names an SAE on the hub, which is fetched first (`sae.hub.fetch.locate`, which `progress`
+    and `tell` are for). What was measured on a run of ours comes along where no `store` is given to measure it on.
     `store` is what is to be read with it; its model and one of its hook points are then the run's. `hook` and `model`
     go before what the files say. Raises ForeignError when the files cannot be read, have no exact form here, fit not the
     store, or say too little; RunError when there is something at `out`."""
     if out.exists() and (not out.is_dir() or files.is_taken(out)):
         raise RunError(f"{out} is not empty: choose another --out")
+    located = locate(path, form, progress, tell) if is_hub_name(path) else None
+    path = located.path if located else Path(path)
     if not path.exists():
         raise ForeignError(f"there is no file or folder {path}")
-    form = form or format_of(path)
+    form = (located.form if located else form) or format_of(path)
     try:
         sae, origin, notes = FORMATS[form].read(path)
     except ForeignError as error:
@@ -91,7 +103,14 @@ def import_sae(
             notes = [*notes, f"the files name the model {origin.model}, the store {opened.spec.model}"]
     notes = [*notes, *unlike_training(origin.facts, opened)]
     about = _about(path, form, sae, origin, notes, opened, hook, model)
+    if located:
+        name, commit = located.name, located.commit
+        about["imported"]["path"] = str(name._replace(revision=commit))
+        hub = {"repository": name.repository, "path": name.path, "revision": name.revision, "commit": commit}
+        about["imported"]["hub"] = hub
     with files.new_folder(out) as folder:
+        if form == "workbench" and opened is None:
+            _bring_along(path, folder)
         save_sae(folder, sae, {"hook": about["hook"], "model": about["model"], "step": None})
         _write_probe(folder, opened, about["hook"])
         files.write_sealed(folder / "run.json", about)
@@ -116,6 +135,15 @@ def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
     if store is not None and type(context) is int and context != packing.context:
         notes.append(f"trained on windows of {context} tokens, those of {store.path} have {packing.context}")
     return notes
+
+
+def _bring_along(run: Path, folder: Path) -> None:
+    """Copy what was measured on a run's SAE, and what people wrote about its latents."""
+    for name in ("eval.json", "labels.json"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    if (run / "features").is_dir():
+        shutil.copytree(run / "features", folder / "features")
 
 
 def _hook_in(store: Store, hook: str | None, width: int) -> str:

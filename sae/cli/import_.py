@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from sae.cli import arguments
+from sae.cli.progress import progress
 from sae.errors import ConfigError
 from sae.foreign import FORMATS
 from sae.imported import import_sae
@@ -20,11 +21,14 @@ class Import:
     like one trained here. What has no exact form here is refused, with the reason. Nothing in the files is run.
 
     Example: sae import saelens downloads/gpt2-sae --out runs/gpt2-sae --store stores/gpt2 (SAELens' folder of cfg.json and
-    sae_weights.safetensors; sae harvest makes the store). Then: sae evaluate runs/gpt2-sae. A hub's files come with
-    hf download REPOSITORY --local-dir FOLDER."""
+    sae_weights.safetensors; sae harvest makes the store). Then: sae evaluate runs/gpt2-sae.
+
+    From the hub: sae import hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --out runs/gemma. How much is
+    fetched is told before; after a stop the same command goes on. `sae catalogue` finds well-known SAEs."""
 
     what: tyro.conf.Positional[tuple[str, ...]]
-    """The format, which may be left out where the files show it, and the folder or file."""
+    """The format, which may be left out where the files show it, and the folder, the file or the name on the hub,
+    hf:OWNER/REPOSITORY[/PATH][@REVISION]."""
     out: Path
     """Folder of the run."""
     store: Path | None = None
@@ -46,15 +50,22 @@ def main(args: list[str]) -> int:
     command = arguments.parse(Import, "sae import", args)
     *form, path = command.what
     run = import_sae(
-        Path(path),
+        path,
         command.out,
         form[0] if form else None,
         store=command.store,
         hook=command.hook,
         model=command.model,
+        progress=progress,
+        tell=tell,
     )
     show(run)
     return 0
+
+
+def tell(line: str) -> None:
+    """Say what is about to be fetched, before it is."""
+    print(line, flush=True)
 
 
 def show(run: Run) -> None:

@@ -42,7 +42,13 @@ COMMANDS: dict[str, Command] = {
         "trains an architecture on planted features and counts those it finds: sae synthetic topk", AGAIN
     ),
     "features": Command("what every latent of a run's SAE fires on", GOES_ON),
-    "import": Command("another tool's SAE -> a run: sae import saelens FOLDER --out R --store S", AGAIN),
+    "catalogue": Command(
+        'well-known SAEs of the hub by words: sae catalogue "gemma 2 2b layer 20 16k"', AGAIN
+    ),
+    "import": Command(
+        "another tool's SAE -> a run: sae import saelens FOLDER --out R --store S; from the hub: sae import hf:…",
+        AGAIN,
+    ),
     "export": Command(
         "features as one HTML file (sae export html), or a run's SAE as another tool's files (sae export saelens)",
         AGAIN,
@@ -59,6 +65,12 @@ COMMANDS: dict[str, Command] = {
     "steer": Command(
         "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
         AGAIN,
+    ),
+    "push": Command(
+        "a run's SAE -> the Hugging Face hub, with a model card: sae push runs/demo hf:me/my-sae", GOES_ON
+    ),
+    "open": Command(
+        "from an SAE's name on the hub to the app's pages: fetch, harvest, features, evaluation, app", GOES_ON
     ),
     "app": Command("browse runs and features in a web browser, on this machine", AGAIN),
 }

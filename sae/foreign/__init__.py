@@ -4,8 +4,17 @@ from pathlib import Path
 from typing import Protocol
 
 from sae.architectures import SAE
-from sae.foreign import dictionary_learning, gemma_scope, openai, saelens, sparsify
-from sae.foreign.exchange import Imported, Origin
+from sae.foreign import (
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    openai,
+    qwen_scope,
+    saelens,
+    sparsify,
+    workbench,
+)
+from sae.foreign.exchange import Imported, Layout, Origin
 
 
 class Format(Protocol):
@@ -14,6 +23,11 @@ class Format(Protocol):
     @property
     def TITLE(self) -> str:
         """The tool and what of it is meant, in a few words."""
+        ...
+
+    @property
+    def LAYOUTS(self) -> tuple[Layout, ...]:
+        """How its files lie in a folder, for finding SAEs in a list of files."""
         ...
 
     def recognises(self, path: Path) -> bool:
@@ -42,5 +56,10 @@ WRITABLE: dict[str, WritableFormat] = {
     "openai": openai,
     "gemma_scope": gemma_scope,
 }
-FORMATS: dict[str, Format] = {**WRITABLE}
-__all__ = ["FORMATS", "WRITABLE", "Format", "Imported", "Origin", "WritableFormat"]
+FORMATS: dict[str, Format] = {
+    **WRITABLE,
+    "llama_scope": llama_scope,
+    "qwen_scope": qwen_scope,
+    "workbench": workbench,
+}
+__all__ = ["FORMATS", "WRITABLE", "Format", "Imported", "Layout", "Origin", "WritableFormat"]

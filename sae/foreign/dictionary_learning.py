@@ -15,10 +15,14 @@ from sae.architectures import SAE
 from sae.errors import ConfigError, ForeignError
 from sae.foreign import forms, sites
 from sae.foreign.dictionaries import READERS, Content, held, number_of
-from sae.foreign.exchange import Imported, Origin, finished, read_json, read_pt, state_dict
+from sae.foreign.exchange import Imported, Layout, Origin, finished, read_json, read_pt, state_dict
 
 TITLE = "dictionary_learning (ae.pt and config.json)"
 WEIGHTS, ABOUT = "ae.pt", "config.json"
+LAYOUTS = (
+    Layout(re.escape(WEIGHTS), (), (ABOUT, f"../{ABOUT}")),
+    Layout(r"ae_\w+\.pt", (), (ABOUT, f"../{ABOUT}"), names_file=True),
+)
 IN_ACTIVATION_UNITS = frozenset(
     "bias encoder.bias decoder.bias decoder_bias b_enc b_dec mag_bias gate_bias threshold".split()
 )
@@ -53,13 +57,13 @@ def read(path: Path) -> Imported:
     content = state_dict(content, file)
     trainer, buffer = _part(about, "trainer"), _part(about, "buffer")
     name = trainer.get("dict_class")
+    if what := _no_sae(name, content, buffer):
+        raise ForeignError(f"{file} is {what}: an SAE here rebuilds what it reads")
     if not isinstance(name, str) or name not in READERS:
         found = "does not say its dict_class" if name is None else f"is of class {name!r}"
         raise ForeignError(
             f"{file} {found} ({where or 'no config.json beside it'}), known are {', '.join(READERS)}"
         )
-    if buffer.get("io") == "in_and_out":
-        raise ForeignError(f"{file} is a transcoder (io in_and_out): SAEs here rebuild what they read")
     try:
         sae, said = READERS[name](Content(file, content, trainer))
     except ConfigError as error:
@@ -68,6 +72,21 @@ def read(path: Path) -> Imported:
     facts = {"trainer": _plain(trainer), "context_size": context if isinstance(context, int) else None}
     origin = Origin(model if isinstance(model, str) else None, _hook(trainer), facts)
     return Imported(finished(sae), origin, notes + said)
+
+
+def _no_sae(name: Any, content: dict[str, Any], buffer: dict[str, Any]) -> str | None:
+    """Return what a file is that holds another kind of dictionary: by its class, its buffer, or the shape of its encoder.
+
+    A crosscoder's encoder has an axis more, for the places of the model it reads."""
+    weight = content.get("encoder.weight")
+    crossing = isinstance(weight, Tensor) and weight.ndim == 3
+    if crossing or (isinstance(name, str) and "crosscoder" in name.lower()):
+        return (
+            f"a crosscoder{f' ({name})' if isinstance(name, str) else ''}, which reads several places at once"
+        )
+    if buffer.get("io") == "in_and_out" or (isinstance(name, str) and "transcoder" in name.lower()):
+        return "a transcoder, which rebuilds a module's output from its input"
+    return None
 
 
 def _config(file: Path) -> tuple[dict[str, Any], Path | None]:

@@ -60,6 +60,19 @@ class Imported(NamedTuple):
     """What was changed on the way and what to beware of, for the user: a line each, no full stop."""
 
 
+class Layout(NamedTuple):
+    """How a format's files lie in a folder: what `sae/hub` looks for in a repository, and fetches."""
+
+    weights: str
+    """Regular expression of the file that marks an SAE, as a path within the SAE's folder."""
+    beside: tuple[str, ...] = ()
+    """Files that must be in that folder too."""
+    perhaps: tuple[str, ...] = ()
+    """Files that are read where they exist: paths from that folder, which may begin with ../ or end in /*."""
+    names_file: bool = False
+    """Whether the SAE is called by its file, of which a folder may hold many, and not by its folder."""
+
+
 class Weights:
     """Tensors of one file, checked as they are taken, one by one, in float64; what is left over is not understood."""
 

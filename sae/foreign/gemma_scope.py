@@ -17,6 +17,7 @@ from sae.errors import ForeignError
 from sae.foreign import forms
 from sae.foreign.exchange import (
     Imported,
+    Layout,
     Origin,
     Weights,
     assemble,
@@ -30,6 +31,7 @@ from sae.foreign.exchange import (
 
 TITLE = "Gemma Scope (params.npz; version 2: config.json and params.safetensors)"
 FIRST, SECOND, ABOUT = "params.npz", "params.safetensors", "config.json"
+LAYOUTS = (Layout(re.escape(FIRST)), Layout(re.escape(SECOND), (), (ABOUT,)))
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 """Last part of version 1's repositories -> hook within a block."""
@@ -39,6 +41,12 @@ MODULES = {
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
 """What version 2 calls a place within model.layers.N -> hook within a block."""
+FOLDERS = {
+    "resid_post": "output",
+    "attn_out": "self_attn.o_proj.input",
+    "mlp_out": "post_feedforward_layernorm.output",
+}
+"""Version 2's folders of SAEs, which may end in _all -> the place within model.layers.N."""
 
 
 def recognises(path: Path) -> bool:
@@ -82,7 +90,8 @@ def _first(file: Path) -> tuple[dict[str, Tensor], Origin]:
         size, kind, site = repository.groups()
         if site not in SITES:
             raise ForeignError(
-                f"{file} is of {repository[0]}: it rebuilds an MLP's output from its input, SAEs what they read"
+                f"{file} is a transcoder ({repository[0]}), which rebuilds an MLP's output from its input: an SAE here "
+                f"rebuilds what it reads"
             )
         model = f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}"
         hook = f"blocks.{layer[1]}.{SITES[site]}" if layer else None
@@ -103,7 +112,7 @@ def _npz(file: Path) -> dict[str, Tensor]:
 
 
 def _second(file: Path) -> tuple[dict[str, Tensor], Origin]:
-    about = read_json(file.parent / ABOUT)
+    about = read_json(file.parent / ABOUT) if (file.parent / ABOUT).exists() else _about_by_path(file)
     if about.get("architecture") != "jump_relu":
         raise ForeignError(
             f"{file.parent / ABOUT}: architecture is {about.get('architecture')!r}, needed is jump_relu"
@@ -111,19 +120,37 @@ def _second(file: Path) -> tuple[dict[str, Tensor], Origin]:
     source, target = about.get("hf_hook_point_in"), about.get("hf_hook_point_out")
     if about.get("affine_connection") or target not in (None, source):
         raise ForeignError(
-            f"{file.parent} is a transcoder from {source!r} to {target!r}: SAEs here rebuild what they read"
+            f"{file.parent} is a transcoder from {source!r} to {target!r}: an SAE here rebuilds what it reads"
         )
     found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", str(source))
     hook = f"blocks.{found[1]}.{MODULES[found[2]]}" if found and found[2] in MODULES else None
     return read_safetensors(file), Origin(_gemma_3(about), hook, about)
 
 
+def _about_by_path(file: Path) -> dict[str, Any]:
+    """Return settings of a version 2 file that has none beside it, read off its path as the hub's folders have it."""
+    parts = "/".join(file.absolute().parts)
+    found = re.search(r"gemma-scope-(2-\w+-(?:pt|it)).*/(\w+?)(?:_all)?/layer_(\d+)_", parts)
+    if not found:
+        raise ForeignError(
+            f"{ABOUT} is missing in {file.parent}, and the path does not tell model, site and layer"
+        )
+    release, site, layer = found.groups()
+    if site not in FOLDERS:
+        raise ForeignError(f"{file} is a {site}, no SAE: an SAE here rebuilds what it reads")
+    place = f"model.layers.{layer}.{FOLDERS[site]}"
+    model = f"google/gemma-{release.replace('2-', '3-', 1)}"
+    return {"architecture": "jump_relu", "hf_hook_point_in": place, "model_name": model}
+
+
 def _gemma_3(about: dict[str, Any]) -> str | None:
-    """The hub's name for the model: some files write gemma-v3, some leave the owner out."""
+    """Return the hub's name for the model: some files write gemma-v3, some leave the owner out, and the smallest model
+    has no -pt."""
     name = about.get("model_name")
     if not isinstance(name, str):
         return None
-    return ("" if "/" in name else "google/") + name.replace("-v3", "-3")
+    whole = ("" if "/" in name else "google/") + name.replace("-v3", "-3")
+    return whole.replace("-270m-pt", "-270m")
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:

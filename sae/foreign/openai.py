@@ -4,6 +4,7 @@ https://github.com/openai/sparse_autoencoder, commit 4965b94, model.py. Its TopK
 deviation 1) and undo that after decoding, so the decoder needs x too: no code of ours carries that along. Its README loads
 GPT-2 with center_writing_weights=False, and TransformerLens' other processing does not change the places its SAEs read."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from sae.errors import ForeignError
 from sae.foreign import forms
 from sae.foreign.exchange import (
     Imported,
+    Layout,
     Origin,
     Weights,
     assemble,
@@ -26,6 +28,10 @@ from sae.foreign.exchange import (
 
 TITLE = "OpenAI sparse_autoencoder (one .pt)"
 WEIGHTS = "autoencoder.pt"
+LAYOUTS = (
+    Layout(re.escape(WEIGHTS)),
+    Layout(r"(?!ae\w*\.pt$|layer\d+\.sae\.pt$|autoencoder\.pt$).+\.pth?", names_file=True),
+)
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 REFUSED = {
     "TopK": "it normalises each row and needs the row's mean and spread again to decode, which no SAE here has: train "

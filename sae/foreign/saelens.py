@@ -3,6 +3,7 @@
 Read from SAELens 6.54.12's own source. Its pre-activations are (x - b_dec if apply_b_dec_to_input) W_enc + b_enc; its
 BatchTopK and Matryoshka are saved as JumpReLUs, as ours are used."""
 
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from sae.errors import ConfigError, ForeignError
 from sae.foreign import forms, processing, sites
 from sae.foreign.exchange import (
     Imported,
+    Layout,
     Origin,
     Weights,
     assemble,
@@ -45,6 +47,7 @@ from sae.foreign.exchange import (
 
 TITLE = "SAELens: cfg.json and sae_weights.safetensors"
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+LAYOUTS = (Layout(re.escape(WEIGHTS), (CFG,)),)
 LAYOUT = "6.54.12"  # the version whose layout is written; below 6, SAELens would convert the file
 
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
@@ -144,6 +147,9 @@ def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
 def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
     if name in NOT_READ:
         raise ForeignError(f"{path} is a {name} SAE, which has no exact form here: {NOT_READ[name]}")
+    target = cfg["metadata"].get("hook_name_out")
+    if "d_out" in cfg or target not in (None, cfg["metadata"].get("hook_name")):
+        raise ForeignError(f"{path} is a transcoder (to {target}), no SAE: {NOT_READ['transcoder']}")
     scaled = cfg.get("normalize_activations") or "none"
     if scaled != "none":
         how = NORMALISED.get(str(scaled), "in a way that is not known here")

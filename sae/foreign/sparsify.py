@@ -13,6 +13,7 @@ from sae.errors import ForeignError
 from sae.foreign import forms, sites
 from sae.foreign.exchange import (
     Imported,
+    Layout,
     Origin,
     Weights,
     assemble,
@@ -25,6 +26,7 @@ from sae.foreign.exchange import (
 
 TITLE = "sparsify (cfg.json and sae.safetensors)"
 WEIGHTS, ABOUT, RUN = "sae.safetensors", "cfg.json", "config.json"
+LAYOUTS = (Layout(re.escape(WEIGHTS), (ABOUT,), (f"../{RUN}", f"../../{RUN}")),)
 REFUSED = {
     "transcode": "a transcoder, which rebuilds a module's output from its input",
     "skip_connection": "with a linear skip connection, which adds x W_skip",
@@ -50,7 +52,7 @@ def read(path: Path) -> Imported:
     for name, what in REFUSED.items():
         if about.get(name):
             raise ForeignError(
-                f"{path} is {what} ({name} in {ABOUT}): SAEs here rebuild what they read, by features alone"
+                f"{path} is {what} ({name} in {ABOUT}): an SAE here rebuilds what it reads, by features alone"
             )
     activation = about.get("activation", "topk")  # older files have no other
     if activation != "topk":

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 IMPORTS = (
@@ -171,12 +172,32 @@ def stop_within(number: int, error: str) -> None:
     evaluate.reconstruction = reconstruction
 
 
+def hub_at(url: str, cache: str, token: str | None) -> None:
+    """Let the hub be at another address, with a cache and a token of its own, as the environment says before a start."""
+    import datasets
+    from huggingface_hub import constants
+
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    constants.ENDPOINT = url
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
+    constants.HF_HUB_CACHE = constants.HUGGINGFACE_HUB_CACHE = cache
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = False
+    constants.HF_HUB_DISABLE_XET = True
+    constants.DOWNLOAD_CHUNK_SIZE = 100  # what of a chunk has arrived when a connection breaks is lost
+    constants.HF_TOKEN_PATH = f"{cache}/token"
+    datasets.config.HF_ENDPOINT = url
+    datasets.config.HF_DATASETS_CACHE = Path(cache) / "datasets"
+
+
 FAULTS: dict[str, Any] = {
     "clock_goes_back": clock_goes_back,
     "closed_output": closed_output,
     "die_past": die_past,
     "disk_full_after": disk_full_after,
     "environment": os.environ.update,  # as torchrun starts a rank
+    "hub_at": hub_at,
     "kill_at": kill_at,
     "loss_explodes_after": loss_explodes_after,
     "stop_within": stop_within,

@@ -24,7 +24,12 @@ from tests.docs.stand_ins import furnish, smaller
 # why these are parsed alone: a server, or the embedded model, which is fetched
 NOT_HERE = ("app", "demo")
 # blocks marked `parsed`: they need a hub, several processes or a machine measured
-PARSED_ALONE = {"docs/exchange.md": 1, "docs/many-gpus.md": 2, "docs/your-model-and-data.md": 2}
+PARSED_ALONE = {
+    "docs/exchange.md": 1,
+    "docs/hub.md": 1,
+    "docs/many-gpus.md": 2,
+    "docs/your-model-and-data.md": 2,
+}
 # commands of indented blocks, in the README, that nothing can mark
 PARSED_UNMARKED = {"make": 2, "torchrun": 3, ".venv/bin/sae": 1, "sae": 1}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")

@@ -197,7 +197,13 @@ def test_what_it_cannot_hold_is_refused_and_nothing_is_written(tmp_path, name):
 
 TOPK = CLASSES["AutoEncoderTopK"][0]
 WRONG = {
-    "another class": ("CrossCoder", TOPK, {}, "is of class 'CrossCoder' .* known are AutoEncoder"),
+    "another class": (
+        "AutoEncoderMystery",
+        TOPK,
+        {},
+        "is of class 'AutoEncoderMystery' .* known are AutoEncoder",
+    ),
+    "a crosscoder": ("CrossCoder", TOPK, {}, "is a crosscoder .CrossCoder."),
     "no class": (None, TOPK, {}, "does not say its dict_class"),
     "two k": ("AutoEncoderTopK", TOPK, {"k": 4}, "says k = 3 and 4"),
     "no k": ("AutoEncoderTopK", linear("b_dec"), {"k": 0}, "k is 0, needed is a whole number"),

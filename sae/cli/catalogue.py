@@ -1,0 +1,65 @@
+"""`sae catalogue`: well-known SAEs of the hub by words."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sae.cli import arguments
+from sae.errors import ConfigError
+from sae.hub import catalogue
+from sae.hub.catalogue import Entry
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Find well-known SAEs of the Hugging Face hub by model, layer, site, width, L0 and method, without a network.
+
+    Example: sae catalogue "gemma 2 2b layer 20 16k". A row's name is what sae import and sae open take. L0 is the mean
+    number of latents that fire, as the release says it."""
+
+    query: tyro.conf.Positional[tuple[str, ...]]
+    """Words: `gemma 2 2b`, `layer 20` or `l20`, `16k` or `16384`, `l0 71`, `residual`, `mlp`, `attention`, `jumprelu`."""
+    limit: int = 20
+    """Rows to show at most."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print all that fit, as JSON."""
+
+    def __post_init__(self) -> None:
+        if not self.query:
+            raise ConfigError('needed are words to look for, as in `sae catalogue "gemma 2 2b layer 20 16k"`')
+        if self.limit < 1:
+            raise ConfigError(f"limit = {self.limit} must be at least 1")
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = arguments.parse(Catalogue, "sae catalogue", args)
+    found = catalogue.search(" ".join(command.query))
+    if command.as_json:
+        print(json.dumps([entry._asdict() for entry in found], indent=1))
+        return 0
+    show(found[: command.limit])
+    if len(found) > command.limit:
+        print(f"{command.limit} of {len(found):,}: more words narrow it down, --limit shows more")
+    first = next((entry for entry in found if entry.unsupported is None), None)
+    if first:
+        print(f"next: sae open {first.name}")
+    return 0
+
+
+def show(found: list[Entry]) -> None:
+    """Print a table; why an SAE cannot be read is said below it."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "format", "model", "hook", "width", "L0"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("width", "L0"))
+    for entry in found:
+        width = f"{entry.width:,}" if entry.width else "?"
+        table.add_row(entry.name, entry.format if entry.unsupported is None else "cannot be read", entry.model,
+                      entry.hook or "?", width, "?" if entry.l0 is None else str(entry.l0))  # fmt: skip
+    Console().print(table)
+    for reason in dict.fromkeys(entry.unsupported for entry in found if entry.unsupported):
+        print(f"cannot be read: {reason}")

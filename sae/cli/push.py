@@ -1,0 +1,69 @@
+"""`sae push`: a run's SAE on the Hugging Face hub, with a card."""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from sae.cli import arguments
+from sae.cli.evaluate import LABELS
+from sae.errors import ConfigError
+from sae.hub import push
+from sae.hub.fetch import size_shown
+from sae.hub.names import is_hub_name, parse
+from sae.runs import Run
+
+
+@dataclass(frozen=True)
+class Push:
+    """Send a finished run's SAE to the Hugging Face hub, with its evaluation, its labels and a model card.
+
+    Example: sae push runs/demo hf:me/my-sae --features. What is sent and how much is told first, and asked about unless
+    --yes. Stores, checkpoints and paths of this machine are not sent. Interrupted, the same command goes on. Others read
+    it with sae import hf:me/my-sae. It needs a token that may write: hf auth login, or HF_TOKEN."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must be finished."""
+    name: tyro.conf.Positional[str]
+    """Where to: hf:OWNER/REPOSITORY[/PATH]. A repository that is not there is made."""
+    features: bool = False
+    """Send the features folder too. It holds pieces of the text that the features were collected on."""
+    private: bool = False
+    """Make a new repository private."""
+    yes: bool = False
+    """Send without asking."""
+
+    def __post_init__(self) -> None:
+        if not is_hub_name(self.name) or parse(self.name).revision:
+            raise ConfigError(f"{self.name!r} is no place to send to: needed is hf:OWNER/REPOSITORY[/PATH]")
+
+
+def main(args: list[str]) -> int:
+    """Parse and run."""
+    command = arguments.parse(Push, "sae push", args)
+    run, name = Run(command.run), parse(command.name)
+    with tempfile.TemporaryDirectory(prefix="sae-push-") as place:
+        folder = Path(place)
+        sent = push.stage(run, name, folder, command.features, lambda key: LABELS.get(key, key))
+        push.refuse_without_token()
+        print(f"to {name}{' (private)' * command.private}, from {run.path}:")
+        for path in sent:
+            print(f"  {path.relative_to(folder).as_posix()}  {size_shown(path.stat().st_size)}")
+        print(
+            f"  {len(sent)} files, {size_shown(sum(path.stat().st_size for path in sent))}; paths of this machine are left out"
+        )
+        if not (command.yes or _agreed()):
+            print("nothing was sent")
+            return 0
+        address = push.send(folder, name, command.private)
+    print(f"{address}\nto read it: sae import {name} --out RUN")
+    return 0
+
+
+def _agreed() -> bool:
+    """Ask whether to send. Raises ConfigError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody can be asked here whether to send this: give --yes")
+    return input("send this? [y/N] ").strip().lower() in ("y", "yes")

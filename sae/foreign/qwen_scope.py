@@ -1,0 +1,80 @@
+"""Qwen-Scope: TopK SAEs on the residual stream of Qwen models, one layerN.sae.pt a block.
+
+Deng et al. 2026, arXiv:2605.11887; the code on the models' cards. b_dec is not taken off the input. A file says nothing of
+itself: layer, model, width and k are in its own and the repository's name, as in
+Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer20.sae.pt."""
+
+import re
+from pathlib import Path
+
+from sae.architectures import TopKConfig
+from sae.errors import ConfigError, ForeignError
+from sae.foreign.exchange import (
+    Imported,
+    Layout,
+    Origin,
+    Weights,
+    assemble,
+    finished,
+    fold_norms,
+    fold_pre_bias,
+    read_pt,
+    state_dict,
+)
+
+TITLE = "Qwen-Scope (layerN.sae.pt in a folder named after the repository)"
+FILE = re.compile(r"layer(\d+)\.sae\.pt")
+REPOSITORY = re.compile(r"SAE-Res-([\w.-]+?)-W(\d+)K-L0_(\d+)(?![\d.])")
+LAYOUTS = (Layout(FILE.pattern, names_file=True),)
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a layerN.sae.pt, or a folder with one."""
+    return _file(path) is not None
+
+
+def _file(path: Path) -> Path | None:
+    """Return the file itself, or the only one of a folder; None where there is none or more than one."""
+    if path.is_dir():
+        files = [file for file in path.iterdir() if FILE.fullmatch(file.name) and file.is_file()]
+        return files[0] if len(files) == 1 else None
+    return path if FILE.fullmatch(path.name) and path.is_file() else None
+
+
+def read(path: Path) -> Imported:
+    """Read the SAE of one block. Raises ForeignError when it is damaged, or its path does not say its k."""
+    file = _file(path)
+    if file is None:
+        raise ForeignError(
+            f"{path} is no layerN.sae.pt, and no folder with exactly one: name the file of one block"
+        )
+    layer = FILE.fullmatch(file.name)
+    repositories = REPOSITORY.findall("/".join(file.absolute().parts))
+    if layer is None or not repositories:
+        raise ForeignError(
+            f"{file} does not say its k: keep it in a folder with the repository's name, as in "
+            f"SAE-Res-Qwen3-8B-Base-W64K-L0_50/{file.name}"
+        )
+    model, width, k = repositories[-1]
+    content = state_dict(read_pt(file), file)
+    weights = Weights(file, content)
+    encoder = weights.take("W_enc", None, None)
+    n, d = encoder.shape
+    tensors = {
+        "W_enc": encoder.T,
+        "b_enc": weights.take("b_enc", n),
+        "W_dec": weights.take("W_dec", d, n).T,
+        "b_dec": weights.take("b_dec", d),
+    }
+    weights.done()
+    try:
+        sae = assemble(TopKConfig(d_sae=n, k=int(k)), tensors)
+    except ConfigError as error:
+        raise ForeignError(f"{file}: {error}") from error
+    notes = fold_pre_bias(sae, subtracted=False) + fold_norms(sae)
+    notes.append(f"the card's code keeps the {k} largest pre-activations even where they are negative; here a row with "
+                 f"fewer than {k} positive ones keeps those alone")  # fmt: skip
+    if n != int(width) * 1024:
+        notes.append(f"the repository's name says {width}K latents, the file has {n:,}")
+    origin = Origin(f"Qwen/{model}", f"blocks.{layer[1]}.hook_resid_post", {"average_l0": int(k)})
+    return Imported(finished(sae), origin, notes)

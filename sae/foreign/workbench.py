@@ -1,0 +1,28 @@
+"""A finished run of this tool, its own or one that somebody shared: run.json, sae.json and sae.safetensors (FORMAT.md)."""
+
+import re
+from pathlib import Path
+
+from sae.errors import ForeignError, RunError
+from sae.foreign.exchange import Imported, Layout, Origin
+from sae.runs import ABOUT, WEIGHTS, Run, load_sae
+
+TITLE = "SAE workbench (a finished run: run.json, sae.json and sae.safetensors)"
+LAYOUTS = (Layout(re.escape(ABOUT), ("run.json", WEIGHTS), ("eval.json", "labels.json", "features/*")),)
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a folder with a finished run."""
+    return all((path / name).is_file() for name in ("run.json", ABOUT, WEIGHTS))
+
+
+def read(path: Path) -> Imported:
+    """Read the SAE of a run, of any architecture. Raises ForeignError when it is damaged, unfinished or of a newer format."""
+    try:
+        run = Run(path)
+        sae = load_sae(path)
+    except RunError as error:
+        raise ForeignError(str(error)) from error
+    return Imported(
+        sae, Origin(run.about["model"], run.hook, run.about.get("imported", {}).get("facts", {})), []
+    )

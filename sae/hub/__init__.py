@@ -1,0 +1,1 @@
+"""The Hugging Face hub: names of SAEs on it (`hf:…`), fetching them, finding well-known ones, sharing runs."""

@@ -1,0 +1,151 @@
+"""Well-known SAEs of the hub, found by words, without a network: catalogue.json, whose sources it names.
+
+An entry of the file stands for many SAEs: `path` and `hook` are patterns, and each row has a width, the layers and the
+values of L0 that exist together."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from itertools import product
+from typing import Any, NamedTuple
+
+from sae.errors import HubError
+from sae.hub.names import HubName
+
+WIDTHS = {"1k": 1024, "4k": 4096, "16k": 16384, "24k": 24576, "32k": 32768, "65k": 65536, "80k": 81920, "131k": 131072,
+          "262k": 262144, "524k": 524288, "1m": 1048576}  # fmt: skip
+SITE_WORDS = {
+    "residual": {"residual", "resid", "res", "r"},
+    "mlp": {"mlp", "m"},
+    "attention": {"attention", "attn", "att", "a"},
+    "embedding": {"embedding", "embed"},
+    "transcoder": {"transcoder", "transcoders"},
+    None: set(),
+}
+NEAREST = 5  # named where nothing fits
+
+
+class Entry(NamedTuple):
+    """One SAE, or a repository of them where its layers are not known here."""
+
+    name: str
+    """For `sae import`."""
+    family: str
+    format: str | None
+    """None where it cannot be read."""
+    model: str
+    """For `--model`."""
+    hook: str | None
+    layer: int | None
+    site: str | None
+    width: int | None
+    l0: int | str | None
+    """Mean number of latents that fire, or the release's own word for it."""
+    method: str | None
+    unsupported: str | None
+    """Why it cannot be read; None where it can."""
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Return every SAE of the catalogue."""
+    text = (files("sae.hub") / "catalogue.json").read_text(encoding="utf-8")
+    return tuple(entry for release in json.loads(text)["releases"] for entry in _expanded(release))
+
+
+def _expanded(release: dict[str, Any]) -> Iterator[Entry]:
+    for width, layers, l0s in release["rows"]:
+        for layer, l0, trainer in product(_numbers(layers), l0s, release.get("trainers", [None])):
+            filled = {"layer": layer, "width": width, "l0": l0, "trainer": trainer}
+            hook = release.get("hook")
+            yield Entry(
+                str(HubName(release["repository"], release["path"].format(**filled))),
+                release["family"],
+                release.get("format"),
+                release["model"],
+                hook.format(**filled) if hook and layer is not None else None,
+                layer,
+                release.get("site"),
+                width and WIDTHS.get(width, int(width) if width.isdigit() else None),
+                l0,
+                release.get("method"),
+                release.get("unsupported"),
+            )
+
+
+def _numbers(ranges: str) -> list[int | None]:
+    """Return the numbers of `0-3,7`; None alone of nothing."""
+    if not ranges:
+        return [None]
+    ends = [part.partition("-") for part in ranges.split(",")]
+    return [n for first, _, last in ends for n in range(int(first), int(last or first) + 1)]
+
+
+class Query(NamedTuple):
+    """What is looked for."""
+
+    layer: int | None
+    width: int | None
+    l0: str | None
+    words: tuple[str, ...]
+
+
+def parse(text: str) -> Query:
+    """Return what words ask for: `layer 20` or `l20`, `16k` or `16384`, `l0 71`, and words of model, site, method, release."""
+    rest = f" {text.lower()} "
+    found: dict[str, str] = {}
+    for key, pattern in (("l0", r"\sl0[ _=]?(\w+)"), ("layer", r"\s(?:layer[ _=]?|l)(\d+)(?=\s)")):
+        if match := re.search(pattern, rest):
+            found[key] = match[1]
+            rest = rest[: match.start()] + " " + rest[match.end() :]
+    width = None
+    words = re.findall(r"[\w.]+", rest)
+    for word in words:
+        if word in WIDTHS or (word.isdigit() and int(word) in {*WIDTHS.values()}):
+            width = WIDTHS.get(word) or int(word)
+    known = {str(width), *(name for name, n in WIDTHS.items() if n == width)}
+    left = tuple(word for word in words if word not in known and word != "width")
+    layer = found.get("layer")
+    return Query(int(layer) if layer else None, width, found.get("l0"), left)
+
+
+def search(text: str) -> list[Entry]:
+    """Return the SAEs that have everything a query asks for, the best first: those whose model has its words.
+
+    Raises HubError when none has, naming the nearest."""
+    query = parse(text)
+    wanted = len(query.words) + sum(value is not None for value in query[:3])
+    scored = [(*_score(query, entry), entry) for entry in entries()]
+    full = [one for one in scored if one[0] == wanted]
+    if full:
+        return [
+            entry for *_, entry in sorted(full, key=lambda one: (one[2].unsupported is not None, -one[1]))
+        ]
+    near = sorted(scored, key=lambda one: (-one[0], one[2].unsupported is not None, -one[1]))[:NEAREST]
+    listed = ", ".join(_named(entry) for *_, entry in near)
+    raise HubError(f"the catalogue has nothing with all of {text!r}; nearest: {listed}")
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.name}{f' (layer {entry.layer})' if entry.layer is not None else ''}"
+
+
+def _score(query: Query, entry: Entry) -> tuple[int, int]:
+    """Return how much of a query an entry has, and how many of its words are the model's own."""
+    model = {
+        *re.findall(r"[a-z]+|[\d.]+[a-z]?\b|[\d.]+", entry.model.lower()),
+        *re.split(r"[\W_]+", entry.model.lower()),
+    }
+    other = {*re.split(r"[\W_]+", f"{entry.name} {entry.family} {entry.format} {entry.method}".lower())}
+    other |= SITE_WORDS[entry.site] | {str(entry.site), str(entry.method), "sae"}
+    whole = re.sub(r"[\W_]+", "", entry.model.lower())
+    ours = [word for word in query.words if word in model or (len(word) > 3 and word in whole)]
+    theirs = [word for word in query.words if word not in ours and word in other]
+    facts = [
+        query.layer is not None and query.layer == entry.layer,
+        query.width is not None and query.width == entry.width,
+        query.l0 is not None and query.l0 == str(entry.l0),
+    ]
+    return len(ours) + len(theirs) + sum(facts), len(ours)

@@ -1,0 +1,47 @@
+"""Names of SAEs on the hub: hf:OWNER/REPOSITORY[/PATH][@REVISION]."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from sae.errors import HubError
+
+PREFIX = "hf:"
+FORM = "hf:OWNER/REPOSITORY[/PATH][@REVISION]"
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+class HubName(NamedTuple):
+    """A repository of the hub, and a folder or file in it."""
+
+    repository: str
+    """OWNER/REPOSITORY."""
+    path: str = ""
+    """Folder or file within the repository; empty for all of it."""
+    revision: str | None = None
+    """Branch, tag or commit; None for the main branch."""
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return f"{PREFIX}{self.repository}{'/' * bool(self.path)}{self.path}{at}"
+
+
+def is_hub_name(text: str | Path) -> bool:
+    """Whether this names something on the hub, and nothing on this machine."""
+    return str(text).startswith(PREFIX)
+
+
+def parse(text: str | Path) -> HubName:
+    """Return what a name that begins with hf: names. Raises HubError when it names no repository."""
+    rest, at, revision = str(text).removeprefix(PREFIX).lstrip("/").partition("@")
+    owner, _, inner = rest.rstrip("/").partition("/")
+    repository, _, path = inner.partition("/")
+    whole = f"{owner}/{repository}"
+    parts = path.split("/") if path else []
+    fine = REPOSITORY.fullmatch(whole) and all(
+        part.isprintable() and part not in ("", ".", "..") for part in parts
+    )
+    if not is_hub_name(text) or not fine or (at and not re.fullmatch(r"[\w./-]+", revision)):
+        raise HubError(f"{str(text)!r} is no name on the hub: needed is {FORM}, as in hf:google/gemma-scope-2b-pt-res/"
+                       f"layer_20/width_16k/average_l0_71")  # fmt: skip
+    return HubName(whole, path, revision or None)

@@ -1,0 +1,139 @@
+"""Sharing a run on the hub: its SAE and what was measured on it, with a card, and nothing of this machine."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from activations import files, hub
+from sae.architectures import name_of
+from sae.errors import HubError
+from sae.features.store import FeatureStore
+from sae.hub.fetch import asked
+from sae.hub.names import HubName
+from sae.runs import ABOUT, WEIGHTS, Run
+from sae.show import card
+from sae.show.card import Card
+
+README, PICTURE = "README.md", "densities.svg"
+EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what `embedded` is called on the hub
+PATHS = re.compile(r"^(?:/|~|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:)")
+NOT_SENT = (
+    "effects",
+    "codes",
+)  # folders within features/ that name this machine's copy of it, or are under way
+Labelled = Callable[[str], str]
+
+
+def stage(run: Run, name: HubName, folder: Path, features: bool, labelled: Labelled) -> list[Path]:
+    """Fill an empty folder with what is sent of a run, and return its files.
+
+    Paths of this machine are replaced by their last part and the store's is left out. `labelled` says what a measure is
+    called. Raises RunError when the run is not finished or damaged, HubError when features are asked for and not there."""
+    _ = run.digest  # refuses a run that is not finished
+    _ = run.sae()  # and one that is damaged
+    about = without_paths({key: value for key, value in run.about.items() if key != files.SEAL})
+    about["config"]["store"] = ""
+    files.write_sealed(folder / "run.json", about)
+    files.write_sealed(folder / ABOUT, without_paths(_object(run.path / ABOUT)))
+    shutil.copyfile(run.path / WEIGHTS, folder / WEIGHTS)
+    if run.evaluation is not None:
+        shutil.copyfile(run.path / "eval.json", folder / "eval.json")
+    if (run.path / "labels.json").is_file():
+        shutil.copyfile(run.path / "labels.json", folder / "labels.json")
+    store = FeatureStore(run.path / "features") if (run.path / "features").is_dir() else None
+    if features:
+        if store is None:
+            raise HubError(
+                f"{run.path} has no features to send: sae features {run.path} makes them, or leave out --features"
+            )
+        shutil.copytree(
+            store.path, folder / "features", ignore=shutil.ignore_patterns(*NOT_SENT, "*.lock", ".lock")
+        )
+        files.write_sealed(
+            folder / "features" / "features.json", without_paths(_object(store.path / "features.json"))
+        )
+    if store is not None:
+        density = store.table["density"].to_pylist()
+        (folder / PICTURE).write_text(card.densities(density, store.about.get("tokens", 0)), encoding="utf-8")
+    (folder / README).write_text(
+        card.markdown(_card(run, name, about, store is not None, features, labelled)), encoding="utf-8"
+    )
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = files.read_json(path)
+    content.pop(files.SEAL, None)
+    return content
+
+
+def without_paths(content: Any) -> Any:
+    """Return JSON content with every text that is a path of this machine replaced by the path's last part."""
+    if isinstance(content, dict):
+        return {key: without_paths(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_paths(value) for value in content]
+    if isinstance(content, str) and PATHS.match(content):
+        return PureWindowsPath(content).name  # which splits at either slash
+    return content
+
+
+def _card(
+    run: Run, name: HubName, about: dict[str, Any], picture: bool, features: bool, labelled: Labelled
+) -> Card:
+    model = about["model"]
+    base = (
+        EMBEDDED
+        if model == "embedded"
+        else None
+        if PATHS.match(run.about["model"]) or Path(model).exists()
+        else model
+    )
+    found = run.evaluation or {}
+    spliced = found.get("splice") or {}
+    estimates = {**found.get("estimates", {}), **spliced.get("estimates", {})}
+    rows = [
+        (labelled(key), f"{one['value']:.4g}", f"{one['low']:.4g} to {one['high']:.4g}")
+        for key, one in estimates.items()
+        if None not in (one["value"], one["low"], one["high"])
+    ]
+    if found:
+        rows.append(("latents silent on these tokens", f"{found['dead']:.1%}", ""))
+    measured = f"on {found['tokens']:,} held-out tokens of {found['documents']} documents" if found else ""
+    arch = run.config.arch
+    settings = {key: value for key, value in vars(arch).items() if key != "d_sae"}
+    return Card(str(name), name_of(arch), EMBEDDED if model == "embedded" else model, base, run.hook, arch.d_sae, settings, rows,
+                measured, PICTURE if picture else None, features)  # fmt: skip
+
+
+def refuse_without_token() -> None:
+    """Raise HubError unless a token is there to write with and the hub answers."""
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise HubError("sending needs a token of the hub that may write: run hf auth login (or set HF_TOKEN)")
+    if silence := hub.silence():
+        raise HubError(f"{silence}: send it where the hub answers")
+
+
+def send(folder: Path, name: HubName, private: bool) -> str:
+    """Send a folder's files, making the repository where there is none, and return the commit's address.
+
+    What arrived before a stop is not sent again. Raises HubError when the hub refuses."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    asked(name, lambda: api.create_repo(name.repository, private=private or None, exist_ok=True))
+    done = asked(
+        name,
+        lambda: api.upload_folder(
+            repo_id=name.repository,
+            folder_path=folder,
+            path_in_repo=name.path or ".",
+            commit_message="Share an SAE",
+        ),
+        "sending ",
+    )
+    return done.commit_url

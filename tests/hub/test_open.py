@@ -1,0 +1,48 @@
+"""`sae open`: from a name to all that the pages need; finished work is not done again."""
+
+import pytest
+
+from sae.runs import Run
+from tests import tiny
+from tests.hub.conftest import contents
+from tests.hub.fake_hub import Repository
+
+SMALL = ("--tokens", 1600, "--context", 16, "--windows", 4, "--no-app")
+
+
+@pytest.fixture
+def shared(hub, world):
+    """A run of ours on the hub, whose model is a folder here."""
+    hub.models["me/mine"] = Repository(contents(world / "runs/toy"))
+
+
+def test_a_name_leads_to_features_and_numbers_once(hub, shared, asking, world, tmp_path):
+    command = ("open", "hf:me/mine", "--text", world / "text.jsonl", *SMALL)
+    ended = asking(*command)
+    assert ended.code == 0, ended.err
+    run = Run(tmp_path / "runs/mine")
+    assert run.about["imported"]["hub"]["repository"] == "me/mine"
+    assert run.hook == tiny.HOOK
+    assert run.evaluation
+    assert (run.path / "features/features.json").is_file()
+    assert "sae app runs/mine" in ended.out
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()}
+    again = asking(*command, url="http://127.0.0.1:9")
+    assert again.code == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_another_tool_is_opened_too(asking, world, tmp_path):
+    made = asking("export", "saelens", world / "runs/toy", "--out", "lens")
+    assert made.code == 0, made.err
+    ended = asking("open", "lens", "--text", world / "text.jsonl", *SMALL)
+    assert ended.code == 0, ended.err
+    assert Run(tmp_path / "runs/lens").about["imported"]["format"] == "saelens"
+
+
+def test_a_model_can_be_named_and_one_that_is_missing_is_told(asking, world, tmp_path):
+    assert asking("export", "gemma_scope", world / "runs/relu", "--out", "bare").code == 2  # no such run
+    line = asking("open", "nowhere", *SMALL).complaint
+    assert "there is no file or folder nowhere" in line
+    assert "hf:OWNER/REPOSITORY" in line
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,137 @@
+"""`sae push`: what is sent, that it comes back the same, that nothing of this machine goes along."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sae.runs import Run
+from sae.show import card
+from tests.hub.conftest import contents
+from tests.hub.fake_hub import TOKEN
+
+
+@pytest.fixture
+def run(world, tmp_path):
+    """The toy run, with labels."""
+    run = Path(shutil.copytree(world / "runs/toy", tmp_path / "runs/toy"))
+    (run / ".env").write_text("HF_TOKEN=hf_secret")
+    return run
+
+
+def test_a_run_that_was_sent_comes_back_the_same_with_its_card(hub, asking, world, run, tmp_path):
+    ended = asking("push", run, "hf:me/mine", "--features", "--yes", token=TOKEN)
+    assert ended.code == 0, ended.err
+    assert not hub.stray
+    sent = hub.models["me/mine"].files
+    size = sum(len(data) for name, data in sent.items() if name != ".gitattributes")
+    assert f"{len(sent) - 1} files, {size / 1e3:.1f} kB" in ended.out
+    assert {
+        "run.json",
+        "sae.json",
+        "sae.safetensors",
+        "eval.json",
+        "README.md",
+        "densities.svg",
+    } <= sent.keys()
+    assert not [name for name in sent if "checkpoint" in name or ".env" in name or "log" in name]
+    back = asking("import", "hf:me/mine", "--out", "back")
+    assert back.code == 0, back.err
+    there, here = Run(run), Run(tmp_path / "back")
+    assert here.evaluation == there.evaluation
+    assert contents(tmp_path / "back")["sae.safetensors"] == contents(run)["sae.safetensors"]
+    assert contents(tmp_path / "back/features").keys() == contents(run / "features").keys()
+
+
+def test_no_path_of_this_machine_is_sent(hub, asking, world, run, tmp_path):
+    """Neither in settings, nor in what an import says of its files, nor in the card."""
+    about = json.loads((run / "run.json").read_text())
+    about.pop("checksum")
+    about["imported"] = {
+        "path": "C:\\Users\\me\\sae", "facts": {"dataset_path": "/home/me/secret/text.jsonl"}, "format": "x", "notes": [],
+    }  # fmt: skip
+    (run / "run.json").write_text(json.dumps(about))
+    assert str(world) in about["config"]["store"] and str(world) in about["model"]
+    assert asking("push", run, "hf:me/mine/deep/er", "--features", "--yes", token=TOKEN).code == 0
+    sent = hub.models["me/mine"].files
+    assert "deep/er/sae.safetensors" in sent
+    for name, data in sent.items():
+        for secret in (str(world), str(tmp_path), "/home/me", "C:\\\\Users", "hf_secret", TOKEN):
+            assert secret.encode() not in data, name
+    told = json.loads(sent["deep/er/run.json"])
+    assert told["model"] == "model"
+    assert told["config"]["store"] == ""
+    assert told["imported"]["facts"]["dataset_path"] == "text.jsonl"
+
+
+def test_the_card_has_the_numbers_and_its_front_matter_is_yaml(hub, asking, run):
+    assert asking("push", run, "hf:me/mine", "--yes", "--private", token=TOKEN).code == 0
+    assert hub.models["me/mine"].private
+    text = hub.models["me/mine"].files["README.md"].decode()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["library_name"] == "sae-workbench"
+    assert {"sae", "topk"} <= {*front["tags"]}
+    assert "base_model" not in front
+    estimates = Run(run).evaluation["estimates"]
+    assert f"| {estimates['fvu']['value']:.4g} | {estimates['fvu']['low']:.4g} to" in text
+    assert "sae import hf:me/mine --out" in text
+    assert "![Histogram of densities](densities.svg)" in text
+    assert hub.models["me/mine"].files["densities.svg"].startswith(b"<svg")
+
+
+REFUSED = {
+    "no token": (["RUN", "hf:me/mine", "--yes"], None, "hf auth login"),
+    "nobody asked": (["RUN", "hf:me/mine"], TOKEN, "give --yes"),
+    "somebody's": (["RUN", "hf:other/mine", "--yes"], TOKEN, "may not be used by this account"),
+    "no name": (["RUN", "me/mine", "--yes"], TOKEN, "is no place to send to"),
+    "revision": (["RUN", "hf:me/mine@main", "--yes"], TOKEN, "is no place to send to"),
+    "no run": (["nowhere", "hf:me/mine", "--yes"], TOKEN, "no run at nowhere"),
+    "no features": (["BARE", "hf:me/mine", "--yes", "--features"], TOKEN, "has no features to send"),
+    "unfinished": (["UNFINISHED", "hf:me/mine", "--yes"], TOKEN, "is not finished"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_sent_is_one_line_and_nothing_is_sent(hub, asking, run, case):
+    args, token, said = REFUSED[case]
+    if "BARE" in args:
+        shutil.rmtree(run / "features")
+    if "UNFINISHED" in args:
+        (run / "sae.json").unlink()
+    args = [str(run) if arg in ("RUN", "BARE", "UNFINISHED") else arg for arg in args]
+    assert said in asking("push", *args, token=token).complaint
+    assert not hub.models
+
+
+def test_a_silent_hub_is_told(asking, run):
+    line = asking("push", run, "hf:me/mine", "--yes", token=TOKEN, url="http://127.0.0.1:9").complaint
+    assert "does not answer" in line
+
+
+def test_what_broke_off_is_sent_again_by_the_same_command(hub, asking, run):
+    hub.faults["upload"] = [("status", 403)]
+    assert asking("push", run, "hf:me/mine", "--yes", token=TOKEN).code == 2
+    assert "sae.safetensors" not in hub.models["me/mine"].files
+    assert asking("push", run, "hf:me/mine", "--yes", token=TOKEN).code == 0
+    assert "sae.safetensors" in hub.models["me/mine"].files
+
+
+def test_the_card_quotes_what_would_be_markup():
+    made = card.Card(
+        "hf:me/x", "topk", "a`b", "evil: [x]\n- y", "h|`", 8, {"k": 3, "aux": None}, [("a|b", "1", "<b>")], "on 3", None, False,
+    )  # fmt: skip
+    text = card.markdown(made)
+    assert yaml.safe_load(text.split("---")[1])["base_model"] == "evil: [x]\n- y"
+    assert "| a\\|b | 1 | \\<b\\> |" in text
+    assert "aux" not in text
+
+
+def test_the_histogram_counts_every_latent_once():
+    import re
+
+    made = card.densities([0.0, 0.0, 1.0, 0.5, 1e-3, 1.1e-3], 10_000)
+    assert sum(int(n) for n in re.findall(r"<title>([\d,]+) latents", made)) == 4
+    assert "2 of 6 latents never fired" in made
+    assert card.densities([], 0).startswith("<svg")

@@ -1,0 +1,45 @@
+"""A finished run of this tool is read like any other tool's file: every architecture, to the last bit."""
+
+import json
+
+import pytest
+import torch
+
+from sae import config
+from sae.config import RunConfig
+from sae.errors import ForeignError
+from sae.foreign import FORMATS, Origin, workbench
+from sae.runs import made_by, save_sae
+from tests.sae.exchanged import trained
+from tests.sae.small import SMALL, D
+
+
+def run(folder, name="topk"):
+    """A run as an import without a store makes it."""
+    sae = trained(SMALL[name])
+    folder.mkdir()
+    save_sae(folder, sae, {"hook": "a.hook", "model": "gpt2", "step": None})
+    settings = config.to_json(RunConfig("", "a.hook", sae.cfg))
+    about = {
+        **made_by(), "config": settings, "hook": "a.hook", "d_model": D, "input_scale": 1.0, "model": "gpt2",
+        "model_revision": None, "weights_sha256": None, "store_fingerprint": None, "imported": {"facts": {"a": 1}},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(about))
+    return sae
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_architecture_comes_back_as_it_was(tmp_path, name):
+    sae = run(tmp_path / "a", name)
+    found = workbench.read(tmp_path / "a")
+    assert vars(found.sae.cfg) == vars(sae.cfg)
+    assert all(torch.equal(found.sae.state_dict()[key], t) for key, t in sae.state_dict().items())
+    assert found.origin == Origin("gpt2", "a.hook", {"a": 1})
+    assert [form for form, module in FORMATS.items() if module.recognises(tmp_path / "a")] == ["workbench"]
+
+
+def test_damage_is_told(tmp_path):
+    run(tmp_path / "a")
+    (tmp_path / "a" / "sae.safetensors").write_bytes(b"")
+    with pytest.raises(ForeignError, match="damaged"):
+        workbench.read(tmp_path / "a")
