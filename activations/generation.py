@@ -54,8 +54,13 @@ class Sampling:
             raise GenerationError(f"top_k = {self.top_k} must be at least 1; leave it out for all tokens")
 
 
-def prompt_ids(model: LanguageModel, text: str, chat: bool = False) -> list[int]:
-    """Token ids of a prompt: BOS, where the tokenizer has one, and the text; with `chat` as a user's turn.
+def prompt_ids(
+    model: LanguageModel, text: str, chat: bool = False, first: Sequence[int] | None = None
+) -> list[int]:
+    """Token ids of a prompt: `first` and the text; with `chat` as a user's turn, without `first`.
+
+    `first` are the ids a text begins with: those of the windows an SAE was trained on (`Run.first_tokens`), or the
+    tokenizer's BOS, where it has one, when left out.
 
     A chat prompt is laid out by the tokenizer's own template and ends where the answer begins; its ids are those of
     `apply_chat_template`. Special tokens spelled out in the text are data: they are tokenised as the characters
@@ -68,7 +73,8 @@ def prompt_ids(model: LanguageModel, text: str, chat: bool = False) -> list[int]
         except ChatError as error:
             raise GenerationError(f"{model.name}: {error}") from error
     else:
-        ids = first_token(tokenizer, PackingConfig()) + plain_ids(tokenizer, text)
+        begins = first_token(tokenizer, PackingConfig()) if first is None else [*first]
+        ids = begins + plain_ids(tokenizer, text)
     if not ids:
         raise GenerationError(
             f"the prompt is empty and {model.name} has no token to begin a text: write some"

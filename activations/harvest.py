@@ -21,6 +21,7 @@ from activations.room import Room
 from activations.store import DTYPES, INDEX, Store, StoreSpec
 from activations.text import Counted, TextConfig
 from activations.tokens import NOWHERE, PackingConfig, Window, first_token, tokenizer_hash, windows
+from activations.vocabulary import SpelledText
 from activations.writer import StoreWriter, clear_unfinished
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ def _write_shards(
     """Write this rank's shards; return how many windows, how many shards, and what documents the text makes for all."""
     labels = Labels(config.labels, config.text)
     texts = Counted(labels.documents())
-    stream = windows(texts, model.tokenizer, config.packing, _embedding_rows(model))
+    spelled = SpelledText(texts, model.vocabulary, config.text.dataset)
+    stream = windows(spelled, model.tokenizer, config.packing, model.vocabulary.rows)
     blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
     writers = GPU_WRITERS if model.device.type == "cuda" else 1
     rooms = cycle([Room(spec.windows_per_shard, config.packing.context) for _ in range(writers + 1)])
@@ -154,10 +156,6 @@ def _write(
     writer: StoreWriter, number: int, block: list[Window], room: Room, labels: dict[int, float] | None
 ) -> None:
     writer.write(number, block, room.taken(), labels)
-
-
-def _embedding_rows(model: LanguageModel) -> int:
-    return model.plain.get_input_embeddings().weight.shape[0]
 
 
 def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:

@@ -49,7 +49,11 @@ class Window(NamedTuple):
 
 
 def windows(
-    texts: Iterable[Document], tokenizer: Any, config: PackingConfig, rows: int | None = None
+    texts: Iterable[Document],
+    tokenizer: Any,
+    config: PackingConfig,
+    rows: int | None = None,
+    first: list[int] | None = None,
 ) -> Iterator[Window]:
     """Cut documents into windows of exactly `config.context` tokens, in order.
 
@@ -60,9 +64,10 @@ def windows(
     Conversations and token ids come as they are, without a separator. The BOS they begin with is the window's own:
     it is left off where every window has one, and belongs to no document elsewhere; it has position 0 in either
     case. Tokens of a role that is not asked for belong to no document, and a window of nothing else is left
-    out. `rows` is how many ids the model knows. Raises TextError for an id beyond, and for a document of more than
+    out. `rows` is how many ids the model knows; `first` are the ids every window begins with, where a store says them:
+    `first_token`'s when left out. Raises TextError for an id beyond, and for a document of more than
     MOST_TOKENS tokens."""
-    bos = first_token(tokenizer, config)
+    bos = first_token(tokenizer, config) if first is None else first
     room = config.context - len(bos)
     end = _separator(tokenizer, config)
     waiting: list[NDArray[np.int32]] = []  # triples [3, n] of (token, document, position) not yet in a window

@@ -1,11 +1,14 @@
 """A model's tokenizer as the rest of the project uses it: text to ids and back, and the tokens that begin and end a text."""
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from activations.errors import ModelError
+from activations.chunks import plain_ids
+from activations.documents import Document, beginning
+from activations.errors import ModelError, TextError
 from activations.spellings import leading_space, spellings
 from activations.token_text import TokenText, pieces_at
 from activations.typed import fits
@@ -30,12 +33,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; special tokens spelled out in it are tokenised as the characters they are."""
-        if not text:  # some tokenizers make a token of nothing
-            return []
-        # verbose=False: a text longer than the model's context is no mistake here
-        return self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        ).input_ids
+        return plain_ids(self.tokenizer, text)
 
     def encode_pieces(self, text: str) -> tuple[list[int], list[str]]:
         """Ids of a text, as `encode` gives them, and for each the part of the text that it stands for.
@@ -127,6 +125,40 @@ class Vocabulary:
             raise ModelError(
                 f"the tokenizer of {self._model} has {len(beyond):,} tokens with ids of {self.rows:,} or more, and the "
                 f"embedding has {self.rows:,} rows: the tokenizer is another model's"
+            )
+
+
+class SpelledText:
+    """Documents as they pass by, refused while they begin where the tokenizer cannot spell them.
+
+    Iterating raises TextError when more than a tenth of the characters, in the first 100,000 or in all there are, have
+    no token or only the unknown one: the model would read something else than the text."""
+
+    TRIED, LEAST, MOST_MISSING = 100_000, 500, 0.1
+
+    def __init__(self, documents: Iterable[Document], vocabulary: Vocabulary, source: str):
+        self._documents, self._vocabulary, self._source = documents, vocabulary, source
+        self._characters = self._missing = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        for document in self._documents:
+            if self._characters < self.TRIED:
+                self._try(beginning(document)[: self.TRIED])
+                if self._characters >= self.LEAST:
+                    self._refuse_unspelled()
+            yield document
+        self._refuse_unspelled()
+
+    def _try(self, text: str) -> None:
+        self._characters += sum(not character.isspace() for character in text)
+        self._missing += self._vocabulary.unspelled(text) if text else 0
+
+    def _refuse_unspelled(self) -> None:
+        if self._missing > self.MOST_MISSING * self._characters:
+            raise TextError(
+                f"the model's tokenizer cannot spell {self._source}: {self._missing / self._characters:.0%} of the first "
+                f"{self._characters:,} characters have no token, or only the unknown one; take text in a language the "
+                f"model was made for, or another model"
             )
 
 

@@ -103,6 +103,15 @@ class Run:
             raise StoreError(f"{store.path} is another store than the one {self.path} was trained on")
         return store
 
+    @property
+    def first_tokens(self) -> list[int] | None:
+        """Ids that every window of its store begins with; None, for the tokenizer's own BOS, where the store is gone."""
+        try:
+            bos = self.store.spec.bos_token
+        except StoreError:
+            return None
+        return [] if bos is None else [bos]
+
     def language_model(self) -> LanguageModel:
         """The language model whose activations the SAE reads, on `device()`: its weights in the precision they were
         harvested in, what it computes in float32.

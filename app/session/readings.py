@@ -34,6 +34,7 @@ def read_text(run: Run, text: str, report: Report) -> Reading:
             packing,
             centre,
             on_tokens=lambda n, of: report(n / of, "reading"),
+            first=run.first_tokens,
         )
 
 

@@ -170,7 +170,7 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
     def work(report: Report) -> Written:
         report(0.0, "waiting for the language model" if live.ready(run) else "loading the language model")
         with live.using(run) as (model, sae):
-            ids = prompt_ids(model, chosen.prompt, chosen.chat)
+            ids = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
             found = compare(
                 model, _steering(sae, run, store, chosen), ids, chosen.sampling, chosen.seeds, report
             )
@@ -229,7 +229,7 @@ def _suggestions(path: Path, stamp: tuple[int, int]) -> list[tuple[int, str]]:
 def _swept(
     model: LanguageModel, sae: SAE, run: Run, store: FeatureStore, chosen: Settings, report: Report
 ) -> DoseResponse:
-    prompt = prompt_ids(model, chosen.prompt, chosen.chat)
+    prompt = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
     cfg = SweepConfig(tuple(doses(chosen)))
     unit = _steering(sae, run, store, replace(chosen, interventions=_of_unit_strength(chosen)))
     return dose_response(model, unit, [prompt], chosen.sampling, chosen.seeds, cfg, report)

@@ -117,7 +117,7 @@ def main(args: list[str]) -> int:
     sae = run.sae().to(device())
     steering = Steering(sae, run.hook, interventions, calibration, positions, cfg.first_token, cfg.keep_error)
     model = run.language_model()
-    prompts = [prompt_ids(model, text, cfg.chat) for text in cfg.prompt]
+    prompts = [prompt_ids(model, text, cfg.chat, run.first_tokens) for text in cfg.prompt]
     about = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),
              "chat": cfg.chat, "sampling": asdict(cfg.sampling), "seeds": list(cfg.seeds)}  # fmt: skip
     if cfg.sweep:

@@ -1,6 +1,6 @@
 """From a text to its `Reading`: cut as stores are, run through the model once, encoded, and attributed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,11 +37,13 @@ def read(
     centre: Float[Tensor, "D"] | None = None,
     limit: int = MOST_TOKENS,
     on_tokens: Callable[[int, int], None] = lambda done, of: None,
+    first: Sequence[int] | None = None,
 ) -> Reading:
     """What an SAE sees in a text, token by token; the model runs once over it.
 
     The text is cut into windows as stores are (`packing`: those of `run.store.spec.packing`; only context and
-    BOS matter, no separator is added), the last one short; windows know nothing of each other. `centre` is
+    BOS matter, no separator is added), the last one short, and each begins with `first`: `Run.first_tokens`, or the tokenizer's
+    BOS when left out; windows know nothing of each other. `centre` is
     what per-token variance is measured around, such as `run.store.mean(hook)`; the text's own mean when left
     out. Special tokens spelled out in the text are read as the characters they are.
 
@@ -53,7 +55,7 @@ def read(
             f"{features.path} has {len(features)} latents, this SAE has {sae.d_sae}: not of one run"
         )
     text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
-    cut = _cut(model, text, packing or PackingConfig(), limit)
+    cut = _cut(model, text, packing or PackingConfig(), limit, first)
     ids, column, is_text = (torch.cat([window[place] for window in cut]) for place in range(3))
     following = _following(ids, is_text)
     parts: list[dict[str, Any]] = []
@@ -83,11 +85,13 @@ def read(
     )
 
 
-def _cut(model: LanguageModel, text: str, packing: PackingConfig, limit: int) -> list[tuple[Tensor, ...]]:
+def _cut(
+    model: LanguageModel, text: str, packing: PackingConfig, limit: int, first: Sequence[int] | None
+) -> list[tuple[Tensor, ...]]:
     """For each window token ids, columns, and which are text; padding left off."""
     context = min(packing.context, model.longest or packing.context)
     alone = replace(packing, context=context, packing="document", separator="none")
-    found = [*windows([text], model.tokenizer, alone)]
+    found = [*windows([text], model.tokenizer, alone, first=None if first is None else [*first])]
     if not found:
         raise TextError("the text is empty: needed is at least one token")
     total = sum(int((window.documents != NOWHERE).sum()) for window in found)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from activations.errors import ModelError
+from activations.errors import ModelError, TextError
 from activations.generation import Sampling, prompt_ids
 from activations.harvest import harvest
 from activations.models import LanguageModel, load
@@ -98,6 +99,24 @@ def test_windows_begin_with_the_tokenizer_s_own_bos_or_with_text(made):
     )
 
 
+def test_prompts_and_readings_begin_as_the_store_s_windows_do(made, tmp_path):
+    _, model, run, texts = made
+    text = texts[0][:20]
+    ids, bos = model.vocabulary.encode(text), run.store.spec.bos_token
+    assert run.first_tokens == ([] if bos is None else [bos])
+    config = tiny.harvest_config(run.path.parent / "text.jsonl", packing=PackingConfig(bos=False, context=16, separator="none"))  # fmt: skip
+    harvest(model, tmp_path / "store", config)
+    cfg = RunConfig(
+        store=str(tmp_path / "store"), arch=TopKConfig(d_sae=8, k=2), train=TrainConfig(steps=1, batch=64)
+    )
+    other = train(cfg, tmp_path / "run")
+    assert other.first_tokens == []
+    for begins in (run.first_tokens, other.first_tokens, [5]):
+        assert prompt_ids(model, text, first=begins) == [*begins, *ids]
+        reading = read(model, run.sae(), run.hook, text, first=begins)
+        assert reading.ids.tolist() == [*begins, *ids]
+
+
 def test_examples_and_what_is_searched_read_as_the_documents_do(made):
     name, _, run, texts = made
     features = FeatureStore(run.path / "features")
@@ -148,6 +167,23 @@ def test_a_text_is_read_and_steered_whole(made):
     steering = Steering(run.sae(), run.hook, (Intervention(0, "add", 1.0, "norm"),), Calibration.of(features))
     found = compare(model, steering, prompt_ids(model, EMOJI), Sampling(tokens=4), [0])
     assert len(found[0].steered.tokens) <= 4
+
+
+def test_text_that_the_tokenizer_cannot_spell_is_refused_with_its_share(tmp_path):
+    tokenizer = tokenizers.tokenizer("wordpiece")
+    model = load(str(model_folder(tmp_path / "model", tokenizer, len(tokenizer))))
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "ᚠᚢᚦ the " * 400}) + "\n")
+    with pytest.raises(TextError, match=r"50%.*unknown"):
+        harvest(model, tmp_path / "store", tiny.harvest_config(tmp_path / "text.jsonl", tokens=64))
+    assert not (tmp_path / "store").exists()
+    silent = Tokenizer(models.BPE({piece: number for number, piece in enumerate(["</s>", "x", "y"])}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=silent, eos_token="</s>")  # drops every other letter
+    model = load(str(model_folder(tmp_path / "silent", tokenizer, 3)))
+    lines = "".join(json.dumps({"text": "words and words"}) + "\n" for _ in range(400))
+    (tmp_path / "text.jsonl").write_text(lines)
+    with pytest.raises(TextError, match=r"100%"):
+        harvest(model, tmp_path / "store", tiny.harvest_config(tmp_path / "text.jsonl", tokens=64))
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_model_folder_without_tokenizer_files_is_refused(tmp_path):
