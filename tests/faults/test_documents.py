@@ -89,7 +89,7 @@ def not_utf8() -> pa.Array:
 REFUSED = {
     "JSON lines in Latin-1": (
         lambda folder: _bytes(folder / "odd.jsonl", '{"text": "café"}\n'.encode("latin-1") * 30),
-        "cannot be read at document",
+        "cannot be read at line 1",
     ),
     "a lone surrogate": (
         lambda folder: _bytes(
@@ -99,11 +99,11 @@ REFUSED = {
     ),
     "a text file in UTF-16": (
         lambda folder: _bytes(folder / "odd.txt", "plain words ".encode("utf-16") * 99),
-        "cannot be read at document 0",
+        "cannot be read: 'utf-8'",
     ),
     "a binary file": (
         lambda folder: _bytes(folder / "odd.txt", bytes(range(256)) * 99),
-        "cannot be read at document 0",
+        "cannot be read: 'utf-8'",
     ),
     "Parquet whose text is no text": (
         lambda folder: parquet(folder, not_utf8()),
@@ -111,9 +111,9 @@ REFUSED = {
     ),
     "Parquet of bytes": (
         lambda folder: parquet(folder, pa.array([b"\xff\x00"] * 9, pa.binary())),
-        "column 'text' of",
+        "column 'text' holds bytes",
     ),
-    "Parquet of lists": (lambda folder: parquet(folder, pa.array([["a", "b"]] * 9)), "list, not text"),
+    "Parquet of lists": (lambda folder: parquet(folder, pa.array([["a", "b"]] * 9)), "list of str, not text"),
     "CSV with another column": (
         lambda folder: _bytes(folder / "odd.csv", b"txt,n\nhello,1\n"),
         "no column 'text': it has 'txt', 'n'; try --column txt",
