@@ -18,8 +18,8 @@ from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save
 from sae.features.labels import Label
 from sae.features.store import FeatureStore
 from sae.runs import Run
-from tests.app import wounded
 from tests import tiny
+from tests.app import wounded
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.conftest import serving
 from tests.browser.pages import LOADING
