@@ -311,7 +311,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def _each(value: Any, change: Any) -> Any:
-    """The same with every text in it changed; keys are left as they are."""
+    """Return a message with every text in it changed; keys are left as they are."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -22,8 +22,8 @@ def ids_of(
 ) -> Iterator[NDArray[np.int32]]:
     """Yield the token ids of a text, which comes in pieces of any size, as int32 arrays; nothing is added to it.
 
-    Joined, they are the ids of the whole text; one of up to `whole` characters is tokenised in one call. Memory is that of about four chunks, more only for a text in which
-    nothing can be told apart, such as one endless word. Special tokens spelled out in the text are data."""
+    Joined, they are the ids of the whole text; one of up to `whole` characters is tokenised in one call. Memory is that
+    of about four chunks, more only for a text in which nothing can be told apart, such as one endless word. Special tokens spelled out in the text are data."""
     ahead = _Ahead(text)
     if ahead.ends_by(whole):
         yield np.asarray(plain_ids(tokenizer, ahead.between(0, ahead.stop)), np.int32)

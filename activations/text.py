@@ -73,7 +73,7 @@ class Counted:
 
 
 def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
-    """The same documents, each with all columns that the source has of it."""
+    """Yield every document with all columns that the source has of it."""
     roles = chosen_roles(config.roles)
     if config.dataset == "embedded" or (_is_local(config) and _sources(config)[0].kind == "text"):
         if roles is not None:
