@@ -108,7 +108,14 @@ class Vocabulary:
                 f"the tokenizer of {self._model} has special tokens and no other: tokenizer.json, or "
                 f"tokenizer.model, is missing; save the model's own tokenizer into its folder"
             )
-        if not fits(ids := self.encode("a text"), list[int]):
+        try:
+            ids = self.encode("a text")
+        except Exception as error:  # settings of any kind may stand in a tokenizer's files
+            raise ModelError(
+                f"the tokenizer of {self._model} fails on a text: {error}; its tokenizer_config.json or tokenizer.json is "
+                f"damaged"
+            ) from error
+        if not fits(ids, list[int]):
             raise ModelError(
                 f"the tokenizer of {self._model} gives {ids} for a text: numbers of tokens are needed"
             )

@@ -76,7 +76,9 @@ def test_the_table_s_peak_tokens_are_of_the_stronger_sign(features):
     for one in bidirectional(features):
         row = features.row(one.latent)
         examples = features.strongest(one.latent, 1 if row["max"] > -row["min"] else -1)
-        assert row["peak_tokens"] == [example.tokens[example.peak] for example in examples[:5]]
+        assert row["peak_tokens"] == [
+            features.vocabulary[example.ids[example.peak]] for example in examples[:5]
+        ]
 
 
 def test_a_run_without_negative_codes_has_none(world):
