@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from sae.cli import arguments
 from sae.errors import ConfigError
@@ -18,13 +16,13 @@ from sae.hub.catalogue import Entry
 class Catalogue:
     """Find well-known SAEs of the Hugging Face hub by model, layer, site, width, L0 and method, without a network.
 
-    Example: sae catalogue "gemma 2 2b layer 20 16k". A row's name is what sae import and sae open take. L0 is the mean
+    Example: sae catalogue "gemma 2 2b layer 20 16k". A name is what sae import and sae open take. L0 is the mean
     number of latents that fire, as the release says it."""
 
     query: tyro.conf.Positional[tuple[str, ...]]
     """Words: `gemma 2 2b`, `layer 20` or `l20`, `16k` or `16384`, `l0 71`, `residual`, `mlp`, `attention`, `jumprelu`."""
     limit: int = 20
-    """Rows to show at most."""
+    """SAEs to show at most."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print all that fit, as JSON."""
 
@@ -52,14 +50,11 @@ def main(args: list[str]) -> int:
 
 
 def show(found: list[Entry]) -> None:
-    """Print a table; why an SAE cannot be read is said below it."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "format", "model", "hook", "width", "L0"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("width", "L0"))
+    """Print each SAE's name on a line of its own, whole, to be copied, and what it is below it."""
     for entry in found:
-        width = f"{entry.width:,}" if entry.width else "?"
-        table.add_row(entry.name, entry.format if entry.unsupported is None else "cannot be read", entry.model,
-                      entry.hook or "?", width, "?" if entry.l0 is None else str(entry.l0))  # fmt: skip
-    Console().print(table)
+        width = f"{entry.width:,} latents" if entry.width else "width not said"
+        l0 = "L0 not said" if entry.l0 is None else f"L0 {entry.l0}"
+        form = entry.format if entry.unsupported is None else "cannot be read"
+        print(f"{entry.name}\n    {entry.model} · {entry.hook or 'hook not said'} · {width} · {l0} · {form}")
     for reason in dict.fromkeys(entry.unsupported for entry in found if entry.unsupported):
         print(f"cannot be read: {reason}")

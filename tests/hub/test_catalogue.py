@@ -95,7 +95,7 @@ def test_what_cannot_be_read_says_why():
 def test_the_command_prints_names_and_json(sae):
     ended = sae("catalogue", "gemma", "2", "2b", "layer", 20, "16k")
     assert ended.code == 0, ended.err
-    assert "hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71" in ended.out.replace("\n", "")
+    assert "hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71" in ended.out.splitlines()
     assert "next: sae open hf:" in ended.out
     rows = json.loads(sae("catalogue", "gpt2 layer 8", "--json").out)
     assert {row["model"] for row in rows} == {"gpt2"}
