@@ -56,6 +56,11 @@ def show(store: Store) -> int:
         "windows": f"{store.windows:,} of {store.context} tokens, {packing.packing}, separator {packing.separator}",
         "BOS": "none" if spec.bos_token is None else f"token {spec.bos_token} begins every window",
         "labels": spec.labels or "none (sae harvest --labels gives each document one)",
+        **(
+            {"roles": f"{roles}; the model reads the others too"}
+            if (roles := spec.dataset.get("roles"))
+            else {}
+        ),
         "tokens": f"{store.tokens:,}, of which {rows:,} count (first position of each window left out)",
         "on disk": f"{sum(entry.bytes for entry in store.shards) / 1e6:,.1f} MB in {len(store.shards)} shards, {spec.dtype}",
         "text used": "all of it" if store.text_ended else "up to the number of tokens asked for",
