@@ -56,7 +56,8 @@ def serving(runs: Path, port: int, **variables: str) -> Iterator[str]:
         os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
     )  # of two that begin at once, each has its own
     command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", str(port), "--no-browser"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
+    # of two threads on two busy cores each waits for the other at every operation of a toy model
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **variables}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert server.stdout is not None
     line = server.stdout.readline()

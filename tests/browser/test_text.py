@@ -28,10 +28,11 @@ def reading(world: Path, runs: Path) -> Reading:
     return read(model, run.sae(), run.hook, TEXT, features, run.store.spec.packing, run.store.mean(run.hook))
 
 
-def on_token(page: Page) -> list[tuple[str, str]]:
-    """Features and values in the table of the token chosen."""
+def expect_on_token(page: Page, features: list[tuple[str, str]]) -> None:
+    """Wait until the table of the token chosen lists these features with these values."""
     rows = page.locator(".st-key-on-token .firings tr:has(td)")
-    return [(row.locator("a").inner_text(), row.locator("td.bar").inner_text()) for row in rows.all()]
+    expect(rows.locator("a")).to_have_text([latent for latent, _ in features])
+    expect(rows.locator("td.bar")).to_have_text([value for _, value in features])
 
 
 def shown(reading: Reading, place: int, by="value") -> list[tuple[str, str]]:
@@ -62,8 +63,7 @@ def test_pressing_a_token_lists_its_features_and_back_returns(page: Page, readin
     page.locator(TOKENS).nth(9).click()
     expect(page).to_have_url(re.compile("token=9"))
     expect(page.locator(f"{TOKENS}.peak[data-to='9']")).to_be_visible()
-    expect(page.locator(".st-key-on-token .firings a").first).to_have_text(shown(reading, 9)[0][0])
-    assert on_token(page) == shown(reading, 9)
+    expect_on_token(page, shown(reading, 9))
     assert any(value.startswith("−") for place in range(1, 22) for _, value in shown(reading, place))
     page.keyboard.press("ArrowRight")
     expect(page.locator(f"{TOKENS}.peak[data-to='10']")).to_be_visible()
@@ -74,8 +74,7 @@ def test_pressing_a_token_lists_its_features_and_back_returns(page: Page, readin
 def test_features_are_ranked_and_hidden_by_click(page: Page, reading: Reading):
     opened(page, more="&token=7")
     page.get_by_test_id("stButtonGroup").get_by_text("effect", exact=True).click()
-    expect(page.locator(".st-key-on-token .firings a").first).to_have_text(shown(reading, 7, "effect")[0][0])
-    assert on_token(page) == shown(reading, 7, "effect")
+    expect_on_token(page, shown(reading, 7, "effect"))
 
 
 def test_a_disc_colours_the_text_in_both_signs(page: Page, reading: Reading):
