@@ -1,0 +1,199 @@
+"""How the best peak learning rate depends on method, width, steps and batch; the default of `--train.lr` is fitted to it.
+
+    python -m benchmarks.rates run --store stores/demo --results rates.jsonl [--methods topk] [--widths 1024 2048] …
+    python -m benchmarks.rates fit --results rates.jsonl
+
+`run` trains every method, width, number of steps and batch at rates a factor of 2 apart and appends the held-out FVU
+and the share of silent latents of each run to the results; what the file has already is not trained again. It begins near
+the likely best and goes on to either side until the best of them has a worse neighbour on both, so that no point's best lies at
+the edge of what was tried. `fit` takes the minimum of the parabola through the best three (log rate against FVU) of
+each point, fits log rate = a + b log width + c log steps + d log batch by least squares, and tells how far each point lies from
+the fit and what FVU the fit's rate costs there."""
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from activations.moments import geometric_median
+from activations.store import Split, Store
+from sae.architectures import ARCHITECTURES, SAE, build
+from sae.cli.progress import progress
+from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer
+
+FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a best rate is sought for."""
+
+    method: str
+    width: int
+    steps: int
+    batch: int
+    settings: str = ""
+    """Fields of the method that are not its defaults, as `k=64 m=4`."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train at every rate that a point's minimum needs."""
+
+    store: Path
+    results: Path
+    methods: tuple[str, ...] = ("topk",)
+    widths: tuple[int, ...] = (1024, 2048)
+    steps: tuple[int, ...] = (600, 2000)
+    batches: tuple[int, ...] = (1024,)
+    settings: tuple[str, ...] = ("",)
+    hook: str | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit the best rates of a file of results."""
+
+    results: Path
+
+
+class Rows:
+    """A store's training and held-out rows in memory, scaled to unit mean square per dimension."""
+
+    def __init__(self, store: Store, hook: str):
+        scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5
+        self.training = _rows(store, hook, "train") * scale
+        self.held_out = _rows(store, hook, "held-out") * scale
+
+    def batch(self, generator: torch.Generator, size: int) -> Float[Tensor, "B D"]:
+        """Rows drawn with equal chances."""
+        return self.training[torch.randint(len(self.training), (size,), generator=generator)]
+
+
+def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
+    """Held-out FVU, L0 and share of latents silent on the held-out rows of one SAE trained at this peak rate."""
+    values = dict(pair.split("=") for pair in point.settings.split())
+    arch = ARCHITECTURES[point.method][0](
+        d_sae=point.width, **{name: json.loads(value) for name, value in values.items()}
+    )
+    sae = build(arch, rows.training.shape[1], point.seed)
+    generator = torch.Generator().manual_seed(point.seed)
+    first = rows.batch(generator, INIT_ROWS)
+    sae.initialise(first, geometric_median(first), torch.Generator().manual_seed(point.seed))
+    cfg = TrainConfig(steps=point.steps, batch=point.batch, lr=lr, seed=point.seed)
+    trainer = Trainer(sae, cfg.resolved(len(rows.training), point.width))
+    while not trainer.finished:
+        x = rows.batch(generator, point.batch)
+        trainer.train_step(x, x)
+    return held_out(trainer.sae.eval(), rows.held_out)
+
+
+@torch.no_grad()
+def held_out(sae: SAE, rows: Float[Tensor, "N D"]) -> dict[str, float]:
+    """FVU, L0 and the share of latents that never fire."""
+    error, l0, fired = 0.0, 0, torch.zeros(sae.d_sae, dtype=torch.bool)
+    for x in rows.split(4096):
+        code = sae.encode(x)
+        error += (x - sae.decode(code)).square().sum().item()
+        l0 += int(code.l0().sum())
+        fired[code.indices[code.values != 0]] = True
+    variance = (rows - rows.mean(0)).square().sum().item()
+    return {"fvu": error / variance, "l0": l0 / len(rows), "silent": 1 - fired.float().mean().item()}
+
+
+def run(command: Run) -> None:
+    """Train what the results lack, point by point."""
+    torch.set_num_threads(command.threads)
+    store = Store(command.store)
+    rows = Rows(store, command.hook or store.only_hook())
+    points = [
+        Point(method, width, steps, batch, settings)
+        for method in command.methods
+        for settings in command.settings
+        for steps in command.steps
+        for batch in command.batches
+        for width in command.widths
+    ]
+    measured = read(command.results)
+    with progress("rates", len(points), "points") as advance:
+        for point in points:
+            while (lr := next_rate(point, measured[point])) is not None:
+                row = {**asdict(point), "lr": lr, **measure(point, lr, rows)}
+                measured[point][lr] = row["fvu"]
+                with command.results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+            advance(1)
+
+
+def next_rate(point: Point, fvus: dict[float, float]) -> float | None:
+    """The rate to try next: near the likely best, then beyond the best where that has no worse neighbour; None when it has two."""
+    if not fvus:
+        return 2.0 ** round(
+            math.log2(2e-4 * (2**14 / point.width) ** 0.5 * max(20_000 / point.steps, 1.0) ** 0.5)
+        )
+    best = min(fvus, key=lambda lr: fvus[lr])
+    return next((lr for lr in (best * FACTOR, best / FACTOR) if lr not in fvus), None)
+
+
+def read(path: Path) -> defaultdict[Point, dict[float, float]]:
+    """FVU by rate, of each point in a file of results; empty when there is no file."""
+    measured: defaultdict[Point, dict[float, float]] = defaultdict(dict)
+    for line in path.read_text().splitlines() if path.exists() else []:
+        row = json.loads(line)
+        measured[Point(**{name: row[name] for name in Point.__dataclass_fields__})][row["lr"]] = row["fvu"]
+    return measured
+
+
+def minimum(fvus: dict[float, float]) -> tuple[float, np.ndarray]:
+    """The best rate between those tried, and the parabola of FVU over log2 rate through the best three."""
+    best = min(fvus, key=lambda lr: fvus[lr])
+    x = np.log2([best / FACTOR, best, best * FACTOR])
+    parabola = np.polyfit(x, [fvus[best / FACTOR], fvus[best], fvus[best * FACTOR]], 2)
+    return float(2.0 ** (-parabola[1] / (2 * parabola[0]))), parabola
+
+
+def fit(command: Fit) -> None:
+    """Print the fit, and each point beside it."""
+    measured = read(command.results)
+    done = {point: fvus for point, fvus in measured.items() if next_rate(point, fvus) is None}
+    by_method: defaultdict[tuple[str, str], list[Point]] = defaultdict(list)
+    for point in done:
+        by_method[point.method, point.settings].append(point)
+    for (method, settings), points in by_method.items():
+        best = {point: minimum(done[point]) for point in points}
+        names = [n for n in ("width", "steps", "batch") if len({getattr(p, n) for p in points}) > 1]
+        factors = np.array([[1.0, *(math.log2(getattr(p, n)) for n in names)] for p in points])
+        target = np.array([math.log2(best[p][0]) for p in points])
+        solution = np.linalg.lstsq(factors, target, rcond=None)[0]
+        exponents = " ".join(f"{name}^{power:.3f}" for name, power in zip(names, solution[1:], strict=True))
+        print(f"\n{method} {settings}: {2.0 ** solution[0]:.3g} {exponents}")
+        for point, row, wanted in zip(points, factors, target, strict=True):
+            _, parabola = best[point]
+            cost = np.polyval(parabola, row @ solution) / np.polyval(parabola, wanted) - 1
+            rates = ", ".join(f"{lr:.2g}: {fvu:.4f}" for lr, fvu in sorted(done[point].items()))
+            print(
+                f"  width {point.width:6d} steps {point.steps:6d} batch {point.batch:5d}: best {2.0**wanted:.2e}, "
+                f"fit {2.0 ** (row @ solution):.2e}, costs {cost:.2%}  ({rates})"
+            )
+
+
+def _rows(store: Store, hook: str, split: Split) -> Float[Tensor, "N D"]:
+    return torch.cat([x.clone() for x, *_ in store.batches(hook, 4096, split)])
+
+
+Command = Annotated[Run, tyro.conf.subcommand("run")] | Annotated[Fit, tyro.conf.subcommand("fit")]
+
+if __name__ == "__main__":
+    command = tyro.cli(Command)  # pyright: ignore[reportArgumentType]
+    run(command) if isinstance(command, Run) else fit(command)
