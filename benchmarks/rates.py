@@ -91,7 +91,7 @@ def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
     first = rows.batch(generator, INIT_ROWS)
     sae.initialise(first, geometric_median(first), torch.Generator().manual_seed(point.seed))
     cfg = TrainConfig(steps=point.steps, batch=point.batch, lr=lr, seed=point.seed)
-    trainer = Trainer(sae, cfg.resolved(len(rows.training), point.width))
+    trainer = Trainer(sae, cfg.resolved(len(rows.training), arch))
     while not trainer.finished:
         x = rows.batch(generator, point.batch)
         trainer.train_step(x, x)

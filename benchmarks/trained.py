@@ -14,7 +14,7 @@ def trainer(shape: Shape, x: Float[Tensor, "N D"], clip_norm: float = 1.0) -> Tr
     sae = build(TopKConfig(d_sae=shape.latents, k=shape.k), shape.width)
     sae.initialise(x, x.mean(0), torch.Generator().manual_seed(0))
     cfg = TrainConfig(steps=100_000, batch=shape.batch, warmup_steps=0, clip_norm=clip_norm)
-    return Trainer(sae, cfg.resolved(0, shape.latents))
+    return Trainer(sae, cfg.resolved(0, sae.cfg))
 
 
 def silence(silent_tokens: Tensor, share: float, trainer: Trainer) -> None:

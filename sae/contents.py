@@ -19,6 +19,7 @@ class AboutRun:
     model_dtype: str = "float32"
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    rate_trials: list[tuple[float, float]] | None = None
 
 
 @dataclass(frozen=True)

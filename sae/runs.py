@@ -2,6 +2,7 @@
 
 import subprocess
 import uuid
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -45,8 +46,18 @@ class Run:
         return f"Run({str(self.path)!r}: {name_of(self.config.arch)}, {state})"
 
     @classmethod
-    def create(cls, path: Path, cfg: RunConfig, store: Store, hook: str, scale: float) -> "Run":
-        """Make the folder with its run.json. Raises RunError if there is anything in the way."""
+    def create(
+        cls,
+        path: Path,
+        cfg: RunConfig,
+        store: Store,
+        hook: str,
+        scale: float,
+        rate_trials: Sequence[tuple[float, float]] = (),
+    ) -> "Run":
+        """Make the folder with its run.json. Raises RunError if there is anything in the way.
+
+        `rate_trials` are rates tried and the losses they reached, where the learning rate was measured."""
         if files.is_taken(path):
             raise RunError(f"{path} is not empty: choose another --out")
         about = {
@@ -61,6 +72,8 @@ class Run:
             "weights_sha256": store.spec.weights_sha256,
             "store_fingerprint": store.fingerprint,
         }
+        if rate_trials:
+            about["rate_trials"] = rate_trials
         files.write_sealed(path / "run.json", about)
         return cls(path)
 

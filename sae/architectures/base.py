@@ -21,6 +21,9 @@ class ArchConfig:
     reads_labels: ClassVar[bool] = False
     """Whether it learns from a number for each document too, as `sae harvest --labels` stores it."""
 
+    rate: ClassVar[float] = 1.0
+    """The best peak learning rate, over that of a TopK of equal width, steps and batch (`benchmarks/rates.py`)."""
+
     d_sae: int = 8192
     """Latents in the dictionary (its width, F)."""
 

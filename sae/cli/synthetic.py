@@ -90,7 +90,7 @@ def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
     sae.initialise(x * scale, centre, torch.Generator().manual_seed(settings.seed))
     if arch.reads_labels:
         sae.fit_labels(x * scale, n_active(codes))
-    return Trainer(sae.to(device()), settings.resolved(0, arch.d_sae), scale)
+    return Trainer(sae.to(device()), settings.resolved(0, arch), scale)
 
 
 def finish(trainer: Trainer, world: World, advance: Callable[..., None] = lambda n, note="": None) -> SAE:

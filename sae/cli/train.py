@@ -1,10 +1,11 @@
 """`sae train ARCH`: a store -> a sparse autoencoder."""
 
+import copy
 import dataclasses
 import inspect
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import tyro
 from activations import locks, ranks
 from activations.errors import StoreError
 from activations.moments import geometric_median
-from activations.shuffle import ShuffledReader, sample
+from activations.shuffle import Batch, ShuffledReader, sample
 from activations.store import Store
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.cli import arguments
@@ -23,7 +24,7 @@ from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
 from sae.errors import DivergedError, RunError
 from sae.runs import Run
-from sae.training import checkpoints, distributed, sharing
+from sae.training import checkpoints, distributed, rates, sharing
 from sae.training.logs import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fit
 
@@ -83,6 +84,7 @@ def train(
     Raises DivergedError when the loss is no longer finite; every checkpoint there is can then be gone on from."""
     out, store = Path(out), Store(cfg.store)
     cfg, reader = settled(cfg, store)
+    cfg, trials = _with_rate(cfg, store, out)
     way = distributed.chosen(parallel, cfg.arch, store.width(reader.hooks[0]), cfg.train.batch)
     run = _begun(cfg, out, resume)
     if run and run.finished:
@@ -90,7 +92,7 @@ def train(
             locks.clear(out)
         return run
     with ranks.alone_in(out):
-        run, trainer = _set_out(run, cfg, out, reader)
+        run, trainer = _set_out(run, cfg, out, reader, trials)
         if ranks.world() > 1:
             trainer = sharing.share(trainer, way, ranks.device())
         if way == "data":
@@ -107,7 +109,7 @@ def settled(cfg: RunConfig, store: Store) -> tuple[RunConfig, ShuffledReader]:
         store, hook, cfg.train.batch,
         seed=cfg.train.seed, positions=cfg.positions, labels=cfg.arch.reads_labels,
     )  # fmt: skip
-    return dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch.d_sae)), reader
+    return dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch)), reader
 
 
 def refuse_other(run: Run, cfg: RunConfig) -> None:
@@ -124,7 +126,44 @@ def refuse_other(run: Run, cfg: RunConfig) -> None:
         )
 
 
-def _set_out(run: Run | None, cfg: RunConfig, out: Path, reader: ShuffledReader) -> tuple[Run, Trainer]:
+def _with_rate(cfg: RunConfig, store: Store, out: Path) -> tuple[RunConfig, list[rates.Trial]]:
+    """The configuration with the learning rate measured if it asks for that, and the trials that measured it.
+
+    A run that is in the folder already keeps the rate it was begun with."""
+    if cfg.train.lr != "auto":
+        return cfg, []
+    if (out / "run.json").exists():
+        lr, trials = Run(out).config.train.lr, []
+    else:
+        lr, trials = ranks.from_first(None if ranks.rank() else _measured_rate(cfg, store)) or (None, [])
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, lr=lr)), trials
+
+
+def _measured_rate(cfg: RunConfig, store: Store) -> tuple[float, list[rates.Trial]]:
+    assert cfg.hook is not None
+    _, reader = settled(cfg, store)
+    scale = _scale(store, cfg.hook) if cfg.train.scale_inputs else 1.0
+    sae = build(cfg.arch, store.width(cfg.hook), cfg.train.seed)
+    _initialise(sae, reader, scale, cfg.train.seed)
+
+    def batches() -> Iterator[Batch]:
+        return iter(settled(cfg, store)[1])
+
+    def say(trial: rates.Trial) -> None:
+        print(
+            f"learning rate {trial.lr:.3g}: loss {trial.loss:.4f} after {rates.trial_steps(cfg.train)} steps"
+        )
+
+    lr, trials = rates.try_rates(
+        lambda: copy.deepcopy(sae).to(ranks.device()), cfg.train, cfg.arch, batches, scale, say
+    )
+    print(f"learning rate {lr:.3g} for the run's {cfg.train.steps:,} steps")
+    return lr, trials
+
+
+def _set_out(
+    run: Run | None, cfg: RunConfig, out: Path, reader: ShuffledReader, trials: list[rates.Trial]
+) -> tuple[Run, Trainer]:
     """The run, made if there is none, and the whole trainer where the run's newest checkpoint is, or at step 0."""
     store, hook = reader.store, reader.hooks[0]
     scale = _scale(store, hook) if cfg.train.scale_inputs else 1.0
@@ -133,7 +172,7 @@ def _set_out(run: Run | None, cfg: RunConfig, out: Path, reader: ShuffledReader)
         _initialise(sae, reader, scale, cfg.train.seed)  # before there is a run: it may refuse the data
     if not run:
         with ranks.first_goes_first():
-            run = Run(out) if ranks.rank() else Run.create(out, cfg, store, hook, scale)
+            run = Run(out) if ranks.rank() else Run.create(out, cfg, store, hook, scale, trials)
     alone = ranks.world() == 1
     trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
     if run.checkpoints:

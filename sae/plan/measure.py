@@ -120,8 +120,8 @@ def _losses(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
 
     yield "loss", Trial(run, x.numel())
     small = torch.randn(4, 4, generator=generator)
-    sae = TopK(4, TopKConfig(d_sae=4, k=1))
-    trainer = Trainer(sae, TrainConfig(steps=2**40, batch=4).resolved(4, 4))
+    arch = TopKConfig(d_sae=4, k=1)
+    trainer = Trainer(TopK(4, arch), TrainConfig(steps=2**40, batch=4).resolved(4, arch))
     yield "step", Trial(lambda: trainer.train_step(small, small), 1)
 
 
@@ -214,7 +214,8 @@ def resident() -> int:
     """Bytes of memory this process holds once a training step has loaded all it needs; half a gigabyte where the system
     does not say."""
     x = torch.zeros(64, 64)
-    trainer = Trainer(TopK(64, TopKConfig(d_sae=4096)), TrainConfig(steps=1, batch=64).resolved(64, 4096))
+    arch = TopKConfig(d_sae=4096)
+    trainer = Trainer(TopK(64, arch), TrainConfig(steps=1, batch=64).resolved(64, arch))
     trainer.train_step(x, x)
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

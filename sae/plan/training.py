@@ -152,7 +152,7 @@ class Settled(NamedTuple):
 def settle(job: Job, machine: Machine) -> Settled:
     """Raises ConfigError when the ranks cannot share the job in the way asked for."""
     width, ranks = job.data.width, job.ranks
-    train = job.train.resolved(job.data.rows, job.arch.d_sae)
+    train = job.train.resolved(job.data.rows, job.arch)
     assert train.steps is not None
     way = chosen(job.parallel, job.arch, width, train.batch, ranks)
     parts, rows = (ranks, train.batch) if way == "latents" else (1, train.batch // ranks)

@@ -5,18 +5,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.architectures import SAE, Loss
+from sae.architectures import SAE, ArchConfig, Loss
 from sae.errors import ConfigError, DivergedError
 from sae.kernels import ALONE, Alone, among, products_in
 from sae.training.history import History
 from sae.training.optimizers import Adam
-from sae.training.schedules import warmup_then_decay
+from sae.training.schedules import peak_rate, warmup_then_decay
 
 LARGEST_SEED = 2**63 - 1
 INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
@@ -30,8 +30,9 @@ class TrainConfig:
     """Optimizer steps; when left out, one pass over the store's training rows, but at least 2000."""
     batch: int = 2048
     """Rows (tokens) per step, at least 2: the error is relative to a batch's variance, which one row does not have."""
-    lr: float | None = None
-    """Peak learning rate of Adam; when left out, 2e-4 / sqrt(d_sae / 2^14) (Gao et al. 2024, section 2.4)."""
+    lr: float | Literal["auto"] | None = None
+    """Peak learning rate of Adam; when left out, what suits the dictionary's width, the run's length and the method, by a
+    fit to measurements (docs/methods/README.md). auto measures it, on short trials with the run's first batches."""
     warmup_steps: int | None = None
     """Steps of linear warm-up; when left out, a twentieth of all, at most 1000."""
     decay_share: float = 0.2
@@ -75,13 +76,13 @@ class TrainConfig:
             raise ConfigError(f"train.decay_share = {self.decay_share} must lie between 0 and 1")
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and value != "auto" and not 0 < value < math.inf:
                 raise ConfigError(f"train.{name} = {value} must be a number above 0")
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ConfigError(f"train.warmup_steps = {self.warmup_steps} must be at least 0")
 
-    def resolved(self, rows: int, d_sae: int) -> "TrainConfig":
-        """The same with everything left out filled in, for a store of `rows` training rows."""
+    def resolved(self, rows: int, arch: ArchConfig) -> "TrainConfig":
+        """Fill in everything left out, for a store of `rows` training rows; a rate to be measured stays `auto`."""
         steps = self.steps or max(rows // self.batch, 2000)
         if (self.warmup_steps or 0) > steps:
             raise ConfigError(
@@ -90,7 +91,7 @@ class TrainConfig:
             )
         filled = {
             "steps": steps,
-            "lr": self.lr or 2e-4 / (d_sae / 2**14) ** 0.5,
+            "lr": self.lr or arch.rate * peak_rate(arch.d_sae, steps, self.batch),
             "warmup_steps": min(steps // 20, 1000) if self.warmup_steps is None else self.warmup_steps,
             "dead_after_tokens": self.dead_after_tokens or min(10_000_000, max(1, steps * self.batch // 10)),
         }
@@ -105,7 +106,7 @@ class Trainer:
 
     def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: Alone = ALONE):
         assert cfg.steps is not None
-        assert cfg.lr is not None
+        assert isinstance(cfg.lr, int | float)
         assert cfg.warmup_steps is not None
         assert cfg.dead_after_tokens is not None
         self.sae, self.cfg, self.scale, self.ranks = sae, cfg, scale, ranks

@@ -132,7 +132,7 @@ def trainer(cfg: ArchConfig) -> Trainer:
     sae = build(cfg, D, seed=0)
     x = torch.randn(64, D)
     sae.initialise(x, x.mean(0), torch.Generator().manual_seed(0))
-    return Trainer(sae, TrainConfig(steps=10, batch=16, lr=1e-3).resolved(64, sae.d_sae))
+    return Trainer(sae, TrainConfig(steps=10, batch=16, lr=1e-3).resolved(64, sae.cfg))
 
 
 @BOTH

@@ -1,0 +1,108 @@
+"""Peak learning rates: a default that knows the run's width, steps and batch, and a trial that measures one."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae.architectures import SAE, ArchConfig
+from sae.errors import ConfigError, DivergedError
+from sae.training.schedules import STEPS_POWER
+from sae.training.trainer import TrainConfig, Trainer
+
+FACTOR = 2.0
+MOST_TRIALS = 7
+LEAST_STEPS, MOST_STEPS = 100, 400
+JUDGED = 8  # batches, beyond those trained on, that a trial is judged by
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor, Tensor | None]]]
+"""Begins the run's batches from its first: x, y and labels, as `Trainer.train_step` takes them."""
+
+
+class Trial(NamedTuple):
+    """A peak rate, and the method's loss that a short run at it reached; infinite for one that diverged."""
+
+    lr: float
+    loss: float
+
+
+def trial_steps(cfg: TrainConfig) -> int:
+    """Steps of each trial: a twentieth of the run's, within 100 and 400, but never more than the run has."""
+    assert cfg.steps is not None
+    return min(cfg.steps, max(LEAST_STEPS, min(MOST_STEPS, cfg.steps // 20)))
+
+
+def try_rates(
+    make: Callable[[], SAE],
+    cfg: TrainConfig,
+    arch: ArchConfig,
+    batches: Batches,
+    scale: float,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> tuple[float, list[Trial]]:
+    """The peak rate for `cfg`'s run, measured, and the trials it was measured by.
+
+    Each trial is a whole short run with warm-up and decay, from the same start and on the same `batches`; the
+    method's loss on the next few, which it is not trained on, judges it. Rates are a factor of 2 apart, beginning at the default; they go on to
+    either side until the best has a worse neighbour on both. The minimum of the parabola through these three, loss over
+    log rate, is the best rate of a run of the trial's length; longer runs want lower ones, so it is carried over to the
+    run's length by the power that the default was fitted with. Raises ConfigError when every rate diverges."""
+    short = dataclasses.replace(
+        cfg, steps=trial_steps(cfg), lr=None, warmup_steps=None, dead_after_tokens=None
+    )
+    start = short.resolved(0, arch).lr
+    assert isinstance(start, float)
+    losses: dict[float, float] = {}
+    lr: float | None = start
+    while lr is not None and len(losses) < MOST_TRIALS:
+        losses[lr] = _loss(make(), dataclasses.replace(short, lr=lr).resolved(0, arch), batches, scale)
+        on_trial(Trial(lr, losses[lr]))
+        best = min(losses, key=lambda rate: losses[rate])
+        if losses[best] < math.inf:
+            beside = (best * FACTOR, best / FACTOR)
+        else:
+            beside = (best / FACTOR ** len(losses),)
+        lr = next((rate for rate in beside if rate not in losses), None)
+    best = min(losses, key=lambda rate: losses[rate])
+    if losses[best] == math.inf:
+        raise ConfigError(
+            f"train.lr = auto: every rate from {min(losses):.2g} to {max(losses):.2g} diverged; give a lower one"
+        )
+    assert cfg.steps is not None
+    assert short.steps is not None
+    carried = _minimum(losses, best) * (cfg.steps / short.steps) ** STEPS_POWER
+    return carried, [Trial(rate, loss) for rate, loss in sorted(losses.items())]
+
+
+def _minimum(losses: dict[float, float], best: float) -> float:
+    """The minimum of the parabola through the best rate and its neighbours, or the best where one is missing or diverged."""
+    below, above = (losses.get(rate, math.inf) for rate in (best / FACTOR, best * FACTOR))
+    bend = below - 2 * losses[best] + above
+    if not 0 < bend < math.inf:
+        return best
+    return best * FACTOR ** ((below - above) / (2 * bend))
+
+
+def _loss(sae: SAE, cfg: TrainConfig, batches: Batches, scale: float) -> float:
+    assert cfg.steps is not None
+    trainer = Trainer(sae, cfg, scale)
+    state, rows = torch.get_rng_state(), batches()
+    try:
+        for batch in islice(rows, cfg.steps):
+            trainer.train_step(*batch)
+    except DivergedError:
+        return math.inf
+    finally:
+        torch.set_rng_state(state)  # the run that follows draws what it would have drawn without a trial
+    sae.eval()
+    losses = []
+    with torch.no_grad():
+        for x, y, _ in islice(rows, JUDGED):
+            inputs, targets = (part.to(sae.device, sae.W_dec.dtype) * scale for part in (x, y))
+            losses.append(sae.loss(inputs, targets, trainer.history.dead).total.item())
+    loss = sum(losses) / len(losses)
+    return loss if math.isfinite(loss) else math.inf
