@@ -30,6 +30,7 @@ from sae.cli.progress import progress
 from sae.cli.train import train as train_run
 from sae.config import RunConfig
 from sae.runs import Run
+from sae.training.schedules import peak_rate
 from sae.training.trainer import TrainConfig
 
 FACTOR, TOLERANCE, TRIALS = 2.0, 0.03, 6
@@ -154,8 +155,7 @@ def best_rate(bench: Bench, name: str, value: float | None) -> float:
     """The rate, powers of 2 apart, whose run is best for its L0."""
     scores: dict[float, float] = {}
     command = bench.command
-    default = TrainConfig(steps=command.steps, batch=command.batch).resolved(0, command.latents).lr
-    assert default is not None
+    default = peak_rate(command.latents, command.steps, command.batch)
     lr: float | None = 2.0 ** round(math.log2(default))
     while lr is not None:
         scores[lr] = score(bench.run(name, value, lr), command.out, name)

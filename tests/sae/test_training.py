@@ -16,7 +16,7 @@ from sae.config import RunConfig, from_json, to_json
 from sae.errors import ConfigError, DivergedError, RunError
 from sae.runs import Run, load_sae
 from sae.training.logs import JsonLines, read
-from sae.training.schedules import warmup_then_decay
+from sae.training.schedules import peak_rate, warmup_then_decay
 from sae.training.trainer import TrainConfig, Trainer, fit
 
 SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_every=6, keep_checkpoints=2)
@@ -102,12 +102,12 @@ def test_asked_to_stop_it_saves_and_says_it_is_not_done():
 
 
 def test_what_is_left_out_follows_from_the_data_and_the_dictionary():
-    resolved = TrainConfig().resolved(rows=100_000, d_sae=2**14)
-    assert (resolved.steps, resolved.lr, resolved.warmup_steps) == (2000, 2e-4, 100)
+    resolved = TrainConfig().resolved(rows=100_000, arch=TopKConfig(d_sae=2**14))
+    assert (resolved.steps, resolved.lr, resolved.warmup_steps) == (2000, peak_rate(2**14, 2000, 2048), 100)
     assert resolved.dead_after_tokens == 2000 * 2048 // 10
-    big = TrainConfig().resolved(rows=10**9, d_sae=2**16)
+    big = TrainConfig().resolved(rows=10**9, arch=TopKConfig(d_sae=2**16))
     assert (big.steps, big.lr, big.dead_after_tokens) == (10**9 // 2048, 1e-4, 10_000_000)
-    assert resolved.resolved(rows=5, d_sae=9) == resolved
+    assert resolved.resolved(rows=5, arch=TopKConfig(d_sae=9, k=2)) == resolved
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"decay_share": 1.5}])
