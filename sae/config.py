@@ -37,15 +37,17 @@ def from_json(content: dict[str, Any]) -> RunConfig:
     """Inverse of `to_json`. Raises RunError for a field this release does not know, or a value of a wrong type."""
     try:
         own = {name: value for name, value in content.items() if name not in ("architecture", "arch")}
-        arch = arch_from_json(content["architecture"], content["arch"])
+        arch = arch_from_json(content["architecture"], content["arch"], content.get("train", {}).get("batch"))
         return dataclasses.replace(build(RunConfig, own), arch=arch)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"the run's configuration cannot be read: {error}") from error
 
 
-def arch_from_json(name: str, fields: dict[str, Any]) -> ArchConfig:
-    """An architecture's configuration. Raises RunError when this release has no such architecture, TypeError for
-    fields that are not its own."""
+def arch_from_json(name: str, fields: dict[str, Any], batch: int | None = None) -> ArchConfig:
+    """Return an architecture's configuration, that of an older release as this one has it; `batch` is the run's, if known.
+
+    Raises RunError when this release has no such architecture, TypeError for fields that are not its own."""
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
-    return build(ARCHITECTURES[name][0], fields)
+    kind = ARCHITECTURES[name][0]
+    return build(kind, kind.upgraded(fields, batch) if isinstance(fields, dict) else fields)

@@ -40,6 +40,11 @@ class ArchConfig:
         if (aux_k := getattr(self, "aux_k", None)) is not None and aux_k < 1:
             raise ConfigError(f"aux_k = {aux_k} must be at least 1; aux_weight = 0 leaves AuxK out")
 
+    @classmethod
+    def upgraded(cls, fields: dict[str, Any], batch: int | None = None) -> dict[str, Any]:
+        """Return settings that an older release wrote as this release has them; `batch` is the run's, if it is known."""
+        return fields
+
 
 class Loss(NamedTuple):
     """What one batch says."""
@@ -98,6 +103,9 @@ class SAE(ABC, nn.Module):
     unit_norm_decoder: bool = True
     """Whether the optimizer holds decoder rows at norm 1, with gradients tangent to them: what is along a row would
     only change its norm."""
+    start_is_small: bool = True
+    """Whether training starts from an FVU of at most 1, with reconstructions no larger than is good for them. Learning
+    is slow from larger ones: Adam's steps are of a given size. A method that starts otherwise says why."""
     signed: ClassVar[bool] = False
     """Whether latents are chosen by the size of their drive and fire with its sign."""
 
@@ -209,6 +217,9 @@ class SAE(ABC, nn.Module):
     def after_step(self) -> None:
         """After the optimizer: what follows from the parameters, or is learned without gradients. Here nothing."""
 
+    def refresh(self) -> None:
+        """Recompute the buffers that follow from the parameters alone, after these were set from outside. Here nothing."""
+
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
         """(x - b_dec) W_enc + b_enc, dense to choose from, sparse to differentiate; without `pre_bias` x as it is."""
         return kernels.project(x, self.W_enc, self.b_enc, self.b_dec if self.pre_bias else None)
@@ -299,7 +310,10 @@ def tied_init(sae: SAE, generator: torch.Generator) -> None:
 
 
 def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
-    """Mean norm of the reconstruction of 256 random unit vectors, b_dec left out; 1 when all come out as 0."""
+    """Mean norm of the reconstruction of 256 random unit vectors, b_dec left out; 1 when all come out as 0.
+
+    To be divided by where about half of all latents fire at first. Where few are chosen by rank it makes starts too
+    large: their reconstructions are far from parallel to the input, and best at half its norm."""
     probe = torch.randn(256, sae.d_model, generator=generator)
     probe /= probe.norm(dim=1, keepdim=True)
     size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()

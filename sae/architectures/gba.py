@@ -4,9 +4,11 @@
 The paper's code was not at hand: the form of the activation, the input norm and the initialisation are
 reconstructions, settled by recovery of planted features (LOG.md)."""
 
+import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Literal, final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -17,6 +19,12 @@ from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.code import SparseCode
 from sae.errors import ConfigError
 
+SPREAD = 0.01  # of the last group's target to the first's, where only L0 is asked for
+MEASURED_TIED, MEASURED_UNTIED = 0.68, 0.35  # of L0 after training to the sum of all latents' targets
+UPDATES = 100  # in a run, at least
+COSINES_AT_ONCE = 2**22  # held while biases are set
+AMPLITUDE_ROWS = 4096  # of the sample
+
 
 @dataclass(frozen=True)
 class GBAConfig(ArchConfig):
@@ -24,12 +32,24 @@ class GBAConfig(ArchConfig):
 
     groups: int = 10
     """Groups of latents, of equal size but for one latent; 1 is the paper's BA."""
-    p_first: float = 0.1
-    """Target firing frequency of the first group: no latent in it should fire on more than this share of rows."""
-    p_last: float = 0.001
-    """Target firing frequency of the last group; in between the targets fall geometrically."""
-    update_every: int = 50
-    """Steps between updates of the biases; statistics are of these steps and then begin anew."""
+    l0: float | None = None
+    """Latents that should fire per token at the end of training; the groups' target frequencies follow from it.
+    When left out, 32, or d_sae / 16 if that is less. Measured L0 is met within about a fifth."""
+    p_first: float | None = None
+    """Target firing frequency of the first group, in the place of l0: no latent in it should fire on more than this
+    share of rows. The paper has 0.5 since its second version; L0 is then 7 % of the dictionary."""
+    p_last: float | None = None
+    """Target firing frequency of the last group, beside p_first; in between the targets fall geometrically. When left
+    out, p_first / 100. The paper has 0.001."""
+    start: Literal["quantile", "zero"] = "quantile"
+    """Biases before training. quantile: each latent fires as often as its target says, on a sample of rows. zero:
+    half of all latents fire, and a short run has not unlearned it at its end."""
+    tied: bool = True
+    """Whether encoder and decoder share their directions, as in the paper. An encoder of its own reaches a lower
+    error for the L0 it has."""
+    update_rows: int | None = None
+    """Rows between updates of the biases; statistics are of these rows and then begin anew. When left out, those in
+    which a latent at the last group's target fires five times, or fewer where a run had less than 100 updates."""
     gamma_plus: float = 0.01
     """How far a silent latent's bias rises, as a share of its group's mean strongest activation."""
     gamma_minus: float = 0.01
@@ -41,32 +61,77 @@ class GBAConfig(ArchConfig):
         super().__post_init__()
         if not 1 <= self.groups <= self.d_sae:
             raise ConfigError(f"groups = {self.groups} must lie between 1 and d_sae = {self.d_sae}")
-        if not 0 < self.p_last <= self.p_first < 1:
+        if self.p_first is None and self.p_last is not None:
+            raise ConfigError(f"p_last = {self.p_last} goes with p_first: give both, or l0 alone")
+        if self.p_first is not None:
+            if self.l0 is not None:
+                raise ConfigError(
+                    f"l0 = {self.l0:g} and p_first = {self.p_first} both set the targets: leave one out"
+                )
+            first, last = self._ends()
+            if not 0 < last <= first < 1:
+                raise ConfigError(
+                    f"targets p_first = {first} and p_last = {last} must fall from below 1 to above 0"
+                )
+        most = self._firing(self._falling(1.0, SPREAD))
+        if self.p_first is None and not 0 < self._l0() < most:
             raise ConfigError(
-                f"targets p_first = {self.p_first} and p_last = {self.p_last} must fall from below 1 to above 0"
+                f"l0 = {self._l0():g} must lie above 0 and below {most:.4g}, where the first of {self.groups} groups of "
+                f"d_sae = {self.d_sae} latents would fire on every row"
             )
-        if self.update_every < 1:
-            raise ConfigError(f"update_every = {self.update_every} must be at least 1")
+        if self.update_rows is not None and self.update_rows < 1:
+            raise ConfigError(f"update_rows = {self.update_rows} must be at least 1")
         if min(self.gamma_plus, self.gamma_minus, self.eps) < 0:
             raise ConfigError("gamma_plus, gamma_minus and eps must not be negative")
 
+    @classmethod
+    def upgraded(cls, fields: dict[str, Any], batch: int | None = None) -> dict[str, Any]:
+        """Read version 0.1.0's settings: updates were counted in steps, of `batch` rows, and biases began at 0."""
+        if "update_every" not in fields:
+            return fields
+        kept = {name: value for name, value in fields.items() if name != "update_every"}
+        return {**kept, "start": "zero", "update_rows": batch and fields["update_every"] * batch}
+
     def targets(self) -> Float[Tensor, "K"]:
-        """Target frequency of each group, geometric from p_first to p_last, both exact."""
-        share = torch.linspace(0, 1, self.groups)
-        return self.p_first ** (1 - share) * self.p_last**share
+        """Target frequency of each group, geometric from the first's to the last's, both exact."""
+        return torch.tensor(self._falling(*self._ends()))
+
+    def lowest_target(self) -> float:
+        """Target frequency of the last group."""
+        return self._falling(*self._ends())[-1]
+
+    def expected_l0(self) -> float:
+        """L0 that a trained SAE has with these targets, about: its latents stay below them on average."""
+        return self._firing(self._falling(*self._ends()))
+
+    def _l0(self) -> float:
+        return min(32.0, self.d_sae / 16) if self.l0 is None else self.l0
+
+    def _ends(self) -> tuple[float, float]:
+        if self.p_first is not None:
+            return self.p_first, self.p_first * SPREAD if self.p_last is None else self.p_last
+        first = self._l0() / self._firing(self._falling(1.0, SPREAD))  # targets are proportional to it
+        return first, first * SPREAD
+
+    def _falling(self, first: float, last: float) -> list[float]:
+        shares = [k / max(1, self.groups - 1) for k in range(self.groups)]
+        return [first ** (1 - share) * last**share for share in shares]
+
+    def _firing(self, targets: list[float]) -> float:
+        return (MEASURED_TIED if self.tied else MEASURED_UNTIED) * self.d_sae * sum(targets) / self.groups
 
 
 @final
 class GBA(SAE):
     """y = cos(w, x - b_dec) + b_enc; z = a <w, x - b_dec> where y > 0, else 0; x_hat = z W_dec + b_dec.
 
-    Encoder and decoder share the unit rows w of W_dec; a is an amplitude for each latent. b_enc lies in
-    [-1, 0] and is a buffer: no gradient and no optimizer reach it. Rows are judged by their cosine, as in the
-    paper, whose samples have unit norm, so b_enc has no unit and nothing but b_dec need follow the input's
-    scale. The output leaves the bias out: just above the switch it is -b_enc |x - b_dec| a, not 0, without
+    w are the unit rows of W_dec, or untied the columns of W_enc, which start as those rows; a is an amplitude for each
+    latent. b_enc lies in [-1, 0] and is a buffer: no gradient and no optimizer reach it. Rows are judged by their
+    cosine, as in the paper, whose samples have unit norm, so b_enc has no unit and nothing but b_dec need follow the
+    input's scale. The output leaves the bias out: just above the switch it is -b_enc |x - b_dec| a, not 0, without
     which features are not recovered.
 
-    In training mode `loss` counts how often y > 0 and its maximum; every `update_every` steps `after_step`
+    In training mode `loss` counts how often y > 0 and its maximum; every `update_rows` rows `after_step`
     moves the biases (Algorithm 1) and forgets the counts."""
 
     cfg: GBAConfig
@@ -80,11 +145,14 @@ class GBA(SAE):
 
     def __init__(self, d_model: int, cfg: GBAConfig):
         super().__init__(d_model, cfg)
-        self.due = False  # whether this step ends with an update of the biases
+        self.place, self.batch = (0, 1), 1  # this step and how many there are; rows of its batch
+        self.start_is_small = cfg.start != "zero"  # from there half of all latents fire
 
     def make_encoder(self, d_model: int) -> None:
-        """The encoder is the decoder's transpose; beside it amplitudes, biases and the statistics they follow."""
+        """Create W_enc unless it is the decoder's transpose, amplitudes, biases and the statistics they follow."""
         F, K = self.d_sae, self.cfg.groups
+        if not self.cfg.tied:
+            self.W_enc = nn.Parameter(torch.zeros(F, d_model).T)
         self.amplitude = nn.Parameter(torch.ones(F))
         self.register_buffer("b_enc", torch.zeros(F))
         self.register_buffer("rows_seen", torch.zeros((), dtype=torch.int64))
@@ -97,17 +165,44 @@ class GBA(SAE):
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """Random directions, biases at 0, amplitudes at 1."""
+        """Draw random directions; set amplitudes to 1 and biases to 0, or to their targets' quantiles on the sample.
+
+        In the latter case the amplitudes, all equal, are those with which the sample is reconstructed best: overlapping
+        latents add up, and with amplitudes of 1 the first reconstructions of a wide dictionary are too large."""
         self.W_dec.copy_(normalize(torch.randn(self.W_dec.shape, generator=generator), dim=1))
+        if not self.cfg.tied:
+            self.W_enc.copy_(self.W_dec.T)
         self.b_dec.copy_(centre)
+        if self.cfg.start == "quantile":
+            self._fire_at_targets(normalize(x - centre, dim=1))
+            some = x[:AMPLITUDE_ROWS]
+            wanted, size = some - centre, self.decode(self.encode(some)) - centre
+            best = (wanted * size).sum() / size.square().sum()
+            self.amplitude.fill_(best if best > 0 else 1.0)  # nan where no latent fires
+
+    def _fire_at_targets(self, directions: Float[Tensor, "n D"]) -> None:
+        """Set biases with which each latent fires on as many of these rows as its target says, rounded down."""
+        n, targets = len(directions), self.target[self.group]
+        latents = torch.arange(self.d_sae).split(max(1, COSINES_AT_ONCE // n))
+        for some in latents:
+            cosines = self.W_dec[some] @ directions.T
+            for target in targets[some].unique():
+                alike = targets[some] == target
+                # between the last row it fires on and the first it does not, or rounding would decide
+                last = n - 1 - int(target * n)
+                places = [last, min(last + 1, n - 1)]
+                # torch's kthvalue takes ten times as long
+                ordered = np.partition(cosines[alike].numpy(), places, axis=1)
+                self.b_enc[some[alike]] = -torch.from_numpy(ordered[:, places].mean(1))
+        self.b_enc.clamp_(-1, 0)
 
     def encoder_directions(self) -> Float[Tensor, "F D"]:
-        """The decoder's own rows."""
-        return self.W_dec
+        """The decoder's own rows, or untied W_enc's columns."""
+        return self.W_dec if self.cfg.tied else self.W_enc.T
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
         """<w, x - b_dec>, without the bias."""
-        return kernels.project(x, self.W_dec.T, torch.zeros_like(self.b_enc), self.b_dec)
+        return kernels.project(x, self.encoder_directions().T, torch.zeros_like(self.b_enc), self.b_dec)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         u = self.pre_activations(x)
@@ -121,7 +216,10 @@ class GBA(SAE):
     def _switch(self, u: kernels.Projection) -> Float[Tensor, "B F"]:
         """y, above 0 where a latent fires: its cosine with the row plus its bias."""
         size = u.centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(u.x.dtype).tiny)
-        return u.dense / size + self.b_enc
+        cosine = u.dense / size
+        if not self.cfg.tied:
+            cosine /= self.W_enc.norm(dim=0).clamp_min(torch.finfo(u.x.dtype).tiny)
+        return cosine + self.b_enc
 
     def _code(self, u: kernels.Projection, y: Tensor) -> SparseCode:
         code = u.keep(kernels.where(y > 0))
@@ -148,6 +246,7 @@ class GBA(SAE):
         return Loss(reconstruction, terms, fired > 0)
 
     def _count(self, rows: int, fired: Int[Tensor, "F"], strongest: Float[Tensor, "F"]) -> None:
+        self.batch = rows
         self.rows_seen += rows
         self.times_fired += fired
         torch.maximum(self.strongest, strongest, out=self.strongest)
@@ -163,14 +262,22 @@ class GBA(SAE):
         return torch.zeros_like(self.target).index_add_(0, self.group, values)
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Every `update_every`-th step ends with an update."""
-        self.due = (step + 1) % self.cfg.update_every == 0
+        """Note where training stands."""
+        self.place = step, steps
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """When it is time, new biases."""
-        if self.due and self.rows_seen > 0:
+        """Move the biases when enough rows have been seen since the last time."""
+        if (self.place[0] + 1) % self.steps_between() == 0 and self.rows_seen > 0:
             self.adapt()
+
+    def steps_between(self) -> int:
+        """Steps from one update of the biases to the next, in batches of the size that the last one had.
+
+        Counted in steps, which begin_step knows, and not in `rows_seen`, which a GPU would have to be waited for."""
+        wanted = self.cfg.update_rows or 5 / self.cfg.lowest_target()
+        steps = math.ceil(wanted / self.batch)
+        return steps if self.cfg.update_rows else max(1, min(steps, self.place[1] // UPDATES))
 
     @torch.no_grad()
     def adapt(self) -> None:

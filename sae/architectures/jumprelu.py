@@ -138,9 +138,10 @@ class JumpReLU(SAE):
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """Encoder and decoder transposes of each other up to a factor, outputs of the size of inputs.
+        """Make encoder and decoder transposes of each other up to a factor, the gain, with outputs of the size of inputs.
 
-        l0: as TopK starts. tanh: W_enc from U(±1/sqrt F)."""
+        l0: as TopK starts. tanh: W_enc from U(±1/sqrt F). Thresholds are low at first and nearly half of all latents
+        fire, so that without the factor they would add up to several times the input, as in Gated."""
         self.log_threshold.fill_(-torch.inf)  # sizes are set as a ReLU's
         if self.cfg.loss_form == "l0":
             tied_init(self, generator)

@@ -161,6 +161,11 @@ class MFR(SAE):
     @torch.no_grad()
     def after_step(self) -> None:
         """W_dec follows peer 0."""
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Set W_dec to the unit rows of peer 0."""
         self.W_dec.copy_(normalize(self.weights[0], dim=1))
 
 

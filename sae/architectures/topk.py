@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae import losses
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
@@ -24,10 +25,18 @@ class TopKConfig(ArchConfig):
     """Dead latents that AuxK lets explain the residual; half the activation width when left out (B.1)."""
     aux_weight: float = 1 / 32
     """Weight of AuxK, the loss that brings dead latents back (A.2)."""
+    multi_weight: float = 0.0
+    """Weight of the error with 4 k latents beside that with k (Multi-TopK): a code that is cut off at another k in use
+    then stays good. The paper has 1 / 8. 0 leaves it out; each step else encodes twice."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_k(self.k, self)
+
+    @property
+    def multi_k(self) -> int:
+        """Latents of Multi-TopK's second code: 4 k, or all there are."""
+        return min(4 * self.k, self.d_sae)
 
 
 @final
@@ -47,5 +56,11 @@ class TopK(SAE):
         return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK. Both are relative to a variance, so the weight does not depend on units."""
-        return reconstruction_loss(self, x, y, dead, self._encode(x), self.cfg)
+        """FVU + aux_weight * AuxK (+ multi_weight * FVU with 4 k latents). All are relative to a variance, so that the
+        weights do not depend on units. A latent that is among the 4 k alone has not fired."""
+        loss = reconstruction_loss(self, x, y, dead, self._encode(x), self.cfg)
+        if not self.cfg.multi_weight:
+            return loss
+        more = self.pre_activations(x).largest(self.cfg.multi_k).relu()
+        error = losses.fvu(y, self.decode(more))
+        return loss.plus(self.cfg.multi_weight * error, {"fvu_multi": error.detach()})

@@ -145,8 +145,8 @@ class Settled(NamedTuple):
 
     @property
     def checkpoint(self) -> float:
-        """Bytes: weights and both moments."""
-        return 12.0 * self.work.parameters * self.parts
+        """Bytes: weights and both moments; with an average of the weights, those of training and the average too."""
+        return (12.0 if self.train.ema is None else 20.0) * self.work.parameters * self.parts
 
 
 def settle(job: Job, machine: Machine) -> Settled:
@@ -197,7 +197,7 @@ def disk_of(settled: Settled, data: Data) -> dict[str, float]:
     kept = settled.train.keep_checkpoints
     disk = {
         f"checkpoints: {kept} and one being written": (kept + 1) * settled.checkpoint,
-        "the finished SAE": settled.checkpoint / 3,
+        "the finished SAE": 4.0 * settled.work.parameters * settled.parts,
     }
     return disk if data.there else {**disk, "the store, not there yet": float(data.tokens * data.row)}
 
@@ -214,6 +214,7 @@ def memory_of(settled: Settled, data: Data, machine: Machine) -> dict[str, float
         **always,
         "gradients": 4.0 * P,
         "optimizer": 8.0 * P,
+        **({} if settled.train.ema is None else {"average of the weights": 4.0 * P}),
         "copies while saving": 8.0 * P,
         "pre-activations": 4.0 * work.dense,
         "code": 60.0 * work.picked,

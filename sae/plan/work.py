@@ -94,8 +94,11 @@ def active(cfg: ArchConfig, l0: float | None = None) -> Active:
     if (k := getattr(cfg, "k", None)) is not None:
         return Active(k, None)
     if isinstance(cfg, GBAConfig):
-        share = cfg.targets().mean().item()
-        return Active(share * cfg.d_sae, "every latent fires as often as its group's target")
+        if cfg.l0 is not None:
+            return Active(cfg.l0, None)
+        return Active(
+            cfg.expected_l0(), "latents fire below their groups' targets by as much as was measured"
+        )
     if isinstance(cfg, AdaptiveKConfig):
         return Active(
             (cfg.k_min + cfg.k_max) / 2, "texts of middling complexity: halfway from k_min to k_max"
@@ -117,7 +120,8 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
     B, D, F = batch, d_model, cfg.d_sae / parts
     peers = cfg.peers if isinstance(cfg, MFRConfig) else 1
     pairs = peers * (peers - 1) / 2
-    entries, reads = B * l0 / parts, peers * _reads(cfg)
+    codes = 2 if getattr(cfg, "multi_weight", 0) else 1  # Multi-TopK chooses 4 k latents beside the k
+    entries, reads = B * l0 * (5 if codes == 2 else 1) / parts, peers * _reads(cfg)
     crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
     products = reads * 2 * B * D * F if crowded else 0.0
     if dead and hasattr(cfg, "aux_k"):  # their pre-activations and reconstruction, each with two gradients
@@ -126,11 +130,11 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
         products += pairs * 3 * 2 * D * F**2
     blocks = 1.0 if choice.passes else max(1.0, B * F / BLOCK)
     return Work(
-        encode=peers * B * sae.encoder_cost().flops / parts,
+        encode=codes * peers * B * sae.encoder_cost().flops / parts,
         products=products,
-        weights=4 * _encoder_weights(sae) / parts * blocks,
+        weights=codes * 4 * _encoder_weights(sae) / parts * blocks,
         scan=choice.scan,
-        scanned=peers * B * F,
+        scanned=codes * peers * B * F,
         picked=peers * entries,
         passes=peers * choice.passes * B * F,
         gathered=0.0 if crowded else reads * entries * D * 4,

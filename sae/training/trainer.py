@@ -14,6 +14,7 @@ from torch import Tensor
 from sae.architectures import SAE, ArchConfig, Loss
 from sae.errors import ConfigError, DivergedError
 from sae.kernels import ALONE, Alone, among, products_in
+from sae.training.averaging import Average
 from sae.training.history import History
 from sae.training.optimizers import Adam
 from sae.training.schedules import peak_rate, warmup_then_decay
@@ -42,6 +43,9 @@ class TrainConfig:
     dead_after_tokens: int | None = None
     """Tokens without firing after which a latent is dead; when left out, 10 million, or a tenth of the run's
     tokens when that is less (10 million: Gao et al. 2024, appendix A.2)."""
+    ema: float | None = None
+    """Save an exponential moving average of the weights, of this rate a step, such as 0.999 (Gao et al. 2024, appendix A).
+    It reaches back some 1 / (1 - ema) steps, which should be a small share of the run. When left out, the last weights."""
     scale_inputs: bool = True
     """Scale activations to unit mean square per dimension in training; folded into the saved weights."""
     seed: int = 0
@@ -78,6 +82,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value != "auto" and not 0 < value < math.inf:
                 raise ConfigError(f"train.{name} = {value} must be a number above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"train.ema = {self.ema} must lie between 0 and 1")
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ConfigError(f"train.warmup_steps = {self.warmup_steps} must be at least 0")
 
@@ -115,6 +121,7 @@ class Trainer:
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
+        self.average = None if cfg.ema is None else Average(sae, cfg.ema)
         # many times faster on a GPU that has it; slower on a CPU without AMX
         has = sae.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.precision = torch.bfloat16 if has else None
@@ -153,6 +160,8 @@ class Trainer:
             raise self._diverged("gradient", norm)
         sae.after_step()
         self.step += 1
+        if self.average:
+            self.average.add(sae, self.step)
         fired = self.ranks.max_over_rows(loss.fired)
         self.history.add(fired, self.ranks.rows(len(x)), self.step)
         return loss._replace(total=total, fired=fired), {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
@@ -180,8 +189,10 @@ class Trainer:
         return own.copy_(x, non_blocking=True).mul_(self.scale)
 
     def folded(self) -> SAE:
-        """A copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1."""
+        """Return a copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1, averaged with `ema`."""
         sae = copy.deepcopy(self.sae)
+        if self.average and self.step:
+            self.average.put_into(sae)
         sae.fold_input_scale(self.scale)
         sae.fold_decoder_norms()
         return sae
@@ -191,6 +202,8 @@ class Trainer:
         sae = self.sae
         found = {f"units.{name}": tensor.detach() for name, tensor in sae.folded_tensors().items()}
         found |= self.history.tensors()
+        if self.average:
+            found |= self.average.tensors(sae)
         found["rng"] = torch.get_rng_state()
         for name, parameter in sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -205,6 +218,8 @@ class Trainer:
         torch.set_rng_state(tensors["rng"])
         for name, tensor in self.sae.folded_tensors().items():
             tensor.copy_(tensors[f"units.{name}"])
+        if self.average:
+            self.average.restore(self.sae, tensors)
         for name, parameter in self.sae.named_parameters():
             if f"optimizer.{name}.step" not in tensors:  # has had no gradient yet
                 continue

@@ -16,6 +16,7 @@ from tests.sae.small import SMALL, D
 HOOK = "blocks.3.hook_resid_post"
 EXPORTED = {
     "topk": "topk",
+    "topk-multi": "topk",
     "abstopk": "abstopk",
     "batchtopk": "jumprelu",
     "matryoshka": "jumprelu",

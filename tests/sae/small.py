@@ -24,8 +24,10 @@ from sae.architectures import (
 D, F = 8, 24
 SMALL: dict[str, ArchConfig] = {
     "topk": TopKConfig(d_sae=F, k=3),
+    "topk-multi": TopKConfig(d_sae=F, k=3, multi_weight=1 / 8),
     "batchtopk": BatchTopKConfig(d_sae=F, k=3),
     "abstopk": AbsTopKConfig(d_sae=F, k=3),
+    "abstopk-batch": AbsTopKConfig(d_sae=F, k=3, per="batch"),
     "kron": KronConfig(d_sae=F, k=3),
     "topafa": TopAFAConfig(d_sae=F),
     "relu": ReLUConfig(d_sae=F, l1_weight=0.05),
@@ -33,7 +35,8 @@ SMALL: dict[str, ArchConfig] = {
     "jumprelu": JumpReLUConfig(d_sae=F),
     "jumprelu-tanh": JumpReLUConfig(d_sae=F, loss_form="tanh", sparsity_weight=D / 1000),
     "matryoshka": MatryoshkaConfig(d_sae=F, k=3, prefixes=(0.25, 0.5, 1.0)),
-    "gba": GBAConfig(d_sae=F, groups=3, update_every=5),
+    "gba": GBAConfig(d_sae=F, groups=3, l0=4, update_rows=5 * 64),
+    "gba-untied": GBAConfig(d_sae=F, groups=3, l0=2, tied=False, update_rows=5 * 64),
     "mfr": MFRConfig(d_sae=F, k=5),
     "adaptivek": AdaptiveKConfig(d_sae=F, k_min=1, k_max=6),
 }

@@ -1,12 +1,15 @@
 """GBA: biases that only the rule moves, groups and their targets, the jump of the output, planted features found."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+from sae import config
 from sae.architectures import GBA, GBAConfig, build
 from sae.cli.synthetic import train
-from sae.errors import ConfigError
+from sae.errors import ConfigError, RunError
 from sae.evaluation.recovery import recovery
 from sae.evaluation.synthetic import Gaussian
 from sae.training.trainer import TrainConfig, Trainer
@@ -96,7 +99,7 @@ def test_statistics_are_those_of_all_batches_and_of_training_alone():
 
 def test_biases_move_every_so_many_steps_and_no_optimizer_owns_them():
     settings = TrainConfig(steps=9, batch=64, lr=1e-2, warmup_steps=0, dead_after_tokens=10**9)
-    trainer = Trainer(build(GBAConfig(d_sae=F, groups=3, update_every=4), D), settings)
+    trainer = Trainer(build(GBAConfig(d_sae=F, groups=3, l0=2, update_rows=4 * 64 - 5), D), settings)
     owned = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     assert not any(p is trainer.sae.b_enc for p in owned)
     assert not trainer.sae.b_enc.requires_grad
@@ -106,6 +109,99 @@ def test_biases_move_every_so_many_steps_and_no_optimizer_owns_them():
         trainer.train_step(rows(seed=step), rows(seed=step))
         moved.append(not torch.equal(trainer.sae.b_enc, before))
     assert moved == [step in (3, 7) for step in range(9)]
+
+
+def updates(cfg: GBAConfig, batch: int, steps: int, until: int) -> list[int]:
+    """Which of a run's first steps end with an update of the biases."""
+    sae = build(cfg, D).train()
+    moved = []
+    for step in range(until):
+        before = sae.rows_seen.item()
+        sae.begin_step(step, steps)
+        sae.loss(rows(batch), rows(batch), torch.zeros(cfg.d_sae, dtype=torch.bool))
+        sae.after_step()
+        if sae.rows_seen <= before:
+            moved.append(step)
+    return moved
+
+
+def test_time_between_updates_is_counted_in_rows_whatever_the_batch():
+    """Target .1 for all: a latent there fires five times in 50 rows."""
+    cfg = GBAConfig(d_sae=F, groups=1, p_first=0.1)
+    assert updates(cfg, batch=10, steps=1000, until=15)[:3] == [4, 9, 14]
+    assert updates(cfg, batch=20, steps=1000, until=15)[:3] == [2, 5, 8]
+    assert updates(cfg, batch=500, steps=1000, until=15)[:3] == [0, 1, 2]
+
+
+def test_a_short_run_has_a_hundred_updates_unless_rows_are_asked_for():
+    rare = GBAConfig(d_sae=F, groups=2, p_first=0.1, p_last=0.0001)  # five firings take 50,000 rows
+    assert updates(rare, batch=8, steps=350, until=9) == [2, 5, 8]
+    assert updates(rare, batch=8, steps=40, until=3) == [0, 1, 2]
+    asked = GBAConfig(d_sae=F, groups=2, p_first=0.1, p_last=0.0001, update_rows=800)
+    assert updates(asked, batch=80, steps=350, until=20) == [9, 19]
+
+
+@pytest.mark.parametrize("groups", [1, 4, 10])
+@pytest.mark.parametrize("tied", [True, False])
+def test_targets_follow_from_the_l0_asked_for_in_proportion(groups, tied):
+    few, many = (GBAConfig(d_sae=4096, groups=groups, tied=tied, l0=l0) for l0 in (32, 96))
+    assert few.expected_l0() == pytest.approx(32)
+    assert_close(many.targets(), 3 * few.targets())
+    if groups > 1:
+        assert few.targets()[-1] == pytest.approx(few.targets()[0].item() / 100)
+    assert GBAConfig(d_sae=4096).expected_l0() == pytest.approx(32)
+    assert GBAConfig(d_sae=64).expected_l0() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_biases_start_where_each_latent_fires_as_often_as_its_group_should(tied):
+    """Counted one latent at a time, by sorting; blocks of latents do not matter."""
+    cfg, x = GBAConfig(d_sae=50, groups=4, p_first=0.2, p_last=0.002, tied=tied), rows(1000) + 3
+    sae = build(cfg, D)
+    sae.initialise(x, x.mean(0), torch.Generator().manual_seed(0))
+    cosines = torch.nn.functional.normalize(x - x.mean(0), dim=1) @ sae.W_dec.T
+    for latent in range(50):
+        wanted = int(sae.target[sae.group[latent]] * 1000)
+        assert (cosines[:, latent] + sae.b_enc[latent] > 0).sum() == wanted
+    assert (sae.encode(x).dense() != 0).float().mean() == pytest.approx(
+        sae.cfg.targets().mean().item(), rel=0.1
+    )
+    assert sae.b_enc.max() <= 0 and sae.b_enc.min() >= -1
+
+
+def test_from_zero_biases_are_zero_and_amplitudes_one():
+    sae = build(GBAConfig(d_sae=50, groups=4, start="zero"), D)
+    sae.initialise(rows(100), torch.zeros(D), torch.Generator().manual_seed(0))
+    assert not sae.b_enc.any()
+    assert (sae.amplitude == 1).all()
+
+
+def test_untied_it_starts_as_tied_and_its_encoder_s_length_decides_nothing():
+    """In float64: cos(W_enc, x - b_dec) + b > 0, then a <W_enc, x - b_dec> with another decoder."""
+    cfg = GBAConfig(d_sae=F, groups=3, p_first=0.4, p_last=0.1, tied=False)
+    sae, x = build(cfg, D), rows(200)
+    for one in (sae, tied := build(dataclasses.replace(cfg, tied=True), D)):
+        one.initialise(x, x.mean(0), torch.Generator().manual_seed(0))
+    assert_close(sae(x), tied(x))
+    with torch.no_grad():
+        sae.W_enc.copy_(3 * torch.randn(D, F, generator=torch.Generator().manual_seed(1)))
+        code = sae.encode(x).dense()
+    centred, W = (x - sae.b_dec).double(), sae.W_enc.double()
+    cosine = (centred / centred.norm(dim=1, keepdim=True)) @ (W / W.norm(dim=0))
+    expected = sae.amplitude * (centred @ W) * (cosine + sae.b_enc > 0)
+    assert_close(code.double(), expected, rtol=1e-4, atol=1e-5)
+    assert 0 < (code != 0).float().mean() < 0.9
+    assert_close(sae.drive(x).double(), cosine + sae.b_enc, rtol=1e-4, atol=1e-6)
+    assert_close(sae(x), code @ sae.W_dec + sae.b_dec)
+
+
+def test_settings_of_version_0_1_0_are_read_as_what_they_did():
+    old = {"d_sae": 64, "groups": 2, "p_first": 0.1, "p_last": 0.01, "update_every": 50}
+    read = config.from_json({"architecture": "gba", "store": "s", "arch": old, "train": {"batch": 512}}).arch
+    assert (read.start, read.tied, read.p_first, read.update_rows) == ("zero", True, 0.1, 50 * 512)
+    assert config.arch_from_json("gba", old).update_rows is None
+    with pytest.raises(RunError, match="no field .update_often"):
+        config.from_json({"architecture": "gba", "store": "s", "arch": {"update_often": 1}})
 
 
 def test_just_above_the_switch_the_output_is_minus_the_bias_and_below_it_zero():
@@ -161,8 +257,12 @@ def test_the_log_tells_each_groups_frequency_against_its_target():
         ({"groups": 9000}, "groups = 9000"),
         ({"groups": 0}, "groups = 0"),
         ({"p_first": 0.001, "p_last": 0.1}, "p_first = 0.001"),
-        ({"p_last": 0.0}, "p_last = 0.0"),
-        ({"update_every": 0}, "update_every = 0"),
+        ({"update_rows": 0}, "update_rows = 0"),
+        ({"l0": 0.0}, "l0 = 0 must lie"),
+        ({"d_sae": 100, "l0": 50}, "l0 = 50 .* d_sae = 100"),
+        ({"l0": 32, "p_first": 0.1}, "l0 = 32 and p_first = 0.1"),
+        ({"p_last": 0.1}, "p_last = 0.1 goes with p_first"),
+        ({"p_first": 0.1, "p_last": 0.0}, "p_last = 0.0"),
         ({"gamma_plus": -1.0}, "gamma_plus"),
     ],
 )
@@ -174,7 +274,9 @@ def test_settings_out_of_range_are_named(setting, words):
 def quickly(gamma_minus: float) -> tuple[float, float]:
     """Share of 20 planted features found, and NMSE, after a short training at the features' own frequency."""
     world = Gaussian(d_model=16, n_features=20, active=2)
-    cfg = GBAConfig(d_sae=40, groups=1, p_first=0.1, p_last=0.1, update_every=10, gamma_minus=gamma_minus)
+    cfg = GBAConfig(
+        d_sae=40, groups=1, p_first=0.1, p_last=0.1, start="zero", update_rows=640, gamma_minus=gamma_minus
+    )
     found = recovery(train(world, cfg, SETTINGS), world, rows=4000)
     return found.frr_90, found.nmse
 

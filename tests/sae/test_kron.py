@@ -21,7 +21,7 @@ def made(k: int = F, seed: int = 0, **settings) -> KronSAE:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for bias in (sae.b_P, sae.b_Q, sae.b_dec):
-            bias.copy_(0.3 * torch.randn(bias.shape, generator=generator))
+            bias.copy_(0.05 * torch.randn(bias.shape, generator=generator))
     return sae
 
 

@@ -8,7 +8,15 @@ import pytest
 from torch.testing import assert_close
 
 from activations.shuffle import ShuffledReader
-from sae.architectures import ARCHITECTURES, KronConfig, MatryoshkaConfig, MFRConfig, TopKConfig, build
+from sae.architectures import (
+    ARCHITECTURES,
+    GBAConfig,
+    KronConfig,
+    MatryoshkaConfig,
+    MFRConfig,
+    TopKConfig,
+    build,
+)
 from sae.plan import rates, training
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import FAR, GPUS, NEAR, Machine, Rates
@@ -195,3 +203,34 @@ def test_a_million_latents_and_ten_billion_tokens_are_planned_without_their_memo
     assert 16 * 2 * 2**20 * 768 < total(found.memory) < 60e9
     assert found.seconds["optimizer"] <= 0.5 * total(found.seconds)
     assert planned(replace(wide, ranks=8), GPUS["h200"]).seconds["encode"] < found.seconds["encode"] / 7
+
+
+def test_averaged_weights_are_one_more_copy_in_memory_and_two_in_each_checkpoint():
+    plain, averaged = (job(train=TrainConfig(steps=1000, batch=B, ema=ema)) for ema in (None, 0.999))
+    settled, with_ema = (training.settle(one, machine(1e12)) for one in (plain, averaged))
+    P = settled.work.parameters
+    assert with_ema.checkpoint - settled.checkpoint == 8 * P
+    memory, more = (
+        total(training.memory_of(s, one.data, machine(1e12)))
+        for s, one in ((settled, plain), (with_ema, averaged))
+    )
+    assert more - memory == 4 * P
+    finished = [training.disk_of(s, plain.data)["the finished SAE"] for s in (settled, with_ema)]
+    assert finished == [4 * P, 4 * P]
+
+
+def test_multi_topk_encodes_twice_and_keeps_four_times_as_many_more():
+    plain, multi = (count(TopKConfig(d_sae=F, k=K, multi_weight=weight), D, B, K) for weight in (0.0, 1 / 8))
+    assert (multi.encode, multi.scanned, multi.picked) == (
+        2 * plain.encode,
+        2 * plain.scanned,
+        5 * plain.picked,
+    )
+
+
+@pytest.mark.parametrize(("settings", "number"), [({"l0": 48.0}, 48), ({}, 32), ({"p_first": 0.1}, None)])
+def test_gba_is_planned_with_the_l0_it_aims_at(settings, number):
+    cfg = GBAConfig(d_sae=2048, **settings)
+    firing = active(cfg)
+    assert firing.number == pytest.approx(number or 0.68 * 2048 * cfg.targets().mean().item())
+    assert (firing.assumed is None) == ("l0" in settings)

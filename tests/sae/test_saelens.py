@@ -25,6 +25,8 @@ REFUSED = {
     "kron": "square roots",
     "topafa": "row's norm",
     "gba": "cosine",
+    "gba-untied": "cosine",
+    "abstopk-batch": "chosen per batch",
     "mfr": "negative",
     "adaptivek": "probe",
 }

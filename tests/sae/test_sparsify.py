@@ -79,6 +79,17 @@ def test_ours_come_back_as_they_were(tmp_path):
     assert back.origin.hook == ORIGIN.hook
 
 
+def test_multi_topk_is_of_training_alone_and_comes_back(tmp_path):
+    sae, x = trained(SMALL["topk-multi"]), rows()
+    sparsify.write(sae, ORIGIN, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "cfg.json").read_text())["multi_topk"] is True
+    assert sparsify.read(tmp_path / "ours").sae.cfg.multi_weight == 1 / 8
+    content = tensors()
+    read = sparsify.read(save(tmp_path / "theirs", content, multi_topk=True)).sae
+    assert read.cfg.multi_weight == 1 / 8
+    assert apart(read.encode(x).dense(), formula(x, content)[0]) < 1e-5
+
+
 def test_a_signed_latent_becomes_two(tmp_path):
     sae, x = trained(SMALL["abstopk"]), rows()
     (note,) = sparsify.write(sae, ORIGIN, tmp_path / "out")
@@ -89,7 +100,7 @@ def test_a_signed_latent_becomes_two(tmp_path):
     assert apart(back(x), sae(x)) < 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"topk", "abstopk"}))
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"topk", "topk-multi", "abstopk"}))
 def test_what_it_cannot_hold_is_refused_and_nothing_is_written(tmp_path, name):
     with pytest.raises(ForeignError, match="sparsify cannot compute what .* it holds TopK SAEs"):
         sparsify.write(trained(SMALL[name]), ORIGIN, tmp_path / "out")

@@ -118,3 +118,30 @@ def test_fvu_of_rows_that_are_all_equal_is_relative_to_their_squares(rows):
     zeros = torch.zeros(rows, 4)
     assert fvu(zeros, zeros) == 0
     assert_close(fvu(zeros, torch.ones(rows, 4)), torch.tensor(1.0))
+
+
+def test_multi_topk_is_the_weighted_sum_of_both_errors_and_moves_what_only_the_longer_code_reaches():
+    """Against autograd through a dense float64 form; the training step with gradients by row agrees with it."""
+    cfg = TopKConfig(d_sae=40, k=2, multi_weight=1 / 8)
+    sae, x = build(cfg, 12), torch.randn(30, 12, generator=torch.Generator().manual_seed(0))
+    loss = sae.loss(x, x, torch.zeros(40, dtype=torch.bool))
+    loss.total.backward()
+    parts = {name: p.detach().double().requires_grad_() for name, p in sae.named_parameters()}
+    u = (x.double() - parts["b_dec"]) @ parts["W_enc"] + parts["b_enc"]
+
+    def error(k: int) -> torch.Tensor:
+        places = u.topk(k, dim=1)
+        z = torch.zeros_like(u).scatter(1, places.indices, places.values.relu())
+        return fvu(x.double(), z @ parts["W_dec"] + parts["b_dec"])
+
+    whole = error(2) + error(8) / 8
+    whole.backward()
+    assert_close(loss.total.double(), whole.detach())
+    assert_close(loss.terms["fvu_multi"].double(), error(8).detach())
+    for name, p in parts.items():
+        assert_close(sae.get_parameter(name).grad.double(), p.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert not loss.fired[torch.isin(torch.arange(40), sae.encode(x).indices, invert=True)].any()
+
+
+def test_multi_topk_of_few_latents_takes_all_there_are():
+    assert TopKConfig(d_sae=10, k=4).multi_k == 10
