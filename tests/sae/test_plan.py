@@ -195,3 +195,18 @@ def test_a_million_latents_and_ten_billion_tokens_are_planned_without_their_memo
     assert 16 * 2 * 2**20 * 768 < total(found.memory) < 60e9
     assert found.seconds["optimizer"] <= 0.5 * total(found.seconds)
     assert planned(replace(wide, ranks=8), GPUS["h200"]).seconds["encode"] < found.seconds["encode"] / 7
+
+
+@pytest.mark.parametrize("d_sae", [2**14, 2**24])
+def test_checkpoints_take_a_twentieth_of_the_time_at_most_and_come_no_more_often_than_asked(d_sae):
+    """Checkpoints of 16 M latents take minutes each; one every so many steps once took 95 % of such a run."""
+    planned = job(arch=TopKConfig(d_sae=d_sae), train=TrainConfig(steps=10**6, batch=B), data=data(10**10))
+    on = machine(1e15)
+    settled = training.settle(planned, on)
+    seconds = training.seconds_of(settled, planned.data, on.rates)
+    each, steps = settled.checkpoint / on.rates.write, total(seconds) - seconds["checkpoints"]
+    number = seconds["checkpoints"] / each
+    assert number == pytest.approx(1 + steps // max(600, 20 * each))
+    assert seconds["checkpoints"] <= steps / 20 + each
+    always = settled._replace(train=replace(settled.train, checkpoint_minutes=0))
+    assert training.seconds_of(always, planned.data, on.rates)["checkpoints"] == pytest.approx(10**6 * each)
