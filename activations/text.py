@@ -1,11 +1,11 @@
-"""Documents in: the embedded corpus, files of text or tables, or a data set of the hub."""
+"""Documents in: the embedded texts, files of text or tables, or a data set of the hub."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from activations import embedded, hub
+from activations import embedded, hub, mixed
 from activations.documents import Document
 from activations.errors import TextError
 from activations.messages import chosen_roles, columns_of, document_of
@@ -20,7 +20,8 @@ class TextConfig:
     """Which documents to read, and in what order."""
 
     dataset: str = "embedded"
-    """`embedded` (Wikipedia articles and news, no network), a .txt .md .jsonl .json .parquet .csv .tsv or .arrow
+    """`embedded` (Wikipedia articles and news, no network), `embedded:mixed` (28 M tokens of news, reviews, posts, code,
+    abstracts and questions, fetched once), a .txt .md .jsonl .json .parquet .csv .tsv or .arrow
     file, packed (.gz .bz2 .xz .zst .zip) or not, a folder or glob of such files, a folder that `save_to_disk` of
     `datasets` wrote, or a data set of the Hugging Face hub."""
     split: str = "train"
@@ -75,11 +76,12 @@ class Counted:
 def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
     """Yield every document with all columns that the source has of it."""
     roles = chosen_roles(config.roles)
-    if config.dataset == "embedded" or (_is_local(config) and _sources(config)[0].kind == "text"):
+    own = _embedded(config)
+    if own or (_is_local(config) and _sources(config)[0].kind == "text"):
         if roles is not None:
             raise TextError(f"--roles is for conversations, and {config.dataset} is plain text: leave it out")
-        texts = embedded.documents() if config.dataset == "embedded" else _plain(config)
-        yield from ((text, {"text": text}) for text in texts)
+        plain = own.rows() if own else ({"text": text} for text in _plain(config))
+        yield from ((row["text"], row) for row in plain)
         return
     read = _rows(config)
     first = _until_column(config, read)
@@ -123,8 +125,8 @@ def _chained(first: list[dict[str, Any]], rest: Iterator[dict[str, Any]]) -> Ite
 
 def revision(config: TextConfig) -> str | None:
     """The commit a hub data set's name stands for now, or None for files and when offline."""
-    if config.dataset == "embedded":
-        return embedded.TEXT_VERSION
+    if own := _embedded(config):
+        return own.version
     if _is_local(config):
         return None
     from huggingface_hub import HfApi
@@ -141,10 +143,33 @@ def revision(config: TextConfig) -> str | None:
         return config.dataset_revision
 
 
-def refuse_missing(config: TextConfig) -> None:
-    """Raise TextError when the text is to lie on this machine and does not; of a hub's data set nothing is asked."""
-    if config.dataset != "embedded" and _is_local(config):
+def make_ready(config: TextConfig) -> None:
+    """Fetch the mixed text if it is not here yet. Raises TextError when that fails, or files are not where the name says;
+    a data set of the hub is not looked for."""
+    if config.dataset == mixed.NAME:
+        mixed.ready()
+    elif not _embedded(config) and _is_local(config):
         _sources(config, quiet=True)
+
+
+class _Embedded(NamedTuple):
+    """One of the texts that come from the package registry."""
+
+    rows: Callable[[], Iterator[dict[str, Any]]]
+    version: str
+
+
+def _embedded(config: TextConfig) -> _Embedded | None:
+    """The text that an `embedded` name stands for, None for any other name. Raises TextError when there is none."""
+    known = {
+        "embedded": _Embedded(
+            lambda: ({"text": text} for text in embedded.documents()), embedded.TEXT_VERSION
+        ),
+        mixed.NAME: _Embedded(mixed.rows, mixed.VERSION),
+    }
+    if config.dataset.startswith("embedded:") and config.dataset not in known and not _is_local(config):
+        raise TextError(f"there is no embedded text {config.dataset!r}: there are {' and '.join(known)}")
+    return known.get(config.dataset)
 
 
 def _is_local(config: TextConfig) -> bool:

@@ -83,7 +83,7 @@ def main() -> None:
             "float16",
         ]
         train = ["--arch.d-sae", 64, "--arch.k", 4, "--train.batch", BATCH]
-        once = ["--train.steps", int(HELD_OUT * tokens) // BATCH, "--train.checkpoint-every", 10**6]
+        once = ["--train.steps", int(HELD_OUT * tokens) // BATCH, "--train.checkpoint-minutes", 10**6]
         found = {
             "harvest": timed("harvest", *harvest, "--tokens", tokens, "--out", store),
             "verify": timed("store", "verify", store),

@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from sae.plan.forecast import Forecast, total
@@ -40,20 +40,19 @@ def settings(case: str, steps: int) -> tuple[Any, Any]:
     from sae.training.trainer import TrainConfig
 
     name, arch, train = CASES[case]
-    alive = {"dead_after_tokens": 10**12, "checkpoint_every": 10**6, "log_every": 5}
+    alive = {"dead_after_tokens": 10**12, "log_every": 5}
     return ARCHITECTURES[name][0](**arch), TrainConfig(**{"steps": steps, **alive, **train})
 
 
 def trained(case: str, store: str, steps: int) -> dict[str, float]:
     """Tokens a second of CPU time after the first steps; run in a process of its own."""
-    from sae.cli.train import train
+    from sae.cli import train as command
     from sae.config import RunConfig
-    from sae.training import trainer
 
-    trainer.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    command.fit = partial(command.fit, clock=time.process_time)
     arch, cfg = settings(case, steps)
     with tempfile.TemporaryDirectory() as folder:
-        log = train(RunConfig(store, arch=arch, train=cfg), Path(folder) / "run").log
+        log = command.train(RunConfig(store, arch=arch, train=cfg), Path(folder) / "run").log
     return {"speed": statistics.median(row["tokens_per_second"] for row in log[1:]), "memory": _peak()}
 
 

@@ -105,7 +105,7 @@ def main() -> None:
         "2048",
     ]
     app = subprocess.Popen([*sae, "app", str(args.runs), "--no-browser"], stdout=subprocess.PIPE, text=True)
-    training = subprocess.Popen([*train, "--train.checkpoint-every", "200"], stderr=subprocess.DEVNULL)
+    training = subprocess.Popen([*train, "--train.checkpoint-minutes", "0.2"], stderr=subprocess.DEVNULL)
     memory: dict[str, list[float]] = {"app": [], "training": []}
     over = threading.Event()
 

@@ -10,6 +10,8 @@ from sae.errors import RunError
 from sae.training.logs import LoggerName
 from sae.training.trainer import TrainConfig
 
+DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -34,9 +36,12 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any]) -> RunConfig:
-    """Inverse of `to_json`. Raises RunError for a field this release does not know, or a value of a wrong type."""
+    """Inverse of `to_json`. Raises RunError for a field this release does not know, or a value of a wrong type.
+
+    Settings of training that earlier releases had and that change no result are left out (FORMAT.md)."""
     try:
         own = {name: value for name, value in content.items() if name not in ("architecture", "arch")}
+        own["train"] = {name: value for name, value in own.get("train", {}).items() if name not in DROPPED}
         arch = arch_from_json(content["architecture"], content["arch"], content.get("train", {}).get("batch"))
         return dataclasses.replace(build(RunConfig, own), arch=arch)
     except (KeyError, TypeError, AttributeError) as error:

@@ -21,8 +21,11 @@ import torch
 
 torch.set_num_threads(1)
 
+import sae.cli.train
 from tests import tiny
 from tests.cli.commands import Server
+
+sae.cli.train.fit = tiny.fit_by_steps  # a real clock would put checkpoints after other steps each time
 
 
 @pytest.fixture(scope="session")

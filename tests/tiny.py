@@ -2,8 +2,9 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -24,7 +25,7 @@ from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.store import SPELLINGS, VOCABULARY, FeatureStore
 from sae.runs import Run
-from sae.training.trainer import TrainConfig
+from sae.training.trainer import TrainConfig, Trainer, fit
 
 HOOK = "blocks.1.hook_resid_pre"
 WORDS = "the cat sat on a mat and <b>looked</b> at naïve birds while rain fell & wind blew".split()
@@ -97,6 +98,11 @@ def respelled(features: Path, change: Callable[[str], str]) -> None:
     sealed_again(features)
 
 
+def fit_by_steps(trainer: Trainer, batches: Iterator, **others: Any) -> bool:
+    """`fit` with a clock on which each step takes a second, so that checkpoints come after known steps."""
+    return fit(trainer, batches, clock=lambda: float(trainer.step), **others)
+
+
 def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:
     """Harvest a store into folder/store, from a model in folder/model over folder/text.jsonl."""
     text = text_file(folder / "text.jsonl")
@@ -111,7 +117,7 @@ def run(
     if not (folder / "store").exists():
         store(folder)
     arch = arch or TopKConfig(d_sae=32, k=4)
-    cfg = TrainConfig(steps=steps, batch=64, lr=3e-3, log_every=5, checkpoint_every=10)
+    cfg = TrainConfig(steps=steps, batch=64, lr=3e-3, log_every=5, checkpoint_minutes=1 / 6)
     out = out or folder / "runs" / name
     made = train(RunConfig(store=str(folder / "store"), arch=arch, train=cfg), out)
     model = load(str(folder / "model"))

@@ -12,7 +12,7 @@ from activations import embedded, models, ranks
 from activations.harvest import HarvestConfig, harvest
 from activations.models import LanguageModel
 from activations.store import Store
-from activations.text import refuse_missing
+from activations.text import make_ready
 from sae.cli import arguments
 from sae.cli.progress import progress
 
@@ -39,7 +39,7 @@ class Harvest:
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(Harvest, "sae harvest", args, tyro.conf.OmitArgPrefixes)
-    refuse_missing(command.config.text)  # before a model is loaded, perhaps fetched, for it
+    make_ready(command.config.text)  # before a model is loaded, perhaps fetched, for it
     with ranks.group():
         place = ranks.device()
         dtype = models.precision(command.model_dtype, place)

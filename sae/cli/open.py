@@ -9,7 +9,7 @@ import tyro
 from activations import models
 from activations.errors import ActivationsError
 from activations.harvest import HarvestConfig
-from activations.text import TextConfig, refuse_missing
+from activations.text import TextConfig, make_ready
 from activations.tokens import PackingConfig
 from sae.cli import app, arguments, evaluate, features, harvest, import_
 from sae.cli.progress import progress
@@ -71,7 +71,7 @@ def main(args: list[str]) -> int:
 def prepare(command: Open) -> Run:
     """Do all that the pages need and is not done yet, and return the run."""
     text = TextConfig(command.text, document="paragraph")
-    refuse_missing(text)
+    make_ready(text)
     out = command.out or Path("runs") / folder_name(command.what)
     if is_run(Path(command.what)) and Run(command.what).config.store:
         out = Path(command.what)

@@ -17,7 +17,7 @@ from activations import models
 from activations.harvest import HarvestConfig
 from activations.models import LanguageModel
 from activations.store import DTYPES, Store
-from activations.text import refuse_missing
+from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments
 from sae.cli.harvest import Harvest, with_hooks
@@ -121,7 +121,7 @@ def main(args: list[str]) -> int:
 def _harvest(args: list[str]) -> int:
     command = arguments.parse(PlanHarvest, "sae plan harvest", args, tyro.conf.OmitArgPrefixes)
     _check(command.plan)
-    refuse_missing(command.config.text)
+    make_ready(command.config.text)
     dtype = models.precision(command.model_dtype, torch.device("cpu"))
 
     def load() -> tuple[LanguageModel, HarvestConfig]:

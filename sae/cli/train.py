@@ -238,7 +238,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[
                 iter(reader),
                 log=log,
                 save=save,
-                stop=lambda: trainer.ranks.any(bool(stop)),
+                stop=lambda: bool(stop),
             )
         except DivergedError as error:
             kept = (

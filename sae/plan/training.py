@@ -188,8 +188,10 @@ def seconds_of(settled: Settled, data: Data, rates: Rates) -> dict[str, float]:
         seconds["reading at the start"] = data.rows * data.row / rates.read
     elif (late := settled.tokens * data.row / rates.read - total(seconds)) > 0:
         seconds["waiting for rows"] = late
-    saved = 1 + settled.steps // settled.train.checkpoint_every
-    return {**seconds, "checkpoints": saved * settled.checkpoint / rates.write}
+    save = settled.checkpoint / rates.write
+    between = settled.train.seconds_to_next_checkpoint(save)
+    saved = 1 + int(total(seconds) // between) if between else settled.steps
+    return {**seconds, "checkpoints": saved * save}
 
 
 def disk_of(settled: Settled, data: Data) -> dict[str, float]:

@@ -20,6 +20,9 @@ from sae.training.optimizers import Adam
 from sae.training.schedules import peak_rate, warmup_then_decay
 
 LARGEST_SEED = 2**63 - 1
+TRAINED_PER_SAVE = (
+    20  # least training between two checkpoints, in multiples of the time that writing one takes
+)
 INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
 
 
@@ -52,8 +55,8 @@ class TrainConfig:
     """Of the initialisation and the order of rows."""
     log_every: int = 10
     """Steps between rows of log.jsonl."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints, more where writing one takes over a twentieth of that; 0 writes one after every step."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
 
@@ -62,7 +65,6 @@ class TrainConfig:
             "steps",
             "batch",
             "log_every",
-            "checkpoint_every",
             "keep_checkpoints",
             "dead_after_tokens",
         ):
@@ -84,6 +86,10 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} = {value} must be a number above 0")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"train.ema = {self.ema} must lie between 0 and 1")
+        if not 0 <= self.checkpoint_minutes < math.inf:
+            raise ConfigError(
+                f"train.checkpoint_minutes = {self.checkpoint_minutes} must be a number of at least 0"
+            )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ConfigError(f"train.warmup_steps = {self.warmup_steps} must be at least 0")
 
@@ -102,6 +108,13 @@ class TrainConfig:
             "dead_after_tokens": self.dead_after_tokens or min(10_000_000, max(1, steps * self.batch // 10)),
         }
         return TrainConfig(**{**self.__dict__, **filled})
+
+    def seconds_to_next_checkpoint(self, last_save: float = 0.0) -> float:
+        """Return how many seconds to train before the next checkpoint when writing the last one took `last_save` seconds.
+
+        The seconds are at least 20 times `last_save`, so that writing takes at most a twentieth of the training time."""
+        every = 60 * self.checkpoint_minutes
+        return max(every, TRAINED_PER_SAVE * last_save) if every else 0.0
 
 
 class Trainer:
@@ -239,20 +252,23 @@ def fit(
     log: Callable[[dict[str, float]], None],
     save: Callable[[], None],
     stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> bool:
-    """Train until all steps are done (True) or `stop` says so (False); either way `save` has the last word.
+    """Train until all steps are done (True) or any rank's `stop` says so (False); either way `save` has the last word.
 
     `batches` gives what `train_step` takes.
 
     `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
     second since the last row, on a GPU its memory in use at most, the loss's terms, lr, grad_norm, latents dead
-    before the step, deaths and revivals so far. `save` writes a checkpoint."""
-    cfg, started = trainer.cfg, time.perf_counter()
+    before the step, deaths and revivals so far. `save` writes a checkpoint, on all ranks after the same step, as often
+    as `TrainConfig.checkpoint_minutes` asks. `clock` tells the time in seconds."""
+    cfg, started = trainer.cfg, clock()
     last_time, last_step = started, trainer.step
+    next_save = started + cfg.seconds_to_next_checkpoint()
     while not trainer.finished:
         loss, extra = trainer.train_step(*next(batches))
         if trainer.step % cfg.log_every == 0 or trainer.finished:
-            now = time.perf_counter()
+            now = clock()
             speed = (trainer.step - last_step) * cfg.batch / (now - last_time)
             last_time, last_step = now, trainer.step
             place = {"step": trainer.step, "tokens": trainer.step * cfg.batch}
@@ -260,9 +276,18 @@ def fit(
             if trainer.sae.device.type == "cuda":
                 pace["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
             log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra)})
-        if trainer.finished or stop():
+        if trainer.finished:
             break
-        if trainer.step % cfg.checkpoint_every == 0:
+        # The ranks' clocks differ: all go on only if each wants to, and all save only once each finds it time. Rank 0,
+        # which alone writes and so has the longest pause to keep, thereby sets the pace.
+        wishes = torch.tensor([not stop(), clock() >= next_save], dtype=torch.int32)
+        go_on, due = trainer.ranks.least(wishes).tolist()
+        if not go_on:
+            break
+        if due:
+            began = clock()
             save()
+            ended = clock()
+            next_save = ended + cfg.seconds_to_next_checkpoint(ended - began)
     save()
     return trainer.finished

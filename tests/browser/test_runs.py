@@ -17,7 +17,7 @@ def test_curves_grow_while_a_training_goes_on(page: Page, world: Path, runs: Pat
     command = [
         sys.executable, "-m", "sae.cli.main", "train", "topk", "--store", str(world / "store"),
         "--out", str(runs / "going"), "--arch.d-sae", "32", "--arch.k", "4", "--train.steps", "1000000",
-        "--train.batch", "64", "--train.log-every", "200", "--train.checkpoint-every", "100000",
+        "--train.batch", "64", "--train.log-every", "200", "--train.checkpoint-minutes", "1000",
     ]  # fmt: skip
     training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

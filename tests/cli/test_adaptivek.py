@@ -67,7 +67,7 @@ def test_the_saved_probe_reads_raw_activations(labelled: Path, tmp_path: Path):
 
 
 def config(store: Path) -> RunConfig:
-    settings = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_every=6)
+    settings = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_minutes=0.1)
     return RunConfig(store=str(store), arch=ARCH, train=settings)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests import tiny
 from tests.cli.commands import Command, Server, contents, harvest, train
 
-LONG = {"train.steps": 600, "train.checkpoint-every": 1000}  # no checkpoint but the one a signal asks for
+LONG = {"train.steps": 600, "train.checkpoint-minutes": 1000}  # no checkpoint but the one a signal asks for
 both_signals = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )

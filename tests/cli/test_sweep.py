@@ -29,7 +29,7 @@ def file(
     path = folder / "sweep.toml"
     path.write_text(
         f'store = "{store}"\nout = "{folder / "out"}"\n{top or "windows = 0"}\n'
-        f"[train]\nsteps = 20\nbatch = 64\nlog_every = 5\ncheckpoint_every = 10\n{train}\n{grid}",
+        f"[train]\nsteps = 20\nbatch = 64\nlog_every = 5\ncheckpoint_minutes = 0.5\n{train}\n{grid}",
         encoding="utf-8",
     )
     return path
@@ -163,8 +163,7 @@ def test_a_longer_grid_or_the_model_s_loss_is_added_to_what_is_there(
 
 def test_a_stopped_sweep_goes_on_to_the_same_bits(sae: Server, world: Path, tmp_path: Path):
     path, out = file(tmp_path, world / "store"), tmp_path / "out"
-    long = path.read_text().replace("steps = 20", "steps = 300")
-    path.write_text(long.replace("checkpoint_every = 10", "checkpoint_every = 1000"))
+    path.write_text(path.read_text().replace("steps = 20", "steps = 300"))
     second = out / "topk-d_sae32-k4" / "log.jsonl"
     running = sae.start("sweep", path).when(lambda: second.exists() and second.read_text().count("\n") > 3)
     running.kill(signal.SIGTERM)

@@ -131,12 +131,13 @@ def test_ranks_come_to_what_one_rank_does(parallel: str, table: dict, tmp_path: 
 
 
 def arguments(world: Path, out: Path, *more: str) -> list[str]:
-    settings = "--arch.d-sae 32 --arch.k 4 --train.steps 20 --train.batch 64 --train.lr 3e-3 --train.checkpoint-every 6"
+    settings = "--arch.d-sae 32 --arch.k 4 --train.steps 20 --train.batch 64 --train.lr 3e-3 --train.checkpoint-minutes 0.1"
     return ["train", "topk", "--store", str(world / "store"), "--out", str(out), *settings.split(), *more]
 
 
 def rank_that_dies(args: list[str], step: int | None) -> None:
-    """The command; rank 1 is killed once it has taken as many steps."""
+    """Run the command; rank 1 is killed once it has taken `step` steps. A step takes a second by the clock of rank 0, and two
+    by that of rank 1."""
 
     def fit_some(trainer, batches, **others):
         def dying():
@@ -145,7 +146,7 @@ def rank_that_dies(args: list[str], step: int | None) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield batch
 
-        return fit(trainer, dying(), **others)
+        return fit(trainer, dying(), clock=lambda: trainer.step * (1.0 + ranks.rank()), **others)
 
     command.fit = fit_some
     os._exit(main(args))

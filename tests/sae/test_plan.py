@@ -234,3 +234,18 @@ def test_gba_is_planned_with_the_l0_it_aims_at(settings, number):
     firing = active(cfg)
     assert firing.number == pytest.approx(number or 0.68 * 2048 * cfg.targets().mean().item())
     assert (firing.assumed is None) == ("l0" in settings)
+
+
+@pytest.mark.parametrize("d_sae", [2**14, 2**24])
+def test_checkpoints_take_a_twentieth_of_the_time_at_most_and_come_no_more_often_than_asked(d_sae):
+    """Checkpoints of 16 M latents take minutes each; one every so many steps once took 95 % of such a run."""
+    planned = job(arch=TopKConfig(d_sae=d_sae), train=TrainConfig(steps=10**6, batch=B), data=data(10**10))
+    on = machine(1e15)
+    settled = training.settle(planned, on)
+    seconds = training.seconds_of(settled, planned.data, on.rates)
+    each, steps = settled.checkpoint / on.rates.write, total(seconds) - seconds["checkpoints"]
+    number = seconds["checkpoints"] / each
+    assert number == pytest.approx(1 + steps // max(600, 20 * each))
+    assert seconds["checkpoints"] <= steps / 20 + each
+    always = settled._replace(train=replace(settled.train, checkpoint_minutes=0))
+    assert training.seconds_of(always, planned.data, on.rates)["checkpoints"] == pytest.approx(10**6 * each)

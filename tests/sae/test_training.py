@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.cli.train import train
 from sae.config import RunConfig, from_json, to_json
 from sae.errors import ConfigError, DivergedError, RunError
+from sae.kernels import Alone
 from sae.runs import Run, load_sae
 from sae.training.logs import JsonLines, read
 from sae.training.schedules import peak_rate, warmup_then_decay
 from sae.training.trainer import TrainConfig, Trainer, fit
 
-SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_every=6, keep_checkpoints=2)
+SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_minutes=0.1, keep_checkpoints=2)
 
 
 def config(world: Path, **changes) -> RunConfig:
@@ -79,14 +81,81 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move():
 
 
 def test_the_loop_logs_every_so_often_and_at_the_end_and_saves_last():
-    made, rows, saves = trainer(steps=7, log_every=3, checkpoint_every=2), [], []
+    made, rows, saves = trainer(steps=7, log_every=3), [], []
     assert fit(made, batches(), log=rows.append, save=lambda: saves.append(made.step))
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert {"tokens", "seconds", "tokens_per_second", "loss", "fvu", "l0", "lr", "grad_norm", "dead"} <= rows[
         0
     ].keys()
     assert [row["tokens"] for row in rows] == [12, 24, 28]
-    assert saves == [2, 4, 6, 7]
+    assert saves == [7]
+
+
+class Clock:
+    """A clock on which a step takes `step` seconds and writing a checkpoint what `saves` says next."""
+
+    def __init__(self, made: Trainer, step: float, saves: Iterator[float]):
+        self.made, self.step, self.saves = made, step, saves
+        self.saving, self.saved_at = 0.0, []
+
+    def __call__(self) -> float:
+        return 1000 + self.made.step * self.step + self.saving
+
+    def save(self) -> None:
+        self.saved_at.append(self.made.step)
+        self.saving += next(self.saves)
+
+
+PACES = {
+    "every half minute": (0.5, [0.5] * 7, [3, 6, 9, 12, 15, 18, 20]),
+    "twenty times as long as the last one took": (0.5, [4.0, 0.1, 9.0, 0.0], [3, 11, 14, 20]),
+    "after every step, however long it takes": (0, [1e6] * 20, [*range(1, 21)]),
+    "at the end alone": (10, [1.0], [20]),
+}
+
+
+@pytest.mark.parametrize(("minutes", "saves", "steps"), PACES.values(), ids=PACES)
+def test_checkpoints_come_by_time(minutes: float, saves: list[float], steps: list[int]):
+    made = trainer(steps=20, checkpoint_minutes=minutes)
+    clock = Clock(made, step=10.0, saves=iter(saves))
+    assert fit(made, batches(), log=lambda row: None, save=clock.save, clock=clock)
+    assert clock.saved_at == steps
+
+
+@pytest.mark.parametrize("each", [0.1, 9.0])
+def test_checkpoints_take_a_twentieth_of_the_time_at_most_however_slow_the_disk(each: float):
+    made = trainer(steps=60, checkpoint_minutes=1e-3)
+    clock = Clock(made, step=10.0, saves=itertools.repeat(each))
+    fit(made, batches(), log=lambda row: None, save=clock.save, clock=clock)
+    between = [10.0 * (later - earlier) for earlier, later in itertools.pairwise(clock.saved_at[:-1])]
+    assert 20 * each <= min(between) <= max(between) <= 20 * each + 10
+
+
+class Another(Alone):
+    """Two ranks: this one, and one that wants to go on or not and finds a checkpoint due or not."""
+
+    def __init__(self, go_on: bool, due: bool):
+        self.wishes = torch.tensor([go_on, due], dtype=torch.int32)
+
+    def least(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.minimum(value, self.wishes)
+
+
+@pytest.mark.parametrize(
+    ("another", "saves", "finished"),
+    [
+        (Another(True, False), [8], True),
+        (Another(True, True), [*range(1, 9)], True),
+        (Another(False, True), [1], False),
+    ],
+)
+def test_all_ranks_stop_when_one_does_and_save_when_each_finds_it_time(
+    another: Another, saves: list[int], finished: bool
+):
+    made, saved_at = trainer(checkpoint_minutes=0), []
+    made.ranks = another
+    assert fit(made, batches(), log=lambda row: None, save=lambda: saved_at.append(made.step)) == finished
+    assert saved_at == saves
 
 
 def test_asked_to_stop_it_saves_and_says_it_is_not_done():
@@ -119,6 +188,12 @@ def test_settings_out_of_range_are_named(wrong):
 def test_a_config_survives_json():
     cfg = RunConfig(store="s", arch=TopKConfig(d_sae=64, k=8), train=SETTINGS, loggers=("wandb",))
     assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
+    older = json.loads(json.dumps(to_json(cfg)))
+    older["train"]["checkpoint_every"] = 500  # steps, before checkpoints came by time
+    del older["train"]["checkpoint_minutes"]
+    assert from_json(older) == replace(cfg, train=replace(SETTINGS, checkpoint_minutes=10.0))
+    with pytest.raises(RunError, match="no_such"):
+        from_json({**older, "train": {"no_such": 1}})
     with pytest.raises(RunError, match="'nosuch' is unknown"):
         from_json({**to_json(cfg), "architecture": "nosuch"})
 

