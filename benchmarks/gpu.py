@@ -194,7 +194,7 @@ def compare_kernels(shape: Shape, card: Card, rounds: int) -> None:
 def trainer(shape: Shape) -> Trainer:
     """Its products are in bfloat16, as they are on any GPU."""
     sae = build(TopKConfig(d_sae=shape.F, k=shape.k), shape.D, seed=0).to(DEVICE)
-    made = Trainer(sae, TrainConfig(steps=10_000, batch=shape.B).resolved(10_000 * shape.B, shape.F))
+    made = Trainer(sae, TrainConfig(steps=10_000, batch=shape.B).resolved(10_000 * shape.B, sae.cfg))
     made.precision = torch.bfloat16
     return made
 

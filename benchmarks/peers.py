@@ -35,7 +35,7 @@ def ours(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
     sae = build(TopKConfig(d_sae=args.width, k=args.k), store.width(hook), args.seed)
     x = sample(reader, 32_768).x * scale
     sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(args.seed))
-    trainer = Trainer(sae, settings.resolved(reader.rows, args.width), scale)
+    trainer = Trainer(sae, settings.resolved(reader.rows, sae.cfg), scale)
     fit(trainer, iter(reader), log=lambda row: None, save=lambda: None)
     sae.fold_input_scale(scale)
 
