@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -101,13 +101,14 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def _wait_for(address: str) -> None:
-    for _ in range(100):
+    deadline = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < deadline:
         try:
             with urlopen(f"{address}/_stcore/health", timeout=5):
                 return
         except HTTPError:
             return  # somebody answers, and asks for a password
-        except URLError:
+        except OSError:  # nobody listens yet, or is too busy to answer in time
             time.sleep(0.1)
     raise AssertionError(f"nobody answers at {address}")
 
