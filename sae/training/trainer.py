@@ -20,9 +20,8 @@ from sae.training.optimizers import Adam
 from sae.training.schedules import peak_rate, warmup_then_decay
 
 LARGEST_SEED = 2**63 - 1
-TRAINED_PER_SAVE = (
-    20  # least training between two checkpoints, in multiples of the time that writing one takes
-)
+# The least training between two checkpoints, in multiples of the time that writing the last one took.
+TRAINED_PER_SAVE = 20
 INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
 
 
