@@ -125,10 +125,13 @@ def kron(seed: int) -> Iterator[float]:
 
 
 def gba(seed: int) -> Iterator[float]:
-    """One group whose target is the features' own frequency, 3 of 128: all are found."""
+    """One group whose target is the features' own frequency, 3 of 128: all are found, from biases of zero.
+
+    From their targets' quantiles, and with updates every 5 / p rows, nine in ten are (seed 0)."""
     world = Gaussian(seed=seed)
     p = world.active / world.n_features
-    sae = train(world, arch("gba", d_sae=256, groups=1, p_first=p, p_last=p), settings(seed, 6000))
+    cfg = arch("gba", d_sae=256, groups=1, p_first=p, p_last=p, start="zero", update_rows=12_800)
+    sae = train(world, cfg, settings(seed, 6000))
     found = recovery(sae, world)
     yield found.frr_90
     yield found.l0

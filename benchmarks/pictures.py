@@ -131,7 +131,8 @@ def kron(steps: int = 0) -> go.Figure:
 @torch.no_grad()
 def gba(steps: int = 6000) -> go.Figure:
     """How often every latent fires, sorted within its group, and the group's target."""
-    world, cfg = Gaussian(), arch("gba", d_sae=256, groups=4, p_first=0.1, p_last=0.01)
+    own = {"groups": 4, "p_first": 0.1, "p_last": 0.01, "start": "zero", "update_rows": 12_800}
+    world, cfg = Gaussian(), arch("gba", d_sae=256, **own)
     with torch.enable_grad():
         sae = train(world, cfg, settings(0, steps))
     assert isinstance(sae, GBA)
