@@ -22,10 +22,7 @@ from activations.splits import ends_a_run, is_held_out, kept
 from activations.tokens import PackingConfig
 from activations.typed import LARGEST, build
 
-FORMATS = {
-    "document": 1,
-    "token": 2,
-}  # the format number, by what a label belongs to: format 1 knew documents only
+FORMATS = {"document": 1, "token": 2}  # the format number follows from what a label belongs to
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -124,10 +121,8 @@ class Store:
             )
         index = read_json(self.path / INDEX)
         try:
-            if (found := index["format"]) > max(FORMATS.values()):
-                raise StoreError(
-                    f"{path} is of store format {found}, this release reads up to {max(FORMATS.values())}"
-                )
+            if (found := index["format"]) > (newest := max(FORMATS.values())):
+                raise StoreError(f"{path} is of store format {found}, this release reads up to {newest}")
             self.text_ended = bool(index["text_ended"])
             self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
             self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}
