@@ -15,7 +15,7 @@ from activations.background import Behind, ahead
 from activations.chat import ChatTemplate
 from activations.documents import Conversation
 from activations.errors import HarvestError
-from activations.labels import Labels
+from activations.labels import SURPRISE, Labels, per_token
 from activations.models import LanguageModel
 from activations.room import Room
 from activations.store import DTYPES, INDEX, Store, StoreSpec
@@ -43,10 +43,12 @@ class HarvestConfig:
     text: TextConfig = field(default_factory=TextConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)
     labels: str | None = None
-    """A number for each document, kept with its rows (AdaptiveK learns from them): `builtin` (how complex the text
-    is, 0 to 10), `column:NAME` (a numeric column of the data set), or `module:function` (yours, text -> number).
-    A document whose function fails or gives NaN has no label; one of more than 2^20 characters has that of the first
-    2^20."""
+    """Numbers that AdaptiveK learns from, kept with the rows. For each token: `surprise`, the model's own loss on it in
+    nats, in the same pass, which then runs to the logits. One number for a whole document, shared by all its tokens:
+    `builtin` (how complex the text is, 0 to 10, by a formula), `column:NAME` (a numeric column of the data set), or
+    `module:function` (yours, text -> number). A document whose function fails or gives NaN has no label; one of more
+    than 2^20 characters has that of the first 2^20. `needed:RUN`, for each token the number of latents that a trained
+    run spends on it, is made as soon as the store is there, as `sae store label` does."""
     shard_tokens: int = 32_768
     """Tokens per shard: what a crash can cost, and the unit of shuffling."""
     batch_tokens: int = 2048
@@ -115,7 +117,10 @@ def _write_shards(
     stream = windows(spelled, model.tokenizer, config.packing, model.vocabulary.rows)
     blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
     writers = GPU_WRITERS if model.device.type == "cuda" else 1
-    rooms = cycle([Room(spec.windows_per_shard, config.packing.context) for _ in range(writers + 1)])
+    surprise = config.labels == SURPRISE
+    rooms = cycle(
+        [Room(spec.windows_per_shard, config.packing.context, surprise) for _ in range(writers + 1)]
+    )
     writer = None  # until there is something to write: a mistake in the text leaves no folder behind
     total = shards = 0
     with Behind(writers) as behind, closing(ahead(blocks, 1)) as made_ahead:
@@ -155,7 +160,8 @@ def _text_of(block: list[Window]) -> torch.Tensor:
 def _write(
     writer: StoreWriter, number: int, block: list[Window], room: Room, labels: dict[int, float] | None
 ) -> None:
-    writer.write(number, block, room.taken(), labels)
+    activations, surprisal = room.taken()
+    writer.write(number, block, activations, labels if surprisal is None else surprisal)
 
 
 def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
@@ -183,6 +189,7 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         dtype=config.dtype,
         windows_per_shard=max(1, config.shard_tokens // config.packing.context),
         labels=config.labels,
+        labels_per="token" if per_token(config.labels) else "document",
         model_dtype=str(model.plain.dtype).removeprefix("torch."),
         chat_template_sha256=_template_hash(model, config.text),
     )

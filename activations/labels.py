@@ -1,4 +1,4 @@
-"""Labels: one number for each document, from a column of the data set, a formula, or a function of the user's."""
+"""Labels: what their sources give; and one number for each document, from a column, a formula or a function of the user's."""
 
 import importlib
 import logging
@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,23 @@ from activations.tokens import NOWHERE, Window
 
 log = logging.getLogger(__name__)
 NONE = math.nan  # the label of a document that has none
+SURPRISE, NEEDED = "surprise", "needed:"  # sources of a label for each token
 SAMPLE = "A plain sentence to try a function on."
+
+Unit = Literal["score", "latents", "nats"]
+
+
+def per_token(source: str | None) -> bool:
+    """Whether a source gives each token a label of its own; the others give one number for a whole document."""
+    return source is not None and (source == SURPRISE or source.startswith(NEEDED))
+
+
+def unit_of(source: str) -> Unit:
+    """Return what a source's labels count: nats of surprise, latents needed, or a score of the user's own scale."""
+    if source == SURPRISE:
+        return "nats"
+    return "latents" if source.startswith(NEEDED) else "score"
+
 
 Score = Callable[[str, dict[str, Any]], float]  # (text, the source's row) -> label
 
@@ -27,14 +43,15 @@ Score = Callable[[str, dict[str, Any]], float]  # (text, the source's row) -> la
 class Labels:
     """Documents as they pass by, and the label of each, found when it is first asked for.
 
-    `source` is `builtin` (`complexity`), `column:NAME` or `module:function`; None gives no labels. A document of more
+    `source` is `builtin` (`complexity`), `column:NAME` or `module:function`; None gives no labels, nor does
+    `surprise`, whose labels come from the model. A document of more
     than HEAD characters has the label of its first HEAD; a conversation that of what is said in it. They
     are asked for shard by shard: what an interrupted harvest has stored is not scored again, and no more
     text is kept than a shard's. Raises LabelError when the source is not there or gives no number."""
 
     def __init__(self, source: str | None, config: TextConfig):
         self._config = config
-        self._score = _source(source) if source else None
+        self._score = _source(source) if source and source != SURPRISE else None
         self._waiting: dict[int, tuple[Document, dict[str, Any]]] = {}
         self._known: dict[int, float] = {}
 
@@ -80,7 +97,15 @@ def _source(name: str) -> Score:
         return lambda document, row: complexity(document)
     kind, _, rest = name.partition(":")
     if not kind or not rest:
-        raise LabelError(f"labels = {name!r}: needed is builtin, column:NAME or module:function")
+        raise LabelError(
+            f"labels = {name!r}: needed is builtin, column:NAME or module:function for each document, "
+            f"surprise or needed:RUN for each token"
+        )
+    if name.startswith(NEEDED):
+        raise LabelError(
+            f"labels = {name!r} are made on a store that is there: harvest without, then "
+            f"`sae store label STORE --labels {name}`"
+        )
     return _column(rest) if kind == "column" else _function(name)
 
 

@@ -7,17 +7,21 @@ import torch
 from torch import Tensor
 
 from activations.models import LanguageModel
+from activations.token_labels import surprisal
 from activations.tokens import NOWHERE, Window
+
+LABELS = "labels"  # no hook point has this name
 
 
 class Room:
     """Memory for the activations of one shard's windows, filled again and again.
 
     Fresh memory would cost more than the copy into it: the system zeroes it page by page. Where the model is
-    on a GPU the memory is pinned, `fill` only queues the copies, and `taken` waits for them."""
+    on a GPU the memory is pinned, `fill` only queues the copies, and `taken` waits for them. With `surprise` the
+    model runs to its logits and the memory holds each token's surprisal beside its activations."""
 
-    def __init__(self, windows: int, context: int):
-        self._shape = (windows, context)
+    def __init__(self, windows: int, context: int, surprise: bool = False):
+        self._shape, self._surprise = (windows, context), surprise
         self._memory: dict[str, Tensor] = {}
         self._order = self._padding = torch.empty(0)
         self._copied: torch.cuda.Event | None = None
@@ -41,7 +45,7 @@ class Room:
         lengths, self._order = (documents.shape[1] - behind).sort(descending=True, stable=True)
         tokens = torch.from_numpy(np.stack([window.tokens for window in block]))[self._order]
         for start, stop, longest in batches(lengths.tolist(), batch_tokens):
-            for hook, activation in model.capture(tokens[start:stop, :longest], hooks).items():
+            for hook, activation in self._run(model, tokens[start:stop, :longest], hooks).items():
                 place = self._of(hook, activation)[start:stop, :longest]
                 place.copy_(activation, non_blocking=place.is_contiguous())
             on_tokens((stop - start) * documents.shape[1])
@@ -49,8 +53,16 @@ class Room:
             self._copied = torch.cuda.Event()
             self._copied.record()
 
-    def taken(self) -> dict[str, Tensor]:
-        """Activations [n, T, D] of the windows last filled in, zero where there is padding; valid till the next `fill`."""
+    def _run(self, model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
+        if not self._surprise:
+            return model.capture(tokens, hooks)
+        logits, activations = model.observe(tokens, hooks)
+        return {**activations, LABELS: surprisal(logits, tokens)[..., None]}
+
+    def taken(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Activations [n, T, D] of the windows last filled in, zero where there is padding; valid till the next `fill`.
+
+        Beside them, the surprisal [n, T] of their tokens, without meaning where there is padding; None unless asked for."""
         if self._copied is not None:
             self._copied.synchronize()
         count = len(self._order)
@@ -62,7 +74,8 @@ class Room:
         if self._padding.any():
             for activation in found.values():
                 activation[self._padding] = 0
-        return found
+        labels = found.pop(LABELS, None)
+        return found, None if labels is None else labels[..., 0]
 
     def _of(self, hook: str, like: Tensor) -> Tensor:
         if hook not in self._memory:

@@ -12,13 +12,14 @@ from torch import Tensor
 from activations.background import ahead
 from activations.errors import StoreError
 from activations.store import DTYPES, Positions, Split, Store
+from activations.token_labels import LabelSet, choose
 from activations.typed import build
 
 
 class Batch(NamedTuple):
     """What a training step reads: inputs and targets, [B, D] float32; the same tensor for an autoencoder.
 
-    `labels` [B] float32 are those of the rows' documents, NaN for none; None when they were not asked for."""
+    `labels` [B] float32 are those of the rows or their documents, NaN for none; None when they were not asked for."""
 
     x: Tensor
     y: Tensor
@@ -45,7 +46,7 @@ class ShuffledReader:
 
     Up to `prefetch` batches are made ahead of their reader, in a thread; `cursor` is the place after those given
     out. Where there is a GPU batches lie in pinned memory, so that copies to it need not be waited for. With
-    `labels`, each batch brings its rows' labels; `positions="last"` reads the last row of each document in each
+    `labels`, each batch brings its rows' labels: those of a LabelSet, or, for True, those that `choose` finds; `positions="last"` reads the last row of each document in each
     window only. Raises StoreError when there are too few rows."""
 
     def __init__(
@@ -59,7 +60,7 @@ class ShuffledReader:
         split: Split = "train",
         with_bos: bool = False,
         positions: Positions = "all",
-        labels: bool = False,
+        labels: bool | LabelSet = False,
         memory: int = 4 << 30,
         prefetch: int = 2,
     ):
@@ -70,17 +71,13 @@ class ShuffledReader:
         self._split: Split = split
         self._with_bos = with_bos
         self._positions: Positions = positions
-        self._labels = labels
+        self._labels = bool(labels)
+        self.label_set = choose(store, None) if labels is True else (labels or None)
         row_bytes = sum(store.width(name) for name in self.hooks) * DTYPES[store.spec.dtype].itemsize
         self.rows_per_shard = [
             store.count(number, split, with_bos, positions) for number in range(len(store.shards))
         ]
         self.rows = sum(self.rows_per_shard)
-        if labels and store.spec.labels is None:
-            raise StoreError(
-                f"{store.path} holds no labels, and they are needed here: harvest again with --labels builtin, "
-                f"column:NAME or module:function"
-            )
         if self.rows < batch:
             raise StoreError(
                 f"{store.path} has {self.rows:,} {split} rows and a batch takes {batch:,}: harvest more "
@@ -102,7 +99,13 @@ class ShuffledReader:
 
     def state(self) -> dict[str, Any]:
         """The cursor and what the order depends on, as JSON; `restore` takes it."""
-        settings = {"seed": self.seed, "batch": self.batch, "shards_per_group": self.shards_per_group}
+        settings: dict[str, Any] = {
+            "seed": self.seed,
+            "batch": self.batch,
+            "shards_per_group": self.shards_per_group,
+        }
+        if self.label_set:
+            settings["labels"] = self.label_set.digest
         return {**asdict(self.cursor), **settings, "rows": self.rows, "hooks": list(self.hooks)}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -112,7 +115,7 @@ class ShuffledReader:
             if mine[key] != state.get(key):
                 raise StoreError(
                     f"the saved place is of a reader with {key} = {state.get(key)}, this one has {mine[key]}: "
-                    f"the order of rows would be another"
+                    f"its batches would be others"
                 )
         place = {"epoch": state.get("epoch"), "row": state.get("row")}
         try:
@@ -179,7 +182,9 @@ class ShuffledReader:
         size, start = sum(self.rows_per_shard[number] for number in group), 0
         for number in group:
             shard = self.store.read(number, self.hooks)
-            columns = [shard.activations[hook] for hook in self.hooks] + [shard.labels] * self._labels
+            columns = [shard.activations[hook] for hook in self.hooks]
+            if self._labels:
+                columns.append(self.label_set.read(number) if self.label_set else shard.labels)
             due = self.store.rows(shard, self._split, self._with_bos, self._positions)
             chosen = due.flatten().nonzero()[:, 0]
             stop = start + len(chosen)

@@ -22,7 +22,7 @@ from activations.splits import ends_a_run, is_held_out, kept
 from activations.tokens import PackingConfig
 from activations.typed import LARGEST, build
 
-FORMAT = 1
+FORMATS = {"document": 1, "token": 2}  # the format number follows from what a label belongs to
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -47,7 +47,9 @@ class StoreSpec:
     dtype: str
     windows_per_shard: int
     labels: str | None = None
-    """Where the documents' labels come from; None for a store without."""
+    """Where the labels come from; None for a store without."""
+    labels_per: Literal["document", "token"] = "document"
+    """Whether a label belongs to a whole document, or to one token."""
     model_dtype: str = "float32"
     """Precision the model ran in."""
     chat_template_sha256: str | None = None
@@ -68,7 +70,7 @@ OPTIONAL = {field.name: field.default for field in fields(StoreSpec) if field.de
 class Shard(NamedTuple):
     """One shard's windows: tokens, documents, positions [n, T] (int32) and one [n, T, D] per hook point.
 
-    `labels` [n, T] (float32) is the label of each row's document; NaN where there is none."""
+    `labels` [n, T] (float32) is the label of each row or of its document; NaN where there is none."""
 
     tokens: Tensor
     documents: Tensor
@@ -119,8 +121,8 @@ class Store:
             )
         index = read_json(self.path / INDEX)
         try:
-            if (found := index["format"]) > FORMAT:
-                raise StoreError(f"{path} is of store format {found}, this release reads up to {FORMAT}")
+            if (found := index["format"]) > (newest := max(FORMATS.values())):
+                raise StoreError(f"{path} is of store format {found}, this release reads up to {newest}")
             self.text_ended = bool(index["text_ended"])
             self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
             self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}
@@ -216,7 +218,9 @@ class Store:
                     f"harvest again without that document"
                 )
         self._checked |= {(number, what) for what in ("", *hooks)}
-        return Shard(tokens, *places, activations, spread(labels, segments, tokens.shape))
+        if self.spec.labels_per == "document":
+            labels = spread(labels, segments, tokens.shape)
+        return Shard(tokens, *places, activations, labels)
 
     @contextmanager
     def _opened(self, number: int) -> Iterator[Any]:
@@ -229,7 +233,7 @@ class Store:
                 yield file
         except FileNotFoundError as error:
             raise StoreError(
-                f"{path} is missing, and the index counts it: restore it or harvest again"
+                f"{path} is missing, its index counts it: restore it or harvest again"
             ) from error
         except (SafetensorError, OSError, _Damaged) as error:
             raise StoreError(
@@ -262,7 +266,7 @@ class Store:
         window_shape = (entry.windows, self.context)
         shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {
             "tokens": (tokens, window_shape),
-            "labels": (labels, (len(segments),)),
+            "labels": (labels, window_shape if self.spec.labels_per == "token" else (len(segments),)),
         }
         shapes |= {h: (x, (*window_shape, self.spec.hooks[h])) for h, x in activations.items()}
         dtypes = dict.fromkeys(activations, DTYPES[self.spec.dtype]) | {"tokens": torch.int32}

@@ -15,11 +15,11 @@ from torch import Tensor
 from activations import files
 from activations.errors import StoreError
 from activations.finite import place_of_none
-from activations.segments import expand, segments_of
+from activations.segments import NAN, expand, segments_of
 from activations.splits import kept
 from activations.store import (
     DTYPES,
-    FORMAT,
+    FORMATS,
     INDEX,
     JOB,
     OPTIONAL,
@@ -29,7 +29,7 @@ from activations.store import (
     read_json,
     shard_name,
 )
-from activations.tokens import Window
+from activations.tokens import NOWHERE, Window
 from activations.typed import check
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,10 @@ class StoreWriter:
         number: int,
         windows: list[Window],
         activations: dict[str, Tensor],
-        labels: Mapping[int, float] | None = None,
+        labels: Mapping[int, float] | Tensor | None = None,
     ) -> None:
-        """Write windows and their activations [n, T, D] as shard `number`, and their documents' labels if the
-        spec names a source of them. Raises StoreError if an activation is not finite."""
+        """Write windows and their activations [n, T, D] as shard `number`, with labels if the spec names a source:
+        one for each document, or one for each token [n, T]. Raises StoreError if an activation is not finite."""
         tokens = torch.from_numpy(np.stack([window.tokens for window in windows]))
         segments = torch.from_numpy(segments_of(windows))
         documents, positions = expand(segments, tokens.shape)
@@ -118,10 +118,16 @@ class StoreWriter:
             if where := place_of_none(stored[hook], documents, positions):
                 self._refuse(hook, activation, stored[hook], where)
             sums[hook] = _sums(stored[hook][keep])
-        if labels is not None:
+        if isinstance(labels, Tensor):
+            stored["labels"] = labels.float().cpu().masked_fill(documents == NOWHERE, NAN)
+        elif labels is not None:
             stored["labels"] = torch.tensor([labels[document] for document in segments[:, 3].tolist()])
         path = self.path / shard_name(number)
-        files.write_tensors(path, {"tokens": tokens, "segments": segments, **stored}, f"sae-store-{FORMAT}")
+        files.write_tensors(
+            path,
+            {"tokens": tokens, "segments": segments, **stored},
+            f"sae-store-{FORMATS[self.spec.labels_per]}",
+        )
         entry = ShardEntry(len(windows), int(keep.sum()), path.stat().st_size, files.sha256(path))
         note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
         files.write_sealed(self._entry_path(number), note)
@@ -143,7 +149,7 @@ class StoreWriter:
             squares = sum(note["sums"][hook]["squares"] for note in noted)
             moments[hook] = asdict(Moments((total / rows).tolist(), squares / rows))
         index = {
-            "format": FORMAT,
+            "format": FORMATS[self.spec.labels_per],
             **_spec_json(self.spec),
             "text_ended": text_ended,
             "moments": moments,

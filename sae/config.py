@@ -28,6 +28,9 @@ class RunConfig:
     positions: Literal["all", "last"] = "all"
     """Rows to train on: all, or the last one of each document in each window (as AdaptiveK's paper does, with texts
     of one window each: `sae harvest --packing document --separator none`)."""
+    labels: str | None = None
+    """Which of the store's labels to learn from (AdaptiveK), as `sae store show` names them; when left out, those of the
+    harvest, or else the only ones there are."""
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 "AdaptiveK Sparse Autoencoders: Dynamic Sparsity Allocation for Interpretable LLM Representations",
 arXiv:2508.17320, and the authors' code, hiyukie/adaptiveK 3d03020."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from sae import kernels
 from sae.architectures import ridge
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, ArchConfig, LabelUnit, Loss
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
 from sae.errors import ConfigError
+
+SLOPE = 6  # of the sigmoid from score to k
+NATS = 10.0  # a surprise that counts as the highest score: the token had a probability of 1 in 22,000
+EDGE = 0.25  # latents
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class AdaptiveKConfig(ArchConfig):
     """Latents of the most complex token; see k_min. Compare with a TopK of the mean L0 in the log, not of k_max."""
     score_max: float = 10.0
     """Label of the most complex text there can be; labels lie between 0 and this."""
+    labels_in: Literal["auto", "score", "latents", "nats"] = "auto"
+    """How a label is read: `score` as it is, from 0 to score_max; `latents` as the number of latents a token needs,
+    which the sigmoid then gives back; `nats` as the model's surprise at a token, where 10 nats or more are score_max.
+    `auto` goes by the source of the store's labels."""
     ridge_lambdas: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
     """Ridge penalties the probe may be fitted with before training; cross-validation chooses."""
     joint_share: float = 0.1
@@ -55,6 +63,11 @@ class AdaptiveKConfig(ArchConfig):
             raise ConfigError(f"joint_share = {self.joint_share} must lie between 0 and 1")
         if not self.ridge_lambdas or min(self.ridge_lambdas) <= 0:
             raise ConfigError(f"ridge_lambdas = {self.ridge_lambdas} must be one number or more, all above 0")
+
+    def reading(self, unit: LabelUnit) -> "AdaptiveKConfig":
+        """Return this configuration for labels in a unit; one that says itself how labels are read stays as it is."""
+        # scores are what `auto` stands for, and runs of older releases have it
+        return replace(self, labels_in=unit) if self.labels_in == "auto" and unit != "score" else self
 
 
 @final
@@ -87,15 +100,41 @@ class AdaptiveK(SAE):
         self.register_buffer("recent", torch.full((2,), torch.inf))  # probe losses: two steps ago, one ago
 
     def score(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
-        """How complex each row's text is, from 0 to score_max, as the probe has it."""
-        return (x @ self.probe_w + self.probe_b).clamp(0, self.cfg.score_max)
+        """How complex each row's text is, from 0 to score_max, as the probe has it.
+
+        Where labels are numbers of latents it reaches from the score of k_min to that of k_max."""
+        return (x @ self.probe_w + self.probe_b).clamp(*self.score_range)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Lowest and highest score."""
+        if self.cfg.labels_in != "latents":
+            return 0.0, self.cfg.score_max
+        lowest, highest = self.scores_of(torch.tensor([self.cfg.k_min, self.cfg.k_max])).tolist()
+        return lowest, highest
+
+    @torch.no_grad()
+    def scores_of(self, labels: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Return the scores that labels stand for (`labels_in`); NaN stays NaN.
+
+        Of latents: `k_of` of the score is the label, rounded and within k_min and k_max."""
+        labels, k_min, span = labels.double(), self.cfg.k_min, self.cfg.k_max - self.cfg.k_min
+        if self.cfg.labels_in == "nats":
+            scores = self.cfg.score_max * (labels / NATS).clamp(0, 1)
+        elif self.cfg.labels_in == "latents":
+            # the sigmoid meets k_min and k_max at infinity only, and a quarter of a latent from them rounds to them
+            share = (labels - k_min).clamp(EDGE, max(span - EDGE, EDGE)) / max(span, 2 * EDGE)
+            scores = self.cfg.score_max * (0.5 + torch.logit(share) / SLOPE)
+        else:
+            scores = labels
+        return scores.float()
 
     @torch.no_grad()
     def k_of(self, score: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
         """Latents of rows with these scores: a sigmoid of slope 6 between k_min and k_max, rounded.
 
         hiyukie/adaptiveK, `map_complexity_to_k`; its `base_k` takes no part in it."""
-        share = torch.sigmoid(6 * (score / self.cfg.score_max - 0.5))
+        share = torch.sigmoid(SLOPE * (score / self.cfg.score_max - 0.5))
         return (self.cfg.k_min + share * (self.cfg.k_max - self.cfg.k_min)).round().long()
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -129,13 +168,14 @@ class AdaptiveK(SAE):
     @torch.no_grad()
     def fit_labels(self, x: Float[Tensor, "n D"], labels: Float[Tensor, "n"]) -> None:
         """Stage 1: the probe by ridge regression on labelled rows. Raises ConfigError for unusable labels."""
-        x, labels = x[labels.isfinite()], labels[labels.isfinite()]
+        x, labels = x[labels.isfinite()], self.scores_of(labels[labels.isfinite()])
         if len(labels.unique()) < 2:
             raise ConfigError(
                 f"{len(labels):,} of the sampled rows have a label, with {len(labels.unique())} different values: "
                 f"the probe needs at least two; harvest with other --labels"
             )
-        if labels.min() < 0 or labels.max() > self.cfg.score_max:
+        lowest, highest = self.score_range
+        if labels.min() < lowest or labels.max() > highest:
             raise ConfigError(
                 f"labels lie between {labels.min():g} and {labels.max():g}, outside 0 to score_max = "
                 f"{self.cfg.score_max:g}: set --arch.score-max, or shift the labels"
@@ -161,7 +201,7 @@ class AdaptiveK(SAE):
         if not count:
             return x.new_zeros(()), {}
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
-            mse = (self.score(x[labelled]) - labels[labelled]).square().sum() / count
+            mse = (self.score(x[labelled]) - self.scores_of(labels[labelled])).square().sum() / count
         terms = {"probe_mse": mse.detach()}
         if not self.joint:
             return x.new_zeros(()), terms

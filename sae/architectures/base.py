@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,19 +13,25 @@ from sae import kernels
 from sae.code import SparseCode
 from sae.errors import ConfigError, ShapeError
 
+LabelUnit = Literal["score", "latents", "nats"]
+
 
 @dataclass(frozen=True)
 class ArchConfig:
     """What every architecture has; each adds its own fields."""
 
     reads_labels: ClassVar[bool] = False
-    """Whether it learns from a number for each document too, as `sae harvest --labels` stores it."""
+    """Whether it learns from a number for each token or document too, as `sae harvest --labels` stores it."""
 
     rate: ClassVar[float] = 1.0
     """The best peak learning rate, over that of a TopK of equal width, steps and batch (`benchmarks/rates.py`)."""
 
     d_sae: int = 8192
     """Latents in the dictionary (its width, F)."""
+
+    def reading(self, unit: LabelUnit) -> "ArchConfig":
+        """Return the configuration for labels in a unit. Here unchanged: no labels are read."""
+        return self
 
     def __post_init__(self) -> None:
         if self.d_sae < 1:

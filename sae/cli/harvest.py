@@ -10,11 +10,15 @@ import tyro
 
 from activations import embedded, models, ranks
 from activations.harvest import HarvestConfig, harvest
+from activations.labels import NEEDED
 from activations.models import LanguageModel
 from activations.store import Store
 from activations.text import make_ready
 from sae.cli import arguments
 from sae.cli.progress import progress
+from sae.cli.store import label
+from sae.labelling import refuse_other_hook
+from sae.runs import Run
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,19 @@ def main(args: list[str]) -> int:
         place = ranks.device()
         dtype = models.precision(command.model_dtype, place)
         model = models.load(command.model, command.revision, dtype, str(place))
-        store = run(model, command.out, command.config)
+        source = command.config.labels or ""
+        if source.startswith(NEEDED):  # of a store that is there
+            config = with_hooks(model, dataclasses.replace(command.config, labels=None))
+            refuse_other_hook(
+                Run(source.removeprefix(NEEDED)), dict.fromkeys(config.hook_names), "this harvest"
+            )
+            store = run(model, command.out, config)
+        else:
+            store = run(model, command.out, command.config)
     if ranks.rank():
         return 0
+    if source.startswith(NEEDED):
+        label(store, source)
     print(f"{store.path}: {store.tokens:,} tokens, {', '.join(store.spec.hooks)}")
     if store.text_ended:
         print(f"the text ended before --tokens {command.config.tokens:,}", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""`sae store show|verify`: what a store holds; whether every byte is as it was written."""
+"""`sae store show|verify|label`: what a store holds; whether every byte is as it was written; labels for its tokens."""
 
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from activations import token_labels
 from activations.errors import StoreError
 from activations.store import Store, verify
+from activations.token_labels import LabelSet, names
+from sae import labelling
 from sae.cli import arguments
 from sae.cli.progress import progress
+from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,17 +36,59 @@ class Verify:
     """Folder of the store."""
 
 
+@dataclass(frozen=True)
+class Label:
+    """Give every token of a store a label, for AdaptiveK to learn from. The store's own files stay as they are.
+
+    Example: sae train batchtopk --store stores/demo --out runs/batchtopk; sae store label stores/demo --labels
+    needed:runs/batchtopk; sae train adaptivek --store stores/demo --out runs/adaptive. Interrupted, the same command
+    goes on."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of the store."""
+    labels: str
+    """`needed:RUN`, the number of latents that a trained run (of batchtopk, jumprelu, …) spends on the token, or
+    `surprise`, the model's own loss on it in nats: -log p(token | what stands before it in its window)."""
+    name: str | None = None
+    """What to call them, for `sae train --labels`; `needed` or `surprise` when left out."""
+    batch: int = 2048
+    """Tokens encoded, or read by the model, at once."""
+
+
 Command = (
-    Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Verify, tyro.conf.subcommand("verify")]
-)  # fmt: skip
+    Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Label, tyro.conf.subcommand("label")]
+)
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    arguments.choose(("show", "verify"), "command", "sae store", args)
+    arguments.choose(("show", "verify", "label"), "command", "sae store", args)
     command = arguments.parse(Command, "sae store", args)  # type: ignore[arg-type]
     store = Store(command.path)
+    if isinstance(command, Label):
+        return label(store, command.labels, command.name, command.batch)
     return show(store) if isinstance(command, Show) else check(store)
+
+
+def label(store: Store, source: str, name: str | None = None, batch: int = 2048) -> int:
+    """Add labels with a progress bar, and print what they are."""
+    if batch < 1:
+        raise ConfigError(f"batch = {batch} must be at least 1")
+    with progress("label", store.tokens, "tokens") as advance:
+        labels = labelling.label(store, source, name, batch, advance)
+    print(
+        f"{store.path}: labels {labels.name!r}, {described(labels)}; next: sae train adaptivek --store {store.path}"
+    )
+    return 0
+
+
+def described(labels: LabelSet) -> str:
+    """What a set of labels holds, in a line."""
+    return (
+        f"{labels.source}, one for each token, mean {labels.mean:.4g} {labels.unit}, spread {labels.std:.3g}"
+    )
 
 
 def show(store: Store) -> int:
@@ -55,7 +102,10 @@ def show(store: Store) -> int:
         "text": f"{spec.dataset['dataset']}{f' @ {spec.dataset_revision}' if spec.dataset_revision else ''}",
         "windows": f"{store.windows:,} of {store.context} tokens, {packing.packing}, separator {packing.separator}",
         "BOS": "none" if spec.bos_token is None else f"token {spec.bos_token} begins every window",
-        "labels": spec.labels or "none (sae harvest --labels gives each document one)",
+        "labels": f"{spec.labels}, one for each {spec.labels_per}"
+        if spec.labels
+        else "none from the harvest",
+        **{f"labels {name!r}": described(LabelSet(store, name)) for name in names(store)},
         **(
             {"roles": f"{roles}; the model reads the others too"}
             if (roles := spec.dataset.get("roles"))
@@ -76,16 +126,24 @@ def show(store: Store) -> int:
 def check(store: Store) -> int:
     """Verify every shard; say which are wrong."""
     wrong = []
-    with progress("verify", len(store.shards), "shards") as advance:
-        for name, fault in verify(store):
+    sets = names(store)
+    with progress("verify", len(store.shards) * (1 + len(sets)), "shards") as advance:
+        for name, fault in chain(verify(store), token_labels.verify(store)):
             advance(1)
             if fault:
                 wrong.append(f"{name}: {fault}")
     for line in wrong:
         print(line, file=sys.stderr)
+    of_labels = sum(line.startswith(f"{token_labels.FOLDER}/") for line in wrong)
+    if of_labels < len(wrong):
+        raise StoreError(
+            f"{len(wrong) - of_labels} of {len(store.shards)} shards of {store.path} are damaged: harvest again"
+        )
     if wrong:
         raise StoreError(
-            f"{len(wrong)} of {len(store.shards)} shards of {store.path} are damaged: harvest again"
+            f"{of_labels} files of labels of {store.path} are damaged: delete their folder below "
+            f"{store.path / token_labels.FOLDER} and run `sae store label` again"
         )
-    print(f"{store.path}: all {len(store.shards)} shards are as they were written")
+    labels = f", and so are its labels {', '.join(sets)}" if sets else ""
+    print(f"{store.path}: all {len(store.shards)} shards are as they were written{labels}")
     return 0

@@ -14,15 +14,17 @@ import tyro
 
 from activations import locks, ranks
 from activations.errors import StoreError
+from activations.labels import per_token, unit_of
 from activations.moments import geometric_median
 from activations.shuffle import Batch, ShuffledReader, sample
 from activations.store import Store
-from sae.architectures import ARCHITECTURES, SAE, build
+from activations.token_labels import LabelSet, choose
+from sae.architectures import ARCHITECTURES, SAE, build, name_of
 from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
-from sae.errors import DivergedError, RunError
+from sae.errors import ConfigError, DivergedError, RunError
 from sae.runs import Run
 from sae.training import checkpoints, distributed, rates, sharing
 from sae.training.logs import Loggers
@@ -98,6 +100,8 @@ def train(
         if way == "data":
             reader.share(ranks.rank(), ranks.world())
         on_steps(trainer.step)
+        if cfg.arch.reads_labels and not ranks.rank():
+            say_labels(cfg, store)
         _fit(trainer, reader, run, on_steps)
     return run
 
@@ -105,11 +109,40 @@ def train(
 def settled(cfg: RunConfig, store: Store) -> tuple[RunConfig, ShuffledReader]:
     """The configuration with what it leaves out filled in, as run.json has it, and the reader of its rows."""
     hook = cfg.hook or store.only_hook()
+    labels = choose(store, cfg.labels) if cfg.arch.reads_labels else None
     reader = ShuffledReader(
         store, hook, cfg.train.batch,
-        seed=cfg.train.seed, positions=cfg.positions, labels=cfg.arch.reads_labels,
+        seed=cfg.train.seed, positions=cfg.positions, labels=labels or cfg.arch.reads_labels,
     )  # fmt: skip
-    return dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch)), reader
+    cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch))
+    return _with_labels(cfg, store, labels), reader
+
+
+def _with_labels(cfg: RunConfig, store: Store, labels: LabelSet | None) -> RunConfig:
+    """Fill in which labels are read and what they count. Raises ConfigError for labels that nothing would read."""
+    if not cfg.arch.reads_labels:
+        if cfg.labels is not None:
+            raise ConfigError(
+                f"--labels {cfg.labels}: {name_of(cfg.arch)} reads no labels, adaptivek does; leave it out"
+            )
+        return cfg
+    source = labels.source if labels else store.spec.labels
+    assert source is not None
+    arch = cfg.arch.reading(unit_of(source))
+    return dataclasses.replace(cfg, arch=arch, labels=labels.name if labels else cfg.labels)
+
+
+def say_labels(cfg: RunConfig, store: Store) -> None:
+    """Print which labels a run learns from; of those that belong to whole documents, that they do."""
+    labels = choose(store, cfg.labels)
+    source = labels.source if labels else store.spec.labels
+    if per_token(source):
+        print(f"labels: {source}, one for each token")
+    else:
+        print(
+            f"labels: {source}, one number for a whole document, the same for all its tokens; labels for each token: "
+            f"sae store label {store.path} --labels needed:RUN"
+        )
 
 
 def refuse_other(run: Run, cfg: RunConfig) -> None:

@@ -29,6 +29,7 @@ PARSED_ALONE = {
     "docs/hub.md": 1,
     "docs/many-gpus.md": 2,
     "docs/mixed-text.md": 1,
+    "docs/methods/adaptivek.md": 1,
     "docs/your-model-and-data.md": 3,
 }
 # commands of indented blocks, in the README, that nothing can mark
@@ -38,7 +39,7 @@ FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint"}  # torchrun's, that 
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
     "train": ARCHITECTURES, "synthetic": ["topk"], "plan": ["harvest", "features", *(f"train {n}" for n in ARCHITECTURES)],
-    "export": FORMS, "store": ["show", "verify"],
+    "export": FORMS, "store": ["show", "verify", "label"],
 }  # fmt: skip
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
 FAILING = [block for block in SHELL if block.mark == "fails"]
