@@ -271,7 +271,9 @@ def test_steps_of_training_are_those_of_the_reference(config, monkeypatch):
     for kernels in ("reference", "triton"):
         monkeypatch.setenv("SAE_KERNELS", kernels)
         sae = build(config, 20, seed=0).to(DEVICE)
-        trainer = Trainer(sae, TrainConfig(9, lr=1e-2, warmup_steps=0, dead_after_tokens=1).resolved(1, config))
+        trainer = Trainer(
+            sae, TrainConfig(9, lr=1e-2, warmup_steps=0, dead_after_tokens=1).resolved(1, config)
+        )
         for step in range(2):
             x = random(7, 20, seed=step)
             trainer.train_step(x, x)
