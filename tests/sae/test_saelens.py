@@ -92,7 +92,7 @@ def test_an_exported_sae_says_what_ours_computes_and_comes_back(tmp_path, name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_saelens_cannot_compute_is_refused_by_name_and_writes_nothing(tmp_path, name):
-    with pytest.raises(ForeignError, match=f"{name} does.*{REFUSED[name]}"):
+    with pytest.raises(ForeignError, match=f"{name_of(SMALL[name])} does.*{REFUSED[name]}"):
         saelens.write(ours(name), Origin("gpt2", HOOK), tmp_path / "a")
     assert not [*tmp_path.iterdir()]
 
