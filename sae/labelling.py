@@ -16,6 +16,7 @@ from sae.errors import RunError
 from sae.runs import Run, device
 
 LEAST_SPREAD = 0.05  # of the labels' standard deviation over their mean: below, they say nothing of a token
+TRIED = 4096  # rows that are looked at before anything is made
 
 
 def label(
@@ -77,20 +78,18 @@ def _needed(run: Run, store: Store, batch: int) -> tuple[tuple[str, ...], dict[s
             f"weights ({store.spec.model}): take a run that was trained on the same model"
         )
     digest, sae = run.digest, run.sae().to(device())
-    seen = False
+    shard = store.read(0, (run.hook,))
+    counts = needed(sae, shard.activations[run.hook][store.rows(shard)][:TRIED], batch)
+    if len(counts) > 1 and counts.std() <= LEAST_SPREAD * counts.mean():
+        raise RunError(
+            f"{run.path} spends {counts.mean():.3g} latents on every token, give or take {counts.std():.2g}: "
+            f"labels that tell tokens apart come from a run of batchtopk or jumprelu"
+        )
 
     def label(shard: Shard) -> Tensor:
-        nonlocal seen
         there = shard.documents != NOWHERE
         labels = torch.full(there.shape, torch.nan)
         labels[there] = needed(sae, shard.activations[run.hook][there], batch)
-        counted = labels[store.rows(shard)]
-        if not seen and len(counted) > 1 and counted.std() <= LEAST_SPREAD * counted.mean():
-            raise RunError(
-                f"{run.path} spends {counted.mean():.3g} latents on every token, give or take {counted.std():.2g}: "
-                f"labels that tell tokens apart come from a run of batchtopk or jumprelu"
-            )
-        seen = True
         return labels
 
     return (run.hook,), {"sae_sha256": digest}, label

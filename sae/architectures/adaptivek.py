@@ -110,7 +110,9 @@ class AdaptiveK(SAE):
         """Lowest and highest score."""
         if self.cfg.labels_in != "latents":
             return 0.0, self.cfg.score_max
-        lowest, highest = self.scores_of(torch.tensor([self.cfg.k_min, self.cfg.k_max])).tolist()
+        lowest, highest = self.scores_of(
+            torch.tensor([self.cfg.k_min, self.cfg.k_max], dtype=torch.float32)
+        ).tolist()
         return lowest, highest
 
     @torch.no_grad()

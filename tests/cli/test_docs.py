@@ -29,7 +29,7 @@ PARSED_ALONE = {
     "docs/hub.md": 1,
     "docs/many-gpus.md": 2,
     "docs/mixed-text.md": 1,
-    "docs/methods/adaptivek.md": 1,
+    "docs/methods/adaptivek.md": 2,
     "docs/your-model-and-data.md": 3,
 }
 # commands of indented blocks, in the README, that nothing can mark

@@ -69,7 +69,7 @@ def test_a_loss_that_is_infinite_before_any_step_is_not_blamed_on_the_learning_r
         (lambda: TrainConfig(seed=2**64), "train.seed = 18446744073709551616"),
         (lambda: TrainConfig(seed=-1), "train.seed = -1"),
         (
-            lambda: TrainConfig(steps=5, warmup_steps=6).resolved(1000, TopKConfig(d_sae=F)),
+            lambda: TrainConfig(steps=5, warmup_steps=6).resolved(1000, TopKConfig(d_sae=F, k=1)),
             "train.warmup_steps = 6",
         ),
     ],
