@@ -1,6 +1,7 @@
 """AdaptiveK from the command line: labels harvested, a run trained, stopped, resumed, evaluated; mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,21 @@ def test_a_function_in_the_folder_one_is_in_gives_labels(sae: Server, world: Pat
     how = harvest(world, tmp_path / "store", labels="judge:words")
     assert sae(*how, cwd=tmp_path).code == 0
     assert "judge:words" in sae("store", "show", tmp_path / "store").out
+
+
+def test_labels_are_added_to_a_store_and_a_run_is_trained_on_them(sae: Server, world: Path, tmp_path: Path):
+    store, run = tmp_path / "store", tmp_path / "batchtopk"
+    shutil.copytree(world / "store", store)
+    how = ["--arch.d-sae", 32, "--arch.k", 4, "--train.steps", 20, "--train.batch", 64]
+    assert sae("train", "batchtopk", "--store", store, "--out", run, *how).code == 0
+    ended = sae("store", "label", store, "--labels", f"needed:{run}")
+    assert ended.code == 0, ended.err
+    assert f"needed:{run}" in sae("store", "show", store).out
+    assert sae("store", "verify", store).code == 0
+    ended = sae(*command(store, tmp_path / "run"))
+    assert ended.code == 0, ended.err
+    assert "one for each token" in ended.out
+    assert Run(tmp_path / "run").config.arch.labels_in == "latents"
+    _ = Run(run).store  # labels have not changed the store it was trained on
+    line = sae("store", "label", store, "--labels", "needed:nosuch").complaint
+    assert "nosuch" in line
