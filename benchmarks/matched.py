@@ -23,17 +23,20 @@ import torch
 import tyro
 
 from activations.models import LanguageModel
+from activations.store import Store
 from benchmarks.matched_table import Chosen, final_runs, frontier, measured, run_folder, table, write_chosen
 from sae.architectures import ARCHITECTURES
 from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
 from sae.cli.train import train as train_run
 from sae.config import RunConfig
+from sae.labelling import label
 from sae.runs import Run
 from sae.training.schedules import peak_rate
 from sae.training.trainer import TrainConfig
 
 FACTOR, TOLERANCE, TRIALS = 2.0, 0.03, 6
+FIRST = ("topk", "batchtopk")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ METHODS = {
     "batchtopk": Method("batchtopk"),
     "abstopk": Method("abstopk"),
     "abstopk per batch": Method("abstopk", settings={"per": "batch"}),
+    "adaptivek": Method("adaptivek", "l0"),
     "kron 2x4": Method("kron", settings={"m": 2, "n": 4}),
     "kron 4x4": Method("kron", settings={"m": 4, "n": 4}),
     "matryoshka": Method("matryoshka"),
@@ -117,19 +121,32 @@ class Bench:
     def run(self, name: str, value: float | None, lr: float, seed: int = 0) -> Run:
         """One run, trained and measured on its rows; `value` is its knob's."""
         command, method = self.command, METHODS[name]
-        knob = {}
-        if method.knob is not None and value is not None:
+        knob: dict[str, Any] = {}
+        labels = None
+        if method.arch == "adaptivek" and value is not None:
+            # as far to either side as a BatchTopK of this L0 goes on nearly all tokens
+            knob = {"k_min": max(1, round(value / 8)), "k_max": round(3 * value)}
+            labels = self.labels(value)
+        elif method.knob is not None and value is not None:
             knob = {method.knob: value if method.power else round(value)}
         latents = round(command.latents * method.width)
         cfg = RunConfig(
             store=str(command.store),
             arch=ARCHITECTURES[method.arch][0](d_sae=latents, **method.settings, **knob),
             train=TrainConfig(steps=command.steps, batch=command.batch, lr=lr, seed=seed, log_every=50),
+            labels=labels,
         )
         run = train_run(cfg, run_folder(command.out, name, value, lr, seed), resume=True)
         if not run.evaluation:
             evaluate(run, run.sae(), None, 0)
         return run
+
+    def labels(self, l0: float) -> str:
+        """The name of the store's labels that say how many latents the BatchTopK of this L0 spends on each token."""
+        store, name = Store(self.command.store), f"needed-{l0:g}"
+        teacher = final_runs(self.command.out)["batchtopk"][l0][0]
+        label(store, f"needed:{teacher.path}", name)
+        return name
 
 
 def chain(name: str, command: Train) -> str:
@@ -193,11 +210,12 @@ def score(run: Run, out: Path, name: str) -> float:
 
 
 def train(command: Train) -> None:
-    """Train TopK, then all others, two at a time."""
-    rest = [name for name in command.methods if name != "topk"]
-    with progress("compare", 1 + len(rest), "methods") as advance:
-        chain("topk", command)
-        advance(1)
+    """Train TopK and BatchTopK, which others are judged or labelled by, then all others, two at a time."""
+    rest = [name for name in command.methods if name not in FIRST]
+    with progress("compare", len(FIRST) + len(rest), "methods") as advance:
+        for name in FIRST:
+            chain(name, command)
+            advance(1, note=name)
         with ProcessPoolExecutor(command.processes, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(chain, name, command) for name in rest]):
                 advance(1, note=done.result())
