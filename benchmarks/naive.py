@@ -23,7 +23,7 @@ class NaiveTopK:
         self.W_dec = nn.Parameter(sae.W_dec.detach().clone())
         self.b_enc = nn.Parameter(sae.b_enc.detach().clone())
         self.b_dec = nn.Parameter(sae.b_dec.detach().clone())
-        assert cfg.lr is not None
+        assert isinstance(cfg.lr, float)
         assert cfg.steps is not None
         assert cfg.warmup_steps is not None
         assert cfg.dead_after_tokens is not None
