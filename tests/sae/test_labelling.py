@@ -58,7 +58,7 @@ def copied(store: Path, to: Path) -> Store:
 
 
 def settings() -> TrainConfig:
-    return TrainConfig(steps=20, batch=64, lr=3e-3, log_every=5, checkpoint_every=10)
+    return TrainConfig(steps=20, batch=64, lr=3e-3, log_every=5)
 
 
 def by_transformers(lm: LanguageModel, store: Store) -> list[torch.Tensor]:
