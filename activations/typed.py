@@ -65,7 +65,13 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def named(kind: Any) -> str:
-    """A type as one reads it."""
+    """Return a type as one reads it: `float | 'auto' | None`."""
+    if kind is type(None):
+        return "None"
+    if get_origin(kind) in (Union, UnionType):
+        return " | ".join(map(named, get_args(kind)))
+    if get_origin(kind) is Literal:
+        return " | ".join(map(repr, get_args(kind)))
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 

@@ -82,7 +82,7 @@ MISTAKES = {
     "an empty list": ({"grid": GRID.replace("[2, 4]", "[]")}, ["grid 1, k", "empty"]),
     "the same run twice": ({"grid": GRID + GRID}, ["grid 2", "topk-d_sae32-k2 is there twice"]),
     "an unknown setting of training": ({"train": "step = 3"}, ["train", "'step'", "steps"]),
-    "a wrong type in training": ({"train": 'lr = "fast"'}, ["lr = 'fast'", "float | None"]),
+    "a wrong type in training": ({"train": 'lr = "fast"'}, ["lr = 'fast'", "float | 'auto' | None"]),
     "training out of range": ({"train": "lr = -1.0"}, ["train.lr = -1.0"]),
     "training out of range in a grid": ({"grid": GRID + "train.warmup_steps = -1"}, ["train.warmup_steps = -1"]),
     "an unknown key": ({"top": "window = 3"}, ["'window'", "windows"]),
