@@ -178,7 +178,9 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        return sorted(path.parent for path in self.path.glob("checkpoints/step-*/training.json"))
+        whole = (path.parent for path in self.path.glob("checkpoints/step-*/training.json"))
+        # one killed between its last file and its renaming would never get its name, were it gone on with
+        return sorted(path for path in whole if path.suffix != files.PART)
 
     def sae(self) -> SAE:
         """The trained SAE; of an unfinished run, the newest checkpoint's. Raises RunError when there is none."""

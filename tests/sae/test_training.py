@@ -264,6 +264,16 @@ def test_only_the_newest_checkpoints_are_kept(world, tmp_path):
     assert [path.name for path in run.checkpoints] == ["step-00000018", "step-00000020"]
 
 
+def test_what_a_killed_checkpoint_left_goes_with_the_next_one_whatever_its_step(world, tmp_path):
+    run = train(config(world), tmp_path / "run")
+    before, last = run.checkpoints
+    (run.path / "sae.json").unlink()  # as if it had not finished
+    last.rename(last.with_name("step-00000019.part"))
+    assert run.checkpoints == [before]
+    train(config(world), run.path, resume=True)
+    assert sorted((run.path / "checkpoints").iterdir()) == [before, last]
+
+
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_or_another_store(world, tmp_path):
     train(config(world), tmp_path / "run")
     before = (tmp_path / "run/sae.safetensors").read_bytes()
