@@ -92,7 +92,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one hook point, over all rows that are neither excluded nor padding, in float64."""
+    """Means over the rows of one hook point that are neither excluded nor padding, in float64."""
 
     mean: list[float]
     mean_square_norm: float

@@ -28,7 +28,7 @@ def build(kind: type[T], content: Any) -> T:
 
 
 def check(kind: type, content: Any) -> None:
-    """The same without building anything, and whatever else `content` holds is let be."""
+    """Check that `content` has the fields of `kind`, with the right types. Extra keys are ignored; raises TypeError."""
     if not isinstance(content, dict):
         raise TypeError(f"{_short.repr(content)} is no object")
     for field in fields(kind):

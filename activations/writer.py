@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one hook point's rows that count, in float64."""
+    """Sums over the rows of one hook point that count, in float64."""
 
     sum: list[float]
     squares: float

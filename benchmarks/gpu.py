@@ -85,7 +85,7 @@ class Operands:
 
     @cached_property
     def slots(self) -> Tensor:
-        """Of the gradient rows of the latents that fired."""
+        """The place of each latent's gradient row among those that fired; -1 for a silent one."""
         slots = torch.full((self.shape.F,), -1, dtype=torch.int32, device=DEVICE)
         slots[self.groups.latents] = torch.arange(len(self.groups.latents), dtype=torch.int32, device=DEVICE)
         return slots

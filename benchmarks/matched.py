@@ -172,7 +172,7 @@ def best_rate(bench: Bench, name: str, value: float | None) -> float:
     """The rate, powers of 2 apart, whose run is best for its L0."""
     scores: dict[float, float] = {}
     command = bench.command
-    default = peak_rate(command.latents, command.steps, command.batch)
+    default = peak_rate(command.latents, command.steps)
     lr: float | None = 2.0 ** round(math.log2(default))
     while lr is not None:
         scores[lr] = score(bench.run(name, value, lr), command.out, name)

@@ -11,7 +11,7 @@ from sae.training.trainer import TrainConfig
 
 
 class NaiveTopK:
-    """The same mathematics as `Trainer` over a TopK SAE, from the same weights, every tensor [B, F].
+    """Trains a TopK SAE by the mathematics of `Trainer`, from the same weights, with every tensor [B, F].
 
     FVU and AuxK (Gao et al. 2024, arXiv:2406.04093, appendix A.2), gradients tangent to the decoder's rows, clipped to
     norm 1, Adam in torch's default form, rows brought back to norm 1, tokens since each latent fired."""
@@ -34,7 +34,7 @@ class NaiveTopK:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that it learns."""
+        """The parameters that it trains."""
         return [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
 
     @property

@@ -101,7 +101,7 @@ def dictionary_learning(store: Store, hook: str, args: argparse.Namespace) -> Re
 
 
 def rows(store: Store, hook: str, args: argparse.Namespace, scale: float) -> Iterator[Tensor]:
-    """The same rows in the same order for everyone."""
+    """Yield the batches that every package trains on, in one order."""
     for batch in ShuffledReader(store, hook, args.batch, seed=args.seed):
         yield batch.x * scale
 

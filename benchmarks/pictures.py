@@ -296,7 +296,7 @@ def panels(*titles: str, **options: Any) -> go.Figure:
 
 
 def titled(figure: go.Figure, x: str, y: str = "") -> go.Figure:
-    """The same with its axes named, in the size and colours of the pages."""
+    """Name the figure's axes and give it the size and colours of the pages."""
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(title_text=y, col=1)
     return figure.update_layout(

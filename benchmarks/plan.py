@@ -83,7 +83,7 @@ def described(folder: str, tokens: int) -> dict[str, float]:
 
 
 def predicted(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Of one job, with rates measured now; run in a process of its own."""
+    """Return the forecast of one job, with rates measured now; it runs in a process of its own."""
 
     def now() -> Machine:
         return measure(time.process_time)

@@ -5,7 +5,7 @@
 
 `run` trains every method, width, number of steps and batch at rates a factor of 2 apart and appends the held-out FVU
 and the share of silent latents of each run to the results; what the file has already is not trained again. It begins near
-the likely best and goes on to either side until the best of them has a worse neighbour on both, so that no point's best lies at
+the default and goes on to either side until the best of them has a worse neighbour on both, so that no point's best lies at
 the edge of what was tried. `fit` takes the minimum of the parabola through the best three (log rate against FVU) of
 each point, fits log rate = a + b log width + c log steps + d log batch by least squares, and tells how far each point lies from
 the fit and what FVU the fit's rate costs there."""
@@ -27,6 +27,7 @@ from activations.moments import geometric_median
 from activations.store import Split, Store
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.cli.progress import progress
+from sae.training.schedules import peak_rate
 from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer
 
 FACTOR = 2.0
@@ -137,11 +138,9 @@ def run(command: Run) -> None:
 
 
 def next_rate(point: Point, fvus: dict[float, float]) -> float | None:
-    """The rate to try next: near the likely best, then beyond the best where that has no worse neighbour; None when it has two."""
+    """The rate to try next: near the default, then beyond the best where that has no worse neighbour; None when it has two."""
     if not fvus:
-        return 2.0 ** round(
-            math.log2(2e-4 * (2**14 / point.width) ** 0.5 * max(20_000 / point.steps, 1.0) ** 0.5)
-        )
+        return 2.0 ** round(math.log2(peak_rate(point.width, point.steps)))
     best = min(fvus, key=lambda lr: fvus[lr])
     return next((lr for lr in (best * FACTOR, best / FACTOR) if lr not in fvus), None)
 

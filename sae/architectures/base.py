@@ -63,7 +63,7 @@ class Loss(NamedTuple):
     """Latents that took part in the reconstruction of some row."""
 
     def plus(self, total: Float[Tensor, ""], terms: dict[str, Tensor]) -> "Loss":
-        """The same with something more to minimise and to log."""
+        """Return this loss with something more to minimise and to log."""
         return self._replace(total=self.total + total, terms={**self.terms, **terms})
 
 

@@ -55,7 +55,7 @@ class Gated(SAE):
         return self.gate_and_magnitudes(x)[1]
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """Of the gate: 0, or where its magnitude rises above 0 if that is higher."""
+        """Return the gate's threshold: 0, or where the magnitude rises above 0 if that is higher."""
         return (self.b_enc - self.b_mag * (-self.r_mag).exp()).clamp_min(0)
 
     def gate_and_magnitudes(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, SparseCode]:

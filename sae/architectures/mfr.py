@@ -48,7 +48,7 @@ class MFRConfig(ArchConfig):
 
 @final
 class MFR(SAE):
-    """Of each peer: u = (x - b_dec) W^T + b; z = u where it is among the k largest; x_hat = z unit(W) + b_dec.
+    """Every peer computes u = (x - b_dec) W^T + b; z = u where it is among the k largest; x_hat = z unit(W) + b_dec.
 
     There is no ReLU: a row with fewer than k positive u keeps negative ones, and equals at the k-th place are
     all kept. The decoder is the encoder's rows at unit norm. `weights` and `biases` hold all peers; the SAE

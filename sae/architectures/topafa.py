@@ -103,7 +103,7 @@ class TopAFA(SAE):
 
 
 def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kernels.Pattern:
-    """Of each row of values >= 0 the k largest, with k from 1 to F - 1 such that their norm is nearest to `norm`.
+    """Keep the k largest of each row of values >= 0, with k from 1 to F - 1 such that their norm is nearest to `norm`.
 
     The smallest such k when several are equally near. The authors forbid k = F by a sentinel of 1e8 in place
     of the last squared norm, out of reach for their inputs; left out here, so that it is so in any units."""

@@ -26,7 +26,9 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     about = {"hook": run.hook, "model": run.about["model"], "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)
-    for left in folder.parent.glob(f"*{files.PART}"):  # by a killed run, whose next checkpoint had another step
+    for left in folder.parent.glob(
+        f"*{files.PART}"
+    ):  # by a killed run, whose next checkpoint had another step
         shutil.rmtree(left)
     part.mkdir(parents=True)
     save_sae(part, folded, about)

@@ -22,7 +22,7 @@ def warmup_then_decay(steps: int, warmup_steps: int, decay_share: float) -> Call
     return multiple
 
 
-def peak_rate(width: int, steps: int, batch: int) -> float:
+def peak_rate(width: int, steps: int) -> float:
     """The peak learning rate of Adam that suits a TopK of this width, fitted to `benchmarks/rates.py` (LOG.md).
 
     Short runs want a higher rate than the 2e-4 / sqrt(width / 2^14) of Gao et al. 2024 (section 2.4), which was made for

@@ -102,7 +102,7 @@ class TrainConfig:
             )
         filled = {
             "steps": steps,
-            "lr": self.lr or arch.rate * peak_rate(arch.d_sae, steps, self.batch),
+            "lr": self.lr or arch.rate * peak_rate(arch.d_sae, steps),
             "warmup_steps": min(steps // 20, 1000) if self.warmup_steps is None else self.warmup_steps,
             "dead_after_tokens": self.dead_after_tokens or min(10_000_000, max(1, steps * self.batch // 10)),
         }

@@ -1,4 +1,4 @@
-"""What the tests of `activations` share: two language models of different families."""
+"""What the tests of `activations` share: two language models of different families, a cache and a package registry."""
 
 from pathlib import Path
 
@@ -31,3 +31,21 @@ def lm(request: pytest.FixtureRequest) -> LanguageModel:
 def text(tmp_path: Path) -> Path:
     """Forty documents, some 5,000 tokens."""
     return tiny.text_file(tmp_path / "text.jsonl")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes for the only package registry."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder

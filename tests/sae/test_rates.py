@@ -40,13 +40,13 @@ def tried(cfg: TrainConfig, unit: float = 1.0):
 
 
 def test_a_rate_left_out_is_gao_s_for_long_runs_and_higher_for_short_ones():
-    assert peak_rate(2**14, LONG, 2048) == pytest.approx(2e-4)
-    assert peak_rate(2**14, 10**9, 2048) == pytest.approx(2e-4)
-    assert peak_rate(2**12, LONG, 2048) == pytest.approx(4e-4)
-    by_steps = [peak_rate(2**12, steps, 1024) for steps in (600, 5000, 50_000, LONG)]
+    assert peak_rate(2**14, LONG) == pytest.approx(2e-4)
+    assert peak_rate(2**14, 10**9) == pytest.approx(2e-4)
+    assert peak_rate(2**12, LONG) == pytest.approx(4e-4)
+    by_steps = [peak_rate(2**12, steps) for steps in (600, 5000, 50_000, LONG)]
     assert by_steps == sorted(set(by_steps), reverse=True)
-    assert peak_rate(32, 10, 1024) == peak_rate(64, 20, 1024) < 0.01
-    assert TrainConfig(steps=600).resolved(0, ARCH).lr == pytest.approx(ARCH.rate * peak_rate(32, 600, 2048))
+    assert peak_rate(32, 10) == peak_rate(64, 20) < 0.01
+    assert TrainConfig(steps=600).resolved(0, ARCH).lr == pytest.approx(ARCH.rate * peak_rate(32, 600))
 
 
 @pytest.fixture(scope="module")

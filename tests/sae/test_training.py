@@ -172,7 +172,7 @@ def test_asked_to_stop_it_saves_and_says_it_is_not_done():
 
 def test_what_is_left_out_follows_from_the_data_and_the_dictionary():
     resolved = TrainConfig().resolved(rows=100_000, arch=TopKConfig(d_sae=2**14))
-    assert (resolved.steps, resolved.lr, resolved.warmup_steps) == (2000, peak_rate(2**14, 2000, 2048), 100)
+    assert (resolved.steps, resolved.lr, resolved.warmup_steps) == (2000, peak_rate(2**14, 2000), 100)
     assert resolved.dead_after_tokens == 2000 * 2048 // 10
     big = TrainConfig().resolved(rows=10**9, arch=TopKConfig(d_sae=2**16))
     assert (big.steps, big.lr, big.dead_after_tokens) == (10**9 // 2048, 1e-4, 10_000_000)
