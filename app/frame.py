@@ -74,10 +74,16 @@ def box(
 ) -> None:
     """A widget that shows a value held elsewhere and tells of changes; its key is its label where none is given.
 
-    It is set only to what it does not show already: setting it again would undo what is being typed."""
+    It is set only to what it does not show already: setting it again would undo what is being typed. Otherwise the value
+    is its default: a browser that draws the widget anew, as a slow one may that first sees the second run of a page,
+    begins from the default and sends it with the next press, which would be taken for the visitor's change."""
     name = key or label
     if st.session_state.get(name) != shown:
         st.session_state[name] = shown
+    elif widget.__name__ == "selectbox":
+        options["index"] = list(options["options"]).index(shown)
+    else:
+        options["default" if widget.__name__ == "segmented_control" else "value"] = shown
     widget(label, key=name, on_change=lambda: changed(st.session_state[name]), **options)
 
 

@@ -1,10 +1,11 @@
 """The Feature page with real clicks: own text, a measured effect, co-firing features, a file to take along."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 
 from activations.models import load
 from sae.features.effects import load_effect
@@ -13,6 +14,8 @@ from sae.features.store import FeatureStore
 from sae.runs import Run
 from sae.show.render import number
 from tests.browser.test_pages import heading
+
+DRAWN = 3000  # milliseconds in which the server has drawn a page
 
 
 @pytest.fixture
@@ -94,3 +97,35 @@ def test_the_file_opens_offline_and_shows_the_feature(page: Page, tmp_path: Path
     assert re.search(r"\d", colour) and colour != "rgba(0, 0, 0, 0)"
     assert faults == []
     other.context.close()
+
+
+def test_a_browser_that_sees_only_the_second_drawing_of_a_page_keeps_its_run(page: Page):
+    held: list[str | bytes] | None = []
+    asked = 0
+    send: Callable[[str | bytes], None]
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        nonlocal send
+        server, send = socket.connect_to_server(), socket.send
+
+        def ask(message: str | bytes) -> None:
+            nonlocal asked
+            asked += 1
+            server.send(message)
+            if asked == 1:
+                page.wait_for_timeout(DRAWN)
+                server.send(message)
+
+        socket.on_message(ask)
+        server.on_message(lambda message: send(message) if held is None else held.append(message))
+
+    page.route_web_socket(re.compile("_stcore/stream"), pass_on)
+    page.goto("/feature?run=toy&feature=7")
+    page.wait_for_timeout(3 * DRAWN)
+    for message in held:
+        send(message)
+    held = None
+    heading(page, "Feature 7 ")
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Feature 8 ")
+    expect(page).to_have_url(re.compile("run=toy&feature=8"))
