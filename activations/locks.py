@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -46,8 +46,10 @@ def alone_in(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def clear(folder: Path) -> None:
-    """Take away the lock that a crash has left in a folder where there is nothing to do any more."""
+def clear(folder: Path, tidy: Callable[[], None] = lambda: None) -> None:
+    """Take away the lock that a crash has left in a folder where there is nothing to do any more.
+
+    `tidy` is called first: it removes what else the crash left there. Neither happens while somebody works there."""
     if (folder / NAME).exists():
         with suppress(BusyError), alone_in(folder):
-            pass
+            tidy()

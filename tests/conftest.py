@@ -1,13 +1,16 @@
 """What all tests share: shapes checked at run time, one thread, no network, a toy world made once."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported; 0 to test its kernels on a GPU
 
+import jaxtyping
 from jaxtyping import install_import_hook
 
 import tests.shapes  # before the hook looks it up
@@ -22,8 +25,11 @@ import torch
 torch.set_num_threads(1)
 
 import sae.cli.train
+from sae.training.trainer import Trainer
 from tests import tiny
 from tests.cli.commands import Server
+
+CHECKED_STEPS = 50
 
 sae.cli.train.fit = tiny.fit_by_steps  # a real clock would put checkpoints after other steps each time
 
@@ -42,3 +48,18 @@ def sae(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("commands"))
     yield server
     server.close()
+
+
+@pytest.fixture(autouse=True)
+def _shapes_of_first_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check shapes in a test's first training steps only: the later have the same, and a check triples a toy's step."""
+    train_step, steps = Trainer.train_step, itertools.count(1)
+
+    def counted(*args: Any) -> Any:
+        if next(steps) > CHECKED_STEPS:
+            jaxtyping.config.update("jaxtyping_disable", True)
+        return train_step(*args)
+
+    monkeypatch.setattr(Trainer, "train_step", counted)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -106,7 +106,14 @@ def kill_at(number: int, folder: str, by: int = signal.SIGKILL) -> None:
         changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod")
         if event == "open":  # args: path, mode, flags
             changes = isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if changes and isinstance(args[0], str | os.PathLike) and os.fspath(args[0]).startswith(folder):
+        if not changes or not isinstance(args[0], str | os.PathLike):
+            return
+        path = os.fspath(args[0])
+        if (
+            event in ("os.remove", "os.rmdir") and args[1] >= 0
+        ):  # within an open folder, as shutil.rmtree does it
+            path = os.path.join(os.readlink(f"/proc/self/fd/{args[1]}"), path)
+        if path.startswith(folder):
             left -= 1
             if not left:
                 os.kill(os.getpid(), by)

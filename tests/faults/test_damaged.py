@@ -147,7 +147,7 @@ SCENES = {
 }
 
 
-@pytest.mark.parametrize("regions", [1, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("regions", [1, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 def test_damaged_files_are_refused_by_name_or_made_again(
     sae: Server, world: Path, tmp_path: Path, scene: Scene, regions: int

@@ -10,7 +10,7 @@ from tests.hostile.fuzz import Fuzzer
 from tests.hostile.readers import READERS
 
 QUICK, SLOW_CASES = 8, 4  # seeds a reader, and one whose cases take a good part of a second
-LONG = 200.0  # seconds
+LONG = 90.0  # seconds
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from activations import token_labels
+from activations import locks, token_labels
 from activations.errors import ActivationsError, LabelError, StoreError
 from activations.harvest import harvest
 from activations.labels import unit_of
@@ -166,6 +166,14 @@ def test_an_interrupted_labelling_goes_on_and_ends_with_the_same_bytes(
     assert contents(added.path) == contents(whole.path)
     assert (added.path / "shard-00000.safetensors").stat().st_mtime_ns == first
     assert label(store, source).digest == whole.digest
+
+
+def test_a_labelling_killed_after_its_index_leaves_nothing_once_it_is_called_again(place: Path, store: Store):
+    made = label(store, f"needed:{place / 'batchtopk'}")
+    whole = contents(made.path)
+    for left in (token_labels.JOB, locks.NAME):
+        (made.path / left).touch()
+    assert contents(label(store, f"needed:{place / 'batchtopk'}").path) == whole
 
 
 def test_an_interrupted_labelling_by_another_run_is_not_gone_on_with(place: Path, store: Store):
