@@ -32,10 +32,11 @@ from sae.cli.train import train as train_run
 from sae.config import RunConfig
 from sae.labelling import label
 from sae.runs import Run
+from sae.training.rates import next_rate
 from sae.training.schedules import peak_rate
 from sae.training.trainer import TrainConfig
 
-FACTOR, TOLERANCE, TRIALS = 2.0, 0.03, 6
+TOLERANCE, TRIALS = 0.03, 6
 FIRST = ("topk", "batchtopk")
 
 
@@ -172,12 +173,9 @@ def best_rate(bench: Bench, name: str, value: float | None) -> float:
     """The rate, powers of 2 apart, whose run is best for its L0."""
     scores: dict[float, float] = {}
     command = bench.command
-    default = peak_rate(command.latents, command.steps)
-    lr: float | None = 2.0 ** round(math.log2(default))
-    while lr is not None:
+    first = 2.0 ** round(math.log2(peak_rate(command.latents, command.steps)))
+    while (lr := next_rate(scores, first)) is not None:
         scores[lr] = score(bench.run(name, value, lr), command.out, name)
-        best = min(scores, key=lambda rate: scores[rate])
-        lr = next((rate for rate in (best * FACTOR, best / FACTOR) if rate not in scores), None)
     return min(scores, key=lambda rate: scores[rate])
 
 

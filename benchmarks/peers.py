@@ -5,7 +5,8 @@ Run it once per contestant, each in an environment that has that package:
     python benchmarks/peers.py saelens --store stores/demo               # pip install sae-lens==6.54.12
     python benchmarks/peers.py dictionary_learning --store stores/demo   # pip install dictionary-learning==0.1.0
 All read the very same batches, scaled by one constant as each package's own runner does. The peers train with
-their own loss, optimizer and schedule; --lr replaces the learning rate of all. Needs PYTHONPATH=. where this
+their own loss, optimizer and schedule; --lr replaces the learning rate of all, and `--lr search` tries rates a factor of 2
+apart until the best has a worse neighbour on both sides. Needs PYTHONPATH=. where this
 project is not installed, and of its dependencies only torch, safetensors, numpy and jaxtyping.
 """
 # pyright: reportMissingImports=false
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from activations.shuffle import ShuffledReader
 from activations.store import Store
+from sae.training.rates import next_rate
 
+FIRST = 2.0**-10  # where a search for the best rate begins
 Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]  # raw rows -> reconstruction, L0
 
 
@@ -129,19 +132,41 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--lr", type=float, help="for all alike; each package's own default when left out")
+    parser.add_argument(
+        "--lr",
+        type=rate,
+        help="for all alike, or search for the best; each package's own default when left out",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     store = Store(args.store)
     hook = store.only_hook()
+    if args.lr != "search":
+        measure(contestants[args.contestant], store, hook, args)
+        return
+    fvus: dict[float, float] = {}
+    while (lr := next_rate(fvus, FIRST)) is not None:
+        args.lr = lr
+        fvus[lr] = measure(contestants[args.contestant], store, hook, args)
+
+
+def rate(text: str) -> float | str:
+    """A learning rate, or the word for seeking it."""
+    return text if text == "search" else float(text)
+
+
+def measure(train: Callable[..., Reconstruct], store: Store, hook: str, args: argparse.Namespace) -> float:
+    """Train one contestant and print a row; its held-out FVU."""
     started = time.perf_counter()
-    reconstruct = contestants[args.contestant](store, hook, args)
+    reconstruct = train(store, hook, args)
     seconds = time.perf_counter() - started
     fvu, l0 = held_out_fvu(reconstruct, store, hook)
     print(
         f"| {args.contestant} | lr {args.lr or 'default'} | seed {args.seed} | held-out FVU {fvu:.4f} | L0 {l0:.2f} "
-        f"| {args.steps} steps of {args.batch}, width {args.width}, k {args.k} | {seconds:.0f} s |"
+        f"| {args.steps} steps of {args.batch}, width {args.width}, k {args.k} | {seconds:.0f} s |",
+        flush=True,
     )
+    return fvu
 
 
 if __name__ == "__main__":

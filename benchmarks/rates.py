@@ -27,10 +27,9 @@ from activations.moments import geometric_median
 from activations.store import Split, Store
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.cli.progress import progress
+from sae.training.rates import FACTOR, minimum, next_rate
 from sae.training.schedules import peak_rate
 from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer
-
-FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def run(command: Run) -> None:
     measured = read(command.results)
     with progress("rates", len(points), "points") as advance:
         for point in points:
-            while (lr := next_rate(point, measured[point])) is not None:
+            while (lr := next_rate(measured[point], first_rate(point))) is not None:
                 row = {**asdict(point), "lr": lr, **measure(point, lr, rows)}
                 measured[point][lr] = row["fvu"]
                 with command.results.open("a") as file:
@@ -137,12 +136,9 @@ def run(command: Run) -> None:
             advance(1)
 
 
-def next_rate(point: Point, fvus: dict[float, float]) -> float | None:
-    """The rate to try next: near the default, then beyond the best where that has no worse neighbour; None when it has two."""
-    if not fvus:
-        return 2.0 ** round(math.log2(peak_rate(point.width, point.steps)))
-    best = min(fvus, key=lambda lr: fvus[lr])
-    return next((lr for lr in (best * FACTOR, best / FACTOR) if lr not in fvus), None)
+def first_rate(point: Point) -> float:
+    """The power of 2 nearest to the default, so that all points are measured at the same rates."""
+    return 2.0 ** round(math.log2(peak_rate(point.width, point.steps)))
 
 
 def read(path: Path) -> defaultdict[Point, dict[float, float]]:
@@ -154,18 +150,17 @@ def read(path: Path) -> defaultdict[Point, dict[float, float]]:
     return measured
 
 
-def minimum(fvus: dict[float, float]) -> tuple[float, np.ndarray]:
-    """The best rate between those tried, and the parabola of FVU over log2 rate through the best three."""
+def parabola(fvus: dict[float, float]) -> np.ndarray:
+    """FVU over log2 rate through the best three."""
     best = min(fvus, key=lambda lr: fvus[lr])
     x = np.log2([best / FACTOR, best, best * FACTOR])
-    parabola = np.polyfit(x, [fvus[best / FACTOR], fvus[best], fvus[best * FACTOR]], 2)
-    return float(2.0 ** (-parabola[1] / (2 * parabola[0]))), parabola
+    return np.polyfit(x, [fvus[best / FACTOR], fvus[best], fvus[best * FACTOR]], 2)
 
 
 def fit(command: Fit) -> None:
     """Print the fit, and each point beside it."""
     measured = read(command.results)
-    done = {point: fvus for point, fvus in measured.items() if next_rate(point, fvus) is None}
+    done = {point: fvus for point, fvus in measured.items() if next_rate(fvus, first_rate(point)) is None}
     by_method: defaultdict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in done:
         by_method[point.method, point.settings].append(point)
@@ -173,13 +168,13 @@ def fit(command: Fit) -> None:
         best = {point: minimum(done[point]) for point in points}
         names = [n for n in ("width", "steps", "batch") if len({getattr(p, n) for p in points}) > 1]
         factors = np.array([[1.0, *(math.log2(getattr(p, n)) for n in names)] for p in points])
-        target = np.array([math.log2(best[p][0]) for p in points])
+        target = np.array([math.log2(best[p]) for p in points])
         solution = np.linalg.lstsq(factors, target, rcond=None)[0]
         exponents = " ".join(f"{name}^{power:.3f}" for name, power in zip(names, solution[1:], strict=True))
         print(f"\n{method} {settings}: {2.0 ** solution[0]:.3g} {exponents}")
         for point, row, wanted in zip(points, factors, target, strict=True):
-            _, parabola = best[point]
-            cost = np.polyval(parabola, row @ solution) / np.polyval(parabola, wanted) - 1
+            curve = parabola(done[point])
+            cost = np.polyval(curve, row @ solution) / np.polyval(curve, wanted) - 1
             rates = ", ".join(f"{lr:.2g}: {fvu:.4f}" for lr, fvu in sorted(done[point].items()))
             print(
                 f"  width {point.width:6d} steps {point.steps:6d} batch {point.batch:5d}: best {2.0**wanted:.2e}, "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -57,29 +57,35 @@ def try_rates(
     start = short.resolved(0, arch).lr
     assert isinstance(start, float)
     losses: dict[float, float] = {}
-    lr: float | None = start
-    while lr is not None and len(losses) < MOST_TRIALS:
+    while len(losses) < MOST_TRIALS and (lr := next_rate(losses, start)) is not None:
         losses[lr] = _loss(make(), dataclasses.replace(short, lr=lr).resolved(0, arch), batches, scale)
         on_trial(Trial(lr, losses[lr]))
-        best = min(losses, key=lambda rate: losses[rate])
-        if losses[best] < math.inf:
-            beside = (best * FACTOR, best / FACTOR)
-        else:
-            beside = (best / FACTOR ** len(losses),)
-        lr = next((rate for rate in beside if rate not in losses), None)
-    best = min(losses, key=lambda rate: losses[rate])
-    if losses[best] == math.inf:
+    if min(losses.values()) == math.inf:
         raise ConfigError(
             f"train.lr = auto: every rate from {min(losses):.2g} to {max(losses):.2g} diverged; give a lower one"
         )
     assert cfg.steps is not None
     assert short.steps is not None
-    carried = _minimum(losses, best) * (cfg.steps / short.steps) ** STEPS_POWER
+    carried = minimum(losses) * (cfg.steps / short.steps) ** STEPS_POWER
     return carried, [Trial(rate, loss) for rate, loss in sorted(losses.items())]
 
 
-def _minimum(losses: dict[float, float], best: float) -> float:
-    """The minimum of the parabola through the best rate and its neighbours, or the best where one is missing or diverged."""
+def next_rate(losses: Mapping[float, float], first: float) -> float | None:
+    """The rate to try after those tried: `first`, then a factor of 2 beyond the best, None once it has worse neighbours on both sides.
+
+    Losses by rate are infinite for runs that diverged; while all are, lower rates come next."""
+    if not losses:
+        return first
+    best = min(losses, key=lambda rate: (losses[rate], rate))
+    beside = (best * FACTOR, best / FACTOR) if losses[best] < math.inf else (best / FACTOR,)
+    return next((rate for rate in beside if rate not in losses), None)
+
+
+def minimum(losses: Mapping[float, float]) -> float:
+    """The minimum of the parabola, loss over log rate, through the best rate and its neighbours a factor of 2 away.
+
+    The best rate itself where a neighbour is missing or diverged."""
+    best = min(losses, key=lambda rate: losses[rate])
     below, above = (losses.get(rate, math.inf) for rate in (best / FACTOR, best * FACTOR))
     bend = below - 2 * losses[best] + above
     if not 0 < bend < math.inf:
