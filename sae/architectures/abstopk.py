@@ -18,6 +18,11 @@ from sae.code import SparseCode
 class AbsTopKConfig(ArchConfig):
     """AbsTopK: the k latents largest in size, of either sign; one latent can stand for two opposites."""
 
+    advice = (
+        "Set --arch.k to a tenth of the activations' width and choose with --arch.per batch. At a k of a "
+        "twentieth of the width or less it has more error than topk."
+    )
+
     k: int = 32
     """Latents kept per token; on average when chosen per batch."""
     per: Literal["token", "batch"] = "token"

@@ -26,6 +26,12 @@ EDGE = 0.25  # latents
 class AdaptiveKConfig(ArchConfig):
     """AdaptiveK: more latents for the tokens of complex texts; needs a store with labels."""
 
+    advice = (
+        "First train a batchtopk run of the same width with the k you want, then label the store with it "
+        "(`sae store label STORE --labels needed:RUN`), and set k_min and k_max to about k / 8 and 3 k. Both "
+        "runs together take twice the time of one."
+    )
+
     reads_labels: ClassVar[bool] = True
 
     k_min: int = 20

@@ -26,6 +26,9 @@ class ArchConfig:
     rate: ClassVar[float] = 1.0
     """The best peak learning rate, over that of a TopK of equal width, steps and batch (`benchmarks/rates.py`)."""
 
+    advice: ClassVar[str] = ""
+    """Which settings suit which budget, as `sae train ARCH --help` and the method's page say."""
+
     d_sae: int = 8192
     """Latents in the dictionary (its width, F)."""
 

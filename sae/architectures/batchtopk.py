@@ -18,6 +18,11 @@ from sae.code import SparseCode
 class BatchTopKConfig(ArchConfig):
     """BatchTopK: k latents a token on average, shared out over the batch."""
 
+    advice = (
+        "As topk. In runs of less than some hundred steps the threshold lags behind and L0 comes out too "
+        "high: add --arch.threshold-rate 0.1."
+    )
+
     k: float = 32
     """Latents kept per token on average; B * k is rounded down."""
     aux_k: int | None = None

@@ -20,6 +20,11 @@ from sae.code import SparseCode
 class GatedConfig(ArchConfig):
     """Gated: L1 on a gate that decides what fires, magnitudes free of its shrinkage."""
 
+    advice = (
+        "L0 follows from l1_weight and from how long the run is: sweep three prices over short runs, then "
+        "train the best one long. About 3.8 gives an L0 near 30 after 600 steps at a width of 576."
+    )
+
     l1_weight: float | None = None
     """Price of the gate's pre-activations, against squared errors summed over dimensions, where inputs have
     unit mean square per dimension (as `scale_inputs` makes them); when left out, sqrt(D) / 20. A price meant

@@ -30,6 +30,12 @@ AMPLITUDE_ROWS = 4096  # of the sample
 class GBAConfig(ArchConfig):
     """GBA: groups of latents, each held near a firing frequency of its own by adapting biases."""
 
+    advice = (
+        "Set --arch.l0 to about an eighth of the activations' width, where it is level with topk; the "
+        "defaults then suit runs of minutes. Runs of millions of tokens can follow the paper: --arch.p-first "
+        "0.5 --arch.p-last 0.001, which fires 7 % of the dictionary."
+    )
+
     groups: int = 10
     """Groups of latents, of equal size but for one latent; 1 is the paper's BA."""
     l0: float | None = None

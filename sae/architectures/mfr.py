@@ -25,6 +25,11 @@ from sae.errors import ConfigError
 class MFRConfig(ArchConfig):
     """MFR: peers that must agree on their features; the first of them is the SAE in use."""
 
+    advice = (
+        "In runs of minutes take at most 2,048 latents: matching the peers takes a second a step from some "
+        "4,000 on. Every peer costs as much as a run of its own."
+    )
+
     k: int = 32
     """Latents kept per token."""
     peers: int = 2

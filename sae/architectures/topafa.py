@@ -21,6 +21,11 @@ from sae.errors import ConfigError
 class TopAFAConfig(ArchConfig):
     """top-AFA: as many latents as the token's norm asks for; sparsity is neither set nor guaranteed."""
 
+    advice = (
+        "Nothing is to be set. It needs a few thousand steps, and an L0 well below the activations' width: "
+        "with less, its low error says nothing."
+    )
+
     afa_weight: float = 1 / 16
     """Weight of the term that pulls the code's norm to the input's. 1/16 is what SAELens's port calls most
     stable; the authors try 1/128 to 1/16, and 1/128 fails on one of their three layers."""

@@ -19,7 +19,7 @@ from activations.moments import geometric_median
 from activations.shuffle import Batch, ShuffledReader, sample
 from activations.store import Store
 from activations.token_labels import LabelSet, choose
-from sae.architectures import ARCHITECTURES, SAE, build, name_of
+from sae.architectures import ARCHITECTURES, SAE, ArchConfig, build, name_of
 from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
@@ -287,9 +287,9 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, on_steps: Callable[
         raise Stopped(stop[0] if stop else signal.SIGTERM)
 
 
-def _summary(name: str, config: type) -> str:
-    """What a method is for, where it comes from (its module says), and an example."""
+def _summary(name: str, config: type[ArchConfig]) -> str:
+    """What a method is for, where it comes from (its module says), which settings suit which budget, and an example."""
     what = (config.__doc__ or "").strip().splitlines()[0]
     source = " ".join((inspect.getdoc(inspect.getmodule(config)) or "").split("\n\n", 1)[-1].split())
     example = f"Example: sae train {name} --store stores/demo --out runs/mine --arch.d-sae 16384"
-    return f"{what}\n\n{source}\n\n{example}"
+    return f"{what}\n\n{source}\n\nSettings: {config.advice}\n\n{example}"

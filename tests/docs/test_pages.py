@@ -36,6 +36,14 @@ def test_a_methods_page_names_its_paper_its_code_and_shows_a_picture(name: str):
     assert (ROOT / "docs/methods" / f"{name}.svg").stat().st_size < 100_000
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_methods_page_gives_the_advice_of_its_help(name: str):
+    advice = ARCHITECTURES[name][0].advice
+    page = (ROOT / f"docs/methods/{name}.md").read_text(encoding="utf-8")
+    assert advice
+    assert advice.replace("`", "") in page.replace("`", "")
+
+
 def test_the_index_leads_to_every_method():
     assert {f"{name}.md" for name in ARCHITECTURES} <= set(targets(INDEX))
     assert len(table(INDEX, "method")) == len(ARCHITECTURES)
