@@ -61,7 +61,7 @@ def main(args: list[str]) -> int:
         model, store_path, HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)
     )
     arch = TopKConfig(d_sae=cfg.width, k=cfg.k)
-    training = TrainConfig(steps=cfg.steps, lr=1e-3, checkpoint_minutes=1)
+    training = TrainConfig(steps=cfg.steps, checkpoint_minutes=1)
     train.train(
         RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training), run_path, resume=True
     )
