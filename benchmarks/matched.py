@@ -113,9 +113,9 @@ class Bench:
         self.model: LanguageModel | None = None
 
     def final(self, name: str, value: float | None, lr: float, seed: int) -> None:
-        """A run of the table, measured with the language model too."""
+        """A run of the table; of each method and L0, the first seed's is measured with the language model too."""
         run = self.run(name, value, lr, seed)
-        if "splice" not in (run.evaluation or {}):
+        if seed == 0 and "splice" not in (run.evaluation or {}):
             self.model = self.model or run.language_model()
             evaluate(run, run.sae(), self.model, self.command.windows)
 
