@@ -21,7 +21,7 @@ class TopKConfig(ArchConfig):
 
     advice = (
         "The defaults suit runs of minutes and of days: the learning rate follows the width and the number of "
-        "steps. In five minutes of two cores train 2,048 latents for 600 steps of 1,024 tokens, in an hour "
+        "steps. In two minutes of two cores train 2,048 latents for 600 steps of 1,024 tokens, in an hour "
         "8,192 for 5,000 steps of 2,048. From 10,000 steps on add --train.ema 0.999."
     )
 

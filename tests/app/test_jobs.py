@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app.session.jobs import Job
 from sae.errors import ConfigError
@@ -68,3 +69,29 @@ def test_mistakes_and_faults_are_one_line(caplog):
     assert "KeyError" in error
     assert "\n" not in error
     assert caplog.records, "the trace is in the log"
+
+
+def test_two_jobs_on_one_page_are_stopped_each_by_its_own_button():
+    def page() -> None:
+        import streamlit as st
+
+        from app import frame
+
+        for job in st.session_state["jobs"]:
+            frame.job(job)
+
+    def work(report):
+        while True:
+            report(0.5, "on and on")
+            time.sleep(0.001)
+
+    jobs = [Job(work), Job(work)]
+    tab = AppTest.from_function(page, default_timeout=60)
+    tab.session_state["jobs"] = jobs
+    tab.run()
+    assert not tab.exception
+    tab.button[1].click().run()
+    assert ended(jobs[1]).stopped
+    assert jobs[0].running
+    jobs[0].stop()
+    ended(jobs[0])
