@@ -172,9 +172,8 @@ def add(
                 f"{store.path} has labels {name!r} already, made by {there.source}: choose another --name, "
                 f"or delete {folder}"
             )
-        locks.clear(
-            folder, lambda: (folder / JOB).unlink(missing_ok=True)
-        )  # a crash may have come before that
+        # a crash may have come between the index and this
+        locks.clear(folder, lambda: (folder / JOB).unlink(missing_ok=True))
         return there
     with locks.alone_in(folder):
         _begin(folder, identity)

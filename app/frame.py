@@ -238,9 +238,8 @@ def job(job: Job) -> None:
         left = "" if job.seconds_left is None else f" · {job.seconds_left:.0f} s left"
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.progress(job.share, render.markdown(f"{job.note or 'starting'}{left}"))
-            st.button(
-                "Stop", icon=":material/stop:", on_click=job.stop, key=f"stop {id(job)}"
-            )  # two may run at once
+            # two jobs of a page may run at once
+            st.button("Stop", icon=":material/stop:", on_click=job.stop, key=f"stop {id(job)}")
 
     if job.running:
         progress()

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from activations.store import Store
+from benchmarks.matched_table import measured
+from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
-from sae.cli.evaluate import evaluate
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.labelling import label
 from sae.runs import Run
@@ -40,10 +40,7 @@ class OnText:
             train=TrainConfig(length.steps, length.batch, seed=self.seed, log_every=50),
             labels=labels,
         )
-        run = train(cfg, self.out / f"{name}-seed{self.seed}", resume=True)
-        if not run.evaluation:
-            evaluate(run, run.sae(), None, 0)
-        return run
+        return measured_run(cfg, self.out / f"{name}-seed{self.seed}")
 
     def topk(self, width: int, k: int, length: Length) -> Run:
         """The TopK run that others are compared with."""
@@ -58,18 +55,12 @@ class OnText:
 
 def fvu(run: Run) -> float:
     """FVU on the held-out rows."""
-    return _estimate(run, "fvu")
+    return measured(run)[1]
 
 
 def l0(run: Run) -> float:
     """Latents that fire on a held-out row."""
-    return _estimate(run, "l0")
-
-
-def _estimate(run: Run, name: str) -> float:
-    evaluation = run.evaluation
-    assert evaluation is not None
-    return evaluation["estimates"][name]["value"]
+    return measured(run)[0]
 
 
 def topk(on: OnText) -> Iterator[float]:

@@ -25,10 +25,10 @@ import tyro
 from activations.models import LanguageModel
 from activations.store import Store
 from benchmarks.matched_table import Chosen, final_runs, frontier, measured, run_folder, table, write_chosen
+from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
 from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
-from sae.cli.train import train as train_run
 from sae.config import RunConfig
 from sae.labelling import label
 from sae.runs import Run
@@ -137,10 +137,7 @@ class Bench:
             train=TrainConfig(steps=command.steps, batch=command.batch, lr=lr, seed=seed, log_every=50),
             labels=labels,
         )
-        run = train_run(cfg, run_folder(command.out, name, value, lr, seed), resume=True)
-        if not run.evaluation:
-            evaluate(run, run.sae(), None, 0)
-        return run
+        return measured_run(cfg, run_folder(command.out, name, value, lr, seed))
 
     def labels(self, l0: float) -> str:
         """The name of the store's labels that say how many latents the BatchTopK of this L0 spends on each token."""

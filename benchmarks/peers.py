@@ -7,7 +7,7 @@ Run it once per contestant, each in an environment that has that package:
 All read the very same batches, scaled by one constant as each package's own runner does. The peers train with
 their own loss, optimizer and schedule; --lr replaces the learning rate of all, and `--lr search` tries rates a factor of 2
 apart until the best has a worse neighbour on both sides. Needs PYTHONPATH=. where this
-project is not installed, and of its dependencies only torch, safetensors, numpy and jaxtyping.
+project is not installed, and of its dependencies only torch, safetensors, numpy and jaxtyping; a search needs them all.
 """
 # pyright: reportMissingImports=false
 
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from activations.shuffle import ShuffledReader
 from activations.store import Store
-from sae.training.rates import next_rate
 
 FIRST = 2.0**-10  # where a search for the best rate begins
 Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]  # raw rows -> reconstruction, L0
@@ -144,6 +143,8 @@ def main() -> None:
     if args.lr != "search":
         measure(contestants[args.contestant], store, hook, args)
         return
+    from sae.training.rates import next_rate
+
     fvus: dict[float, float] = {}
     while (lr := next_rate(fvus, FIRST)) is not None:
         args.lr = lr

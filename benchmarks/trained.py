@@ -1,4 +1,6 @@
-"""Our own training step as the benchmarks set it up: a TopK SAE at its start, a trainer, latents made to count as dead."""
+"""What benchmarks train: single steps of a TopK SAE at its start, and whole runs measured on held-out rows."""
+
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -6,6 +8,10 @@ from torch import Tensor
 
 from benchmarks.timing import Shape
 from sae.architectures import TopKConfig, build
+from sae.cli.evaluate import evaluate
+from sae.cli.train import train
+from sae.config import RunConfig
+from sae.runs import Run
 from sae.training.trainer import TrainConfig, Trainer
 
 
@@ -26,3 +32,11 @@ def silence(silent_tokens: Tensor, share: float, trainer: Trainer) -> None:
     dead = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: round(share * n)]
     silent_tokens.zero_()
     silent_tokens[dead] = trainer.cfg.dead_after_tokens
+
+
+def measured_run(cfg: RunConfig, folder: Path) -> Run:
+    """Train a run and measure it on its held-out rows, without the language model; what is there is not done again."""
+    run = train(cfg, folder, resume=True)
+    if not run.evaluation:
+        evaluate(run, run.sae(), None, 0)
+    return run

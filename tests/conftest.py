@@ -55,10 +55,10 @@ def _shapes_of_first_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Check shapes in a test's first training steps only: the later have the same, and a check triples a toy's step."""
     train_step, steps = Trainer.train_step, itertools.count(1)
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         if next(steps) > CHECKED_STEPS:
             jaxtyping.config.update("jaxtyping_disable", True)
-        return train_step(*args)
+        return train_step(*args, **kwargs)
 
     monkeypatch.setattr(Trainer, "train_step", counted)
     yield

@@ -75,7 +75,7 @@ class AbsTopK(SAE):
         return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """Of size, the same for all; 0 when latents are chosen per token."""
+        """Return one threshold for all latents, which sizes are compared with; it is 0 when latents are chosen per token."""
         return self.threshold.expand(self.d_sae)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:

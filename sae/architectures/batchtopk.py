@@ -58,7 +58,7 @@ class BatchTopK(SAE):
         return self.pre_activations(x).above(self.threshold)
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """The same for all."""
+        """Return one threshold for all latents."""
         return self.threshold.expand(self.d_sae)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:

@@ -46,28 +46,28 @@ def describe(
     about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
         about["map"] = True
-    scratch = out / collect.SCRATCH
     if ranks.from_first(_is_there(out, about)):
         if not ranks.rank():
-            locks.clear(out, lambda: _tidy(out, scratch))  # a crash may have come between the index and this
+            locks.clear(out, lambda: _tidy(out))  # a crash may have come between the index and this
         return FeatureStore(out)
     with ranks.alone_in(out):
         if ranks.rank() == 0:
             (out / store.INDEX).unlink(missing_ok=True)
+        scratch = out / collect.SCRATCH
         collected = collect.collect(sae, activations, hook, cfg, scratch, identity, watch)
         sae = sae.cpu()
         lens = _lens(model, sae, cfg, scratch, watch)
         if ranks.rank() == 0:
             columns = _columns(sae, collected, cfg, mapped, watch)
             write.write(out, about, columns, collected, lens, model.vocabulary.text, activations)
-            _tidy(out, scratch)
+            _tidy(out)
         ranks.barrier()
     return FeatureStore(out)
 
 
-def _tidy(out: Path, scratch: Path) -> None:
-    """Leave in a whole folder only what its index names."""
-    collect.clear(scratch)
+def _tidy(out: Path) -> None:
+    """Remove the pass's scratch and what interrupted writes left from a folder that is whole."""
+    collect.clear(out / collect.SCRATCH)
     files.sweep(out)
     files.sync(out)
 

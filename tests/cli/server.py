@@ -109,9 +109,8 @@ def kill_at(number: int, folder: str, by: int = signal.SIGKILL) -> None:
         if not changes or not isinstance(args[0], str | os.PathLike):
             return
         path = os.fspath(args[0])
-        if (
-            event in ("os.remove", "os.rmdir") and args[1] >= 0
-        ):  # within an open folder, as shutil.rmtree does it
+        # shutil.rmtree removes names within an open folder
+        if event in ("os.remove", "os.rmdir") and args[1] >= 0:
             path = os.path.join(os.readlink(f"/proc/self/fd/{args[1]}"), path)
         if path.startswith(folder):
             left -= 1
