@@ -21,8 +21,9 @@ class GatedConfig(ArchConfig):
     """Gated: L1 on a gate that decides what fires, magnitudes free of its shrinkage."""
 
     advice = (
-        "L0 follows from l1_weight and from how long the run is: sweep three prices over short runs, then "
-        "train the best one long. About 3.8 gives an L0 near 30 after 600 steps at a width of 576."
+        "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
+        "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, 2.5 "
+        "gives an L0 of 17 and 3.8 one of 9."
     )
 
     l1_weight: float | None = None

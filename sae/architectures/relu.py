@@ -30,8 +30,9 @@ class ReLUConfig(ArchConfig):
     """ReLU: the classic baseline, all positive latents, made sparse by an L1 penalty."""
 
     advice = (
-        "L0 follows from l1_weight and from how long the run is: sweep three prices over short runs, then "
-        "train the best one long. About 2 gives an L0 near 32 after 600 steps at a width of 576."
+        "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
+        "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, 1 "
+        "gives an L0 of 38 and 2 one of 11."
     )
 
     l1_weight: float = 5.0
