@@ -1,14 +1,13 @@
-from .errors import ActivationsError
+from .errors import WorkbenchError
 from .generation import Sampling, generate, prompt_ids
 from .harvest import HarvestConfig
-from .models import LanguageModel
+from .language_model import LanguageModel
 from .shuffle import ShuffledReader
 from .store import Store
 from .text import TextConfig
 from .tokens import PackingConfig
 
 __all__ = [
-    "ActivationsError",
     "HarvestConfig",
     "LanguageModel",
     "PackingConfig",
@@ -16,6 +15,7 @@ __all__ = [
     "ShuffledReader",
     "Store",
     "TextConfig",
+    "WorkbenchError",
     "generate",
     "prompt_ids",
 ]

@@ -1,55 +1,107 @@
-"""Every error `activations` raises on purpose: one readable line each, exit code 2 at the command line."""
+"""Every error that the workbench raises on purpose. The command line prints one and ends with exit code 2.
+
+    WorkbenchError
+    ├── TextError
+    ├── LabelError
+    ├── ModelError
+    ├── HookError
+    ├── StoreError
+    ├── HarvestError
+    ├── BusyError
+    ├── GenerationError
+    ├── RankError
+    ├── ChatError
+    ├── ConfigError
+    ├── ShapeError
+    ├── RunError
+    ├── DivergedError
+    ├── ForeignError
+    └── HubError
+
+Anything else that is raised is a fault of the workbench and shows its traceback."""
 
 LONGEST = 1000  # characters
 
 
-class OneLine(Exception):
-    """Its message is one line of readable length, whatever it quotes of a file or a library."""
+class WorkbenchError(Exception):
+    """Something the caller can put right.
 
-    def __str__(self) -> str:
-        line = " ".join(super().__str__().split())
+    The message says in one line what is wrong, what was found and what was needed. `fix` is the shell command that puts it
+    right, where there is one: the command line prints it on a line of its own, the app offers it to copy."""
+
+    def __init__(self, message: str, *, fix: str | None = None):
+        super().__init__(message)
+        self.fix = fix
+
+    @property
+    def message(self) -> str:
+        """What is wrong, in one line of readable length, whatever it quotes of a file or a library."""
+        line = " ".join(str(self.args[0]).split())
         return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
 
+    def __str__(self) -> str:
+        return self.message if self.fix is None else f"{self.message}; {self.fix}"
 
-class ActivationsError(OneLine):
-    """Something the caller can mend: the message says what, what was found, what was needed, what to do."""
 
-
-class TextError(ActivationsError):
+class TextError(WorkbenchError):
     """The text source is missing, empty, or lacks the column asked for."""
 
 
-class LabelError(ActivationsError):
+class LabelError(WorkbenchError):
     """A source of labels is missing, fails, or gives something that is no number."""
 
 
-class ModelError(ActivationsError):
+class ModelError(WorkbenchError):
     """The language model cannot be found, fetched or booted."""
 
 
-class HookError(ActivationsError):
+class HookError(WorkbenchError):
     """The model has no hook point of that name."""
 
 
-class StoreError(ActivationsError):
+class StoreError(WorkbenchError):
     """A store is missing, damaged, of a newer format, or does not fit what it is asked for."""
 
 
-class HarvestError(ActivationsError):
+class HarvestError(WorkbenchError):
     """A harvest cannot start or go on."""
 
 
-class BusyError(ActivationsError):
+class BusyError(WorkbenchError):
     """Another process is at work in the folder."""
 
 
-class GenerationError(ActivationsError):
+class GenerationError(WorkbenchError):
     """A text cannot be gone on with: no prompt, too long, or a setting out of range."""
 
 
-class RankError(ActivationsError):
+class RankError(WorkbenchError):
     """The processes that work together cannot: one of them has ended, or there are more than GPUs."""
 
 
-class ChatError(ActivationsError):
+class ChatError(WorkbenchError):
     """A tokenizer has no chat template, or its template does not take the messages it is given."""
+
+
+class ConfigError(WorkbenchError):
+    """A setting is out of range, or two contradict each other."""
+
+
+class ShapeError(WorkbenchError):
+    """A tensor does not have the shape the SAE reads."""
+
+
+class RunError(WorkbenchError):
+    """A run or features folder is missing, unfinished, damaged, of a newer format, or in the way."""
+
+
+class DivergedError(WorkbenchError):
+    """A training loss is no longer finite."""
+
+
+class ForeignError(WorkbenchError):
+    """Another tool's file is missing, damaged, unsafe to read, or holds what has no exact form here; or the reverse."""
+
+
+class HubError(WorkbenchError):
+    """A name of the hub is none, is not there, may not be read, does not answer or sends other bytes than it says."""

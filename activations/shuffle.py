@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from activations.background import ahead
+from activations.disk.schema import build
 from activations.errors import StoreError
+from activations.parallel.threads import ahead
 from activations.store import DTYPES, Positions, Split, Store
 from activations.token_labels import LabelSet, choose
-from activations.typed import build
 
 
 class Batch(NamedTuple):

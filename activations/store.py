@@ -13,14 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from activations import files
+from activations.disk import files
+from activations.disk.files import plain
+from activations.disk.schema import LARGEST, build
 from activations.errors import StoreError, TextError
-from activations.files import plain
-from activations.finite import place_of_none
-from activations.segments import NAN, expand, lie_within, spread
-from activations.splits import ends_a_run, is_held_out, kept
+from activations.rows import NAN, ends_a_run, expand, is_held_out, kept, lie_within, place_of_none, spread
 from activations.tokens import PackingConfig
-from activations.typed import LARGEST, build
 
 FORMATS = {"document": 1, "token": 2}  # the format number follows from what a label belongs to
 INDEX, JOB = "index.json", "harvest.json"  # of a whole store; of a harvest under way

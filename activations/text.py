@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from activations import embedded, hub, mixed
+from activations import demo_assets, hub, mixed
 from activations.documents import Document
 from activations.errors import TextError
 from activations.messages import chosen_roles, columns_of, document_of
@@ -163,7 +163,7 @@ def _embedded(config: TextConfig) -> _Embedded | None:
     """The text that an `embedded` name stands for, None for any other name. Raises TextError when there is none."""
     known = {
         "embedded": _Embedded(
-            lambda: ({"text": text} for text in embedded.documents()), embedded.TEXT_VERSION
+            lambda: ({"text": text} for text in demo_assets.documents()), demo_assets.TEXT_VERSION
         ),
         mixed.NAME: _Embedded(mixed.rows, mixed.VERSION),
     }

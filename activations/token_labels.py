@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from activations import files, locks
-from activations.errors import ActivationsError, StoreError
-from activations.labels import unit_of
-from activations.models import LanguageModel
-from activations.segments import NAN
+from activations.disk import files, locks
+from activations.document_labels import unit_of
+from activations.errors import StoreError, WorkbenchError
+from activations.language_model import LanguageModel
+from activations.rows import NAN
 from activations.store import Shard, Store, read_json, shard_name
 from activations.tokens import NOWHERE
 
@@ -197,7 +197,7 @@ def verify(store: Store) -> Iterator[tuple[str, str | None]]:
     for name in names(store):
         try:
             labels = LabelSet(store, name)
-        except ActivationsError as error:
+        except WorkbenchError as error:
             yield f"{FOLDER}/{name}/{INDEX}", str(error)
             continue
         for number in range(len(store.shards)):

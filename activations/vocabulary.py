@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from activations.chunks import plain_ids
+from activations.disk.schema import fits
 from activations.documents import Document, beginning
 from activations.errors import ModelError, TextError
 from activations.spellings import leading_space, spellings
 from activations.token_text import TokenText, pieces_at
-from activations.typed import fits
 
 
 class Vocabulary:

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
+from activations.errors import WorkbenchError
 from benchmarks import acceptance_text as on_text
 from sae.architectures import ARCHITECTURES, MFR, ArchConfig
 from sae.cli.progress import progress
 from sae.cli.synthetic import begin, finish, train
-from sae.errors import SAEError
 from sae.evaluation.recovery import cosines, parent_recall, recovery
 from sae.evaluation.synthetic import Gaussian, Independent, Tree
 from sae.losses import matched_mean
@@ -240,7 +240,7 @@ def run(
         for seed in seeds:
             values.append(list(experiment(seed)))
             advance(1, note=name)
-    except (MissingError, SAEError, TypeError) as error:
+    except (MissingError, WorkbenchError, TypeError) as error:
         failure = str(error)
     all_right = True
     for place, expected in enumerate(expectations):

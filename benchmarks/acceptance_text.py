@@ -11,9 +11,9 @@ from benchmarks.matched_table import measured
 from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
 from sae.config import RunConfig
-from sae.labelling import label
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig
+from sae.workflows.label_tokens import label
 
 
 class Length(NamedTuple):

@@ -91,10 +91,10 @@ def _sum(one: Spent, other: Spent, third: Spent = (0.0, 0.0), sign: int = 1) -> 
 
 
 def ours(store: Store, args: argparse.Namespace) -> tuple[Spent, int]:
-    from activations.models import load
+    from activations.language_model import load
     from sae.architectures import TopKConfig, build
-    from sae.features import describe as describing
     from sae.features.collect import FeaturesConfig, shards_to_read
+    from sae.workflows import features as describing
 
     hook = store.only_hook()
     sae = build(TopKConfig(d_sae=args.width, k=32), store.width(hook), 0).requires_grad_(False)

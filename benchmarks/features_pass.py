@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from sae.features import compiled
+from sae.features import numba_pass
 from sae.features.examples import Selection, gather, traces, wanted_pairs
 from sae.features.firings import Firings, by_latent
 from sae.features.statistics import Statistics
@@ -59,11 +59,11 @@ def one_pass(codes: list[Code], n_latents: int, kept: int) -> dict[str, float]:
 
 def plainly(work: Callable[[], dict[str, float]]) -> dict[str, float]:
     """The same by plain torch."""
-    kept, compiled.WORTHWHILE = compiled.WORTHWHILE, 2**62
+    kept, numba_pass.WORTHWHILE = numba_pass.WORTHWHILE, 2**62
     try:
         return work()
     finally:
-        compiled.WORTHWHILE = kept
+        numba_pass.WORTHWHILE = kept
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:

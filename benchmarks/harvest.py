@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activations import embedded, models
+from activations import demo_assets, language_model
 from activations.harvest import HarvestConfig, harvest
 from activations.text import TextConfig, documents
 from activations.tokens import PackingConfig, windows
@@ -41,7 +41,7 @@ class Reached(Exception):
     """The block asked for has run."""
 
 
-def bare(model: models.LanguageModel, tokens: Tensor, layer: int, batch: int) -> None:
+def bare(model: language_model.LanguageModel, tokens: Tensor, layer: int, batch: int) -> None:
     """A forward pass up to and with block `layer`, nothing kept."""
 
     def stop(*_: object) -> None:
@@ -57,7 +57,7 @@ def bare(model: models.LanguageModel, tokens: Tensor, layer: int, batch: int) ->
     handle.remove()
 
 
-def bridged(model: models.LanguageModel, tokens: Tensor, hook: str) -> Tensor:
+def bridged(model: language_model.LanguageModel, tokens: Tensor, hook: str) -> Tensor:
     """The bridge's own way: cache one hook point and stop behind its block."""
     stop = int(hook.split(".")[1]) + 1
     with torch.no_grad():
@@ -87,7 +87,7 @@ def compare(contestants: dict[str, Callable[[], object]], rounds: int, tokens: i
         print(f"| {name} | {speed:,.0f} | {ratios[0]:.2f}x | {alone:,.0f} | {ratios[1]:.2f}x |")
 
 
-def text_tokens(model: models.LanguageModel, count: int, packing: PackingConfig) -> Tensor:
+def text_tokens(model: language_model.LanguageModel, count: int, packing: PackingConfig) -> Tensor:
     """So many windows of the embedded text, [n, T]."""
     stream = windows(documents(TextConfig()), model.tokenizer, packing)
     return torch.from_numpy(np.stack([next(stream).tokens for _ in range(count)])).long()
@@ -98,7 +98,7 @@ def make_model(folder: Path) -> Path:
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     end = "<|endoftext|>"  # the file alone: what else lies there is of one release of transformers
-    file = str(embedded.model_folder() / "tokenizer.json")
+    file = str(demo_assets.model_folder() / "tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, bos_token=end, eos_token=end)
     torch.manual_seed(0)
     config = GPT2Config(
@@ -150,7 +150,7 @@ def saelens(model: Path, texts: list[str], tokens: int, dtype: str) -> Callable[
 
 def ours(model: Path, texts: Path, tokens: int, dtype: Any) -> Callable[[], object]:
     """Our harvest of the same."""
-    loaded = models.load(str(model))
+    loaded = language_model.load(str(model))
     config = HarvestConfig(
         hooks=HOOK, tokens=tokens, dtype=dtype, text=TextConfig(dataset=str(texts)),
         packing=PackingConfig(context=CONTEXT), shard_tokens=8192,
@@ -182,7 +182,7 @@ def against_saelens(args: argparse.Namespace) -> None:
 
 def against_bare(args: argparse.Namespace) -> None:
     """Harvest beside the bare pass, capture beside the bridge's."""
-    model = models.load(args.model)
+    model = language_model.load(args.model)
     packing = PackingConfig(context=args.context)
     config = HarvestConfig(hooks=args.hook, tokens=args.tokens, packing=packing, shard_tokens=8192)
     tokens = text_tokens(model, args.tokens // args.context, packing)
@@ -217,7 +217,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--hook", default=embedded.MODEL_HOOK)
+    parser.add_argument("--hook", default=demo_assets.MODEL_HOOK)
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--long", type=int, default=1024, help="window of the comparison with the bridge")

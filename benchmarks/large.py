@@ -15,7 +15,7 @@ import time
 from itertools import cycle
 from pathlib import Path
 
-from activations import embedded
+from activations import demo_assets
 from benchmarks.timing import table
 
 CONTEXT, BATCH, BYTES = 128, 2048, 2
@@ -27,7 +27,7 @@ def make_model(folder: Path, width: int) -> None:
     """A random GPT-2 that reads the embedded model's tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    file = str(embedded.model_folder() / "tokenizer.json")
+    file = str(demo_assets.model_folder() / "tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, bos_token="<|im_start|>", eos_token="<|im_end|>")
     GPT2LMHeadModel(
         GPT2Config(vocab_size=len(tokenizer), n_embd=width, n_layer=1, n_head=8, n_positions=CONTEXT)
@@ -39,7 +39,7 @@ def make_text(path: Path, tokens: int) -> None:
     """Documents, about as many as that takes at four letters a token, and a tenth more."""
     due = 1.1 * 4.5 * tokens
     with path.open("w") as out:
-        for text in cycle(list(embedded.documents())):
+        for text in cycle(list(demo_assets.documents())):
             out.write(json.dumps({"text": text}) + "\n")
             due -= len(text)
             if due < 0:

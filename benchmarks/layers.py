@@ -8,7 +8,7 @@ import argparse
 import numpy as np
 import torch
 
-from activations import models
+from activations import language_model
 from activations.text import TextConfig, documents
 from activations.tokens import PackingConfig, windows
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--windows", type=int, default=16)
     args = parser.parse_args()
-    model = models.load(args.model)
+    model = language_model.load(args.model)
     stream = windows(documents(TextConfig()), model.tokenizer, PackingConfig())
     tokens = torch.from_numpy(np.stack([next(stream).tokens for _ in range(args.windows)]))
     hooks = [f"blocks.{block}.hook_resid_post" for block in range(model.n_layers)]

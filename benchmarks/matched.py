@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from activations.store import Store
 from benchmarks.matched_table import Chosen, final_runs, frontier, measured, run_folder, table, write_chosen
 from benchmarks.trained import measured_run
@@ -30,11 +30,11 @@ from sae.architectures import ARCHITECTURES
 from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
 from sae.config import RunConfig
-from sae.labelling import label
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.rates import next_rate
 from sae.training.schedules import peak_rate
 from sae.training.trainer import TrainConfig
+from sae.workflows.label_tokens import label
 
 TOLERANCE, TRIALS = 0.03, 6
 FIRST = ("topk", "batchtopk")

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from activations import files
+from activations.disk import files
 from sae.code import SparseCode
 from sae.evaluation.similarity import codes
-from sae.runs import Run
+from sae.runs.run import Run
 
 COLUMNS = (
     "method", "L0", "FVU", "FVU over TopK's at this L0", "CE recovered", "silent", "encoder MFLOP", "peak rate",

@@ -57,7 +57,7 @@ def trained(case: str, store: str, steps: int) -> dict[str, float]:
 
 
 def harvested(tokens: int) -> dict[str, float]:
-    from activations import models
+    from activations import language_model as models
     from activations.harvest import HarvestConfig
     from sae.cli.harvest import run
 
@@ -71,7 +71,7 @@ def harvested(tokens: int) -> dict[str, float]:
 def described(folder: str, tokens: int) -> dict[str, float]:
     from sae.cli.features import collect
     from sae.features.collect import FeaturesConfig
-    from sae.runs import Run
+    from sae.runs.run import Run
 
     started = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,10 +113,10 @@ def training_forecast(case: str, args: argparse.Namespace, machine: Callable[[],
 
 
 def harvest_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
-    from activations import models
+    from activations import language_model as models
     from activations.harvest import HarvestConfig
     from sae.cli.harvest import with_hooks
-    from sae.plan import harvesting
+    from sae.plan import harvest
 
     config = HarvestConfig(tokens=args.tokens, dtype="float16")
 
@@ -124,19 +124,19 @@ def harvest_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -
         model = models.load("embedded")
         return model, with_hooks(model, config)
 
-    pace = harvesting.pace("benchmark of a harvest", load, again=True, clock=time.process_time)
-    return harvesting.forecast(config, pace, machine(), Path())
+    pace = harvest.pace("benchmark of a harvest", load, again=True, clock=time.process_time)
+    return harvest.forecast(config, pace, machine(), Path())
 
 
 def features_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
     from sae.features.collect import FeaturesConfig
-    from sae.plan import describing
-    from sae.runs import Run
+    from sae.plan import features
+    from sae.runs.run import Run
 
     run = Run(args.run)
     key = "benchmark of features"
-    reader = describing.reader(key, run.language_model, again=True, clock=time.process_time)
-    return describing.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine())
+    reader = features.reader(key, run.language_model, again=True, clock=time.process_time)
+    return features.forecast(run, FeaturesConfig(tokens=args.tokens), reader, machine())
 
 
 def child(args: argparse.Namespace, job: str) -> dict[str, float]:

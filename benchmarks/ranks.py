@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from activations import ranks
+from activations.parallel import ranks
 from sae.architectures import TopKConfig, build
 from sae.training import distributed, sharing
 from sae.training.trainer import TrainConfig, Trainer

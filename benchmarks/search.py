@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from app import feature_rows
-from app.feature_rows import Wanted
+from sae.report import features as features_report
+from sae.report.features import Wanted
 
 LETTERS = "etaoinshrdlucmfw"
 VOCABULARY, LINES, TOKENS = (
@@ -44,14 +44,14 @@ def made_up(n: int) -> tuple[pa.Table, pa.ChunkedArray]:
         "raises": tokens,
     }
     labels = {latent: f"label {rng.choice(words)}" for latent in rng.sample(range(n), n // 10)}
-    return feature_rows.with_labels(pa.table(columns), labels), pa.chunked_array([texts])
+    return features_report.with_labels(pa.table(columns), labels), pa.chunked_array([texts])
 
 
 def main() -> None:
     """Make the run, search it, print a table."""
     table, texts = made_up(tyro.cli(Search).features)
     start = time.perf_counter()
-    haystack = feature_rows.haystack(table, texts)
+    haystack = features_report.haystack(table, texts)
     once = time.perf_counter() - start
     shown = Table(
         title=f"{len(table):,} features, {texts.nbytes / 1e6:,.0f} MB of examples, read once in {once:.2f} s"
@@ -62,7 +62,7 @@ def main() -> None:
         took, found = [], table
         for _ in range(REPEATS):
             start = time.perf_counter()
-            found = feature_rows.filtered(table, Wanted(words, density=(0.1, 1.0)), haystack)
+            found = features_report.filtered(table, Wanted(words, density=(0.1, 1.0)), haystack)
             took.append(time.perf_counter() - start)
         shown.add_row(words, f"{len(found):,}", f"{min(took):.3f}")
     Console().print(shown)

@@ -11,7 +11,7 @@ from sae.architectures import TopKConfig, build
 from sae.cli.evaluate import evaluate
 from sae.cli.train import train
 from sae.config import RunConfig
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, Trainer
 
 

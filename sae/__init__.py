@@ -2,4 +2,7 @@
 
 import lazy_loader
 
+from activations.errors import WorkbenchError as WorkbenchError
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["WorkbenchError"]

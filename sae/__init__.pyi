@@ -1,3 +1,5 @@
+import activations.errors
+
 from .architectures import (
     SAE,
     AbsTopKConfig,
@@ -18,15 +20,16 @@ from .cli.evaluate import evaluate
 from .cli.train import train
 from .code import SparseCode
 from .config import RunConfig
-from .errors import SAEError
-from .features.reader import read
-from .features.reading import Reading
 from .features.store import FeatureStore
-from .imported import import_sae
-from .runs import Run, load_sae
+from .reading.reader import read
+from .reading.reading import Reading
+from .runs.run import Run, load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .training.trainer import TrainConfig
+from .workflows.import_sae import import_sae
+
+WorkbenchError = activations.errors.WorkbenchError
 
 __all__ = [
     "SAE",
@@ -46,12 +49,12 @@ __all__ = [
     "Reading",
     "Run",
     "RunConfig",
-    "SAEError",
     "SparseCode",
     "Steering",
     "TopAFAConfig",
     "TopKConfig",
     "TrainConfig",
+    "WorkbenchError",
     "build",
     "evaluate",
     "import_sae",

@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from activations.typed import build
+from activations.disk.schema import build
+from activations.errors import RunError
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
-from sae.errors import RunError
-from sae.training.logs import LoggerName
+from sae.runs.log import LoggerName
 from sae.training.trainer import TrainConfig
 
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sae.kernels import others, strongest
+from sae.kernels import collective, strongest
 
 
 def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -21,8 +21,8 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
 @torch.no_grad()
 def _spread(x: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Sum of squared distances from the batch mean, or what stands for it; on a rank of several, the mean of the ranks'."""
-    centred = (x - others().mean_over_rows(x.mean(0))).flatten()
-    spread, squares = others().mean_over_rows(
+    centred = (x - collective().mean_over_rows(x.mean(0))).flatten()
+    spread, squares = collective().mean_over_rows(
         torch.stack([centred.dot(centred), x.flatten().dot(x.flatten())])
     )
     # the mean of equal rows is rounded, so that their spread is not quite 0; none of text comes near this
@@ -49,7 +49,7 @@ def auxk(
     `activations` (of either sign; the largest |value| is the most active) and `W_dec` are of the dead latents
     only. The residual is detached and has no b_dec on either side; the result is its FVU, so 1 means the dead
     explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
-    return fvu(residual.detach(), others().sum_over_latents(strongest(activations, k) @ W_dec))
+    return fvu(residual.detach(), collective().sum_over_latents(strongest(activations, k) @ W_dec))
 
 
 def matched_mean(scores: Float[Tensor, "n m"]) -> Float[Tensor, ""]:

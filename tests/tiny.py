@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from activations import files
+from activations.disk import files
 from activations.harvest import HarvestConfig, harvest
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from activations.store import Store
 from activations.text import TextConfig
 from activations.token_text import TokenText, named_bytes
@@ -24,7 +24,7 @@ from sae.cli.train import train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.store import SPELLINGS, VOCABULARY, FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, Trainer, fit
 
 HOOK = "blocks.1.hook_resid_pre"

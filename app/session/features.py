@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
-from app import feature_rows
-from app.session.errors import Missing
+from app.session.problems import Missing
 from app.session.runs import command, stamp
 from sae.features.store import INDEX, FeatureStore
-from sae.runs import Run
+from sae.report import features as features_report
+from sae.runs.run import Run
 
 
 def collected(run: Run) -> bool:
@@ -35,7 +35,7 @@ def table(store: FeatureStore) -> pa.Table:
     return _table(store.path, stamp(store.path / INDEX))
 
 
-def haystack(store: FeatureStore) -> feature_rows.Haystack:
+def haystack(store: FeatureStore) -> features_report.Haystack:
     """What of each feature is searched for words."""
     return _haystack(store.path, stamp(store.path / INDEX))
 
@@ -78,13 +78,13 @@ def _features(run: Path, stamp: tuple[int, int]) -> FeatureStore:
 
 @st.cache_resource(max_entries=4, show_spinner="Reading features")
 def _table(path: Path, stamp: tuple[int, int]) -> pa.Table:
-    return feature_rows.features(FeatureStore(path).table)
+    return features_report.features(FeatureStore(path).table)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading features")
-def _haystack(path: Path, stamp: tuple[int, int]) -> feature_rows.Haystack:
+def _haystack(path: Path, stamp: tuple[int, int]) -> features_report.Haystack:
     store = FeatureStore(path)
-    return feature_rows.haystack(_table(path, stamp), store.texts)
+    return features_report.haystack(_table(path, stamp), store.texts)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -8,8 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import streamlit as st
 
-from activations.errors import ActivationsError
-from sae.errors import SAEError
+from activations.errors import WorkbenchError
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Job(Generic[T]):
             self.result = work(self._report)
         except _Stopped:
             self.stopped = True
-        except (SAEError, ActivationsError) as error:
+        except WorkbenchError as error:
             self.error = str(error)
         except Exception as error:  # a thread has nobody to raise to: the page says so, the log has the trace
             log.exception("a job failed")

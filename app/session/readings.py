@@ -2,14 +2,13 @@
 
 from torch import Tensor
 
-from activations.errors import ActivationsError
+from activations.errors import ConfigError, WorkbenchError
 from activations.tokens import PackingConfig
-from app.session import features, live
+from app.session import features, models
 from app.session.jobs import Report
-from sae.errors import ConfigError
-from sae.features.reader import MOST_TOKENS, read
-from sae.features.reading import Reading
-from sae.runs import Run
+from sae.reading.reader import MOST_TOKENS, read
+from sae.reading.reading import Reading
+from sae.runs.run import Run
 
 LONGEST = 8 * MOST_TOKENS  # characters of a text
 
@@ -20,10 +19,10 @@ def read_text(run: Run, text: str, report: Report) -> Reading:
     Raises what loading them and `sae.read` raise, ConfigError for more than LONGEST characters."""
     if len(text) > LONGEST:
         raise ConfigError(f"the text has {len(text):,} characters: at most {LONGEST:,} are read at once")
-    report(0.0, "reading" if live.ready(run) else "loading the model: some seconds the first time")
+    report(0.0, "reading" if models.ready(run) else "loading the model: some seconds the first time")
     collected = features.of(run) if features.collected(run) else None
     packing, centre = _as_stored(run)
-    with live.using(run) as (model, sae):
+    with models.using(run) as (model, sae):
         report(0.0, "reading")
         return read(
             model,
@@ -42,5 +41,5 @@ def _as_stored(run: Run) -> tuple[PackingConfig | None, Tensor | None]:
     """How the run's store cuts text, and its mean; None where the store is gone."""
     try:
         return run.store.spec.packing, run.store.mean(run.hook)
-    except ActivationsError:
+    except WorkbenchError:
         return None, None

@@ -8,12 +8,12 @@ from typing import Any
 
 import streamlit as st
 
-from app import frame
-from app.session.errors import Missing
-from sae.errors import RunError
-from sae.problems import problems as told
-from sae.runs import Run, find_runs
-from sae.training import logs
+from activations.errors import RunError
+from app import widgets
+from app.session.problems import Missing
+from sae.runs.log import read as read_log
+from sae.runs.problems import problems as told
+from sae.runs.run import Run, find_runs
 
 REFRESH_SECONDS = 3.0  # a new run shows up at the next click after this
 
@@ -48,7 +48,7 @@ def evaluations(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
         try:
             measured[name] = run.evaluation
         except RunError as error:
-            frame.error(str(error))
+            widgets.error(str(error))
     return {name: evaluation for name, evaluation in measured.items() if evaluation}
 
 
@@ -66,7 +66,7 @@ def log(run: Run) -> list[dict[str, float]]:
     path = run.path / "log.jsonl"
     now, last = stamp(path), _last_read(path)
     if last.get("stamp") != now:
-        last |= {"stamp": now, "rows": logs.read(path)}
+        last |= {"stamp": now, "rows": read_log(path)}
     return last["rows"]
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from activations.errors import ConfigError
 from sae.architectures.abstopk import AbsTopK, AbsTopKConfig
 from sae.architectures.adaptivek import AdaptiveK, AdaptiveKConfig
 from sae.architectures.base import SAE, ArchConfig, Loss
@@ -15,7 +16,6 @@ from sae.architectures.mfr import MFR, MFRConfig
 from sae.architectures.relu import ReLU, ReLUConfig
 from sae.architectures.topafa import TopAFA, TopAFAConfig
 from sae.architectures.topk import TopK, TopKConfig
-from sae.errors import ConfigError
 
 ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
     "topk": (TopKConfig, TopK),

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from activations.errors import ConfigError
 from sae import kernels
 from sae.architectures import ridge
 from sae.architectures.base import SAE, ArchConfig, LabelUnit, Loss
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 SLOPE = 6  # of the sigmoid from score to k
 NATS = 10.0  # a surprise that counts as the highest score: the token had a probability of 1 in 22,000
@@ -155,7 +155,7 @@ class AdaptiveK(SAE):
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Tensor) -> Loss:
         """FVU + l1_weight * L1 + aux_weight * AuxK. All are relative to the inputs, so no weight depends on units."""
         code = self._encode(x)
-        size = kernels.others().mean_over_rows(x.norm(dim=1).sum())
+        size = kernels.collective().mean_over_rows(x.norm(dim=1).sum())
         size = torch.where(
             size > 0, size, len(x) * self.d_model**0.5
         )  # rows of zeros: as at unit mean square
@@ -205,7 +205,7 @@ class AdaptiveK(SAE):
         authors take the number that belongs to a sum of squares for a mean: n times as strong). Deviation:
         |w - w_start| + |b - b_start|. Rows without a label take no part. Moves `delta` in training mode."""
         labelled = labels.isfinite()
-        count = kernels.others().mean_over_rows(labelled.sum(dtype=x.dtype))
+        count = kernels.collective().mean_over_rows(labelled.sum(dtype=x.dtype))
         if not count:
             return x.new_zeros(()), {}
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
@@ -217,7 +217,7 @@ class AdaptiveK(SAE):
         deviation = (self.probe_w - self.probe_w_start).norm() + (self.probe_b - self.probe_b_start).abs()
         total = self.cfg.probe_weight * (probe + self.delta.clone() * deviation)
         if self.training:
-            self._follow(kernels.others().mean_over_rows(probe.detach()))
+            self._follow(kernels.collective().mean_over_rows(probe.detach()))
         return total, {**terms, "probe_deviation": deviation.detach()}
 
     def _follow(self, probe_loss: Float[Tensor, ""]) -> None:

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from activations.errors import ConfigError, ShapeError
 from sae import kernels
 from sae.code import SparseCode
-from sae.errors import ConfigError, ShapeError
 
 LabelUnit = Literal["score", "latents", "nats"]
 

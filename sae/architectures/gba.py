@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from activations.errors import ConfigError
 from sae import kernels, losses
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 SPREAD = 0.01  # of the last group's target to the first's, where only L0 is asked for
 MEASURED_TIED, MEASURED_UNTIED = 0.68, 0.35  # of L0 after training to the sum of all latents' targets
@@ -243,10 +243,10 @@ class GBA(SAE):
         switch = self._switch(u)
         code = self._code(u, switch)
         reconstruction = losses.fvu(y, self.decode(code))
-        others = kernels.others()
-        rows, fired = others.rows(len(x)), others.sum_over_rows((switch > 0).sum(0))
+        collective = kernels.collective()
+        rows, fired = collective.rows(len(x)), collective.sum_over_rows((switch > 0).sum(0))
         if self.training:
-            self._count(rows, fired, others.max_over_rows(switch.amax(0)))
+            self._count(rows, fired, collective.max_over_rows(switch.amax(0)))
         terms = {
             "fvu": reconstruction.detach(),
             "l0": code.l0().float().mean(),

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from activations.errors import ConfigError
 from sae.architectures.base import SAE, ArchConfig, Loss, gain, tied_init
 from sae.architectures.shared import (
     check_at_least_0,
@@ -21,7 +22,6 @@ from sae.architectures.shared import (
     warmed,
 )
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from activations.errors import ConfigError
 from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, EncoderCost, Loss
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)

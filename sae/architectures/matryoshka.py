@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from activations.errors import ConfigError
 from sae import kernels, losses
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode, offsets_of
-from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from activations.errors import ConfigError
 from sae import kernels, losses
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import check_k
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activations.errors import ConfigError
 from sae import kernels, losses
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.code import SparseCode
-from sae.errors import ConfigError
 
 
 def start_centred(sae: SAE, centre: Float[Tensor, "D"]) -> None:
@@ -40,7 +40,7 @@ def auxk_term(
 ) -> Float[Tensor, ""]:
     """`losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (appendix B.1)."""
     chosen = dead.nonzero()[:, 0]
-    if not kernels.others().any(len(chosen) > 0):
+    if not kernels.collective().any(len(chosen) > 0):
         return y.new_zeros(())
     active = sae.activations_of(x, chosen)
     rows = kernels.rows_of(sae.W_dec, chosen)
@@ -53,7 +53,7 @@ def follow_smallest(threshold: Float[Tensor, ""], values: Float[Tensor, "nnz"], 
 
     Zeros do not count; a batch of nothing else changes nothing. A threshold of 0 has no past: it is assigned."""
     sizes = values.abs()[values != 0]
-    least = kernels.others().least(sizes.min() if len(sizes) else values.new_tensor(torch.inf))
+    least = kernels.collective().least(sizes.min() if len(sizes) else values.new_tensor(torch.inf))
     if least.isfinite():
         threshold.lerp_(least, rate if threshold > 0 else 1.0)
 
@@ -87,7 +87,7 @@ def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: Spar
     y_hat = sae.decode(code)
     reconstruction = losses.fvu(y, y_hat)
     aux = auxk_term(sae, x, y, y_hat, dead, cfg.aux_k)
-    l0 = kernels.others().sum_over_latents(code.l0().float().mean())
+    l0 = kernels.collective().sum_over_latents(code.l0().float().mean())
     terms = {"fvu": reconstruction, "auxk": aux, "l0": l0}
     return Loss(
         reconstruction + cfg.aux_weight * aux, {n: t.detach() for n, t in terms.items()}, code.fired()

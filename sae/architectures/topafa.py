@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from activations.errors import ConfigError
 from sae import kernels
 from sae.architectures.base import SAE, ArchConfig, Loss
 from sae.architectures.shared import reconstruction_loss
 from sae.code import SparseCode, offsets_of
-from sae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class TopAFA(SAE):
         code = self._encode(x)
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         norm = x.norm(dim=1)
-        size = kernels.others().mean_over_rows(norm.square().mean())
+        size = kernels.collective().mean_over_rows(norm.square().mean())
         size = torch.where(size > 0, size, self.d_model)  # rows of zeros: as at unit mean square
         afa = (row_norms(code) - norm).square().mean() / size
         total = loss.total + self.cfg.afa_weight * self.d_model * afa

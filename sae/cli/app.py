@@ -13,12 +13,12 @@ from pathlib import Path
 
 import tyro
 
+from activations.errors import ConfigError, RunError
 from sae.cli import arguments
 from sae.cli.signals import Stopped
-from sae.errors import ConfigError, RunError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-PASSWORD = "SAE_PASSWORD"  # the environment variable in which `app.door` looks for it
+PASSWORD = "SAE_PASSWORD"  # the environment variable in which `app.password` looks for it
 PORTS_TRIED = 20
 
 
@@ -138,7 +138,7 @@ def _meaning(command: App) -> str:
 def _script() -> Path:
     """The app's entry. Loads what its pages need, so that the first page need not wait for it."""
     try:
-        return Path(import_module("app.session.choice").__file__ or "").parents[1] / "served.py"
+        return Path(import_module("app.session.address").__file__ or "").parents[1] / "served.py"
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("streamlit", "plotly"):
             raise

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from sae.errors import ConfigError
+from activations.errors import ConfigError
 
 T = TypeVar("T")
 FLAG = re.compile(r"--[a-zA-Z][\w.-]*")

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from activations.errors import ConfigError
 from sae.cli import arguments
-from sae.errors import ConfigError
 from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.store import FeatureStore
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from activations.errors import ConfigError
 from sae.cli import arguments
-from sae.errors import ConfigError
 from sae.hub import catalogue
 from sae.hub.catalogue import Entry
 

@@ -9,15 +9,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from activations.errors import ConfigError
 from activations.store import Store
 from sae.cli import arguments, results
 from sae.cli.progress import progress
 from sae.cli.train import say_problems
-from sae.comparison import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
-from sae.errors import ConfigError
 from sae.evaluation.matching import LEVELS
 from sae.evaluation.reconstruction import held_out_rows
-from sae.runs import Run, read_json
+from sae.runs.run import Run, read_json
+from sae.workflows.compare import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from sae.cli import arguments
 from sae.cli.progress import progress
-from sae.features.dead.causes import CAUSES, FIRES_ON, TRAINING
-from sae.features.dead.of_run import diagnose_run, work
-from sae.features.dead.report import DeadReport
-from sae.features.dead.rows import DeadConfig
-from sae.runs import Run
+from sae.diagnosis.causes import CAUSES, FIRES_ON, TRAINING
+from sae.diagnosis.report import DeadReport
+from sae.diagnosis.sample import DeadConfig
+from sae.runs.run import Run
+from sae.workflows.diagnose import diagnose_run, work
 
 
 @dataclass(frozen=True)

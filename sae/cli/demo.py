@@ -5,15 +5,15 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from activations import embedded, models
+from activations import demo_assets, language_model
 from activations.harvest import HarvestConfig
 from activations.text import TextConfig
 from sae.architectures import TopKConfig
 from sae.cli import arguments, dead, evaluate, features, harvest, train
 from sae.config import RunConfig
+from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
-from sae.features.dead.rows import DeadConfig
-from sae.runs import Run, device
+from sae.runs.run import Run, device
 from sae.training.trainer import TrainConfig
 
 
@@ -32,7 +32,7 @@ class Demo:
     """Latents in the dictionary."""
     k: int = 32
     """Latents that fire per token."""
-    hook: str = embedded.MODEL_HOOK
+    hook: str = demo_assets.MODEL_HOOK
     """Hook point."""
     windows: int = 48
     """Held-out windows for the language model's own loss."""
@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
     cfg = arguments.parse(Demo, "sae demo", args)
     store_path = cfg.path("stores", "tokens", "hook")
     run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
-    model = models.load("embedded", device=str(device()))
+    model = language_model.load("embedded", device=str(device()))
     text = TextConfig(dataset="embedded")
     harvest.run(
         model, store_path, HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)

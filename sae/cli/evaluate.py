@@ -8,16 +8,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations import files
-from activations.models import LanguageModel
+from activations.disk import files
+from activations.errors import ConfigError
+from activations.language_model import LanguageModel
 from sae.architectures import SAE
 from sae.cli import arguments
 from sae.cli.progress import progress
-from sae.errors import ConfigError
 from sae.evaluation.reconstruction import held_out_rows, reconstruction
 from sae.evaluation.splice import splice
-from sae.imported import unlike_training
-from sae.runs import Run, device
+from sae.runs.run import Run, device
+from sae.workflows.import_sae import unlike_training
 
 FORMAT = 1
 LABELS = {

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import tyro
 
+from activations.errors import ConfigError
 from sae.cli import arguments
 from sae.cli.progress import progress
-from sae.errors import ConfigError
 from sae.features.collect import shards_to_read
-from sae.features.delphi import write_cache
-from sae.features.neuronpedia import Listing, write_listing
-from sae.features.page import export_html
+from sae.features.html_page import export_html
 from sae.features.store import FeatureStore
 from sae.foreign import WRITABLE
-from sae.imported import origin_of
-from sae.runs import Run, device
+from sae.foreign.delphi import write_cache
+from sae.foreign.neuronpedia import Listing, write_listing
+from sae.runs.run import Run, device
+from sae.workflows.import_sae import origin_of
 
 
 @dataclass(frozen=True)

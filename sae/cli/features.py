@@ -5,15 +5,15 @@ from pathlib import Path
 
 import tyro
 
-from activations import ranks
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
+from activations.parallel import ranks
 from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.features.collect import FeaturesConfig
-from sae.features.describe import describe
 from sae.features.effects import FOLDER, load_effect, measure_effect, save_effect
 from sae.features.store import FeatureStore
-from sae.runs import Run, device
+from sae.runs.run import Run, device
+from sae.workflows.features import describe
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ from typing import Literal
 
 import tyro
 
-from activations import embedded, models, ranks
+from activations import demo_assets, language_model
+from activations.document_labels import NEEDED
 from activations.harvest import HarvestConfig, harvest
-from activations.labels import NEEDED
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
+from activations.parallel import ranks
 from activations.store import Store
 from activations.text import make_ready
 from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.cli.store import label
-from sae.labelling import refuse_other_hook
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.label_tokens import refuse_other_hook
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def main(args: list[str]) -> int:
     make_ready(command.config.text)  # before a model is loaded, perhaps fetched, for it
     with ranks.group():
         place = ranks.device()
-        dtype = models.precision(command.model_dtype, place)
-        model = models.load(command.model, command.revision, dtype, str(place))
+        dtype = language_model.precision(command.model_dtype, place)
+        model = language_model.load(command.model, command.revision, dtype, str(place))
         source = command.config.labels or ""
         if source.startswith(NEEDED):  # of a store that is there
             config = with_hooks(model, dataclasses.replace(command.config, labels=None))
@@ -80,4 +81,4 @@ def with_hooks(model: LanguageModel, config: HarvestConfig) -> HarvestConfig:
     if config.hook_names:
         return config
     middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
-    return dataclasses.replace(config, hooks=embedded.MODEL_HOOK if model.name == "embedded" else middle)
+    return dataclasses.replace(config, hooks=demo_assets.MODEL_HOOK if model.name == "embedded" else middle)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import tyro
 
+from activations.errors import ConfigError
 from sae.cli import arguments
 from sae.cli.progress import progress
-from sae.errors import ConfigError
 from sae.foreign import FORMATS
-from sae.imported import import_sae
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.import_sae import import_sae
 
 USAGE = "sae import [FORMAT] PATH --out RUN, with FORMAT one of " + ", ".join(FORMATS)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import tyro
 
+from activations.errors import ConfigError
 from sae.cli import arguments
-from sae.errors import ConfigError
 from sae.features.store import FeatureStore
 
 

@@ -114,10 +114,9 @@ def main(args: list[str] | None = None) -> int:
 
 def _message(error: Exception) -> str | None:
     """What to tell of a mistake that a user can mend; None for a fault of ours."""
-    from activations.errors import ActivationsError
-    from sae.errors import SAEError
+    from activations.errors import WorkbenchError
 
-    if isinstance(error, ActivationsError | SAEError):
+    if isinstance(error, WorkbenchError):
         return str(error)
     if not isinstance(error, OSError):
         return None

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import tyro
 
-from activations import models
-from activations.errors import ActivationsError
+from activations import language_model
+from activations.errors import ConfigError, ForeignError, WorkbenchError
 from activations.harvest import HarvestConfig
 from activations.text import TextConfig, make_ready
 from activations.tokens import PackingConfig
 from sae.cli import app, arguments, evaluate, features, harvest, import_
 from sae.cli.progress import progress
-from sae.errors import ConfigError, ForeignError, SAEError
 from sae.features.collect import FeaturesConfig
 from sae.foreign import FORMATS, Origin
 from sae.hub.fetch import locate
 from sae.hub.names import is_hub_name, parse
-from sae.imported import format_of, import_sae
-from sae.runs import Run, device
+from sae.runs.run import Run, device
+from sae.workflows.import_sae import format_of, import_sae
 
 LONGEST = 80  # characters of a folder's name
 
@@ -84,7 +83,7 @@ def prepare(command: Open) -> Run:
     if run.evaluation is None:
         try:
             evaluate.evaluate(run, run.sae().to(device()), model, command.windows)
-        except (ActivationsError, SAEError) as error:  # the pages can do without
+        except WorkbenchError as error:  # the pages can do without
             print(f"not evaluated: {error}")
     if run.evaluation is not None:
         evaluate.show(run)
@@ -107,7 +106,7 @@ def folder_name(what: str) -> str:
     return plain if len(plain) <= LONGEST else plain[-LONGEST:].lstrip("-.")
 
 
-def _import(command: Open, out: Path, text: TextConfig) -> tuple[Run, models.LanguageModel]:
+def _import(command: Open, out: Path, text: TextConfig) -> tuple[Run, language_model.LanguageModel]:
     """Fetch an SAE, harvest what it reads, and make a run of it over that store."""
     form, path = None, Path(command.what)
     if is_hub_name(command.what):
@@ -128,7 +127,7 @@ def _import(command: Open, out: Path, text: TextConfig) -> tuple[Run, models.Lan
     assert hook is not None
     assert name is not None
     place = device()
-    model = models.load(name, None, models.precision("auto", place), str(place))
+    model = language_model.load(name, None, language_model.precision("auto", place), str(place))
     config = HarvestConfig(
         hooks=hook, tokens=command.tokens, text=text, packing=PackingConfig(context=command.context)
     )

@@ -13,22 +13,22 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations import models
+from activations import language_model
+from activations.errors import ConfigError
 from activations.harvest import HarvestConfig
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from activations.store import DTYPES, Store
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments
 from sae.cli.harvest import Harvest, with_hooks
-from sae.errors import ConfigError
 from sae.features.collect import FeaturesConfig
-from sae.plan import describing, harvesting, rates, training
+from sae.plan import features, harvest, rates, training
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.measure import measure
 from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.distributed import Parallel
 from sae.training.trainer import TrainConfig
 
@@ -122,16 +122,16 @@ def _harvest(args: list[str]) -> int:
     command = arguments.parse(PlanHarvest, "sae plan harvest", args, tyro.conf.OmitArgPrefixes)
     _check(command.plan)
     make_ready(command.config.text)
-    dtype = models.precision(command.model_dtype, torch.device("cpu"))
+    dtype = language_model.precision(command.model_dtype, torch.device("cpu"))
 
     def load() -> tuple[LanguageModel, HarvestConfig]:
-        model = models.load(command.model, command.revision, dtype)
+        model = language_model.load(command.model, command.revision, dtype)
         return model, with_hooks(model, command.config)
 
-    key = harvesting.key(_name(), command.model, command.revision, str(dtype), command.config)
-    pace = harvesting.pace(key, load, command.plan.measure)
+    key = harvest.key(_name(), command.model, command.revision, str(dtype), command.config)
+    pace = harvest.pace(key, load, command.plan.measure)
     machine = here(command.plan.measure)
-    found = harvesting.forecast(command.config, pace, machine, command.out, command.plan.ranks)
+    found = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)
     return show(found, machine, command.plan)
 
 
@@ -163,9 +163,9 @@ def _features(args: list[str]) -> int:
     _check(command.plan)
     run = Run(command.run)
     key = f"{_name()}: {run.about['model']} {run.about['model_revision'] or ''} to describe latents"
-    reader = describing.reader(key, run.language_model, command.plan.measure)
+    reader = features.reader(key, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
-    found = describing.forecast(run, command.config, reader, machine, command.plan.ranks)
+    found = features.forecast(run, command.config, reader, machine, command.plan.ranks)
     return show(found, machine, command.plan)
 
 

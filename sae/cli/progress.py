@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from activations import ranks
+from activations.parallel import ranks
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
 

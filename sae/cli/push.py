@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tyro
 
+from activations.errors import ConfigError
 from sae.cli import arguments
 from sae.cli.evaluate import LABELS
-from sae.errors import ConfigError
 from sae.hub import push
 from sae.hub.fetch import size_shown
 from sae.hub.names import is_hub_name, parse
-from sae.runs import Run
+from sae.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from activations import files
+from activations.disk import files
+from activations.errors import ConfigError
 from sae.architectures import name_of
-from sae.errors import ConfigError
-from sae.runs import Run
-from sae.show import pareto
+from sae.report import run_charts
+from sae.runs.run import Run
 
 GRID = "rgba(140, 138, 132, 0.22)"
 LABELS = {
@@ -100,11 +100,11 @@ def write_pareto(path: Path, results: Sequence[Result]) -> None:
     kinds = list(dict.fromkeys(_kind(line) for line in sorted(lines, key=lambda line: line[1:3])))
     figure = make_subplots(rows=1, cols=len(measures), horizontal_spacing=0.1)
     for column, (measure, label) in enumerate(measures.items(), 1):
-        for trace in pareto.traces(_points(lines, measure), kinds):
+        for trace in run_charts.traces(_points(lines, measure), kinds):
             figure.add_trace({**trace, "showlegend": column == 1}, row=1, col=column)
         figure.update_yaxes(title=label, nticks=6, row=1, col=column)
     figure.update_xaxes(
-        title="L0 (latents firing per token)", zeroline=False, **pareto.l0_axis(_points(lines, "fvu"))
+        title="L0 (latents firing per token)", zeroline=False, **run_charts.l0_axis(_points(lines, "fvu"))
     )
     figure.update_yaxes(zeroline=False, gridcolor=GRID)
     figure.update_layout(
@@ -121,7 +121,7 @@ def _kind(line: Result) -> str:
     return f"{line.architecture}, {line.width:,} latents"
 
 
-def _points(lines: Sequence[Result], measure: str) -> list[pareto.Point]:
+def _points(lines: Sequence[Result], measure: str) -> list[run_charts.Point]:
     """Those lines that have the measure."""
     return [
         (line.run, _kind(line), line.l0, getattr(line, measure))

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from activations import files
+from activations.disk import files
+from activations.errors import ConfigError
 from activations.generation import Sampling, prompt_ids
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from sae.cli import arguments
 from sae.cli.progress import progress
-from sae.errors import ConfigError
 from sae.features.store import FeatureStore
-from sae.runs import Run, device
+from sae.runs.run import Run, device
 from sae.steering.compare import Comparison, compare
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.steering import Steering, positions_of

@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from activations import token_labels
-from activations.errors import StoreError
+from activations.errors import ConfigError, StoreError
 from activations.store import Store, verify
 from activations.token_labels import LabelSet, names
-from sae import labelling
 from sae.cli import arguments
 from sae.cli.progress import progress
-from sae.errors import ConfigError
+from sae.workflows import label_tokens
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def label(store: Store, source: str, name: str | None = None, batch: int = 2048)
     if batch < 1:
         raise ConfigError(f"batch = {batch} must be at least 1")
     with progress("label", store.tokens, "tokens") as advance:
-        labels = labelling.label(store, source, name, batch, advance)
+        labels = label_tokens.label(store, source, name, batch, advance)
     print(
         f"{store.path}: labels {labels.name!r}, {described(labels)}; next: sae train adaptivek --store {store.path}"
     )

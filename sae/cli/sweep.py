@@ -7,19 +7,19 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from activations import files
-from activations.models import LanguageModel
+from activations.disk import files
+from activations.errors import DivergedError, RunError
+from activations.language_model import LanguageModel
 from activations.store import Store
-from sae import sweep
 from sae.cli import arguments, results
 from sae.cli.evaluate import evaluate
 from sae.cli.progress import progress
 from sae.cli.results import Result
 from sae.cli.train import refuse_other, say_problems, settled, train
 from sae.config import RunConfig
-from sae.errors import DivergedError, RunError
-from sae.runs import Run, device
-from sae.sweep import Sweep
+from sae.runs.run import Run, device
+from sae.workflows import sweep
+from sae.workflows.sweep import Sweep
 
 TABLE, PLOT = "results.csv", "pareto.html"
 

@@ -18,7 +18,7 @@ from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.evaluation.recovery import ROWS, Recovery, recovery
 from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World
-from sae.runs import device
+from sae.runs.run import device
 from sae.training.trainer import TrainConfig, Trainer, fit
 
 INIT_ROWS = 32_768  # rows the initialisation sees, as in `sae train`

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from activations import locks, ranks
-from activations.errors import StoreError
-from activations.labels import per_token, unit_of
+from activations.disk import locks
+from activations.document_labels import per_token, unit_of
+from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from activations.moments import geometric_median
+from activations.parallel import ranks
 from activations.shuffle import Batch, ShuffledReader, sample
 from activations.store import Store
 from activations.token_labels import LabelSet, choose
@@ -24,10 +25,9 @@ from sae.cli import arguments
 from sae.cli.progress import progress
 from sae.cli.signals import Stopped, noted
 from sae.config import RunConfig
-from sae.errors import ConfigError, DivergedError, RunError
-from sae.runs import Run
+from sae.runs.log import Loggers
+from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates, sharing
-from sae.training.logs import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fit
 
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activations.errors import RunError
 from activations.store import Positions, Split, Store
 from sae.architectures import SAE
-from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio
 
 DENSE = 0.1  # a latent that fires on more than this share of tokens is dense

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from activations.errors import RunError, ShapeError
 from activations.store import Store
 from sae.architectures import SAE
 from sae.code import SparseCode, offsets_of
-from sae.errors import RunError, ShapeError
 
 Rows = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]

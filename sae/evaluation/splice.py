@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from activations.models import LanguageModel
-from activations.splits import is_held_out
+from activations.errors import RunError
+from activations.language_model import LanguageModel
+from activations.rows import is_held_out
 from activations.store import Store
 from activations.views import Edit
 from sae.architectures import SAE
-from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio
 
 

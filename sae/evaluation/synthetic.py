@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae.errors import ConfigError
+from activations.errors import ConfigError
 
 
 @dataclass(frozen=True)

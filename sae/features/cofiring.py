@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from sae.features import compiled
+from activations.progress import Advance, ignore
+from sae.features import numba_pass
 from sae.features.firings import Firings
-from sae.features.watch import Advance, ignore
 
 BLOCK_BYTES = 2**28  # of counts held at once
 DENSE_PIECE = 1024  # rows written out with their zeros at once, where codes are far from sparse
@@ -70,9 +70,9 @@ def add_together(counts: Int[Tensor, "f F"], firings: Firings, some: range) -> N
     height = int(rows.max()) + 1
     entries = np.ones(len(rows), np.int8), rows.numpy(), starts.numpy()
     code: Any = sparse.csc_matrix(entries, shape=(height, len(starts) - 1)).tocsr()
-    if loops := compiled.loops(len(rows)):
+    if loops := numba_pass.loops(len(rows)):
         own = starts[some.start : some.stop + 1].contiguous()
-        compiled.by_latents(loops.together, own, rows, code.indptr, code.indices, counts)
+        numba_pass.by_latents(loops.together, own, rows, code.indptr, code.indices, counts)
     else:
         _multiply(counts.numpy(), code.astype(np.int32), some)
 
@@ -100,9 +100,9 @@ def _best(
     all_fired = fired.double()
     own = all_fired[some.start : some.stop]
     keys = torch.full((len(some), n), NONE)
-    if loops := compiled.loops(counts.numel()):
+    if loops := numba_pass.loops(counts.numel()):
         even = torch.arange(len(some) + 1)
-        compiled.by_latents(loops.partners, even, counts, own, all_fired, n_rows, least, keys)
+        numba_pass.by_latents(loops.partners, even, counts, own, all_fired, n_rows, least, keys)
     else:
         for some_keys, piece, piece_own in zip(
             keys.split(256), counts.split(256), own.split(256), strict=True

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activations import files, ranks
+from activations.disk import files
+from activations.errors import ConfigError, RunError
+from activations.parallel import ranks, shares
+from activations.progress import Watch, unwatched
 from activations.store import Store, shard_name
 from sae.architectures import SAE
 from sae.code import offsets_of
-from sae.errors import ConfigError, RunError
-from sae.features import firings, shares
+from sae.features import firings
 from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
 from sae.features.firings import Firings
 from sae.features.statistics import Statistics
-from sae.features.watch import Watch, unwatched
-from sae.runs import read_json
+from sae.runs.run import read_json
 
 SCRATCH, JOB = "codes", "job.json"
 

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from activations import files
-from activations.models import LanguageModel
-from activations.typed import build, check, fits
+from activations.disk import files
+from activations.disk.schema import build, check, fits
+from activations.errors import ConfigError, RunError
+from activations.language_model import LanguageModel
 from activations.views import Edit
 from sae.architectures import SAE
-from sae.errors import ConfigError, RunError
-from sae.features.logits import sees
+from sae.features.logit_lens import sees
 from sae.features.store import Example, FeatureStore
-from sae.runs import read_json
+from sae.runs.run import read_json
 
 FORMAT = 1
 FOLDER = "effects"

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.code import offsets_of
-from sae.features import compiled
+from sae.features import numba_pass
 from sae.features.firings import Firings
 
 NONE = torch.iinfo(torch.int64).min  # an empty place among the keys
@@ -31,10 +31,10 @@ class Selection:
     def add(self, firings: Firings, context: int) -> None:
         """Take in firings of these latents on windows of `context` rows; windows must come whole."""
         state = self.positive, self.negative, self.sampled
-        if loops := compiled.loops(len(firings.values)):
+        if loops := numba_pass.loops(len(firings.values)):
             starts, rows, values, first_row = firings
             bits = values.view(torch.int32)
-            compiled.by_latents(
+            numba_pass.by_latents(
                 loops.selection, starts, rows, values, bits, first_row, context, self.latents.start, *state
             )
         else:
@@ -73,11 +73,11 @@ def wanted_pairs(chosen: dict[str, Int[Tensor, "F n"]]) -> Int[Tensor, "E"]:
 
 def gather(wanted: Int[Tensor, "E"], firings: Firings, context: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of a shard's firings those in wanted pairs: (place of the pair in `wanted`, position, value), by pair."""
-    if loops := compiled.loops(len(firings.values)):
+    if loops := numba_pass.loops(len(firings.values)):
         edges = torch.searchsorted(wanted, torch.arange(len(firings.starts)) << 32)
         place = torch.empty(len(firings.values), dtype=torch.int64)
         starts, rows, _, first_row = firings
-        compiled.by_latents(loops.gather, starts, rows, first_row, context, wanted, edges, place)
+        numba_pass.by_latents(loops.gather, starts, rows, first_row, context, wanted, edges, place)
     else:
         place = _places(wanted, firings, context)
     hit = (place >= 0).nonzero()[:, 0]

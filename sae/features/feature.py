@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sae.features.effects import Effect, load_effect
-from sae.features.labels import Label
+from sae.features.latent_labels import Label
 
 if TYPE_CHECKING:
     from sae.features.store import Band, Example, FeatureStore, Histogram, Partner
@@ -62,6 +62,6 @@ class Feature:
         return self.store.labels.get(self.latent)
 
     def _repr_html_(self) -> str:
-        from sae.features.page import notebook
+        from sae.features.html_page import notebook
 
         return notebook(self)

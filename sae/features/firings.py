@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from scipy import sparse
 from torch import Tensor
 
-from activations import files
+from activations.disk import files
 
 FORMAT = "sae-firings-2"
 CONTENT = ("starts", "rows", "values", "n_rows")

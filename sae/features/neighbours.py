@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from activations.progress import Advance, ignore
 from sae.architectures import SAE
-from sae.features.watch import Advance, ignore
 from sae.kernels import top
 
 

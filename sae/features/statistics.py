@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.features import compiled
+from sae.features import numba_pass
 from sae.features.firings import Firings
 
 BINS = 64  # a side
@@ -44,9 +44,9 @@ class Statistics:
     def add(self, firings: Firings) -> None:
         """Take in finite firings of these latents."""
         state = list(self.state().values())
-        if loops := compiled.loops(len(firings.values)):
+        if loops := numba_pass.loops(len(firings.values)):
             quarters = np.array(QUARTERS)
-            compiled.by_latents(loops.statistics, *firings, self.unit, quarters, LOWEST_OCTAVE, *state)
+            numba_pass.by_latents(loops.statistics, *firings, self.unit, quarters, LOWEST_OCTAVE, *state)
         else:
             _add(firings, self.unit, *state)
 

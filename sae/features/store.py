@@ -12,15 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
-from activations import files
+from activations.disk import files, tables
+from activations.disk.schema import fits
+from activations.disk.tables import lists, real, text, whole
+from activations.errors import RunError
 from activations.token_text import TokenText, named_bytes
-from activations.typed import fits
-from sae.contents import AboutFeatures
-from sae.errors import RunError
-from sae.features import labels, tables
-from sae.features.labels import Labels
-from sae.features.tables import lists, real, text, whole
-from sae.runs import as_written, read_about, read_json, read_tensors
+from sae.features import latent_labels
+from sae.features.latent_labels import Labels
+from sae.runs.records import AboutFeatures
+from sae.runs.run import as_written, read_about, read_json, read_tensors
 
 if TYPE_CHECKING:
     from sae.features.feature import Feature
@@ -174,7 +174,7 @@ class FeatureStore:
     @property
     def labels(self) -> Labels:
         """What people wrote about this SAE's latents, beside the folder: read anew at each call, to be written too."""
-        return Labels(self.path.parent / labels.FILE, self.about["sae_sha256"], len(self))
+        return Labels(self.path.parent / latent_labels.FILE, self.about["sae_sha256"], len(self))
 
     def feature(self, latent: int) -> "Feature":
         """One latent with all that is known about it. Raises RunError when there is no such latent."""

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from activations import files
+from activations.disk import files
 from activations.store import Store
 from activations.token_text import TokenText
 from sae.features.collect import Collected
-from sae.features.logits import LogitLens
+from sae.features.logit_lens import LogitLens
 from sae.features.map import cluster_tokens
 from sae.features.store import (
     EXAMPLES,

@@ -14,7 +14,7 @@ from sae.foreign import (
     sparsify,
     workbench,
 )
-from sae.foreign.exchange import Imported, Layout, Origin
+from sae.foreign.weights import Imported, Layout, Origin
 
 
 class Format(Protocol):

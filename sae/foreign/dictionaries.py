@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from activations.errors import ForeignError
 from sae.architectures import (
     SAE,
     AbsTopK,
@@ -24,9 +25,8 @@ from sae.architectures import (
     TopK,
     TopKConfig,
 )
-from sae.errors import ForeignError
-from sae.foreign import forms
-from sae.foreign.exchange import Weights, assemble, fold_norms, fold_pre_bias
+from sae.foreign import exact_forms
+from sae.foreign.weights import Weights, assemble, fold_norms, fold_pre_bias
 
 HOLDS = "ReLU, gated, TopK, BatchTopK, Matryoshka and JumpReLU SAEs"
 
@@ -192,13 +192,13 @@ def held(sae: SAE) -> tuple[str, dict[str, Tensor]]:
         sizes = torch.tensor(sae.cfg.ends).diff(prepend=torch.zeros(1, dtype=torch.int64))
         return "MatryoshkaBatchTopKSAE", {**parts, **_rule(sae.cfg.k, sae.threshold), "group_sizes": sizes}
     if isinstance(sae, TopK | BatchTopK | AbsTopK):
-        form = forms.ranked(sae)
+        form = exact_forms.ranked(sae)
         linear = _linear(form.W_enc, form.b_enc, form.W_dec)
         by_rank = isinstance(sae, TopK) or (isinstance(sae, AbsTopK) and sae.cfg.per == "token")
         threshold = torch.tensor(-1.0) if isinstance(sae, TopK) or by_rank else sae.threshold
         name = "AutoEncoderTopK" if by_rank else "BatchTopKSAE"
         return name, {**linear, "b_dec": sae.b_dec, **_rule(sae.cfg.k, threshold)}
-    raise forms.refusal(sae, "dictionary_learning", HOLDS)
+    raise exact_forms.refusal(sae, "dictionary_learning", HOLDS)
 
 
 def _linear(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor) -> dict[str, Tensor]:

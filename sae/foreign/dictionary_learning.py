@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activations import files
+from activations.disk import files
+from activations.errors import ConfigError, ForeignError
 from sae.architectures import SAE
-from sae.errors import ConfigError, ForeignError
-from sae.foreign import forms, sites
+from sae.foreign import exact_forms, hook_names
 from sae.foreign.dictionaries import READERS, Content, held, number_of
-from sae.foreign.exchange import Imported, Layout, Origin, finished, read_json, read_pt, state_dict
+from sae.foreign.weights import Imported, Layout, Origin, finished, read_json, read_pt, state_dict
 
 TITLE = "dictionary_learning (ae.pt and config.json)"
 WEIGHTS, ABOUT = "ae.pt", "config.json"
@@ -140,7 +140,7 @@ def _hook(trainer: dict[str, Any]) -> str | None:
     if re.fullmatch(r"(blocks\.\d+\.)?(\w+\.)?hook_\w+", name):
         return name
     found = re.fullmatch(r"(\w+?)_layer_(\d+)", name)
-    site = found and sites.SITES.get(found[1])
+    site = found and hook_names.SITES.get(found[1])
     return f"blocks.{found[2]}.{site}" if found and site else None
 
 
@@ -149,7 +149,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     Raises ForeignError for an architecture that has no class there."""
     name, tensors = held(sae)
-    layer, site = sites.layer_of(origin.hook), sites.site_of(origin.hook)
+    layer, site = hook_names.layer_of(origin.hook), hook_names.site_of(origin.hook)
     trainer = {
         "trainer_class": TRAINERS[name],
         "dict_class": name,
@@ -166,4 +166,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     with files.new_folder(path) as folder:
         files.write_atomically(folder / WEIGHTS, lambda part: torch.save(whole, part))
         files.write_json(folder / ABOUT, {"trainer": trainer, "buffer": buffer})
-    return forms.about_ranked(sae)
+    return exact_forms.about_ranked(sae)

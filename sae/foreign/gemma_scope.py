@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activations import files
+from activations.disk import files
+from activations.errors import ForeignError
 from sae.architectures import SAE, JumpReLU, JumpReLUConfig
-from sae.errors import ForeignError
-from sae.foreign import forms
-from sae.foreign.exchange import (
+from sae.foreign import exact_forms
+from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
@@ -157,9 +157,9 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """A folder with params.npz, as version 1 has it. ReLU, BatchTopK, Matryoshka and gated SAEs are exactly JumpReLUs in use.
 
     Raises ForeignError for other architectures. The format has no place for `origin`: name folders after it."""
-    form = forms.thresholded(sae)
+    form = exact_forms.thresholded(sae)
     if form is None:
-        raise forms.refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")
+        raise exact_forms.refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")
     arrays = {name: getattr(form, name).float().contiguous().numpy() for name in TENSORS}
 
     def save(part: Path) -> None:

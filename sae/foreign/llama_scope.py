@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from activations.errors import ConfigError, ForeignError
 from sae.architectures import ArchConfig, JumpReLUConfig, ReLUConfig, TopKConfig
-from sae.errors import ConfigError, ForeignError
-from sae.foreign.exchange import (
+from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from activations import files
+from activations.disk import files
+from activations.errors import ForeignError
 from sae.architectures import SAE, ReLU, ReLUConfig
-from sae.errors import ForeignError
-from sae.foreign import forms
-from sae.foreign.exchange import (
+from sae.foreign import exact_forms
+from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
@@ -89,7 +89,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     Raises ForeignError for any architecture but ReLU. The format has no place for `origin`."""
     if not isinstance(sae, ReLU):
-        raise forms.refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")
+        raise exact_forms.refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")
     b_dec, W_enc = sae.b_dec.double(), sae.W_enc.double()
     content = {
         "pre_bias": sae.b_dec.clone(),

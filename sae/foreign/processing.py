@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from activations.errors import ForeignError
 from sae.architectures import SAE, Gated
-from sae.errors import ForeignError
 
 PLAIN = dict.fromkeys(
     (

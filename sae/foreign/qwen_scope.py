@@ -7,9 +7,9 @@ Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer20.sae.pt."""
 import re
 from pathlib import Path
 
+from activations.errors import ConfigError, ForeignError
 from sae.architectures import TopKConfig
-from sae.errors import ConfigError, ForeignError
-from sae.foreign.exchange import (
+from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from activations.errors import ForeignError
 from sae.architectures import SAE, Gated, name_of
-from sae.errors import ForeignError
-from sae.foreign import sites
-from sae.foreign.exchange import Origin
+from sae.foreign import hook_names
+from sae.foreign.weights import Origin
 
 
 @dataclass
@@ -123,8 +123,8 @@ class Bench(nn.Module):
 def adapt(sae: SAE, origin: Origin) -> Bench:
     """An SAE for SAEBench or SAEDashboard; both need its model and a hook point in a block.
 
-    Raises ForeignError when `origin` lacks one of them. `sae.imported.origin_of(run)` gives the origin of a run's."""
-    layer = sites.layer_of(origin.hook)
+    Raises ForeignError when `origin` lacks one of them. `sae.workflows.import_sae.origin_of(run)` gives the origin of a run's."""
+    layer = hook_names.layer_of(origin.hook)
     if origin.model is None or origin.hook is None or layer is None:
         raise ForeignError(
             f"the SAE reads {origin.hook} of {origin.model}: SAEBench and SAEDashboard need the name of the model and a "

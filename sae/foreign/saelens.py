@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from activations import files
+from activations.disk import files
+from activations.errors import ConfigError, ForeignError
 from sae.architectures import (
     SAE,
     AbsTopK,
@@ -29,9 +30,8 @@ from sae.architectures import (
     TopKConfig,
     name_of,
 )
-from sae.errors import ConfigError, ForeignError
-from sae.foreign import forms, processing, sites
-from sae.foreign.exchange import (
+from sae.foreign import exact_forms, hook_names, processing
+from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
@@ -112,7 +112,7 @@ def _hook(about: dict[str, Any]) -> Any:
     """TransformerLens' name of the hook point; what is said where there is none."""
     hook = about.get("hook_name")
     if about.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
-        return sites.hook_of_module(hook) or hook
+        return hook_names.hook_of_module(hook) or hook
     return hook
 
 
@@ -261,4 +261,4 @@ def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
         case Gated():
             four["b_gate"] = four.pop("b_enc")
             return "gated", {**four, "b_mag": sae.b_mag, "r_mag": sae.r_mag}, {}
-    raise forms.refusal(sae, "SAELens", HOLDS)
+    raise exact_forms.refusal(sae, "SAELens", HOLDS)

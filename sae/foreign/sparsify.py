@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from activations import files
+from activations.disk import files
+from activations.errors import ForeignError
 from sae.architectures import SAE, AbsTopK, AbsTopKConfig, TopK, TopKConfig
-from sae.errors import ForeignError
-from sae.foreign import forms, sites
-from sae.foreign.exchange import (
+from sae.foreign import exact_forms, hook_names
+from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
@@ -94,7 +94,7 @@ def _origin(path: Path, about: dict[str, Any]) -> Origin:
         "context_size": run.get("ctx_len"),
         "dataset_path": run.get("dataset"),
     }
-    return Origin(model if isinstance(model, str) else None, sites.hook_of_module(module.name), facts)
+    return Origin(model if isinstance(model, str) else None, hook_names.hook_of_module(module.name), facts)
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
@@ -102,8 +102,8 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     Raises ForeignError for an architecture that does not keep k latents of each row."""
     if not isinstance(sae, TopK | AbsTopK) or (isinstance(sae, AbsTopK) and sae.cfg.per == "batch"):
-        raise forms.refusal(sae, "sparsify", "TopK SAEs")
-    form = forms.ranked(sae)
+        raise exact_forms.refusal(sae, "sparsify", "TopK SAEs")
+    form = exact_forms.ranked(sae)
     n, d = form.W_dec.shape
     about = {
         "activation": "topk",
@@ -127,4 +127,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
         files.write_json(folder / ABOUT, about)
-    return forms.about_ranked(sae)
+    return exact_forms.about_ranked(sae)

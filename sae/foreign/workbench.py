@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from sae.errors import ForeignError, RunError
-from sae.foreign.exchange import Imported, Layout, Origin
-from sae.runs import ABOUT, WEIGHTS, Run, load_sae
+from activations.errors import ForeignError, RunError
+from sae.foreign.weights import Imported, Layout, Origin
+from sae.runs.run import ABOUT, WEIGHTS, Run, load_sae
 
 TITLE = "SAE workbench (a finished run: run.json, sae.json and sae.safetensors)"
 LAYOUTS = (Layout(re.escape(ABOUT), ("run.json", WEIGHTS), ("eval.json", "labels.json", "features/*")),)

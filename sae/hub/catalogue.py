@@ -11,7 +11,7 @@ from importlib.resources import files
 from itertools import product
 from typing import Any, NamedTuple
 
-from sae.errors import HubError
+from activations.errors import HubError
 from sae.hub.names import HubName
 
 WIDTHS = {"1k": 1024, "4k": 4096, "16k": 16384, "24k": 24576, "32k": 32768, "65k": 65536, "80k": 81920, "131k": 131072,

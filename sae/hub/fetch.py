@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock
 
-from activations import files, hub
-from sae.errors import HubError
-from sae.features.watch import Watch, unwatched
+from activations import hub
+from activations.disk import files
+from activations.errors import HubError
+from activations.progress import Watch, unwatched
 from sae.hub.find import the_sae
 from sae.hub.names import HubName, parse
 

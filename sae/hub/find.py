@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from sae.errors import HubError
+from activations.errors import HubError
 from sae.foreign import FORMATS, other_dictionaries
 from sae.hub.names import HubName
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from sae.errors import HubError
+from activations.errors import HubError
 
 PREFIX = "hf:"
 FORM = "hf:OWNER/REPOSITORY[/PATH][@REVISION]"

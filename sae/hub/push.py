@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from activations import files, hub
+from activations import hub
+from activations.disk import files
+from activations.errors import HubError
 from sae.architectures import name_of
-from sae.errors import HubError
 from sae.features.store import FeatureStore
 from sae.hub.fetch import asked
 from sae.hub.names import HubName
-from sae.runs import ABOUT, WEIGHTS, Run
-from sae.show import card
-from sae.show.card import Card
+from sae.report import model_card
+from sae.report.model_card import Card
+from sae.runs.run import ABOUT, WEIGHTS, Run
 
 README, PICTURE = "README.md", "densities.svg"
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what `embedded` is called on the hub
@@ -56,9 +57,11 @@ def stage(run: Run, name: HubName, folder: Path, features: bool, labelled: Label
         )
     if store is not None:
         density = store.table["density"].to_pylist()
-        (folder / PICTURE).write_text(card.densities(density, store.about.get("tokens", 0)), encoding="utf-8")
+        (folder / PICTURE).write_text(
+            model_card.densities(density, store.about.get("tokens", 0)), encoding="utf-8"
+        )
     (folder / README).write_text(
-        card.markdown(_card(run, name, about, store is not None, features, labelled)), encoding="utf-8"
+        model_card.markdown(_card(run, name, about, store is not None, features, labelled)), encoding="utf-8"
     )
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

@@ -14,32 +14,32 @@ from sae.kernels.autograd import (
     where,
 )
 from sae.kernels.choice import BACKENDS, VARIABLE, WORTHWHILE, backend
+from sae.kernels.collective import SINGLE_PROCESS, SingleProcess, collective, use_collective
 from sae.kernels.gradients import RowGradient, gradients_by_row
-from sae.kernels.others import ALONE, Alone, among, others
 from sae.kernels.reference import Moments, Pace
 
 __all__ = [
-    "ALONE",
     "BACKENDS",
+    "SINGLE_PROCESS",
     "VARIABLE",
     "WORTHWHILE",
-    "Alone",
     "Moments",
     "Pace",
     "Pattern",
     "Projection",
     "RowGradient",
-    "among",
+    "SingleProcess",
     "backend",
+    "collective",
     "decode",
     "gradients_by_row",
     "largest_ands",
     "largest_of_batch",
-    "others",
     "products_in",
     "project",
     "rows_of",
     "strongest",
     "top",
+    "use_collective",
     "where",
 ]

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
+from sae.kernels.autograd_functions import Decoded, Entries, Some, SomeRows, entry_rows
 from sae.kernels.choice import backend
-from sae.kernels.functions import Decoded, Entries, Some, SomeRows, entry_rows
-from sae.kernels.others import others
+from sae.kernels.collective import collective
 from sae.kernels.reference import Picked
 
 BLOCK = 2**26  # numbers in the buffer of pre-activations: 2,048 rows of 32,768 latents, fewer rows of more
@@ -69,7 +69,7 @@ class Projection:
 
         picked = _joined(list(self._blocks(choose)))
         if isinstance(k, int):
-            kept = others().largest_of_row(
+            kept = collective().largest_of_row(
                 _keys(picked, by_size).view(len(self.x), min(k, self.W.shape[1])), k
             )
             picked = picked if kept is None else _kept(picked, kept.flatten())
@@ -77,7 +77,7 @@ class Projection:
 
     def largest_of_batch(self, k: float, by_size: bool = False) -> SparseCode:
         """The floor(B k) largest of all B rows together, those of other ranks too: a row may have none or many."""
-        total = int(others().rows(len(self.x)) * k)
+        total = int(collective().rows(len(self.x)) * k)
 
         def choose(z: Tensor, rows: slice) -> Picked:
             return backend(z).largest_of_batch(z, self._bias, total, by_size)
@@ -151,13 +151,13 @@ def project(
     shift: Float[Tensor, "D"] | None = None,
 ) -> Projection:
     """Pre-activations (x - shift) W + b, to choose from."""
-    return Projection(x, W, b, None if shift is None else others().to_latents(shift))
+    return Projection(x, W, b, None if shift is None else collective().to_latents(shift))
 
 
 def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
     """Sum of decoder rows weighted by the code's values; differentiable in both."""
     part = Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
-    return others().sum_over_latents(part)
+    return collective().sum_over_latents(part)
 
 
 def rows_of(W: Float[Tensor, "F D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
@@ -177,7 +177,7 @@ def largest_ands(u: Projection, v: Projection, heads: int, k: int) -> Pattern:
 
 def largest_of_batch(dense: Float[Tensor, "B F"], k: float) -> Pattern:
     """The floor(B k) largest entries of a matrix; see `Projection.largest_of_batch`."""
-    total = int(others().rows(len(dense)) * k)
+    total = int(collective().rows(len(dense)) * k)
     no_bias = dense.new_zeros(dense.shape[1])
     picked = backend(dense).largest_of_batch(dense, no_bias, total, by_size=False)
     return _pattern(_largest(picked, total, by_size=False))
@@ -198,7 +198,7 @@ def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
         found = u.gather(1, best)
     else:
         best, found = None, u
-    kept = others().largest_of_row(found.detach().abs(), k)
+    kept = collective().largest_of_row(found.detach().abs(), k)
     found = found if kept is None else torch.where(kept, found, 0.0)
     return found if best is None else torch.zeros_like(u).scatter(1, best, found)
 
@@ -220,7 +220,7 @@ def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
         kept = torch.zeros_like(keys, dtype=torch.bool)
         kept[keys.topk(total, sorted=False).indices] = True
         picked = _kept(picked, kept)
-    kept = others().largest_of_all(_keys(picked, by_size), total)
+    kept = collective().largest_of_all(_keys(picked, by_size), total)
     return picked if kept is None else _kept(picked, kept)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from sae.errors import ConfigError
+from activations.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from activations import files
-from activations.embedded import cache_folder
+from activations.demo_assets import cache_folder
+from activations.disk import files
 from sae import kernels, losses
 from sae.architectures import TopK, TopKConfig
 from sae.code import SparseCode

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from activations import files
-from activations.embedded import cache_folder
+from activations.demo_assets import cache_folder
+from activations.disk import files
 
 NEAR, FAR = 2048 * 576 * 4, 65_536 * 576 * 4
 FORMAT = 1  # of the file of rates: raise it when a rate's meaning changes

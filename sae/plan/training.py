@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from activations import files
+from activations.disk import files
+from activations.errors import ConfigError
 from activations.harvest import HarvestConfig
 from activations.shuffle import ShuffledReader
 from activations.store import Store
 from sae.architectures import ArchConfig, name_of
-from sae.errors import ConfigError
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import Machine, Rates
 from sae.plan.work import Active, Work, active, count

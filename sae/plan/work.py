@@ -18,7 +18,7 @@ from sae.architectures import (
     name_of,
 )
 from sae.kernels.autograd import BLOCK
-from sae.kernels.functions import CROWDED_ENTRIES, CROWDED_SHARE
+from sae.kernels.autograd_functions import CROWDED_ENTRIES, CROWDED_SHARE
 
 Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
 GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: of the order that papers report

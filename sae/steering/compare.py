@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from activations.generation import Sampling, generate
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from sae.steering.measure import Measures, divergence, log_probabilities, measures, own, read
 from sae.steering.reach import check_positions, remarks
 from sae.steering.steering import Steering

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sae.errors import ConfigError
+from activations.errors import ConfigError
 from sae.steering.steering import Steering
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.errors import ConfigError
+from activations.errors import ConfigError
 from sae.features.store import FeatureStore
 
 Mode = Literal["add", "set", "clamp", "scale", "ablate", "project"]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activations.generation import PlacedEdit, check_logits
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from sae.steering.steering import Steering
 
 LARGEST_PERPLEXITY = 1e100  # stands for all above: their squares, in a spread, would overflow

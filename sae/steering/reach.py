@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.errors import ConfigError
+from activations.errors import ConfigError
 from sae.steering.interventions import READS_CODE, Intervention
 from sae.steering.steering import Steering
 

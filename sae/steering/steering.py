@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from activations.errors import ConfigError
 from activations.generation import PlacedEdit
 from sae.architectures import SAE
 from sae.code import SparseCode
-from sae.errors import ConfigError
 from sae.steering.interventions import (
     OVERFLOWS,
     READS_CODE,

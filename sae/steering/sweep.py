@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from activations.errors import ConfigError
 from activations.generation import PlacedEdit, Sampling, generate
-from activations.models import LanguageModel
-from sae.errors import ConfigError
+from activations.language_model import LanguageModel
 from sae.steering.controls import random_control, shuffled_control
 from sae.steering.measure import Measures, Read, log_probabilities, measures, read
 from sae.steering.reach import check_positions, remarks

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from activations import files
-from sae.contents import Place
-from sae.errors import DivergedError, RunError
-from sae.runs import HISTORY, Run, as_written, load_sae, read_json, read_tensors, save_sae
+from activations.disk import files
+from activations.errors import DivergedError, RunError
+from sae.runs.records import Place
+from sae.runs.run import HISTORY, Run, as_written, load_sae, read_json, read_tensors, save_sae
 from sae.training.trainer import Trainer
 
 STATE, ABOUT = "training.safetensors", "training.json"

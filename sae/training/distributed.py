@@ -1,7 +1,7 @@
 """Several ranks train one SAE: each on a part of every batch (Data), or each a part of the latents (Latents).
 
 Both come to what one rank would, up to rounding. The step itself is the trainer's, the losses are the architectures': here
-are the answers of `sae.kernels.others` over torch.distributed, and the choice between the two."""
+are the answers of `sae.kernels.collective` over torch.distributed, and the choice between the two."""
 
 import math
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from activations.ranks import others_needed, rank, world
+from activations.errors import ConfigError
+from activations.parallel.ranks import others_needed, rank, world
 from sae.architectures import SAE, AbsTopKConfig, ArchConfig, BatchTopKConfig, TopKConfig, name_of
-from sae.errors import ConfigError
-from sae.kernels import Alone
+from sae.kernels import SingleProcess
 from sae.training.optimizers import as_rows
 
 Parallel = Literal["auto", "data", "latents"]
@@ -25,7 +25,7 @@ SPLITS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
 SPLITTABLE = (TopKConfig, AbsTopKConfig, BatchTopKConfig)
 
 
-class Data(Alone):
+class Data(SingleProcess):
     """Every rank holds the whole SAE and as many rows of each batch."""
 
     by_row = False
@@ -69,7 +69,7 @@ class Data(Alone):
                 rows.copy_(self.mean_over_rows(rows))
 
 
-class Latents(Alone):
+class Latents(SingleProcess):
     """Every rank sees the whole batch and holds F / world latents of `sae`: all it has, once this is made.
 
     Raises ConfigError for a method or a number of latents that cannot be split so."""

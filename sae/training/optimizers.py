@@ -9,7 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae.architectures import SAE
-from sae.kernels import ALONE, WORTHWHILE, Alone, Moments, Pace, RowGradient, backend, gradients_by_row
+from sae.kernels import (
+    SINGLE_PROCESS,
+    WORTHWHILE,
+    Moments,
+    Pace,
+    RowGradient,
+    SingleProcess,
+    backend,
+    gradients_by_row,
+)
 
 
 class Gradient(NamedTuple):
@@ -32,7 +41,7 @@ class Adam(torch.optim.Optimizer):
     torch's Adam. A backward pass within `collecting()` leaves the gradients of large weights as the rows that have one.
     `ranks` are those that train the same SAE."""
 
-    def __init__(self, sae: SAE, lr: float, clip_norm: float, ranks: Alone = ALONE):
+    def __init__(self, sae: SAE, lr: float, clip_norm: float, ranks: SingleProcess = SINGLE_PROCESS):
         groups = [{"lr_scale": 1.0, **group} for group in sae.parameter_groups()]
         super().__init__(groups, {"lr": lr, "betas": (0.9, 0.999), "eps": 6.25e-10})
         self.clip_norm, self.ranks = clip_norm, ranks

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from activations.errors import ConfigError, DivergedError
 from sae.architectures import SAE, ArchConfig
-from sae.errors import ConfigError, DivergedError
 from sae.training.schedules import STEPS_POWER
 from sae.training.trainer import TrainConfig, Trainer
 

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from activations.ranks import others_needed, rank, world
+from activations.parallel.ranks import others_needed, rank, world
 from sae.training.distributed import SPLITS, Data, Latents
 from sae.training.history import History
 from sae.training.trainer import Trainer

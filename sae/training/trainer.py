@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activations.errors import ConfigError, DivergedError
 from sae.architectures import SAE, ArchConfig, Loss
-from sae.errors import ConfigError, DivergedError
-from sae.kernels import ALONE, Alone, among, products_in
+from sae.kernels import SINGLE_PROCESS, SingleProcess, products_in, use_collective
 from sae.training.averaging import Average
 from sae.training.history import History
 from sae.training.optimizers import Adam
@@ -122,7 +122,7 @@ class Trainer:
     `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them.
     `ranks` are those that train the same SAE: each has a part of it, or of every batch."""
 
-    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: Alone = ALONE):
+    def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: SingleProcess = SINGLE_PROCESS):
         assert cfg.steps is not None
         assert isinstance(cfg.lr, int | float)
         assert cfg.warmup_steps is not None
@@ -156,7 +156,7 @@ class Trainer:
         dead = self.history.dead
         target = None if y is x else self._scaled(y)
         x = self._scaled(x)
-        with among(self.ranks), products_in(self.precision):
+        with use_collective(self.ranks), products_in(self.precision):
             loss = sae.loss(x, x if target is None else target, dead)
             if labels is not None:
                 loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))

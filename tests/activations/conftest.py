@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from tests import tiny
 from tests.activations import toys
 

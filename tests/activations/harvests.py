@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from activations.errors import ActivationsError
+from activations.errors import WorkbenchError
 from activations.harvest import HarvestConfig, harvest
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from activations.store import INDEX
 from tests import tiny
 
@@ -40,7 +40,7 @@ def interrupted(lm: LanguageModel, out: Path, settings: HarvestConfig, after: in
     assert not (out / INDEX).exists()
 
 
-def line_of(lm: LanguageModel, out: Path, settings: HarvestConfig, kind: type[ActivationsError]) -> str:
+def line_of(lm: LanguageModel, out: Path, settings: HarvestConfig, kind: type[WorkbenchError]) -> str:
     """The one line in which a harvest ends."""
     with pytest.raises(kind) as caught:
         harvest(lm, out, settings)

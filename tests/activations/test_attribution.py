@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from activations.attribution import next_token_directions, norm_gain
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
+from activations.logit_attribution import next_token_directions, norm_gain
 
 GENERATOR = torch.Generator().manual_seed(4)
 

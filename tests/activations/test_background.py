@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from activations.background import Behind, ahead
+from activations.parallel.threads import Behind, ahead
 
 
 def counted(made: list[int], fails_at: int | None = None) -> Iterator[int]:
@@ -48,7 +48,7 @@ def test_no_more_is_made_ahead_than_asked_for_and_closing_ends_the_thread():
 
 
 def test_a_stream_still_open_when_the_program_ends_is_no_error():
-    code = "import itertools; from activations.background import ahead; s = ahead(itertools.count(), 2); print(next(s))"
+    code = "import itertools; from activations.parallel.threads import ahead; s = ahead(itertools.count(), 2); print(next(s))"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )

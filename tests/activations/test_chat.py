@@ -13,7 +13,7 @@ from activations.documents import Conversation, Document
 from activations.errors import ChatError, GenerationError, TextError
 from activations.generation import prompt_ids
 from activations.harvest import harvest
-from activations.models import load
+from activations.language_model import load
 from activations.store import Store
 from activations.text import TextConfig, documents
 from activations.tokens import NOWHERE, PackingConfig, windows

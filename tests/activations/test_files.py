@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from activations import files
+from activations.disk import files
 
 
 class Interrupted(BaseException):

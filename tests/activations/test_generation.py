@@ -7,7 +7,7 @@ from torch import Tensor
 
 from activations.errors import GenerationError
 from activations.generation import Sampling, generate, prompt_ids
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 
 RESIDUAL, HEADS = "blocks.1.hook_resid_pre", "blocks.1.attn.hook_z"
 PROMPT = [0, 61, 90, 101, 77]  # no end of text within 24 tokens of either model

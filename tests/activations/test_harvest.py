@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from activations import harvest as harvesting
-from activations.errors import ActivationsError, HarvestError, HookError, StoreError, TextError
+from activations.errors import HarvestError, HookError, StoreError, TextError, WorkbenchError
 from activations.harvest import harvest
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from activations.store import INDEX, Store
 from activations.text import TextConfig, documents
 from activations.tokens import NOWHERE, PackingConfig, windows
@@ -170,7 +170,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("change", "kind", "says"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_no_folder_behind(
-    llama: LanguageModel, tmp_path: Path, text: Path, change: dict, kind: type[ActivationsError], says: str
+    llama: LanguageModel, tmp_path: Path, text: Path, change: dict, kind: type[WorkbenchError], says: str
 ):
     change = dict(change)
     if "text" in change:
@@ -189,7 +189,7 @@ def test_a_text_of_which_no_row_would_count_is_refused(llama: LanguageModel, tmp
     lonely = PackingConfig(
         context=2, bos=False, separator="none", packing="document"
     )  # one token a window: its first
-    line_of(llama, tmp_path / "store", config(text, packing=lonely), ActivationsError)
+    line_of(llama, tmp_path / "store", config(text, packing=lonely), WorkbenchError)
     assert not (tmp_path / "store" / INDEX).exists()
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from activations.capture import Room
 from activations.errors import HarvestError, StoreError
 from activations.harvest import harvest
-from activations.models import LanguageModel
-from activations.room import Room
+from activations.language_model import LanguageModel
 from activations.tokens import PackingConfig
 from tests.activations.harvests import HOOKS, config, contents, interrupted, line_of
 

@@ -10,7 +10,7 @@ from activations import hook_check
 from activations.errors import HookError
 from activations.harvest import harvest
 from activations.hook_check import check
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from tests import tiny
 
 TOKENS = torch.randint(2, 258, (1, 16), generator=torch.Generator().manual_seed(1))

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activations.complexity import complexity
+from activations.document_labels import SAMPLE, Labels
 from activations.errors import HarvestError, LabelError, StoreError
 from activations.harvest import HarvestConfig, harvest
-from activations.labels import SAMPLE, Labels
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
+from activations.rows import ends_a_run
 from activations.shuffle import ShuffledReader, sample
-from activations.splits import ends_a_run
 from activations.store import Store
+from activations.store_writer import StoreWriter
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, PackingConfig
-from activations.writer import StoreWriter
 from tests import tiny
 from tests.activations.harvests import config, contents, interrupted, line_of
 from tests.activations.toys import LAWS, spec, window, window_lists, write

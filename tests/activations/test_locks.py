@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from activations import files, locks
+from activations.disk import files, locks
 from activations.errors import BusyError
 
 

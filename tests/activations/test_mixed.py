@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from activations import embedded, mixed, text
+from activations import demo_assets, mixed, text
 from activations.errors import TextError
 from activations.text import TextConfig
 from sae.cli import harvest
@@ -45,7 +45,7 @@ def wheel(folder: Path, collections: dict[str, list[str]] = TEXTS) -> Path:
 def served(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel that is fetched without pip, which takes seconds."""
     path = wheel(registry)
-    monkeypatch.setattr(embedded, "fetch", lambda *args: path)
+    monkeypatch.setattr(demo_assets, "fetch", lambda *args: path)
     return path
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activations.errors import HookError, ModelError
-from activations.models import LanguageModel, load, precision
+from activations.language_model import LanguageModel, load, precision
 from tests.activations.toys import assert_same_up_to_rounding
 
 TOKENS = torch.randint(0, 258, (3, 11), generator=torch.Generator().manual_seed(5))

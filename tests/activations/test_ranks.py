@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations import ranks
 from activations.errors import RankError
+from activations.parallel import ranks
 from tests.ranks import together
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from activations import readers
 from activations.chunks import WHOLE
+from activations.document_labels import Labels
 from activations.documents import HEAD, LongText, beginning
 from activations.errors import TextError
-from activations.labels import Labels
 from activations.text import TextConfig, documents
 from activations.tokens import NOWHERE, PackingConfig, windows
 from tests import tiny

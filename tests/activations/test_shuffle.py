@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activations.errors import StoreError
+from activations.rows import is_held_out
 from activations.shuffle import Batch, Cursor, ShuffledReader, sample
-from activations.splits import is_held_out
 from activations.store import Store
 from activations.tokens import NOWHERE
 from tests.activations.toys import LAWS, rows_that_count, spec, window, write

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from activations import store as stores
 from activations.errors import StoreError
-from activations.segments import expand, segments_of
-from activations.splits import is_held_out
+from activations.rows import expand, is_held_out, segments_of
 from activations.store import Store
+from activations.store_writer import StoreWriter
 from activations.tokens import NOWHERE, Window
-from activations.writer import StoreWriter
 from tests.activations.toys import LAWS, rows_that_count, spec, window, window_lists, write
 
 FINE = np.iinfo(np.int32).max

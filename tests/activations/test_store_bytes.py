@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations.files import unsealed
+from activations.disk.files import unsealed
 from activations.store import Moments, Store
 from activations.tokens import NOWHERE
 from tests.activations.toys import spec, window, write

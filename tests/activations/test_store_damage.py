@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activations.errors import ActivationsError, StoreError
+from activations.errors import StoreError, WorkbenchError
 from activations.store import INDEX, Store, shard_name, verify
 from tests.activations.test_store_bytes import GOLDEN
 from tests.activations.toys import LAWS
@@ -134,7 +134,7 @@ DAMAGED = {
 def test_a_damaged_index_is_refused_in_one_line_that_names_it(folder: Path, content: str | bytes):
     assert content != INDEX_TEXT
     (folder / INDEX).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ActivationsError) as caught:
+    with pytest.raises(WorkbenchError) as caught:
         Store(folder).mean("wide")
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)

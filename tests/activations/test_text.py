@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from activations import embedded, text
+from activations import demo_assets, text
 from activations.errors import TextError
 from activations.text import TextConfig, documents, revision
 
@@ -239,7 +239,7 @@ def test_what_is_neither_a_file_nor_a_possible_name_is_refused(name: str):
 
 def test_files_have_no_revision_and_the_embedded_text_has_its_own(tmp_path: Path):
     assert revision(TextConfig(str(jsonl(tmp_path / "a.jsonl", ["x"])))) is None
-    assert revision(TextConfig("embedded")) == embedded.TEXT_VERSION
+    assert revision(TextConfig("embedded")) == demo_assets.TEXT_VERSION
 
 
 def test_with_a_hub_that_does_not_answer_the_revision_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch):
@@ -256,5 +256,5 @@ def test_without_a_network_the_revision_is_the_one_asked_for():
 
 
 def test_the_default_is_the_embedded_text(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded, "documents", lambda: iter(["x"]))
+    monkeypatch.setattr(demo_assets, "documents", lambda: iter(["x"]))
     assert list(text.documents(TextConfig())) == ["x"]

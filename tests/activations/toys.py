@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from activations.store import Store, StoreSpec
+from activations.store_writer import StoreWriter
 from activations.tokens import NOWHERE, PackingConfig, Window
-from activations.writer import StoreWriter
 from tests import tiny
 
 LAWS = settings(deadline=None, max_examples=50, derandomize=True)

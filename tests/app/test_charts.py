@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from app import charts, feature_charts
+from sae.report import charts, features_charts
 
 relaxed = settings(deadline=None, max_examples=50)
 EDGES = np.concatenate([-(2.0 ** np.arange(3, -4, -1)), [0.0], 2.0 ** np.arange(-3, 4)])  # two-sided, 14 bins
@@ -44,7 +44,7 @@ def test_ticks_of_the_histogram_are_round_values_inside_it():
 @given(arrays.arrays(np.float64, st.integers(1, 50), elements=st.floats(0, 1)))
 def test_densities_draw_every_feature_once(every):
     chosen = every[: len(every) // 2]
-    grey, shown = feature_charts.densities(every, chosen).data
+    grey, shown = features_charts.densities(every, chosen).data
     assert sum(grey.y) == len(every)
     assert sum(shown.y) == len(chosen)
     assert grey.y[0] == (every == 0).sum(), "features that never fired have the first bar"
@@ -52,6 +52,6 @@ def test_densities_draw_every_feature_once(every):
 
 
 def test_a_density_is_drawn_in_its_decade():
-    bar = feature_charts.densities(np.array([0.015, 0.5, 0.0]), np.array([])).data[0]
+    bar = features_charts.densities(np.array([0.015, 0.5, 0.0]), np.array([])).data[0]
     tall = [x for x, y in zip(bar.x, bar.y, strict=True) if y]
     assert tall[0] < -2 < tall[1] < -1 < tall[2] < 0

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.session import compare
-from sae.comparison import keep, kept, match_runs
+from app.compare import state
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.compare import keep, kept, match_runs
 from tests.app.pages import button, metrics, settled, source, text
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 
@@ -129,14 +129,14 @@ def test_a_job_that_ends_while_the_page_is_drawn_is_shown(show, folder, monkeypa
     looked = []
 
     def just_before_it_ended(first: Run, second: Run):
-        job = compare.matching(first, second)
+        job = state.matching(first, second)
         while job and job.running:
             time.sleep(0.01)
         looked.append(job)
         return real(first, second) if looked.count(job) > 1 else None
 
-    real = compare.matched
-    monkeypatch.setattr(compare, "matched", just_before_it_ended)
+    real = state.matched
+    monkeypatch.setattr(state, "matched", just_before_it_ended)
     at = show("compare", folder=folder, run="toy", other="signed")
     button(at, "Match the features").click().run()
     assert metrics(at)["one to one"]
@@ -146,7 +146,7 @@ def test_a_folder_one_may_not_write_into_is_compared_all_the_same(show, folder, 
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr("sae.comparison.keep", refuse)
+    monkeypatch.setattr("sae.workflows.compare.keep", refuse)
     at = matched(show("compare", folder=folder, run="toy", other="signed"))
     assert metrics(at)["one to one"]
     assert not at.error

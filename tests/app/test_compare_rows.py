@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import compare_charts, compare_rows, run_rows
-from sae.comparison import match_runs
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.tables import columns
+from sae.report import compare as compare_report
+from sae.report.runs import columns
+from sae.runs.run import Run
+from sae.workflows.compare import match_runs
 
 MEASURES = ("cosine", "activation")
 
@@ -26,7 +26,7 @@ def found(runs: Path) -> dict:
 @pytest.mark.parametrize("measure", MEASURES)
 def test_kinds_are_counted_as_the_comparison_names_them(found, measure):
     latents = found[measure]["latents"]
-    counts = compare_rows.counts(found, measure)
+    counts = compare_report.counts(found, measure)
     assert counts["shared"] + counts["merged"] + counts["lost"] == 32
     assert counts["shared"] + counts["split"] + counts["new"] == 24
     assert counts["lost"] == Counter(latents["first"]["kind"])["lost"]
@@ -35,14 +35,14 @@ def test_kinds_are_counted_as_the_comparison_names_them(found, measure):
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_bars_hold_every_latent_of_either_run_once(found, measure):
-    bars, edges = compare_rows.histogram(found, measure), compare_rows.bin_edges(found, measure)
+    bars, edges = compare_report.histogram(found, measure), compare_report.bin_edges(found, measure)
     for side, size in (("first", 32), ("second", 24)):
         latents = found[measure]["latents"][side]
         assert sum(column.sum() for column in bars[side].values()) == size
         for kind, column in bars[side].items():
             chosen = [s for s, k in zip(latents["similarity"], latents["kind"], strict=True) if k == kind]
             assert column.tolist() == np.histogram(chosen, edges)[0].tolist()
-    figure = compare_charts.similarities(edges, bars, found["near"])
+    figure = compare_report.similarities(edges, bars, found["near"])
     above = sum(sum(y for y in trace.y if y > 0) for trace in figure.data)
     below = sum(sum(y for y in trace.y if y < 0) for trace in figure.data)
     assert (above, below) == (32, -24)
@@ -52,11 +52,11 @@ def test_bars_hold_every_latent_of_either_run_once(found, measure):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("kind", compare_rows.KINDS)
+@pytest.mark.parametrize("kind", compare_report.KINDS)
 def test_a_kind_s_latents_are_listed_with_what_is_known_of_both(found, measure, kind, runs):
     tables = [FeatureStore(runs / name / "features").table for name in ("toy", "signed")]
-    table = compare_rows.listing(found, measure, kind, *tables)
-    side = compare_rows.KINDS[kind][0]
+    table = compare_report.listing(found, measure, kind, *tables)
+    side = compare_report.KINDS[kind][0]
     mine, theirs = tables if side == "first" else tables[::-1]
     latents = found[measure]["latents"][side]
     rows = table.to_pylist()
@@ -71,60 +71,60 @@ def test_a_kind_s_latents_are_listed_with_what_is_known_of_both(found, measure, 
         assert row["density"] == pytest.approx(100 * mine["density"][latent].as_py())
         assert row["nearest density"] == pytest.approx(100 * theirs["density"][row["nearest"]].as_py())
         assert set(row["nearest fires on"]) == set(theirs["peak_tokens"][row["nearest"]].as_py())
-        pair = compare_rows.pair(table, kind, place)
+        pair = compare_report.pair(table, kind, place)
         assert pair == ((latent, row["nearest"]) if side == "first" else (row["nearest"], latent))
-    labels = compare_rows.labelled(table)["feature"].to_pylist()
+    labels = compare_report.labelled(table)["feature"].to_pylist()
     assert [int(label) for label in labels] == [row["feature"] for row in rows]
 
 
 def test_runs_without_features_are_listed_without_them(found):
-    table = compare_rows.listing(found, "cosine", "lost", None, None)
+    table = compare_report.listing(found, "cosine", "lost", None, None)
     assert table.column_names == ["feature", "similarity", "nearest", "partner", "partner similarity"]
 
 
 def test_the_similarity_of_a_pair_is_told_where_it_is_known(found):
     latents = found["cosine"]["latents"]["first"]
-    said = compare_rows.similarity(found, 5, latents["nearest"][5])
+    said = compare_report.similarity(found, 5, latents["nearest"][5])
     assert f"decoder cosine {latents['similarity'][5]:.3g}".replace("-", "−") in said
     nothing = copy.deepcopy(found)
     for measure in MEASURES:
         for side in ("first", "second"):
             for who in ("nearest", "partner"):
                 nothing[measure]["latents"][side][who] = [-1] * len(latents["nearest"])
-    assert compare_rows.similarity(nothing, 5, 6) == ""
+    assert compare_report.similarity(nothing, 5, 6) == ""
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_numbers_are_the_summary_s(found, measure):
     summary = found[measure]["summary"]
-    said = {name: value for name, value, _ in compare_rows.numbers(found, measure)}
+    said = {name: value for name, value, _ in compare_report.numbers(found, measure)}
     assert said["one to one"] == f"{summary['one_to_one']['mean']:.3f}"
     assert said["nearest, other run"] == f"{summary['nearest']['second']['mean']:.3f}"
     assert said["mutually nearest"] == str(summary["mutual"]["count"])
-    assert "near: from 0.4 on · sizes of similarities" in compare_rows.basis(found)
+    assert "near: from 0.4 on · sizes of similarities" in compare_report.basis(found)
 
 
 def test_only_settings_that_differ_are_listed(runs):
     abouts = {name: Run(runs / name).about for name in ("toy", "signed", "bare")}
-    rows = dict(run_rows.differing(abouts))
+    rows = dict(runs.differing(abouts))
     assert rows["architecture"] == ["topk", "abstopk", "topk"]
     assert rows["d sae"] == ["32", "24", "32"]
     assert rows["k"] == ["4", "3", "4"]
     assert not {"lr", "steps", "store", "hook point"} & set(rows)
-    assert run_rows.differing({"toy": abouts["toy"], "bare": abouts["bare"]}) == []
+    assert runs.differing({"toy": abouts["toy"], "bare": abouts["bare"]}) == []
     other = copy.deepcopy(abouts["toy"])
     other["config"]["train"]["extra"] = 3
-    assert dict(run_rows.differing({"toy": abouts["toy"], "other": other})) == {"extra": ["–", "3"]}
+    assert dict(runs.differing({"toy": abouts["toy"], "other": other})) == {"extra": ["–", "3"]}
 
 
 def test_measures_stand_side_by_side_with_a_dash_for_none(runs):
     found = [json.loads((runs / name / "eval.json").read_text()) for name in ("toy", "signed")]
-    rows = {label: values for label, _, values in run_rows.side_by_side([found[0], None, found[1]])}
+    rows = {label: values for label, _, values in runs.side_by_side([found[0], None, found[1]])}
     for label, values in rows.items():
-        lines = [{e.label: e.value for e in run_rows.estimates(one)}[label] for one in found]
+        lines = [{e.label: e.value for e in runs.estimates(one)}[label] for one in found]
         assert values == [lines[0], "–", lines[1]]
     assert {"FVU", "L0", "dead"} <= set(rows)
-    assert run_rows.side_by_side([None, None]) == []
+    assert runs.side_by_side([None, None]) == []
 
 
 def test_a_table_of_columns_shows_names_and_values_as_they_are():

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import dead_charts, dead_rows
-from app.session import dead
-from sae.features.dead.report import DeadReport
-from sae.runs import Run
+from app.dead import state
+from sae.diagnosis.report import DeadReport
+from sae.report import dead as dead_report
+from sae.runs.run import Run
 from tests.app import pages, wounded
 from tests.app.pages import metrics, source
 from tests.app.worlds import HOSTILE_RUN
@@ -138,7 +138,7 @@ def test_a_report_in_the_making_can_be_stopped_and_leaves_nothing(folder, monkey
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dead._make(Run(folder / "new"), report)
+        state._make(Run(folder / "new"), report)
     assert stopped[-1] > 0
     assert not (folder / "new/dead/dead.json").exists()
 
@@ -157,19 +157,19 @@ def test_a_damaged_report_is_one_line(show, folder):
 
 def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
     about = report.about
-    bars = dead_rows.silent(about)
+    bars = dead_report.silent(about)
     assert [count for _, count, _ in bars] == list(about["silent"].values())
-    figure = dead_charts.bars(bars, about["d_sae"])
+    figure = dead_report.bars(bars, about["d_sae"])
     assert list(figure.data[0].x) == list(about["silent"].values())
-    curves = {curve.title: curve for curve in dead_charts.changes(about["changes"])}
+    curves = {curve.title: curve for curve in dead_report.changes(about["changes"])}
     assert curves["Bias moved, each alone"].fire == about["changes"]["bias"]["fire"]
     k = about["changes"]["k"]
     assert curves[f"k larger than {k['k']}"].x == [k["k"] + extra for extra in k["extra"]]
-    shown = dead_charts.what_if(curves["Resampled, all (dotted: dense)"], about["kinds"]["dead"])
+    shown = dead_report.what_if(curves["Resampled, all (dotted: dense)"], about["kinds"]["dead"])
     assert list(shown.data[0].y) == about["changes"]["resample"]["fire"]
     assert list(shown.data[1].y) == about["changes"]["resample"]["dense"]
     log = Run(folder / "wounded").log
-    deaths = dead_charts.deaths(log, 30)
+    deaths = dead_report.deaths(log, 30)
     lines = {line.name: list(line.y) for line in deaths.data}
     assert lines == {
         "dead now": [row["dead"] for row in log],
@@ -177,20 +177,20 @@ def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
         "revivals so far": [row["revived"] for row in log],
     }
     older = [{key: row[key] for key in ("step", "dead")} for row in log]
-    assert [line.name for line in dead_charts.deaths(older, 30).data] == ["dead now"]
+    assert [line.name for line in dead_report.deaths(older, 30).data] == ["dead now"]
 
 
 def test_bars_are_ordered_and_the_chosen_one_stands_out():
-    rows = dead_rows.tally({"a": 1, "b": 5, "c": 0}, {"b": "why"})
+    rows = dead_report.tally({"a": 1, "b": 5, "c": 0}, {"b": "why"})
     assert rows == [("b", 5, "why"), ("a", 1, ""), ("c", 0, "")]
-    colors = dead_charts.bars(rows, 6, chosen="a").data[0].marker.color
+    colors = dead_report.bars(rows, 6, chosen="a").data[0].marker.color
     assert colors[1] != colors[0] == colors[2]
 
 
 def test_a_remark_is_the_cause_and_its_evidence_or_nothing(report):
     row = report.row(TINY)
     assert row is not None
-    assert dead_rows.remark(row) == f"encoder collapsed: {row['evidence']}"
-    assert dead_rows.remark(None) == ""
+    assert dead_report.remark(row) == f"encoder collapsed: {row['evidence']}"
+    assert dead_report.remark(None) == ""
     assert report.row(ALWAYS)["cause"] is None
-    assert dead_rows.remark(report.row(ALWAYS)) == ""
+    assert dead_report.remark(report.row(ALWAYS)) == ""

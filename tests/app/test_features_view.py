@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sae.runs import Run
-from sae.show.render import number
+from sae.report.render import number
+from sae.runs.run import Run
 from tests import tiny
 from tests.app.pages import features, source, store, text
 from tests.app.worlds import DEAD, HOSTILE_RUN

@@ -7,8 +7,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from sae.foreign import saelens
-from sae.imported import import_sae, origin_of
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.import_sae import import_sae, origin_of
 from tests.app import pages
 from tests.app.pages import source, text
 from tests.sae import lens

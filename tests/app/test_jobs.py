@@ -6,8 +6,8 @@ import time
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from activations.errors import ConfigError
 from app.session.jobs import Job
-from sae.errors import ConfigError
 
 
 def ended(job: Job) -> Job:
@@ -75,10 +75,10 @@ def test_two_jobs_on_one_page_are_stopped_each_by_its_own_button():
     def page() -> None:
         import streamlit as st
 
-        from app import frame
+        from app import widgets
 
         for job in st.session_state["jobs"]:
-            frame.job(job)
+            widgets.job(job)
 
     def work(report):
         while True:

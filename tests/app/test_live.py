@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.session import live
-from sae.errors import RunError
-from sae.runs import Run
+from activations.errors import RunError
+from app.session import models
+from sae.runs.run import Run
 
 
 def test_the_model_is_loaded_once_and_used_by_one_at_a_time(world: Path):
@@ -16,7 +16,7 @@ def test_the_model_is_loaded_once_and_used_by_one_at_a_time(world: Path):
 
     def look() -> None:
         nonlocal inside, most
-        with live.using(run) as (model, sae):
+        with models.using(run) as (model, sae):
             inside += 1
             most = max(most, inside)
             time.sleep(0.02)
@@ -31,10 +31,10 @@ def test_the_model_is_loaded_once_and_used_by_one_at_a_time(world: Path):
     assert len(seen) == 4
     assert len(set(seen)) == 1
     assert most == 1
-    assert live.ready(run)
+    assert models.ready(run)
 
 
 def test_an_unfinished_run_has_no_sae_to_use(world: Path, tmp_path: Path):
     (tmp_path / "run.json").write_text((world / "runs" / "toy" / "run.json").read_text())
-    with pytest.raises(RunError, match="not finished"), live.using(Run(tmp_path)):
+    with pytest.raises(RunError, match="not finished"), models.using(Run(tmp_path)):
         pass

@@ -7,7 +7,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from app import feature_rows, run_rows
+from sae.report import features as features_report
+from sae.report import runs as runs_report
 
 COLUMNS = {
     "latent": pa.array([0, 1, 2, 3], pa.int32()),
@@ -40,44 +41,46 @@ def latents(table: pa.Table) -> list[int]:
 
 
 def wanted(table: pa.Table, texts: pa.ChunkedArray | None = None, **settings) -> pa.Table:
-    return feature_rows.filtered(table, feature_rows.Wanted(**settings), feature_rows.haystack(table, texts))
+    return features_report.filtered(
+        table, features_report.Wanted(**settings), features_report.haystack(table, texts)
+    )
 
 
 def test_the_table_shows_every_feature_in_order(table):
-    shown = feature_rows.features(table)
+    shown = features_report.features(table)
     assert latents(shown) == [0, 1, 2, 3]
     assert shown["density"].to_pylist() == pytest.approx([0, 0.5, 5, 20])
     assert shown["fires most on"].to_pylist() == [[], [" Cat", "↵"], ["<b>"], ["=1+1"]]
-    assert shown["raises"].to_pylist()[0] == ["dog"] * feature_rows.RAISED
+    assert shown["raises"].to_pylist()[0] == ["dog"] * features_report.RAISED
     assert shown["nearest"].to_pylist() == [0.9, 0.8, 0.7, 0.6]
     assert shown["first fired"].to_pylist() == [None, 7, 3, 0]
 
 
 def test_columns_that_say_nothing_are_left_out(table):
-    assert not {"positive", "min"} & set(feature_rows.features(table).column_names)
+    assert not {"positive", "min"} & set(features_report.features(table).column_names)
     signed = table.set_column(
         table.schema.get_field_index("positive_share"), "positive_share", [[None, 0.5, 1.0, 1.0]]
     )
-    assert feature_rows.features(signed)["positive"].to_pylist() == [None, 50.0, 100.0, 100.0]
+    assert features_report.features(signed)["positive"].to_pylist() == [None, 50.0, 100.0, 100.0]
     without = table.drop(["raised_tokens"]).set_column(
         table.drop(["raised_tokens"]).schema.get_field_index("neighbour_cosines"),
         "neighbour_cosines",
         pa.array([[]] * 4, pa.list_(pa.float64())),
     )
-    assert not {"raises", "nearest"} & set(feature_rows.features(without).column_names)
+    assert not {"raises", "nearest"} & set(features_report.features(without).column_names)
 
 
 def test_a_sliced_table_keeps_its_own_tokens(table):
-    assert feature_rows.features(table.slice(2))["fires most on"].to_pylist() == [["<b>"], ["=1+1"]]
+    assert features_report.features(table.slice(2))["fires most on"].to_pylist() == [["<b>"], ["=1+1"]]
 
 
 @pytest.mark.parametrize(
     ("state", "expected"), [("all", [0, 1, 2, 3]), ("alive", [1, 2, 3]), ("dead", [0]), ("dense", [3])]
 )
 def test_states_are_filtered_and_counted_alike(table, state, expected):
-    shown = feature_rows.features(table)
+    shown = features_report.features(table)
     assert latents(wanted(shown, state=state)) == expected
-    assert feature_rows.counts(shown)[state] == len(expected)
+    assert features_report.counts(shown)[state] == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -94,20 +97,20 @@ def test_states_are_filtered_and_counted_alike(table, state, expected):
     ],
 )
 def test_words_are_looked_for_as_they_are_in_any_case(table, words, expected):
-    assert latents(wanted(feature_rows.features(table), words=words)) == expected
+    assert latents(wanted(features_report.features(table), words=words)) == expected
 
 
 @pytest.mark.parametrize(
     ("words", "expected"), [("The Cat", [0]), ("FELL", [1]), ("mine", [3]), ("<i>", [1]), ("dog", [0, 3])]
 )
 def test_example_texts_and_labels_are_searched_too(table, words, expected):
-    shown = feature_rows.with_labels(feature_rows.features(table), {1: "<I>", 3: "MINE"})
+    shown = features_report.with_labels(features_report.features(table), {1: "<I>", 3: "MINE"})
     assert shown["label"].to_pylist() == [None, "<I>", None, "MINE"]
     assert latents(wanted(shown, TEXTS, words=words)) == expected
 
 
 def test_brushed_ranges_and_chosen_features_are_all_met(table):
-    shown = feature_rows.features(table)
+    shown = features_report.features(table)
     assert latents(wanted(shown, ranges={"mean": (2.0, 3.0)})) == [2, 3], "a dead feature has no mean"
     assert latents(wanted(shown, ranges={"mean": (2.0, 3.0), "density": (0, 5)})) == [2]
     assert latents(wanted(shown, among=[3, 0, 17])) == [0, 3]
@@ -116,24 +119,26 @@ def test_brushed_ranges_and_chosen_features_are_all_met(table):
 
 
 def test_a_density_range_includes_its_ends(table):
-    shown = feature_rows.features(table)
+    shown = features_report.features(table)
     assert latents(wanted(shown, density=(0.005, 0.05))) == [1, 2]
     assert latents(wanted(shown, density=(0.0, 0.005))) == [0, 1]
-    assert feature_rows.DENSITIES[0] == 0.0
-    assert feature_rows.DENSITIES[-1] == 1.0
-    assert list(feature_rows.DENSITIES) == sorted(feature_rows.DENSITIES)
+    assert features_report.DENSITIES[0] == 0.0
+    assert features_report.DENSITIES[-1] == 1.0
+    assert list(features_report.DENSITIES) == sorted(features_report.DENSITIES)
 
 
 def test_labels_of_features_sort_as_their_numbers_do(table):
-    many = feature_rows.features(pa.concat_tables([table] * 300).set_column(0, "latent", [list(range(1200))]))
-    labels = feature_rows.labelled(many)["feature"].to_pylist()
+    many = features_report.features(
+        pa.concat_tables([table] * 300).set_column(0, "latent", [list(range(1200))])
+    )
+    labels = features_report.labelled(many)["feature"].to_pylist()
     assert labels == sorted(labels)
     assert [int(label) for label in labels] == list(range(1200))
 
 
 def test_csv_has_every_row_and_no_cell_that_a_spreadsheet_would_run(table):
-    shown = feature_rows.features(table)
-    rows = list(csv.DictReader(io.StringIO(feature_rows.csv(shown).decode("utf-8"))))
+    shown = features_report.features(table)
+    rows = list(csv.DictReader(io.StringIO(features_report.csv(shown).decode("utf-8"))))
     assert [int(row["feature"]) for row in rows] == [0, 1, 2, 3]
     assert [json.loads(row["fires most on"]) for row in rows] == shown["fires most on"].to_pylist()
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@"))]
@@ -149,12 +154,12 @@ def evaluation(value: float) -> dict:
 
 
 def test_an_evaluation_is_shown_whole_even_what_is_not_known_here():
-    lines = {line.label: (line.value, line.interval) for line in run_rows.estimates(evaluation(0.5))}
+    lines = {line.label: (line.value, line.interval) for line in runs_report.estimates(evaluation(0.5))}
     assert list(lines)[:2] == ["FVU", "L0"], "in the order they are explained in"
     assert lines["FVU"] == lines["something new"] == ("0.5", "0.49 to 0.51")
     assert lines["CE recovered (zero)"][0] == "0.5"
     assert lines["dead"] == ("25 %", "")
-    assert run_rows.basis(evaluation(0.5)) == "1,200 held-out tokens, 1 document"
+    assert runs_report.basis(evaluation(0.5)) == "1,200 held-out tokens, 1 document"
 
 
 class Run:
@@ -169,14 +174,14 @@ class Run:
 
 
 def test_a_run_that_has_no_k_and_no_evaluation_has_gaps():
-    (row,) = run_rows.runs({"a/b": Run()}, {}, {"a/b": 40}).to_pylist()
+    (row,) = runs_report.runs({"a/b": Run()}, {}, {"a/b": 40}).to_pylist()
     assert (row["name"], row["state"], row["features"]) == ("a/b", "step 40 of 100", 4096)
     assert row["k"] is row["FVU"] is row["dead"] is row["CE recovered"] is None
-    assert run_rows.summary(Run.about) == "relu · 4,096 features · gpt2 · blocks.0.hook_resid_post"
+    assert runs_report.summary(Run.about) == "relu · 4,096 features · gpt2 · blocks.0.hook_resid_post"
 
 
 def test_settings_list_every_field_that_is_set():
-    shown = dict(run_rows.settings(Run.about))
+    shown = dict(runs_report.settings(Run.about))
     assert (shown["steps"], shown["lr"], shown["scale inputs"], shown["l1"]) == (
         "100",
         "0.0003",
@@ -187,7 +192,7 @@ def test_settings_list_every_field_that_is_set():
 
 
 def test_the_frontier_has_only_evaluated_runs():
-    assert run_rows.frontier({"a": Run(), "b": Run()}, {"b": evaluation(0.5)}) == [("b", "relu", 0.5, 0.5)]
+    assert runs_report.frontier({"a": Run(), "b": Run()}, {"b": evaluation(0.5)}) == [("b", "relu", 0.5, 0.5)]
 
 
 def test_the_frontier_is_of_the_measure_asked_and_tells_sizes_apart():
@@ -197,20 +202,20 @@ def test_the_frontier_is_of_the_measure_asked_and_tells_sizes_apart():
     measured["a"].pop("splice")
     measured["b"]["splice"] = {"estimates": {"recovered_zero": {"value": 0.9, "low": 0.8, "high": 1.0}}}
     found = {"a": small, "b": large}
-    assert run_rows.frontier(found, measured) == [
+    assert runs_report.frontier(found, measured) == [
         ("a", "relu, 4,096", 0.5, 0.5),
         ("b", "relu, 8,192", 0.25, 0.25),
     ]
-    assert run_rows.frontier(found, measured, "recovered_zero") == [("b", "relu, 8,192", 0.25, 0.9)]
+    assert runs_report.frontier(found, measured, "recovered_zero") == [("b", "relu, 8,192", 0.25, 0.9)]
 
 
 def test_columns_that_say_the_same_of_all_runs_are_said_once():
-    table = run_rows.runs({"a": Run(), "b": Run()}, {}, {"a": 1, "b": 2})
-    kept, said = run_rows.common(table)
+    table = runs_report.runs({"a": Run(), "b": Run()}, {}, {"a": 1, "b": 2})
+    kept, said = runs_report.common(table)
     assert said == ["blocks.0.hook_resid_post", "gpt2", "100 steps"]
     assert not {"hook", "model", "steps"} & set(kept.column_names)
-    one = run_rows.runs({"a": Run()}, {}, {"a": 1})
-    assert run_rows.common(one) == (one, [])
+    one = runs_report.runs({"a": Run()}, {}, {"a": 1})
+    assert runs_report.common(one) == (one, [])
 
 
 @pytest.mark.parametrize(
@@ -227,14 +232,17 @@ def test_a_training_says_its_pace_and_time_left_or_that_it_rests(quiet, said):
         {"step": step, "tokens_per_second": speed}
         for step, speed in ((10, 1.0), *((s, 1000.0) for s in range(15, 41, 5)))
     ]
-    share, words = run_rows.progress({"config": {"train": train}}, log, quiet)
+    share, words = runs_report.progress({"config": {"train": train}}, log, quiet)
     assert (share, words) == (0.4, said)
 
 
 def test_a_training_that_has_logged_nothing_is_at_its_beginning():
     train = {"steps": 100, "batch": 1000, "log_every": 10}
-    assert run_rows.progress({"config": {"train": train}}, [], 0.0) == (0.0, "step 0 of 100")
-    assert run_rows.progress({"config": {"train": train}}, [{"step": 100}], 0.0) == (1.0, "step 100 of 100")
+    assert runs_report.progress({"config": {"train": train}}, [], 0.0) == (0.0, "step 0 of 100")
+    assert runs_report.progress({"config": {"train": train}}, [{"step": 100}], 0.0) == (
+        1.0,
+        "step 100 of 100",
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,4 +257,4 @@ def test_a_training_that_has_logged_nothing_is_at_its_beginning():
     ],
 )
 def test_folders_that_all_share_are_left_out_of_names(names, short):
-    assert run_rows.short(names) == short
+    assert runs_report.short(names) == short

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app import run_charts as charts
-from app.run_charts import HEIGHTS
+from sae.report import run_charts as charts
+from sae.report.run_charts import HEIGHTS
 
 
 def test_curves_show_what_was_logged_and_nothing_else():

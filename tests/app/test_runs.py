@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app import run_charts
 from app.session import runs as session
-from sae.runs import Run
+from sae.report import run_charts
+from sae.runs.run import Run
 from tests.app.pages import source, text
 from tests.app.worlds import HOSTILE_RUN
 

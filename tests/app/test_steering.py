@@ -7,13 +7,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from activations.generation import prompt_ids
-from activations.models import LanguageModel, load
-from app import steering_rows
-from app.session import steering
-from app.session.steering_link import Settings
+from activations.language_model import LanguageModel, load
+from app.steering import state
+from app.steering.link import Settings
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show import changes, render
+from sae.report import render, text_changes
+from sae.report import steering as steering_report
+from sae.runs.run import Run
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
@@ -70,8 +70,8 @@ def test_the_texts_and_every_number_are_the_library_s(show, runs, model):
     token_text = FeatureStore(runs / "toy" / "features").token_text
     assert page.count('class="strip"') == 4
     for pair in pairs:
-        rows = steering_rows.measures(pair.baseline.measures, pair.steered.measures)
-        assert changes.before_and_after(rows) in page
+        rows = steering_report.measures(pair.baseline.measures, pair.steered.measures)
+        assert text_changes.before_and_after(rows) in page
         for one in (pair.baseline, pair.steered):
             pieces = token_text.pieces(one.tokens)
             for piece, change, kl in zip(pieces, one.change, one.kl, strict=True):
@@ -85,11 +85,11 @@ def test_the_dose_response_is_the_library_s(show, runs, model):
     own = library(runs, "toy", Intervention(2))
     chosen = Settings(own.interventions, "the cat", tokens=4)
     found = dose_response(
-        model, own, [prompt_ids(model, "the cat")], chosen.sampling, (0,), SweepConfig(steering.DOSES)
+        model, own, [prompt_ids(model, "the cat")], chosen.sampling, (0,), SweepConfig(state.DOSES)
     )
     assert at.session_state["job sweep toy"].result.found == found
     assert len(at.get("plotly_chart")) == 1
-    for _, written in steering_rows.examples(found):
+    for _, written in steering_report.examples(found):
         assert render.visible(written) in text(at)
     assert "feature 2: add (multiples of the maximum)" in text(at)
 
@@ -247,7 +247,7 @@ def test_another_run_is_steered_as_this_visit_left_it(show):
 def test_a_feature_is_shown_with_what_it_peaks_on_above_and_below_zero(show, runs):
     at = show(run="toy", steer="2:add:1")
     row = FeatureStore(runs / "toy" / "features").row(2)
-    assert steering_rows.title("toy", 2, "", row["peak_tokens"], []) in source(at)
+    assert steering_report.title("toy", 2, "", row["peak_tokens"], []) in source(at)
     at = show(run=HOSTILE_RUN, steer="5:add:1")
     below = FeatureStore(runs / HOSTILE_RUN / "features").strongest(5, -1)[:5]
     assert render.chips(example.tokens[example.peak] for example in below) in source(at)

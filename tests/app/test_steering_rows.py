@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import steering_charts, steering_rows
-from app.session.steering_link import MOST_STRENGTH, Settings, read, write
-from sae.errors import ConfigError
+from activations.errors import ConfigError
+from app.steering.link import MOST_STRENGTH, Settings, read, write
+from sae.report import steering as steering_report
 from sae.steering.interventions import Intervention
 from sae.steering.measure import Measures
 
@@ -80,17 +80,17 @@ def test_suggested_features_are_clean_and_the_strongest_of_those():
     ]  # fmt: skip
     columns = zip(*rows, strict=True)
     table = pa.table(dict(zip(("density", "max", "min", "peak_tokens"), map(list, columns), strict=True)))
-    assert steering_rows.suggestions(table, 150.0, 3) == [(1, "deity"), (8, "often"), (4, "negative")]
-    assert steering_rows.suggestions(table, 150.0, 4)[3] == (2, " dense")
-    assert len(steering_rows.suggestions(table.slice(5, 1), 150.0, 3)) == 1
+    assert steering_report.suggestions(table, 150.0, 3) == [(1, "deity"), (8, "often"), (4, "negative")]
+    assert steering_report.suggestions(table, 150.0, 4)[3] == (2, " dense")
+    assert len(steering_report.suggestions(table.slice(5, 1), 150.0, 3)) == 1
 
 
 def test_shares_are_shown_as_per_cent_and_signed():
-    assert steering_rows.shown("concept", 0.123) == "12.3 %"
-    assert steering_rows.shown("concept", -0.123) == "−12.3 %"
-    assert steering_rows.shown("kl", 0.5) == "0.5"
-    assert steering_rows.shown("peak_gain", None) == "–"
-    assert set(steering_rows.MEASURES) == set(Measures._fields)
+    assert steering_report.shown("concept", 0.123) == "12.3 %"
+    assert steering_report.shown("concept", -0.123) == "−12.3 %"
+    assert steering_report.shown("kl", 0.5) == "0.5"
+    assert steering_report.shown("peak_gain", None) == "–"
+    assert set(steering_report.MEASURES) == set(Measures._fields)
 
 
 class Made:
@@ -108,9 +108,9 @@ class Made:
 
 def test_curves_are_means_and_bands_are_a_spread_either_side():
     curve = [Made(-1.0, 2.0, 0.5), Made(0.0, 3.0, 0.0), Made(1.0, 5.0, 4.5)]
-    figure = steering_charts.dose_response({"latent": curve, "random": curve[:2]}, "strength")
+    figure = steering_report.dose_response({"latent": curve, "random": curve[:2]}, "strength")
     shown = [title.text for title in figure.layout.annotations]
-    assert shown == [steering_charts.PANELS[name] for name in ("concept", "kl", "perplexity")]
+    assert shown == [steering_report.PANELS[name] for name in ("concept", "kl", "perplexity")]
     band, line = figure.data[:2]
     assert (list(line.x), list(line.y)) == ([-1, 0, 1], [2, 3, 5])
     np.testing.assert_allclose(band.y, [2.5, 3, 9.5, 0.5, 3, 1.5])

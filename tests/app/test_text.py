@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from activations.models import load
-from app.session import live
-from sae.features.reader import read
-from sae.features.reading import Reading
+from activations.language_model import load
+from app.session import models
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.render import number
+from sae.reading.reader import read
+from sae.reading.reading import Reading
+from sae.report.render import number
+from sae.runs.run import Run
 from tests.app.pages import button, metrics, settled, source, text
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 
@@ -51,10 +51,10 @@ def parts(at: AppTest) -> list[str]:
 
 
 def test_without_a_text_no_model_is_loaded_and_the_page_says_what_to_do(show, monkeypatch):
-    monkeypatch.setattr(live, "_models", {})
+    monkeypatch.setattr(models, "_models", {})
     at = show("text", run="toy")
     assert "Nothing to read yet" in text(at)
-    assert not live._models
+    assert not models._models
     assert "job reading" not in at.session_state
 
 
@@ -170,7 +170,7 @@ def test_an_unfinished_run_says_what_to_run(show):
 
 
 def test_a_model_that_is_gone_is_one_line(show, runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(live, "_models", {})
+    monkeypatch.setattr(models, "_models", {})
     folder = tmp_path / "runs"
     shutil.copytree(runs / "toy", folder / "toy")
     about = json.loads((folder / "toy" / "run.json").read_text())

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations.models import load
+from activations.language_model import load
 from activations.tokens import PackingConfig
-from app import text_rows
-from sae.features.reader import read
-from sae.features.reading import Reading
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.render import number, percent
+from sae.reading.reader import read
+from sae.reading.reading import Reading
+from sae.report import text as text_report
+from sae.report.render import number, percent
+from sae.runs.run import Run
 
 TEXT = "the cat sat on a mat"
 
@@ -45,7 +45,7 @@ def test_tokens_are_coloured_by_a_measure_from_its_least_to_its_largest(
     values = getattr(reading, column).double()
     counts = reading.is_text if by == "surprise" else reading.counted
     counts = counts & ~values.isnan()
-    shown = text_rows.coloured(reading, by)
+    shown = text_report.coloured(reading, by)
     low, high = values[counts].min(), values[counts].max()
     for place in range(len(reading)):
         expected = float((values[place] - low) / (high - low)) if counts[place] and high > low else 0.0
@@ -59,14 +59,14 @@ def test_tokens_are_coloured_by_a_feature_in_both_signs(reading: Reading):
     signs = set()
     for latent in reading.code.indices.unique().tolist():
         values = reading.values_of(latent).masked_fill(reading.excluded, 0)
-        shown = text_rows.coloured(reading, latent)
+        shown = text_report.coloured(reading, latent)
         assert [(s > 0) - (s < 0) for s in shown.shades] == values.sign().int().tolist()
         signs |= {*values.sign().int().tolist()}
     assert signs == {-1, 0, 1}
 
 
 def test_the_text_s_numbers_are_the_reading_s(reading: Reading):
-    found = {name: value for name, value, _ in text_rows.about(reading)}
+    found = {name: value for name, value, _ in text_report.about(reading)}
     assert found["tokens"] == "20"
     assert found["windows"] == "2"
     assert found["features"] == str(len(reading.code.indices[reading.counted[reading.code.rows()]].unique()))
@@ -78,7 +78,7 @@ def test_the_text_s_numbers_are_the_reading_s(reading: Reading):
 
 def test_a_token_s_numbers_are_the_reading_s(reading: Reading):
     for place in (0, 1, 5, 17, len(reading) - 1):
-        found = {name: value for name, value, _ in text_rows.token_numbers(reading, place)}
+        found = {name: value for name, value, _ in text_report.token_numbers(reading, place)}
         assert found["L0"] == str(int(reading.l0[place]))
         assert found["activation"] == number(float(reading.total[place]))
         assert found["error"] == number(float(reading.fvu[place]))
@@ -88,10 +88,10 @@ def test_a_token_s_numbers_are_the_reading_s(reading: Reading):
 
 
 def test_what_follows_is_the_next_token_of_the_text(reading: Reading):
-    assert "“t”" in text_rows.followed_by(reading, 0)
+    assert "“t”" in text_report.followed_by(reading, 0)
     assert reading.tokens[15:18] == [" ", "<bos>", "a"]
-    assert "“a”" in text_rows.followed_by(reading, 15)
-    assert "nothing follows" in text_rows.followed_by(reading, len(reading) - 1)
+    assert "“a”" in text_report.followed_by(reading, 15)
+    assert "nothing follows" in text_report.followed_by(reading, len(reading) - 1)
 
 
 @pytest.mark.parametrize("by", ["value", "rarity", "effect"])
@@ -105,7 +105,7 @@ def test_features_of_a_token_are_the_reading_s_and_dense_ones_are_counted(
     limit = float(densities[reading.code.indices].median())
     for place in (1, 5, 18):
         found = reading.at(place, by)
-        lines, hidden = text_rows.at(reading, place, by, limit, about)
+        lines, hidden = text_report.at(reading, place, by, limit, about)
         kept = [one for one in found if densities[one.latent] <= limit * (1 + 1e-6)]
         assert [line.latent for line in lines] == [one.latent for one in kept]
         assert hidden == len(found) - len(kept)
@@ -114,14 +114,14 @@ def test_features_of_a_token_are_the_reading_s_and_dense_ones_are_counted(
             assert line.density == pytest.approx(float(densities[line.latent]))
             assert line.label == f"label {one.latent}"
             assert set(line.tokens) <= set(features.row(line.latent)["peak_tokens"])
-    assert text_rows.hidden(0, 0.1) == ""
-    assert text_rows.hidden(3, 0.1) == "3 hidden: denser than 10 %"
+    assert text_report.hidden(0, 0.1) == ""
+    assert text_report.hidden(3, 0.1) == "3 hidden: denser than 10 %"
 
 
 def test_features_of_the_whole_text_are_the_reading_s(reading: Reading, features):
     found = reading.latents("effect")
     about = None
-    lines, hidden, of = text_rows.over(reading, "effect", 1.0, about)
+    lines, hidden, of = text_report.over(reading, "effect", 1.0, about)
     assert (hidden, of) == (0, len(found))
     assert [(line.latent, line.value, line.times, line.position, line.effect) for line in lines] == [
         (p.latent, p.peak, p.tokens, p.position, p.effect) for p in found
@@ -130,8 +130,8 @@ def test_features_of_the_whole_text_are_the_reading_s(reading: Reading, features
 
 def test_without_features_there_is_neither_rarity_nor_anything_hidden(world: Path, run: Run):
     reading = read(load(str(world / "model")), run.sae(), run.hook, TEXT)
-    assert text_rows.rankings(reading) == ["value", "effect"]
-    lines, hidden = text_rows.at(reading, 3, "value", 0.0001, None)
+    assert text_report.rankings(reading) == ["value", "effect"]
+    lines, hidden = text_report.at(reading, 3, "value", 0.0001, None)
     assert hidden == 0
     assert [line.latent for line in lines] == [one.latent for one in reading.at(3)]
     assert not lines[0].tokens

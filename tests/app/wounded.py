@@ -6,13 +6,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from activations import files
+from activations.disk import files
 from sae.cli.features import collect
+from sae.diagnosis.report import DeadReport
+from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
-from sae.features.dead.of_run import diagnose_run
-from sae.features.dead.report import DeadReport
-from sae.features.dead.rows import DeadConfig
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.diagnose import diagnose_run
 from tests.app.worlds import HOSTILE_RUN
 
 LOW, TINY, ALWAYS = (

@@ -7,9 +7,9 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from sae.comparison import keep, kept, match_runs
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.compare import keep, kept, match_runs
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.pages import click_cell, heading
 

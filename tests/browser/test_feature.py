@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from activations.models import load
+from activations.language_model import load
 from sae.features.effects import load_effect
-from sae.features.reader import read
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.render import number
+from sae.reading.reader import read
+from sae.report.render import number
+from sae.runs.run import Run
 from tests.browser.test_pages import heading
 
 DRAWN = 3000  # milliseconds in which the server has drawn a page

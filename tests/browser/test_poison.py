@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Page, expect
 
-from activations import files
-from sae import comparison
+from activations.disk import files
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
-from sae.features.labels import Label
+from sae.features.latent_labels import Label
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows import compare
 from tests import tiny
 from tests.app import wounded
 from tests.app.worlds import HOSTILE_RUN
@@ -56,8 +56,8 @@ def address(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 def poison(folder: Path) -> None:
     """Put it wherever a run has a text."""
     run = Run(folder / HOSTILE_RUN)
-    path = comparison.keep(
-        run, Run(folder / "wounded"), comparison.match_runs(run, Run(folder / "new"), tokens=200)
+    path = compare.keep(
+        run, Run(folder / "wounded"), compare.match_runs(run, Run(folder / "new"), tokens=200)
     )
     about = json.loads(path.read_text())
     about["second"]["weights_file_sha256"] = Run(folder / "wounded").digest

@@ -7,12 +7,12 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from activations.models import load
-from sae.features.reader import read
-from sae.features.reading import Reading
+from activations.language_model import load
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.render import number
+from sae.reading.reader import read
+from sae.reading.reading import Reading
+from sae.report.render import number
+from sae.runs.run import Run
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 from tests.browser.pages import LOADING, heading
 

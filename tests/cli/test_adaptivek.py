@@ -13,7 +13,7 @@ from activations.shuffle import ShuffledReader
 from sae.architectures import AdaptiveKConfig
 from sae.cli import train as training
 from sae.config import RunConfig, from_json, to_json
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, fit
 from tests.cli.commands import Server, harvest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.models import load
+from activations.language_model import load
 from sae.architectures import BatchTopKConfig
 from sae.cli.train import train
 from sae.config import RunConfig

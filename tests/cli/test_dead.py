@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from activations import files
-from sae.errors import RunError
-from sae.features.dead.report import KINDS, SCHEMA, DeadReport
-from sae.runs import Run
+from activations.disk import files
+from activations.errors import RunError
+from sae.diagnosis.report import KINDS, SCHEMA, DeadReport
+from sae.runs.run import Run
 from tests.cli.commands import Server, contents
 
 QUICK = ("--rows", 400, "--off-tokens", 60, "--batch", 128)

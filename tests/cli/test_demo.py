@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from activations import embedded
+from activations import demo_assets
 from sae.cli import demo
-from sae.features.dead.report import DeadReport
+from sae.diagnosis.report import DeadReport
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
 from tests import tiny
 
 SMALL = [
@@ -34,8 +34,8 @@ def toy(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [
         json.loads(line)["text"] for line in (world / "text.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    monkeypatch.setattr(embedded, "model_folder", lambda: world / "model")
-    monkeypatch.setattr(embedded, "documents", lambda: iter(texts))
+    monkeypatch.setattr(demo_assets, "model_folder", lambda: world / "model")
+    monkeypatch.setattr(demo_assets, "documents", lambda: iter(texts))
     monkeypatch.chdir(tmp_path)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sae.cli.main import main
 from sae.features.effects import load_effect
-from sae.features.labels import Label
+from sae.features.latent_labels import Label
 from sae.features.store import FeatureStore
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations import ranks
-from sae.features import shares
+from activations.parallel import ranks, shares
 from tests.cli.commands import Command, Server, contents
 from tests.ranks import environments, together
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae.imported import PROBE, SIZES, read_probe
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.import_sae import PROBE, SIZES, read_probe
 from tests import tiny
 from tests.cli.commands import Server, contents
 from tests.sae import lens

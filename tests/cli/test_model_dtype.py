@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sae.runs import Run
+from sae.runs.run import Run
 from tests.cli.commands import Server, harvest, train
 
 

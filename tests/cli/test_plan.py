@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from activations.errors import ConfigError
 from sae.cli import plan
-from sae.errors import ConfigError
 from sae.plan import measure, rates
 from sae.plan.rates import GPUS, Machine
 from tests.cli.commands import Server, contents

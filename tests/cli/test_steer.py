@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from activations.generation import Sampling, prompt_ids
-from activations.models import load
+from activations.language_model import load
 from sae.cli.steer import LABELS
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering

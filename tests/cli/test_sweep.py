@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sae import sweep
+from activations.errors import ConfigError
 from sae.architectures import ARCHITECTURES, BatchTopKConfig, TopKConfig
 from sae.cli.results import Result, write_csv, write_pareto
-from sae.errors import ConfigError
+from sae.workflows import sweep
 from tests.cli.commands import Server, contents
 
 GRID = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from activations.store import shard_name
-from sae.runs import Run
+from sae.runs.run import Run
 from tests.cli.commands import Server, contents, harvest, train
 
 MISTAKES = {

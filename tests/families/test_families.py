@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from activations.attribution import next_token_directions
 from activations.errors import HookError, ModelError
 from activations.generation import Sampling, generate
 from activations.hook_check import check
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
+from activations.logit_attribution import next_token_directions
 from tests.activations.toys import assert_same_up_to_rounding
 from tests.families.models import ROWS, Family, table
 

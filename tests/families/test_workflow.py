@@ -9,15 +9,15 @@ import torch
 
 import sae
 from activations.generation import Sampling, prompt_ids
-from activations.models import load
+from activations.language_model import load
 from sae.cli.dead import dead
-from sae.features.dead.rows import DeadConfig
+from sae.diagnosis.sample import DeadConfig
 from sae.features.store import FeatureStore
 from sae.foreign import WRITABLE
-from sae.imported import import_sae, origin_of
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
+from sae.workflows.import_sae import import_sae, origin_of
 from tests import tiny
 from tests.cli.commands import Server
 from tests.families.models import ROWS, Family

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from activations import files
+from activations.disk import files
 from tests.cli.commands import contents, harvest, train
 
 PACE = (

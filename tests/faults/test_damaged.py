@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.locks import NAME
+from activations.disk.locks import NAME
 from activations.store import shard_name
 from sae.features.effects import FOLDER
 from tests.cli.commands import Server, contents, harvest, train

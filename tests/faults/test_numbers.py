@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from activations import files
+from activations.disk import files
+from activations.errors import DivergedError
 from activations.store import shard_name
 from sae.architectures import ArchConfig, build
-from sae.errors import DivergedError
-from sae.runs import Run, load_sae
+from sae.runs.run import Run, load_sae
 from sae.training import checkpoints
 from sae.training.trainer import TrainConfig, Trainer
 from tests import tiny

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.locks import NAME
+from activations.disk.locks import NAME
 from tests.cli.commands import Server, contents
 from tests.faults.jobs import JOBS, Job, differences, end_state
 

@@ -9,22 +9,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from activations import embedded, files, models, text
+from activations import demo_assets, language_model, text
+from activations.disk import files
 from activations.shuffle import ShuffledReader
 from activations.store import INDEX, Store, shard_name, verify
+from activations.store_writer import StoreWriter
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows
-from activations.writer import StoreWriter
-from app import compare_rows, dead_rows, run_rows
-from sae import comparison, sweep
 from sae.cli import results
-from sae.features import page
-from sae.features.dead.report import DeadReport
+from sae.diagnosis.report import DeadReport
+from sae.features import html_page
 from sae.features.store import FeatureStore
 from sae.foreign import FORMATS
-from sae.runs import Run
+from sae.report import compare as compare_report
+from sae.report import dead as dead_report
+from sae.report import runs as runs_report
+from sae.runs.run import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
+from sae.workflows import compare as comparison
+from sae.workflows import sweep
 from tests import tiny
 from tests.activations.toys import window
 
@@ -93,10 +97,14 @@ def run(world: Path) -> None:
     _ = found.history, found.digest
     measured = {"toy": found.evaluation} if found.evaluation else {}
     log = found.log
-    run_rows.runs({"toy": found}, measured, {"toy": 1})
-    run_rows.settings(found.about), run_rows.summary(found.about), run_rows.progress(found.about, log, 1e6)
-    run_rows.side_by_side([measured.get("toy")])
-    run_rows.frontier({"toy": found}, measured)
+    runs_report.runs({"toy": found}, measured, {"toy": 1})
+    (
+        runs_report.settings(found.about),
+        runs_report.summary(found.about),
+        runs_report.progress(found.about, log, 1e6),
+    )
+    runs_report.side_by_side([measured.get("toy")])
+    runs_report.frontier({"toy": found}, measured)
     results.result(found)
 
 
@@ -129,9 +137,9 @@ def features(world: Path) -> None:
     found = FeatureStore(world / FEATURES)
     _ = found.texts, found.clusters
     for latent in range(3):
-        page.body(found.feature(latent), 40, 10)
+        html_page.body(found.feature(latent), 40, 10)
         found.strongest(latent, -1)
-    page.names(found)(0)
+    html_page.names(found)(0)
 
 
 def mend_features(world: Path) -> None:
@@ -162,15 +170,15 @@ def labels(world: Path) -> None:
 def compared(world: Path) -> None:
     """Two runs matched, as the Compare page shows them."""
     found = comparison.kept(Run(world / RUN), Run(world / OTHER))
-    for measure in compare_rows.MEASURES if found else ():
-        compare_rows.counts(found, measure), compare_rows.histogram(found, measure)
+    for measure in compare_report.MEASURES if found else ():
+        compare_report.counts(found, measure), compare_report.histogram(found, measure)
 
 
 def dead(world: Path) -> None:
     """The report on dead latents, as its page shows it."""
     found = DeadReport(world / RUN / "dead")
     rows = found.rows()
-    dead_rows.numbers(found.about, rows), dead_rows.basis(found.about), dead_rows.silent(found.about)
+    dead_report.numbers(found.about, rows), dead_report.basis(found.about), dead_report.silent(found.about)
     found.row(0)
 
 
@@ -181,15 +189,15 @@ def documents(name: str) -> Callable[[Path], object]:
 
 def model(world: Path) -> None:
     """A language model, loaded and run once."""
-    found = models.load(str(world / "model"))
+    found = language_model.load(str(world / "model"))
     found.logits(torch.zeros(1, 4, dtype=torch.long))
     [*windows(["a text"], found.tokenizer, tiny.harvest_config(Path("-")).packing)]
 
 
 def embedded_text(world: Path) -> None:
     """The cached embedded text."""
-    embedded.cache_folder = lambda: world
-    [*embedded.documents()]
+    demo_assets.cache_folder = lambda: world
+    [*demo_assets.documents()]
 
 
 def foreign(form: str) -> Callable[[Path], object]:
@@ -227,7 +235,7 @@ READERS: dict[str, Reader] = {
     "labels from CSV": Reader("labels.csv", labels),
     "labels from JSON": Reader("labels-import.json", labels),
     "comparison": Reader(f"{RUN}/compare-other.json", compared),
-    "dead": Reader(f"{RUN}/dead/dead.json", dead),
+    "dead": Reader(f"{RUN}/dead/dead_report.json", dead),
     "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, mend_dead),
     "sweep": Reader("sweep.toml", lambda world: sweep.load(world / "sweep.toml")),
     "data set .jsonl": Reader("text.jsonl", documents("text.jsonl")),

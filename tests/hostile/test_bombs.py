@@ -18,13 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from activations import text
-from activations.errors import TextError
-from activations.segments import lie_within
+from activations.errors import ConfigError, TextError
+from activations.rows import lie_within
 from activations.store import INDEX, shard_name
 from activations.text import TextConfig
 from activations.tokens import PackingConfig, windows
-from sae import sweep
-from sae.errors import ConfigError
+from sae.workflows import sweep
 from tests import tiny
 from tests.hostile import worker
 from tests.hostile.readers import FEATURES, READERS, RUN, mend_features, mend_sae, mend_store, rewrite

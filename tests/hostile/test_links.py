@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from activations import files
-from activations.errors import ActivationsError, StoreError
+from activations.disk import files
+from activations.errors import RunError, StoreError, WorkbenchError
 from activations.store import INDEX, Store, shard_name, verify
-from sae.errors import RunError, SAEError
 from sae.features.effects import load_effect
-from sae.features.labels import Labels
+from sae.features.latent_labels import Labels
 from sae.features.store import FeatureStore
-from sae.runs import Run, find_runs, load_sae
+from sae.runs.run import Run, find_runs, load_sae
 
 STORE: dict[str, Callable[[Path], object]] = {
     INDEX: Store,
@@ -50,7 +49,7 @@ def folders(world: Path, tmp_path: Path) -> dict[str, Path]:
 
 
 def refused(act: Callable[[Path], object], folder: Path) -> str:
-    with pytest.raises((ActivationsError, SAEError)) as caught:
+    with pytest.raises(WorkbenchError) as caught:
         act(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from activations.errors import ModelError
-from activations.models import load
+from activations.language_model import load
 
 
 class Bomb:

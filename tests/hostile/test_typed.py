@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activations.typed import build, check, fits
+from activations.disk.schema import build, check, fits
 from tests.activations.toys import LAWS
 
 

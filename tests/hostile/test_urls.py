@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from app.session import steering_link
-from sae.errors import ConfigError
+from activations.errors import ConfigError
+from app.steering import link
 from tests.activations.toys import LAWS
 from tests.app import pages
 
@@ -69,7 +69,7 @@ NAMES = ("feature", "unit", "steer", "prompt", "chat", "tokens", "temperature", 
 @given(st.dictionaries(st.sampled_from(NAMES), WORDS))
 def test_any_link_to_steering_is_settings_or_one_line(query: dict[str, str]):
     try:
-        made = steering_link.read(query, 32, 0)
+        made = link.read(query, 32, 0)
     except ConfigError as error:
         said = str(error)
     else:

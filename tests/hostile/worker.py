@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from activations.errors import ActivationsError
-from sae.errors import SAEError
+from activations.errors import WorkbenchError
 from tests.hostile.mutations import mutated
 from tests.hostile.readers import READERS, Reader
 
@@ -29,7 +28,7 @@ IMPORTS = (
     "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",
 )
-OWN = (ActivationsError, SAEError)
+OWN = WorkbenchError
 MEMORY = 512 << 20  # bytes beyond what the process has when it begins
 WAITING = 6  # times a reader's seconds of work, for one that waits: the machine may be busy
 LONGEST = 4000  # characters of a message

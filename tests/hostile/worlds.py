@@ -9,19 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from activations import files
-from activations.embedded import TEXT_VERSION
+from activations.demo_assets import TEXT_VERSION
+from activations.disk import files
 from activations.store import Store
-from activations.writer import StoreWriter
-from sae import comparison
+from activations.store_writer import StoreWriter
 from sae.architectures import SAE, ReLUConfig, build
-from sae.features.dead.of_run import diagnose_run
-from sae.features.dead.rows import DeadConfig
+from sae.diagnosis.sample import DeadConfig
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
-from sae.features.labels import Label
+from sae.features.latent_labels import Label
 from sae.features.store import FeatureStore
 from sae.foreign import WRITABLE, Origin
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows import compare
+from sae.workflows.diagnose import diagnose_run
 from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
 
 RANKED = ("saelens", "sparsify")  # formats that hold a TopK, or nothing else
@@ -49,7 +49,7 @@ def make(folder: Path, world: Path) -> Path:
     shutil.copytree(folder / RUN, folder / OTHER)
     run, other = Run(folder / RUN), Run(folder / OTHER)
     diagnose_run(run, DeadConfig(rows=600, off_tokens=0, batch=128), None)
-    comparison.keep(run, other, comparison.match_runs(run, other, tokens=300))
+    compare.keep(run, other, compare.match_runs(run, other, tokens=300))
     example = MeasuredExample(1, 2, 3.5, [0.5], ["a", "b", "c"], 1, [0.0, 0.0, 0.75])
     side = SideEffect([0.1], [1], [0.5], [Word("a", 0.2)], [Word("b", 0.1)], 0.4, -0.2, [example])
     features = FeatureStore(run.path / "features")

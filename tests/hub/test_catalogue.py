@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sae.errors import HubError
+from activations.errors import HubError
 from sae.foreign import FORMATS
 from sae.hub import catalogue, names
 

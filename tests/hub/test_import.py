@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae.runs import Run
+from sae.runs.run import Run
 from tests import tiny
 from tests.hub import fake_hub
 from tests.hub.conftest import contents

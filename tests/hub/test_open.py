@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae.runs import Run
+from sae.runs.run import Run
 from tests import tiny
 from tests.hub.conftest import contents
 from tests.hub.fake_hub import Repository

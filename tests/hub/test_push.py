@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sae.runs import Run
-from sae.show import card
+from sae.report import model_card
+from sae.runs.run import Run
 from tests.hub.conftest import contents
 from tests.hub.fake_hub import TOKEN
 
@@ -119,10 +119,10 @@ def test_what_broke_off_is_sent_again_by_the_same_command(hub, asking, run):
 
 
 def test_the_card_quotes_what_would_be_markup():
-    made = card.Card(
+    made = model_card.Card(
         "hf:me/x", "topk", "a`b", "evil: [x]\n- y", "h|`", 8, {"k": 3, "aux": None}, [("a|b", "1", "<b>")], "on 3", None, False,
     )  # fmt: skip
-    text = card.markdown(made)
+    text = model_card.markdown(made)
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "evil: [x]\n- y"
     assert "| a\\|b | 1 | \\<b\\> |" in text
     assert "aux" not in text
@@ -131,7 +131,7 @@ def test_the_card_quotes_what_would_be_markup():
 def test_the_histogram_counts_every_latent_once():
     import re
 
-    made = card.densities([0.0, 0.0, 1.0, 0.5, 1e-3, 1.1e-3], 10_000)
+    made = model_card.densities([0.0, 0.0, 1.0, 0.5, 1e-3, 1.1e-3], 10_000)
     assert sum(int(n) for n in re.findall(r"<title>([\d,]+) latents", made)) == 4
     assert "2 of 6 latents never fired" in made
-    assert card.densities([], 0).startswith("<svg")
+    assert model_card.densities([], 0).startswith("<svg")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import Origin, saelens
-from sae.imported import import_sae, read_probe
+from sae.workflows.import_sae import import_sae, read_probe
 from tests.peers.conftest import Record
 from tests.sae import lens
 from tests.sae.lens import EXPORTED, HOOK, ours

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import Origin
 from sae.foreign import sparsify as ours
 from tests.peers.conftest import Record

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from sae.architectures import SAE, ArchConfig, BatchTopK, JumpReLU, Matryoshka, build
-from sae.features.dead.diagnose import Trained, examine
-from sae.features.dead.rows import DeadConfig, Piece, Rows
+from sae.diagnosis.diagnose import Trained, examine
+from sae.diagnosis.sample import DeadConfig, Piece, Rows
 
 D, F, LIVING, CONTEXT = 16, 24, 9, 8
 TOKENS = LIVING + 3  # axes in the data: those that living latents read, and three that nobody else does

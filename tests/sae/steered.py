@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from activations.models import LanguageModel
+from activations.language_model import LanguageModel
 from sae.architectures import SAE, ArchConfig, build
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering

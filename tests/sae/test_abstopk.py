@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae import kernels
 from sae.architectures import AbsTopKConfig, TopKConfig, build
-from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 8, 24

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import AdaptiveK, AdaptiveKConfig, TopKConfig, build, ridge
-from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 32, 64

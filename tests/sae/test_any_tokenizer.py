@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from activations.errors import ModelError, TextError
 from activations.generation import Sampling, prompt_ids
 from activations.harvest import harvest
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import TopKConfig
@@ -20,9 +20,9 @@ from sae.cli.train import train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import measure_effect
-from sae.features.reader import read
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.reading.reader import read
+from sae.runs.run import Run
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering

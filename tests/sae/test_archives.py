@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from sae.errors import ForeignError
-from sae.foreign.exchange import Weights, read_pt
+from activations.errors import ForeignError
+from sae.foreign.weights import Weights, read_pt
 
 
 class Opened:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import MFR, TopKConfig, build
-from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig, Trainer
 from tests.sae.small import SMALL, D, F
 from tests.sae.test_laws import rows

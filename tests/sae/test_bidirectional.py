@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from activations.models import load
+from activations.errors import ConfigError
+from activations.language_model import load
 from sae.architectures import AbsTopKConfig
 from sae.cli import bidirectional as command
 from sae.cli.features import collect
 from sae.cli.train import train
 from sae.config import RunConfig
-from sae.errors import ConfigError
 from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.collect import FeaturesConfig
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from activations import files
+from activations.disk import files
+from activations.errors import RunError
 from sae.architectures import AbsTopKConfig
 from sae.cli.train import train
-from sae.comparison import keep, kept, match_runs, place
 from sae.config import RunConfig
-from sae.errors import RunError
 from sae.evaluation.reconstruction import held_out_rows
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig
+from sae.workflows.compare import keep, kept, match_runs, place
 
 
 @pytest.fixture(scope="module")

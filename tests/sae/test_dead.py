@@ -21,10 +21,10 @@ from sae.architectures import (
     build,
     name_of,
 )
-from sae.features.dead import changes
-from sae.features.dead.causes import CAUSES, training_of
-from sae.features.dead.diagnose import Trained, examine
-from sae.features.dead.evidence import ranks
+from sae.diagnosis import what_if
+from sae.diagnosis.causes import CAUSES, training_of
+from sae.diagnosis.diagnose import Trained, examine
+from sae.diagnosis.evidence import ranks
 from sae.training.trainer import TrainConfig, Trainer
 from tests.sae import planted as world
 from tests.sae.planted import (
@@ -215,9 +215,9 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
     what_if, dead = summary["changes"]["resample"], torch.tensor(dead_of(table))
     assert what_if["scale"][0] == 0.2  # as in the paper
     assert what_if["fire"][-1] > 0
-    x = changes._badly_rebuilt(sae, rows, len(dead))
+    x = what_if._badly_rebuilt(sae, rows, len(dead))
     for scale, expected, dense in zip(*(what_if[key] for key in ("scale", "fire", "dense")), strict=True):
-        changed = changes.with_encoders(sae, dead, x, scale * what_if["norm"])
+        changed = what_if.with_encoders(sae, dead, x, scale * what_if["norm"])
         assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * what_if["norm"]))
         read = (x - sae.b_dec) / (x - sae.b_dec).norm(dim=1, keepdim=True)
         own = changed.drive(rows.x)[:, dead]
@@ -231,7 +231,7 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
 def test_badly_rebuilt_rows_are_drawn_and_well_rebuilt_ones_are_not():
     sae, rows = planted(TopKConfig(d_sae=F, k=1)), PlantedRows()
     rows.x[17] = 500.0
-    assert (changes._badly_rebuilt(sae, rows, 1) == 500.0).all()
+    assert (what_if._badly_rebuilt(sae, rows, 1) == 500.0).all()
 
 
 def shifted(present: str, cfg: TrainConfig) -> tuple[SAE, Trainer]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from sae.features.dead.rows import DeadConfig, Rows, off_distribution, off_rows
-from sae.runs import Run
+from sae.diagnosis.sample import DeadConfig, Rows, off_distribution, off_rows
+from sae.runs.run import Run
 
 
 def test_a_run_of_the_toy_world_is_the_same_each_time(world):

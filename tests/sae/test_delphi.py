@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from activations.errors import RunError
 from activations.store import Store
 from sae.cli.main import main
-from sae.errors import RunError
-from sae.features import delphi
-from sae.runs import Run
+from sae.foreign import delphi
+from sae.runs.run import Run
 from tests import tiny
 
 

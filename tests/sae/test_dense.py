@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sae.architectures import SAE, TopK, TopKConfig, build
-from sae.features.dead.dense import CLASSES, KINDS, classes_of, describe, kind_of
-from sae.features.dead.evidence import Firings, firings
+from sae.diagnosis.dense import CLASSES, KINDS, classes_of, describe, kind_of
+from sae.diagnosis.evidence import Firings, firings
 from tests.sae.planted import CONTEXT, PlantedRows, axes
 
 D, F = 16, 24

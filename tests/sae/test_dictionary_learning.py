@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from activations.errors import ForeignError
 from sae.architectures import AbsTopKConfig
-from sae.errors import ForeignError
 from sae.foreign import Origin, dictionary_learning
-from sae.foreign.sites import hook_of_module
+from sae.foreign.hook_names import hook_of_module
 from tests.sae.exchanged import ORIGIN, apart, rows, trained
 from tests.sae.small import SMALL, D, F
 

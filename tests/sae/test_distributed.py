@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from activations import ranks
+from activations.errors import ConfigError
+from activations.parallel import ranks
 from activations.shuffle import Batch
 from sae.architectures import (
     AbsTopKConfig,
@@ -25,8 +26,7 @@ from sae.architectures import (
 )
 from sae.cli import train as command
 from sae.cli.main import main
-from sae.errors import ConfigError
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training import distributed, sharing
 from sae.training.trainer import TrainConfig, Trainer, fit
 from tests.ranks import together

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from activations.models import LanguageModel, load
-from sae.errors import RunError
+from activations.errors import RunError
+from activations.language_model import LanguageModel, load
 from sae.features.effects import EffectConfig, load_effect, measure_effect, save_effect
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
 from tests.app import worlds
 from tests.sae.small import architectures
 

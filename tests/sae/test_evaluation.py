@@ -5,15 +5,15 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from activations.models import LanguageModel, load
-from activations.splits import is_held_out
+from activations.errors import RunError
+from activations.language_model import LanguageModel, load
+from activations.rows import is_held_out
 from activations.store import Store
 from sae.architectures import TopKConfig, build
-from sae.errors import RunError
 from sae.evaluation.bootstrap import ratio
 from sae.evaluation.reconstruction import reconstruction
 from sae.evaluation.splice import splice
-from sae.runs import Run
+from sae.runs.run import Run
 from tests import tiny
 
 

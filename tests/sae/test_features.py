@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from activations.models import LanguageModel, load
-from sae.errors import RunError
+from activations.errors import RunError
+from activations.language_model import LanguageModel, load
 from sae.features import collect as collecting
 from sae.features.collect import FeaturesConfig, collect
-from sae.features.describe import describe
 from sae.features.examples import Selection, gather, traces, wanted_pairs
 from sae.features.firings import Firings, by_latent
-from sae.features.logits import logit_lens
+from sae.features.logit_lens import logit_lens
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.statistics import BINS_PER_OCTAVE, QUANTILES, Statistics
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.features import describe
 from tests import tiny
 from tests.hostile.readers import rewrite
 

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae.errors import RunError
+from activations.errors import RunError
 from sae.features import collect as collecting
-from sae.features import compiled, firings
+from sae.features import firings, numba_pass
 from sae.features.cofiring import cofiring
 from sae.features.collect import FeaturesConfig, collect
 from sae.features.examples import Selection, gather, traces, wanted_pairs
 from sae.features.firings import Firings, by_latent
 from sae.features.statistics import LOWEST_OCTAVE, Statistics
-from sae.runs import Run
+from sae.runs.run import Run
 
 CONTEXT, F, WINDOWS = 8, 12, 24
 
@@ -24,11 +24,11 @@ CONTEXT, F, WINDOWS = 8, 12, 24
 @contextmanager
 def looping(yes: bool, threads: int = 1) -> Iterator[None]:
     """Within the block all work is done by the compiled loops, or none."""
-    kept, before = compiled.WORTHWHILE, torch.get_num_threads()
-    compiled.WORTHWHILE = 0 if yes else 2**62
+    kept, before = numba_pass.WORTHWHILE, torch.get_num_threads()
+    numba_pass.WORTHWHILE = 0 if yes else 2**62
     torch.set_num_threads(threads)
     yield
-    compiled.WORTHWHILE = kept
+    numba_pass.WORTHWHILE = kept
     torch.set_num_threads(before)
 
 

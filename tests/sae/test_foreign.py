@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from activations.errors import ForeignError
 from sae.architectures import ARCHITECTURES
-from sae.errors import ForeignError
 from sae.foreign import FORMATS, WRITABLE
-from sae.foreign.forms import IN_USE
+from sae.foreign.exact_forms import IN_USE
 from tests.sae.exchanged import ORIGIN, rows, trained
 from tests.sae.small import SMALL
 from tests.sae.test_saelens import ANYTHING

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import Gated, GatedConfig, JumpReLUConfig, ReLUConfig, build
 from sae.architectures.base import ArchConfig
-from sae.errors import ConfigError
 from sae.losses import squared_error
 from sae.training.trainer import TrainConfig, Trainer
 

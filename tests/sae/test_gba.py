@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError, RunError
 from sae import config
 from sae.architectures import GBA, GBAConfig, build
 from sae.cli.synthetic import train
-from sae.errors import ConfigError, RunError
 from sae.evaluation.recovery import recovery
 from sae.evaluation.synthetic import Gaussian
 from sae.training.trainer import TrainConfig, Trainer

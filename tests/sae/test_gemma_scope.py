@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import gemma_scope
 from tests.sae.exchanged import ORIGIN, apart, rows, trained
 from tests.sae.small import SMALL, D, F

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import JumpReLUConfig, build
 from sae.architectures.jumprelu import jump, step
-from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 8, 24

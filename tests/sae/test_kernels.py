@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from sae import kernels
 from sae.code import SparseCode, from_dense
-from sae.kernels import RowGradient, autograd, functions, gradients_by_row
+from sae.kernels import RowGradient, autograd, autograd_functions, gradients_by_row
 
 B, D, F = 5, 3, 7
 
@@ -16,8 +16,8 @@ B, D, F = 5, 3, 7
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything here holds whichever products are used, those over entries or the dense ones."""
     if request.param == "crowded":
-        monkeypatch.setattr(functions, "CROWDED_ENTRIES", 0)
-        monkeypatch.setattr(functions, "CROWDED_SHARE", 0.0)
+        monkeypatch.setattr(autograd_functions, "CROWDED_ENTRIES", 0)
+        monkeypatch.setattr(autograd_functions, "CROWDED_SHARE", 0.0)
 
 
 @pytest.fixture(params=[1, 2, 100])
@@ -217,7 +217,7 @@ def test_only_a_large_code_with_many_entries_is_crowded(products: None, monkeypa
     monkeypatch.undo()
     for rows, share, crowded in ((4, 0.5, False), (400, 0.05, False), (400, 0.2, True)):
         code = from_dense((torch.rand(rows, 1000) < share).float())
-        assert functions.crowded(code) == crowded
+        assert autograd_functions.crowded(code) == crowded
 
 
 def test_chosen_in_a_low_precision_latents_still_have_the_exact_values_and_gradients():

@@ -5,9 +5,9 @@ import torch
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import KronConfig, KronSAE, TopKConfig, build
 from sae.architectures.kron import mand
-from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig, Trainer
 
 D, HEADS, M, N = 6, 3, 2, 4

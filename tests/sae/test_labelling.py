@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from activations import locks, token_labels
-from activations.errors import ActivationsError, LabelError, StoreError
+from activations import token_labels
+from activations.disk import locks
+from activations.document_labels import unit_of
+from activations.errors import ConfigError, LabelError, RunError, StoreError, WorkbenchError
 from activations.harvest import harvest
-from activations.labels import unit_of
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from activations.shuffle import ShuffledReader
 from activations.store import Store
 from activations.token_labels import LabelSet, choose, surprisal
@@ -20,10 +21,9 @@ from activations.tokens import NOWHERE, PackingConfig
 from sae.architectures import AdaptiveKConfig, BatchTopKConfig, TopKConfig, build
 from sae.cli.train import train
 from sae.config import RunConfig
-from sae.errors import ConfigError, RunError
-from sae.labelling import label
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig
+from sae.workflows.label_tokens import label
 from tests import tiny
 from tests.activations.harvests import config, contents, interrupted
 
@@ -196,7 +196,7 @@ def test_damaged_labels_are_seen(place: Path, store: Store):
 
 
 def refused(
-    kind: type[ActivationsError], store: Store, source: str, *parts: str, name: str | None = None
+    kind: type[WorkbenchError], store: Store, source: str, *parts: str, name: str | None = None
 ) -> None:
     with pytest.raises(kind) as caught:
         label(store, source, name)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sae.errors import RunError
-from sae.features.labels import Label, Labels
+from activations.errors import RunError
+from sae.features.latent_labels import Label, Labels
 from sae.features.store import FeatureStore
 
 HOSTILE = '<script>alert(1)</script> "quoted", =1+1\n**x** \u202e\x00'

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import FORMATS, llama_scope
 from tests.sae.exchanged import apart, rows
 from tests.sae.small import D, F

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from sae.errors import ConfigError
-from sae.training.logs import Loggers, read
+from activations.errors import ConfigError
+from sae.runs.log import Loggers, read
 
 ROWS = [{"step": 5, "loss": 0.5, "l0": 4.0}, {"step": 10, "loss": 0.25, "l0": 4.0}]
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from activations.models import load
+from activations.language_model import load
 from sae.features import map as maps
 from sae.features.collect import FeaturesConfig
-from sae.features.describe import describe
 from sae.features.map import cluster_tokens, make_map
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
+from sae.workflows.features import describe
 
 
 def planted(groups: int, each: int, spread: float = 0.25, width: int = 32) -> tuple[torch.Tensor, np.ndarray]:

@@ -8,14 +8,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.testing import assert_close
 
-from activations.models import load
+from activations.errors import RunError, ShapeError
+from activations.language_model import load
 from sae.architectures import TopKConfig, build
 from sae.code import SparseCode, from_dense
-from sae.errors import RunError, ShapeError
 from sae.evaluation import matching
 from sae.evaluation.matching import compare, kinds, match
 from sae.evaluation.similarity import Similarity, codes, correlation, cosine
-from sae.runs import Run
+from sae.runs.run import Run
 from tests import tiny
 
 D = 12

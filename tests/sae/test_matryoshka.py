@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import BatchTopKConfig, Matryoshka, MatryoshkaConfig, build
 from sae.config import RunConfig, from_json, to_json
-from sae.errors import ConfigError
 from sae.losses import fvu
 from sae.training.trainer import TrainConfig, Trainer
 

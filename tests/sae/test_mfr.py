@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import MFR, MFRConfig, build
 from sae.architectures.mfr import mean_agreement
-from sae.errors import ConfigError
 from sae.losses import fvu, matched_mean
 from sae.training.trainer import TrainConfig, Trainer
 

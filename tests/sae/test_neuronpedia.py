@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from activations.errors import ConfigError
 from sae.cli.main import main
-from sae.errors import ConfigError
-from sae.features import neuronpedia
-from sae.features.neuronpedia import Listing, write_listing
 from sae.features.store import FeatureStore, Histogram
+from sae.foreign import neuronpedia
+from sae.foreign.neuronpedia import Listing, write_listing
 from tests import tiny
 
 LISTING = Listing("gpt2-small", "res-mine-8k", "mine", "A. Person")

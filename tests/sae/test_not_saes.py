@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae.errors import ForeignError
-from sae.imported import import_sae
+from activations.errors import ForeignError
+from sae.workflows.import_sae import import_sae
 from tests.sae.small import D, F
 
 PAIR = {

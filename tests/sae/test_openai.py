@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import openai
 from tests.sae.exchanged import ORIGIN, apart, rows, trained
 from tests.sae.small import SMALL, D, F

@@ -6,13 +6,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from activations.models import load
-from sae.errors import RunError
+from activations.errors import RunError
+from activations.language_model import load
 from sae.features.effects import EffectConfig, measure_effect, save_effect
-from sae.features.page import export_html
+from sae.features.html_page import export_html
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.render import number
+from sae.report.render import number
+from sae.runs.run import Run
 from tests import tiny
 from tests.app import worlds
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE

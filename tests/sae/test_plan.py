@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused_with_what_would(tmp_path):
 
 
 def test_a_full_disk_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("activations.files.free_bytes", lambda path: 10**6)
+    monkeypatch.setattr("activations.disk.files.free_bytes", lambda path: 10**6)
     (refusal,) = training.forecast(job(), machine(1e12), tmp_path).refusals
     assert refusal.startswith("too little disk: it takes")
 

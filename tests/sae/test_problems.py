@@ -2,8 +2,8 @@
 
 import pytest
 
-from sae.problems import problems
-from sae.runs import Run
+from sae.runs.problems import problems
+from sae.runs.run import Run
 from tests.cli.commands import Server
 
 ABOUT = {"config": {"arch": {"d_sae": 32, "k": 4}, "train": {"lr": 0.01}}}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import Origin, processing, saelens
-from sae.imported import unlike_training
+from sae.workflows.import_sae import unlike_training
 from tests.sae import lens
 
 D = 16

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.errors import ForeignError
+from activations.errors import ForeignError
 from sae.foreign import FORMATS, qwen_scope
 from tests.sae.exchanged import apart, rows
 from tests.sae.small import D

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from activations.errors import ConfigError
 from sae.architectures import TopKConfig, build
 from sae.cli.train import train
 from sae.config import RunConfig
-from sae.errors import ConfigError
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.training import rates
 from sae.training.schedules import LONG, STEPS_POWER, peak_rate
 from sae.training.trainer import TrainConfig

@@ -10,18 +10,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from activations.errors import TextError
-from activations.models import LanguageModel, load
+from activations.errors import ConfigError, RunError, TextError
+from activations.language_model import LanguageModel, load
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import SAE, build
-from sae.errors import ConfigError, RunError
-from sae.features import reader
-from sae.features.reader import read
-from sae.features.reading import Reading
 from sae.features.store import FeatureStore
-from sae.runs import Run
-from sae.show.render import number
+from sae.reading import reader
+from sae.reading.reader import read
+from sae.reading.reading import Reading
+from sae.report.render import number
+from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, Trainer
 from tests import tiny
 from tests.sae.small import SMALL, every_architecture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import ReLUConfig, build
-from sae.errors import ConfigError
 
 D, F = 8, 24
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

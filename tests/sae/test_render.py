@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from sae.show import render, strips
+from sae.report import render, token_strips
 
 relaxed = settings(deadline=None)
 NASTY = [
@@ -121,23 +121,23 @@ def test_no_text_becomes_markup_anywhere(tokens):
 @relaxed
 @given(windows(), st.sampled_from([None, 1, 4, 16]))
 def test_a_strip_shows_the_text_of_its_tokens_and_nothing_else(window, around):
-    part = strips.shown_part(window, around)
-    assert read(strips.token_strip(window, 100.0, around)).text == shown(window.tokens[part])
+    part = token_strips.shown_part(window, around)
+    assert read(token_strips.token_strip(window, 100.0, around)).text == shown(window.tokens[part])
 
 
 @relaxed
 @given(windows(), st.sampled_from([None, 1, 4, 16]))
 def test_the_peak_is_marked_once_and_always_shown(window, around):
-    strip = read(strips.token_strip(window, 100.0, around))
+    strip = read(token_strips.token_strip(window, 100.0, around))
     assert len(strip.of_class("peak")) == 1
-    part = strips.shown_part(window, around)
+    part = token_strips.shown_part(window, around)
     assert len(strip.of_class("t")) == part.stop - part.start >= min(around or 99, len(window.tokens))
 
 
 @relaxed
 @given(windows())
 def test_tokens_are_coloured_by_value_and_only_where_it_is_not_zero(window):
-    marks = read(strips.token_strip(window, 100.0)).of_class("t")
+    marks = read(token_strips.token_strip(window, 100.0)).of_class("t")
     for mark, value in zip(marks, window.values, strict=True):
         classes = set((mark["class"] or "").split()) - {"t", "peak", "empty"}
         assert classes == ({"up"} if value > 0 else {"down"} if value < 0 else set())
@@ -163,7 +163,7 @@ def test_the_full_scale_is_full_colour_and_weak_values_stay_visible():
 @given(st.integers(1, 200), st.data(), st.one_of(st.none(), st.integers(1, 200)))
 def test_a_crop_holds_the_peak_and_as_many_tokens_as_there_are(length, data, around):
     peak = data.draw(st.integers(0, length - 1))
-    part = strips.crop(length, peak, around)
+    part = token_strips.crop(length, peak, around)
     assert 0 <= part.start <= peak < part.stop <= length
     assert part.stop - part.start == min(around or length, length)
 
@@ -172,32 +172,34 @@ def test_a_crop_holds_the_peak_and_as_many_tokens_as_there_are(length, data, aro
 @given(st.lists(windows(), max_size=8), st.sampled_from([None, 1, 3]))
 def test_folding_counts_every_window_and_keeps_the_order(found, around):
     found = found + found
-    folded = strips.fold(found, around)
+    folded = token_strips.fold(found, around)
     assert sum(count for _, count in folded) == len(found)
-    looks = [tuple(w.tokens[strips.shown_part(w, around)]) for w in found]
-    assert [tuple(w.tokens[strips.shown_part(w, around)]) for w, _ in folded] == list(dict.fromkeys(looks))
+    looks = [tuple(w.tokens[token_strips.shown_part(w, around)]) for w in found]
+    assert [tuple(w.tokens[token_strips.shown_part(w, around)]) for w, _ in folded] == list(
+        dict.fromkeys(looks)
+    )
 
 
 def test_look_alikes_show_once_with_their_number_and_the_rest_up_to_a_limit():
     same = [Window(document, 0, 0, ["x", f"{document}"], [1.0, 0.0]) for document in range(3)]
-    source = strips.examples([*same, Window(9, 4321, 0, ["y"], [0.5])], 1.0, around=1)
+    source = token_strips.examples([*same, Window(9, 4321, 0, ["y"], [0.5])], 1.0, around=1)
     assert len(read(source).of_class("strip")) == 2
     assert "×3" in source
     assert "doc 9 · 4,321" in source
-    assert len(read(strips.examples(same, 1.0, most=2)).of_class("strip")) == 2
+    assert len(read(token_strips.examples(same, 1.0, most=2)).of_class("strip")) == 2
 
 
 def test_line_ends_are_seen_and_break_lines_only_in_whole_windows():
     window = Window(0, 0, 0, ["a", "\n", "\n", "b", "c"], [1.0, 0, 0, 0, 0])
-    whole, cut = strips.token_strip(window, 1.0), strips.token_strip(window, 1.0, 4)
+    whole, cut = token_strips.token_strip(window, 1.0), token_strips.token_strip(window, 1.0, 4)
     assert read(whole).text == "a↵↵bc"
     assert whole.count("<br>") == 1
     assert "<br>" not in cut
 
 
 def test_a_space_before_a_word_is_outside_its_colour():
-    assert strips.inline([strips.valued(" top", 1.0, 1.0)]).startswith(' <span class="t up"')
-    assert ">   </span>" in strips.inline([strips.valued("   ", 1.0, 1.0)])
+    assert token_strips.inline([token_strips.valued(" top", 1.0, 1.0)]).startswith(' <span class="t up"')
+    assert ">   </span>" in token_strips.inline([token_strips.valued("   ", 1.0, 1.0)])
 
 
 def test_the_legend_goes_from_the_lowest_to_the_highest_by_the_tokens_rule():
@@ -263,8 +265,8 @@ def test_markdown_parts_addresses_which_become_links_though_they_are_escaped(tex
 
 def test_a_character_in_several_tokens_stands_whole_over_them():
     pieces = ["a ", "你", "", "", "好", "!"]
-    line = strips.inline(
-        [strips.Token(text, "t", f' data-tip="{place}"') for place, text in enumerate(pieces)]
+    line = token_strips.inline(
+        [token_strips.Token(text, "t", f' data-tip="{place}"') for place, text in enumerate(pieces)]
     )
     page = read(line)
     assert page.text == "a 你好!"
@@ -276,7 +278,7 @@ def test_a_character_in_several_tokens_stands_whole_over_them():
 
 def test_an_emoji_of_several_code_points_and_an_accent_are_not_torn_apart():
     family = ["👨", "", "\u200d", "👩", " e", "\u0301", "x"]
-    line = strips.inline([strips.Token(text) for text in family])
+    line = token_strips.inline([token_strips.Token(text) for text in family])
     shown_whole = re.findall(r'<span class="char"><span>(.*?)</span>', line)
     assert shown_whole == ["👨\u200d👩", "e\u0301"]
     assert read(line).text == "".join(family)
@@ -284,5 +286,5 @@ def test_an_emoji_of_several_code_points_and_an_accent_are_not_torn_apart():
 
 def test_a_crop_is_made_longer_rather_than_cut_a_character():
     window = Window(0, 0, 3, ["a", "你", "", "", "", "b"], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    assert strips.shown_part(window, 1) == slice(1, 5)
-    assert read(strips.token_strip(window, 1.0, 1)).text == "你"
+    assert token_strips.shown_part(window, 1) == slice(1, 5)
+    assert read(token_strips.token_strip(window, 1.0, 1)).text == "你"

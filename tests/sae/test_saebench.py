@@ -5,8 +5,8 @@ from dataclasses import asdict, is_dataclass
 import pytest
 import torch
 
+from activations.errors import ForeignError
 from sae.architectures import ArchConfig
-from sae.errors import ForeignError
 from sae.foreign import Origin
 from sae.foreign.saebench import adapt
 from tests.sae.exchanged import ORIGIN, apart, rows, trained

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from activations.errors import ForeignError
 from sae.architectures import AbsTopKConfig, build, name_of
-from sae.errors import ForeignError
 from sae.foreign import FORMATS, WRITABLE, Origin, saelens
-from sae.foreign.exchange import read_json, read_pt, read_safetensors
+from sae.foreign.weights import read_json, read_pt, read_safetensors
 from tests.sae import lens
 from tests.sae.lens import EXPORTED, HOOK, ours
 from tests.sae.small import SMALL, D, F

@@ -4,33 +4,39 @@ import re
 
 import numpy as np
 
-from sae.show import feature, histogram
+from sae.report import feature as feature_report
+from sae.report import histogram
 
 
 def test_a_feature_s_numbers_are_its_own():
     row = {"density": 0.05, "fired": 50, "positive_share": 1.0, "max": 4.0, "min": 0.5, "mean": 2.0}
     row |= {"enc_dec_cosine": 0.7, "b_enc": 0.2}
-    shown = {name: value for name, value, _ in feature.numbers(row)}
+    shown = {name: value for name, value, _ in feature_report.numbers(row)}
     assert shown == {
         "fires on": "5 %", "firings": "50", "max": "4", "mean": "2", "enc·dec cosine": "0.70", "bias": "0.2",
     }  # fmt: skip
-    signed = {name: value for name, value, _ in feature.numbers({**row, "positive_share": 0.25, "min": -3.0})}
+    signed = {
+        name: value for name, value, _ in feature_report.numbers({**row, "positive_share": 0.25, "min": -3.0})
+    }
     assert (signed["positive"], signed["min"]) == ("25 %", "−3")
-    assert all(why.endswith((".", "same.")) for _, _, why in feature.numbers(row)), "each is explained"
+    assert all(why.endswith((".", "same.")) for _, _, why in feature_report.numbers(row)), "each is explained"
 
 
 def test_neighbours_come_with_label_and_what_they_fire_on():
     row = {"neighbours": [2, 3], "neighbour_cosines": [0.8, 0.1]}
     about = {2: ("<i>", ["<b>"]), 3: ("", ["=1+1"])}.__getitem__
-    linked, plain = feature.neighbours(row, about, "a & b"), feature.neighbours(row, about, None)
+    linked, plain = (
+        feature_report.neighbours(row, about, "a & b"),
+        feature_report.neighbours(row, about, None),
+    )
     assert 'href="feature?run=a+%26+b&amp;feature=2"' in linked
     assert "&lt;i&gt;" in linked and "&lt;b&gt;" in linked and "0.80" in linked
     assert "<a" not in plain and ">2<" in plain
 
 
 def test_colours_are_relative_to_the_larger_side():
-    assert feature.scale({"min": -7.0, "max": 2.0}) == 7.0
-    assert feature.value_range({"min": 0.5, "max": 2.0}) == (0.0, 2.0)
+    assert feature_report.scale({"min": -7.0, "max": 2.0}) == 7.0
+    assert feature_report.value_range({"min": 0.5, "max": 2.0}) == (0.0, 2.0)
 
 
 def test_the_drawn_histogram_has_a_bar_for_each_bin_with_firings_and_nothing_to_fetch():

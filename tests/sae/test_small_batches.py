@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from activations.errors import ConfigError, DivergedError
 from sae.architectures import TopKConfig, build
-from sae.errors import ConfigError, DivergedError
 from sae.training.trainer import TrainConfig, Trainer
 from tests.sae.small import D, F, every_architecture
 

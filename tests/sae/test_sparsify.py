@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
+from activations.errors import ForeignError
 from sae.architectures import AbsTopK, AbsTopKConfig, TopK
-from sae.errors import ForeignError
 from sae.foreign import sparsify
 from tests.sae.exchanged import ORIGIN, apart, rows, trained
 from tests.sae.small import SMALL, D, F

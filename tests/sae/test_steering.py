@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from activations.models import LanguageModel, load
+from activations.errors import ConfigError
+from activations.language_model import LanguageModel, load
 from sae.architectures import AbsTopKConfig, TopKConfig, build
 from sae.code import from_dense
-from sae.errors import ConfigError
 from sae.features.store import FeatureStore
 from sae.steering.controls import random_control, shuffled_control
 from sae.steering.interventions import Calibration, Intervention

@@ -7,11 +7,10 @@ from typing import get_args
 import pytest
 import torch
 
-from activations.errors import GenerationError
+from activations.errors import ConfigError, GenerationError
 from activations.generation import Sampling, generate
-from activations.models import LanguageModel, load
+from activations.language_model import LanguageModel, load
 from sae.architectures import AbsTopKConfig, TopKConfig
-from sae.errors import ConfigError
 from sae.steering.compare import compare
 from sae.steering.interventions import Intervention, Mode
 from sae.steering.measure import LARGEST_PERPLEXITY, perplexity

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
+from activations.errors import ConfigError
 from activations.generation import Sampling, generate
-from activations.models import LanguageModel, load
-from sae.errors import ConfigError
+from activations.language_model import LanguageModel, load
 from sae.features.store import FeatureStore
-from sae.runs import Run
+from sae.runs.run import Run
 from sae.steering.compare import compare
 from sae.steering.controls import random_control, shuffled_control
 from sae.steering.interventions import Calibration, Intervention

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations.errors import ConfigError
 from sae.architectures import TopAFA, TopAFAConfig, build
 from sae.architectures.topafa import nearest_norm, row_norms
 from sae.code import from_dense
-from sae.errors import ConfigError
 from sae.training.trainer import TrainConfig, Trainer
 
 D = 8

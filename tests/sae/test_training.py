@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from activations.errors import StoreError
+from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.cli.train import train
 from sae.config import RunConfig, from_json, to_json
-from sae.errors import ConfigError, DivergedError, RunError
 from sae.kernels import Alone
-from sae.runs import Run, load_sae
-from sae.training.logs import JsonLines, read
+from sae.runs.log import JsonLines, read
+from sae.runs.run import Run, load_sae
 from sae.training.schedules import peak_rate, warmup_then_decay
 from sae.training.trainer import TrainConfig, Trainer, fit
 

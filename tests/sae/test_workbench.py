@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from activations.errors import ForeignError
 from sae import config
 from sae.config import RunConfig
-from sae.errors import ForeignError
 from sae.foreign import FORMATS, Origin, workbench
-from sae.runs import made_by, save_sae
+from sae.runs.run import made_by, save_sae
 from tests.sae.exchanged import trained
 from tests.sae.small import SMALL, D
 

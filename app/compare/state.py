@@ -1,0 +1,143 @@
+"""The second run that the Compare page sets beside the first, the matching of the two, and the pair on show."""
+
+from contextlib import suppress
+from typing import Any
+
+import streamlit as st
+
+from activations.errors import RunError
+from app.session import features, runs
+from app.session.address import Query
+from app.session.jobs import Job, Report, find, start
+from app.session.problems import Missing
+from app.session.runs import stamp
+from sae.evaluation.reconstruction import held_out_rows
+from sae.runs.run import Run
+from sae.workflows import compare
+
+ENCODING = 0.4  # share of the work that goes into encoding, about
+
+
+def second(name: str, first: Run) -> tuple[str, Run]:
+    """The run that `other` in the URL names, or the one last compared with, or else the likeliest.
+
+    That is a finished one that reads the same activations, one with features before others. Raises Missing when
+    there is no other run, RunError when the URL names one that is not there."""
+    others = candidates(name)
+    asked = st.query_params.get("other")
+    chosen = asked or st.session_state.get(f"last other of {name}")
+    if chosen not in others and not asked:
+        chosen = max(others, key=lambda other: _likeliness(first, others[other]))
+    if chosen not in others:
+        why = (
+            "it is the run on the left itself"
+            if chosen == name
+            else f"the Runs page lists those in {runs.folder()}"
+        )
+        raise RunError(f"there is no run {chosen!r} to compare {name!r} with: {why}")
+    st.session_state[f"last other of {name}"] = chosen
+    return chosen, others[chosen]
+
+
+def query(run: str) -> Query:
+    """What the page's URL carries to compare a run with the one that this visit last compared it with."""
+    other = st.session_state.get(f"last other of {run}")
+    return {"run": run, "other": other} if other in runs.found() else {"run": run}
+
+
+def candidates(name: str) -> dict[str, Run]:
+    """All runs but this one. Raises Missing when there is none."""
+    others = {other: run for other, run in runs.needed().items() if other != name}
+    if not others:
+        why = f"{name} is the only run in {runs.folder()}: train another on the same store, with another seed or k."
+        raise Missing("Nothing to compare with", why, "sae train … --out runs/another")
+    return others
+
+
+def show_second(name: str) -> None:
+    """Set another run beside the first."""
+    for gone in ("a", "b"):
+        st.query_params.pop(gone, None)
+    st.query_params["other"] = name
+
+
+def check(first: Run, second: Run) -> None:
+    """Raise RunError, in one line, unless the latents of these two can be matched."""
+    compare.refuse_other_widths(first, second)
+    if first.digest == second.digest:
+        raise RunError(f"{first.path} and {second.path} hold the same SAE: every feature is its own partner")
+
+
+def matched(first: Run, second: Run) -> dict[str, Any] | None:
+    """The matching of the two: kept on disk, or just made; None when it has not been made."""
+    job = matching(first, second)
+    if job and job.result:
+        return job.result
+    return _kept(first, second, stamp(compare.place(first, second)), first.digest, second.digest)
+
+
+def begin(first: Run, second: Run) -> None:
+    """Match the two in the background."""
+    start(_key(first, second), lambda report: _match(first, second, report))
+
+
+def matching(first: Run, second: Run) -> Job[dict[str, Any]] | None:
+    """The matching under way, done, stopped or failed; None when none was begun."""
+    return find(_key(first, second))
+
+
+def pair(sizes: tuple[int, int]) -> tuple[int, int] | None:
+    """The two latents the URL puts side by side, None when it names none. Raises RunError when one is not there."""
+    asked = [st.query_params[name] for name in ("a", "b") if name in st.query_params]
+    if len(asked) < len(sizes):
+        return None
+    for text, size in zip(asked, sizes, strict=True):
+        if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) < size):
+            raise RunError(f"feature {text[:40]} does not exist: this run has 0 to {size - 1}")
+    return int(asked[0]), int(asked[1])
+
+
+def show_pair(first: int, second: int) -> None:
+    """Put two latents side by side."""
+    st.query_params["a"], st.query_params["b"] = str(first), str(second)
+
+
+def table(run: Run) -> Any:
+    """The table of a run's features; None when they have not been collected."""
+    return features.of(run).table if features.collected(run) else None
+
+
+def _match(first: Run, second: Run, report: Report) -> dict[str, Any]:
+    rows = 2 * min(compare.TOKENS, held_out_rows(first.store))
+    latents = 2 * first.config.arch.d_sae
+    done = [0, 0]
+
+    def encoded(n: int) -> None:
+        done[0] += n
+        report(ENCODING * done[0] / rows, "encoding the same tokens with both")
+
+    def weighed(n: int) -> None:
+        done[1] += n
+        report(ENCODING + (1 - ENCODING) * done[1] / latents, "matching")
+
+    report(0.0, "opening the runs")
+    found = compare.match_runs(first, second, on_rows=encoded, on_latents=weighed)
+    with suppress(
+        OSError
+    ):  # a folder one may not write into: shown all the same, and matched again the next time
+        compare.keep(first, second, found)
+    return found
+
+
+def _likeliness(first: Run, other: Run) -> tuple[bool, bool, bool]:
+    alike = (first.about["model"], first.hook) == (other.about["model"], other.hook)
+    return alike, other.finished, features.collected(other)
+
+
+def _key(first: Run, second: Run) -> str:
+    return f"compare {first.digest} {second.digest}"
+
+
+@st.cache_resource(max_entries=4, show_spinner="Opening the comparison")
+def _kept(_first: Run, _second: Run, stamp: tuple[int, int], *digests: str) -> dict[str, Any] | None:
+    return compare.kept(_first, _second)

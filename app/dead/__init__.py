@@ -1,0 +1,1 @@
+"""The Dead latents page."""

@@ -1,0 +1,152 @@
+"""Everything the Steering page is set to, as a link carries it: read strictly, written shortly."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from activations.errors import ConfigError
+from activations.generation import Sampling
+from sae.steering.interventions import Intervention, Mode, Unit
+from sae.steering.steering import Positions, positions_of
+
+MOST_FEATURES, MOST_TOKENS, MOST_TEXTS, MOST_STRENGTH, LONGEST_PROMPT = 8, 200, 4, 100.0, 4000
+DECIMAL = re.compile(r"-?\d{1,4}(\.\d{1,6})?", re.ASCII)
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One state of the page."""
+
+    interventions: tuple[Intervention, ...]
+    prompt: str = "I think that"
+    chat: bool = False
+    tokens: int = 40
+    temperature: float = 0.7
+    seed: int = 0
+    texts: int = 1
+    positions: Positions = "all"
+    first_token: bool = False
+    keep_error: bool = True
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn; from the likeliest that make up 95 %."""
+        return Sampling(self.tokens, self.temperature, top_p=0.95)
+
+    @property
+    def seeds(self) -> range:
+        """One for each text."""
+        return range(self.seed, self.seed + self.texts)
+
+    @property
+    def unit(self) -> Unit:
+        """What all strengths are measured in."""
+        return self.interventions[0].unit
+
+    def with_intervention(self, place: int, **changes: object) -> "Settings":
+        """The same with one intervention changed."""
+        changed = list(self.interventions)
+        changed[place] = replace(changed[place], **changes)  # type: ignore[arg-type]
+        return replace(self, interventions=tuple(changed))
+
+
+def read(query: Mapping[str, str], n_latents: int, default: int) -> Settings:
+    """The settings that a link asks for; of what it leaves out the usual ones, feature `default` among them.
+
+    Raises ConfigError, in one line, for the first thing in it that cannot be."""
+    feature = query.get("feature", str(default))
+    unit = _one_of("unit", query.get("unit", "max"), get_args(Unit))
+    pushes = query.get("steer", f"{feature}:add:1").split(",")
+    if len(pushes) > MOST_FEATURES:
+        raise ConfigError(f"the link steers {len(pushes)} features: {MOST_FEATURES} at most are taken")
+    interventions = tuple(_intervention(push, unit, n_latents) for push in pushes)
+    latents = [intervention.latent for intervention in interventions]
+    if len(set(latents)) < len(latents):
+        raise ConfigError(f"the link names a feature twice: steer = {query.get('steer', '')[:60]!r}")
+    usual = Settings(interventions)
+    prompt = query.get("prompt", usual.prompt)
+    if len(prompt) > LONGEST_PROMPT:
+        raise ConfigError(
+            f"the link's prompt has {len(prompt):,} characters: {LONGEST_PROMPT:,} at most are taken"
+        )
+    return Settings(
+        interventions,
+        prompt,
+        _switch(query, "chat", usual.chat),
+        int(_number(query, "tokens", usual.tokens, 1, MOST_TOKENS, WHOLE)),
+        _number(query, "temperature", usual.temperature, 0, 2),
+        int(_number(query, "seed", usual.seed, 0, 10**9 - 1, WHOLE)),
+        int(_number(query, "texts", usual.texts, 1, MOST_TEXTS, WHOLE)),
+        positions_of(query.get("positions", "all")),
+        _switch(query, "first", usual.first_token),
+        _switch(query, "error", usual.keep_error),
+    )
+
+
+def write(run: str, settings: Settings) -> dict[str, str]:
+    """What a link to these settings carries: the run, the features, and what is not as usual."""
+    usual, pushes = Settings(settings.interventions), settings.interventions
+    positions = settings.positions
+    found = {
+        "prompt": settings.prompt,
+        "chat": _bit(settings.chat),
+        "tokens": str(settings.tokens),
+        "temperature": _short(settings.temperature),
+        "seed": str(settings.seed),
+        "texts": str(settings.texts),
+        "positions": positions if isinstance(positions, str) else ",".join(map(str, positions)),
+        "first": _bit(settings.first_token),
+        "error": _bit(settings.keep_error),
+        "unit": settings.unit,
+    }
+    same = {"prompt": usual.prompt, "chat": "0", "tokens": str(usual.tokens), "temperature": _short(usual.temperature),
+            "seed": "0", "texts": "1", "positions": "all", "first": "0", "error": "1", "unit": "max"}  # fmt: skip
+    steer = ",".join(f"{i.latent}:{i.mode}:{_short(i.strength)}" for i in pushes)
+    return {"run": run, "steer": steer} | {name: v for name, v in found.items() if v != same[name]}
+
+
+def _intervention(push: str, unit: str, n_latents: int) -> Intervention:
+    parts = push.split(":")
+    if len(parts) != 3 or not WHOLE.fullmatch(parts[0]) or not DECIMAL.fullmatch(parts[2]):
+        raise ConfigError(f"steer = {push[:60]!r} is no feature:mode:strength, such as 17:add:1.5")
+    latent, strength = int(parts[0]), float(parts[2])
+    if latent >= n_latents:
+        raise ConfigError(f"feature {latent} does not exist: this run has 0 to {n_latents - 1}")
+    if abs(strength) > MOST_STRENGTH:
+        raise ConfigError(f"strength = {parts[2]} is beyond {MOST_STRENGTH:g}")
+    return Intervention(latent, _one_of("mode", parts[1], get_args(Mode)), strength, unit)  # type: ignore[arg-type]
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ConfigError(f"{name} = {value[:60]!r} must be one of {', '.join(allowed)}")
+    return value
+
+
+def _switch(query: Mapping[str, str], name: str, usual: bool) -> bool:
+    return _one_of(name, query.get(name, _bit(usual)), ("0", "1")) == "1"
+
+
+def _number(
+    query: Mapping[str, str],
+    name: str,
+    usual: float,
+    low: float,
+    high: float,
+    form: re.Pattern[str] = DECIMAL,
+) -> float:
+    text = query.get(name, f"{usual:g}")
+    if not form.fullmatch(text) or not low <= float(text) <= high:
+        raise ConfigError(f"{name} = {text[:60]!r} must be a number from {low:g} to {high:g}")
+    return float(text)
+
+
+def _bit(value: bool) -> str:
+    return str(int(value))
+
+
+def _short(value: float) -> str:
+    """A decimal number without an exponent, to six places."""
+    return f"{value:.6f}".rstrip("0").rstrip(".") or "0"

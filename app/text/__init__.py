@@ -1,0 +1,1 @@
+"""The Your text page."""

@@ -1,0 +1,107 @@
+"""Controls of the Your text page: the box to type in, what to colour by, how to rank, which token."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import streamlit as st
+
+from app import widgets
+from sae.report.render import percent
+
+BOX, SHOWN = "text box", "text in the box"
+
+
+def text_box(
+    current: str,
+    show: Callable[[str], None],
+    examples: Mapping[str, str],
+    longest: int,
+    any_document: Callable[[], str],
+) -> None:
+    """The text, with a button that reads it, and examples to press; what is typed is kept while pages rerun."""
+    if st.session_state.get(SHOWN) != current or BOX not in st.session_state:
+        st.session_state[SHOWN] = st.session_state[BOX] = current
+    with st.form("text form", border=False):
+        st.text_area(
+            "Text",
+            key=BOX,
+            height=90,
+            max_chars=longest,
+            placeholder="Type or paste a text",
+            label_visibility="collapsed",
+        )
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            pressed = st.form_submit_button(
+                "Read", icon=":material/visibility:", type="primary", shortcut="Mod+Enter"
+            )
+            for name, text in examples.items():
+                if st.form_submit_button(name, key=f"example {name}"):
+                    _go_to(text, show)
+            if st.form_submit_button("A held-out document", key="example held-out", icon=":material/casino:"):
+                _go_to(any_document(), show)
+    if pressed:
+        _go_to(st.session_state[BOX], show)
+
+
+def read_again(job: widgets.Job, forget: Callable[[], None]) -> None:
+    """Of a reading that was stopped or failed, a button to begin once more."""
+    if not job.running:
+        st.button("Read again", icon=":material/refresh:", on_click=forget)
+
+
+def colour_controls(
+    measures: Mapping[str, tuple[str, str]], current: str | int, choose: Callable[[str], None], legend: str
+) -> None:
+    """What the tokens are coloured by: a measure, or the feature chosen; the colour scale beside."""
+    options = [*measures, *([str(current)] if isinstance(current, int) else [])]
+    widgets.box(
+        st.segmented_control,
+        "Colour by",
+        str(current),
+        choose,
+        "colour",
+        options=options,
+        required=True,
+        format_func=lambda name: measures[name][0] if name in measures else f"feature {name}",
+        help="\n\n".join(f"**{label}**: {why}" for label, why in measures.values()),
+    )
+    st.html(legend)
+
+
+def ranking_controls(
+    rankings: Mapping[str, str], available: Sequence[str], densest: Sequence[float]
+) -> tuple[str, float]:
+    """How features are ranked, and from which density on they are hidden (1: none); kept while pages change.
+
+    Without densities there is nothing to hide by."""
+    by = st.segmented_control(
+        "Rank features by",
+        available,
+        default=available[0],
+        required=True,
+        key="rank by",
+        persist_state="session",
+        help="\n\n".join(f"**{name}**: {rankings[name]}" for name in available),
+    )
+    if "rarity" not in available:
+        return by, 1.0
+    limit = st.select_slider(
+        "Hide features denser than",
+        densest,
+        densest[-1],
+        lambda share: "none" if share == 1.0 else percent(share),
+        key="densest",
+        persist_state="session",
+        width=220,
+    )
+    return by, limit
+
+
+def token_stepper(place: int, last: int, go_to: Callable[[int], None]) -> None:
+    """The token before and the one after, by button or arrow key."""
+    widgets.step("Previous", "Left", place == 0, go_to, place - 1)
+    widgets.step("Next", "Right", place == last, go_to, place + 1)
+
+
+def _go_to(text: str, show: Callable[[str], None]) -> None:
+    show(text)
+    st.rerun()

@@ -1,0 +1,1 @@
+"""Why latents are dead, rare or dense, and what would change it."""

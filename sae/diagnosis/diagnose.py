@@ -1,0 +1,261 @@
+"""From an SAE and a store to a diagnosis: which latents are dead, rare or dense, and why."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activations.errors import RunError
+from activations.language_model import LanguageModel
+from activations.store import Store
+from sae.architectures import SAE
+from sae.diagnosis import dense, report, what_if
+from sae.diagnosis.causes import RULES, cause_of, fires_on, living_of, training_of, words
+from sae.diagnosis.evidence import (
+    Drives,
+    Firings,
+    Nearest,
+    Weights,
+    drives,
+    firings,
+    nearest_living,
+    weights,
+)
+from sae.diagnosis.report import DeadReport
+from sae.diagnosis.sample import DeadConfig, Rows, off_distribution
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is known of a run beside its SAE and its store."""
+
+    dead_after_tokens: int
+    tokens: int
+    """How many the training saw in all."""
+    history: dict[str, Tensor] | None = None
+    """As `Run.history` gives it."""
+    fired: Tensor | None = None
+    """Firings [F] over all that `sae features` looked at, if it has run."""
+    fired_rows: int = 0
+    """How many rows that was."""
+
+
+def diagnose(
+    sae: SAE,
+    store: Store,
+    hook: str,
+    cfg: DeadConfig,
+    out: Path,
+    sae_sha256: str,
+    trained: Trained,
+    borrow: Callable[[], AbstractContextManager[LanguageModel]] | None = None,
+    vocabulary: Sequence[str] | None = None,
+    on_rows: Callable[[int], None] = lambda n: None,
+) -> DeadReport:
+    """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
+
+    Dead is a latent that fires on none of the rows of text looked at, nor on any that `sae features` saw. `borrow`
+    lends the language model while it reads off-distribution text; without it nothing is said of that. Without
+    `vocabulary`, the text of each token id, the model's own is taken; without either token classes are left out."""
+    about = {
+        "sae_sha256": sae_sha256,
+        "store_fingerprint": store.fingerprint,
+        "hook": hook,
+        "config": asdict(cfg),
+        "off_distribution": borrow is not None,
+        "features_rows": trained.fired_rows,
+        "history": trained.history is not None,
+        "rules": {**asdict(RULES), "dense": asdict(dense.RULES)},
+    }
+    if there := _there(out, about):
+        return there
+    rows = Rows(store, hook, cfg)
+    other: dict[str, Tensor] = {}
+    if borrow is not None:
+        with borrow() as model:
+            other = off_distribution(model, store, hook, cfg)
+            vocabulary = vocabulary or model.vocabulary.text.names
+    summary, table = examine(sae, rows, other, trained, vocabulary, on_rows)
+    return report.write(out, {**about, **summary}, table)
+
+
+def _there(out: Path, about: dict[str, Any]) -> DeadReport | None:
+    """The report in the folder, if it is of this job and whole; one that is damaged is to be made again."""
+    if not (out / report.INDEX).exists():
+        return None
+    try:
+        there = DeadReport(out)
+        _ = there.table
+    except RunError as error:
+        log.warning("%s: that is done now", error)
+        return None
+    return there if about.items() <= there.about.items() else None
+
+
+def examine(
+    sae: SAE,
+    rows: Rows,
+    other: dict[str, Tensor],
+    trained: Trained,
+    vocabulary: Sequence[str] | None = None,
+    on_rows: Callable[[int], None] = lambda n: None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The diagnosis itself: counts and what-if curves, and a row for each latent there is something to say of.
+
+    `other` are activations [n, D] by group, beside text and special positions."""
+    found = firings(sae, rows, other, on_rows)
+    kinds = kinds_of(found, trained)
+    chosen = torch.tensor([latent for latent, kind in kinds.items() if kind != "dense"], dtype=torch.int64)
+    measured = drives(sae, rows, chosen, on_rows)
+    table = _evidence(sae, found, measured, chosen, kinds, trained)
+    dense_rows = dense.describe(sae, rows, found, None if vocabulary is None else list(vocabulary))
+    table += [_dense_row(row, found, trained) for row in dense_rows]
+    is_dead = torch.tensor([kinds[latent] == "dead" for latent in chosen.tolist()], dtype=torch.bool)
+    changes = {
+        "bias": what_if.bias_moved(measured, is_dead) if sae.encoder_bias() is not None else None,
+        "k": what_if.k_larger(measured, is_dead, getattr(sae.cfg, "k", None), sae.d_sae),
+        "threshold": what_if.thresholds_lower(measured, is_dead, sae.thresholds()),
+        "resample": what_if.resampled(sae, rows, chosen[is_dead], found.text > 0),
+    }
+    about = {"d_sae": sae.d_sae, "rows": found.rows, "resolution": 3 / found.n_text, "changes": changes}
+    return {**about, **_counts(table, found)}, table
+
+
+def _counts(table: list[dict[str, Any]], found: Firings) -> dict[str, Any]:
+    """How many latents are of each kind; of the dead, how many by cause, by data and by what became of them."""
+    dead = [row for row in table if row["kind"] == "dead"]
+    by = {name: dict(Counter(row[name] for row in dead)) for name in ("cause", "fires_on", "training")}
+    dense_kinds = Counter(row["dense_kind"] for row in table if row["kind"] == "dense")
+    silent = {name: int((counts == 0).sum()) for name, counts in found.counts.items()}
+    kinds = Counter(row["kind"] for row in table)
+    return {
+        "kinds": {kind: kinds[kind] for kind in report.KINDS},
+        "silent": silent,
+        "dead_by": by,
+        "dense_by_kind": dict(dense_kinds),
+    }
+
+
+def kinds_of(found: Firings, trained: Trained) -> dict[int, str]:
+    """The latents that there is something to say of, in order, each with its kind."""
+    text, fired = found.text, found.text
+    density = found.density
+    if trained.fired is not None:
+        fired = torch.maximum(text, trained.fired)
+        density = torch.where(trained.fired > 0, trained.fired / max(trained.fired_rows, 1), density)
+    rare = (fired > 0) & (density * trained.dead_after_tokens < RULES.rare)
+    kinds: dict[int, str] = {}
+    for latent in range(len(text)):
+        counts = {name: int(found.counts[name][latent]) for name in ("train", "held_out")}
+        if not fired[latent]:
+            kinds[latent] = "dead"
+        elif text[latent] and fires_on(counts, found.rows) == "training text only":
+            kinds[latent] = "training only"
+        elif rare[latent]:
+            kinds[latent] = "rare"
+        elif found.density[latent] > dense.DENSE:
+            kinds[latent] = "dense"
+    return kinds
+
+
+def _evidence(
+    sae: SAE, found: Firings, measured: Drives, chosen: Tensor, kinds: dict[int, str], trained: Trained
+) -> list[dict[str, Any]]:
+    """A row of evidence, with its cause, for each of the chosen latents."""
+    lives, of_weights = found.text > 0, weights(sae, found)
+    near = nearest_living(sae, chosen, lives)
+    projection = measured.mean_of_all.float()
+    if of_weights.bias is not None:
+        projection = projection - of_weights.bias
+    thresholds = sae.thresholds().float().cpu()
+    norms = (of_weights.encoder_norm, of_weights.decoder_norm)
+    living = living_of(norms, of_weights.bias, thresholds, projection, lives)
+    shared = bool((thresholds == thresholds[0]).all())
+    columns = {
+        **_of_drives(measured),
+        **_of_weights(of_weights, thresholds, chosen),
+        **_of_nearest(near),
+        "mean_projection": projection[chosen],
+    }
+    lists = {name: column.tolist() for name, column in columns.items()}
+    table = []
+    for at, latent in enumerate(chosen.tolist()):
+        row = {name: _plain(column[at]) for name, column in lists.items()}
+        row |= {
+            "kind": kinds[latent],
+            **_of_firings(found, trained, latent),
+            "by_competition": measured.by_rank or shared,
+            "signed": sae.signed,
+        }
+        row["mean_projection"] = None if of_weights.bias is None else row["mean_projection"]
+        row["cause"], row["also"] = cause_of(row, living)
+        row["evidence"] = words(row, living, aux_k=hasattr(sae.cfg, "aux_k"))
+        table.append(row)
+    return table
+
+
+def _of_firings(found: Firings, trained: Trained, latent: int) -> dict[str, Any]:
+    counts = {name: int(column[latent]) for name, column in found.counts.items()}
+    history = training_of(trained.history, trained.dead_after_tokens, trained.tokens, latent)
+    return {
+        "latent": latent,
+        "density": float(found.density[latent]),
+        "fires_on": fires_on(counts, found.rows),
+        **{f"fired_{name}": count for name, count in counts.items()},
+        "fired_features": None if trained.fired is None else int(trained.fired[latent]),
+        **history,
+    }
+
+
+def _of_drives(measured: Drives) -> dict[str, Tensor]:
+    return {
+        "margin": measured.margin,
+        "needed": measured.needed,
+        "best_drive": measured.margin + measured.needed,
+        "positive_share": measured.positive_share,
+        "mean_drive": measured.mean,
+        "best_rank": measured.best_rank,
+        "missing_places": measured.missing_places,
+    }
+
+
+def _of_weights(of_weights: Weights, thresholds: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+    nan = torch.full_like(of_weights.encoder_norm, math.nan)
+    columns = {
+        "encoder_norm": of_weights.encoder_norm,
+        "decoder_norm": of_weights.decoder_norm,
+        "bias": nan if of_weights.bias is None else of_weights.bias,
+        "threshold": thresholds,
+        "mean_cosine": of_weights.mean_cosine,
+        "special_cosine": nan if of_weights.special_cosine is None else of_weights.special_cosine,
+    }
+    return {name: column[chosen] for name, column in columns.items()}
+
+
+def _of_nearest(near: Nearest) -> dict[str, Tensor]:
+    return {
+        "near_decoder": near.by_decoder,
+        "near_decoder_cosine": near.decoder_cosine,
+        "near_decoder_encoder_cosine": near.its_encoder_cosine,
+        "near_encoder": near.by_encoder,
+        "near_encoder_cosine": near.encoder_cosine,
+    }
+
+
+def _dense_row(row: dict[str, Any], found: Firings, trained: Trained) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name in report.SCHEMA.names}
+    return {**kept, **_of_firings(found, trained, row["latent"]), "kind": "dense", "dense_kind": row["kind"]}
+
+
+def _plain(value: float) -> float | None:
+    """None in the place of what is not a number, as JSON and words need it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,78 @@
+"""The dead folder of a run: every latent that is dead, rare or dense, with its evidence and its cause (FORMAT.md)."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from activations.disk import files, tables
+from activations.errors import RunError
+from sae.diagnosis.sample import GROUPS
+from sae.runs.records import AboutDead
+from sae.runs.run import as_written, read_about
+
+FORMAT = 1
+INDEX, TABLE = "dead.json", "latents.parquet"
+AGAIN = "; run `sae dead` again"
+KINDS = ("dead", "training only", "rare", "dense")
+SCHEMA = pa.schema(
+    [("latent", pa.int32()), ("kind", pa.string()), ("fires_on", pa.string()), ("density", pa.float64())]
+    + [(f"fired_{name}", pa.int64()) for name in GROUPS]
+    + [("fired_features", pa.int64()), ("training", pa.string())]
+    + [(name, pa.int64()) for name in ("times_died", "times_revived", "first_death", "last_death", "last_fired")]
+    + [("cause", pa.string()), ("also", pa.list_(pa.string())), ("evidence", pa.string())]
+    + [(name, pa.float64()) for name in ("margin", "needed", "positive_share", "best_drive", "mean_drive", "mean_projection")]
+    + [("best_rank", pa.int64()), ("missing_places", pa.int64())]
+    + [(name, pa.float64()) for name in ("encoder_norm", "decoder_norm", "bias", "threshold", "mean_cosine", "special_cosine")]
+    + [("near_decoder", pa.int32()), ("near_decoder_cosine", pa.float64()), ("near_decoder_encoder_cosine", pa.float64())]
+    + [("near_encoder", pa.int32()), ("near_encoder_cosine", pa.float64()), ("dense_kind", pa.string())]
+    + [(name, pa.float64()) for name in ("mean_alignment", "principal_alignment", "position_correlation", "variance_share", "class_share")]
+    + [("token_class", pa.string()), ("token_class_firings", pa.float64()), ("token_class_base", pa.float64())]
+    + [("antipode", pa.int32()), ("antipode_cosine", pa.float64()), ("antipodality", pa.float64())]
+)  # fmt: skip
+
+
+class DeadReport:
+    """What `sae dead` found about a run. Read-only; opened in milliseconds.
+
+    Raises RunError when the folder is missing, unfinished, damaged or of a newer format."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        if not (self.path / INDEX).exists():
+            raise RunError(f"no finished report on dead latents at {path}: run `sae dead {self.path.parent}`")
+        self.about: dict[str, Any] = read_about(self.path / INDEX, "dead", FORMAT, AboutDead, AGAIN)
+        about = self.about
+        if not (about["d_sae"] > 0 < about["resolution"] and about["kinds"].keys() >= {*KINDS}):
+            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted{AGAIN}")
+        if not {"train", "held_out"} <= about["rows"].keys() <= {*GROUPS}:
+            raise RunError(f"{self.path / INDEX} is damaged: its rows are of other groups{AGAIN}")
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """A row for each latent that is dead, fires in training text only, is rare or dense, in order."""
+        path = self.path / TABLE
+        as_written(path, self.about["sha256"].get(TABLE), INDEX, AGAIN)
+        return tables.read(path, SCHEMA, remedy=AGAIN.removeprefix("; "))
+
+    def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Rows of the table as dictionaries, of one kind or all."""
+        return [row for row in self.table.to_pylist() if kind in (None, row["kind"])]
+
+    def row(self, latent: int) -> dict[str, Any] | None:
+        """One latent's row; None for a latent that there is nothing to say of."""
+        found = self.table.filter(pc.field("latent") == latent).to_pylist()
+        return found[0] if found else None
+
+
+def write(path: Path, about: dict[str, Any], table: list[dict[str, Any]]) -> DeadReport:
+    """Write a whole dead folder, index last, and open it; what a row lacks is null."""
+    (path / INDEX).unlink(missing_ok=True)
+    whole = pa.Table.from_pylist(sorted(table, key=lambda row: row["latent"]), SCHEMA)
+    files.write_atomically(path / TABLE, lambda part: pq.write_table(whole, part))
+    digest = {TABLE: files.sha256(path / TABLE)}
+    files.write_sealed(path / INDEX, {"format": FORMAT, **about, "sha256": digest})
+    return DeadReport(path)

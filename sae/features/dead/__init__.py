@@ -1,1 +1,0 @@
-"""Why latents do not fire, what would make them, and what those that fire on nearly everything are."""

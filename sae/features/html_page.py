@@ -1,0 +1,111 @@
+"""One feature or more as HTML: a file that opens without a network, and what a notebook shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from activations.disk import files
+from sae.features.feature import Feature
+from sae.features.store import FeatureStore
+from sae.report import feature as feature_report
+from sae.report import histogram, render, token_strips
+from sae.report.render import escaped
+
+AROUND, EXAMPLES = 40, 10  # tokens of a window, and examples of a group, in a file
+SHORT_AROUND, SHORT_EXAMPLES = 24, 6  # in a notebook
+
+
+def export_html(features: FeatureStore, latents: Sequence[int], path: Path, title: str) -> Path:
+    """Write features as one self-contained HTML file, with effects and labels as far as there are any.
+
+    Raises RunError when there is no such feature."""
+    parts = [body(features.feature(latent), AROUND, EXAMPLES) for latent in latents]
+    text = document(f"{title}: {'feature' if len(parts) == 1 else 'features'} {_listed(latents)}", parts)
+    files.write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    return path
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML page around these parts, with its style inside and nothing to fetch or run."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<title>{escaped(title)}</title><style>{render.style()}</style></head><body class="sae-document">'
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def notebook(feature: Feature) -> str:
+    """A feature as a card: what `_repr_html_` gives."""
+    return render.framed(f'<div class="sae-document">{body(feature, SHORT_AROUND, SHORT_EXAMPLES)}</div>')
+
+
+def body(feature: Feature, around: int, most: int) -> str:
+    """One feature: heading, label, numbers, and beside its examples all that is known about it."""
+    row, label = feature.row, feature.label
+    tokens = render.chips(row["peak_tokens"])
+    left = _examples(feature, around, most) if row["fired"] else _never(feature)
+    return (
+        f'<article class="sae feature"><header class="sae"><h2>Feature {feature.latent} <span>{tokens}</span></h2>'
+        f"{feature_report.labelled(*label)}</header>{render.figures(feature_report.numbers(row))}"
+        f'<div class="columns"><div>{left}</div><div>{"".join(_beside(feature))}</div></div></article>'
+    )
+
+
+def _examples(feature: Feature, around: int, most: int) -> str:
+    found = feature_report.groups(feature.strongest, feature.most_negative, feature.bands)
+    scale = feature_report.scale(feature.row)
+    return "".join(
+        render.section(group.title, group.about) + token_strips.examples(group.windows, scale, around, most)
+        for group in found
+    )
+
+
+def _never(feature: Feature) -> str:
+    title, why = feature_report.dead(feature.store.about["tokens"])
+    return render.section(title, "") + f"<p>{escaped(why)}</p>"
+
+
+def _beside(feature: Feature) -> list[str]:
+    row, about = feature.row, names(feature.store)
+    parts = []
+    if row["fired"]:
+        found = feature.histogram
+        drawn = histogram.svg(found.edges.tolist(), found.counts.tolist())
+        parts.append(render.section("Values", "tokens by value, both axes logarithmic") + drawn)
+    if feature_report.has_lens(row):
+        lists = [
+            render.logits(f"{name}", row[f"{name}_tokens"], row[f"{name}_logits"])
+            for name in ("raised", "lowered")
+        ]
+        parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
+    for title, side in feature_report.effect_sides(feature.effect):
+        parts.append(
+            render.section("Measured effect", "taken out at its examples' peaks")
+            + feature_report.effect(title, side)
+        )
+    if row["neighbours"]:
+        parts.append(
+            render.section("Nearest features", "by decoder cosine")
+            + feature_report.neighbours(row, about, None)
+        )
+    if partners := feature.partners:
+        parts.append(
+            render.section("Fires together with", "") + feature_report.partners(partners, about, None)
+        )
+    return parts
+
+
+def names(features: FeatureStore) -> feature_report.About:
+    """What tells a feature's label and the tokens it fires most on."""
+    labels = features.labels.all()
+
+    def about(latent: int) -> tuple[str, Sequence[str]]:
+        label = labels[latent].label if latent in labels else ""
+        return label, features.table["peak_tokens"][latent].as_py()
+
+    return about
+
+
+def _listed(latents: Sequence[int]) -> str:
+    return ", ".join(map(str, latents[:5])) + (f" and {len(latents) - 5} more" if len(latents) > 5 else "")

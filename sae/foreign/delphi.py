@@ -1,0 +1,108 @@
+"""What fires where in a store, as a cache of latents that delphi explains and scores latents from.
+
+The layout is that of https://github.com/EleutherAI/delphi, delphi/latents/cache.py (`save_splits`) and loader.py: a folder
+for the hook point, in it config.json and a file for each range of latents, FIRST_LAST.safetensors, with `locations [n, 3]`
+(window, column, latent less FIRST; uint16 or uint32), `activations [n]` and the `tokens [N, T]` of all windows. Rows that a
+store leaves out (BOS, padding) have no latents."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from activations.disk import files
+from activations.errors import RunError
+from activations.store import Store, shard_name
+from sae.architectures import SAE
+from sae.features import firings
+from sae.features.collect import encode_shard, shards_to_read
+
+MOST = 2**24  # firings in a file, plus those of one latent: 400 MB in memory
+
+
+@torch.no_grad()
+def write_cache(
+    sae: SAE,
+    store: Store,
+    hook: str,
+    out: Path,
+    tokens: int | None = None,
+    batch: int = 2048,
+    on_rows: Callable[[int], None] = lambda n: None,
+    most: int = MOST,
+) -> list[Path]:
+    """Write the folder `out`, whole or not at all: the latents of the store's first tokens, or of all; its files.
+
+    Each shard is encoded once, its firings kept beside on the disk (8 bytes each) until the files are written. Memory: one
+    shard, `most` firings, and 4 bytes a token. Raises RunError when no latent fires or there is something at `out`."""
+    if out.exists() and (not out.is_dir() or files.is_taken(out)):
+        raise RunError(f"{out} is not empty: choose another --out")
+    numbers = range(shards_to_read(store, tokens)[0])
+    with files.new_folder(out) as folder:
+        scratch, module = folder / "codes", folder / hook
+        scratch.mkdir()
+        module.mkdir()
+        for number in numbers:
+            encode_shard(sae, store, hook, number, batch, scratch, on_rows)
+        fired = torch.stack([firings.read_counts(scratch / shard_name(n))[1] for n in numbers]).sum(0)
+        if not fired.any():
+            raise RunError(f"no latent fires on {store.path}: there is nothing to explain")
+        windows = torch.cat([store.read(number).tokens for number in numbers])
+        ranges = _ranges(fired, most)
+        names = []
+        for latents in ranges:
+            name = f"{latents.start}_{latents.stop - 1}.safetensors"
+            found = _entries(scratch, store, numbers, latents, int(fired[latents.start : latents.stop].sum()))
+            files.write_tensors(module / name, {**found, "tokens": windows}, "pt")
+            names.append(out / hook / name)
+        shutil.rmtree(scratch)
+        files.write_json(module / "config.json", _config(store, len(windows), len(ranges)))
+    return names
+
+
+def _ranges(fired: Int[Tensor, "F"], most: int) -> list[range]:
+    """Neighbouring latents that share a file: all of them, each range with a firing and about `most` at most."""
+    alive = fired.nonzero()[:, 0]
+    part = (fired[alive].cumsum(0) - 1) // most
+    firsts = alive[part.diff(prepend=torch.tensor([-1])) > 0].tolist()
+    return [range(a, b) for a, b in zip([0, *firsts[1:]], [*firsts[1:], len(fired)], strict=True)]
+
+
+def _entries(scratch: Path, store: Store, numbers: range, latents: range, total: int) -> dict[str, Tensor]:
+    """Firings of some latents in the shards, `total` of them: by shard, in it by latent, of a latent by row."""
+    places, values = np.empty((total, 3), np.uint32), np.empty(total, np.float32)
+    start = 0
+    for number in numbers:
+        part = firings.read(scratch / shard_name(number), latents, 0)
+        here = slice(start, start := start + len(part.values))
+        window, column = np.divmod(part.rows.numpy(), store.context)
+        places[here, 0], places[here, 1] = window + store.first_windows[number], column
+        places[here, 2], values[here] = part.latents().numpy(), part.values.numpy()
+    value = torch.from_numpy(values)
+    half = value.half()
+    return {
+        "locations": torch.from_numpy(places.astype(np.uint16) if places.max() < 2**16 else places),
+        "activations": half if half.isfinite().all() else value,
+    }
+
+
+def _config(store: Store, windows: int, splits: int) -> dict[str, Any]:
+    """What delphi's CacheConfig says; `ctx_len` is its older name for `cache_ctx_len`."""
+    spec = store.spec
+    return {
+        "dataset_repo": spec.dataset["dataset"],
+        "dataset_split": spec.dataset.get("split", "train"),
+        "dataset_name": spec.dataset.get("subset") or "",
+        "dataset_column": spec.dataset.get("column", "text"),
+        "batch_size": 1,
+        "cache_ctx_len": store.context,
+        "ctx_len": store.context,
+        "n_tokens": windows * store.context,
+        "n_splits": splits,
+        "model_name": spec.model,
+    }

@@ -1,0 +1,211 @@
+"""A features folder in the layout that Neuronpedia imports: four JSON lines of what it is, gzipped lines of features and examples.
+
+The layout is what SAEDashboard writes (sae_dashboard/neuronpedia/neuronpedia_export.py) and what Neuronpedia's
+/api/admin/import reads, which takes the keys of a file's first line for its columns. Neuronpedia knows positive latents:
+of signed ones the positive side is written."""
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from activations.disk import files
+from activations.errors import ConfigError
+from sae.features.store import Example, FeatureStore
+
+IMPORTS = "clkht01d40000jv08hvalcvly"  # the user that Neuronpedia's own bulk imports are under
+AT_ONCE = 256  # features in a file
+TOP = -1.0, -1.0  # binMin and binContains of the strongest examples, as the other exporter marks them
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Under which names Neuronpedia is to show an SAE."""
+
+    model_id: str
+    """Neuronpedia's name of the language model, such as gpt2-small."""
+    source_set: str
+    """Name of the SAE and its siblings on other layers, such as res-mine-8k; the layer is put before it."""
+    release: str
+    """Name of the release that the set belongs to."""
+    creator: str
+    """Who made it."""
+    creator_id: str = IMPORTS
+    """Neuronpedia's id of that user; it has to be one of the instance's."""
+    description: str = ""
+    """What to call the set on its page."""
+    url: str | None = None
+    """Of a paper or repository."""
+    layer: int | None = None
+    """Number of the block it reads; that of the hook point when left out."""
+
+    def __post_init__(self) -> None:
+        for name in ("model_id", "source_set", "release"):
+            value = getattr(self, name)
+            if (
+                not value
+                or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in value)
+                or value[0] == "."
+            ):
+                raise ConfigError(
+                    f"{name} = {value!r} must be of letters, digits, dashes, underscores and dots"
+                )
+
+    @property
+    def source(self) -> str:
+        """The set's name with the layer, under which the features stand."""
+        return f"{self.layer}-{self.source_set}"
+
+
+def write_listing(features: FeatureStore, hook: str, model: str, listing: Listing, out: Path) -> Path:
+    """Write `out`/MODEL/LAYER-SET, which must not be there, whole or not at all; its path.
+
+    `hook` and `model` are the SAE's own, for the record. Memory: 256 features. Raises FileExistsError when it is taken."""
+    if listing.layer is None:
+        listing = replace(listing, layer=_layer(hook))
+    place, now = out / listing.model_id / listing.source, datetime.now(UTC).isoformat()
+    with files.new_folder(place) as folder:
+        for name, row in _about(features, hook, model, listing, now).items():
+            files.write_atomically(
+                folder / f"{name}.jsonl", lambda part, row=row: part.write_bytes(_line(row))
+            )
+        for kind in ("features", "activations"):
+            (folder / kind).mkdir()
+        for number, first in enumerate(range(0, len(features), AT_ONCE)):
+            latents = range(first, min(first + AT_ONCE, len(features)))
+            name = f"batch-{number}.jsonl.gz"
+            examples = {latent: _examples(features, latent, listing, now) for latent in latents}
+            highest = {i: max([row["maxValue"] for row in rows], default=0.0) for i, rows in examples.items()}
+            rows = (_feature(features, latent, hook, listing, now, highest[latent]) for latent in latents)
+            _write(folder / "features" / name, rows)
+            _write(folder / "activations" / name, (row for rows in examples.values() for row in rows))
+    return place
+
+
+def _layer(hook: str) -> int:
+    found = re.match(r"blocks\.(\d+)\.", hook)
+    if not found:
+        raise ConfigError(f"{hook} is in no block, and Neuronpedia counts SAEs by layer: give one by --layer")
+    return int(found[1])
+
+
+def _about(
+    features: FeatureStore, hook: str, model: str, listing: Listing, now: str
+) -> dict[str, dict[str, Any]]:
+    """The four rows that features hang from, by the name of their file."""
+    by = {"creatorId": listing.creator_id, "createdAt": now}
+    named = {"creatorName": listing.creator, "urls": [listing.url] if listing.url else []}
+    title = listing.description or listing.source_set
+    return {
+        "release": {"name": listing.release, "description": title, "descriptionShort": title, **named, **by},
+        "model": {
+            "id": listing.model_id,
+            "instruct": listing.model_id.endswith("-it"),
+            "displayNameShort": listing.model_id,
+            "displayName": model,
+            "updatedAt": now,
+            **by,
+        },
+        "sourceset": {
+            "modelId": listing.model_id,
+            "name": listing.source_set,
+            "description": title,
+            "type": "",
+            "releaseName": listing.release,
+            "visibility": "PUBLIC",
+            **named,
+            **by,
+        },
+        "source": {
+            "modelId": listing.model_id,
+            "id": listing.source,
+            "setName": listing.source_set,
+            "visibility": "PUBLIC",
+            "hasDashboards": True,
+            "notes": f"{hook}, {len(features)} latents",
+            **by,
+        },
+    }
+
+
+def _feature(
+    features: FeatureStore, latent: int, hook: str, listing: Listing, now: str, highest: float
+) -> dict[str, Any]:
+    row, histogram = features.row(latent), features.histogram(latent)
+    seen = (histogram.counts > 0) & (histogram.edges[:-1] >= 0)
+    middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
+    return {
+        "modelId": listing.model_id,
+        "layer": listing.source,
+        "index": str(latent),
+        "sourceSetName": listing.source_set,
+        "creatorId": listing.creator_id,
+        "createdAt": now,
+        "hookName": hook,
+        "maxActApprox": highest,
+        "frac_nonzero": row["density"],
+        "pos_str": row.get("raised_tokens") or [],
+        "pos_values": row.get("raised_logits") or [],
+        "neg_str": row.get("lowered_tokens") or [],
+        "neg_values": row.get("lowered_logits") or [],
+        "topkCosSimIndices": row["neighbours"],
+        "topkCosSimValues": row["neighbour_cosines"],
+        "freq_hist_data_bar_heights": histogram.counts[seen].tolist(),
+        "freq_hist_data_bar_values": middles[seen].tolist(),
+    }
+
+
+def _examples(features: FeatureStore, latent: int, listing: Listing, now: str) -> list[dict[str, Any]]:
+    """The strongest windows, then those drawn by band, each window once."""
+    listed: dict[str, dict[str, Any]] = {}
+
+    def add(example: Example, low: float, high: float, contains: float) -> None:
+        if example.values.max() <= 0:
+            return
+        seed = f"{features.digest} {listing} {latent} {example.document} {example.position}"
+        key = "c" + hashlib.sha256(seed.encode()).hexdigest()[:24]
+        values = example.values.clip(0).tolist()
+        top = max(range(len(values)), key=values.__getitem__)
+        row = {
+            "id": key,
+            "modelId": listing.model_id,
+            "layer": listing.source,
+            "index": str(latent),
+            "creatorId": listing.creator_id,
+            "createdAt": now,
+            "tokens": example.tokens,
+            "values": values,
+            "maxValue": values[top],
+            "maxValueTokenIndex": top,
+            "minValue": min(values),
+            "binMin": low,
+            "binMax": high,
+            "binContains": contains,
+            "qualifyingTokenIndex": top,
+        }
+        listed.setdefault(key, row)
+
+    for example in features.strongest(latent):
+        add(example, TOP[0], float(example.values.max()), TOP[1])
+    for band in features.bands(latent):
+        for example in band.examples:
+            add(example, band.low, band.high, band.share[1] - band.share[0])
+    return list(listed.values())
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    def write(part: Path) -> None:
+        with part.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+            for row in rows:
+                packed.write(_line(row))
+
+    files.write_atomically(path, write)

@@ -1,0 +1,130 @@
+"""What `sae features` would take: one pass over the store, then work that depends on the number of latents alone."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from activations.disk import files
+from activations.language_model import LanguageModel
+from activations.store import DTYPES
+from sae.features import map as maps
+from sae.features.cofiring import BLOCK_BYTES
+from sae.features.collect import FeaturesConfig, shards_to_read
+from sae.plan import rates
+from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.measure import Clock
+from sae.plan.rates import Machine
+from sae.plan.work import active, count
+from sae.runs.run import Run
+
+MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: compiling its loops, and each latent
+RESOURCES = {
+    "the language model's start": "compute",
+    "reading": "disk",
+    "encode": "compute",
+    "selection": "memory bandwidth",
+    "statistics and examples": "memory bandwidth",
+    "codes kept meanwhile": "disk",
+    "latents firing together": "memory bandwidth",
+    "logit lens": "compute",
+    "neighbours": "compute",
+    "map": "compute",
+}
+STATE, EXAMPLE = 2000, 900  # bytes of a latent: statistics and candidates; what its examples take in memory
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A language model, as far as describing latents needs it."""
+
+    start: float
+    """Seconds until it is there."""
+    memory: int
+    """Bytes the process took at most, libraries included."""
+    vocabulary: int
+
+
+def reader(
+    key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter
+) -> Reader:
+    """Remembered under this key, or loaded once, measured and remembered; before anything else takes memory."""
+    found = None if again else rates.recall(key)
+    if found is None:
+        started = clock()
+        model = load()
+        len(model.vocabulary.text.names)
+        vocabulary = model.bridge.cfg.d_vocab  # the bridge, which the lens needs, takes seconds too
+        found = asdict(Reader(clock() - started, rates.peak_memory(), vocabulary))
+        rates.remember(key, found)
+    return Reader(**found)
+
+
+def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ranks: int = 1) -> Forecast:
+    """What describing a run's latents would take; the pass over the store is shared out over the ranks."""
+    store, arch = run.store, run.config.arch
+    width, F = store.width(run.hook), arch.d_sae
+    shards, rows = shards_to_read(store, cfg.tokens)
+    firing = _firing(run)
+    work = count(arch, width, cfg.batch, firing)
+    r, batches, firings = machine.rates, rows / cfg.batch, rows * firing
+    row = width * DTYPES[store.spec.dtype].itemsize
+    # in use a threshold stands for the choice among a batch
+    scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
+    seconds = {
+        "the language model's start": found.start,
+        "reading": rows * row / r.read,
+        "encode": batches * work.encode / r.flops / ranks,
+        "selection": batches * (work.scanned / scan + work.picked / r.pick + work.passes / r.passes) / ranks,
+        "statistics and examples": firings / r.firing / ranks,
+        "codes kept meanwhile": firings * 8 / r.write,
+        "latents firing together": F**2 / r.pair + firings * firing / r.together,
+        "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes),
+        "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_row),
+    }
+    if maps.available():
+        seconds["map"] = MAP_START + MAP_LATENT * F + seconds["neighbours"]
+    shard = max(entry.rows for entry in store.shards[:shards])
+    memory = {
+        "model, Python and libraries": float(found.memory),
+        "the SAE": 4.0 * work.parameters,
+        "pre-activations": 4.0 * work.dense,
+        "a shard and its codes": shard * (row + 60.0 * firing),
+        "statistics and examples": F * (STATE + EXAMPLE * (2 * cfg.strongest + cfg.sampled) / 80),
+        "pair counts": 1.5 * min(4 * F**2, BLOCK_BYTES),
+    }
+    disk = {
+        "codes kept meanwhile": firings * 8.0,
+        "features": F * (2000.0 + 40 * (cfg.strongest + cfg.sampled)),
+    }
+    once = total(seconds) - seconds["the language model's start"]
+    facts = {
+        "tokens": f"{rows:,} in {shards} shards, {firings:,.0f} firings",
+        "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} a latent",
+    }
+    resources = {name: RESOURCES[name] for name in seconds}
+    what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} a token"
+    made = Forecast(what, disk, memory, seconds, resources, facts)
+    return dataclasses.replace(made, refusals=_refusals(made, run))
+
+
+def _firing(run: Run) -> float:
+    """Latents a token: as the log's last row has it."""
+    log = run.log
+    return float(log[-1]["l0"]) if log else active(run.config.arch).number
+
+
+def _refusals(made: Forecast, run: Run) -> tuple[str, ...]:
+    found = []
+    if total(made.memory) > rates.memory():
+        found.append(
+            f"too little memory: it takes {size(total(made.memory))} and there are {size(rates.memory())}; fewer "
+            f"--strongest and --sampled would take less"
+        )
+    need, free = total(made.disk), files.free_bytes(run.path)
+    if need > free:
+        found.append(
+            f"too little disk: it takes {size(need)} and {run.path.absolute()} has {size(free)} free; fewer --tokens "
+            f"would fit"
+        )
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""A text read through an SAE: which features fire on which token, and what they write."""

@@ -1,0 +1,310 @@
+"""Pure: what `sae dead` found -> numbers, tables, figures and the facts of one latent, as the Dead latents page shows them."""
+
+import html
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from sae.report.charts import GREY, PALETTE, plain
+from sae.report.render import number, percent, visible
+
+BAR = 26  # pixels a bar
+
+
+class WhatIf(NamedTuple):
+    """A curve: what is changed and how, along which axis, how far, how many would fire, and how many be dense."""
+
+    title: str
+    axis: str
+    x: list[float]
+    fire: list[int]
+    log: bool
+    dense: list[int] | None = None
+
+
+def deaths(log: Sequence[Mapping[str, float]], steps: int | None) -> go.Figure:
+    """Latents dead at each step, and deaths and revivals of all together so far, as far as they were logged."""
+    lines = (
+        ("dead now", "dead", PALETTE[0], "solid"),
+        ("deaths so far", "died", PALETTE[5], "dot"),
+        ("revivals so far", "revived", PALETTE[2], "dot"),
+    )
+    figure = go.Figure()
+    for name, key, color, dash in lines:
+        rows = [row for row in log if key in row]
+        if rows:
+            figure.add_scatter(
+                x=[row["step"] for row in rows],
+                y=[row[key] for row in rows],
+                name=name,
+                mode="lines+markers" if len(rows) < 3 else "lines",
+                line={"color": color, "width": 2, "dash": dash},
+                hovertemplate="step %{x:,}: %{y:,} " + name + "<extra></extra>",
+            )
+    figure.update_xaxes(title="step", range=[0, steps] if steps else None, showgrid=False, nticks=6)
+    figure.update_yaxes(rangemode="tozero", nticks=5)
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+    return plain(figure, height=260, top=28, bottom=44, legend=True)
+
+
+def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = None) -> go.Figure:
+    """Counts by name as horizontal bars, the first on top; the chosen one stands out. A bar's customdata begins with its name."""
+    figure = go.Figure(
+        go.Bar(
+            x=[count for _, count, _ in rows],
+            y=[html.escape(visible(name), quote=False) for name, *_ in rows],
+            orientation="h",
+            text=[f"{count:,}" for _, count, _ in rows],
+            textposition="outside",
+            cliponaxis=False,
+            marker={"color": [PALETTE[0] if chosen in (None, name) else f"rgba({GREY}, 0.45)" for name, *_ in rows]},
+            customdata=[[name, note or f"{count / max(total, 1):.1%}"] for name, count, note in rows],
+            hovertemplate="%{y}: %{x:,}<br>%{customdata[1]}<extra></extra>",
+        )
+    )  # fmt: skip
+    most = max((count for _, count, _ in rows), default=1)
+    figure.update_xaxes(visible=False, range=[0, 1.18 * max(most, 1)])
+    figure.update_yaxes(autorange="reversed", automargin=True, ticks="", ticklabelstandoff=6, showgrid=False)
+    return plain(figure, height=BAR * max(len(rows), 1) + 14, top=4, left=8, bottom=8)
+
+
+def changes(found: Mapping[str, Any]) -> list[WhatIf]:
+    """The what-if curves that have a meaning for the run."""
+    curves = []
+    if bias := found["bias"]:
+        axis = f"in living drives, {bias['unit']:.3g}"
+        curves.append(WhatIf("Bias moved, each alone", axis, bias["by"], bias["fire"], True))
+    if k := found["k"]:
+        x = [(k["k"] or 0) + extra for extra in k["extra"]]
+        title = f"k larger than {k['k']}" if k["k"] else "More kept of each row"
+        curves.append(WhatIf(title, "k" if k["k"] else "more", x, k["fire"], True))
+    if threshold := found["threshold"]:
+        axis = "share of what they are"
+        curves.append(WhatIf("Thresholds lowered, all", axis, threshold["share"], threshold["fire"], False))
+    if resample := found["resample"]:
+        axis = "encoder norm, in living ones"
+        curves.append(
+            WhatIf(
+                "Resampled, all (dotted: dense)",
+                axis,
+                resample["scale"],
+                resample["fire"],
+                False,
+                resample["dense"],
+            )
+        )
+    return curves
+
+
+def what_if(curve: WhatIf, total: int) -> go.Figure:
+    """How many of the dead would fire, against how far the change goes; a line at all of them."""
+    figure = go.Figure(
+        go.Scatter(
+            x=curve.x,
+            y=curve.fire,
+            mode="lines+markers",
+            line={"color": PALETTE[1], "width": 2},
+            marker={"size": 6},
+            cliponaxis=False,
+            hovertemplate=f"{curve.axis} %{{x:.3~g}}: %{{y:,}} of {total:,} would fire<extra></extra>",
+        )
+    )
+    if curve.dense is not None:
+        figure.add_scatter(
+            x=curve.x,
+            y=curve.dense,
+            mode="lines+markers",
+            line={"color": PALETTE[0], "width": 2, "dash": "dot"},
+            cliponaxis=False,
+            hovertemplate=f"{curve.axis} %{{x:.3~g}}: %{{y:,}} of {total:,} would be dense<extra></extra>",
+        )
+    figure.add_hline(total, line={"color": f"rgba({GREY}, 0.7)", "width": 1, "dash": "dash"})
+    ticks = {"type": "log", "tickvals": _ticks(curve.x)} if curve.log else {}
+    figure.update_xaxes(title=curve.axis, showgrid=False, nticks=6, tickangle=0, **ticks)
+    figure.update_yaxes(range=[0, 1.1 * max(total, 1)], nticks=4)
+    return plain(figure, height=200, top=8, bottom=40)
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Powers of ten within these, and where they are few round values between them too."""
+    low, high = min(values), max(values)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        inside = [
+            m * 10.0**decade for decade in range(-3, 7) for m in steps if low <= m * 10.0**decade <= high
+        ]
+        if len(inside) <= 5:
+            break
+    return inside
+
+
+pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
+GROUPS = {
+    "train": "training text",
+    "held_out": "held-out text",
+    "special": "special positions",
+    "random": "random tokens",
+    "shuffled": "shuffled text",
+}
+TABLE = {
+    "cause": "cause",
+    "fires_on": "fires on",
+    "training": "in training",
+    "margin": "margin",
+    "positive_share": "positive on",
+    "best_rank": "best rank",
+    "encoder_norm": "norm",
+    "bias": "bias",
+    "mean_cosine": "cos mean",
+    "near_decoder_cosine": "cos nearest",
+    "last_death": "died at",
+    "times_revived": "revived",
+}
+DENSE = {
+    "dense_kind": "kind",
+    "density": "density",
+    "position_correlation": "position",
+    "principal_alignment": "first direction",
+    "mean_alignment": "mean",
+    "class_share": "token class",
+    "token_class": "prefers",
+    "token_class_firings": "of its firings",
+    "token_class_base": "of all tokens",
+    "antipode": "antipode",
+    "antipodality": "antipodality",
+    "variance_share": "variance",
+}
+PER_CENT = (
+    "positive_share",
+    "density",
+    "class_share",
+    "token_class_firings",
+    "token_class_base",
+    "variance_share",
+)
+
+
+def numbers(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The header's numbers as (name, value, explanation)."""
+    kinds, d_sae = about["kinds"], about["d_sae"]
+    found = [
+        ("dead", f"{kinds['dead']:,}", "They fire on none of the text looked at."),
+        ("share", percent(kinds["dead"] / d_sae), f"Of all {d_sae:,}."),
+        (
+            "rare",
+            f"{kinds['rare']:,}",
+            "They fire, but so seldom that training takes them for dead by chance.",
+        ),
+        (
+            "training text only",
+            f"{kinds['training only']:,}",
+            "They fire in training text and on no held-out token.",
+        ),
+        ("dense", f"{kinds['dense']:,}", "They fire on more than a tenth of all tokens."),
+    ]
+    if about["history"]:
+        lost = sum(1 for row in rows if row["kind"] == "dead" and row["training"] == "revived and lost")
+        found.append(("revived and lost", f"{lost:,}", "Dead ones that had been brought back in training."))
+    return found
+
+
+def basis(about: Mapping[str, Any]) -> str:
+    """What was looked at, as a line."""
+    rows = about["rows"]
+    text = f"{rows['train'] + rows['held_out']:,} tokens of text"
+    seen = (
+        f", and {about['features_rows']:,} that the features were collected on"
+        if about["features_rows"]
+        else ""
+    )
+    rarest = f"; what fires on fewer than 1 in {1 / about['resolution']:,.0f} may pass for dead"
+    return f"{text}{seen}{'' if seen else rarest}"
+
+
+def silent(about: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """For each group of rows: its name, how many latents are silent on it, and how many rows that were."""
+    rows = about["rows"]
+    silent = about["silent"]
+    return [(GROUPS[name], count, f"{rows[name]:,} rows") for name, count in silent.items() if name in rows]
+
+
+def tally(counts: Mapping[str, int], notes: Mapping[str, str] | None = None) -> list[tuple[str, int, str]]:
+    """Counts by name as bars, the largest first, each with a note."""
+    order = sorted(counts, key=lambda name: -counts[name])
+    return [(name, counts[name], (notes or {}).get(name, "")) for name in order]
+
+
+def chosen(table: pa.Table, kind: str, cause: str | None) -> pa.Table:
+    """Rows of the report of one kind, and one cause unless it is None."""
+    keep = pc.equal(table["kind"], kind)
+    if cause is not None:
+        keep = pc.and_(keep, pc.equal(table["cause"], cause))
+    return table.filter(pc.fill_null(keep, False))
+
+
+def causes(table: pa.Table, kind: str) -> list[str]:
+    """Causes of latents of a kind, the most frequent first."""
+    found = chosen(table, kind, None)["cause"].to_pylist()
+    return sorted(set(found), key=lambda cause: (-found.count(cause), cause))
+
+
+def shown(table: pa.Table, names: Mapping[str, str] = TABLE) -> pa.Table:
+    """The columns named, as the page shows them; those with nothing in them are left out. Shares in per cent."""
+    width = len(str(pc.max(table["latent"]).as_py() or 0))
+    columns: dict[str, Any] = {"feature": [f"{latent:>{width}}" for latent in table["latent"].to_pylist()]}
+    for name, label in names.items():
+        column = table[name]
+        if column.null_count < len(column):
+            columns[label] = pc.multiply(column, 100.0) if name in PER_CENT else column
+    return pa.table(columns)
+
+
+def counts_of(table: pa.Table, kinds: Sequence[str]) -> dict[str, int]:
+    """How many latents of each kind, dense ones left out: they have a table of their own."""
+    listed = table["kind"].to_pylist()
+    return {kind: listed.count(kind) for kind in kinds if kind != "dense"}
+
+
+def facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One latent's evidence as (name, value)."""
+    fired = {label: row[f"fired_{name}"] for name, label in GROUPS.items()}
+    places = row["best_rank"]
+    pairs = [
+        ("nearest to firing", f"{number(row['margin'])}, with {number(row['best_drive'])} where {number(row['needed'])} was needed"),
+        ("positive on", percent(row["positive_share"])),
+        ("best place in a row", f"{places:,}" if places else "–"),
+        ("encoder, decoder norm", f"{number(row['encoder_norm'])}, {number(row['decoder_norm'])}"),
+        ("bias", number(row["bias"])),
+        ("threshold", number(row["threshold"]) if row["threshold"] else "–"),
+        ("encoder · mean activation", number(row["mean_cosine"])),
+        ("encoder · special positions", number(row["special_cosine"])),
+        ("nearest by decoder", _near(row["near_decoder"], row["near_decoder_cosine"])),
+        ("nearest by encoder", _near(row["near_encoder"], row["near_encoder_cosine"])),
+        ("fired on", ", ".join(f"{count:,} {label}" for label, count in fired.items() if count) or "nothing"),
+        ("in training", _training(row)),
+    ]  # fmt: skip
+    return [(name, value) for name, value in pairs if value != "–"]
+
+
+def _near(latent: int | None, cosine: float | None) -> str:
+    return "–" if latent is None or latent < 0 else f"{latent} (cosine {number(cosine)})"
+
+
+def _training(row: Mapping[str, Any]) -> str:
+    if row["times_died"] is None:
+        return "not recorded"
+    first, last = row["first_death"], row["last_death"]
+    died = f"died {row['times_died']}×, revived {row['times_revived']}×"
+    when = (
+        ""
+        if first is None
+        else f", first dead at step {first:,}" + (f", last at {last:,}" if last != first else "")
+    )
+    return f"{row['training']}: {died}{when}"
+
+
+def remark(row: Mapping[str, Any] | None) -> str:
+    """What the page of a feature that never fires says of why, in a line; empty when nothing is known."""
+    return f"{row['cause']}: {row['evidence']}" if row and row["cause"] else ""

@@ -1,0 +1,186 @@
+"""Pure: what a features folder says -> the table of all features, filtered as asked."""
+
+import json
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sae.report.render import visible
+
+pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
+DENSE = 0.1  # a feature on more than this share of tokens counts as dense, as in `sae evaluate`
+DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
+RAISED = 5  # tokens of the logit lens that the table of all features shows
+STATES = ("all", "alive", "dead", "dense")
+
+
+def features(table: pa.Table) -> pa.Table:
+    """The table of all features as the page shows it, from a features folder's table; text as it is, cleaned.
+
+    Columns that say nothing are left out: the share of positive values where none is negative, logit-lens
+    tokens where there is no lens, neighbours where there are none."""
+    signed = pc.min(table["positive_share"]).as_py() not in (None, 1.0)
+    columns = {
+        "feature": table["latent"],
+        "density": pc.multiply(table["density"], 100.0),
+        "firings": table["fired"],
+        "max": table["max"],
+        **({"min": table["min"], "positive": pc.multiply(table["positive_share"], 100.0)} if signed else {}),
+        "mean": table["mean"],
+        "fires most on": _distinct(_token_lists(table["peak_tokens"])),
+    }
+    if "raised_tokens" in table.column_names:
+        columns["raises"] = _token_lists(pc.list_slice(table["raised_tokens"], 0, RAISED))
+    columns["enc·dec"] = table["enc_dec_cosine"]
+    if len(table) and pc.min(pc.list_value_length(table["neighbour_cosines"])).as_py():
+        columns["nearest"] = pc.list_element(table["neighbour_cosines"], 0)
+    first = table["first_row"]
+    columns["first fired"] = pc.if_else(pc.greater_equal(first, 0), first, pa.scalar(None, first.type))
+    return pa.table(columns)
+
+
+def counts(table: pa.Table) -> dict[str, int]:
+    """How many features of `features` each of STATES has."""
+    return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in STATES}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which features to show: those that meet all of this."""
+
+    words: str = ""
+    """In a token they fire on or raise, their label, or the text of their strongest examples; in any case."""
+    state: str = "all"
+    density: tuple[float, float] = (0.0, 1.0)
+    """As a share of 1, ends included."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Column -> from and to, ends included; a feature without a value is in no range."""
+    among: Collection[int] | None = None
+    """Of these only; None for all."""
+
+
+class Haystack:
+    """What of each feature is searched, in lower case: one text, as that is found in a tenth of the time."""
+
+    def __init__(self, texts: Iterable[str]):
+        encoded = [text.lower().encode() for text in texts]
+        self._all = b"\n".join(encoded)
+        self._starts = [0, *accumulate(len(text) + 1 for text in encoded)]
+
+    def having(self, words: str) -> NDArray[np.bool_]:
+        """Which features' texts have these words in them, in any case."""
+        needle = words.lower().encode("utf-8", "replace")
+        found = np.zeros(len(self._starts) - 1, bool)
+        place = self._all.find(needle)
+        while place >= 0:
+            row = bisect_right(self._starts, place) - 1
+            within = place + len(needle) < self._starts[row + 1]
+            found[row] |= within
+            place = self._all.find(needle, self._starts[row + 1] if within else place + 1)
+        return found
+
+
+def haystack(table: pa.Table, texts: pa.ChunkedArray | None) -> Haystack:
+    """What of each of `features` is searched: tokens, and `texts` of their examples, if there are any."""
+    tokens = [table[name] for name in ("fires most on", "raises") if name in table.column_names]
+    columns = [pc.binary_join(column, "\n").to_pylist() for column in tokens]
+    columns += [texts.to_pylist()] if texts is not None else []
+    return Haystack(map("\n".join, zip(*columns, strict=True)))
+
+
+def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
+    """`features` with a column of labels after the number; as it is when there are none."""
+    if not labels:
+        return table
+    column = [visible(labels.get(latent, "")) or None for latent in table["feature"].to_pylist()]
+    return table.add_column(1, "label", pa.array(column, pa.string()))
+
+
+def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
+    """Rows of `features` that are wanted; `haystack` is the table's."""
+    low, high = wanted.density
+    keep = _between(table["density"], 100 * low * (1 - 1e-9), 100 * high * (1 + 1e-9))
+    keep = pc.and_(keep, _in_state(table, wanted.state))
+    for name, ends in wanted.ranges.items():
+        if name in table.column_names:
+            keep = pc.and_(keep, _between(table[name], *ends))
+    if wanted.among is not None:
+        keep = pc.and_(keep, pc.is_in(table["feature"], pa.array(wanted.among, table["feature"].type)))
+    if wanted.words:
+        keep = pc.and_(keep, _mentions(table, wanted.words, haystack))
+    return table.filter(keep)
+
+
+def shares(table: pa.Table) -> NDArray[np.float64]:
+    """Densities of `features` as shares of 1."""
+    return table["density"].to_numpy() / 100
+
+
+def labelled(table: pa.Table) -> pa.Table:
+    """`features` with their numbers as labels of equal length, which sort as the numbers do."""
+    numbers = table["feature"].to_pylist()
+    width = len(str(max(numbers, default=0)))
+    return table.set_column(0, "feature", [[f"{number:>{width}}" for number in numbers]])
+
+
+def places(table: pa.Table, latents: Collection[int]) -> list[int]:
+    """Which rows of `features` are these features'."""
+    return pc.indices_nonzero(
+        pc.is_in(table["feature"], pa.array(latents, table["feature"].type))
+    ).to_pylist()
+
+
+def csv(table: pa.Table) -> bytes:
+    """The table as CSV in UTF-8. Token lists become JSON, so that no cell begins as a formula would."""
+    from pyarrow import csv as writer
+
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_list(column.type):
+            column = pa.array([json.dumps(tokens, ensure_ascii=False) for tokens in column.to_pylist()])
+        columns[name] = column
+    sink = pa.BufferOutputStream()
+    writer.write_csv(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
+    density = table["density"]
+    if state == "alive":
+        return pc.greater(density, 0)
+    if state == "dead":
+        return pc.equal(density, 0)
+    return pc.greater(density, 100 * DENSE) if state == "dense" else pc.is_valid(density)
+
+
+def _mentions(table: pa.Table, words: str, haystack: Haystack) -> pa.ChunkedArray:
+    found = pa.array(haystack.having(words))
+    if "label" not in table.column_names:
+        return found
+    labels = pc.utf8_lower(table["label"])
+    return pc.or_(found, pc.fill_null(pc.match_substring(labels, words.lower()), False))
+
+
+def _between(column: pa.ChunkedArray, low: float, high: float) -> pa.ChunkedArray:
+    inside = pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))
+    return pc.fill_null(inside, False)
+
+
+def _token_lists(column: pa.ChunkedArray) -> pa.ListArray:
+    """The same lists with their texts made visible; each distinct text is looked at once."""
+    lists = column.combine_chunks()
+    encoded = lists.flatten().dictionary_encode()
+    texts = pa.array(map(visible, encoded.dictionary.to_pylist()), pa.string())
+    return pa.ListArray.from_arrays(lists.offsets, texts.take(encoded.indices))
+
+
+def _distinct(lists: pa.ListArray) -> pa.Array:
+    return pa.array([list(dict.fromkeys(texts)) for texts in lists.to_pylist()], lists.type)

@@ -1,0 +1,219 @@
+"""Pure: all features of a run -> histograms that can be brushed, and the map of their directions."""
+
+import html
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sae.report.charts import GREY, PALETTE, plain
+from sae.report.features import Wanted, shares
+from sae.report.render import number, percent, visible
+
+BINS_PER_DECADE = 8
+RAREST = -9  # decade where the axis of densities begins at the latest
+NEVER = 0.5  # decades left of the lowest density where the bar of features that never fired stands
+BINS = 40  # of an even histogram
+CLUSTER_COLOURS = (*PALETTE[:5], "#c9a227", "#5f7fbf", "#8a9a3b", "#b3684d", "#4fb3bf", "#a05a8c", "#7b6fd0")
+NO_WEBGL_UP_TO = 2000  # points that plain SVG still draws at once
+
+
+class Panel(NamedTuple):
+    """A histogram of a column of the table of all features."""
+
+    column: str
+    title: str
+    about: str
+    figure: go.Figure
+    ends: Callable[[float, float], tuple[float, float]]
+    """A stretch of its axis -> the range of the column."""
+
+
+def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
+    """The histograms for `sae.report.features.features`, all of them and those shown."""
+    every, chosen = shares(table), shares(shown)
+    total = f"{every.sum():.3g} fire on a token"
+
+    def percents(start: float, stop: float) -> tuple[float, float]:
+        low, high = brushed_densities(every, start, stop)
+        return 100 * low, 100 * high
+
+    found = [
+        Panel(
+            "density",
+            "Density",
+            "by share of tokens",
+            densities(every, chosen),
+            percents,
+        ),
+        Panel("density", "L0", total, densities(every, chosen, weighted=True), percents),
+        Panel(
+            "mean",
+            "Mean value",
+            "where they fire",
+            spread(_column(table, "mean"), _column(shown, "mean")),
+            _rising,
+        ),
+    ]
+    if "positive" in table.column_names:
+        sides = spread(_column(table, "positive"), _column(shown, "positive"), " %")
+        found.append(Panel("positive", "Sign", "share of firings above 0", sides, _rising))
+    return found
+
+
+def marks(wanted: Wanted) -> list[str]:
+    """What is brushed and marked, in words."""
+    units = {"density": " %", "positive": " %"}
+    found = [
+        f"{name} {number(low)} to {number(high)}{units.get(name, '')}"
+        for name, (low, high) in wanted.ranges.items()
+    ]
+    return found + ([] if wanted.among is None else [f"{len(wanted.among):,} marked on the map"])
+
+
+def densities(every: NDArray[np.float64], chosen: NDArray[np.float64], weighted: bool = False) -> go.Figure:
+    """How many features fire on which share of tokens, on a log scale; the chosen ones before all others.
+
+    Features that never fired have a bar of their own at the left. `weighted`: not how many they are but what they
+    add to L0, the number of features that fire on a token."""
+    low = _lowest(every)
+    edges = np.linspace(low, 0, -low * BINS_PER_DECADE + 1)
+    centres = np.append(low - NEVER, (edges[:-1] + edges[1:]) / 2)
+    left = low - 1.6 * NEVER if (every == 0).any() else low
+    labels = ["never fired", *(f"{percent(10**a)} to {percent(10**b)}" for a, b in pairwise(edges))]
+    figure = go.Figure()
+    for name, values, color in _layers(every, chosen):
+        fired = values[values > 0]
+        counts = np.histogram(np.log10(fired).clip(low, 0), edges, weights=fired if weighted else None)[0]
+        figure.add_bar(
+            x=centres,
+            y=np.append(0 if weighted else (values == 0).sum(), counts),
+            width=[NEVER / 2] + [1 / BINS_PER_DECADE] * len(edges[1:]),
+            name=name,
+            marker={"color": color, "line": {"width": 0}},
+            customdata=labels,
+            hovertemplate="%{customdata}: %{y:"
+            + (".3~g" if weighted else ",")
+            + "} "
+            + name
+            + "<extra></extra>",
+        )
+    ticks = list(range(0, low - 1, -1 if low > -5 else -2))
+    figure.update_xaxes(
+        tickvals=[*ticks, low - NEVER],
+        ticktext=[*(f"{100 * 10.0**tick:g} %" for tick in ticks), "never"],
+        range=[left - 0.05, 0.05],
+        showgrid=False,
+        tickangle=0,
+    )
+    return _brushable(figure)
+
+
+def brushed_densities(every: NDArray[np.float64], start: float, stop: float) -> tuple[float, float]:
+    """The range of densities, as shares of 1, that a stretch of the axis of `densities` stands for."""
+    ends = sorted((start, stop))
+    low = _lowest(every)
+    return tuple(0.0 if place < low - NEVER / 2 else 10**place for place in ends)  # type: ignore[return-value]
+
+
+def spread(every: NDArray[np.float64], chosen: NDArray[np.float64], unit: str = "") -> go.Figure:
+    """How many features have which value, on an even scale; the chosen ones before all others, NaN left out."""
+    known = every[np.isfinite(every)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    figure = go.Figure()
+    for name, values, color in _layers(every, chosen):
+        figure.add_bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=np.histogram(values[np.isfinite(values)], edges)[0],
+            width=[edges[1] - edges[0]] * BINS,
+            name=name,
+            marker={"color": color, "line": {"width": 0}},
+            customdata=[f"{number(float(a))} to {number(float(b))}{unit}" for a, b in pairwise(edges)],
+            hovertemplate="%{customdata}: %{y:,} " + name + "<extra></extra>",
+        )
+    figure.update_xaxes(showgrid=False, nticks=6, ticksuffix=html.escape(unit, quote=False))
+    return _brushable(figure)
+
+
+def directions(
+    places: tuple[NDArray[np.float64], NDArray[np.float64]],
+    colours: Sequence[int | None] | NDArray[np.float64],
+    texts: Sequence[str],
+    shown: Collection[int],
+) -> go.Figure:
+    """The map: a point for each feature that has a place, coloured by cluster (numbers, None for none) or by density.
+
+    `texts` are told by hovering; features that are not shown are pale. A point's customdata is its feature."""
+    x, y = places
+    there = np.flatnonzero(np.isfinite(x))
+    numbers = there.tolist()
+    kept = np.isin(there, np.fromiter(shown, int, len(shown)))
+    by_density = isinstance(colours, np.ndarray)
+    marker = {
+        "size": 5 if len(there) > NO_WEBGL_UP_TO else 8,
+        "opacity": np.where(kept, 0.85, 0.12),
+        "line": {"width": 0},
+        "color": np.log10(colours[there]) if by_density else [_colour(colours[latent]) for latent in numbers],
+    }
+    if by_density:
+        marker |= {"colorscale": "Viridis", "colorbar": _density_bar(marker["color"])}
+    kind = go.Scattergl if len(there) > NO_WEBGL_UP_TO else go.Scatter
+    figure = go.Figure(
+        kind(
+            x=x[there],
+            y=y[there],
+            mode="markers",
+            marker=marker,
+            customdata=there,
+            text=[html.escape(visible(texts[latent]), quote=False) for latent in numbers],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(dragmode="pan")  # the one mode in which Streamlit hears of clicks
+    return plain(figure, height=520, left=8, bottom=8)
+
+
+def _column(table: pa.Table, name: str) -> NDArray[np.float64]:
+    return table[name].to_numpy().astype(float)
+
+
+def _rising(start: float, stop: float) -> tuple[float, float]:
+    return min(start, stop), max(start, stop)
+
+
+def _layers(
+    every: NDArray[np.float64], chosen: NDArray[np.float64]
+) -> tuple[tuple[str, NDArray[np.float64], str], ...]:
+    return ("all", every, f"rgba({GREY}, 0.4)"), ("shown", chosen, PALETTE[0])
+
+
+def _lowest(every: NDArray[np.float64]) -> int:
+    """The decade where the axis of densities begins."""
+    return int(np.clip(np.floor(np.log10(every[every > 0].min(initial=0.1))), RAREST, -1))
+
+
+def _brushable(figure: go.Figure) -> go.Figure:
+    figure.update_yaxes(nticks=4)
+    figure.update_layout(barmode="overlay", bargap=0.02, dragmode="select", selectdirection="h")
+    return plain(figure, height=150)
+
+
+def _colour(cluster: int | None) -> str:
+    return f"rgba({GREY}, 0.6)" if cluster is None else CLUSTER_COLOURS[cluster % len(CLUSTER_COLOURS)]
+
+
+def _density_bar(logs: NDArray[np.float64]) -> dict[str, object]:
+    ticks = list(range(int(np.floor(logs.min(initial=-1))), 1))
+    return {
+        "tickvals": ticks,
+        "ticktext": [percent(10.0**tick) for tick in ticks],
+        "thickness": 10,
+        "title": None,
+    }

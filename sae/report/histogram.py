@@ -1,0 +1,100 @@
+"""Pure: a two-sided histogram on a logarithmic axis, as places for any plot and as an inline SVG."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sae.report.render import escaped, number, shade
+
+WIDTH, HEIGHT, FOOT = 420, 120, 18  # of the SVG, in its own units
+FLOOR = -0.3  # decades below one token where bars begin
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bin with firings: where it stands on the axis, between which values, how many."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def about(self) -> str:
+        """What hovering tells."""
+        return f"{number(self.low)} to {number(self.high)}"
+
+
+class Axis(NamedTuple):
+    """Bars on a two-sided log axis: octaves from the innermost edge, which stands at ±1; negatives mirrored."""
+
+    bars: Sequence[Bar]
+    inner: float
+    """The |value| that stands at ±1."""
+    scale: float
+    """The largest |edge|."""
+
+    def place(self, value: float) -> float:
+        """Where a value other than 0 stands."""
+        return math.copysign(max(1 + math.log2(abs(value) / self.inner), 0.0), value)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round values (1, 2, 5 times a power of ten) within the bars, eight at most."""
+        ticks: list[float] = []
+        for sign in (-1, 1):
+            mine = [bar for bar in self.bars if (bar.low + bar.high) * sign > 0]
+            ends = [abs(edge) for bar in mine for edge in (bar.low, bar.high) if edge]
+            if ends:
+                low, high = min(ends), max(ends)
+                decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+                ticks += [
+                    sign * m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high
+                ]
+        return ticks[:: math.ceil(len(ticks) / 8)] if ticks else []
+
+    def strength(self, bar: Bar) -> float:
+        """How strongly to colour a bar, by the tokens' rule."""
+        return 0.3 + 0.7 * shade(bar.low + bar.high, 2 * self.scale)
+
+
+def axis(edges: Sequence[float], counts: Sequence[int]) -> Axis:
+    """Bars of the bins that have firings. `edges` rise, one more than `counts`; the two bins at 0 reach down to it."""
+    bins = [(float(edges[i]), float(edges[i + 1]), int(count)) for i, count in enumerate(counts) if count]
+    ends = [abs(edge) for low, high, _ in bins for edge in (low, high) if edge]
+    empty = Axis([], min(ends), max(ends))
+    innermost = empty.inner / 2**0.25
+    bars = [
+        Bar(empty.place(low or innermost), empty.place(high or -innermost), low, high, count)
+        for low, high, count in bins
+    ]
+    return empty._replace(bars=bars)
+
+
+def svg(edges: Sequence[float], counts: Sequence[int]) -> str:
+    """The histogram as an SVG that needs nothing else: heights logarithmic, values by hovering."""
+    shown = axis(edges, counts)
+    left, right = min(bar.left for bar in shown.bars), max(bar.right for bar in shown.bars)
+    top = max(math.log10(max(bar.count for bar in shown.bars)), 1) + 0.1
+
+    def x(place: float) -> float:
+        return WIDTH * (place - left) / (right - left)
+
+    parts = []
+    for bar in shown.bars:
+        height = HEIGHT * (math.log10(bar.count) - FLOOR) / (top - FLOOR)
+        hue = "up" if bar.low + bar.high > 0 else "down"
+        parts.append(
+            f'<rect class="{hue}" style="--a:{shown.strength(bar):.2f}" x="{x(bar.left):.1f}" '
+            f'y="{HEIGHT - height:.1f}" width="{0.94 * (x(bar.right) - x(bar.left)):.1f}" height="{height:.1f}">'
+            f"<title>{escaped(bar.about)}: {bar.count:,} tokens</title></rect>"
+        )
+    parts += [
+        f'<text x="{min(max(x(shown.place(tick)), 10), WIDTH - 10):.1f}" y="{HEIGHT + 14}">{number(tick)}</text>'
+        for tick in shown.ticks
+    ]
+    return (
+        f'<svg class="sae histogram" viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" role="img">{"".join(parts)}</svg>'
+    )

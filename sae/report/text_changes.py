@@ -1,0 +1,34 @@
+"""Pure: a text whose tokens a change made likelier or less likely -> HTML, and numbers before and after."""
+
+from collections.abc import Iterable, Sequence
+
+from sae.report.render import escaped
+from sae.report.token_strips import Token, inline, valued
+
+
+def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str]], scale: float) -> str:
+    """A prompt, dim, and its continuation as (text, change, what hovering tells): warm where the change is above 0,
+    cool below; lines break where the text's do."""
+    before = [Token(text, "dim") for text in prompt]
+    after = [valued(text, change, scale, tip=tip) for text, change, tip in tokens]
+    return f'<div class="sae"><p class="strip" dir="auto">{inline([*before, *after])}</p></div>'
+
+
+def before_and_after(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """Measures as (label, explanation, before, after)."""
+    lines = [
+        f'<tr><td title="{escaped(why)}">{escaped(label)}</td><td class="n dim">{escaped(before)}</td>'
+        f'<td class="n">{escaped(after)}</td></tr>'
+        for label, why, before, after in rows
+    ]
+    head = '<tr><th>measure</th><th class="n">as it is</th><th class="n">steered</th></tr>'
+    return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
+
+
+def texts(rows: Iterable[tuple[str, str]]) -> str:
+    """Texts, each with what made it, one below the other."""
+    lines = (
+        f'<tr><td class="n">{escaped(label)}</td><td><span class="strip">{escaped(text)}</span></td></tr>'
+        for label, text in rows
+    )
+    return f'<table class="sae estimates"><tr><th class="n">strength</th><th>text</th></tr>{"".join(lines)}</table>'

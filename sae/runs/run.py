@@ -1,0 +1,343 @@
+"""A run folder: settings, log, checkpoints, the finished SAE and its evaluation (FORMAT.md, Run)."""
+
+import subprocess
+import uuid
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from activations import language_model
+from activations.disk import files
+from activations.disk.schema import check, fits
+from activations.errors import RunError, StoreError
+from activations.language_model import LanguageModel
+from activations.parallel import ranks
+from activations.store import Store
+from sae import config
+from sae.architectures import ARCHITECTURES, SAE, name_of
+from sae.config import RunConfig
+from sae.runs import log
+from sae.runs.problems import problems
+from sae.runs.records import AboutRun, AboutSAE, Evaluation
+
+FORMAT = 1
+WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
+HISTORY = "latents.safetensors"  # what became of each latent in training
+PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datasets", "safetensors", "numpy")
+
+
+class Run:
+    """One training run, or an imported SAE, on disk; read-only but for `create`. Raises RunError when the folder is none."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        if not (self.path / "run.json").exists():
+            raise RunError(f"no run at {path}: needed is a folder with run.json, as `sae train` makes it")
+        self.about = read_about(self.path / "run.json", "run", FORMAT, AboutRun)
+        self.config = config.from_json(self.about["config"])
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        return f"Run({str(self.path)!r}: {name_of(self.config.arch)}, {state})"
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        cfg: RunConfig,
+        store: Store,
+        hook: str,
+        scale: float,
+        rate_trials: Sequence[tuple[float, float]] = (),
+    ) -> "Run":
+        """Make the folder with its run.json. Raises RunError if there is anything in the way.
+
+        `rate_trials` are rates tried and the losses they reached, where the learning rate was measured."""
+        if files.is_taken(path):
+            raise RunError(f"{path} is not empty: choose another --out")
+        about = {
+            **made_by(),
+            "config": config.to_json(cfg),
+            "hook": hook,
+            "d_model": store.width(hook),
+            "input_scale": scale,
+            "model": store.spec.model,
+            "model_revision": store.spec.model_revision,
+            "model_dtype": store.spec.model_dtype,
+            "weights_sha256": store.spec.weights_sha256,
+            "store_fingerprint": store.fingerprint,
+        }
+        if rate_trials:
+            about["rate_trials"] = rate_trials
+        files.write_sealed(path / "run.json", about)
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether training reached its last step."""
+        return (self.path / ABOUT).exists()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the trained SAE's weights, by which what was made from them knows them again.
+
+        Raises RunError when training has not reached its last step, or the SAE is damaged."""
+        if not self.finished:
+            raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
+        return read_json(self.path / ABOUT, self._mend_sae, kind=AboutSAE)["weights_file_sha256"]
+
+    @property
+    def hook(self) -> str:
+        """Hook point whose activations the SAE reads."""
+        return self.about["hook"]
+
+    @cached_property
+    def store(self) -> Store:
+        """The store it was trained on, found by the path in its settings.
+
+        Raises StoreError when it is gone or holds other data than it did, or the SAE was imported without one."""
+        if not self.config.store:
+            raise StoreError(
+                f"{self.path} was imported without a store: harvest {self.hook} of {self.about['model']} (sae harvest) and "
+                f"import the SAE again, with --store and another --out"
+            )
+        store = Store(self.config.store)
+        if store.fingerprint != self.about["store_fingerprint"]:
+            raise StoreError(f"{store.path} is another store than the one {self.path} was trained on")
+        return store
+
+    @property
+    def first_tokens(self) -> list[int] | None:
+        """Ids that every window of its store begins with; None, for the tokenizer's own BOS, where the store is gone."""
+        try:
+            bos = self.store.spec.bos_token
+        except StoreError:
+            return None
+        return [] if bos is None else [bos]
+
+    def language_model(self) -> LanguageModel:
+        """The language model whose activations the SAE reads, on `device()`: its weights in the precision they were
+        harvested in, what it computes in float32.
+
+        Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
+        known of a run that was imported without a store."""
+        dtype = language_model.precision(self.about.get("model_dtype", "float32"), device())
+        model = language_model.load(self.about["model"], self.about["model_revision"], dtype, str(device()))
+        if self.about["weights_sha256"] not in (None, model.weights_hash):
+            raise RunError(
+                f"{model.name} has other weights than when the activations of {self.path} were harvested: "
+                f"restore it, or harvest and train again"
+            )
+        model.plain.float()
+        return model
+
+    @property
+    def log(self) -> list[dict[str, float]]:
+        """Rows of log.jsonl, oldest first."""
+        return log.read(self.path / "log.jsonl")
+
+    @property
+    def history(self) -> dict[str, Tensor] | None:
+        """What became of each latent in training (FORMAT.md), or None where it was not recorded: in a run that is
+        not finished, or of an older release. Raises RunError when it cannot be read."""
+        path = self.path / HISTORY
+        if not path.exists():
+            return None
+        if self.finished:
+            digest = read_json(self.path / ABOUT, self._mend_sae).get("latents_file_sha256")
+            as_written(path, digest, ABOUT, self._mend_sae)
+        return read_tensors(path, self._mend_sae)
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What `sae evaluate` found, or None when it has not run, or not on this SAE: training went on since."""
+        path = self.path / "eval.json"
+        if not path.exists():
+            return None
+        found = read_json(path, "; sae evaluate makes it again", kind=Evaluation)
+        measured = found.get("sae_sha256")  # an older eval.json does not tell
+        return found if measured in (None, self.weights) else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What makes the SAE useless as it is, a line each, from the log and the evaluation; nothing is computed.
+
+        The log counts when training is finished: at its beginning any SAE is worse than the mean."""
+        return problems(self.about, self.log if self.finished else [], self.evaluation)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        whole = (path.parent for path in self.path.glob("checkpoints/step-*/training.json"))
+        # one killed between its last file and its renaming would never get its name, were it gone on with
+        return sorted(path for path in whole if path.suffix != files.PART)
+
+    def sae(self) -> SAE:
+        """The trained SAE; of an unfinished run, the newest checkpoint's. Raises RunError when there is none."""
+        if self.finished:
+            return load_sae(self.path, self._mend_sae)
+        return load_sae(self.newest_checkpoint)
+
+    @property
+    def newest_checkpoint(self) -> Path:
+        """Folder of the last whole checkpoint. Raises RunError when there is none."""
+        if not self.checkpoints:
+            raise RunError(f"{self.path} has neither a finished SAE nor a checkpoint yet")
+        return self.checkpoints[-1]
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the weights that `sae` reads."""
+        return (
+            self.digest
+            if self.finished
+            else read_json(self.newest_checkpoint / ABOUT, kind=AboutSAE)["weights_file_sha256"]
+        )
+
+    @property
+    def _mend_sae(self) -> str:
+        """What to do when what training wrote last is damaged: it is made of the last checkpoint, which holds the same."""
+        if not self.checkpoints:
+            return ""
+        return (
+            f"; delete {self.path / ABOUT}, and the same sae train with --resume makes it again "
+            f"from {self.checkpoints[-1]}"
+        )
+
+
+def made_by() -> dict[str, Any]:
+    """What every run.json begins with: format, a random id, and the code that makes the run."""
+    return {
+        "format": FORMAT,
+        "id": uuid.uuid4().hex,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def save_sae(folder: Path, sae: SAE, about: dict[str, Any]) -> None:
+    """Write sae.safetensors, then sae.json, which marks the pair whole. The SAE must read raw activations."""
+    files.write_tensors(folder / WEIGHTS, sae.state_dict(), f"sae-weights-{FORMAT}")
+    arch = {"architecture": name_of(sae.cfg), "arch": dict(vars(sae.cfg)), "d_model": sae.d_model}
+    digest = files.sha256(folder / WEIGHTS)
+    files.write_sealed(folder / ABOUT, {"format": FORMAT, **arch, **about, "weights_file_sha256": digest})
+
+
+def load_sae(folder: Path | str, mend: str = "") -> SAE:
+    """The SAE in a folder, on the CPU, ready to encode raw activations.
+
+    Raises RunError when it is missing, damaged (sha256; the message ends in `mend`), of a newer format or of an unknown
+    architecture."""
+    folder = Path(folder)
+    if not (folder / ABOUT).exists():
+        raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
+    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE, mend)
+    path = folder / WEIGHTS
+    tensors = read_tensors(as_written(path, about["weights_file_sha256"], ABOUT, mend))
+    try:
+        cfg = config.arch_from_json(about["architecture"], about["arch"])
+        with torch.device("meta"):  # takes no memory: the settings may claim any size
+            wanted = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg).state_dict()
+        shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
+        if shapes != needed:
+            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}{mend}")
+        sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
+        sae.load_state_dict(tensors)
+        if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
+            raise RunError(f"{path}: {broken[0]} has values that are no numbers: its training diverged{mend}")
+    except (TypeError, RuntimeError, OverflowError) as error:
+        raise RunError(f"{folder} cannot be read: {error}{mend}") from error
+    return sae.eval().requires_grad_(False)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every run at or below a folder, by path. Folders whose run.json cannot be read are left out."""
+    found = []
+    for path in sorted(folder.rglob("run.json")):
+        try:
+            found.append(Run(path.parent))
+        except RunError:
+            continue
+    return found
+
+
+def read_json(path: Path, mend: str = "", *, kind: type | None = None, within: Path | None = None) -> Any:
+    """Content of a JSON file, with at least the fields of a dataclass. Raises RunError when it cannot be read, is
+    damaged, lacks one, or is a link that leads out of its folder, or out of `within`; `mend` is how that ends."""
+    try:
+        found = files.read_json(path, within)
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+    return _held(path, found, kind, mend) if kind else found
+
+
+def read_about(path: Path, what: str, newest: int, kind: type, mend: str = "") -> Any:
+    """Content of a JSON file that has a format, with at least the fields of a dataclass.
+
+    Raises RunError as `read_json` does, and when its format is newer than the newest this release knows."""
+    found = read_json(path, mend)
+    number = found.get("format", 0) if isinstance(found, dict) else 0
+    if fits(number, int) and number > newest:
+        raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
+    return _held(path, found, kind, mend)
+
+
+def _held(path: Path, found: Any, kind: type, mend: str = "") -> Any:
+    try:
+        check(kind, found)
+    except TypeError as error:
+        raise RunError(f"{path} is damaged: {error}{mend}") from error
+    return found
+
+
+def read_tensors(path: Path, mend: str = "") -> dict[str, Tensor]:
+    """Content of a safetensors file. Raises RunError when it cannot be read."""
+    try:
+        return files.read_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+
+
+def as_written(path: Path, sha256: str | None, index: str, mend: str = "") -> Path:
+    """The path of a file whose bytes are those its index names; None in the index of an older release says nothing.
+
+    Raises RunError when they are others, or it cannot be read."""
+    try:
+        found = files.sha256(files.plain(path))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+    if sha256 not in (None, found):
+        raise RunError(f"{path} is damaged: its bytes are not the ones {index} describes{mend}")
+    return path
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this code runs from, with a + when it was changed since; None outside one."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def device() -> torch.device:
+    """The device to compute on: this rank's GPU, or the CPU."""
+    return ranks.device()

@@ -1,0 +1,74 @@
+"""The diagnosis of a run: all that its folder knows, brought together and kept in its dead/."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from activations.language_model import LanguageModel
+from sae.diagnosis.diagnose import Trained, diagnose
+from sae.diagnosis.report import INDEX, DeadReport
+from sae.diagnosis.sample import DeadConfig, Rows, off_rows
+from sae.features import store
+from sae.features.store import FeatureStore
+from sae.runs.run import Run, device
+
+DEAD_AFTER_TOKENS = 10_000_000  # where the run does not say it; Gao et al. 2024, appendix A.2
+Borrow = Callable[[], AbstractContextManager[LanguageModel]]
+
+
+def folder(run: Run) -> Path:
+    """Where the report of a run is, or will be."""
+    return run.path / "dead"
+
+
+def is_there(run: Run) -> bool:
+    """Whether the run has a finished report."""
+    return (folder(run) / INDEX).exists()
+
+
+def work(run: Run, cfg: DeadConfig) -> int:
+    """How many rows `diagnose_run` goes through, for a progress bar: text twice, the rest once."""
+    rows = Rows(run.store, run.hook, cfg)
+    return 2 * rows.n_text + rows.n["special"] + 2 * off_rows(run.store, cfg)
+
+
+def diagnose_run(
+    run: Run, cfg: DeadConfig, borrow: Borrow | None, on_rows: Callable[[int], None] = lambda n: None
+) -> DeadReport:
+    """Fill the run's dead folder, or return it as it is. Raises RunError when the run is not finished.
+
+    `borrow` lends the language model, for as long as off-distribution text is read; with None, or
+    cfg.off_tokens 0, nothing is said of such text."""
+    digest = run.digest
+    features = _features(run, digest)
+    asked = borrow if cfg.off_tokens else None
+    return diagnose(
+        run.sae().to(device()),
+        run.store,
+        run.hook,
+        cfg,
+        folder(run),
+        digest,
+        _trained(run, features),
+        asked,
+        None if features is None else features.vocabulary,
+        on_rows,
+    )
+
+
+def _features(run: Run, digest: str) -> FeatureStore | None:
+    """The run's features, if they are of this SAE."""
+    if not (run.path / "features" / store.INDEX).exists():
+        return None
+    found = FeatureStore(run.path / "features")
+    return found if found.about.get("sae_sha256") == digest else None
+
+
+def _trained(run: Run, features: FeatureStore | None) -> Trained:
+    cfg = run.config.train  # of an imported SAE nothing is known of its training
+    dead_after, seen = cfg.dead_after_tokens or DEAD_AFTER_TOKENS, (cfg.steps or 0) * cfg.batch
+    fired = None if features is None else torch.tensor(features.table["fired"].to_pylist())
+    rows = 0 if features is None else features.about["tokens"]
+    return Trained(dead_after, seen, run.history, fired, rows)

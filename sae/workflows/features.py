@@ -1,0 +1,141 @@
+"""From an SAE and a store to a features folder: the pass, the lens, neighbours and the map, all written at once."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from activations.disk import files, locks
+from activations.errors import RunError
+from activations.language_model import LanguageModel
+from activations.parallel import ranks, shares
+from activations.progress import Watch, unwatched
+from activations.store import Store
+from sae.architectures import SAE
+from sae.features import collect, store, write
+from sae.features import map as maps
+from sae.features.cofiring import Cofiring
+from sae.features.collect import Collected, FeaturesConfig
+from sae.features.logit_lens import LogitLens, logit_lens, sees
+from sae.features.neighbours import encoder_decoder_cosine, nearest
+from sae.features.store import FeatureStore
+
+log = logging.getLogger(__name__)
+
+
+def describe(
+    sae: SAE,
+    activations: Store,
+    hook: str,
+    model: LanguageModel,
+    out: Path,
+    cfg: FeaturesConfig,
+    sae_sha256: str,
+    watch: Watch = unwatched,
+) -> FeatureStore:
+    """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
+
+    Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.parallel.ranks`) each
+    does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number.
+    `watch` is told of each stage; of several ranks, of this one's share. See `collect.collect` for memory. Without
+    scikit-learn there is no map, and a folder made without one is made again once there is. Raises BusyError when
+    another process is at work in the folder."""
+    identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
+    about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
+    if mapped := maps.available():
+        about["map"] = True
+    if ranks.from_first(_is_there(out, about)):
+        if not ranks.rank():
+            locks.clear(out, lambda: _tidy(out))  # a crash may have come between the index and this
+        return FeatureStore(out)
+    with ranks.alone_in(out):
+        if ranks.rank() == 0:
+            (out / store.INDEX).unlink(missing_ok=True)
+        scratch = out / collect.SCRATCH
+        collected = collect.collect(sae, activations, hook, cfg, scratch, identity, watch)
+        sae = sae.cpu()
+        lens = _lens(model, sae, cfg, scratch, watch)
+        if ranks.rank() == 0:
+            columns = _columns(sae, collected, cfg, mapped, watch)
+            write.write(out, about, columns, collected, lens, model.vocabulary.text, activations)
+            _tidy(out)
+        ranks.barrier()
+    return FeatureStore(out)
+
+
+def _tidy(out: Path) -> None:
+    """Remove the pass's scratch and what interrupted writes left from a folder that is whole."""
+    collect.clear(out / collect.SCRATCH)
+    files.sweep(out)
+    files.sync(out)
+
+
+def _is_there(out: Path, about: dict[str, Any]) -> bool:
+    """Whether the folder is whole and of this job; one that is damaged is to be made again."""
+    if not (out / store.INDEX).exists():
+        return False
+    try:
+        there = FeatureStore(out)
+        there.check()
+    except RunError as error:
+        log.warning("%s: that is done now", error)
+        return False
+    return about.items() <= there.about.items()
+
+
+def _lens(
+    model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path, watch: Watch
+) -> LogitLens | None:
+    """The logit lens of all latents, each rank having looked through it at its share."""
+
+    def find(latents: range) -> dict[str, Tensor]:
+        some = sae.W_dec[latents.start : latents.stop]
+        with watch("logit lens", len(latents), "latents") as advance:
+            lens = logit_lens(model, some, cfg.logits, on_latents=advance)
+        assert lens is not None
+        return lens._asdict()
+
+    if not sees(model, sae.W_dec.shape[1]):
+        return None
+    return LogitLens(**shares.of_latents(scratch, "lens", sae.d_sae, find))
+
+
+def _columns(
+    sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, watch: Watch
+) -> dict[str, Any]:
+    """What the table says of each latent beside its statistics and the lens."""
+    with watch("neighbours", sae.d_sae, "latents") as advance:
+        neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), on_latents=advance)
+    columns = {
+        "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
+        "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
+        "b_enc": [None] * sae.d_sae if (bias := sae.encoder_bias()) is None else bias.tolist(),
+        "neighbours": neighbours[:, : cfg.neighbours].tolist(),
+        "neighbour_cosines": cosines[:, : cfg.neighbours].tolist(),
+        **_cofiring_columns(collected.cofiring),
+    }
+    if mapped:
+        log.info("laying out the map of features")
+        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), watch)
+        columns |= _map_columns(made)
+    else:
+        log.info("no map of the features: it needs scikit-learn (pip install 'sae-workbench[map]')")
+    return columns
+
+
+def _cofiring_columns(found: Cofiring) -> dict[str, Any]:
+    there = (found.latents >= 0).sum(1).tolist()
+    named = {"cofiring": found.latents, "cofiring_counts": found.counts, "cofiring_pmi": found.pmi}
+    return {
+        name: [row[:n] for row, n in zip(column.tolist(), there, strict=True)]
+        for name, column in named.items()
+    }
+
+
+def _map_columns(made: maps.Map) -> dict[str, Any]:
+    """Places as null where there is none; clusters too."""
+    x, y = (np.where(np.isnan(axis), None, axis.astype(object)) for axis in made.places.numpy().T)
+    return {"map_x": x, "map_y": y, "cluster": [None if c < 0 else c for c in made.clusters.tolist()]}

@@ -1,0 +1,250 @@
+"""An SAE out of another tool's files as a finished run folder, with a probe; and where a run's SAE comes from."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from activations.disk import files
+from activations.errors import ForeignError, RunError, StoreError
+from activations.progress import Watch, unwatched
+from activations.store import Store
+from activations.tokens import PackingConfig
+from sae import config
+from sae.architectures import SAE, ArchConfig
+from sae.code import SparseCode
+from sae.config import RunConfig
+from sae.foreign import FORMATS, Origin, other_dictionaries
+from sae.hub.fetch import ignore_line, locate
+from sae.hub.names import is_hub_name
+from sae.runs.run import Run, load_sae, made_by, save_sae
+
+PROBE = "probe.safetensors"
+ROWS = 16
+SIZES = (1.0, 10.0, 100.0, 1000.0)  # of a probe's rows about b_dec, where there is no store to take rows from
+ALWAYS = ("d_sae", "k")
+
+
+class Probe(NamedTuple):
+    """Some rows and what an SAE made of them when it was imported."""
+
+    x: Float[Tensor, "n D"]
+    code: SparseCode
+    x_hat: Float[Tensor, "n D"]
+
+
+def format_of(path: Path) -> str:
+    """The format a file or folder looks like. Raises ForeignError when it is none, or more than one."""
+    found = [name for name, form in FORMATS.items() if form.recognises(path)]
+    if len(found) == 1:
+        return found[0]
+    if not found and (what := other_dictionaries.at(path)):
+        raise ForeignError(f"{path} is {what}: {other_dictionaries.WHY}")
+    looks = f"looks like {' and '.join(found)}" if found else "looks like no format known here"
+    known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
+    raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")
+
+
+def _rather(form: str, path: Path) -> str:
+    """The way out, where files that could not be read in one format look like those of another."""
+    others = [] if FORMATS[form].recognises(path) else [n for n in FORMATS if FORMATS[n].recognises(path)]
+    return f"; this looks like {others[0]}: sae import {others[0]} {path}" if others else ""
+
+
+def import_sae(
+    path: Path | str,
+    out: Path,
+    form: str | None = None,
+    *,
+    store: Path | None = None,
+    hook: str | None = None,
+    model: str | None = None,
+    progress: Watch = unwatched,
+    tell: Callable[[str], None] = ignore_line,
+) -> Run:
+    """Make a finished run at `out` of the SAE at `path`, whole or not at all.
+
+    A path that begins with hf: names an SAE on the hub, which is fetched first (`sae.hub.fetch.locate`, which `progress`
+    and `tell` are for). What was measured on a run of ours comes along where no `store` is given to measure it on.
+    `store` is what is to be read with it; its model and one of its hook points are then the run's. `hook` and `model`
+    go before what the files say. Raises ForeignError when the files cannot be read, have no exact form here, fit not the
+    store, or say too little; RunError when there is something at `out`."""
+    if out.exists() and (not out.is_dir() or files.is_taken(out)):
+        raise RunError(f"{out} is not empty: choose another --out")
+    located = locate(path, form, progress, tell) if is_hub_name(path) else None
+    path = located.path if located else Path(path)
+    if not path.exists():
+        raise ForeignError(f"there is no file or folder {path}")
+    form = (located.form if located else form) or format_of(path)
+    try:
+        sae, origin, notes = FORMATS[form].read(path)
+    except ForeignError as error:
+        raise ForeignError(f"{error}{_rather(form, path)}") from error
+    for flag, value in (("hook", hook or origin.hook), ("model", model or origin.model)):
+        if value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise ForeignError(f"{path}: the {flag} {value!r} is no name")
+    opened = None if store is None else Store(store)
+    if opened is not None:
+        hook = _hook_in(opened, hook or origin.hook, sae.d_model)
+        if model not in (None, opened.spec.model):
+            raise ForeignError(
+                f"--model {model} is not the model of {opened.path}, {opened.spec.model}: leave it out"
+            )
+        if origin.model not in (None, opened.spec.model):
+            notes = [*notes, f"the files name the model {origin.model}, the store {opened.spec.model}"]
+    notes = [*notes, *unlike_training(origin.facts, opened)]
+    about = _about(path, form, sae, origin, notes, opened, hook, model)
+    if located:
+        name, commit = located.name, located.commit
+        about["imported"]["path"] = str(name._replace(revision=commit))
+        hub = {"repository": name.repository, "path": name.path, "revision": name.revision, "commit": commit}
+        about["imported"]["hub"] = hub
+    with files.new_folder(out) as folder:
+        if form == "workbench" and opened is None:
+            _bring_along(path, folder)
+        save_sae(folder, sae, {"hook": about["hook"], "model": about["model"], "step": None})
+        _write_probe(folder, opened, about["hook"])
+        files.write_sealed(folder / "run.json", about)
+    return Run(out)
+
+
+def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
+    """How the windows of a store differ from those an imported SAE was trained on, as its files tell of them: a line each.
+
+    Without a store, what a harvest has to set for them to be alike."""
+    packing = PackingConfig() if store is None else store.spec.packing
+    notes, bos, context = [], facts.get("prepend_bos"), facts.get("context_size")
+    if isinstance(bos, bool) and bos != packing.bos:
+        trained, ours = ("with", "without") if bos else ("without", "with")
+        whose = (
+            f"sae harvest begins windows {ours} one"
+            if store is None
+            else f"{store.path} has windows {ours} one"
+        )
+        flag = "--bos" if bos else "--no-bos"
+        notes.append(f"trained on windows {trained} a BOS token at their start, {whose}: harvest with {flag}")
+    if store is not None and type(context) is int and context != packing.context:
+        notes.append(f"trained on windows of {context} tokens, those of {store.path} have {packing.context}")
+    return notes
+
+
+def _bring_along(run: Path, folder: Path) -> None:
+    """Copy what was measured on a run's SAE, and what people wrote about its latents."""
+    for name in ("eval.json", "labels.json"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
+    if (run / "features").is_dir():
+        shutil.copytree(run / "features", folder / "features")
+
+
+def _hook_in(store: Store, hook: str | None, width: int) -> str:
+    if hook is not None and hook not in store.spec.hooks:
+        raise ForeignError(
+            f"the SAE reads {hook}, {store.path} holds {', '.join(store.spec.hooks)}: harvest it, or if one of these is "
+            f"the same place under another name, give that by --hook"
+        )
+    hook = hook or store.only_hook()
+    if store.width(hook) != width:
+        raise ForeignError(
+            f"the SAE reads width {width}, {hook} in {store.path} has width {store.width(hook)}"
+        )
+    return hook
+
+
+def _about(
+    path: Path,
+    form: str,
+    sae: SAE,
+    origin: Origin,
+    notes: list[str],
+    store: Store | None,
+    hook: str | None,
+    model: str | None,
+) -> dict[str, Any]:
+    """run.json of an imported run."""
+    spec = None if store is None else store.spec
+    hook, model = hook or origin.hook, spec.model if spec else model or origin.model
+    for flag, value, example in (("hook", hook, "blocks.8.hook_resid_pre"), ("model", model, "gpt2")):
+        if value is None:
+            raise ForeignError(
+                f"{path} does not say its {flag}: give --store, or --{flag}, as in --{flag} {example}"
+            )
+    settings = config.to_json(RunConfig(str(store.path) if store else "", hook, sae.cfg))
+    settings |= {"arch": _said(sae.cfg), "train": {}}
+    read = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {
+        **made_by(),
+        "config": settings,
+        "hook": hook,
+        "d_model": sae.d_model,
+        "input_scale": 1.0,
+        "model": model,
+        "model_revision": spec.model_revision if spec else None,
+        "model_dtype": spec.model_dtype if spec else "float32",
+        "weights_sha256": spec.weights_sha256 if spec else None,
+        "store_fingerprint": store.fingerprint if store else None,
+        "imported": {
+            "format": form,
+            "path": str(path),
+            "sha256": {file.name: files.sha256(file) for file in read if file.is_file()},
+            "model": origin.model,
+            "hook": origin.hook,
+            "facts": origin.facts,
+            "notes": notes,
+        },
+    }
+
+
+def _said(cfg: ArchConfig) -> Mapping[str, Any]:
+    """Settings that say what the SAE does in use; those of a training that was not ours are left to their defaults."""
+    return {
+        f.name: value for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default or f.name in ALWAYS
+    }
+
+
+@torch.no_grad()
+def _write_probe(folder: Path, store: Store | None, hook: str) -> None:
+    """What the SAE just written, read back, makes of the first rows of the store, or of random rows about b_dec."""
+    sae = load_sae(folder)
+    rows = (x for x, *_ in store.batches(hook, ROWS)) if store else iter(())
+    x = next(rows, None)
+    if x is None:
+        noise = torch.randn(ROWS, sae.d_model, generator=torch.Generator().manual_seed(0))
+        x = sae.b_dec + torch.tensor(SIZES).repeat_interleave(ROWS // len(SIZES))[:, None] * noise
+    code = sae.encode(x)
+    tensors = {"x": x, **code._asdict(), "x_hat": sae.decode(code)}
+    del tensors["n_latents"]
+    files.write_tensors(folder / PROBE, tensors, "sae-probe-1")
+
+
+def read_probe(run: Run) -> Probe:
+    """The probe of an imported run. Raises RunError when it has none, or it cannot be read."""
+    try:
+        found = load_file(run.path / PROBE)
+        code = SparseCode(found["values"], found["indices"], found["offsets"], run.config.arch.d_sae)
+        return Probe(found["x"], code, found["x_hat"])
+    except (OSError, KeyError, SafetensorError) as error:
+        raise RunError(f"{run.path / PROBE} cannot be read: {error!r}") from error
+
+
+def origin_of(run: Run) -> Origin:
+    """Where a run's SAE belongs and how it came to be, to be written into another tool's files.
+
+    Facts have the names SAELens gives them; an imported run hands on those it came with."""
+    facts = {}
+    with suppress(StoreError):  # what the store says is good to have, and not needed
+        spec = run.store.spec
+        facts = {
+            "dataset_path": spec.dataset["dataset"],
+            "context_size": spec.packing.context,
+            "prepend_bos": spec.packing.bos,
+        }
+    return Origin(run.about["model"], run.hook, facts | run.about.get("imported", {}).get("facts", {}))
