@@ -30,6 +30,7 @@ from .training.trainer import TrainConfig
 from .workflows.import_sae import import_sae
 
 WorkbenchError = activations.errors.WorkbenchError
+__version__: str
 
 __all__ = [
     "SAE",

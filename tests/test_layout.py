@@ -208,6 +208,13 @@ def test_importing_a_package_pulls_in_nothing_heavy(package):
     assert run(f"import {package}") == ""
 
 
+def test_the_version_is_known_without_torch():
+    assert run("import sae, sys; print(sae.__version__[0].isdigit(), 'torch' in sys.modules)").split() == [
+        "True",
+        "False",
+    ]
+
+
 def test_importing_sae_takes_less_than_a_second():
     code = "import time; t = time.perf_counter(); import sae, activations; print(time.perf_counter() - t)"
     assert min(float(run(code)) for _ in range(3)) < 1.0

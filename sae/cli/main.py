@@ -9,6 +9,7 @@ import sys
 from keyword import iskeyword
 from typing import NamedTuple
 
+import sae
 from sae.cli.signals import Stopped, raise_stopped
 
 GOES_ON = "the same command goes on from here"
@@ -82,6 +83,9 @@ def main(args: list[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
         return 0 if args else 2
+    if args[0] == "--version":
+        print(f"sae {sae.__version__}")
+        return 0
     if args[0] not in COMMANDS:
         from sae.cli.arguments import unknown
 
@@ -139,7 +143,13 @@ def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.what}" for name, command in COMMANDS.items()]
     return "\n".join(
-        ["usage: sae COMMAND [OPTIONS]", "", *lines, "", "sae COMMAND --help tells a command's options."]
+        [
+            "usage: sae COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "sae COMMAND --help tells a command's options; sae --version the release.",
+        ]
     )
 
 

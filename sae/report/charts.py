@@ -6,11 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sae.report import histogram, run_charts
+from sae.report import histogram
 from sae.report.render import number
 
 WARM, COOL, GREY = "242, 139, 60", "64, 145, 230", "140, 138, 132"  # r, g, b: read well on light and dark
-PALETTE = run_charts.COLORS
+PALETTE = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
 GRID = f"rgba({GREY}, 0.22)"
 
 

@@ -11,7 +11,6 @@ from plotly.subplots import make_subplots
 
 from sae.report.charts import PALETTE, plain
 
-COLORS = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # one more each time the colours are used up
 RING = "rgb(140, 138, 132)"
 TICKS = (
@@ -41,7 +40,7 @@ def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = N
     for place, kind in enumerate(kinds):
         mine = sorted((l0, value, name) for name, one, l0, value in points if one == kind)
         names = [name for _, _, name in mine]
-        color = COLORS[place % len(COLORS)]
+        color = PALETTE[place % len(PALETTE)]
         made.append(
             {
                 "type": "scatter",
@@ -54,7 +53,7 @@ def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = N
                 "marker": {
                     "size": [14 if name == chosen else 9 for name in names],
                     "color": color,
-                    "symbol": SYMBOLS[place // len(COLORS) % len(SYMBOLS)],
+                    "symbol": SYMBOLS[place // len(PALETTE) % len(SYMBOLS)],
                     "line": {"width": [2 if name == chosen else 0 for name in names], "color": RING},
                 },
                 "text": [html.escape(name, quote=False) for name in names],

@@ -1,6 +1,7 @@
 """The `sae` command itself: its help, and what it says to a command line it cannot make sense of."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_no_command_prints_the_usage_and_fails(sae: Server):
     ended = sae()
     assert ended.code == 2
     assert ended.out.startswith("usage: sae COMMAND")
+
+
+def test_version_is_that_of_the_package(sae: Server):
+    ended = sae("--version")
+    assert ended.code == 0
+    assert ended.out == f"sae {metadata.version('sae-workbench')}\n"
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
