@@ -37,7 +37,7 @@ def lists(of: Kind) -> Kind:
     return lambda kind: pa.types.is_list(kind) and (pa.types.is_null(kind.value_type) or of(kind.value_type))
 
 
-def read(path: Path, columns: Any, rows: int | None = None, remedy: str = "") -> pa.Table:
+def read(path: Path, columns: Any, rows: int | None = None, fix: str | None = None) -> pa.Table:
     """The table in a file: `columns` are a schema, or names with what their types must be. All null is any type.
 
     Raises RunError when it cannot be read, says that it has another number of `rows` or unpacks to more than
@@ -46,27 +46,29 @@ def read(path: Path, columns: Any, rows: int | None = None, remedy: str = "") ->
         with pq.ParquetFile(files.plain(path)) as file:
             about = file.metadata
             if rows is not None and about.num_rows != rows:
-                raise RunError(f"{path} has {about.num_rows:,} rows, needed are {rows:,}; {remedy}")
+                raise RunError(f"{path} has {about.num_rows:,} rows, must be {rows:,}", fix=fix)
             unpacked = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
             if not 0 <= unpacked <= max(MOST_BYTES, MOST_TIMES * path.stat().st_size):
-                raise RunError(f"{path} is damaged: it would unpack to {unpacked:,} bytes; {remedy}")
+                raise RunError(f"{path} is damaged: it would unpack to {unpacked:,} bytes", fix=fix)
             table = file.read()
         table.validate(full=True)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}; {remedy}") from error
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}", fix=fix) from error
     kinds = (
         {field.name: field.type.equals for field in columns} if isinstance(columns, pa.Schema) else columns
     )
-    hold(path, table, kinds, remedy)
+    hold(path, table, kinds, fix)
     return table
 
 
-def hold(path: Path, table: pa.Table, kinds: Mapping[str, Kind], remedy: str) -> None:
+def hold(path: Path, table: pa.Table, kinds: Mapping[str, Kind], fix: str | None) -> None:
     """Raise RunError unless the table has each of these columns once, and of such a type."""
     for name, is_right in kinds.items():
-        found = table.schema.field(name).type if table.column_names.count(name) == 1 else None
-        if found is None or not (is_right(found) or pa.types.is_null(found)):
-            raise RunError(f"{path} is damaged: its column {name} is {found or 'not there, once'}; {remedy}")
+        if (times := table.column_names.count(name)) != 1:
+            raise RunError(f"{path} is damaged: it has {times} columns {name}, must be 1", fix=fix)
+        kind = table.schema.field(name).type
+        if not (is_right(kind) or pa.types.is_null(kind)):
+            raise RunError(f"{path} is damaged: its column {name} is of type {kind}", fix=fix)
 
 
 def within(table: pa.Table, name: str, count: int) -> bool:

@@ -16,7 +16,6 @@ from sae.runs.run import as_written, read_about
 
 FORMAT = 1
 INDEX, TABLE = "dead.json", "latents.parquet"
-AGAIN = "; run `sae dead` again"
 KINDS = ("dead", "training only", "rare", "dense")
 SCHEMA = pa.schema(
     [("latent", pa.int32()), ("kind", pa.string()), ("fires_on", pa.string()), ("density", pa.float64())]
@@ -43,20 +42,25 @@ class DeadReport:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not (self.path / INDEX).exists():
-            raise RunError(f"no finished report on dead latents at {path}: run `sae dead {self.path.parent}`")
-        self.about: dict[str, Any] = read_about(self.path / INDEX, "dead", FORMAT, AboutDead, AGAIN)
+            raise RunError(f"no finished report on dead latents at {path}", fix=self._fix)
+        self.about: dict[str, Any] = read_about(self.path / INDEX, "dead", FORMAT, AboutDead, self._fix)
         about = self.about
         if not (about["d_sae"] > 0 < about["resolution"] and about["kinds"].keys() >= {*KINDS}):
-            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted{AGAIN}")
+            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted", fix=self._fix)
         if not {"train", "held_out"} <= about["rows"].keys() <= {*GROUPS}:
-            raise RunError(f"{self.path / INDEX} is damaged: its rows are of other groups{AGAIN}")
+            raise RunError(f"{self.path / INDEX} is damaged: its rows are of other groups", fix=self._fix)
+
+    @property
+    def _fix(self) -> str:
+        """The command that makes the folder again."""
+        return f"sae dead {self.path.parent}"
 
     @cached_property
     def table(self) -> pa.Table:
         """A row for each latent that is dead, fires in training text only, is rare or dense, in order."""
         path = self.path / TABLE
-        as_written(path, self.about["sha256"].get(TABLE), INDEX, AGAIN)
-        return tables.read(path, SCHEMA, remedy=AGAIN.removeprefix("; "))
+        as_written(path, self.about["sha256"].get(TABLE), INDEX, self._fix)
+        return tables.read(path, SCHEMA, fix=self._fix)
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Rows of the table as dictionaries, of one kind or all."""

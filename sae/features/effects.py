@@ -136,15 +136,15 @@ def load_effect(features: FeatureStore, latent: int) -> Effect | None:
     path = _path(features, latent)
     if not path.exists():
         return None
-    again = "; delete it, and it is measured again when asked for"
-    about = read_json(path, again, within=features.path)
+    fix = f"rm {path}"  # then it is measured again when it is next asked for
+    about = read_json(path, within=features.path, fix=fix)
     try:
         if about["format"] > FORMAT or about["features_sha256"] != features.digest:
             return None
         sides = (about[name] and _read_side(about[name]) for name in ("positive", "negative"))
         return Effect(about["latent"], *sides)
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged: {error!r}; delete it and measure again") from error
+        raise RunError(f"{path} is damaged: {error!r}", fix=fix) from error
 
 
 def save_effect(features: FeatureStore, effect: Effect) -> Path:

@@ -29,8 +29,6 @@ FORMAT = 1
 INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
 HISTOGRAMS, EXAMPLES, VOCABULARY = "histograms.safetensors", "examples.safetensors", "vocabulary.json"
 SPELLINGS = "spellings.safetensors"
-REMEDY = "run `sae features` again"
-AGAIN = f"; {REMEDY}"
 COLUMNS = (
     dict.fromkeys(("latent", "fired"), whole)
     | dict.fromkeys(("density", "mean", "max", "min", "enc_dec_cosine"), real)
@@ -114,12 +112,19 @@ class FeatureStore:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not (self.path / INDEX).exists():
-            raise RunError(f"no finished features at {path}: run `sae features {self.path.parent}`")
-        self.about: dict[str, Any] = read_about(self.path / INDEX, "features", FORMAT, AboutFeatures, AGAIN)
+            raise RunError(f"no finished features at {path}", fix=self._fix)
+        self.about: dict[str, Any] = read_about(
+            self.path / INDEX, "features", FORMAT, AboutFeatures, self._fix
+        )
         if self.about["d_sae"] < 1:
             raise RunError(
-                f"{self.path / INDEX} names {self.about['d_sae']} latents, needed is one at least{AGAIN}"
+                f"{self.path / INDEX} has d_sae = {self.about['d_sae']}, must be at least 1", fix=self._fix
             )
+
+    @property
+    def _fix(self) -> str:
+        """The command that makes the folder again."""
+        return f"sae features {self.path.parent}"
 
     def __len__(self) -> int:
         """F, the number of latents."""
@@ -128,16 +133,20 @@ class FeatureStore:
     @cached_property
     def table(self) -> pa.Table:
         """A row per latent, in order; columns as FORMAT.md lists them."""
-        found = tables.read(self._whole(TABLE), COLUMNS, len(self), REMEDY)
+        found = tables.read(self._whole(TABLE), COLUMNS, len(self), self._fix)
         lens = {name: kind for name, kind in LATER.items() if name in found.column_names}
-        tables.hold(self.path / TABLE, found, lens, REMEDY)
+        tables.hold(self.path / TABLE, found, lens, self._fix)
         for name in ("neighbours", "cofiring"):
             if name in found.column_names and not tables.within(found, name, len(self)):
-                raise RunError(f"{self.path / TABLE} is damaged: {name} are not all latents; {REMEDY}")
+                raise RunError(
+                    f"{self.path / TABLE} is damaged: {name} has numbers outside 0 to {len(self) - 1}",
+                    fix=self._fix,
+                )
         for names in TOGETHER:
             if not tables.alike(found, *names):
                 raise RunError(
-                    f"{self.path / TABLE} is damaged: {names[0]} and {names[1]} have lists of other lengths; {REMEDY}"
+                    f"{self.path / TABLE} is damaged: {' and '.join(names)} have lists of different lengths",
+                    fix=self._fix,
                 )
         return found
 
@@ -148,7 +157,7 @@ class FeatureStore:
         None in a folder from before it was kept."""
         if TEXTS not in self.about["sha256"]:
             return None
-        return tables.read(self._whole(TEXTS), {"text": tables.text}, len(self), REMEDY)["text"]
+        return tables.read(self._whole(TEXTS), {"text": tables.text}, len(self), self._fix)["text"]
 
     @cached_property
     def digest(self) -> str:
@@ -236,9 +245,9 @@ class FeatureStore:
     @cached_property
     def vocabulary(self) -> list[str]:
         """The name of every token id, no two alike: its text; a piece of a character reads like <0xE2>."""
-        found = read_json(self._whole(VOCABULARY), AGAIN)
+        found = read_json(self._whole(VOCABULARY), fix=self._fix)
         if not fits(found, list[str]):
-            raise RunError(f"{self.path / VOCABULARY} is damaged: no list of texts; {REMEDY}")
+            raise RunError(f"{self.path / VOCABULARY} is damaged: it is not a list of texts", fix=self._fix)
         return found
 
     @cached_property
@@ -258,7 +267,7 @@ class FeatureStore:
         return self._load(EXAMPLES)
 
     def _load(self, name: str) -> dict[str, Tensor]:
-        return read_tensors(self._whole(name), AGAIN)
+        return read_tensors(self._whole(name), self._fix)
 
     def check(self) -> None:
         """Raise RunError when a file is missing or its bytes are not those that were written."""
@@ -267,7 +276,7 @@ class FeatureStore:
 
     def _whole(self, name: str) -> Path:
         """The path of a file whose bytes are those the index names."""
-        return as_written(self.path / name, self.about["sha256"].get(name), INDEX, AGAIN)
+        return as_written(self.path / name, self.about["sha256"].get(name), INDEX, self._fix)
 
     @contextmanager
     def _sound(self, name: str) -> Iterator[None]:
@@ -276,7 +285,7 @@ class FeatureStore:
             yield
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(
-                f"{self.path / name} is damaged: {' '.join(str(error).split())}; {REMEDY}"
+                f"{self.path / name} is damaged: {' '.join(str(error).split())}", fix=self._fix
             ) from error
 
     def _examples_at(self, kind: str, latent: int, height: Height) -> list[Example]:

@@ -95,7 +95,7 @@ class Run:
         Raises RunError when training has not reached its last step, or the SAE is damaged."""
         if not self.finished:
             raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
-        return read_json(self.path / ABOUT, self._mend_sae, kind=AboutSAE)["weights_file_sha256"]
+        return read_json(self.path / ABOUT, kind=AboutSAE, fix=self._fix_sae)["weights_file_sha256"]
 
     @property
     def hook(self) -> str:
@@ -155,9 +155,9 @@ class Run:
         if not path.exists():
             return None
         if self.finished:
-            digest = read_json(self.path / ABOUT, self._mend_sae).get("latents_file_sha256")
-            as_written(path, digest, ABOUT, self._mend_sae)
-        return read_tensors(path, self._mend_sae)
+            digest = read_json(self.path / ABOUT, fix=self._fix_sae).get("latents_file_sha256")
+            as_written(path, digest, ABOUT, self._fix_sae)
+        return read_tensors(path, self._fix_sae)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ class Run:
         path = self.path / "eval.json"
         if not path.exists():
             return None
-        found = read_json(path, "; sae evaluate makes it again", kind=Evaluation)
+        found = read_json(path, kind=Evaluation, fix=f"sae evaluate {self.path}")
         measured = found.get("sae_sha256")  # an older eval.json does not tell
         return found if measured in (None, self.weights) else None
 
@@ -186,7 +186,7 @@ class Run:
     def sae(self) -> SAE:
         """The trained SAE; of an unfinished run, the newest checkpoint's. Raises RunError when there is none."""
         if self.finished:
-            return load_sae(self.path, self._mend_sae)
+            return load_sae(self.path, self._fix_sae)
         return load_sae(self.newest_checkpoint)
 
     @property
@@ -206,14 +206,14 @@ class Run:
         )
 
     @property
-    def _mend_sae(self) -> str:
-        """What to do when what training wrote last is damaged: it is made of the last checkpoint, which holds the same."""
+    def _fix_sae(self) -> str | None:
+        """The command that writes a damaged finished SAE again; None without a checkpoint.
+
+        Without sae.json the run counts as unfinished, so that --resume writes the SAE from the newest checkpoint, which
+        holds the same weights."""
         if not self.checkpoints:
-            return ""
-        return (
-            f"; delete {self.path / ABOUT}, and the same sae train with --resume makes it again "
-            f"from {self.checkpoints[-1]}"
-        )
+            return None
+        return f"rm {self.path / ABOUT} && sae train … --out {self.path} --resume"
 
 
 def made_by() -> dict[str, Any]:
@@ -234,30 +234,30 @@ def save_sae(folder: Path, sae: SAE, about: dict[str, Any]) -> None:
     files.write_sealed(folder / ABOUT, {"format": FORMAT, **arch, **about, "weights_file_sha256": digest})
 
 
-def load_sae(folder: Path | str, mend: str = "") -> SAE:
-    """The SAE in a folder, on the CPU, ready to encode raw activations.
+def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
+    """Load the SAE in a folder, on the CPU, ready to encode raw activations.
 
-    Raises RunError when it is missing, damaged (sha256; the message ends in `mend`), of a newer format or of an unknown
-    architecture."""
+    Raises RunError when it is missing, damaged (its SHA-256 differs, tensors are missing or hold NaN), of a newer format or
+    of an unknown architecture. `fix` is the command that the error carries where the SAE is damaged."""
     folder = Path(folder)
     if not (folder / ABOUT).exists():
         raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
-    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE, mend)
+    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE, fix)
     path = folder / WEIGHTS
-    tensors = read_tensors(as_written(path, about["weights_file_sha256"], ABOUT, mend))
+    tensors = read_tensors(as_written(path, about["weights_file_sha256"], ABOUT, fix))
     try:
         cfg = config.arch_from_json(about["architecture"], about["arch"])
         with torch.device("meta"):  # takes no memory: the settings may claim any size
             wanted = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg).state_dict()
         shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
         if shapes != needed:
-            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}{mend}")
+            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}", fix=fix)
         sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
         sae.load_state_dict(tensors)
         if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
-            raise RunError(f"{path}: {broken[0]} has values that are no numbers: its training diverged{mend}")
+            raise RunError(f"{path}: {broken[0]} holds NaN: its training diverged", fix=fix)
     except (TypeError, RuntimeError, OverflowError) as error:
-        raise RunError(f"{folder} cannot be read: {error}{mend}") from error
+        raise RunError(f"{folder} cannot be read: {error}", fix=fix) from error
     return sae.eval().requires_grad_(False)
 
 
@@ -272,53 +272,58 @@ def find_runs(folder: Path) -> list[Run]:
     return found
 
 
-def read_json(path: Path, mend: str = "", *, kind: type | None = None, within: Path | None = None) -> Any:
-    """Content of a JSON file, with at least the fields of a dataclass. Raises RunError when it cannot be read, is
-    damaged, lacks one, or is a link that leads out of its folder, or out of `within`; `mend` is how that ends."""
+def read_json(
+    path: Path, *, kind: type | None = None, within: Path | None = None, fix: str | None = None
+) -> Any:
+    """Read a JSON file and check that it has the fields of the dataclass `kind`; extra keys are kept.
+
+    Raises RunError, which carries `fix`, when it cannot be read, is damaged, lacks a field, or is a link that leads out
+    of its folder, or out of `within`."""
     try:
-        found = files.read_json(path, within)
+        content = files.read_json(path, within)
     except (ValueError, OSError) as error:
-        raise RunError(f"{path} cannot be read: {error}{mend}") from error
-    return _held(path, found, kind, mend) if kind else found
+        raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
+    return _checked(path, content, kind, fix) if kind else content
 
 
-def read_about(path: Path, what: str, newest: int, kind: type, mend: str = "") -> Any:
-    """Content of a JSON file that has a format, with at least the fields of a dataclass.
+def read_about(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
+    """Read a JSON file that names its format and check that it has the fields of the dataclass `kind`.
 
-    Raises RunError as `read_json` does, and when its format is newer than the newest this release knows."""
-    found = read_json(path, mend)
-    number = found.get("format", 0) if isinstance(found, dict) else 0
+    Raises RunError as `read_json` does, and when its format is newer than `newest`, the latest this release reads."""
+    content = read_json(path, fix=fix)
+    number = content.get("format", 0) if isinstance(content, dict) else 0
     if fits(number, int) and number > newest:
         raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
-    return _held(path, found, kind, mend)
+    return _checked(path, content, kind, fix)
 
 
-def _held(path: Path, found: Any, kind: type, mend: str = "") -> Any:
+def _checked(path: Path, content: Any, kind: type, fix: str | None) -> Any:
     try:
-        check(kind, found)
+        check(kind, content)
     except TypeError as error:
-        raise RunError(f"{path} is damaged: {error}{mend}") from error
-    return found
+        raise RunError(f"{path} is damaged: {error}", fix=fix) from error
+    return content
 
 
-def read_tensors(path: Path, mend: str = "") -> dict[str, Tensor]:
-    """Content of a safetensors file. Raises RunError when it cannot be read."""
+def read_tensors(path: Path, fix: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file. Raises RunError, which carries `fix`, when it cannot be read."""
     try:
         return files.read_tensors(path)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}{mend}") from error
+        raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
 
 
-def as_written(path: Path, sha256: str | None, index: str, mend: str = "") -> Path:
-    """The path of a file whose bytes are those its index names; None in the index of an older release says nothing.
+def as_written(path: Path, sha256: str | None, index: str, fix: str | None = None) -> Path:
+    """Return the path of a file after checking its bytes against the SHA-256 that its `index` names.
 
-    Raises RunError when they are others, or it cannot be read."""
+    An older release's index may name none (None): then the bytes are not checked. Raises RunError, which carries `fix`, when
+    they differ or the file cannot be read."""
     try:
-        found = files.sha256(files.plain(path))
+        digest = files.sha256(files.plain(path))
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}{mend}") from error
-    if sha256 not in (None, found):
-        raise RunError(f"{path} is damaged: its bytes are not the ones {index} describes{mend}")
+        raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
+    if sha256 not in (None, digest):
+        raise RunError(f"{path} is damaged: its bytes are not the ones {index} describes", fix=fix)
     return path
 
 

@@ -31,7 +31,7 @@ def kept(first: Run, second: Run) -> dict[str, Any] | None:
     path, digests = place(first, second), (first.digest, second.digest)
     if not path.exists():
         return None
-    found = read_json(path, "; delete it, and compare again")
+    found = read_json(path, fix=f"rm {path}")
     try:
         if found["format"] > FORMAT:
             raise RunError(
@@ -43,7 +43,7 @@ def kept(first: Run, second: Run) -> dict[str, Any] | None:
         check(Comparison, found)
         _refuse_strange_latents(found, (first.config.arch.d_sae, second.config.arch.d_sae))
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged: {error!r}; delete it, and compare again") from error
+        raise RunError(f"{path} is damaged: {error!r}", fix=f"rm {path}") from error
     return found
 
 

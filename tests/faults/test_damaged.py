@@ -31,8 +31,8 @@ class Scene:
     files: tuple[str, ...]
     out: str = "."
     """What the command makes, from the folder."""
-    mend: str = ""
-    """What a refusal says can be done."""
+    fix: str = ""
+    """What a refusal says can be done; FOLDER stands for the folder."""
 
 
 def copy_of(what: str) -> Callable[[Server, Path, Path], object]:
@@ -93,21 +93,21 @@ SCENES = {
             f"{NEWEST}/{name}"
             for name in ("sae.json", "sae.safetensors", "training.json", "training.safetensors")
         ),
-        mend=f"--resume goes on from FOLDER/{BEFORE}",
+        fix=f"--resume goes on from FOLDER/{BEFORE}",
     ),
     "a finished run, measured": Scene(
         copy_of("runs/toy"),
         lambda world, folder: ["evaluate", folder, "--windows", 0],
         ("sae.json", "sae.safetensors"),
         out="eval.json",
-        mend=f"with --resume makes it again from FOLDER/{NEWEST}",
+        fix="rm FOLDER/sae.json && sae train … --out FOLDER --resume",
     ),
     "a finished run, looked into": Scene(
         copy_of("runs/toy"),
         lambda world, folder: ["dead", folder, "--off-tokens", 0],
         ("latents.safetensors",),
         out="dead",
-        mend=f"with --resume makes it again from FOLDER/{NEWEST}",
+        fix="rm FOLDER/sae.json && sae train … --out FOLDER --resume",
     ),
     "unfinished features, gone on with": Scene(
         unfinished_features,
@@ -123,7 +123,7 @@ SCENES = {
         lambda world, folder: ["export", "html", folder, "--features", 3, "--out", folder / "page.html"],
         tuple(f"features/{name}" for name in FEATURE_FILES),
         out="page.html",
-        mend="run `sae features` again",
+        fix="sae features FOLDER",
     ),
     "a report, made again": Scene(
         two_runs,
@@ -136,13 +136,13 @@ SCENES = {
         lambda world, folder: ["features", folder, *FEATURES, "--effects", 3],
         (f"features/{FOLDER}/3.json",),
         out="features",
-        mend="delete it, and it is measured again",
+        fix=f"rm FOLDER/features/{FOLDER}/3.json",
     ),
     "an evaluation, shown": Scene(
         copy_of("runs/toy"),
         lambda world, folder: ["compare", folder, world / "runs" / "toy"],
         ("eval.json",),
-        mend="sae evaluate makes it again",
+        fix="sae evaluate FOLDER",
     ),
 }
 
@@ -185,8 +185,8 @@ def fault(
         return [name for name in found if name not in ("log.jsonl", NAME)]  # a digit of a row goes unseen
     line = ended.complaint
     found = [] if str(folder / file) in line else [f"not named in: {line}"]
-    if scene.mend.replace("FOLDER", str(folder)) not in line:
-        found.append(f"no way out in: {line}")
+    if scene.fix.replace("FOLDER", str(folder)) not in line:
+        found.append(f"no fix in: {line}")
     return found + [
         f"{name} has changed" for name in differences(before, contents(folder)) if NAME not in name
     ]
@@ -227,7 +227,7 @@ def test_a_damaged_finished_sae_is_made_again_as_the_line_says(sae: Server, run:
     whole = contents(run)
     (run / "sae.safetensors").write_bytes(whole["sae.safetensors"][:-1])
     line = sae("evaluate", run, "--windows", 0).complaint
-    assert f"delete {run / 'sae.json'}" in line
+    assert f"rm {run / 'sae.json'} && sae train … --out {run} --resume" in line
     (run / "sae.json").unlink()
     again = train(world, run, "--resume", **{"train.steps": 30, "train.lr": 3e-3})
     assert sae(*again).code == 0

@@ -321,5 +321,5 @@ def test_a_damaged_folder_is_named(run, model, tmp_path):
     with pytest.raises(RunError, match=r"examples\.safetensors is damaged"):
         FeatureStore(made.path).strongest(0)
     rewrite(made.path / "features.json", lambda about: about.update(d_sae=-5))
-    with pytest.raises(RunError, match="names -5 latents"):
+    with pytest.raises(RunError, match="d_sae = -5, must be at least 1"):
         FeatureStore(made.path)
