@@ -1,4 +1,4 @@
-"""What a row of a data set is: a text, a conversation in one of the usual layouts, or token ids."""
+"""Finds the document in a row of a data set: a text, a conversation in one of the usual layouts, or token ids."""
 
 import difflib
 import json
@@ -8,11 +8,11 @@ from typing import Any
 from activations.documents import Conversation, Document, TokenIds
 from activations.errors import TextError
 
-CHATS = ("messages", "conversations", "conversation", "chat")
-ASKED = ("prompt", "instruction", "question", "query")
-ANSWERED = ("completion", "response", "output", "answer")
-MORE = "input"  # what an instruction is about, in Alpaca's layout
-IDS = ("input_ids", "token_ids", "tokens")
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat")
+PROMPT_COLUMNS = ("prompt", "instruction", "question", "query")
+ANSWER_COLUMNS = ("completion", "response", "output", "answer")
+INPUT_COLUMN = "input"  # what an instruction refers to, in Alpaca's layout
+ID_COLUMNS = ("input_ids", "token_ids", "tokens")
 ROLES = {
     "system": "system",
     "developer": "developer",
@@ -31,61 +31,66 @@ ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""Names that data sets give roles, ShareGPT's among them, and what templates call them."""
+"""What data sets, ShareGPT's among them, call the roles -> what chat templates call them."""
 
 
-def chosen_roles(asked: str) -> frozenset[str] | None:
-    """The roles of `--roles`, such as `user,assistant`; None for `all`. Raises TextError for an unknown one."""
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+def chosen_roles(roles: str) -> frozenset[str] | None:
+    """Parse the value of `--roles`, such as `user,assistant`; return None for `all`. Raises TextError for an unknown role."""
+    names = [name.strip() for name in roles.split(",") if name.strip()]
     if names == ["all"]:
         return None
     known = sorted({*ROLES.values()})
-    for name in names or [asked]:
+    for name in names or [roles]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise TextError(
-                f"roles = {asked!r} and there is no role {name!r}: needed is all, or some of {', '.join(known)}"
+                f"roles = {roles!r} has the unknown role {name!r}, must be all or some of {', '.join(known)}"
                 + (f"; try --roles {near[0]}" if near else "")
             )
     return frozenset(names)
 
 
 def columns_of(column: str, row: Mapping[str, Any]) -> list[str]:
-    """The columns a document comes from: those named, or, where there is no `text`, the usual ones of chats and ids.
+    """Return the columns that hold a row's document, [] if the row lacks them.
 
-    Empty when the row has none."""
+    `column` names one, or several separated by commas. Where it is `text` and the row has no such column, the usual
+    columns of chats and token ids are looked for."""
     named = [column] if column in row else [name.strip() for name in column.split(",")]
     if all(name in row for name in named):
         return named
     if column != "text":
         return []
-    if chat := next((name for name in CHATS if name in row), None):
+    if chat := next((name for name in CHAT_COLUMNS if name in row), None):
         return [chat]
-    asked, answered = (next((name for name in names if name in row), None) for names in (ASKED, ANSWERED))
-    if asked and answered:
-        return [asked, *([MORE] if MORE in row else []), answered]
-    return [name for name in IDS if name in row][:1]
+    prompt = next((name for name in PROMPT_COLUMNS if name in row), None)
+    answer = next((name for name in ANSWER_COLUMNS if name in row), None)
+    if prompt and answer:
+        return [prompt, *([INPUT_COLUMN] if INPUT_COLUMN in row else []), answer]
+    return [name for name in ID_COLUMNS if name in row][:1]
 
 
 def document_of(columns: Sequence[str], row: Mapping[str, Any], roles: frozenset[str] | None) -> Document:
-    """The document that some columns of a row hold. Raises TextError when it is none."""
+    """Return the document that some columns of a row hold; None stands for an empty text.
+
+    Raises TextError if they hold neither text, messages nor token ids, and if `roles` are chosen but it is not a
+    conversation."""
     values = [row[name] for name in columns]
     if len(columns) > 1:
         return Conversation(_turns(columns, values), roles)
     value, name = values[0], columns[0]
-    if isinstance(value, str) and name in CHATS:
+    if isinstance(value, str) and name in CHAT_COLUMNS:
         value = _parsed(value)
     if value is None or isinstance(value, str):
         if roles is not None:
-            raise TextError(f"--roles is for conversations, and column {name!r} holds text: leave it out")
+            raise TextError(f"column {name!r} holds text, and --roles is for conversations: leave it out")
         return value or ""
-    if isinstance(value, list | tuple) and (value or name in (*CHATS, *IDS)):
-        if all(isinstance(part, Mapping) for part in value) and (value or name in CHATS):
+    if isinstance(value, list | tuple) and (value or name in (*CHAT_COLUMNS, *ID_COLUMNS)):
+        if all(isinstance(part, Mapping) for part in value) and (value or name in CHAT_COLUMNS):
             return Conversation([_message(part, name) for part in value], roles)
         if all(isinstance(part, int) and not isinstance(part, bool) for part in value):
             if roles is not None:
                 raise TextError(
-                    f"--roles is for conversations, and column {name!r} holds token ids: leave it out"
+                    f"column {name!r} holds token ids, and --roles is for conversations: leave it out"
                 )
             return TokenIds(value)
     kind = type(value).__name__
@@ -94,16 +99,16 @@ def document_of(columns: Sequence[str], row: Mapping[str, Any], roles: frozenset
 
 
 def _turns(columns: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]]:
-    """A prompt, with what it is about, and its answer, as two messages; either may be messages already."""
-    *asked, answered = values
+    """Return a prompt with its input, and its answer, as two messages. Columns may also hold lists of messages."""
+    *prompts, answer = values
     if all(value is None or isinstance(value, str) for value in values):
-        prompt = "\n\n".join(part for part in asked if part)
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answered or ""}]
-        return turns if prompt or answered else []
+        prompt = "\n\n".join(part for part in prompts if part)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer or ""}]
+        return turns if prompt or answer else []
     messages: list[dict[str, Any]] = []
     for name, value in zip(columns, values, strict=True):
         if isinstance(value, str):
-            messages.append({"role": "assistant" if value is answered else "user", "content": value})
+            messages.append({"role": "assistant" if value is answer else "user", "content": value})
         elif isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
             messages += [_message(part, name) for part in value]
         elif value is not None:
@@ -111,17 +116,18 @@ def _turns(columns: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]
     return messages
 
 
-def _message(given: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """A message as templates take it: `role` and `content`, and whatever else it has. Values that are None are
-    left out: tables have them where another row's message has more."""
-    message = {key: value for key, value in given.items() if value is not None}
+def _message(raw: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """Return a message as templates take it: `role`, `content`, and its other fields.
+
+    Fields that are None are dropped: a table stores one in every message for each field that any message has."""
+    message = {key: value for key, value in raw.items() if value is not None}
     role = message.pop("from", None) if "role" not in message else message.pop("role")
     if "content" not in message and "value" in message:
         message["content"] = message.pop("value")
     if not isinstance(role, str):
         raise TextError(
-            f"column {column!r} holds a message with {', '.join(map(repr, given)) or 'nothing'}: needed are role and "
-            f"content, or from and value"
+            f"column {column!r} holds a message with the fields {', '.join(map(repr, raw)) or '(none)'}, must have role "
+            f"and content, or from and value"
         )
     content = message.get("content")
     if isinstance(content, list):
@@ -134,21 +140,21 @@ def _message(given: Mapping[str, Any], column: str) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[Any], column: str) -> str:
-    """The text of a message that comes in parts."""
+    """Return the text of a message whose content is a list of parts."""
     texts = []
     for part in parts:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise TextError(
-                f"column {column!r} holds a message with a part of type {kind!r}: only text can be read"
+                f"column {column!r} holds a message with a part of type {kind!r}; only text can be read"
             )
         texts.append(text)
     return "".join(texts)
 
 
 def _parsed(value: str) -> Any:
-    """Messages that a table holds as JSON; any other text as it is."""
+    """Return the messages that a table holds as JSON text; return any other text unchanged."""
     try:
         parsed = json.loads(value) if value.lstrip().startswith("[") else value
     except (ValueError, RecursionError):

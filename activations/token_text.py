@@ -1,4 +1,4 @@
-"""Token ids and text: what every id stands for in bytes, its unique name, and the pieces that a run of ids reads as."""
+"""Spellings of token ids: the bytes that each id stands for, a unique name for it, and the text that a run of ids reads as."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -13,11 +13,11 @@ LeadingSpace = Literal["never", "always", "if absent"]
 
 
 class TokenText:
-    """How the ids of one tokenizer are spelled.
+    """The spellings of one tokenizer's ids.
 
-    `spellings[i]` holds the bytes that id i adds to a text, or None where the tokenizer has no token of that id
-    (an embedding often has more rows than its tokenizer has tokens). A token may hold part of a character only.
-    `special` are the ids that stand for no text, such as <|endoftext|>. `leading_space` tells whether the tokenizer
+    `spellings[i]` holds the bytes that id i adds to a text, or None if the tokenizer has no token of that id
+    (an embedding often has more rows than its tokenizer has tokens). A token may hold only a part of a character.
+    `special` are the ids that stand for no text, such as <|endoftext|>. `leading_space` says whether the tokenizer
     puts a space of its own before a text: never, always, or only before a text that does not begin with one."""
 
     def __init__(
@@ -32,20 +32,20 @@ class TokenText:
         self._whole = [_whole_text(spelling) for spelling in self.spellings]
 
     def __len__(self) -> int:
-        """Number of ids, those without a token included."""
+        """Return the number of ids, those without a token included."""
         return len(self.spellings)
 
     @cached_property
     def known(self) -> Tensor:
-        """Ids that the tokenizer has a token for, ascending, int64."""
+        """The ids that the tokenizer has a token for, ascending, int64."""
         return torch.tensor([token for token, spelling in enumerate(self.spellings) if spelling is not None])
 
     @cached_property
     def names(self) -> list[str]:
-        """A name for every id, no two alike: its text, where possible.
+        """A unique name for every id: its text, where possible.
 
-        Bytes that are no whole character read <0xE2>. Where several ids have one text the first ordinary token
-        keeps it; the others are told apart by their bytes or their number. An id without a token reads <id 50280>."""
+        Bytes that are not a whole character read <0xE2>. If several ids have the same text, the first ordinary token
+        is named by it, and the others by their bytes or their number. An id without a token reads <id 50280>."""
         names: dict[int, str] = {}
         taken: set[str] = set()
         ordinary_first = sorted(range(len(self)), key=lambda token: (token in self.special, token))
@@ -56,7 +56,7 @@ class TokenText:
         return [names[token] for token in range(len(self))]
 
     def name(self, token: int) -> str:
-        """The name of one id; one beyond all that are known reads like an id without a token."""
+        """Return the name of one id; an id outside the range reads like one without a token."""
         return self.names[token] if 0 <= token < len(self) else f"<id {token}>"
 
     @cached_property
@@ -65,27 +65,27 @@ class TokenText:
         return {name: token for token, name in enumerate(self.names)}
 
     def pieces(self, tokens: Sequence[int], starts: Sequence[bool] | None = None) -> list[str]:
-        """Text of each token in a run of ids; joined, the pieces are the run's text.
+        """Return the text of each token in a run of ids; joined, the pieces are the run's text.
 
-        A character whose bytes lie in several tokens belongs whole to the token with its first byte; a token
-        with nothing but the rest of it reads "". Bytes that never make a character read <0xE2>. `starts` marks
-        tokens that begin a document: no character reaches over such a place, and a space that the tokenizer puts
-        before a document's first word is left off."""
+        A character whose bytes lie in several tokens belongs to the token with its first byte; a token that holds
+        only the rest of it reads "". Bytes that do not form a character read <0xE2>. `starts` marks the tokens that
+        begin a document: no character spans such a place, and the space that the tokenizer put before a document's
+        first word is dropped."""
         marks = [False] * len(tokens) if starts is None else list(starts)
         pieces: list[str] = []
         first = 0
-        for stop in [*(place for place in range(1, len(tokens)) if marks[place]), len(tokens)]:
+        for stop in [*(index for index in range(1, len(tokens)) if marks[index]), len(tokens)]:
             pieces += self._run(tokens[first:stop], marks[first : first + 1] == [True])
             first = stop
         return pieces
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of a run of ids, such as a continuation of a prompt, without special tokens; � for broken characters."""
+        """Return the text of a run of ids, such as a continuation, without special tokens; � stands for broken characters."""
         spelled = [self._spelling(token) for token in tokens if token not in self.special]
         return b"".join(spelled).decode("utf-8", "replace")
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Everything in three tensors, as a features folder keeps it (FORMAT.md)."""
+        """Return everything as four tensors, as a features folder stores it (FORMAT.md)."""
         lengths = [-1 if spelling is None else len(spelling) for spelling in self.spellings]
         joined = b"".join(spelling or b"" for spelling in self.spellings)
         return {
@@ -99,16 +99,15 @@ class TokenText:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "TokenText":
-        """Turn `to_tensors` round. Raises ValueError, KeyError or TypeError when the tensors do not fit together."""
+        """Rebuild what `to_tensors` stored. Raises ValueError, KeyError or TypeError if the tensors do not fit together."""
         lengths, special = tensors["lengths"].tolist(), tensors["special"].tolist()
         joined = tensors["bytes"].numpy().tobytes()
         if any(type(length) is not int or length < -1 for length in lengths):
-            raise ValueError("a token's length is no whole number of bytes")
+            raise ValueError("a token's length is not a whole number of bytes")
         ends = np.cumsum([max(length, 0) for length in lengths], dtype=np.int64)
         if (int(ends[-1]) if len(ends) else 0) != len(joined):
-            raise ValueError(
-                f"the tokens have {int(ends[-1]) if len(ends) else 0} bytes, {len(joined)} are there"
-            )
+            total = int(ends[-1]) if len(ends) else 0
+            raise ValueError(f"there are {len(joined)} bytes, and the tokens' lengths add up to {total}")
         spellings = [
             None if length < 0 else joined[end - length : end]
             for length, end in zip(lengths, ends.tolist(), strict=True)
@@ -128,23 +127,23 @@ class TokenText:
     def _run(self, tokens: Sequence[int], begins: bool) -> list[str]:
         if not begins or self.leading_space == "never":
             pieces = [self._whole[token] if 0 <= token < len(self) else None for token in tokens]
-            if None not in pieces:  # no token holds part of a character: nothing has to be put together
+            if None not in pieces:  # the quick way: every token holds whole characters
                 return cast(list[str], pieces)
         spellings = [self._spelling(token) for token in tokens]
         if begins and self.leading_space != "never":
-            self._leave_off_space(tokens, spellings)
+            self._drop_space(tokens, spellings)
         return _split(spellings)
 
-    def _leave_off_space(self, tokens: Sequence[int], spellings: list[bytes]) -> None:
-        """Take off the space that the tokenizer put before a document.
+    def _drop_space(self, tokens: Sequence[int], spellings: list[bytes]) -> None:
+        """Remove, in place, the space that the tokenizer put before a document.
 
-        One that puts it there only if there is none leaves a document with two spaces as it is; with a single
-        one the document may have had it or not, and mostly had not."""
+        A tokenizer that adds a space only if there is none adds nothing to a document that begins with two. If the
+        ids begin with a single space, the document may have had it itself; mostly it had not."""
         if tokens[0] in self.special or not b"".join(spellings[:2]).startswith(SPACE):
             return
         if self.leading_space == "if absent" and b"".join(spellings[:3])[:2] == 2 * SPACE:
             return
-        first = next(place for place, spelling in enumerate(spellings) if spelling)
+        first = next(index for index, spelling in enumerate(spellings) if spelling)
         spellings[first] = spellings[first][1:]
 
     def _spelling(self, token: int) -> bytes:
@@ -153,9 +152,9 @@ class TokenText:
 
 
 def pieces_at(text: str, ends: Sequence[int]) -> list[str]:
-    """Cut a text into one piece for each token, given where in the text each token ends; the pieces, joined, are the text.
+    """Cut a text into one piece for each token, given where in the text each token ends. Joined, the pieces are the text.
 
-    What a tokenizer drops between two tokens (white space, mostly) goes with the later one, what it drops at the
+    What the tokenizer drops between two tokens (white space, mostly) goes with the later one, what it drops at the
     end with the last. A token that holds only the rest of a character gets ""."""
     pieces, cursor = [], 0
     for end in ends:
@@ -168,14 +167,14 @@ def pieces_at(text: str, ends: Sequence[int]) -> list[str]:
 
 
 def named_bytes(name: str) -> bytes:
-    """The bytes that a name such as <0xE2><0x82> stands for; any other name's own."""
+    """Return the bytes that a name such as <0xE2><0x82> stands for; for any other name, its own in UTF-8."""
     pieces = [name[start : start + 6] for start in range(0, len(name), 6)]
     numbers = [byte for piece in pieces if (byte := byte_of(piece)) is not None]
     return bytes(numbers) if len(numbers) == len(pieces) else name.encode("utf-8", "replace")
 
 
 def byte_of(piece: str) -> int | None:
-    """The byte that a piece such as <0x0A> names, or None where it names none."""
+    """Return the byte that a piece such as <0x0A> names, or None for any other piece."""
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         try:
             return int(piece[3:5], 16)
@@ -185,18 +184,18 @@ def byte_of(piece: str) -> int | None:
 
 
 def _split(spellings: Sequence[bytes]) -> list[str]:
-    """Decode the joined bytes and give every character to the token that holds its first byte."""
+    """Decode the joined bytes and return each token's text; a character goes to the token with its first byte."""
     owners = np.repeat(np.arange(len(spellings)), [len(spelling) for spelling in spellings])
     pieces = [""] * len(spellings)
-    place = 0
+    at = 0
     for character, size in _decoded(b"".join(spellings)):
-        pieces[owners[place]] += character
-        place += size
+        pieces[owners[at]] += character
+        at += size
     return pieces
 
 
 def _whole_text(spelling: bytes | None) -> str | None:
-    """The text of a token that holds whole characters only, else None."""
+    """Return the text of a token that holds only whole characters, else None."""
     try:
         return None if spelling is None else spelling.decode()
     except UnicodeDecodeError:
@@ -208,14 +207,14 @@ def _readable(spelling: bytes) -> str:
 
 
 def _decoded(content: bytes) -> Iterator[tuple[str, int]]:
-    """(character, its size in bytes) in order; a byte that belongs to no character reads <0xE2>."""
+    """Yield (character, its size in bytes) in order; a byte that belongs to no character reads <0xE2>."""
     start = 0
     while start < len(content):
         try:
-            good, stop = content[start:].decode(), len(content)
+            text, stop = content[start:].decode(), len(content)
         except UnicodeDecodeError as error:
-            good, stop = content[start : start + error.start].decode(), start + error.start
-        yield from ((character, len(character.encode())) for character in good)
+            text, stop = content[start : start + error.start].decode(), start + error.start
+        yield from ((character, len(character.encode())) for character in text)
         if stop < len(content):
             yield _hexadecimal(content[stop]), 1
             stop += 1
