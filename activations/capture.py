@@ -1,4 +1,4 @@
-"""A shard's windows through the model without their padding, into memory that is used again for the next shard."""
+"""Run a model on a shard's windows without their padding, into a buffer that is reused for the next shard."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,15 +10,15 @@ from activations.language_model import LanguageModel
 from activations.token_labels import surprisal
 from activations.tokens import NOWHERE, Window
 
-LABELS = "labels"  # no hook point has this name
+SURPRISAL = "labels"  # key beside the hook points; no hook point has this name
 
 
-class Room:
+class ShardBuffer:
     """Memory for the activations of one shard's windows, filled again and again.
 
-    Fresh memory would cost more than the copy into it: the system zeroes it page by page. Where the model is
-    on a GPU the memory is pinned, `fill` only queues the copies, and `taken` waits for them. With `surprise` the
-    model runs to its logits and the memory holds each token's surprisal beside its activations."""
+    It is reused because fresh memory would cost more than the copy into it: the system zeroes it page by page. When the
+    model is on a GPU, the memory is pinned, `fill` only queues the copies, and `collect` waits for them. With `surprise`
+    the model runs to its logits, and the buffer holds each token's surprisal beside its activations."""
 
     def __init__(self, windows: int, context: int, surprise: bool = False):
         self._shape, self._surprise = (windows, context), surprise
@@ -34,20 +34,23 @@ class Room:
         batch_tokens: int,
         on_tokens: Callable[[int], None],
     ) -> None:
-        """Run the model on windows, `batch_tokens` at once; which with which depends on these windows alone.
+        """Run the model on the windows of a shard, `batch_tokens` tokens at once.
 
-        The longest go first and a batch ends with its longest window: what a causal model gives at a place does
-        not depend on the padding behind it."""
+        Which windows share a batch depends on these windows alone, so that a resumed harvest gives the same numbers.
+        `on_tokens` is told after every batch how many more tokens are done."""
+        # Windows are sorted by length and a batch is cut to its longest window. That changes nothing: in a causal model
+        # no position depends on the padding behind it.
         documents = torch.from_numpy(np.stack([window.documents for window in block]))
         self._padding = (documents == NOWHERE) & (torch.arange(documents.shape[1]) > 0)
-        # Tokens of a role that is not asked for are left out like padding, and the model reads them where others follow
-        behind = self._padding.flip(1).int().cumprod(1).sum(1)
-        lengths, self._order = (documents.shape[1] - behind).sort(descending=True, stable=True)
+        # Tokens of excluded chat roles are marked like padding too, but only the run at a window's end may be cut off:
+        # the model has to read the others, because tokens that count follow them
+        padding_at_end = self._padding.flip(1).int().cumprod(1).sum(1)
+        lengths, self._order = (documents.shape[1] - padding_at_end).sort(descending=True, stable=True)
         tokens = torch.from_numpy(np.stack([window.tokens for window in block]))[self._order]
         for start, stop, longest in batches(lengths.tolist(), batch_tokens):
             for hook, activation in self._run(model, tokens[start:stop, :longest], hooks).items():
-                place = self._of(hook, activation)[start:stop, :longest]
-                place.copy_(activation, non_blocking=place.is_contiguous())
+                target = self._memory_of(hook, activation)[start:stop, :longest]
+                target.copy_(activation, non_blocking=target.is_contiguous())
             on_tokens((stop - start) * documents.shape[1])
         if model.device.type == "cuda":
             self._copied = torch.cuda.Event()
@@ -57,27 +60,29 @@ class Room:
         if not self._surprise:
             return model.capture(tokens, hooks)
         logits, activations = model.observe(tokens, hooks)
-        return {**activations, LABELS: surprisal(logits, tokens)[..., None]}
+        return {**activations, SURPRISAL: surprisal(logits, tokens)[..., None]}
 
-    def taken(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Activations [n, T, D] of the windows last filled in, zero where there is padding; valid till the next `fill`.
+    def collect(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return what the last `fill` captured: activations [n, T, D] by hook point, and surprisals [n, T] or None.
 
-        Beside them, the surprisal [n, T] of their tokens, without meaning where there is padding; None unless asked for."""
+        Windows are in the order they were given. Activations are zero at padding; surprisals are meaningless there. Both
+        are valid until the next `fill`."""
         if self._copied is not None:
             self._copied.synchronize()
         count = len(self._order)
-        back = self._order.argsort()
-        moved = bool((back != torch.arange(count)).any())
-        found = {
-            hook: memory[:count][back] if moved else memory[:count] for hook, memory in self._memory.items()
+        inverse = self._order.argsort()
+        reordered = bool((inverse != torch.arange(count)).any())
+        captured = {
+            hook: memory[:count][inverse] if reordered else memory[:count]
+            for hook, memory in self._memory.items()
         }
         if self._padding.any():
-            for activation in found.values():
+            for activation in captured.values():
                 activation[self._padding] = 0
-        labels = found.pop(LABELS, None)
-        return found, None if labels is None else labels[..., 0]
+        surprisals = captured.pop(SURPRISAL, None)
+        return captured, None if surprisals is None else surprisals[..., 0]
 
-    def _of(self, hook: str, like: Tensor) -> Tensor:
+    def _memory_of(self, hook: str, like: Tensor) -> Tensor:
         if hook not in self._memory:
             shape = (*self._shape, like.shape[-1])
             self._memory[hook] = torch.empty(shape, dtype=like.dtype, pin_memory=like.is_cuda)
@@ -85,7 +90,9 @@ class Room:
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, longest) of runs of windows, longest first, that take up to `tokens` tokens; one window at least."""
+    """Yield (start, stop, longest) of batches of windows that together take up to `tokens` tokens, at least one window.
+
+    `lengths` are the windows' numbers of tokens, in descending order."""
     start = 0
     while start < len(lengths):
         stop = min(start + max(1, tokens // lengths[start]), len(lengths))

@@ -1,4 +1,4 @@
-"""Store -> endless seeded batches of shuffled rows; its place can be saved and taken up exactly."""
+"""Store -> endless batches of shuffled rows in a seeded order, which can be saved and resumed exactly."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from activations.disk.schema import build
 from activations.errors import StoreError
-from activations.parallel.threads import ahead
-from activations.store import DTYPES, Positions, Split, Store
+from activations.parallel.threads import prefetch
+from activations.rows import Positions, Split
+from activations.store import DTYPES, Store
 from activations.token_labels import LabelSet, choose
 
 
 class Batch(NamedTuple):
-    """What a training step reads: inputs and targets, [B, D] float32; the same tensor for an autoencoder.
+    """What a training step reads: inputs x and targets y, [B, D] float32; one tensor for both in an autoencoder.
 
-    `labels` [B] float32 are those of the rows or their documents, NaN for none; None when they were not asked for."""
+    `labels` [B] float32 are those of the rows or of their documents, NaN for none; None unless they were asked for."""
 
     x: Tensor
     y: Tensor
@@ -28,26 +29,26 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in the endless stream: how many rows of which pass over the store have been given out."""
+    """A position in the endless stream: `row` rows of pass number `epoch` over the store have been yielded."""
 
     epoch: int = 0
     row: int = 0
 
 
 class ShuffledReader:
-    """Endless batches of exactly `batch` rows of one split of a store, in a seeded two-level shuffle.
+    """Yields endless batches of exactly `batch` rows of one split of a store, in a seeded two-level shuffle.
 
-    Each pass over the store puts the shards in a fresh random order, takes them in groups (the mixing
-    window) and permutes all rows of a group together. When all rows fit into `memory` bytes the group is
-    the whole store and the shuffle is perfect; else a group is as many shards as fit, at least two, and the
-    next group is read while one is given out, which takes the memory twice. Every row is given out once a pass;
-    a batch may span groups and passes. The order is a function of (seed, store, split, positions, batch, memory)
-    alone, so a reader whose `cursor` is set to another's gives out the same batches from there on.
+    Each pass over the store puts the shards in a fresh random order, takes them in groups (the shuffle window) and
+    permutes all rows of a group together. When all rows fit into `memory` bytes, the group is the whole store and the
+    shuffle is perfect. Otherwise a group is as many shards as fit, at least two, and the next group is read while one is
+    being used, which takes the memory twice. Every row is yielded once per pass; a batch may span groups and passes.
+    The order is a function of (seed, store, split, positions, batch, memory) alone, so a reader whose `cursor` is set to
+    another's yields the same batches from there on.
 
-    Up to `prefetch` batches are made ahead of their reader, in a thread; `cursor` is the place after those given
-    out. Where there is a GPU batches lie in pinned memory, so that copies to it need not be waited for. With
-    `labels`, each batch brings its rows' labels: those of a LabelSet, or, for True, those that `choose` finds; `positions="last"` reads the last row of each document in each
-    window only. Raises StoreError when there are too few rows."""
+    A thread makes up to `prefetch` batches ahead; `cursor` is the position behind those already yielded. Where there is a
+    GPU, batches lie in pinned memory, so that copies to it are asynchronous. With `labels`, each batch has its rows'
+    labels: those of a LabelSet, or, for True, those that `token_labels.choose` finds. `positions="last"` reads only the
+    last row of each document in each window. Raises StoreError when there are fewer rows than a batch takes."""
 
     def __init__(
         self,
@@ -81,24 +82,24 @@ class ShuffledReader:
         if self.rows < batch:
             raise StoreError(
                 f"{store.path} has {self.rows:,} {split} rows and a batch takes {batch:,}: harvest more "
-                f"tokens, or more documents (one document in ten is held out), or take smaller batches"
+                f"tokens, or more documents (one document in ten is held out), or use smaller batches"
             )
         largest = max(self.rows_per_shard) * row_bytes
         self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
-        self._everything: tuple[Tensor, ...] | None = None  # the rows, when one group holds them all
+        self._all_rows: tuple[Tensor, ...] | None = None  # kept when one group holds the whole store
 
     def share(self, rank: int, world: int) -> None:
-        """From now on give rows rank::world of every batch: ranks 0 to world - 1 together get the whole of each.
+        """From now on yield rows rank::world of every batch, so that ranks 0 to world - 1 together get the whole of it.
 
         Raises StoreError when `world` does not divide `batch`."""
         if self.batch % world:
             raise StoreError(
-                f"a batch of {self.batch:,} rows cannot be shared by {world} ranks: take a multiple of {world}"
+                f"a batch of {self.batch:,} rows cannot be shared by {world} ranks: use a multiple of {world}"
             )
         self._rank, self._world = rank, world
 
     def state(self) -> dict[str, Any]:
-        """The cursor and what the order depends on, as JSON; `restore` takes it."""
+        """Return the cursor and the settings that the order of rows depends on, as JSON for `restore`."""
         settings: dict[str, Any] = {
             "seed": self.seed,
             "batch": self.batch,
@@ -109,34 +110,38 @@ class ShuffledReader:
         return {**asdict(self.cursor), **settings, "rows": self.rows, "hooks": list(self.hooks)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go to where another reader was. Raises StoreError if its order was another than this one's, or it is no place."""
+        """Continue where another reader was when it returned `state`.
+
+        Raises StoreError if that reader's order was different, or the position is damaged."""
         mine = self.state()
         for key in mine.keys() - {"epoch", "row"}:
             if mine[key] != state.get(key):
                 raise StoreError(
-                    f"the saved place is of a reader with {key} = {state.get(key)}, this one has {mine[key]}: "
-                    f"its batches would be others"
+                    f"cannot resume: the checkpoint was read with {key} = {state.get(key)} and this reader has "
+                    f"{key} = {mine[key]}, so batches would be different"
                 )
-        place = {"epoch": state.get("epoch"), "row": state.get("row")}
+        cursor = {"epoch": state.get("epoch"), "row": state.get("row")}
         try:
-            self.cursor = build(Cursor, place)
+            self.cursor = build(Cursor, cursor)
         except TypeError as error:
-            raise StoreError(f"the saved place is damaged: {error}") from error
+            raise StoreError(f"cannot resume: the reader's saved position is damaged: {error}") from error
 
     def __iter__(self) -> Iterator[Batch]:
-        with closing(ahead(self._batches(self.cursor, self._prefetch), self._prefetch)) as batches:
+        with closing(prefetch(self._batches(self.cursor, self._prefetch), self._prefetch)) as batches:
             for batch, cursor in batches:
                 self.cursor = cursor
                 yield batch
 
-    def _batches(self, start: Cursor, prefetch: int) -> Iterator[tuple[Batch, Cursor]]:
-        """Endless batches from a place on, and the place after each."""
+    def _batches(self, start: Cursor, ahead: int) -> Iterator[tuple[Batch, Cursor]]:
+        """Yield endless batches from `start` on, and the cursor behind each."""
         pieces: list[tuple[Tensor, ...]] = []
         filled = 0
         several = self.shards_per_group < len(self.store.shards)
-        with closing(ahead(self._groups(start), min(prefetch, 1) * several)) as groups:
+        with closing(prefetch(self._groups(start), min(ahead, 1) * several)) as groups:
             for (epoch, row), columns, order in groups:
-                for first in range(-filled, len(order), self.batch):  # a negative one began before this group
+                for first in range(
+                    -filled, len(order), self.batch
+                ):  # negative: the batch began in the group before
                     mine = order[max(first, 0) : first + self.batch]
                     pieces.append(self._share(columns, mine, filled))
                     filled += len(mine)
@@ -145,9 +150,9 @@ class ShuffledReader:
                         pieces, filled = [], 0
 
     def _share(self, columns: tuple[Tensor, ...], rows: Tensor, filled: int) -> tuple[Tensor, ...]:
-        """This rank's part of rows that come at place `filled` of a batch, in the store's dtype."""
+        """Return this rank's part of rows that come at place `filled` of a batch, in the store's type."""
         mine = rows[(self._rank - filled) % self._world :: self._world]
-        # column[mine] takes four times as long
+        # `column[mine]` does the same and takes four times as long
         return tuple(column.index_select(0, mine) for column in columns)
 
     def _batch(self, pieces: list[tuple[Tensor, ...]]) -> Batch:
@@ -159,7 +164,9 @@ class ShuffledReader:
         return Batch(columns[0], columns[-1], labels)
 
     def _groups(self, start: Cursor) -> Iterator[tuple[tuple[int, int], tuple[Tensor, ...], Tensor]]:
-        """From a place on, endlessly: the pass and the row in it, a group's rows, and the order in which they are due."""
+        """Yield endlessly, from `start` on: (pass, row within the pass), a group's rows, the order in which to use them.
+
+        A resumed reader reads its first group whole and leaves out the part of the order that was used."""
         epoch, row = start.epoch, start.row
         while True:
             shards = torch.randperm(len(self.store.shards), generator=self._generator(epoch)).tolist()
@@ -167,34 +174,34 @@ class ShuffledReader:
             for place, first in enumerate(range(0, len(shards), self.shards_per_group)):
                 group = sorted(shards[first : first + self.shards_per_group])
                 size = sum(self.rows_per_shard[number] for number in group)
-                gone = max(row - before, 0)
-                if gone < size:
+                used = max(row - before, 0)
+                if used < size:
                     order = torch.randperm(size, generator=self._generator(epoch, place + 1))
-                    yield (epoch, before + gone), self._rows(group), order[gone:]
+                    yield (epoch, before + used), self._rows(group), order[used:]
                 before += size
             epoch, row = epoch + 1, 0
 
     def _rows(self, group: list[int]) -> tuple[Tensor, ...]:
-        """The rows of some shards in the store's order and dtype; kept when that is all there is."""
-        if self._everything is not None:
-            return self._everything
-        found: list[Tensor] = []
+        """Return the rows of some shards, one tensor per hook point (and the labels), in the store's order and type."""
+        if self._all_rows is not None:
+            return self._all_rows
+        rows: list[Tensor] = []
         size, start = sum(self.rows_per_shard[number] for number in group), 0
         for number in group:
             shard = self.store.read(number, self.hooks)
             columns = [shard.activations[hook] for hook in self.hooks]
             if self._labels:
                 columns.append(self.label_set.read(number) if self.label_set else shard.labels)
-            due = self.store.rows(shard, self._split, self._with_bos, self._positions)
-            chosen = due.flatten().nonzero()[:, 0]
+            in_split = self.store.rows(shard, self._split, self._with_bos, self._positions)
+            chosen = in_split.flatten().nonzero()[:, 0]
             stop = start + len(chosen)
-            found = found or [column.new_empty((size, *column.shape[2:])) for column in columns]
-            for whole, column in zip(found, columns, strict=True):
+            rows = rows or [column.new_empty((size, *column.shape[2:])) for column in columns]
+            for whole, column in zip(rows, columns, strict=True):
                 torch.index_select(column.flatten(0, 1), 0, chosen, out=whole[start:stop])
             start = stop
         if len(group) == len(self.store.shards):
-            self._everything = tuple(found)
-        return tuple(found)
+            self._all_rows = tuple(rows)
+        return tuple(rows)
 
     def _generator(self, epoch: int, place: int = 0) -> torch.Generator:
         mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + place
@@ -202,9 +209,9 @@ class ShuffledReader:
 
 
 def sample(reader: ShuffledReader, rows: int) -> Batch:
-    """About `rows` rows from the reader's place on, or this rank's share of them; the place stays as it was."""
+    """Return about `rows` rows from the reader's cursor on, or this rank's share of them, without moving the cursor."""
     wanted = max(1, min(rows, reader.rows) // reader.batch)
-    batches = [batch for batch, _ in islice(reader._batches(reader.cursor, prefetch=0), wanted)]
+    batches = [batch for batch, _ in islice(reader._batches(reader.cursor, ahead=0), wanted)]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     return Batch(
         torch.cat([batch.x for batch in batches]),

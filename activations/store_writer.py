@@ -1,4 +1,4 @@
-"""Writes a store shard by shard so that a crash leaves whole shards, and a second try goes on from them."""
+"""Write a store shard by shard, so that a crash leaves whole shards and the same harvest can resume from them."""
 
 import hashlib
 import json
@@ -15,19 +15,9 @@ from torch import Tensor
 from activations.disk import files
 from activations.disk.schema import check
 from activations.errors import StoreError
-from activations.rows import NAN, expand, kept, place_of_none, segments_of
-from activations.store import (
-    DTYPES,
-    FORMATS,
-    INDEX,
-    JOB,
-    OPTIONAL,
-    Moments,
-    ShardEntry,
-    StoreSpec,
-    read_json,
-    shard_name,
-)
+from activations.rows import NAN, expand, included, segments_of
+from activations.shard import ShardEntry, first_non_finite, shard_name
+from activations.store import DTYPES, FORMATS, INDEX, JOB, OPTIONAL, Moments, StoreSpec, read_json
 from activations.tokens import NOWHERE, Window
 
 log = logging.getLogger(__name__)
@@ -35,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the rows of one hook point that count, in float64."""
+    """Sums, in float64, over the rows of one hook point that are neither excluded nor padding."""
 
     sum: list[float]
     squares: float
@@ -43,7 +33,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Note:
-    """What is kept of a whole shard until the index is written: `shard-00000.json`."""
+    """What `shard-00000.json` notes of a finished shard until the index is written."""
 
     entry: ShardEntry
     sums: dict[str, Sums]
@@ -51,50 +41,51 @@ class Note:
 
 
 class StoreWriter:
-    """Writes shard after shard, in any order; `finish` makes the folder a store.
+    """Writes the shards of a store in any order; `finish` then writes the index.
 
-    Each shard is whole before its entry is, and the index comes last: a crash leaves whole shards that a
-    new writer over the same folder, spec and number of `tokens` asked for keeps."""
+    A shard's note is written after the shard and the index after all notes. A crash therefore leaves whole shards, and a
+    new writer with the same folder, spec and number of `tokens` keeps them. Raises StoreError for a folder that holds
+    anything else, a harvest with other settings included."""
 
     def __init__(self, path: Path, spec: StoreSpec, tokens: int | None = None):
         self.path, self.spec = path, spec
         job = {**_spec_json(spec), "tokens": tokens}
         if (path / JOB).exists():
-            before = read_json(path / JOB)
-            if not isinstance(before, dict):
-                raise StoreError(f"{path / JOB} is damaged: delete {path}, or choose another --out")
-            difference = _differences(before, job)
+            job_before = read_json(path / JOB)
+            if not isinstance(job_before, dict):
+                raise StoreError(f"{path / JOB} is damaged: delete {path} or choose another --out")
+            difference = _differences(job_before, job)
             if difference:
                 raise StoreError(
                     f"{path} holds an unfinished harvest with other settings ({difference}): "
-                    f"use those again to go on, choose another --out, or delete the folder"
+                    f"use the same settings to resume it, choose another --out, or delete the folder"
                 )
         elif files.is_taken(path):
-            raise StoreError(f"{path} exists and is neither a store nor a harvest: choose another --out")
+            raise StoreError(f"{path} holds files that are not a store: choose another --out")
         else:
             files.write_sealed(path / JOB, job)
 
     def has(self, number: int) -> bool:
-        """Whether shard `number` is on disk, whole; one whose bytes have changed is to be written again."""
+        """Return whether shard `number` is on disk and intact. A damaged one is logged and has to be written again."""
         path, note = self.path / shard_name(number), self._entry_path(number)
         if not note.exists() or not path.exists():
             return False
         try:
-            whole = files.sha256(path) == self._note(number)["entry"]["sha256"]
+            intact = files.sha256(path) == self._note(number)["entry"]["sha256"]
         except StoreError as error:
-            log.warning("%s; the shard is made again", error)
+            log.warning("%s; the shard is written again", error)
             return False
-        if not whole:
-            log.warning("%s is damaged: its bytes have changed; it is made again", path)
-        return whole
+        if not intact:
+            log.warning("%s is damaged: its bytes have changed; it is written again", path)
+        return intact
 
     def check(self, number: int, windows: list[Window]) -> None:
-        """Raise StoreError unless shard `number` was made from these windows: the text must not have changed."""
+        """Raise StoreError unless shard `number` was made from these windows, as it is unless the text has changed."""
         note = self._note(number)
         if note["tokens_sha256"] != _hash(windows):
             raise StoreError(
-                f"{self.path / shard_name(number)} was made from other text than there is now: the data set "
-                f"changed since this harvest began; choose another --out"
+                f"{self.path / shard_name(number)} was made from other text: the data set has changed since this "
+                f"harvest began; choose another --out"
             )
 
     def write(
@@ -104,18 +95,20 @@ class StoreWriter:
         activations: dict[str, Tensor],
         labels: Mapping[int, float] | Tensor | None = None,
     ) -> None:
-        """Write windows and their activations [n, T, D] as shard `number`, with labels if the spec names a source:
-        one for each document, or one for each token [n, T]. Raises StoreError if an activation is not finite."""
+        """Write windows and their activations [n, T, D] as shard `number`.
+
+        `labels` are given when the spec names their source: one per document, or one per token [n, T]. Raises StoreError
+        if an activation is not finite, or is too large for the store's type."""
         tokens = torch.from_numpy(np.stack([window.tokens for window in windows]))
         segments = torch.from_numpy(segments_of(windows))
         documents, positions = expand(segments, tokens.shape)
-        keep = kept(documents, positions, self.spec.excluded)
+        counted = included(documents, self.spec.excluded)
         stored, sums = {}, {}
         for hook, activation in activations.items():
             stored[hook] = activation.to("cpu", DTYPES[self.spec.dtype]).contiguous()
-            if where := place_of_none(stored[hook], documents, positions):
+            if where := first_non_finite(stored[hook], documents, positions):
                 self._refuse(hook, activation, stored[hook], where)
-            sums[hook] = _sums(stored[hook][keep])
+            sums[hook] = _sums(stored[hook][counted])
         if isinstance(labels, Tensor):
             stored["labels"] = labels.float().cpu().masked_fill(documents == NOWHERE, NAN)
         elif labels is not None:
@@ -126,32 +119,33 @@ class StoreWriter:
             {"tokens": tokens, "segments": segments, **stored},
             f"sae-store-{FORMATS[self.spec.labels_per]}",
         )
-        entry = ShardEntry(len(windows), int(keep.sum()), path.stat().st_size, files.sha256(path))
+        entry = ShardEntry(len(windows), int(counted.sum()), path.stat().st_size, files.sha256(path))
         note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
         files.write_sealed(self._entry_path(number), note)
 
     def finish(self, n_shards: int, text_ended: bool) -> None:
-        """Write the index over shards 0 to n_shards - 1, then remove what only an unfinished harvest needs.
+        """Write the index over shards 0 to n_shards - 1, then remove the files of an unfinished harvest.
 
-        Sums are added in the order of shards, whatever the order they were written in."""
-        noted = [self._note(number) for number in range(n_shards)]
-        rows = sum(note["entry"]["rows"] for note in noted)
+        Raises StoreError when no row counts."""
+        # Added in the order of shards, whatever order they were written in, so that the sums are the same bit for bit
+        notes = [self._note(number) for number in range(n_shards)]
+        rows = sum(note["entry"]["rows"] for note in notes)
         if not rows:
             raise StoreError(
-                f"no row of {self.path} would count: the first position of a window is left out, and there is "
-                f"no other; needed is more text or longer windows"
+                f"{self.path} would hold no rows: the first position of every window is left out, and the windows "
+                f"have no other token; use more text or longer windows"
             )
         moments = {}
         for hook in self.spec.hooks:
-            total = torch.tensor([note["sums"][hook]["sum"] for note in noted], dtype=torch.float64).sum(0)
-            squares = sum(note["sums"][hook]["squares"] for note in noted)
+            total = torch.tensor([note["sums"][hook]["sum"] for note in notes], dtype=torch.float64).sum(0)
+            squares = sum(note["sums"][hook]["squares"] for note in notes)
             moments[hook] = asdict(Moments((total / rows).tolist(), squares / rows))
         index = {
             "format": FORMATS[self.spec.labels_per],
             **_spec_json(self.spec),
             "text_ended": text_ended,
             "moments": moments,
-            "shards": [note["entry"] for note in noted],
+            "shards": [note["entry"] for note in notes],
         }
         files.write_sealed(self.path / INDEX, index)
         clear_unfinished(self.path)
@@ -162,40 +156,40 @@ class StoreWriter:
         try:
             check(Note, note)
             if {hook: len(sums["sum"]) for hook, sums in note["sums"].items()} != self.spec.hooks:
-                raise TypeError("its sums are of other hook points")
+                raise TypeError("its sums belong to other hook points")
         except TypeError as error:
             raise StoreError(
-                f"{path} is damaged ({error}): delete it, and its shard is harvested again"
+                f"{path} is damaged ({error}); without it, its shard is harvested again", fix=f"rm {path}"
             ) from error
         return note
 
     def _entry_path(self, number: int) -> Path:
         return (self.path / shard_name(number)).with_suffix(".json")
 
-    def _refuse(self, hook: str, given: Tensor, stored: Tensor, where: str) -> NoReturn:
-        if given.isfinite().all():
+    def _refuse(self, hook: str, activation: Tensor, stored: Tensor, where: str) -> NoReturn:
+        if activation.isfinite().all():
             raise StoreError(
-                f"at {where} {hook} reaches {given.abs().max():.3g} and {self.spec.dtype} holds up to "
+                f"at {where} {hook} reaches {activation.abs().max():.3g} and {self.spec.dtype} holds up to "
                 f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16 or float32"
             )
         raise StoreError(
-            f"{hook} of {self.spec.model} gives NaN or infinity, first at {where} of {self.spec.dataset['dataset']}: "
-            f"nothing of this shard was stored; leave the document out, take another hook, or run the model with "
+            f"{hook} of {self.spec.model} is NaN or infinite, first at {where} of {self.spec.dataset['dataset']}: "
+            f"this shard was not stored; leave the document out, use another hook point, or run the model with "
             f"--model-dtype float32"
         )
 
 
 def clear_unfinished(path: Path) -> None:
-    """Remove the files of an unfinished harvest that a finished store does not keep."""
+    """Remove the files that only an unfinished harvest has."""
     for entry in [*path.glob("shard-*.json"), *path.glob(JOB)]:
         entry.unlink(missing_ok=True)
     files.sweep(path)
 
 
 def _sums(rows: Tensor) -> dict[str, Any]:
-    """Sum over rows [D] and sum of squared norms, float64, block by block to bound memory."""
+    """Return the sum over rows [D] and the sum of squared norms, in float64."""
     total, squares = torch.zeros(rows.shape[1], dtype=torch.float64), 0.0
-    for block in rows.split(4096):
+    for block in rows.split(4096):  # bounds the memory that the float64 copies take
         exact = block.double()
         total += exact.sum(0)
         squares += exact.square().sum().item()
@@ -207,7 +201,9 @@ def _hash(windows: list[Window]) -> str:
 
 
 def _spec_json(spec: StoreSpec) -> dict[str, Any]:
-    """The spec as JSON; what may be left unsaid is, so that stores keep the bytes of releases that did not say it."""
+    """Return the spec as JSON without entries that have their default value.
+
+    A store that uses no new feature thus has the same bytes as one of a release that did not know the entry."""
     content = json.loads(json.dumps(asdict(spec)))
     return {key: value for key, value in content.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 

@@ -15,7 +15,8 @@ from activations.document_labels import unit_of
 from activations.errors import StoreError, WorkbenchError
 from activations.language_model import LanguageModel
 from activations.rows import NAN
-from activations.store import Shard, Store, read_json, shard_name
+from activations.shard import Shard, shard_name
+from activations.store import Store, read_json
 from activations.tokens import NOWHERE
 
 FORMAT = 1

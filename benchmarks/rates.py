@@ -24,7 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activations.moments import geometric_median
-from activations.store import Split, Store
+from activations.rows import Split
+from activations.store import Store
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.cli.progress import progress
 from sae.training.rates import FACTOR, minimum, next_rate

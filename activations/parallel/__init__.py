@@ -1,1 +1,1 @@
-"""Several processes and threads: ranks, work shared among them, streams made ahead of their reader."""
+"""Several processes (`ranks`) and several threads (`threads`) at work together."""

@@ -1,24 +1,23 @@
-"""This process among those `torchrun` started: its rank, its device, and how it waits for the others.
+"""This process as one of those that `torchrun` started: its rank, its device, and how it works with the others.
 
-The whole contract for work by ranks. A process that torchrun did not start is rank 0 of 1, and everything here
-then does nothing; so code is written once, for any number of ranks:
+A process that torchrun did not start is rank 0 of 1, and then nothing here has any effect. So code is written once, for
+any number of ranks:
 
-    with ranks.group():                  # in a command's main: makes the process group, and ends it
-        with ranks.first_goes_first():   # rank 0 makes the folder, then the others find it
+    with ranks.group():                  # in a command's main: starts the process group and ends it
+        with ranks.first_goes_first():   # rank 0 creates the folder, then the others find it
             folder = make(out)
         for part in parts[ranks.rank() :: ranks.world()]:
             work(part, ranks.device())
-        ranks.barrier()                  # all parts are there
+        ranks.barrier()                  # all parts are done
         if ranks.rank() == 0:
             finish(folder)
 
-Within `group` torch.distributed's own calls work, on CPU tensors over gloo and on CUDA tensors over NCCL. Only
-rank 0 prints. When a rank ends before its time the others' next wait raises RankError, torchrun ends them all, and
-the same command is to go on from what is on disk, with any number of ranks.
-"""
+Within `group`, torch.distributed's own calls work, on CPU tensors over gloo and on CUDA tensors over NCCL. Only rank 0
+prints. When a rank dies, the next wait of every other rank raises RankError and torchrun ends them all. The same command,
+with any number of ranks, must then be able to resume from what is on disk."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,53 +25,56 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor
 
-from activations.disk import locks
+from activations.disk import files, locks
 from activations.errors import RankError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # for ranks far behind the others; one that ended is noticed at once
+PATIENCE = timedelta(days=7)  # how long ranks wait for a slow one; one that has died is noticed at once
+EXCHANGE_FORMAT = "sae-share-1"
 
 
 def rank() -> int:
-    """Number of this process among all, 0 to world() - 1; as torchrun set it, within `group` or not."""
+    """Return the number of this process, 0 to world() - 1, as torchrun set it, whether within `group` or not."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world() -> int:
-    """Number of processes that work together."""
+    """Return the number of processes that work together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> torch.device:
-    """Where this rank computes: the GPU of its number on this machine, or the CPU where there is none.
+    """Return the device of this rank: the GPU with its local number, or the CPU on a machine without GPUs.
 
-    Raises RankError when this machine has GPUs, but fewer than ranks."""
+    Raises RankError when the machine has GPUs but fewer than ranks."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     number = int(os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise RankError(
             f"this machine has {torch.cuda.device_count()} GPUs and rank {rank()} needs number {number}: "
-            f"start at most one process a GPU (--nproc-per-node)"
+            f"start at most one process per GPU (--nproc-per-node)"
         )
     return torch.device("cuda", number)
 
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Within the block the ranks can wait for and talk to each other. One block a process, around all its work."""
+    """Let the ranks communicate within the block. A process has one such block, around all its work."""
     if world() == 1:
         yield
         return
-    place = device()
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    with others_needed():
-        # torchrun may keep its store when it starts the ranks again: addresses of the dead ones must not be found
+    own = device()
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    with rank_errors():
+        # torchrun may keep its key-value store when it restarts the ranks, with the addresses of the dead ones in it
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt-{attempt}", next(dist.rendezvous("env://"))[0])
-        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
@@ -81,15 +83,15 @@ def group() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here. Raises RankError when one of them has ended instead."""
+    """Wait until every rank has called this. Raises RankError when one of them has died."""
     if world() > 1:
-        with others_needed():
-            dist.all_reduce(torch.zeros(1))  # on the CPU, so that waiting for hours keeps no GPU busy
+        with rank_errors():
+            dist.all_reduce(torch.zeros(1))  # on the CPU: NCCL would keep the GPU busy while it waits
 
 
 @contextmanager
 def first_goes_first() -> Iterator[None]:
-    """Rank 0 runs the block; when it is through, the others do. Where rank 0 fails, the others never start."""
+    """Let rank 0 run the block first and the others after it. If rank 0 fails, the others never start."""
     if rank():
         barrier()
     yield
@@ -99,32 +101,50 @@ def first_goes_first() -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Within the block these ranks are the only job at work in the folder, which is made. Raises BusyError in rank 0
-    when another one is."""
-    with ExitStack() as held:
+    """Create the folder and lock it within the block against other jobs, but not against this job's ranks.
+
+    Raises BusyError, in rank 0, when another job holds the lock."""
+    with ExitStack() as stack:
         with first_goes_first():
             if not rank():
-                held.enter_context(locks.alone_in(folder))
+                stack.enter_context(locks.alone_in(folder))
         yield
 
 
 def from_first(value: T) -> T:
-    """Rank 0's `value`, on every rank: anything that pickles, such as a run's random id."""
+    """Return rank 0's `value`, which can be anything that pickles, on every rank."""
     if world() == 1:
         return value
     box = [value]
-    with others_needed():
+    with rank_errors():
         dist.broadcast_object_list(box)
     return box[0]
 
 
+def share_latents(
+    folder: Path, name: str, n_latents: int, compute: Callable[[range], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Run `compute` on this rank's slice of the latents and return the results of all ranks, concatenated.
+
+    `compute` takes a range of latents and returns tensors whose first axis is these latents. Results are exchanged through
+    files named after `name` in `folder`, which every rank must be able to read."""
+    mine = compute(range(n_latents * rank() // world(), n_latents * (rank() + 1) // world()))
+    if world() == 1:
+        return mine
+    files.write_tensors(folder / f"{name}-{rank()}.safetensors", mine, EXCHANGE_FORMAT)
+    barrier()
+    parts = [load_file(folder / f"{name}-{number}.safetensors") for number in range(world())]
+    barrier()  # the caller may delete the folder as soon as every rank has read it
+    return {column: torch.cat([part[column] for part in parts]) for column in mine}
+
+
 @contextmanager
-def others_needed() -> Iterator[None]:
-    """Turn the engine's many ways to say that a peer is gone into one line."""
+def rank_errors() -> Iterator[None]:
+    """Raise what torch.distributed raises within the block when another rank has died as one RankError."""
     try:
         yield
-    except RuntimeError as error:  # torch.distributed's errors are RuntimeErrors, all of them
+    except RuntimeError as error:  # all errors of torch.distributed are RuntimeErrors
         raise RankError(
-            f"rank {rank()} of {world()} lost the others: the message of the one that ended first says why; "
+            f"rank {rank()} of {world()} lost the others: the message of the rank that ended first says why; "
             f"the same command goes on from here"
         ) from error

@@ -1,4 +1,4 @@
-"""Work in a thread of its own: a stream made ahead of its reader, and work left behind while the next begins."""
+"""Work in threads of its own: items prefetched ahead of their reader, and writing in the background."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,15 +9,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def ahead(stream: Iterable[T], count: int) -> Generator[T, None, None]:
-    """The items of `stream`, in order, up to `count` of them made before they are asked for; 0 makes none ahead.
+def prefetch(stream: Iterable[T], count: int) -> Generator[T, None, None]:
+    """Yield the items of `stream` in order, made by a thread up to `count` items before they are asked for.
 
-    An error of the stream is raised in its place. Closing the generator waits for the item being made."""
+    With a `count` of 0 no thread is used. An error of the stream is raised in place of the item it replaces. Closing the
+    generator waits for the item being made."""
     if not count:
         yield from stream
         return
     source, end = iter(stream), object()
-    pool = ThreadPoolExecutor(1, "ahead")
+    pool = ThreadPoolExecutor(1, "prefetch")  # one thread: a generator cannot be advanced by two at once
     waiting: deque[Future[Any]] = deque()
     try:
         waiting.extend(pool.submit(next, source, end) for _ in range(count))
@@ -25,32 +26,34 @@ def ahead(stream: Iterable[T], count: int) -> Generator[T, None, None]:
             waiting.append(pool.submit(next, source, end))
             yield item
     finally:
-        for future in waiting:  # by hand: `cancel_futures` fails when the interpreter is ending
+        # One by one: `shutdown(cancel_futures=True)` fails while the interpreter is ending
+        for future in waiting:
             future.cancel()
         pool.shutdown()
 
 
-class Behind:
-    """Does work behind its caller's back, up to `depth` pieces of it at a time.
+class BackgroundWriter:
+    """Runs work in background threads, up to `depth` pieces of it at a time.
 
-    Leaving the block waits for all of it. The first error ends the block with that error, at the next `do` or
-    at its end, unless the block ends by an error of its own."""
+    Leaving the block waits for all of it. The first error of the work is raised at the next `submit`, or at the end of the
+    block, unless the block ends with an error of its own."""
 
     def __init__(self, depth: int = 1):
         self._depth = depth
-        self._pool = ThreadPoolExecutor(depth, "behind")
+        self._pool = ThreadPoolExecutor(depth, "background")
         self._running: deque[Future[Any]] = deque()
 
-    def do(self, work: Callable[..., object], *arguments: object) -> None:
-        """Begin `work(*arguments)`, having waited until fewer than `depth` pieces are under way."""
+    def submit(self, work: Callable[..., object], *arguments: object) -> None:
+        """Wait until fewer than `depth` pieces are running, then start `work(*arguments)`."""
         self._wait(self._depth - 1)
         self._running.append(self._pool.submit(work, *arguments))
 
     def _wait(self, left: int) -> None:
+        """Wait for the oldest pieces of work until only `left` are running."""
         while len(self._running) > left:
             self._running.popleft().result()
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(

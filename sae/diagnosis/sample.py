@@ -11,7 +11,8 @@ from torch import Tensor
 from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel
 from activations.rows import is_held_out
-from activations.store import Shard, Store
+from activations.shard import Shard
+from activations.store import Store
 
 TRAIN, HELD_OUT, SPECIAL, RANDOM, SHUFFLED = GROUPS = ("train", "held_out", "special", "random", "shuffled")
 TEXT = (TRAIN, HELD_OUT)

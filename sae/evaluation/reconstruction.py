@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activations.errors import RunError
-from activations.store import Positions, Split, Store
+from activations.rows import Positions, Split
+from activations.store import Store
 from sae.architectures import SAE
 from sae.evaluation.bootstrap import ratio
 

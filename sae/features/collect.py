@@ -11,9 +11,10 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.errors import ConfigError, RunError
-from activations.parallel import ranks, shares
+from activations.parallel import ranks
 from activations.progress import Watch, unwatched
-from activations.store import Store, shard_name
+from activations.shard import shard_name
+from activations.store import Store
 from sae.architectures import SAE
 from sae.code import offsets_of
 from sae.features import firings
@@ -113,7 +114,7 @@ def collect(
             together = cofiring(lambda: shards(everyone), latents, fired, rows, *limits, on_latents=advance)
         return {**_seen(shards, latents, store.context, cfg, unit), **_named("cofiring", together._asdict())}
 
-    found = shares.of_latents(scratch, "pass", sae.d_sae, find)
+    found = ranks.share_latents(scratch, "pass", sae.d_sae, find)
     return _collected(found, unit, rows, len(numbers))
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.errors import RunError
-from activations.store import Store, shard_name
+from activations.shard import shard_name
+from activations.store import Store
 from sae.architectures import SAE
 from sae.features import firings
 from sae.features.collect import encode_shard, shards_to_read

@@ -12,7 +12,7 @@ from torch import Tensor
 from activations.errors import RunError, TextError
 from activations.language_model import LanguageModel
 from activations.logit_attribution import next_token_directions
-from activations.rows import kept
+from activations.rows import included
 from activations.tokens import NOWHERE, PackingConfig, Window, windows
 from sae.architectures import SAE
 from sae.code import SparseCode, offsets_of
@@ -101,7 +101,7 @@ def _cut(
 
 def _without_padding(window: Window) -> tuple[Tensor, ...]:
     documents, tokens = torch.from_numpy(window.documents), torch.from_numpy(window.tokens).long()
-    there = kept(documents[None], torch.from_numpy(window.positions)[None], 0)[0]
+    there = included(documents[None], 0)[0]
     return tokens[there], torch.arange(len(tokens))[there], documents[there] != NOWHERE
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from activations.errors import ConfigError
-from activations.parallel.ranks import others_needed, rank, world
+from activations.parallel.ranks import rank, rank_errors, world
 from sae.architectures import SAE, AbsTopKConfig, ArchConfig, BatchTopKConfig, TopKConfig, name_of
 from sae.kernels import SingleProcess
 from sae.training.optimizers import as_rows
@@ -144,7 +144,7 @@ class _Common(torch.autograd.Function):
 def reduced(own: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
     """The ranks' tensors put together, the same bits on each; in new memory."""
     whole = own.detach().clone(memory_format=torch.contiguous_format)
-    with others_needed():
+    with rank_errors():
         dist.all_reduce(whole, how)
     return whole
 
@@ -160,7 +160,7 @@ def largest_of_ranks(keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
     Exactly k are kept where there are as many: of equal ones those of the lower rank, then the earlier."""
     own = nn.functional.pad(keys.detach(), (0, k - keys.shape[1]), value=-torch.inf).contiguous()
     found = [torch.empty_like(own) for _ in range(world())]
-    with others_needed():
+    with rank_errors():
         dist.all_gather(found, own)
     every = torch.cat(found, 1)
     least = every.topk(k, 1).values[:, -1:]

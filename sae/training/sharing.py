@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from activations.parallel.ranks import others_needed, rank, world
+from activations.parallel.ranks import rank, rank_errors, world
 from sae.training.distributed import SPLITS, Data, Latents
 from sae.training.history import History
 from sae.training.trainer import Trainer
@@ -43,7 +43,7 @@ def whole(trainer: Trainer) -> Trainer | None:
 def align(tensor: Tensor) -> None:
     """Rank 0's numbers on every rank, in place: machines may round differently in what they begin with."""
     own = tensor.cpu().contiguous()
-    with others_needed():
+    with rank_errors():
         dist.broadcast(own, 0)
     tensor.copy_(own)
 
@@ -66,6 +66,6 @@ def _gathered(name: str, part: Tensor) -> Tensor:
         return part
     own = part.movedim(axis, 0).contiguous()
     found = None if rank() else [torch.empty_like(own) for _ in range(world())]
-    with others_needed():
+    with rank_errors():
         dist.gather(own, found)
     return part if found is None else torch.cat(found).movedim(0, axis)

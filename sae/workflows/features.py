@@ -11,7 +11,7 @@ from torch import Tensor
 from activations.disk import files, locks
 from activations.errors import RunError
 from activations.language_model import LanguageModel
-from activations.parallel import ranks, shares
+from activations.parallel import ranks
 from activations.progress import Watch, unwatched
 from activations.store import Store
 from sae.architectures import SAE
@@ -100,7 +100,7 @@ def _lens(
 
     if not sees(model, sae.W_dec.shape[1]):
         return None
-    return LogitLens(**shares.of_latents(scratch, "lens", sae.d_sae, find))
+    return LogitLens(**ranks.share_latents(scratch, "lens", sae.d_sae, find))
 
 
 def _columns(

@@ -8,7 +8,8 @@ from torch import Tensor
 from activations import language_model, token_labels
 from activations.document_labels import NEEDED, SURPRISE, per_token
 from activations.errors import LabelError, ModelError, RunError
-from activations.store import Shard, Store
+from activations.shard import Shard
+from activations.store import Store
 from activations.token_labels import Labeller, LabelSet
 from activations.tokens import NOWHERE
 from sae.architectures import SAE

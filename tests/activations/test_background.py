@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from activations.parallel.threads import Behind, ahead
+from activations.parallel.threads import BackgroundWriter, prefetch
 
 
 def counted(made: list[int], fails_at: int | None = None) -> Iterator[int]:
@@ -22,13 +22,13 @@ def counted(made: list[int], fails_at: int | None = None) -> Iterator[int]:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 20])
 def test_a_stream_made_ahead_is_the_stream(count: int):
-    assert list(ahead(counted([]), count)) == list(range(10))
-    assert list(ahead([], count)) == []
+    assert list(prefetch(counted([]), count)) == list(range(10))
+    assert list(prefetch([], count)) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 20])
 def test_an_error_of_the_stream_comes_in_its_place(count: int):
-    stream = ahead(counted([], fails_at=4), count)
+    stream = prefetch(counted([], fails_at=4), count)
     assert [next(stream) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="at 4"):
         next(stream)
@@ -37,7 +37,7 @@ def test_an_error_of_the_stream_comes_in_its_place(count: int):
 def test_no_more_is_made_ahead_than_asked_for_and_closing_ends_the_thread():
     made: list[int] = []
     threads = threading.active_count()
-    stream = ahead(counted(made), 2)
+    stream = prefetch(counted(made), 2)
     for taken in range(3):
         assert next(stream) == taken
         assert len(made) <= taken + 3
@@ -48,7 +48,7 @@ def test_no_more_is_made_ahead_than_asked_for_and_closing_ends_the_thread():
 
 
 def test_a_stream_still_open_when_the_program_ends_is_no_error():
-    code = "import itertools; from activations.parallel.threads import ahead; s = ahead(itertools.count(), 2); print(next(s))"
+    code = "import itertools; from activations.parallel.threads import prefetch; s = prefetch(itertools.count(), 2); print(next(s))"
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
@@ -63,13 +63,13 @@ def test_work_runs_behind_up_to_a_depth(depth: int):
         assert gate.wait(10)
         done.append(number)
 
-    with Behind(depth) as behind:
+    with BackgroundWriter(depth) as background:
         for number in range(depth):
-            behind.do(work, number)  # none of these waits
+            background.submit(work, number)  # none of these waits
         assert done == []
         opener = threading.Timer(0.05, gate.set)
         opener.start()
-        behind.do(work, depth)
+        background.submit(work, depth)
         assert 0 in done  # the next had to wait for the first
     assert sorted(done) == list(range(depth + 1))
 
@@ -84,9 +84,9 @@ def fail(number: int) -> None:
 
 def block(done: list[int], works: list[Callable[[], object]], fails: bool = False) -> None:
     """Give works away one by one, noting each that could be; then fail, or not."""
-    with Behind() as behind:
+    with BackgroundWriter() as background:
         for number, work in enumerate(works):
-            behind.do(work)
+            background.submit(work)
             done.append(number)
         if fails:
             fail(99)

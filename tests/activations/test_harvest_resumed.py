@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.capture import Room
+from activations.capture import ShardBuffer
 from activations.errors import HarvestError, StoreError
 from activations.harvest import harvest
 from activations.language_model import LanguageModel
@@ -36,9 +36,11 @@ def test_what_is_done_is_not_done_again(
 ):
     interrupted(llama, tmp_path / "store", config(text), after=1200)
     run: list[int] = []
-    real = Room.fill
+    real = ShardBuffer.fill
     monkeypatch.setattr(
-        Room, "fill", lambda room, lm, block, *rest: run.append(len(block)) or real(room, lm, block, *rest)
+        ShardBuffer,
+        "fill",
+        lambda buffer, lm, block, *rest: run.append(len(block)) or real(buffer, lm, block, *rest),
     )
     harvest(llama, tmp_path / "store", config(text))
     assert run == [32, 4]  # windows of the third shard, and of the last

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activations import store as stores
 from activations.errors import StoreError
 from activations.rows import expand, is_held_out, segments_of
+from activations.shard import shard_name
 from activations.store import Store
 from activations.store_writer import StoreWriter
 from activations.tokens import NOWHERE, Window
@@ -225,12 +225,12 @@ def test_a_store_knows_its_hook_points_and_names_them_when_asked_for_another(sma
 
 def test_an_unfinished_harvest_is_not_a_store(tmp_path: Path):
     StoreWriter(tmp_path / "store", spec({"h": 1}, 4))
-    with pytest.raises(StoreError, match="unfinished harvest: run the same `sae harvest` again"):
+    with pytest.raises(StoreError, match=r"unfinished harvest.*; sae harvest … --out "):
         Store(tmp_path / "store")
 
 
 def test_no_folder_is_no_store(tmp_path: Path):
-    with pytest.raises(StoreError, match=r"no store at .*gone: needed is a folder with index\.json"):
+    with pytest.raises(StoreError, match=r"gone is not a store: it has no index\.json; sae harvest"):
         Store(tmp_path / "gone")
 
 
@@ -263,7 +263,7 @@ def test_a_writer_starts_in_an_empty_folder(tmp_path: Path):
 def test_nan_and_infinity_are_refused_and_nothing_is_written(tmp_path: Path, dtype: str, bad: float):
     x = torch.zeros(1, 4, 1)
     x[0, 2] = bad
-    refused(tmp_path, dtype, x, "h of toy gives NaN or infinity")
+    refused(tmp_path, dtype, x, "h of toy is NaN or infinite")
 
 
 def test_what_float16_cannot_hold_is_refused_with_a_type_that_can(tmp_path: Path):
@@ -288,7 +288,7 @@ def refused(folder: Path, dtype: str, x: torch.Tensor, reason: str) -> None:
 
 def test_a_shard_without_its_note_or_with_other_bytes_than_it_notes_counts_as_missing(tmp_path: Path):
     writer = StoreWriter(tmp_path / "store", spec({"h": 1}, 4))
-    shard = tmp_path / "store" / stores.shard_name(0)
+    shard = tmp_path / "store" / shard_name(0)
     writer.write(0, [window([NOWHERE, 0, 0, 0], [NOWHERE, 0, 1, 2])], {"h": torch.zeros(1, 4, 1)})
     assert writer.has(0)
     whole = shard.read_bytes()

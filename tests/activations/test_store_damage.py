@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activations.errors import StoreError, WorkbenchError
-from activations.store import INDEX, Store, shard_name, verify
+from activations.shard import shard_name
+from activations.store import INDEX, Store, verify
 from tests.activations.test_store_bytes import GOLDEN
 from tests.activations.toys import LAWS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations.parallel import ranks, shares
+from activations.parallel import ranks
 from tests.cli.commands import Command, Server, contents
 from tests.ranks import environments, together
 
@@ -53,7 +53,7 @@ def test_what_ranks_left_unfinished_one_goes_on_with(sae, world, tmp_path):
 
 def share(out: Path) -> None:
     with ranks.group():
-        found = shares.of_latents(out, "n", 5, lambda latents: {"n": torch.tensor([*latents]) ** 2})
+        found = ranks.share_latents(out, "n", 5, lambda latents: {"n": torch.tensor([*latents]) ** 2})
     sys.exit(found["n"].tolist() != [0, 1, 4, 9, 16])
 
 

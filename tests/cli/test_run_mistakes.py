@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.store import shard_name
+from activations.shard import shard_name
 from tests.cli.commands import Server, contents
 
 BOTH = ("evaluate", "features")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.store import shard_name
+from activations.shard import shard_name
 from sae.runs.run import Run
 from tests.cli.commands import Server, contents, harvest, train
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from activations.disk.locks import NAME
-from activations.store import shard_name
+from activations.shard import shard_name
 from sae.features.effects import FOLDER
 from tests.cli.commands import Server, contents, harvest, train
 from tests.faults.damage import Damage, everywhere

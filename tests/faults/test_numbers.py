@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from activations.disk import files
 from activations.errors import DivergedError
-from activations.store import shard_name
+from activations.shard import shard_name
 from sae.architectures import ArchConfig, build
 from sae.runs.run import Run, load_sae
 from sae.training import checkpoints
@@ -51,7 +51,7 @@ def test_a_model_that_gives_nan_is_one_line_that_names_hook_and_document(
 ):
     line = sae(*harvest(sick, sick / "store", hooks=hooks)).complaint
     found = re.search(
-        r"(\S+) of (\S+) gives NaN or infinity, first at (.*) of (\S+): nothing of this shard", line
+        r"(\S+) of (\S+) is NaN or infinite, first at (.*) of (\S+): this shard was not stored", line
     )
     assert found, line
     assert found[1] in hooks

@@ -11,8 +11,9 @@ import torch
 
 from activations import demo_assets, language_model, text
 from activations.disk import files
+from activations.shard import shard_name
 from activations.shuffle import ShuffledReader
-from activations.store import INDEX, Store, shard_name, verify
+from activations.store import INDEX, Store, verify
 from activations.store_writer import StoreWriter
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from activations import text
 from activations.errors import ConfigError, TextError
 from activations.rows import lie_within
-from activations.store import INDEX, shard_name
+from activations.shard import shard_name
+from activations.store import INDEX
 from activations.text import TextConfig
 from activations.tokens import PackingConfig, windows
 from sae.workflows import sweep

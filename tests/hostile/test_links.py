@@ -10,7 +10,8 @@ import pytest
 
 from activations.disk import files
 from activations.errors import RunError, StoreError, WorkbenchError
-from activations.store import INDEX, Store, shard_name, verify
+from activations.shard import shard_name
+from activations.store import INDEX, Store, verify
 from sae.features.effects import load_effect
 from sae.features.latent_labels import Labels
 from sae.features.store import FeatureStore
