@@ -1,8 +1,8 @@
 """The rows of a store: which document each comes from, stored as segments, and which rows a split takes.
 
 A row is one token's activation. A shard holds n windows of T tokens, so that per-row facts are tensors [n, T]. A segment is
-a run of consecutive tokens of one document within one window: (window, column, length, document, position), where
 a run of consecutive tokens of one document in one window: (window, column, length, document, position), where
+`position` is the place of its first token in the document. Documents are NOWHERE at a BOS, at padding and at excluded tokens."""
 
 from typing import Literal
 
