@@ -1,4 +1,6 @@
-"""Whole files or none: a temporary name, fsync, rename. A crash leaves the old file or the new one."""
+"""Files that are written whole or not at all, and read with their damage noticed.
+
+A file is written under a temporary name, flushed to the disk and renamed: a crash leaves the old file or the new one."""
 
 import errno
 import hashlib
@@ -18,18 +20,20 @@ from torch import Tensor
 
 from activations.disk import locks
 
-PART = ".part"  # suffix of what is being written; a reader ignores such files, the next writer replaces them
+PART = ".part"  # suffix of a file being written; readers ignore such files, the next writer replaces them
 SEAL = "checksum"
-SEALED = re.compile(rb'\{\n "(.{8})": "(.{64})",\n')  # the seal may be what is damaged
+SEALED = re.compile(
+    rb'\{\n "(.{8})": "(.{64})",\n'
+)  # any 8 characters, as the damage may lie in the word "checksum"
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place; clean up if it fails."""
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`; remove it if anything fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
-    part.unlink(missing_ok=True)  # it might be a link, and what it leads to would be written
+    part.unlink(missing_ok=True)  # it might be a link, and writing would then change the file it leads to
     try:
         write(part)
         sync(part)
@@ -37,30 +41,31 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    sync(path.parent)  # a rename is on the disk only once its folder is
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically. NaN and infinity are refused: JSON has none."""
+    """Write `content` as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
     _write_bytes(path, _as_json(content))
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with, as its first line, the SHA-256 of the file without that line: no byte of it can change
-    unseen. Left out, the line is not missed, so that a file can be edited by hand."""
+    """Write a JSON object whose first line is the SHA-256 of the file without that line, so that any changed byte is noticed.
+
+    A reader accepts a file without the line, so that a file can be edited by hand."""
     text = _as_json(content)
     _write_bytes(path, f'{{\n "{SEAL}": "{hashlib.sha256(text).hexdigest()}",\n'.encode() + text[2:])
 
 
 def unsealed(content: bytes) -> bytes:
-    """A JSON file's bytes without the line that seals them; all of them where there is none.
+    """Return a JSON file's bytes without its checksum line, or unchanged when it has none.
 
-    Raises ValueError when they are not those that were sealed."""
-    found = SEALED.match(content)
-    if not found:
+    Raises ValueError when the bytes do not have the checksum."""
+    line = SEALED.match(content)
+    if not line:
         return content
-    rest = b"{\n" + content[found.end() :]
-    if found.groups() != (SEAL.encode(), hashlib.sha256(rest).hexdigest().encode()):
+    rest = b"{\n" + content[line.end() :]
+    if line.groups() != (SEAL.encode(), hashlib.sha256(rest).hexdigest().encode()):
         raise ValueError(
             f'its bytes have changed since it was written; if that was on purpose, delete its line "{SEAL}"'
         )
@@ -76,33 +81,34 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], format_name: str) -> None:
-    """Write tensors as one safetensors file, atomically; `format_name` is its only metadata entry.
+    """Write tensors as one safetensors file, atomically, with `format_name` as its only metadata entry.
 
-    One entry, because safetensors keeps metadata in a hash map: two would make the bytes vary."""
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    Raises OSError when the system refuses, as on a full disk."""
+    # One metadata entry: safetensors keeps them in a hash map, so that with two the bytes would vary
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
     def write(part: Path) -> None:
         try:
-            save_file(whole, part, metadata={"format": format_name})
-        except SafetensorError as error:  # carries the system's error as text only
-            if found := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            save_file(contiguous, part, metadata={"format": format_name})
+        except SafetensorError as error:  # safetensors reports the system's error as text only
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
             raise
-        part.chmod(0o644)  # safetensors makes files only their owner can read
+        part.chmod(0o644)  # safetensors makes files that only their owner can read
 
     write_atomically(path, write)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill, renamed to `path` when the block ends well and removed when it does not.
+    """Yield a temporary folder to fill. It is renamed to `path` when the block ends, or removed when the block fails.
 
-    Raises FileExistsError when there is anything at `path` but an empty folder."""
-    path = path.absolute()  # "." has no name
+    Raises FileExistsError when `path` is anything but an empty folder or nothing at all."""
+    path = path.absolute()  # "." has no name that could be given a suffix
     if path.exists() and (not path.is_dir() or is_taken(path)):
-        raise FileExistsError(errno.EEXIST, "there is something already", str(path))
+        raise FileExistsError(errno.EEXIST, "this path is already taken", str(path))
     part = path.with_name(path.name + PART)
-    shutil.rmtree(part, ignore_errors=True)  # of a writer that was killed
+    shutil.rmtree(part, ignore_errors=True)  # left by a writer that was killed
     part.mkdir(parents=True)
     try:
         yield part
@@ -114,73 +120,74 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def plain(path: Path, within: Path | None = None) -> Path:
-    """The path, if there is an ordinary file behind it that lies in its folder, or below `within`.
+    """Return the path if it is an ordinary file in its own folder, or below the folder `within`.
 
-    Raises OSError for a link that leads out of there, for what is no file, such as a pipe, which would be waited
-    for, and for what is not there."""
+    Raises OSError for a link that leads out of that folder, for anything but a file (reading a pipe would never end), and
+    for a path that does not exist."""
     folder = within or path.parent
     below = path.relative_to(folder).parts
     names = [folder.joinpath(*below[: n + 1]) for n in range(len(below))]
-    leads = ".." in below or any(name.is_symlink() for name in names)
-    if leads and not path.resolve(strict=True).is_relative_to(folder.resolve()):
+    may_lead_out = ".." in below or any(name.is_symlink() for name in names)
+    if may_lead_out and not path.resolve(strict=True).is_relative_to(folder.resolve()):
         raise OSError(f"it is a link that leads out of {folder}")
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is no ordinary file")
+        raise OSError("it is not an ordinary file")
     return path
 
 
 def read_json(path: Path, within: Path | None = None) -> Any:
-    """What a JSON file holds, its seal taken off; takes up to 40 times its size in memory.
+    """Return the content of a JSON file without its checksum. Takes up to 40 times the file's size in memory.
 
-    Raises OSError as `plain` does, ValueError for what is damaged, no JSON, holds NaN or is nested too deep."""
+    Raises OSError as `plain` does, ValueError when the file is damaged or as `parse_json` does."""
     content = parse_json(unsealed(plain(path, within).read_bytes()).decode("utf-8"))
     if isinstance(content, dict):
-        content.pop(SEAL, None)  # of a file that something else wrote again
+        content.pop(SEAL, None)  # still there, in another layout, when another program has rewritten the file
     return content
 
 
 def parse_json(text: str) -> Any:
-    """The same for a text."""
+    """Parse JSON text.
+
+    Raises ValueError for text that is not JSON, for NaN or infinity, for nesting deeper than Python's limit, and for half
+    of a surrogate pair."""
     try:
-        found = json.loads(text, parse_constant=_no_constant)
+        content = json.loads(text, parse_constant=_no_constant)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
-    if SURROGATE.search(
-        text
-    ):  # half a character, which nothing could write or print, unless it has its other half
-        json.dumps(found, ensure_ascii=False).encode()
-    return found
+        raise ValueError("it is nested too deeply") from error
+    # Half of a pair is not a character: it would fail later, wherever it is written or printed. Encoding fails now.
+    if SURROGATE.search(text):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 
 def read_tensors(path: Path, within: Path | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; takes as much memory as the file has bytes.
+    """Return the tensors of a safetensors file. Takes as much memory as the file has bytes.
 
-    Raises OSError as `plain` does, SafetensorError for what is no safetensors file, or claims more than it holds."""
+    Raises OSError as `plain` does, SafetensorError for a file that is not safetensors or claims more than it holds."""
     return load_file(plain(path, within))
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def is_taken(path: Path) -> bool:
-    """Whether there is anything at `path` but an empty folder; what an interrupted write left does not count,
-    nor who works there."""
+    """Return whether `path` is anything but an empty folder, apart from a lock and from what an interrupted write left."""
     return path.exists() and bool({*path.iterdir()} - {*_left_behind(path), path / locks.NAME})
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted writes left in a folder. Nobody else may be writing there."""
+    """Remove what interrupted writes left in a folder. No other process may be writing there."""
     for file in _left_behind(folder):
         file.unlink(missing_ok=True)
 
 
 def _left_behind(folder: Path) -> list[Path]:
-    return [*folder.glob(f"*{PART}"), *folder.glob(".tmp*")]  # our temporary names, and safetensors'
+    return [*folder.glob(f"*{PART}"), *folder.glob(".tmp*")]  # temporary names of ours and of safetensors
 
 
 def sync(path: Path) -> None:
-    """Ask the kernel to put a file, or the names in a folder, on the disk now."""
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -189,13 +196,13 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def free_bytes(path: Path) -> int:
-    """Free space, in bytes, on the disk where `path` is or would be."""
+    """Return the free space, in bytes, on the disk where `path` is or would be."""
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

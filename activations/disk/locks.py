@@ -1,4 +1,4 @@
-"""One process at a time in a folder: the second is refused at once, and the kernel lets go however the first one ends."""
+"""Locks that let one process at a time work in a folder. The kernel releases them however the process ends."""
 
 import errno
 import logging
@@ -11,45 +11,44 @@ from filelock import FileLock, Timeout
 from activations.errors import BusyError
 
 log = logging.getLogger(__name__)
-NAME = ".lock"  # in the folder while somebody works there, and after a crash; means nothing by itself
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of some network disks
+NAME = ".lock"  # exists while a process works there, and after a crash: only the kernel knows if it is held
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # raised on some network disks
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make the folder, and let no other process into such a block for it. Raises BusyError when one is in it already.
+    """Create the folder and hold its lock within the block. Raises BusyError at once when another process holds it.
 
-    Afterwards there is no trace of it: no lock, and no folder if it was made here and has stayed empty."""
-    made = not folder.exists()
+    Afterwards the lock file is removed, and the folder too if it was created here and is still empty."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / NAME
-    lock = FileLock(place, timeout=0)
+    path = folder / NAME
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise BusyError(
-            f"another process is at work in {folder}: wait for its end, stop it, or choose another folder"
+            f"another process is at work in {folder}: wait until it ends, stop it, or choose another folder"
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("%s is on a disk without locks: see to it that no other process works there", folder)
+        log.warning("%s is on a disk without locks: make sure that no other process works there", folder)
     try:
         yield
     finally:
-        place.unlink(
-            missing_ok=True
-        )  # while it is held: whoever opened it meanwhile sees that its name is gone
+        # Removed while it is held: a process that has opened it meanwhile then sees that the name is gone
+        path.unlink(missing_ok=True)
         lock.release()
-        if made:
+        if is_new:
             with suppress(OSError):
                 folder.rmdir()
 
 
 def clear(folder: Path, tidy: Callable[[], None] = lambda: None) -> None:
-    """Take away the lock that a crash has left in a folder where there is nothing to do any more.
+    """Remove the lock file that a crash has left in a finished folder.
 
-    `tidy` is called first: it removes what else the crash left there. Neither happens while somebody works there."""
+    `tidy` is called first, to remove what else the crash left there. Nothing happens while a process holds the lock."""
     if (folder / NAME).exists():
         with suppress(BusyError), alone_in(folder):
             tidy()

@@ -161,14 +161,10 @@ def test_mistakes_are_one_line_and_write_nothing(world, exported, sae, tmp_path,
 def test_nothing_that_is_there_is_overwritten(world, exported, sae, run):
     before = contents(run)
     assert "is not empty" in sae("import", exported, "--out", run).complaint
-    assert (
-        "there is something already" in sae("export", "saelens", world / "runs/toy", "--out", run).complaint
-    )
+    assert "already taken" in sae("export", "saelens", world / "runs/toy", "--out", run).complaint
     file = run / "run.json"
     assert "is not empty" in sae("import", exported, "--out", file).complaint
-    assert (
-        "there is something already" in sae("export", "saelens", world / "runs/toy", "--out", file).complaint
-    )
+    assert "already taken" in sae("export", "saelens", world / "runs/toy", "--out", file).complaint
     assert contents(run) == before
 
 

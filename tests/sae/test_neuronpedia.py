@@ -119,7 +119,7 @@ def test_the_command_writes_it_once(world, tmp_path, capsys):
     assert "32 features" in capsys.readouterr().out
     assert main(command) == 2
     error = capsys.readouterr().err.strip()
-    assert "there is something already" in error and "\n" not in error
+    assert "already taken" in error and "\n" not in error
     assert [path.name for path in (tmp_path / "gpt2").iterdir()] == ["1-res"]
 
 
