@@ -1,4 +1,4 @@
-"""Whether what is harvested is what the model computes: hook points against the model's own hidden states and modules."""
+"""Check that hook points give what the model computes, by comparison with its own hidden states and modules."""
 
 import logging
 import re
@@ -15,14 +15,14 @@ from activations.views import Site, attached, difference, tolerance
 
 log = logging.getLogger(__name__)
 
-LENGTH = 32  # tokens of the first window that are looked at
-DEPTH = 5  # by how much more than one module's the rounding of a whole pass may differ
+LENGTH = 32  # tokens of the first window that are used
+DEPTH = 5  # how many times one module's rounding error a whole pass may have
 RESIDUAL = re.compile(r"blocks\.(\d+)\.(hook_in|hook_resid_pre|hook_out|hook_resid_post)")
 ADDED = re.compile(r"blocks\.(\d+)\.hook_(attn|mlp)_out")
 
 
 class Own(NamedTuple):
-    """What the model itself has at a hook point, and where that was seen."""
+    """The model's own activation at a hook point, and where in the model it was taken."""
 
     source: str
     activation: Tensor
@@ -30,18 +30,18 @@ class Own(NamedTuple):
 
 @torch.no_grad()
 def check(model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[str, str]:
-    """Return for each hook point with what of the model's own it was compared: a module, or its hidden states.
+    """Return for each hook point what it was compared with: a module's input or output, or hidden states.
 
-    `tokens` [1, T] are real tokens, the first of a harvest; `LENGTH` of them are read. The plain transformers
-    model reads them once, with its hidden states kept and hooks beside the modules in question, as a person
-    would write them. Then these have to hold, up to rounding, or HookError is raised:
+    `tokens` [1, T] are real tokens, such as the first of a harvest, of which `LENGTH` are read. The plain transformers model
+    reads them once, returning its hidden states and with ordinary PyTorch hooks on the modules in question. Raises HookError
+    unless the following hold, up to rounding:
 
-    - what `model.capture` gives at a hook point is what the model has there;
-    - an edit that changes nothing leaves the model's logits as they are;
-    - an edit that changes something changes the logits, and by what the same edit by hand changes them.
+    - `model.capture` returns the model's own activation at each hook point;
+    - an edit that changes nothing leaves the model's logits unchanged;
+    - an edit that changes something changes the logits, by as much as the same edit made with a PyTorch hook.
 
-    A hook point with no counterpart in the model is accepted, with one line in the log, and is missing in
-    the answer. Raises ModelError when the model is not causal."""
+    A hook point with no counterpart in the model is accepted with a warning, and is missing in the result. Raises ModelError
+    when the model is not causal."""
     require_causal(model.plain, model.name)
     tokens = tokens[:, :LENGTH].to(model.device, torch.long)
     sites = {hook: site for hook, (site, _) in model.located.items()}
@@ -49,17 +49,17 @@ def check(model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[st
     for hook in hooks:
         if hook.endswith("hook_resid_mid") and own.is_late(hook, sites):
             raise HookError(
-                f"{hook} of {model.name} lies behind the MLP, not between attention and MLP as its name says: its "
-                f"blocks norm behind each sum; choose another hook point, such as {model.last_residual}"
+                f"{hook} of {model.name} lies after the MLP, not between attention and MLP as its name says, because "
+                f"its blocks normalise after each sum; choose another hook point, such as {model.last_residual}"
             )
     logits, activations = model.observe(tokens, hooks)
     if not all(x.isfinite().all() for x in (logits, *activations.values())):
-        return {}  # overflow, which has an error of its own when shards are written
+        return {}  # an overflow, for which the harvest raises an error that names the token
     limit = DEPTH * tolerance(model.plain.dtype)
-    apart = difference(logits, own.logits)
-    if apart > limit:
+    distance = difference(logits, own.logits)
+    if distance > limit:
         raise HookError(
-            f"reading {', '.join(hooks)} changes what {model.name} computes: its logits differ by {apart:.1%} "
+            f"reading {', '.join(hooks)} changes what {model.name} computes: its logits differ by {distance:.1%} "
             f"from those of the model alone; choose other hook points"
         )
     compared: dict[str, str] = {}
@@ -67,18 +67,18 @@ def check(model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[st
         candidates = own.at(hook, sites)
         if not candidates:
             log.warning(
-                "%s can be compared with nothing in %s itself: only that edits there change its logits was checked",
+                "%s has no counterpart in %s to compare it with: only that edits there change the logits was checked",
                 hook,
                 model.name,
             )
         else:
-            apart, source = min(
+            distance, source = min(
                 (difference(activations[hook], own.activation), own.source) for own in candidates
             )
-            if apart > limit:
+            if distance > limit:
                 raise HookError(
                     f"{hook} of {model.name} is not what the model computes: on the first window it differs by "
-                    f"{apart:.1%} from {source}; choose another hook point, such as {model.last_residual}"
+                    f"{distance:.1%} from {source}; choose another hook point, such as {model.last_residual}"
                 )
             compared[hook] = source
         _check_edits(model, tokens, hook, sites.get(hook), logits, activations[hook])
@@ -89,34 +89,35 @@ def check(model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[st
 def _check_edits(
     model: LanguageModel, tokens: Tensor, hook: str, site: Site | None, logits: Tensor, activation: Tensor
 ) -> None:
-    """Raise HookError unless an edit at the hook point does to the logits what it does by hand."""
+    """Raise HookError unless an edit at the hook point changes the logits as the same edit with a PyTorch hook does."""
     noise = torch.randn(activation.shape[1:], generator=torch.Generator().manual_seed(0)).to(activation)
     noise = 0.3 * activation.std() * noise
 
     def edit(x: Tensor) -> Tensor:
-        return x + noise.reshape(x.shape)  # some models lay the tokens of all windows end to end
+        return x + noise.reshape(x.shape)  # some models concatenate the tokens of all windows
 
     edited = model.logits(tokens, {hook: edit})
     if difference(edited, logits) < tolerance(model.plain.dtype) / 100:
         raise HookError(
-            f"what passes {hook} of {model.name} has no influence on its logits, so that an SAE can be neither "
-            f"spliced in nor steered with there; choose another hook point"
+            f"{hook} of {model.name} has no influence on its logits, so that an SAE can be neither spliced in nor "
+            f"steered with there; choose another hook point"
         )
-    if site is None or model.plain_sites([hook]) is not None:  # then the edit is already made by hand
-        return
+    if site is None or model.plain_sites([hook]) is not None:
+        return  # there is nothing to compare with, or the edit above was made with a PyTorch hook already
     with attached(model.plain, [(site, edit)]):
-        by_hand = model.plain(tokens, use_cache=False).logits
-    change = difference(edited - logits, by_hand - logits)
-    if change > 20 * DEPTH * tolerance(model.plain.dtype):  # of a change, which is small beside the logits
+        expected = model.plain(tokens, use_cache=False).logits
+    distance = difference(edited - logits, expected - logits)
+    # The changes are small beside the logits, so that rounding errors are relatively larger in them
+    if distance > 20 * DEPTH * tolerance(model.plain.dtype):
         raise HookError(
-            f"an edit at {hook} does not do in TransformerLens' view of {model.name} what it does in the model: "
-            f"the change of its logits differs by {change:.0%}; choose another hook point, such as "
+            f"an edit at {hook} has another effect in TransformerLens' view of {model.name} than in the model: "
+            f"the changes of the logits differ by {distance:.0%}; choose another hook point, such as "
             f"{model.last_residual}"
         )
 
 
 def _needed(sites: Mapping[str, Site], hooks: Sequence[str]) -> list[Site]:
-    """Return where the model has to be looked into for these hook points."""
+    """Return the sites of the plain model whose activations are needed to check these hook points."""
     needed = []
     for hook in hooks:
         added = ADDED.fullmatch(hook)
@@ -129,7 +130,7 @@ def _needed(sites: Mapping[str, Site], hooks: Sequence[str]) -> list[Site]:
 
 
 class _OwnPass:
-    """One pass of the plain model: its logits, its hidden states, and what goes into and comes out of some modules."""
+    """One pass of the plain model: its logits, its hidden states, and the inputs and outputs of some modules."""
 
     def __init__(self, model: LanguageModel, tokens: Tensor, sites: set[Site]):
         self._model = model
@@ -139,7 +140,7 @@ class _OwnPass:
 
         def keep(site: Site) -> Any:
             def edit(x: Tensor) -> Tensor:
-                self._seen[site] = x.clone()  # some models write into what they passed on
+                self._seen[site] = x.clone()  # some models later write into this tensor
                 return x
 
             return edit
@@ -152,30 +153,30 @@ class _OwnPass:
         entry = None if first is None else self._seen.get(first)
         if len(states) != model.n_layers + 1 or entry is None:
             states = []
-        # Most families list what goes into each block and the last output; Mamba and RWKV what comes out of each
-        begins = entry is None or (
+        # Most families return the input of each block and the final output; Mamba and RWKV the output of each block
+        are_inputs = entry is None or (
             bool(states) and difference(states[0], entry) < tolerance(model.plain.dtype)
         )
-        self._states = states[:-1] if begins or not states else [entry, *states[:-2]]
+        self._states = states[:-1] if are_inputs or not states else [entry, *states[:-2]]
         self._last = states[-1] if states else None
 
     def at(self, hook: str, sites: Mapping[str, Site]) -> list[Own]:
-        """Return what the model has at a hook point [1, T, D], under each reading of its name that there is."""
+        """Return the model's own activations [1, T, D] at a hook point, one for each meaning its name can have."""
         site, candidates = sites.get(hook), []
         if site is not None and site in self._seen:
             side = {"in": "input", "out": "output"}[site.side]
             candidates.append((f"the {side} of {site.module}", self._seen[site]))
-        if place := RESIDUAL.fullmatch(hook):
-            number = int(place[1]) + (place[2] in ("hook_out", "hook_resid_post"))
+        if residual := RESIDUAL.fullmatch(hook):
+            number = int(residual[1]) + (residual[2] in ("hook_out", "hook_resid_post"))
             if number < len(self._states):
                 candidates = [(f"hidden_states[{number}]", self._states[number])]
-            elif candidates and self._leads_to_the_last(candidates[0][1]):
-                candidates = [
-                    (f"{candidates[0][0]}, which leads to the last hidden states", candidates[0][1])
-                ]
+            elif candidates and self._gives_last_state(candidates[0][1]):
+                candidates = [(f"{candidates[0][0]}, which gives the last hidden states", candidates[0][1])]
         elif (added := ADDED.fullmatch(hook)) and not candidates:
             candidates = self._between(int(added[1]), added[2], sites)
-        elif hook in ("hook_embed", "embed.hook_out") and self._states:  # TransformerLens includes a scale
+        elif (
+            hook in ("hook_embed", "embed.hook_out") and self._states
+        ):  # TransformerLens includes a scale factor
             candidates.append(("hidden_states[0]", self._states[0]))
         shape = self.logits.shape[:2]
         return [
@@ -183,22 +184,22 @@ class _OwnPass:
         ]
 
     def _between(self, layer: int, part: str, sites: Mapping[str, Site]) -> list[tuple[str, Tensor]]:
-        """What attention or MLP adds to the residual stream, as the difference of what is there after and before."""
-        places = {"attn": ("hook_in", "ln2.hook_in"), "mlp": ("ln2.hook_in", "hook_out")}[part]
-        before, after = (self._of(f"blocks.{layer}.{place}", sites) for place in places)
+        """Return what attention or MLP adds to the residual stream: the difference of the stream after and before it."""
+        ends = {"attn": ("hook_in", "ln2.hook_in"), "mlp": ("ln2.hook_in", "hook_out")}[part]
+        before, after = (self._seen_at(f"blocks.{layer}.{end}", sites) for end in ends)
         if before is None or after is None:
             return []
-        return [(f"what block {layer} adds between its {places[0]} and its {places[1]}", after - before)]
+        return [(f"what block {layer} adds between its {ends[0]} and its {ends[1]}", after - before)]
 
-    def _of(self, hook: str, sites: Mapping[str, Site]) -> Tensor | None:
+    def _seen_at(self, hook: str, sites: Mapping[str, Site]) -> Tensor | None:
         site = sites.get(hook)
         return None if site is None else self._seen.get(site)
 
     def is_late(self, hook: str, sites: Mapping[str, Site]) -> bool:
-        """Whether the hook point, said to lie between attention and MLP, comes after the MLP.
+        """Return whether a hook point named as if it lay between attention and MLP comes after the MLP.
 
-        TransformerLens names the input of a block's second norm so. In a block that norms behind each sum, as
-        BERT's and OPT-350m's do, that is behind the MLP."""
+        TransformerLens gives this name to the input of a block's second norm. In a block that normalises after each sum, as
+        in BERT and OPT-350m, that norm comes after the MLP."""
         block = hook.rsplit(".", 1)[0]
         ends = [
             sites[name] for name in (f"{block}.mlp.out.hook_out", f"{block}.mlp.hook_out") if name in sites
@@ -208,8 +209,8 @@ class _OwnPass:
             end in order and order.index(end) < order.index(sites[hook]) for end in ends
         )
 
-    def _leads_to_the_last(self, x: Tensor) -> bool:
-        """Whether the model's last hidden states are x, or what its final norm or projection makes of it."""
+    def _gives_last_state(self, x: Tensor) -> bool:
+        """Return whether the model's last hidden states are x, or its final norm or projection of x."""
         if self._last is None:
             return False
         steps = [x]

@@ -1,4 +1,4 @@
-"""A causal language model through TransformerLens: run it up to a hook point and stop, or change what passes there."""
+"""A causal language model with named hook points: run it up to a hook point, or replace the activations there."""
 
 import copy
 import difflib
@@ -37,36 +37,36 @@ log = logging.getLogger(__name__)
 def load(
     name: str, revision: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> "LanguageModel":
-    """Load `embedded`, a local folder, or a model of the hub.
+    """Load the embedded model (`embedded`), a model folder, or a model of the Hugging Face hub.
 
-    Raises ModelError when it is not to be had (at once where the hub does not answer and its cache does not hold the
-    model), or is no causal language model."""
+    Raises ModelError when the model cannot be loaded or is not a causal language model. When the hub does not answer and
+    its cache does not hold the model, that is raised at once, without the library's retries."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = str(demo_assets.model_folder()) if name == "embedded" else name
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"no model folder at {name}: needed is a folder with config.json, or a hub name")
-    # code that comes along is never run, and not asked about
+        raise ModelError(f"no model folder at {name}: expected a folder with config.json, or a hub name")
+    # Code that comes with a model is never run, and the library must not ask for permission either
     safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     silence = None
     try:
         with hub.cache_alone_if_silent(source) as silence:
             _require_decoder(AutoConfig.from_pretrained(source, **safely), name)
             safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
-            hf_model, found = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
+            hf_model, report = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
             tokenizer = AutoTokenizer.from_pretrained(source, **safely)
     except ModelError:
         raise
-    except Exception as error:  # the libraries below raise of everything, plain Exception too
+    except Exception as error:  # the libraries below raise every kind of error, plain Exception included
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
         reason = f"{silence}, and the hub's cache on this machine does not hold it." if silence else reason
         raise ModelError(
-            f"cannot load the model {name!r}: {reason} Needed is 'embedded', a model folder, or a hub name "
+            f"cannot load the model {name!r}: {reason} Expected 'embedded', a model folder, or a hub name "
             f"(fetched over the network, so check the spelling and the connection)"
         ) from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise ModelError(
-            f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them: they would be random"
+            f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them, which would be random"
         )
     model = LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
     require_causal(model.plain, name)
@@ -74,21 +74,21 @@ def load(
 
 
 def _require_decoder(config: Any, name: str) -> None:
-    """Raise ModelError for a configuration that transformers has no decoder-only language model for."""
+    """Raise ModelError unless transformers has a decoder-only language model for this configuration."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = f"{name} is of type {config.model_type!r}"
-    needed = "a causal (decoder-only) language model is needed, such as gpt2"
+    expected = "expected a causal (decoder-only) language model, such as gpt2"
     if config.is_encoder_decoder:
-        raise ModelError(f"{kind}, an encoder-decoder: {needed}")
+        raise ModelError(f"{kind}, an encoder-decoder: {expected}")
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(f"{kind}, for which transformers has no causal language model: {needed}")
+        raise ModelError(f"{kind}, for which transformers has no causal language model: {expected}")
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
-    """The torch type of a name; `auto` is bfloat16 where the device multiplies it faster than float32, else float32.
+    """Return the torch type with this name; `auto` is bfloat16 if the device multiplies it faster, else float32.
 
-    That is a GPU that has it, or a CPU with AMX tiles: without them bfloat16 is two to three times slower."""
+    That holds for a GPU with bfloat16 units and for a CPU with AMX tiles; without them it is two to three times slower."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -99,12 +99,12 @@ def precision(name: str, device: torch.device) -> torch.dtype:
 
 
 class LanguageModel:
-    """A causal LM with named hook points.
+    """A causal language model with named hook points.
 
-    Two views share one set of weights: TransformerLens' bridge, which knows every hook point but computes
-    attention eagerly, and the plain transformers model, which runs fused attention. Where a hook point is
-    the input or output of a block, an attention or an MLP, the plain model is used, after one short window
-    has shown that both views agree there; elsewhere the bridge is."""
+    Two views share one set of weights: TransformerLens' bridge, which has every hook point but computes attention eagerly,
+    and the plain transformers model, which runs fused attention. The plain model is used for a hook point that is the input
+    or output of a block, an attention or an MLP, once one short window has shown that both views agree there. The bridge
+    is used for all others."""
 
     def __init__(self, hf_model: Any, tokenizer: Any, name: str, revision: str | None = None):
         self.plain = hf_model.eval().requires_grad_(False)
@@ -117,9 +117,10 @@ class LanguageModel:
 
     @cached_property
     def bridge(self) -> Any:
-        """TransformerLens' view: a copy of the module tree over the same weight tensors."""
+        """TransformerLens' view: a copy of the module tree that shares the weight tensors."""
         from transformer_lens.model_bridge import TransformerBridge
 
+        # The bridge changes the modules it wraps, so it gets its own; deepcopy keeps what its memo already holds
         tensors = itertools.chain(self.plain.parameters(), self.plain.buffers())
         twin = copy.deepcopy(self.plain, {id(tensor): tensor for tensor in tensors})
         try:
@@ -128,13 +129,13 @@ class LanguageModel:
                 hf_model=twin,
                 tokenizer=copy.deepcopy(
                     self.tokenizer
-                ),  # booting gives it a BOS, an EOS and padding if it has none
+                ),  # booting adds a BOS, an EOS and padding if it has none
                 device=self.device,
                 dtype=self.plain.dtype,
             )
-        except Exception as error:  # an adapter that does not fit raises whatever its code happens to
+        except Exception as error:  # an adapter that does not fit the model can raise anything
             kind = type(self.plain).__name__
-            if "determine supported architecture" in str(error):  # and then come the names of all there are
+            if "determine supported architecture" in str(error):  # followed by a list of all architectures
                 raise ModelError(
                     f"TransformerLens has no adapter for {self.name} ({kind}), so it has no named hook points: "
                     f"choose a model of another family"
@@ -143,12 +144,12 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device that the weights are on."""
         return self.plain.device
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest window the model reads, or None when its configuration sets no limit."""
+        """Number of tokens of the longest window the model can read; None if its configuration sets no limit."""
         return getattr(self.plain.config.get_text_config(), "max_position_embeddings", None)
 
     @property
@@ -172,7 +173,7 @@ class LanguageModel:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over every parameter's name and bytes."""
+        """SHA-256 over the names and bytes of all parameters."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.plain.named_parameters()):
             digest.update(name.encode())
@@ -181,62 +182,63 @@ class LanguageModel:
 
     @torch.no_grad()
     def capture(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
-        """Activations [n, T, D] at each hook point for token ids [n, T], in the model's dtype.
+        """Return the activations [n, T, D] at each hook point for token ids [n, T], in the model's dtype.
 
-        The pass stops at the deepest hook point. A hook point with a head axis comes flattened, so
-        D = heads x head width. Every row depends on its own window alone."""
+        The pass stops at the deepest hook point. A head axis is flattened, so that D = heads * head width. Every row
+        depends on its own window alone. Raises HookError for a hook point the model does not have or does not reach."""
         for hook in hooks:
             self.check_hook(hook)
         kept = Kept(self._copied, stop_at=len(hooks))
         try:
             self._run(tokens, {hook: kept.edit(hook) for hook in hooks}, logits=False)
         except Reached:
+            # The second pass copies where the first one was overwritten
             return self.capture(tokens, hooks) if kept.overwritten() else kept.activations
         raise self._nothing_passes(hooks, kept.activations)
 
     @torch.no_grad()
     def observe(self, tokens: Tensor, hooks: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Next-token logits [n, T, V] and, as `capture` gives them, the activations at some hook points: one pass."""
+        """Return next-token logits [n, T, V] and the activations that `capture` returns, from a single pass."""
         kept = Kept(self._copied)
         logits = self.logits(tokens, {hook: kept.edit(hook) for hook in hooks})
         if len(kept.activations) < len({*hooks}):
             raise self._nothing_passes(hooks, kept.activations)
         return self.observe(tokens, hooks) if kept.overwritten() else (logits, kept.activations)
 
-    def _nothing_passes(self, hooks: Sequence[str], found: Mapping[str, Tensor]) -> HookError:
-        missing = ", ".join(hook for hook in hooks if hook not in found)
+    def _nothing_passes(self, hooks: Sequence[str], captured: Mapping[str, Tensor]) -> HookError:
+        missing = ", ".join(hook for hook in hooks if hook not in captured)
         return HookError(
-            f"nothing passes {missing} when {self.name} runs: TransformerLens keeps it for an option "
+            f"{self.name} computes nothing at {missing}: TransformerLens uses this hook point only with an option "
             f"that is off; choose another hook point"
         )
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
-        """Next-token logits [n, T, V] for token ids [n, T], with what passes some hook points replaced.
+        """Return next-token logits [n, T, V] for token ids [n, T], with the activations at some hook points replaced.
 
-        An edit sees and returns [n, T, D], head axes flattened."""
+        An edit takes and returns activations [n, T, D], head axes flattened."""
         for hook in edits or {}:
             self.check_hook(hook)
         return self._run(tokens, edits or {}, logits=True)
 
     @torch.no_grad()
     def vocabulary_effect(self, directions: Tensor) -> Tensor:
-        """Logits [n, V] that residual directions [n, D] write: final norm, then unembedding.
+        """Return the logits [n, V] that residual directions [n, D] write: final norm, then unembedding.
 
-        Each direction goes alone through the model's own final norm, which brings it to unit scale, and what
-        the norm makes of zero (a LayerNorm's bias) is taken off; no other part of the residual stream takes
-        part, so only order and relative size mean something. A model without a final norm is read without
-        one, a projection before the unembedding and a factor on the logits are applied, a soft cap is not.
-        Raises ModelError when `readout` is None. nostalgebraist 2020, "the logit lens"."""
+        Each direction goes alone through the model's own final norm, which brings it to unit scale, and the norm's value at
+        zero (a LayerNorm's bias) is subtracted. The rest of the residual stream takes no part, so that only order and
+        relative size are meaningful. A model without a final norm is read without one; a projection before the unembedding
+        and a factor on the logits are applied, a soft cap is not. Raises ModelError when `readout` is None.
+        nostalgebraist 2020, "the logit lens"."""
         if self.readout is None:
             raise ModelError(
-                f"{self.name} has no logit lens: its logits are no readout of a residual direction"
+                f"{self.name} has no logit lens: no norm and unembedding lead from its last block to its logits"
             )
         return self.readout.written(directions.to(self.device, self.plain.dtype)).float()
 
     @cached_property
     def readout(self) -> Readout | None:
-        """What leads from the residual stream behind the last block to the logits; None when that is unknown."""
+        """The path from the residual stream after the last block to the logits; None when it is unknown."""
         site = self._sites.get(self.last_residual)
         readout = None if site is None else trace(self.plain, site)
         if readout is None:
@@ -249,12 +251,12 @@ class LanguageModel:
 
     @cached_property
     def state_kept(self) -> str | None:
-        """Argument under which the model takes back its state of earlier tokens; None when it keeps none."""
+        """Name of the argument that passes the model its state of earlier tokens; None when it keeps no state."""
         return state_kept(self.plain)
 
     @property
     def last_residual(self) -> str:
-        """Hook point of the residual stream behind the last block."""
+        """Hook point of the residual stream after the last block."""
         return f"blocks.{self.n_layers - 1}.hook_resid_post"
 
     def _run(self, tokens: Tensor, edits: Mapping[str, Edit], logits: bool) -> Tensor:
@@ -263,44 +265,43 @@ class LanguageModel:
         if sites is not None:
             return run_plain(self.plain, tokens, list(zip(sites, edits.values(), strict=True)), logits)
         if self.bridge_fault:
-            inside = [hook for hook in edits if not self._plain_agrees(hook)]
+            only_in_bridge = [hook for hook in edits if not self._plain_agrees(hook)]
             raise HookError(
-                f"{', '.join(inside)} can only be reached in TransformerLens' view of {self.name}, and "
-                f"{self.bridge_fault}: choose a hook point at the border of a block, such as {self.last_residual}"
+                f"{', '.join(only_in_bridge)} can only be reached in TransformerLens' view of {self.name}, and "
+                f"{self.bridge_fault}: choose the input or output of a block, such as {self.last_residual}"
             )
         return run_bridge(self.bridge, tokens, edits)
 
     @cached_property
     def bridge_fault(self) -> str:
-        """What keeps TransformerLens' view from computing what the model computes, tried once; empty when nothing."""
+        """Why TransformerLens' view does not compute what the model computes, tested once; empty when it does."""
         tokens = probe_tokens(self.plain)
         try:
             logits = run_bridge(self.bridge, tokens, {})
-        except Exception as error:  # an adapter that does not fit raises whatever its code happens to
-            return f"that cannot run: {error}"
-        apart = difference(logits, run_plain(self.plain, tokens, [], logits=True))
-        # rounding adds up over the layers
-        if apart > 5 * tolerance(self.plain.dtype):
-            return f"its logits differ from the model's own by {apart:.1%}"
+        except Exception as error:  # an adapter that does not fit the model can raise anything
+            return f"that view cannot run: {error}"
+        distance = difference(logits, run_plain(self.plain, tokens, [], logits=True))
+        if distance > 5 * tolerance(self.plain.dtype):  # rounding errors add up over the layers
+            return f"its logits differ from the model's own by {distance:.1%}"
         return ""
 
     def plain_sites(self, hooks: Sequence[str]) -> list[Site] | None:
-        """Where hook points lie in the plain model; None unless it sees at each of them what the bridge sees."""
+        """Return where hook points lie in the plain model; None unless both views agree at each of them."""
         if all(self._plain_agrees(hook) for hook in hooks):
             return [self._sites[hook] for hook in hooks]
         return None
 
     def _plain_agrees(self, hook: str) -> bool:
-        """Whether the plain model sees at `hook` what the bridge sees there, tried once on a short window.
+        """Return whether both views have the same activations at `hook`, tested once on a short window.
 
-        A bridge that does not compute what the model computes has no say: the plain model is the model."""
+        A bridge that does not compute what the model computes is not asked: the plain model is the reference."""
         if hook not in self._agreeing:
             self._agreeing[hook] = hook in self._sites and self._compare(hook)
         return self._agreeing[hook]
 
     def _compare(self, hook: str) -> bool:
         tokens = probe_tokens(self.plain)
-        seen = []
+        seen = []  # the plain model's activation, then the bridge's
 
         def keep(activation: Tensor) -> Tensor:
             seen.append(activation)
@@ -316,20 +317,20 @@ class LanguageModel:
                 if seen[0].ndim == 3 and seen[0].shape[:2] == tokens.shape and self.bridge_fault:
                     return True
                 continue
-            # Nothing passed there: of a block that returns a list, TransformerLens misses the output
+            # The hook did not run. In the bridge that happens for a block that returns a list, whose output it misses
             return bool(seen) and self.located[hook][1] == "block"
-        apart = difference(seen[0], seen[1])
-        if apart > tolerance(self.plain.dtype):
-            log.info("%s: the bridge is used (the plain model differs by %.1e)", hook, apart)
-        return apart <= tolerance(self.plain.dtype)
+        distance = difference(seen[0], seen[1])
+        if distance > tolerance(self.plain.dtype):
+            log.info("%s: the bridge is used (the plain model differs by %.1e)", hook, distance)
+        return distance <= tolerance(self.plain.dtype)
 
     @cached_property
     def _sites(self) -> dict[str, Site]:
-        """Hook points that are the input or output of a block, or the output of an attention or MLP."""
-        whole = {"block": ("in", "out"), "attention": ("out",), "mlp": ("out",)}
-        return {hook: site for hook, (site, kind) in self.located.items() if site.side in whole.get(kind, ())}
+        """Sites of hook points that are the input or output of a block, or the output of an attention or MLP."""
+        sides = {"block": ("in", "out"), "attention": ("out",), "mlp": ("out",)}
+        return {hook: site for hook, (site, kind) in self.located.items() if site.side in sides.get(kind, ())}
 
     @cached_property
     def located(self) -> dict[str, tuple[Site, str]]:
-        """Where hook points lie in the plain model, and in what kind of module: block, attention, mlp or other."""
+        """Site of each hook point in the plain model, and its kind of module: block, attention, mlp or other."""
         return {hook: (site, kind) for hook, site, kind in located(self.bridge, self.plain)}

@@ -1,4 +1,4 @@
-"""Direct logit attribution: what a residual direction says of the next token, the final norm's scale held."""
+"""Direct logit attribution: how a residual direction changes a token's logit when the final norm's scale is frozen."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,13 @@ from activations.language_model import LanguageModel
 
 @torch.no_grad()
 def next_token_directions(model: LanguageModel, residual: Tensor, tokens: Tensor) -> Tensor | None:
-    """Directions g [n, D], float32, along which the residual stream speaks for token ids [n].
+    """Return directions g [n, D], float32, in the residual stream that raise the logits of token ids [n].
 
-    Adding d to row i of `residual` [n, D], as it stands at the model's `last_residual`, changes the logit of
-    token i minus the vocabulary's mean logit by g_i . d while the final norm goes on dividing by what it
-    divides that row by (its scale frozen). Exact up to rounding for a final RMSNorm or LayerNorm of any gain,
-    or none, and a linear head; a soft cap on the logits is left out. Written into an earlier block, d moves
-    them by this much on the direct path alone: what later blocks make of it is not in it. None when the model
-    has no readout, or one that is not linear behind its norm.
+    Adding d to row i of `residual` [n, D], taken at the model's `last_residual`, changes the logit of token i minus the
+    vocabulary's mean logit by g_i . d, provided the final norm still divides by that row's old scale (frozen scale). This is
+    exact up to rounding for a linear head after no norm, or an RMSNorm or LayerNorm with any gain; a soft cap on the logits
+    is left out. If d is written into an earlier block, this is its effect on the direct path alone, without what later
+    blocks compute from it. None when the model has no readout, or one that is not linear after its norm.
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; TransformerLens, `logit_attrs`."""
     readout = model.readout
     contrast = None if readout is None else readout.pulled_back(tokens.to(model.device, torch.long))
@@ -34,10 +33,11 @@ def next_token_directions(model: LanguageModel, residual: Tensor, tokens: Tensor
 
 @torch.no_grad()
 def norm_gain(norm: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, bool]:
-    """A norm's gain [D], float32, and whether it takes a row's mean off: seen in what it does to two rows.
+    """Return a norm's gain [D], float32, and whether the norm subtracts a row's mean.
 
-    `norm` maps rows [n, D] of `like`'s width, type and device. A gain stored as 1 + w, or none, so needs no
-    case of its own. The rows are large, so that the norm's epsilon vanishes."""
+    `norm` maps rows [n, D] of the width, type and device of `like`."""
+    # Measured on two rows instead of read from weights, so that a gain stored as 1 + w, or no gain, needs no special case.
+    # A constant row comes out as zero only if the mean is subtracted. The rows are large, so that epsilon vanishes.
     alternating = torch.ones(like.shape[1], device=like.device)
     alternating[1::2] = -1
     rows = 1e3 * torch.stack([torch.zeros_like(alternating), torch.ones_like(alternating), alternating])

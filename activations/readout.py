@@ -1,4 +1,4 @@
-"""What a model applies between its last block and the logits, traced in the model itself and tried against it."""
+"""The path from a model's last block to its logits, traced in the running model and tested against its logits."""
 
 import logging
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from activations.views import Site, attached, difference, probe_tokens, toleranc
 
 log = logging.getLogger(__name__)
 
-LENGTH = 8  # residuals on which a readout is tried
+LENGTH = 8  # residuals that a readout is tested on
 
 
 class Readout:
-    """The path from the residual stream behind the last block to the logits.
+    """The path from the residual stream after the last block to the logits.
 
-    The logits are cap(factor * rest(norm(x))): a norm or none, then a head, which is the unembedding and
-    whatever stands before it (such as OPT's projection to the embedding's width), a factor (Cohere, Granite)
-    and a soft cap (Gemma 2). Norms and projections of every family are called as the model's own modules."""
+    The logits are cap(factor * head(norm(x))): a norm or none; a head, which is the unembedding and anything before it, such
+    as OPT's projection to the embedding's width; a factor (Cohere, Granite); and a soft cap (Gemma 2). Norm and head are the
+    model's own modules, so that no family needs code of its own."""
 
     def __init__(self, norm: Any | None, head: Sequence[Any], factor: float, cap: float | None):
         self.norm = norm
@@ -28,31 +28,31 @@ class Readout:
         self.cap = cap
 
     def normed(self, residual: Tensor) -> Tensor:
-        """Return what the head reads, [n, D], for residuals [n, D]: the norm's output, or the residuals."""
+        """Return the input of the head [n, D] for residuals [n, D]: the norm's output, or the residuals without a norm."""
         return residual if self.norm is None else self.norm(residual[:, None])[:, 0]
 
     def scores(self, normed: Tensor) -> Tensor:
-        """Return logits [n, V] of what the head reads, [n, D], before the soft cap."""
+        """Return the logits [n, V] before the soft cap, given the input of the head [n, D]."""
         x = normed[:, None]
         for module in self.head:
             x = module(x)
         return x[:, 0] if self.factor == 1 else x[:, 0] * self.factor
 
     def logits(self, residual: Tensor) -> Tensor:
-        """Return the model's logits [n, V] of residuals [n, D] behind its last block."""
+        """Return the model's logits [n, V] for residuals [n, D] after its last block."""
         scores = self.scores(self.normed(residual))
         return scores if self.cap is None else _capped(scores, self.cap)
 
     def written(self, directions: Tensor) -> Tensor:
-        """Return the scores [n, V] that directions [n, D] write, each alone, beyond what zero gives."""
-        nothing = torch.zeros_like(directions[:1])
-        read = self.normed(directions) - self.normed(nothing)
-        return self.scores(read).sub_(self.scores(torch.zeros_like(read[:1])))
+        """Return the scores [n, V] that directions [n, D] write, each alone, minus those of a zero residual."""
+        zero = torch.zeros_like(directions[:1])
+        normed = self.normed(directions) - self.normed(zero)
+        return self.scores(normed).sub_(self.scores(torch.zeros_like(normed[:1])))
 
     def pulled_back(self, tokens: Tensor) -> Tensor | None:
-        """Return the gradient [n, D], float32, of score(token) - mean score by what the head reads, for ids [n].
+        """Return the gradient [n, D], float32, of score(token) - mean score with respect to the head's input, for ids [n].
 
-        None when the head is not linear, so that the gradient depends on what it reads."""
+        None when the head is not linear, because the gradient then depends on the input."""
         *before, unembed = self.head
         if not isinstance(unembed, torch.nn.Linear):
             return None
@@ -68,9 +68,9 @@ class Readout:
 def trace(model: Any, last_block: Site) -> Readout | None:
     """Find the readout of a plain model whose residual stream ends at `last_block`.
 
-    The modules that run after that block are noted while the model reads a few tokens, with random residuals
-    of the size of its own in the place of the block's output. A readout made of them that does not give the
-    model's logits for these residuals is discarded, and None returned."""
+    The model reads a few tokens, with random residuals of its own mean and scale in place of the block's output, and the
+    modules that run after that block are recorded. Returns None when no readout made of these modules gives the model's
+    logits for these residuals."""
     tokens = probe_tokens(model, LENGTH)
     residual: list[Tensor] = []
     modules: list[Any] = []
@@ -90,10 +90,10 @@ def trace(model: Any, last_block: Site) -> Readout | None:
 
     def leave(module: Any, args: tuple, output: Any) -> None:
         nonlocal depth
-        if not residual or depth == 0:  # a module that was entered before the last block ended
+        if not residual or depth == 0:  # this module was entered before the last block ended
             return
         depth -= 1
-        if depth == 0 and args and output is args[0]:  # a dropout that is off
+        if depth == 0 and args and output is args[0]:  # an identity, such as a dropout that is off
             modules.pop()
 
     handles = [part.register_forward_pre_hook(enter) for part in model.modules()]
@@ -106,13 +106,13 @@ def trace(model: Any, last_block: Site) -> Readout | None:
             handle.remove()
     try:
         return _fitted(model, modules, residual[0][0], logits)
-    except Exception as error:  # a module among them takes more than the stream
+    except Exception as error:  # one of the modules takes more arguments than the residual stream
         log.debug("the readout of %s cannot be called: %s", type(model).__name__, error)
         return None
 
 
 def _fitted(model: Any, modules: list[Any], residual: Tensor, logits: Tensor) -> Readout | None:
-    """Put a norm, a head, a factor and a cap together so that they give the logits; None when nothing does."""
+    """Return the readout, made of a norm, a head, a factor and a cap, that gives the logits; None when none does."""
     if not modules:
         return None
     split = 1 if len(modules) > 1 and _is_norm(modules[0], residual) else 0
@@ -122,19 +122,21 @@ def _fitted(model: Any, modules: list[Any], residual: Tensor, logits: Tensor) ->
     config = model.config.get_text_config()
     caps = [getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap")]
     for cap in (None, *(cap for cap in caps if cap)):
-        wanted = logits.double() if cap is None else cap * (logits.double() / cap).clamp(-1, 1).atanh()
-        if not wanted.isfinite().all():
+        # The configuration says what a cap could be, not whether it is applied; a factor is named differently in each
+        # family. So the cap is undone and the factor fitted by least squares
+        uncapped = logits.double() if cap is None else cap * (logits.double() / cap).clamp(-1, 1).atanh()
+        if not uncapped.isfinite().all():
             continue
-        factor = float((wanted * scores).sum() / scores.square().sum())
+        factor = float((uncapped * scores).sum() / scores.square().sum())
         factor = 1.0 if abs(factor - 1) < tolerance(model.dtype) else factor
-        made = Readout(norm, head, factor, cap)
-        if difference(made.logits(residual), logits) <= tolerance(model.dtype):
-            return made
+        readout = Readout(norm, head, factor, cap)
+        if difference(readout.logits(residual), logits) <= tolerance(model.dtype):
+            return readout
     return None
 
 
 def _is_norm(module: Any, residual: Tensor) -> bool:
-    """Whether scaling what goes in leaves what comes out unchanged."""
+    """Return whether the module's output stays the same when its input is scaled."""
     large = 1e3 * residual / residual.std()  # so large that a norm's epsilon vanishes
     once, twice = module(large[:, None]).float(), module(2 * large[:, None]).float()
     return difference(twice, once) < 1e-2

@@ -1,4 +1,4 @@
-"""Run a model with edits at hook points: in the plain transformers model, or in TransformerLens' view of it."""
+"""Run a model with edits at hook points, in the plain transformers model or in TransformerLens' view of it."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from activations.errors import HookError
 
-Edit = Callable[[Tensor], Tensor]  # what passes a hook point, [n, T, D] -> what goes on instead
+Edit = Callable[[Tensor], Tensor]  # activations at a hook point, [n, T, D] -> what replaces them
 
 
 class Site(NamedTuple):
@@ -21,15 +21,15 @@ class Site(NamedTuple):
 
 
 class Reached(Exception):
-    """Raised inside a forward pass once everything asked for is captured: the rest would be wasted."""
+    """Raised within a forward pass to end it as soon as every activation that was asked for is captured."""
 
 
 class Kept:
-    """Activations kept as they pass hook points, with the hook points whose activations the model overwrites.
+    """The activations captured at hook points during a pass, which notices when the model overwrites them.
 
-    Falcon adds the attention's output into the MLP's where that lies, OLMo clips queries in place: what was kept
-    by reference then holds something else when the pass ends. Torch counts the writes to a tensor, so this is
-    seen; `copied`, which outlives the pass, gets the hook point's name, and the next pass keeps a copy there."""
+    Falcon adds the attention's output into the MLP's in place, OLMo clips queries in place: an activation kept by reference
+    then holds something else when the pass ends. Torch counts the writes to a tensor, so that this is noticed; the hook
+    point is added to `copied`, which outlives the pass, and the next pass keeps a copy there."""
 
     def __init__(self, copied: set[str], stop_at: int | None = None):
         self.activations: dict[str, Tensor] = {}
@@ -37,7 +37,7 @@ class Kept:
         self._writes: dict[str, int] = {}
 
     def edit(self, hook: str) -> Edit:
-        """Return an edit that keeps what passes and changes nothing; raises Reached at the last to be kept."""
+        """Return an edit that captures the activation unchanged. It raises Reached after capture number `stop_at`."""
 
         def keep(activation: Tensor) -> Tensor:
             kept = activation.clone() if hook in self._copied else activation
@@ -49,40 +49,40 @@ class Kept:
         return keep
 
     def overwritten(self) -> bool:
-        """Whether a kept activation was written to since it was kept, so that the pass has to be made again."""
+        """Return whether a captured activation has been written to since, so that the pass has to be repeated."""
         late = {hook for hook, kept in self.activations.items() if kept._version != self._writes[hook]}
         self._copied |= late
         return bool(late)
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Relative difference that two ways to compute the same activations may have from rounding alone."""
+    """Return the relative difference that rounding alone may cause between two ways to compute an activation."""
     return 1e-4 if dtype in (torch.float32, torch.float64) else 2e-2
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Norm of the difference over the norm of `theirs`; infinite for another shape or where a number is not finite."""
+    """Return |ours - theirs| / |theirs|; infinite when shapes differ or a number is not finite."""
     if ours.shape != theirs.shape:
         return float("inf")
     ours, theirs = ours.double(), theirs.double()
     size = theirs.norm().item()
     distance = (ours - theirs).norm().item()
-    if math.isnan(distance):
+    if math.isnan(distance):  # infinity minus infinity, too
         return float("inf")
     return distance / size if size else (0.0 if distance == 0 else float("inf"))
 
 
 def probe_tokens(model: Any, length: int = 32) -> Tensor:
-    """Token ids [1, length], spread over the vocabulary, to try a model on."""
+    """Return token ids [1, length], spread over the vocabulary, to test a model on."""
     vocabulary = model.config.get_text_config().vocab_size
     return torch.arange(length, device=model.device)[None] * 7919 % vocabulary
 
 
 def located(bridge: Any, model: Any) -> Iterator[tuple[str, Site, str]]:
-    """Yield the bridge's hook points that are the input or the output of a module of the plain model.
+    """Yield (hook point, site, kind) for each of the bridge's hook points that is an input or output of a plain module.
 
-    With each comes its site and the kind of module: block, attention, mlp or other. TransformerLens wraps
-    every module it knows; a hook point of its own invention, or of a module that it split, is left out."""
+    The kind of the module is block, attention, mlp or other. TransformerLens wraps every module it knows; hook points that
+    it invented, or that belong to a module it split, are left out."""
     from transformer_lens.model_bridge import generalized_components as parts
     from transformer_lens.model_bridge.generalized_components.opaque_block import OpaqueBlockBridge
 
@@ -91,11 +91,11 @@ def located(bridge: Any, model: Any) -> Iterator[tuple[str, Site, str]]:
         "attention": parts.AttentionBridge,
         "mlp": parts.MLPBridge,
     }
-    there = {name for name, _ in model.named_modules()}
+    plain_names = {name for name, _ in model.named_modules()}
     names: dict[int, str] = {}
     for path, module in bridge.original_model.named_modules(remove_duplicate=False):
         name = path.replace("._original_component", "")  # a wrapped module sits inside its wrapper
-        if name in there:  # one module may hang at several places, some of which the bridge made up
+        if name in plain_names:  # a module may have several paths, some of which the bridge made up
             names.setdefault(id(module), name)
             if (inner := getattr(module, "original_component", None)) is not None:
                 names.setdefault(id(inner), name)
@@ -103,9 +103,7 @@ def located(bridge: Any, model: Any) -> Iterator[tuple[str, Site, str]]:
     for module in bridge.modules():
         inner = getattr(module, "original_component", None)
         name = names.get(id(module)) or names.get(id(inner))
-        if (
-            name is None or getattr(module, "name", None) is None
-        ):  # a part that stands for no module of its own
+        if name is None or getattr(module, "name", None) is None:  # a part that stands for no single module
             continue
         kind = next((kind for kind, types in kinds.items() if isinstance(module, types)), "other")
         for side in ("in", "out"):
@@ -126,7 +124,7 @@ def run_plain(model: Any, tokens: Tensor, edits: Sequence[tuple[Site, Edit]], lo
 
 @contextmanager
 def attached(model: Any, edits: Sequence[tuple[Site, Edit]]) -> Iterator[None]:
-    """Within the block, let a plain transformers model run with edits at some of its modules."""
+    """Let a plain transformers model run with edits at some of its modules within the block."""
     handles = [_attach(model.get_submodule(site.module), site.side, edit) for site, edit in edits]
     try:
         yield
@@ -161,8 +159,8 @@ def run_bridge(bridge: Any, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor
             shape = tuple(getattr(activation, "shape", ()))
             if len(shape) < 3 or shape[:2] != tokens.shape:
                 raise HookError(
-                    f"what passes {name} has shape {shape} for {tokens.shape[0]} windows of {tokens.shape[1]} "
-                    f"tokens: needed is a hook point with a vector for every token"
+                    f"{name} has shape {shape} for {tokens.shape[0]} windows of {tokens.shape[1]} tokens, expected a "
+                    f"hook point with one vector per token"
                 )
             return edit(activation.flatten(2)).view_as(activation)
 
@@ -173,11 +171,8 @@ def run_bridge(bridge: Any, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor
         return cast(Tensor, bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits"))
     except torch.OutOfMemoryError:
         raise
-    except (
-        ValueError,
-        IndexError,
-        RuntimeError,
-    ) as error:  # an option that is off, or a hook its adapter botches
+    # Raised for a hook point of an option that is off, or one that the model's adapter gets wrong
+    except (ValueError, IndexError, RuntimeError) as error:
         raise HookError(
-            f"nothing can be hooked at {', '.join(edits) or 'any place'}: {type(error).__name__}: {error}"
+            f"TransformerLens cannot hook {', '.join(edits) or 'any hook point'}: {type(error).__name__}: {error}"
         ) from error

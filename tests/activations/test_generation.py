@@ -131,7 +131,7 @@ def test_what_is_told_each_token_can_end_the_work(llama: LanguageModel):
         (lambda lm: Sampling(top_k=0), "top_k = 0"),
         (lambda lm: generate(lm, []), "0 tokens"),
         (lambda lm: generate(lm, PROMPT, seeds=()), "0 seeds"),
-        (lambda lm: generate(lm, PROMPT, None, Sampling(tokens=124)), "make 129.* reads 128 at most"),
+        (lambda lm: generate(lm, PROMPT, None, Sampling(tokens=124)), "make 129.* reads at most 128"),
         (lambda lm: prompt_ids(lm, "hello", chat=True), "no chat template"),
     ],
 )  # fmt: skip

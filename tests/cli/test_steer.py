@@ -124,7 +124,7 @@ def test_markup_in_a_prompt_stays_text(sae: Server, run: Path):
         (["--feature", 1, "--temperature", -1], "temperature = -1"),
         (["--feature", 1, "--texts", 0], "texts = 0"),
         (["--feature", 1, "--unit", "norm", "--chat"], "no chat template"),
-        (["--feature", 1, "--unit", "norm", "--tokens", 500], "reads 128 at most"),
+        (["--feature", 1, "--unit", "norm", "--tokens", 500], "reads at most 128"),
         (["--feature", 1, "--sweep", "--doses", 1, 1], "each is needed once"),
         (["--feature", 1, "--unit", "norm", "--strength", 1e30], "1e+30"),
         (["--feature", 1, "--unit", "norm", "--strength", "1e300", "--sweep"], "1e+300"),

@@ -236,7 +236,7 @@ READERS: dict[str, Reader] = {
     "labels from CSV": Reader("labels.csv", labels),
     "labels from JSON": Reader("labels-import.json", labels),
     "comparison": Reader(f"{RUN}/compare-other.json", compared),
-    "dead": Reader(f"{RUN}/dead/dead_report.json", dead),
+    "dead": Reader(f"{RUN}/dead/dead.json", dead),
     "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, mend_dead),
     "sweep": Reader("sweep.toml", lambda world: sweep.load(world / "sweep.toml")),
     "data set .jsonl": Reader("text.jsonl", documents("text.jsonl")),
