@@ -1,1 +1,1 @@
-"""How good an SAE is, over a store and inside its language model."""
+"""Measure how good an SAE is: on a store, inside its language model, on planted features, and against another SAE."""

@@ -1,4 +1,4 @@
-"""Matching the latents of two SAEs: nearest, mutually nearest, one to one; what is shared, split, new and lost."""
+"""Match the latents of two SAEs: nearest, mutually nearest and one to one; which are shared, split, new and lost."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,37 +14,37 @@ from torch import Tensor
 from sae.code import SparseCode
 from sae.evaluation.similarity import Similarity, correlation, cosine
 
-CANDIDATES = 16  # partners that each latent of either SAE proposes when the whole matrix is too large
-EXACT_CELLS = 4096**2  # matrices up to this size are solved whole
-LEVELS = (0.7, 0.9)  # similarities whose shares are reported
+CANDIDATES = 16  # partners considered for each latent of either SAE when the whole matrix is too large
+EXACT_CELLS = 4096**2  # matrices with at most this many cells are matched exactly
+LEVELS = (0.7, 0.9)  # the share of matches at least this similar is reported
 
 
 class Nearest(NamedTuple):
-    """For each of F latents the n most similar ones of the other SAE, best first; which of equals is left open."""
+    """For each of F latents, the n most similar latents of the other SAE, best first; the order of ties is arbitrary."""
 
     latents: Int[Tensor, "F n"]
     similarities: Float[Tensor, "F n"]
 
 
 class OneToOne(NamedTuple):
-    """A matching of all latents of the smaller SAE with as many of the larger one's."""
+    """A matching of all latents of the smaller SAE with distinct latents of the larger one."""
 
     first: Int[Tensor, "n"]
-    """Latents of the first SAE, rising."""
+    """Latents of the first SAE, ascending."""
     second: Int[Tensor, "n"]
-    """Their partners, each once."""
+    """Their partners in the second SAE, each of them once."""
     similarities: Float[Tensor, "n"]
     at_most: float
-    """No such matching has a larger mean similarity: this one's own mean when it is known to be the best."""
+    """An upper bound on the mean similarity of any one-to-one matching; this one's own mean if it is known to be optimal."""
 
 
 class Matching(NamedTuple):
-    """Everything found about two SAEs under one similarity."""
+    """How the latents of two SAEs match under one similarity."""
 
     first: Nearest
     second: Nearest
     mutual: Bool[Tensor, "F_a"]
-    """Latents of the first SAE that are the nearest of their nearest."""
+    """Whether a latent of the first SAE is the nearest one of its nearest latent."""
     one_to_one: OneToOne
 
 
@@ -56,23 +56,23 @@ def compare(
     block: int = 1024,
     on_latents: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
-    """Match two SAEs by decoder `cosine` and by `activation` correlation; a `summary` and lists of `latents` of each.
+    """Match two SAEs by the `cosine` of decoder rows and by `activation` correlation: a `summary` and `latents` of each.
 
-    `codes` are of the same rows. `absolute` matches by |similarity|: a signed latent and its mirror image are
-    one. When None it is set if any value of either code is negative. Which it was is in the result, with
-    `near` (see `kinds`), `tokens` looked at and the share of latents `firing` on them. `on_latents` hears of
-    each block of the first SAE's latents, once a measure."""
+    `codes` are two codes of the same rows. `absolute` matches by |similarity|, so that a signed latent and its mirror image
+    count as equal; None means that it is set if any value of either code is negative. The result also has `absolute` as it
+    was used, `near` (see `kinds`), the number of `tokens`, and the share of latents `firing` on them. `on_latents` is told
+    after every block how many more latents of the first SAE are done, once for each of the two similarities."""
     if absolute is None:
         absolute = any(bool((code.values < 0).any()) for code in codes)
     measures = {"cosine": cosine(*decoders, absolute), "activation": correlation(*codes, absolute)}
-    found = {name: match(similarity, block, on_latents) for name, similarity in measures.items()}
+    matchings = {name: match(similarity, block, on_latents) for name, similarity in measures.items()}
     firing = [code.fired().double().mean().item() for code in codes]
     return {
         "tokens": codes[0].n_rows,
         "absolute": absolute,
         "near": near,
         "firing": {"first": firing[0], "second": firing[1]},
-        **{n: {"summary": summary(found[n]), "latents": latents(found[n], near)} for n in measures},
+        **{name: {"summary": summary(m), "latents": latents(m, near)} for name, m in matchings.items()},
     }
 
 
@@ -81,8 +81,8 @@ def match(
 ) -> Matching:
     """Match two SAEs of F_a and F_b latents.
 
-    Memory: some 20 bytes for each cell of a block (block * F_b), 2 kB a latent for the candidates, and 12
-    bytes a cell for the whole matrix if it has at most 4096 x 4096: 0.2 GB for 16,384 by 16,384 latents."""
+    Memory: about 20 bytes per cell of a block (block * F_b cells), 2 kB per latent for the candidates, and 12 bytes per cell
+    of the whole matrix if it has at most 4096 * 4096 cells: 0.2 GB for 16,384 by 16,384 latents."""
     n = min(CANDIDATES, *similarity.shape)
     first, second = nearest(similarity, n, block, on_latents)
     return Matching(first, second, mutual(first, second), one_to_one(similarity, first, second, block))
@@ -91,7 +91,7 @@ def match(
 def nearest(
     similarity: Similarity, n: int, block: int = 1024, on_latents: Callable[[int], None] = lambda n: None
 ) -> tuple[Nearest, Nearest]:
-    """The n most similar latents for each latent of the first SAE, and of the second, in one pass over the matrix."""
+    """Return the n most similar latents for each latent of the first SAE and of the second, in one pass over the matrix."""
     rows: list[Nearest] = []
     columns: Nearest | None = None
     for numbers in torch.arange(similarity.shape[0]).split(block):
@@ -105,35 +105,42 @@ def nearest(
 
 
 def mutual(first: Nearest, second: Nearest) -> Bool[Tensor, "F_a"]:
-    """Which latents of the first SAE are the nearest of their nearest."""
+    """Return which latents of the first SAE are the nearest ones of their nearest latents."""
     return second.latents[first.latents[:, 0], 0] == torch.arange(len(first.latents))
 
 
 def one_to_one(similarity: Similarity, first: Nearest, second: Nearest, block: int = 1024) -> OneToOne:
-    """The matching with the largest summed similarity (Hungarian), or nearly that, with a bound.
+    """Return the one-to-one matching with the largest summed similarity, exactly or approximately with a bound.
 
-    The best there is when the matrix has at most 4096 x 4096 cells. Beyond, only pairs among each other's
-    candidates are weighed up (`_through_candidates`), and latents left over are matched block by block."""
+    It is optimal (Hungarian algorithm) when the matrix has at most 4096 * 4096 cells. Otherwise the optimum over pairs of
+    candidates alone is found (`_match_candidates`), and latents left over are matched block by block."""
     if similarity.shape[0] > similarity.shape[1]:
-        turned = one_to_one(similarity.T, second, first, block)
-        order = turned.second.argsort()
-        return OneToOne(turned.second[order], turned.first[order], turned.similarities[order], turned.at_most)
+        transposed = one_to_one(similarity.T, second, first, block)
+        order = transposed.second.argsort()
+        return OneToOne(
+            transposed.second[order],
+            transposed.first[order],
+            transposed.similarities[order],
+            transposed.at_most,
+        )
     size = similarity.shape[0]
     if size * similarity.shape[1] <= EXACT_CELLS:
+        # No partners yet, and one block: `_complete` then solves the whole matrix
         partner, values, at_most, block = torch.full((size,), -1), torch.zeros(size), -1.0, size
     else:
-        partner, values, at_most = _through_candidates(first, second)
+        partner, values, at_most = _match_candidates(first, second)
     _complete(similarity, partner, values, block)
     return OneToOne(torch.arange(size), partner, values, max(at_most, values.double().mean().item()))
 
 
-def _through_candidates(first: Nearest, second: Nearest) -> tuple[Tensor, Tensor, float]:
-    """The best matching among candidates: each latent's partner or -1, the similarity, a bound on the mean.
+def _match_candidates(first: Nearest, second: Nearest) -> tuple[Tensor, Tensor, float]:
+    """Return the best matching among candidates: each latent's partner or -1, its similarity, a bound on the mean.
 
-    Every latent of the first SAE may also stay alone, for the similarity of its last candidate. Whatever lies
-    outside its candidates is no better than that, so the optimum with this way out is at least that of the
-    whole matrix: the bound."""
+    The bound holds for every one-to-one matching of the whole matrix."""
     n_first, n_second = len(first.latents), len(second.latents)
+    # Every latent of the first SAE may also stay unmatched, on a dummy column of its own, for the similarity of its last
+    # candidate. No latent outside its candidates is more similar than that. Replacing such pairs of any matching of the
+    # whole matrix by dummies therefore never lowers its sum, so that the optimum found here is an upper bound.
     ours, theirs, width = torch.arange(n_first), torch.arange(n_second), n_first + n_second
     cells = torch.cat(
         [
@@ -142,10 +149,11 @@ def _through_candidates(first: Nearest, second: Nearest) -> tuple[Tensor, Tensor
             ours * width + n_second + ours,
         ]
     )
-    alone = first.similarities[:, -1]
-    values = torch.cat([first.similarities.flatten(), second.similarities.flatten(), alone]).double()
-    edges, places = np.unique(cells.numpy(), return_index=True)
-    costs = 2 - values.numpy()[places]  # from 1 to 3: a cost of 0 would read as no edge
+    unmatched = first.similarities[:, -1]
+    values = torch.cat([first.similarities.flatten(), second.similarities.flatten(), unmatched]).double()
+    # Flat cell numbers: a pair that both latents propose must be one edge, as csr_matrix would add the two up
+    edges, index = np.unique(cells.numpy(), return_index=True)
+    costs = 2 - values.numpy()[index]  # 1 to 3: a cost of 0 would read as no edge
     graph = csr_matrix((costs, np.divmod(edges, width)), shape=(n_first, width))
     partner = torch.from_numpy(min_weight_full_bipartite_matching(graph)[1]).long()
     chosen = 2 - costs[np.searchsorted(edges, (ours * width + partner).numpy())]
@@ -153,33 +161,34 @@ def _through_candidates(first: Nearest, second: Nearest) -> tuple[Tensor, Tensor
 
 
 def _complete(similarity: Similarity, partner: Tensor, values: Tensor, block: int) -> None:
-    """Give a partner to whoever has -1, in place: the best matching of each block with who is still free."""
+    """Give a partner to each latent that has -1, in place: the best matching of each block with the latents still free."""
     for rows in (partner < 0).nonzero()[:, 0].split(block):
         free = torch.ones(similarity.shape[1], dtype=torch.bool)
         free[partner[partner >= 0]] = False
         candidates = free.nonzero()[:, 0]
-        found = similarity.rows(rows)[:, candidates]
-        chosen = torch.from_numpy(linear_sum_assignment(found.numpy(), maximize=True)[1])
-        partner[rows], values[rows] = candidates[chosen], found[torch.arange(len(rows)), chosen]
+        block_values = similarity.rows(rows)[:, candidates]
+        chosen = torch.from_numpy(linear_sum_assignment(block_values.numpy(), maximize=True)[1])
+        partner[rows], values[rows] = candidates[chosen], block_values[torch.arange(len(rows)), chosen]
 
 
 def _merged(before: Nearest | None, numbers: Tensor, values: Float[Tensor, "b F_b"], n: int) -> Nearest:
-    """The best of each column so far, and of another block of rows."""
+    """Return the n best rows of each column, given those so far and the similarities of another block of rows."""
     best = values.topk(min(n, len(values)), dim=0)
     latents, similarities = numbers[best.indices].T, best.values.T
     if before is not None:
         latents = torch.cat([before.latents, latents], 1)
         similarities = torch.cat([before.similarities, similarities], 1)
-    kept = similarities.topk(min(n, similarities.shape[1]), dim=1)
-    return Nearest(latents.gather(1, kept.indices), kept.values)
+    best = similarities.topk(min(n, similarities.shape[1]), dim=1)
+    return Nearest(latents.gather(1, best.indices), best.values)
 
 
 def kinds(matching: Matching, near: float = LEVELS[0]) -> tuple[list[str], list[str]]:
-    """What became of each latent of the first SAE, and where each of the second came from.
+    """Return what became of each latent of the first SAE, and where each latent of the second came from.
 
-    shared: mutually nearest, at least `near`. lost (first) and new (second): nothing in the other SAE is as
-    near as that. split (second): not shared, but near to one of the first, which is nearer still to another
-    of the second. merged (first): not shared, but near to one of the second, which is nearer to another."""
+    shared: mutually nearest with a similarity of at least `near`. lost (first) and new (second): no latent of the other SAE
+    is that similar. split (second): not shared; its nearest latent in the first SAE is near, but nearer to another latent
+    of the second. merged (first): not shared; its nearest latent in the second is near, but nearer to another of the
+    first."""
     shared_first = matching.mutual & (matching.first.similarities[:, 0] >= near)
     shared_second = torch.zeros(len(matching.second.latents), dtype=torch.bool)
     shared_second[matching.first.latents[shared_first, 0]] = True
@@ -197,8 +206,8 @@ def _named(shared: Tensor, own: Nearest, near: float, crowded: str, alone: str) 
 
 
 def latents(matching: Matching, near: float = LEVELS[0]) -> dict[str, dict[str, list[Any]]]:
-    """A list over the latents of either SAE, as JSON: `nearest` and its `similarity`, `partner` (one to one; -1
-    for none) and its `partner_similarity`, and `kind` (see `kinds`). Similarities to four decimals."""
+    """Return lists over the latents of either SAE, as JSON: `nearest` and its `similarity`; `partner`, one to one or -1 for
+    none, and `partner_similarity`; and `kind` (see `kinds`). Similarities have four decimals."""
     pairs, both = matching.one_to_one, kinds(matching, near)
     return {
         "first": _listed(matching.first, pairs.first, pairs.second, pairs.similarities, both[0]),
@@ -224,10 +233,10 @@ def _rounded(values: Tensor) -> list[float]:
 
 
 def summary(matching: Matching) -> dict[str, Any]:
-    """Counts, means, and shares of at least 0.7 and 0.9, as JSON.
+    """Return, as JSON, the count, the mean and the shares of at least 0.7 and 0.9 of several sets of similarities.
 
-    one_to_one: of its pairs, with the bound `at_most` on its mean. nearest: of all latents of either SAE and
-    their nearest in the other (seed consistency). mutual: of the mutually nearest pairs."""
+    one_to_one: those of the matched pairs, with the bound `at_most` on their mean. nearest: those of all latents of either
+    SAE with their nearest latent in the other (seed consistency). mutual: those of the mutually nearest pairs."""
     pairs = matching.one_to_one
     return {
         "one_to_one": {**_levels(pairs.similarities), "at_most": pairs.at_most},
@@ -240,7 +249,7 @@ def summary(matching: Matching) -> dict[str, Any]:
 
 
 def _levels(values: Tensor) -> dict[str, float | None]:
-    """How many values, their mean (None of none), and the share of all that reaches each level."""
+    """Return the number of values, their mean (None without values) and the share that reaches each level."""
     n = len(values)
     shares = {f"above_{level}": (values >= level).sum().item() / max(n, 1) for level in LEVELS}
     return {"count": n, "mean": values.double().mean().item() if n else None, **shares}

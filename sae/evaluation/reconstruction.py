@@ -1,4 +1,4 @@
-"""How well an SAE rebuilds held-out activations, and how its latents are used there (docs/metrics.md)."""
+"""How well an SAE reconstructs held-out activations, and how its latents are used there (docs/metrics.md)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from sae.architectures import SAE
 from sae.evaluation.bootstrap import ratio
 
 DENSE = 0.1  # a latent that fires on more than this share of tokens is dense
-DENSITY_EDGES = np.arange(-7, 0.25, 0.25)  # log10 of density
+DENSITY_EDGES = np.arange(-7, 0.25, 0.25)  # log10 of the share of tokens a latent fires on
 
 
 @torch.no_grad()
@@ -30,14 +30,15 @@ def reconstruction(
 ) -> dict[str, Any]:
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
-    `positions="last"` takes the last row of each document in each window alone.
+    `positions="last"` takes only the last row of each document in each window. `on_rows` is told after every batch how many
+    more rows are done.
 
-    fvu: sum over tokens of |x - x_hat|^2 over sum of |x - mean|^2, the mean [D] being the split's own; sums
-    in float64, numerator and denominator apart. explained_variance: 1 - fvu. cosine: mean over tokens of
-    the cosine of x and x_hat. l0: mean over tokens of the number of latents != 0. norm_ratio: mean over
-    tokens of |x_hat| / |x|. dead: share of latents that are zero on every token of the split; dense: share
-    that are not on more than a tenth of it. encoder: what that quality costs, `SAE.encoder_cost`. Raises
-    RunError when the split is empty."""
+    fvu: sum over tokens of |x - x_hat|^2 divided by the sum of |x - mean|^2, where the mean [D] is the split's own; both
+    sums are in float64. explained_variance: 1 - fvu. cosine: mean over tokens of the cosine of x and x_hat. l0: mean over
+    tokens of the number of latents != 0. norm_ratio: mean over tokens of |x_hat| / |x|. dead: share of latents that are zero
+    on every token of the split; dense: share of latents that fire on more than a tenth of them. encoder: the cost of
+    encoding, `SAE.encoder_cost`. Raises RunError when the split is empty."""
+    # A pass of its own: the index has the mean of all rows, and FVU is relative to the mean of the split
     mean, rows = _mean(store, hook, split, positions, batch)
     if not rows:
         raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
@@ -75,7 +76,7 @@ def reconstruction(
 
 
 def held_out_rows(store: Store, positions: Positions = "all") -> int:
-    """How many held-out rows a store has."""
+    """Return the number of held-out rows of a store."""
     shards = map(store.read, range(len(store.shards)))
     return int(sum(store.rows(shard, "held-out", positions=positions).sum() for shard in shards))
 
@@ -83,6 +84,7 @@ def held_out_rows(store: Store, positions: Positions = "all") -> int:
 def _mean(
     store: Store, hook: str, split: Split, positions: Positions, batch: int
 ) -> tuple[Float[Tensor, "D"], int]:
+    """Return the mean [D] in float64, and the number of rows, of a split."""
     total, rows = torch.zeros(store.width(hook), dtype=torch.float64), 0
     for x, *_ in store.batches(hook, batch, split, positions):
         total += x.double().sum(0)
@@ -91,7 +93,7 @@ def _mean(
 
 
 def _per_row(x: Tensor, x_hat: Tensor, l0: Tensor, mean: Tensor) -> Float[Tensor, "B 6"]:
-    """Squared error, squared distance from the mean, cosine, L0, norm ratio and 1, for each row."""
+    """Return squared error, squared distance from the mean, cosine, L0, norm ratio and 1 for each row."""
     norm, norm_hat = x.norm(dim=1), x_hat.norm(dim=1)
     tiny = torch.finfo(x.dtype).tiny
     return torch.stack(
@@ -108,7 +110,7 @@ def _per_row(x: Tensor, x_hat: Tensor, l0: Tensor, mean: Tensor) -> Float[Tensor
 
 
 def _by_document(documents: Tensor, columns: Float[Tensor, "B C"]) -> list[tuple[int, Tensor]]:
-    """Sums of the columns over the rows of each document."""
-    names, place = documents.unique(return_inverse=True)
-    sums = torch.zeros(len(names), columns.shape[1], dtype=columns.dtype).index_add_(0, place, columns)
-    return list(zip(names.tolist(), sums, strict=True))
+    """Return (document, sums [C] of the columns over its rows) for each document."""
+    numbers, index = documents.unique(return_inverse=True)
+    sums = torch.zeros(len(numbers), columns.shape[1], dtype=columns.dtype).index_add_(0, index, columns)
+    return list(zip(numbers.tolist(), sums, strict=True))

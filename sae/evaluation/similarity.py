@@ -1,4 +1,4 @@
-"""How alike the latents of two SAEs are: by their decoder rows, or by what they do on the same tokens."""
+"""Similarity between the latents of two SAEs: of their decoder rows, or of their activations on the same tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from sae.code import SparseCode, offsets_of
 
 Rows = Callable[[Tensor], Tensor]
 Vector = NDArray[np.float64]
-CONSTANT = 1e-12  # share of its mean square below which a latent's variance is rounding
+CONSTANT = 1e-12  # a variance below this share of the mean square is rounding: the latent is constant
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """A matrix [F_a, F_b] of numbers in [-1, 1], made some rows or columns at a time and never kept whole."""
+    """A matrix [F_a, F_b] of numbers in [-1, 1], computed a few rows or columns at a time and never held whole."""
 
     shape: tuple[int, int]
     rows: Rows
@@ -33,30 +33,32 @@ class Similarity:
 
     @property
     def T(self) -> "Similarity":
-        """The same with the two SAEs exchanged."""
+        """The transposed similarity, with the two SAEs exchanged."""
         return Similarity((self.shape[1], self.shape[0]), self.columns, self.rows)
 
 
 def cosine(a: Float[Tensor, "F_a D"], b: Float[Tensor, "F_b D"], absolute: bool = False) -> Similarity:
-    """Cosines of decoder rows, or their absolute values; 0 for a row of zeros. Raises ShapeError if D differs."""
+    """Return the cosines of decoder rows, or their absolute values; 0 for a row of zeros. Raises ShapeError if D differs."""
     if a.shape[1] != b.shape[1]:
         raise ShapeError(
             f"decoder rows of width {a.shape[1]} and of width {b.shape[1]} have no cosine: "
-            f"match SAEs that read activations of one width"
+            f"match SAEs that read activations of the same width"
         )
     a, b = (F.normalize(rows.detach().float().cpu(), dim=1) for rows in (a, b))
 
     def between(mine: Tensor, others: Tensor) -> Rows:
-        return lambda chosen: _sign_kept_or_not(mine[chosen] @ others.T, absolute)
+        return lambda chosen: _signed(mine[chosen] @ others.T, absolute)
 
     return Similarity((len(a), len(b)), between(a, b), between(b, a))
 
 
 def correlation(a: SparseCode, b: SparseCode, absolute: bool = False) -> Similarity:
-    """Pearson correlations over N rows of the latents of two SAEs' codes of them, or their absolute values.
+    """Return the Pearson correlations between the latents of two codes of the same N rows, or their absolute values.
 
-    Products are summed over the rows on which both latents fire; the means taken off are of all N. 0 for a
-    latent that does the same on every row, as one that never fires. Memory: 24 bytes a firing."""
+    The correlation is 0 for a latent that is constant over the rows, such as one that never fires. Memory: 24 bytes per
+    firing."""
+    # The product of the centred values is taken apart: E[ab] needs only the rows on which both latents fire, which a
+    # sparse product finds, and E[a] E[b], over all N rows, is subtracted afterwards.
     (left, mean_left), (right, mean_right) = _standardised(a), _standardised(b)
 
     def between(mine: csr_array, others: csr_array, mean: Vector, other_mean: Vector) -> Rows:
@@ -66,7 +68,7 @@ def correlation(a: SparseCode, b: SparseCode, absolute: bool = False) -> Similar
             numbers = chosen.numpy()
             products = (by_latent[numbers] @ others).toarray()
             products -= np.outer(mean[numbers], other_mean)
-            return _sign_kept_or_not(torch.from_numpy(products).float().clamp_(-1, 1), absolute)
+            return _signed(torch.from_numpy(products).float().clamp_(-1, 1), absolute)
 
         return rows
 
@@ -78,7 +80,7 @@ def correlation(a: SparseCode, b: SparseCode, absolute: bool = False) -> Similar
 
 
 def _standardised(code: SparseCode) -> tuple[csr_array, Vector]:
-    """The code over std * sqrt(N), and mean / std of each latent; latents that never change become 0."""
+    """Return the code divided by std * sqrt(N), and each latent's mean / std; both are 0 for a constant latent."""
     values, n = code.values.double(), code.n_rows
     sums = torch.zeros(2, code.n_latents, dtype=torch.float64)
     mean, square = sums.index_add_(1, code.indices, torch.stack([values, values**2])) / n
@@ -89,7 +91,7 @@ def _standardised(code: SparseCode) -> tuple[csr_array, Vector]:
     return csr_array(arrays, shape=(n, code.n_latents)), (mean / std).numpy()
 
 
-def _sign_kept_or_not(values: Tensor, absolute: bool) -> Tensor:
+def _signed(values: Tensor, absolute: bool) -> Tensor:
     return values.abs() if absolute else values
 
 
@@ -102,11 +104,12 @@ def codes(
     batch: int = 2048,
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> SparseCode:
-    """Codes of a store's first `rows` held-out rows, or of all when there are fewer, on the CPU, without zeros.
+    """Return the codes of a store's first `rows` held-out rows, or of all if there are fewer, on the CPU, without zeros.
 
-    Two SAEs are shown the same rows, each at its own hook point. Memory: 12 bytes a firing. Raises RunError
-    when the store has no held-out row, StoreError when it lacks the hook point, ShapeError on another width."""
-    store.width(hook)  # refuses a hook point that is not there, naming those that are
+    Two SAEs with different hook points read the same rows, each at its own hook point. `on_rows` is told after every batch
+    how many more rows are done. Memory: 12 bytes per firing. Raises RunError when the store has no held-out row, StoreError
+    when it lacks the hook point, ShapeError when the width differs from the SAE's."""
+    store.width(hook)  # raises StoreError
     values, indices, counts = [], [], []
     left = rows
     for x, *_ in store.batches(hook, batch, "held-out"):

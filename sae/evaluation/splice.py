@@ -1,4 +1,4 @@
-"""What the language model loses when the SAE's reconstruction takes the activations' place (docs/metrics.md)."""
+"""How much the language model loses when the SAE's reconstruction replaces the activations (docs/metrics.md)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,15 +26,16 @@ def splice(
     batch: int = 8,
     on_windows: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
-    """Cross-entropy, in nats a token, of the model on held-out text as it is and with `hook` edited.
+    """Measure the model's cross-entropy, in nats per token, on held-out text, unedited and with `hook` edited.
 
-    ce_clean: as it is. ce_spliced: x_hat in the place of x. ce_zero, ce_mean: 0, or the store's mean, in its
-    place. Edits leave the excluded first position (BOS) alone, and a prediction counts when it is made from
-    an edited position and its target is the same held-out document's next token. kl: mean KL(clean ||
-    spliced). recovered_zero = (ce_zero - ce_spliced) / (ce_zero - ce_clean), and recovered_mean alike: 1 is
-    as good as the model itself, 0 as bad as the ablation. Each with a 95 % bootstrap interval over documents.
+    ce_clean: unedited. ce_spliced: x_hat replaces x. ce_zero and ce_mean: 0, or the store's mean, replaces x. Edits leave the
+    excluded first position (BOS) alone. A prediction counts when it is made at an edited position and its target is the next
+    token of the same held-out document. kl: mean KL(clean || spliced). recovered_zero = (ce_zero - ce_spliced) / (ce_zero -
+    ce_clean), and recovered_mean likewise: 1 is as good as the model itself, 0 as bad as the ablation. Each estimate has a
+    95 % bootstrap interval over documents.
 
-    Windows with the most held-out tokens are taken, `windows` at most. Raises RunError when there are none."""
+    Reads at most `windows` windows, those with the most predictions that count, `batch` at once; `on_windows` is told after
+    every batch how many more are done. Raises RunError when the store has no held-out text."""
     tokens, documents = _held_out_windows(store, windows)
     edits = _edits(sae, store, hook)
     totals: dict[int, Tensor] = {}
@@ -59,7 +60,7 @@ def splice(
 
 
 def _edits(sae: SAE, store: Store, hook: str) -> dict[str, Edit]:
-    """What takes the activations' place, by name; the excluded first position passes as it is."""
+    """Return the edits by name. All of them leave the excluded first position as it is."""
     mean, excluded = store.mean(hook), store.spec.excluded
 
     def edit(replace: Callable[[Tensor], Tensor]) -> Edit:
@@ -78,7 +79,7 @@ def _edits(sae: SAE, store: Store, hook: str) -> dict[str, Edit]:
 
 
 def _rows(model: LanguageModel, tokens: Tensor, counted: Tensor, hook: str, edits: dict[str, Edit]) -> Tensor:
-    """For each prediction that counts, float64: cross-entropy as it is and under each edit, KL when spliced, 1."""
+    """Return, for each prediction that counts, float64: cross-entropy unedited and under each edit, KL if spliced, 1."""
     targets = tokens[:, 1:][counted].long()
     clean = _log_probabilities(model, tokens, counted)
     columns = [F.nll_loss(clean, targets, reduction="none")]
@@ -94,21 +95,21 @@ def _rows(model: LanguageModel, tokens: Tensor, counted: Tensor, hook: str, edit
 def _log_probabilities(
     model: LanguageModel, tokens: Tensor, counted: Tensor, edits: dict[str, Edit] | None = None
 ) -> Tensor:
-    """Of the next token, [count, V], at the predictions that count, on the CPU."""
+    """Return the log probabilities [count, V] of the next token at the predictions that count, on the CPU."""
     logits = model.logits(tokens, edits)[:, :-1]
     return logits[counted.to(logits.device)].float().log_softmax(-1).cpu()
 
 
 def _counted(documents: Tensor, excluded: int) -> Tensor:
-    """Predictions [n, T - 1] that count: from an edited position to the same held-out document."""
-    here, there = documents[:, :-1], documents[:, 1:]
-    counted = (here == there) & is_held_out(here.contiguous())
+    """Return which predictions [n, T - 1] count: made at an edited position, target in the same held-out document."""
+    current, following = documents[:, :-1], documents[:, 1:]
+    counted = (current == following) & is_held_out(current.contiguous())
     counted[:, :excluded] = False
     return counted
 
 
 def _held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
-    """Tokens and documents [n, T] of the windows with the most predictions that count, in the store's order."""
+    """Return tokens and documents [n, T] of the windows with the most predictions that count, in the store's order."""
     tokens = documents = torch.empty(0, store.context, dtype=torch.int32)
     for number in range(len(store.shards)):
         shard = store.read(number)

@@ -1,6 +1,6 @@
-"""Planted worlds: activations made of known features, to see which of them a dictionary finds.
+"""Planted worlds: activations composed of known features, to measure which of them a dictionary finds.
 
-In every world x = codes @ features exactly; no noise. The same seed gives the same features and rows."""
+In every world x = codes @ features exactly, without noise. The same seed gives the same features and rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,45 +17,45 @@ from activations.errors import ConfigError
 
 @dataclass(frozen=True)
 class World(ABC):
-    """Features, and a law by which rows use them."""
+    """Planted features, and a distribution of the rows that are made of them."""
 
     d_model: int = 32
-    """Width of the activations, D."""
+    """Width D of the activations."""
     low: float = 0.5
-    """Least coefficient of an active feature."""
+    """Smallest coefficient of an active feature."""
     high: float = 1.5
-    """Largest coefficient; uniform in between."""
+    """Largest coefficient; coefficients are uniform in between."""
     seed: int = 0
-    """Of the features; the rows have a seed of their own."""
+    """Seed of the features; the rows have a seed of their own."""
 
     def __post_init__(self) -> None:
         if self.d_model < 1:
-            raise ConfigError(f"d_model = {self.d_model} must be at least 1")
+            raise ConfigError(f"d_model = {self.d_model}, must be at least 1")
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed = {self.seed} must lie between 0 and 2^63 - 1")
+            raise ConfigError(f"seed = {self.seed}, must lie between 0 and 2^63 - 1")
         if not 0 < self.low <= self.high:
-            raise ConfigError(f"low = {self.low} must lie between 0 and high = {self.high}")
+            raise ConfigError(f"low = {self.low}, must be above 0 and at most high = {self.high}")
 
     @cached_property
     def features(self) -> Float[Tensor, "n D"]:
-        """The planted directions, one a row."""
+        """The planted directions, one per row."""
         return self._features(torch.Generator().manual_seed(self.seed))
 
     def draw(
         self, rows: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "rows D"], Float[Tensor, "rows n"]]:
-        """Fresh rows: activations, and the codes they are made of, in the same units."""
+        """Return new rows: activations, and the codes they are composed of, in the same units."""
         codes = self._codes(rows, generator)
         return codes @ self.features, codes
 
     def batches(self, rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches (x [rows, D], codes [rows, n]), the same for the same seed."""
+        """Yield endless batches (x [rows, D], codes [rows, n]), which depend on the seed alone."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             yield self.draw(rows, generator)
 
     def _strengths(self, on: Bool[Tensor, "rows n"], generator: torch.Generator) -> Float[Tensor, "rows n"]:
-        """U(low, high) where `on`, 0 elsewhere."""
+        """Return coefficients drawn from U(low, high) where `on`, 0 elsewhere."""
         return on * torch.empty(on.shape).uniform_(self.low, self.high, generator=generator)
 
     @abstractmethod
@@ -67,21 +67,21 @@ class World(ABC):
 
 @dataclass(frozen=True)
 class Independent(World):
-    """Random unit features, any `least` to `most` of them active in a row (Gao et al. 2024 and most toys since)."""
+    """Random unit features, `least` to `most` of which are active in a row (Gao et al. 2024 and most toy models since)."""
 
     n_features: int = 64
-    """Planted features."""
+    """Number of planted features."""
     least: int = 3
     """Fewest features active in a row."""
     most: int = 3
-    """Most features active in a row; every number in between is as likely."""
+    """Most features active in a row; all numbers in between are equally likely."""
     signed: bool = False
-    """Whether coefficients have a random sign (features for AbsTopK)."""
+    """Whether coefficients have random signs, as AbsTopK's latents can."""
     orthonormal: bool = False
     """Whether features are orthonormal; needs n_features <= d_model."""
     common: float = 0.0
-    """Length of a direction that all features share, added to each (of length about 1) before they are
-    brought to unit norm: above 0, the number of active features can be read off a row linearly."""
+    """Length of a direction that all features share, added to each (of length about 1) before they are normalised. Above 0,
+    the number of active features is linearly readable from a row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,20 +108,20 @@ class Independent(World):
 
 @dataclass(frozen=True)
 class Heads(World):
-    """Features in correlated heads: one is the sum of a first and a second part, shared within its head.
+    """Features in heads, correlated because each is the sum of two parts that it shares with others of its head.
 
-    Feature (h, i, j) = unit(A[h, i] + B[h, j]), at index (h * m + i) * n + j; `active` heads have one feature
-    on. KronSAE, arXiv:2505.22255."""
+    Feature (h, i, j) = unit(A[h, i] + B[h, j]) has index (h * m + i) * n + j. In a row, `active` heads have one active
+    feature each. KronSAE, arXiv:2505.22255."""
 
     d_model: int = 40
     n_heads: int = 6
-    """Heads; each has m * n features."""
+    """Number of heads; each has m * n features."""
     m: int = 4
-    """First parts of a head."""
+    """Number of first parts in a head."""
     n: int = 4
-    """Second parts of a head."""
+    """Number of second parts in a head."""
     active: int = 2
-    """Heads active in a row."""
+    """Number of heads active in a row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,24 +142,24 @@ class Heads(World):
 
 @dataclass(frozen=True)
 class Tree(World):
-    """A parent feature, children that fire only with it, and features apart: what absorption is seen on.
+    """A parent feature, children that fire only with it, and unrelated features: a world that shows feature absorption.
 
-    Orthonormal; index 0 is the parent, then the children, then the others. Bussmann, Nabeshima, Karvonen,
-    Nanda 2025, "Learning Multi-Level Features with Matryoshka Sparse Autoencoders" (a toy like theirs)."""
+    The features are orthonormal; index 0 is the parent, then come the children, then the others. Bussmann, Nabeshima, Karvonen,
+    Nanda 2025, "Learning Multi-Level Features with Matryoshka Sparse Autoencoders" (a toy model like theirs)."""
 
     d_model: int = 16
     low: float = 1.0
     high: float = 1.0
     children: int = 4
-    """Children, of which at most one fires."""
+    """Number of children, of which at most one fires."""
     others: int = 4
-    """Features that fire on their own."""
+    """Number of features that fire on their own."""
     p_parent: float = 0.4
-    """Probability of the parent."""
+    """Probability that the parent fires."""
     p_child: float = 0.8
-    """Probability that a child fires beside the parent."""
+    """Probability that a child fires when the parent does."""
     p_other: float = 0.17
-    """Probability of each of the others."""
+    """Probability that each of the others fires."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,15 +182,15 @@ class Tree(World):
 
 @dataclass(frozen=True)
 class Gaussian(World):
-    """Gaussian features, `active` of them in a row, every row brought to unit norm.
+    """Gaussian features, `active` of them in a row; every row is normalised to unit norm.
 
-    The model of GBA's theory (arXiv:2506.14002): a feature's frequency is active / n_features."""
+    This is the model of GBA's theory (arXiv:2506.14002). Each feature's frequency is active / n_features."""
 
     d_model: int = 64
     n_features: int = 128
-    """Planted features."""
+    """Number of planted features."""
     active: int = 3
-    """Features active in a row."""
+    """Number of features active in a row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,7 +206,8 @@ class Gaussian(World):
 
 
 def any_of(n: int, counts: Int[Tensor, "rows"], generator: torch.Generator) -> Bool[Tensor, "rows n"]:
-    """In each row, `counts` of n places chosen at random."""
+    """Return a mask with `counts` of n places chosen at random in each row."""
+    # The places of the largest `count` of n random numbers; the first column of cuts is for a count of 0
     drawn = torch.rand(len(counts), n, dtype=torch.float64, generator=generator)
     largest = drawn.topk(int(counts.max()), dim=1).values
     cut = torch.cat([largest.new_full((len(counts), 1), 2.0), largest], 1).gather(1, counts[:, None])
@@ -214,11 +215,11 @@ def any_of(n: int, counts: Int[Tensor, "rows"], generator: torch.Generator) -> B
 
 
 def orthonormal(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
-    """n random orthonormal rows; n <= d."""
+    """Return n random orthonormal rows; n must be at most d."""
     return torch.linalg.qr(torch.randn(d, n, generator=generator)).Q.T.contiguous()
 
 
 def check_active(least: int, most: int, n: int) -> None:
-    """Raise ConfigError unless 0 <= least <= most <= n and some feature can be active."""
+    """Raise ConfigError unless 0 <= least <= most <= n and most > 0."""
     if not (0 <= least <= most <= n and most):
-        raise ConfigError(f"{least} to {most} active features do not fit a world of {n}")
+        raise ConfigError(f"{least} to {most} active features do not fit a world of {n} features")
