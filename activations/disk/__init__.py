@@ -1,1 +1,1 @@
-"""Bytes on disk: whole files or none, locks, typed records, tables."""
+"""Bytes on disk: files written whole or not at all, locks, typed records, Parquet tables."""

@@ -1,4 +1,4 @@
-"""Parquet tables, read and held to the columns they must have before anything is made of them."""
+"""Read Parquet tables and check, before their content is used, that they have the right columns."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -11,43 +11,45 @@ import pyarrow.parquet as pq
 from activations.disk import files
 from activations.errors import RunError
 
-pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
-MOST_BYTES = 64 << 20  # a table unpacks to so many, or so many times the file's size
+pc: Any = import_module("pyarrow.compute")  # it creates its functions at import, so type checkers see none
+# A table may unpack to this many bytes, or to this many times the size of its file: a small file could claim terabytes
+MOST_BYTES = 64 << 20
 MOST_TIMES = 200
 Kind = Callable[[pa.DataType], bool]
 
 
 def whole(kind: pa.DataType) -> bool:
-    """Whether a column holds whole numbers."""
+    """Return whether a column holds integers."""
     return pa.types.is_integer(kind)
 
 
 def real(kind: pa.DataType) -> bool:
-    """Whether a column holds numbers."""
+    """Return whether a column holds numbers."""
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 def text(kind: pa.DataType) -> bool:
-    """Whether a column holds texts."""
+    """Return whether a column holds strings."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def lists(of: Kind) -> Kind:
-    """Whether a column holds lists of such."""
+    """Return a test whether a column holds lists of this kind."""
     return lambda kind: pa.types.is_list(kind) and (pa.types.is_null(kind.value_type) or of(kind.value_type))
 
 
 def read(path: Path, columns: Any, rows: int | None = None, fix: str | None = None) -> pa.Table:
-    """The table in a file: `columns` are a schema, or names with what their types must be. All null is any type.
+    """Return the table in a Parquet file.
 
-    Raises RunError when it cannot be read, says that it has another number of `rows` or unpacks to more than
-    64 MB and 200 times its own size, or lacks a column or has one of another type."""
+    `columns` is a schema, or a dict from names to tests of their types; a column of nulls passes as any type. Raises RunError,
+    with the command `fix`, when the file cannot be read, has another number of `rows`, would unpack to more than 64 MB
+    and 200 times its own size, or lacks a column or has one of another type."""
     try:
         with pq.ParquetFile(files.plain(path)) as file:
-            about = file.metadata
-            if rows is not None and about.num_rows != rows:
-                raise RunError(f"{path} has {about.num_rows:,} rows, must be {rows:,}", fix=fix)
-            unpacked = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+            metadata = file.metadata
+            if rows is not None and metadata.num_rows != rows:
+                raise RunError(f"{path} has {metadata.num_rows:,} rows, must be {rows:,}", fix=fix)
+            unpacked = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
             if not 0 <= unpacked <= max(MOST_BYTES, MOST_TIMES * path.stat().st_size):
                 raise RunError(f"{path} is damaged: it would unpack to {unpacked:,} bytes", fix=fix)
             table = file.read()
@@ -57,12 +59,12 @@ def read(path: Path, columns: Any, rows: int | None = None, fix: str | None = No
     kinds = (
         {field.name: field.type.equals for field in columns} if isinstance(columns, pa.Schema) else columns
     )
-    hold(path, table, kinds, fix)
+    check_columns(path, table, kinds, fix)
     return table
 
 
-def hold(path: Path, table: pa.Table, kinds: Mapping[str, Kind], fix: str | None) -> None:
-    """Raise RunError unless the table has each of these columns once, and of such a type."""
+def check_columns(path: Path, table: pa.Table, kinds: Mapping[str, Kind], fix: str | None) -> None:
+    """Raise RunError, with the command `fix`, unless the table has each column exactly once and of the right type."""
     for name, is_right in kinds.items():
         if (times := table.column_names.count(name)) != 1:
             raise RunError(f"{path} is damaged: it has {times} columns {name}, must be 1", fix=fix)
@@ -72,7 +74,7 @@ def hold(path: Path, table: pa.Table, kinds: Mapping[str, Kind], fix: str | None
 
 
 def within(table: pa.Table, name: str, count: int) -> bool:
-    """Whether all numbers in a column of lists are 0 to count - 1."""
+    """Return whether all numbers in a column of lists lie in 0 to count - 1."""
     values = pc.list_flatten(table[name])
     if not len(values) or pa.types.is_null(values.type):
         return True
@@ -81,6 +83,6 @@ def within(table: pa.Table, name: str, count: int) -> bool:
 
 
 def alike(table: pa.Table, *names: str) -> bool:
-    """Whether columns of lists have, row by row, lists of one length."""
+    """Return whether the lists in these columns have the same length in each row. Columns that are missing are ignored."""
     lengths = [pc.list_value_length(table[name]) for name in names if name in table.column_names]
     return all(lengths[0].equals(other) for other in lengths[1:])

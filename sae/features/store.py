@@ -135,7 +135,7 @@ class FeatureStore:
         """A row per latent, in order; columns as FORMAT.md lists them."""
         found = tables.read(self._whole(TABLE), COLUMNS, len(self), self._fix)
         lens = {name: kind for name, kind in LATER.items() if name in found.column_names}
-        tables.hold(self.path / TABLE, found, lens, self._fix)
+        tables.check_columns(self.path / TABLE, found, lens, self._fix)
         for name in ("neighbours", "cofiring"):
             if name in found.column_names and not tables.within(found, name, len(self)):
                 raise RunError(
