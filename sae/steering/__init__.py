@@ -1,1 +1,1 @@
-"""Latents turned up, down, off or around while the model writes, and what that does to the text."""
+"""Steering: change chosen latents while the language model writes, and measure what that does to the text."""

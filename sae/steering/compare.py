@@ -1,4 +1,4 @@
-"""A prompt gone on with as the model is and steered, side by side, token by token."""
+"""Continue a prompt with the unsteered model and with the steered one, and compare both texts token by token."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ from sae.steering.steering import Steering
 
 
 class Text(NamedTuple):
-    """A continuation, and what both models make of it. Lists are by new token."""
+    """A continuation and how both models predict it. Every list has one entry per new token."""
 
     tokens: list[int]
     text: str
-    """What the tokens say, special ones left out."""
+    """The decoded tokens, without special tokens."""
     log_probability: list[float]
-    """Of each token under the model as it is."""
+    """Log-probability of each token under the unsteered model, nats."""
     steered_log_probability: list[float]
-    """Of each token under the steered model."""
+    """Log-probability of each token under the steered model, nats."""
     kl: list[float]
     """KL(unsteered || steered) of the prediction of each token, nats."""
     measures: Measures
@@ -31,20 +31,22 @@ class Text(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What one seed gives."""
+    """The unsteered and the steered continuation of one seed."""
 
     seed: int
     baseline: Text
-    """Written by the model as it is. Its measures are those of a steering that does nothing."""
+    """The unsteered model's text. Its measures are those of a steering that does nothing."""
     steered: Text
     remarks: list[str]
-    """What of the steering did nothing, a line each: positions that do not occur, latents that never fire."""
+    """What part of the steering had no effect, one line each: positions that do not occur, latents that never fire."""
 
     def to_json(self) -> dict[str, Any]:
-        """Both texts with all their numbers, as JSON holds it."""
+        """Return both texts with all their numbers as JSON content."""
         texts = {name: getattr(self, name) for name in ("baseline", "steered")}
-        whole = {name: text._asdict() | {"measures": text.measures._asdict()} for name, text in texts.items()}
-        return {"seed": self.seed, **whole, "remarks": self.remarks}
+        content = {
+            name: text._asdict() | {"measures": text.measures._asdict()} for name, text in texts.items()
+        }
+        return {"seed": self.seed, **content, "remarks": self.remarks}
 
 
 def compare(
@@ -55,9 +57,10 @@ def compare(
     seeds: Sequence[int] = (0,),
     on_done: Callable[[float, str], None] = lambda share, note: None,
 ) -> list[Comparison]:
-    """Continuations of a prompt as the model is and steered, for each seed, drawn with the same noise.
+    """Continue a prompt unsteered and steered, once per seed; both texts of a seed are drawn with the same noise.
 
-    Raises ConfigError when no position that occurs is steered, or activations overflow. `on_done` hears of the share done; what it raises ends the work."""
+    `on_done` is called with the share done and a note; an exception that it raises ends the work. Raises ConfigError when
+    none of the positions that occur is steered, or when activations overflow."""
 
     check_positions(steering, len(prompt), sampling.tokens)
 
@@ -67,29 +70,33 @@ def compare(
     plain = generate(model, prompt, None, sampling, seeds, writing("as it is", 0.0))
     changed = generate(model, prompt, steering.edits(len(prompt)), sampling, seeds, writing("steered", 0.45))
     on_done(0.9, "reading")
-    texts = [*plain, *changed]
-    clean = read(model, steering, prompt, texts)
-    after = log_probabilities(model, prompt, texts, steering.edits(len(prompt)))
-    found = []
-    for place, tokens in enumerate(texts):
-        base = place % len(seeds)
-        compared = clean[base].log_probabilities if place < len(seeds) else after[base]
-        found.append(
+    token_lists = [*plain, *changed]
+    clean = read(model, steering, prompt, token_lists)
+    after = log_probabilities(model, prompt, token_lists, steering.edits(len(prompt)))
+    texts = []
+    for index, tokens in enumerate(token_lists):
+        # `token_lists` holds the unsteered texts of all seeds, then the steered ones. peak_gain and KL of a text's
+        # measures are taken along the unsteered text of its seed, so that they compare across strengths; an unsteered
+        # text is compared with itself and gets 0.
+        base = index % len(seeds)
+        is_baseline = index < len(seeds)
+        compared = clean[base].log_probabilities if is_baseline else after[base]
+        texts.append(
             Text(
                 tokens,
                 model.vocabulary.text.text(tokens),
-                clean[place].own.tolist(),
-                own(after[place], tokens).tolist(),
-                divergence(clean[place].log_probabilities, after[place]).tolist(),
-                measures(tokens, clean[place], steering, clean[base].log_probabilities, compared),
+                clean[index].own.tolist(),
+                own(after[index], tokens).tolist(),
+                divergence(clean[index].log_probabilities, after[index]).tolist(),
+                measures(tokens, clean[index], steering, clean[base].log_probabilities, compared),
             )
         )
     on_done(1.0, "")
-    said = [
+    remarks_by_seed = [
         remarks(
-            steering, len(prompt), [clean[place].passing, clean[len(seeds) + place].passing], sampling.tokens
+            steering, len(prompt), [clean[index].passing, clean[len(seeds) + index].passing], sampling.tokens
         )
-        for place in range(len(seeds))
+        for index in range(len(seeds))
     ]
-    pairs = zip(seeds, found[: len(seeds)], found[len(seeds) :], said, strict=True)
+    pairs = zip(seeds, texts[: len(seeds)], texts[len(seeds) :], remarks_by_seed, strict=True)
     return [Comparison(*pair) for pair in pairs]

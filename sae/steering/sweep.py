@@ -1,4 +1,4 @@
-"""Dose and response: what rising strengths of a steering do, beside controls that push as hard elsewhere."""
+"""Dose and response: measure a steering at rising strengths, beside controls of the same size in other directions."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,29 +17,29 @@ from sae.steering.reach import check_positions, remarks
 from sae.steering.steering import Steering
 
 Kind = Literal["latent", "random", "shuffled"]
-ROWS = 16  # texts written at once: more would gain little, and their predictions take memory
+ROWS = 16  # texts written in one batch; more gain little speed, and each one's logits take memory
 MOST_CONTROLS = 1000  # of a kind
 CONTROLS = {"random": random_control, "shuffled": shuffled_control}
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How far a sweep goes."""
+    """The doses and controls of a sweep."""
 
     doses: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-    """Factors on the strengths of the interventions."""
+    """Factors that multiply the strengths of the interventions."""
     random: int = 3
-    """Random directions that are tried beside the latent's."""
+    """Number of random directions to try beside the latents' own."""
     shuffled: int = 3
-    """Other latents' directions that are tried beside it."""
+    """Number of other latents' directions to try beside the latents' own."""
     direction_seed: int = 0
-    """Seed of the controls' directions; the texts have seeds of their own."""
+    """Seed of the controls' directions. The seeds of the texts are separate."""
 
     def __post_init__(self) -> None:
         if not self.doses or not all(map(math.isfinite, self.doses)):
             raise ConfigError(f"doses = {self.doses}: give at least one finite number")
         if len(set(self.doses)) < len(self.doses):
-            raise ConfigError(f"doses = {self.doses}: each is needed once")
+            raise ConfigError(f"doses = {self.doses}: each must be given once")
         for name in ("random", "shuffled"):
             if not 0 <= getattr(self, name) <= MOST_CONTROLS:
                 raise ConfigError(f"{name} = {getattr(self, name)} must lie between 0 and {MOST_CONTROLS:,}")
@@ -48,13 +48,13 @@ class SweepConfig:
 
 
 class Trial(NamedTuple):
-    """One text of one dose."""
+    """One text, written at one dose."""
 
     prompt: int
-    """Which of the prompts, from 0."""
+    """Index of the prompt, from 0."""
     seed: int
     control: int
-    """Which of the directions of its kind, from 0; 0 for the latent's own."""
+    """Index of the direction among those of its kind, from 0; 0 for the latents' own."""
     text: str
     measures: Measures
 
@@ -67,37 +67,37 @@ class Point(NamedTuple):
     trials: list[Trial]
 
     def values(self, name: str) -> list[float]:
-        """One of the `Measures` of every text; None left out."""
-        found = (getattr(trial.measures, name) for trial in self.trials)
-        return [value for value in found if value is not None]
+        """Return one of the `Measures` of every text, leaving out None."""
+        values = (getattr(trial.measures, name) for trial in self.trials)
+        return [value for value in values if value is not None]
 
     def mean(self, name: str) -> float | None:
-        """Mean over the texts; None where the measure has no value."""
+        """Return the mean over the texts; None where the measure has no value."""
         values = self.values(name)
         return sum(values) / len(values) if values else None
 
     def spread(self, name: str) -> float | None:
-        """Standard deviation over the texts (divided by their number); None where the measure has no value."""
+        """Return the standard deviation over the texts (dividing by their number); None where the measure has no value."""
         values, mean = self.values(name), self.mean(name)
         return None if mean is None else math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
 
 
 class DoseResponse(NamedTuple):
-    """What a sweep found: a point for every kind of direction and dose, doses rising."""
+    """The result of a sweep: one point per kind of direction and dose, in rising order of dose."""
 
     points: list[Point]
     remarks: list[str]
-    """What of the steering did nothing with any prompt and dose, a line each."""
+    """What part of the steering had no effect at any dose, for any prompt; one line each."""
 
     def curves(self) -> dict[Kind, list[Point]]:
-        """The points of every kind there is, by dose."""
-        found: dict[Kind, list[Point]] = {}
+        """Return the points of each kind, in rising order of dose."""
+        by_kind: dict[Kind, list[Point]] = {}
         for point in self.points:
-            found.setdefault(point.kind, []).append(point)
-        return found
+            by_kind.setdefault(point.kind, []).append(point)
+        return by_kind
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Every point with the mean and spread of each measure and its texts, as JSON holds it."""
+        """Return every point as JSON content: the mean and spread of each measure, and all texts."""
         return [
             {
                 "kind": point.kind,
@@ -121,16 +121,18 @@ def dose_response(
     cfg: SweepConfig | None = None,
     on_done: Callable[[float, str], None] = lambda share, note: None,
 ) -> DoseResponse:
-    """Write texts over a grid of doses, steered along the latents and along controls, and measure each.
+    """Write texts over a grid of doses, steered along the latents and along controls, and measure each text.
 
-    A dose multiplies every strength, so that with a strength of 1 it is the strength. Each control moves every
-    activation exactly as far as the latents' steering would (`sae.steering.controls`). Every dose, kind and
-    direction goes on with every prompt once for each seed, drawn with the same noise. Same arguments, same numbers.
-    `on_done` hears of the share done; what it raises ends the work."""
+    A dose multiplies every strength, so with a strength of 1 it is the strength. Each control moves every activation
+    exactly as far as steering the latents would (`sae.steering.controls`). Every dose, kind and direction continues every
+    prompt once per seed, drawn with the same noise. The same arguments give the same numbers.
+
+    `on_done` is called with the share done and a note; an exception that it raises ends the work. Raises ConfigError when
+    none of the positions that occur is steered, or when activations overflow."""
     cfg = cfg or SweepConfig()
     for prompt in prompts:
         check_positions(steering, len(prompt), sampling.tokens)
-    strongest, said = steering.dosed(max(cfg.doses, key=abs)), []
+    strongest, remarks_by_prompt = steering.dosed(max(cfg.doses, key=abs)), []
     batches = list(_batches(steering, cfg, max(1, ROWS // len(seeds))))
     total, done = len(prompts) * (len(batches) + 1), 0
     trials: dict[tuple[Kind, float], list[Trial]] = {
@@ -138,12 +140,14 @@ def dose_response(
     }
 
     def telling(note: str) -> Callable[[int], None]:
+        # `done` is read when the callback runs, not here: it counts the batches finished by then
         return lambda count: on_done((done + count / sampling.tokens) / total, note)
 
     for number, prompt in enumerate(prompts):
         base = generate(model, prompt, None, sampling, seeds, telling("as it is"))
         seen = read(model, steering, prompt, base)
-        said.append(remarks(strongest, len(prompt), [one.passing for one in seen], sampling.tokens))
+        passing = [text.passing for text in seen]
+        remarks_by_prompt.append(remarks(strongest, len(prompt), passing, sampling.tokens))
         done += 1
         for batch in batches:
             tell = telling(f"strength x {batch[0].dose:g}")
@@ -153,8 +157,9 @@ def dose_response(
                 trials[tried.kind, tried.dose].append(Trial(number, seed, tried.control, written, numbers))
             done += 1
     on_done(1.0, "")
-    common = [line for line in said[0] if all(line in other for other in said)]
-    return DoseResponse([Point(kind, dose, found) for (kind, dose), found in trials.items()], common)
+    # an intervention without effect on one prompt may well have one on another: only what they share is reported
+    common = [line for line in remarks_by_prompt[0] if all(line in lines for lines in remarks_by_prompt)]
+    return DoseResponse([Point(kind, dose, texts) for (kind, dose), texts in trials.items()], common)
 
 
 class _Tried(NamedTuple):
@@ -165,13 +170,13 @@ class _Tried(NamedTuple):
 
 
 def _kinds(cfg: SweepConfig) -> dict[Kind, int]:
-    """How many directions there are of each kind."""
+    """Return how many directions of each kind are tried."""
     counts: dict[Kind, int] = {"latent": 1, "random": cfg.random, "shuffled": cfg.shuffled}
     return {kind: count for kind, count in counts.items() if count}
 
 
 def _batches(steering: Steering, cfg: SweepConfig, most: int) -> Iterator[list[_Tried]]:
-    """Every dose along every direction, `most` of one dose at once."""
+    """Yield every dose along every direction, in batches of at most `most` directions of one dose."""
     for dose in sorted(cfg.doses):
         dosed = steering.dosed(dose)
         tried = [_Tried("latent", dose, 0, dosed)]
@@ -193,27 +198,34 @@ def _try(
     baseline: tuple[list[list[int]], list[Read]],
     on_token: Callable[[int], None],
 ) -> Iterator[tuple[_Tried, int, list[int], Measures]]:
-    """Each direction's text of each seed, and its measures. What does nothing gives the baseline, unwritten."""
+    """Yield each direction's text for each seed, with its measures.
+
+    `baseline` holds the unsteered texts of all seeds and their readings."""
     base, seen = baseline[0] * len(batch), baseline[1] * len(batch)
-    before = [one.log_probabilities for one in seen]
+    before = [text.log_probabilities for text in seen]
     texts, after = base, before
+    # All of a batch have one dose. At a dose that changes nothing the texts are the unsteered ones, to the bit, and
+    # need not be written again.
     if not batch[0].steering.changes_nothing:
         edits = _side_by_side([tried.steering for tried in batch], len(prompt))
         texts = generate(model, prompt, edits, sampling, [*seeds] * len(batch), on_token)
         after = log_probabilities(model, prompt, base, edits)
         seen = read(model, batch[0].steering, prompt, texts)
-    for place, text in enumerate(texts):
-        tried = batch[place // len(seeds)]
-        numbers = measures(text, seen[place], tried.steering, before[place], after[place])
-        yield tried, seeds[place % len(seeds)], text, numbers
+    for row, text in enumerate(texts):
+        tried = batch[row // len(seeds)]
+        numbers = measures(text, seen[row], tried.steering, before[row], after[row])
+        yield tried, seeds[row % len(seeds)], text, numbers
 
 
 def _side_by_side(steerings: Sequence[Steering], n_prompt: int) -> dict[str, PlacedEdit]:
-    """Steerings at one hook point, each on its own share of the rows of a batch: one pass reads the weights once."""
+    """Return one edit that applies each steering to its own share of a batch's rows.
+
+    All must read one hook point. Writing many texts in one pass reads the model's weights once per token."""
     (hook,) = {steering.hook for steering in steerings}
     edits = [steering.edits(n_prompt)[hook] for steering in steerings]
 
     def edit(x: Tensor, first: int = 0) -> Tensor:
-        return torch.cat([one(part, first) for one, part in zip(edits, x.chunk(len(edits)), strict=True)])
+        chunks = x.chunk(len(edits))
+        return torch.cat([change(chunk, first) for change, chunk in zip(edits, chunks, strict=True)])
 
     return {hook: edit}

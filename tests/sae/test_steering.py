@@ -248,7 +248,7 @@ def test_the_shuffled_control_takes_living_latents_that_are_not_steered(model, x
     assert seen == set(steering.calibration.living()) - set(steering.latents)
     alone = replace(steering, calibration=replace(steering.calibration, highest=torch.eye(24)[0] * 5, lowest=torch.zeros(24)),
                     interventions=(Intervention(0),))  # fmt: skip
-    with pytest.raises(ConfigError, match="needs 1 other latents that fire, there are 0"):
+    with pytest.raises(ConfigError, match="needs 1 other latents that fire and has 0"):
         shuffled_control(alone)
 
 

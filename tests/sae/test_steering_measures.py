@@ -217,7 +217,7 @@ def test_what_hears_of_progress_can_end_the_work(model, steering):
     [
         ({"doses": ()}, "doses = "),
         ({"doses": (1.0, float("inf"))}, "finite"),
-        ({"doses": (1.0, 1.0)}, "each is needed once"),
+        ({"doses": (1.0, 1.0)}, "each must be given once"),
         ({"random": -1}, "random = -1"),
         ({"shuffled": -2}, "shuffled = -2"),
     ],
