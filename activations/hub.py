@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub answers, found out in seconds: its libraries would go on trying for half a minute."""
+"""Checks within seconds whether the Hugging Face hub answers, since its own libraries retry for half a minute."""
 
 import os
 import sys
@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PATIENCE = (
-    2.5  # seconds an answer may take; HF_HUB_ETAG_TIMEOUT sets another limit, here as in the hub's library
-)
+PATIENCE = 2.5  # seconds that an answer may take; HF_HUB_ETAG_TIMEOUT overrides it, as in the hub's library
 OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 def silence() -> str | None:
-    """Return why the hub cannot be asked, in a few words, or None when it answers.
+    """Return why the hub cannot be reached, in a few words, or None if it answers.
 
-    Any answer counts, an error of the hub's too. The question is asked in a thread, since looking up a host's name can
-    take longer than any limit that is set for it."""
+    Any answer counts, even an HTTP error. The request runs in a thread, since looking up a host name may take longer
+    than the timeout of the request."""
     from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
@@ -31,21 +29,22 @@ def silence() -> str | None:
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=patience, follow_redirects=False)
-        except Exception as error:  # of the network, of certificates, of a proxy
+        except Exception as error:  # the network, a certificate or a proxy may be at fault
             problems.append((str(error).strip() or type(error).__name__).splitlines()[0])
         answered.set()
 
     threading.Thread(target=ask, daemon=True).start()
     if not answered.wait(patience + 0.5):
-        return f"{constants.ENDPOINT} has not answered within {patience:g} seconds"
+        return f"{constants.ENDPOINT} did not answer within {patience:g} seconds"
     return f"{constants.ENDPOINT} does not answer: {problems[0]}" if problems else None
 
 
 @contextmanager
 def cache_alone_if_silent(name: str = "") -> Iterator[str | None]:
-    """Within the block, let the hub's libraries look into their caches alone if the hub does not answer.
+    """Within the block, let the hub's libraries use only their caches if the hub does not answer.
 
-    The block gets the reason, as `silence` gives it. Where `name` is a folder of this machine the hub is not asked."""
+    Yields the reason, as `silence` returns it. If `name` is a folder on this machine, the hub is not contacted and the
+    reason is None."""
     if name and Path(name).expanduser().is_dir():
         yield None
         return
@@ -55,15 +54,15 @@ def cache_alone_if_silent(name: str = "") -> Iterator[str | None]:
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or reason is not None
     try:
-        with _data_sets_too(constants.HF_HUB_OFFLINE):
+        with _datasets_offline(constants.HF_HUB_OFFLINE):
             yield reason
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager
-def _data_sets_too(offline: bool) -> Iterator[None]:
-    """Hand the switch on to `datasets`, which keeps a copy of it; nothing is done where that is not loaded."""
+def _datasets_offline(offline: bool) -> Iterator[None]:
+    """Set the same switch in `datasets`, if it is imported: it copied the hub library's switch when it was."""
     config = getattr(sys.modules.get("datasets"), "config", None)
     if config is None:
         yield

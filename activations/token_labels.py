@@ -1,4 +1,4 @@
-"""Labels per token: how the model's surprise is computed, and sets of labels that are added to a store after its harvest."""
+"""Labels of tokens: the model's surprise, and sets of labels that are added to a store after its harvest."""
 
 import hashlib
 import re
@@ -21,29 +21,29 @@ from activations.tokens import NOWHERE
 
 FORMAT = 1
 FOLDER, INDEX, JOB = "labels", "labels.json", "job.json"
-ROWS = 512  # rows of logits turned into probabilities at once: a vocabulary is large
+ROWS = 512  # rows of logits that become log-probabilities at once: a row has the size of the vocabulary
 
-Labeller = Callable[[Shard], Tensor]  # a shard -> a label for each of its tokens, [n, T]
+Labeller = Callable[[Shard], Tensor]  # a shard -> the label of each of its tokens, [n, T]
 
 
 def surprisal(logits: Tensor, tokens: Tensor) -> Tensor:
     """Return -log p(token | the tokens before it in its window), in nats, for token ids [n, T]: float32 [n, T].
 
     `logits` [n, T, V] at a position predict the next token, so the label of position t comes from position t - 1.
-    Nothing predicts the first token of a window: its label is NaN, as is one that is not finite."""
-    found = torch.full(tokens.shape, NAN, device=logits.device)
+    Nothing predicts the first token of a window: its label is NaN. A label that is not finite is NaN too."""
+    surprise = torch.full(tokens.shape, NAN, device=logits.device)
     following = tokens[:, 1:].to(logits.device, torch.long)
     for window, row in enumerate(logits[:, :-1]):
         pieces = zip(row.split(ROWS), following[window].split(ROWS), strict=True)
         losses = [
             torch.nn.functional.cross_entropy(x.float(), target, reduction="none") for x, target in pieces
         ]
-        found[window, 1:] = torch.cat(losses) if losses else NAN
-    return found.where(found.isfinite(), NAN)
+        surprise[window, 1:] = torch.cat(losses) if losses else NAN
+    return surprise.where(surprise.isfinite(), NAN)
 
 
 def surprise_of(model: LanguageModel, batch_tokens: int = 2048) -> Labeller:
-    """Return a labeller that runs the model on a shard's tokens, `batch_tokens` at once, and takes `surprisal`."""
+    """Return a labeller that runs the model on a shard, `batch_tokens` tokens at a time, and returns their `surprisal`."""
 
     def label(shard: Shard) -> Tensor:
         blocks = shard.tokens.split(max(1, batch_tokens // shard.tokens.shape[1]))
@@ -53,59 +53,61 @@ def surprise_of(model: LanguageModel, batch_tokens: int = 2048) -> Labeller:
 
 
 class LabelSet:
-    """One label for each token of a store, made after its harvest and kept in `STORE/labels/NAME` (FORMAT.md).
+    """A set of labels, one for each token of a store, added after its harvest and kept in `STORE/labels/NAME` (FORMAT.md).
 
-    Raises StoreError when there is no such set, or it was made for a store of other content, or is damaged."""
+    Raises StoreError if there is no such set, if it was made for other activations than the store holds, or if it is
+    damaged."""
 
     def __init__(self, store: Store, name: str):
         self.store, self.name = store, name
         self.path = _folder(store, name)
+        self.source = ""  # until the index is read
         self._checked: set[int] = set()
         if not (self.path / INDEX).exists():
             raise StoreError(
-                f"{store.path} holds no labels {name!r}: it has {', '.join(names(store)) or 'none'}; "
-                f"`sae store label {store.path}` makes them"
+                f"{store.path} has no labels {name!r}, it has {', '.join(names(store)) or 'none'}",
+                fix=f"sae store label {store.path} --labels SOURCE --name {name}",
             )
-        about = read_json(self.path / INDEX)
+        index = read_json(self.path / INDEX)
         try:
-            if (number := about["format"]) > FORMAT:
+            if (number := index["format"]) > FORMAT:
                 raise StoreError(f"{self.path} is of format {number}, this release reads up to {FORMAT}")
-            self.source, self.unit, self.made_with = str(about["source"]), about["unit"], about["made_with"]
-            self._sha256: list[str] = [str(digest) for digest in about["shards"]]
-            self.mean, self.std = float(about["mean"]), float(about["std"])
+            self.source, self.unit, self.made_with = str(index["source"]), index["unit"], index["made_with"]
+            self._sha256: list[str] = [str(digest) for digest in index["shards"]]
+            self.mean, self.std = float(index["mean"]), float(index["std"])
             if self.unit != unit_of(self.source):
                 raise ValueError(f"labels of {self.source} are in {unit_of(self.source)}, not {self.unit}")
-            fits = about["store_fingerprint"] == store.fingerprint
+            fits = index["store_fingerprint"] == store.fingerprint
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{self.path / INDEX} is damaged: {error!r}; {self._remedy}") from error
+            raise StoreError(f"{self.path / INDEX} is damaged: {error!r}", fix=self._fix) from error
         if not fits or len(self._sha256) != len(store.shards):
             raise StoreError(
-                f"{self.path} was made for another store than {store.path} is now: {self._remedy}"
+                f"{self.path} was made for other activations than {store.path} holds now", fix=self._fix
             )
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the files' SHA-256, by which a run knows the labels it was begun with."""
+        """SHA-256 of the files' SHA-256, by which a run recognises the labels that it was started with."""
         return hashlib.sha256("".join(self._sha256).encode()).hexdigest()
 
     def read(self, number: int) -> Tensor:
-        """Return the labels of shard `number`, [n, T] float32, NaN for none. Raises StoreError if they are damaged."""
+        """Return the labels of shard `number`, [n, T] float32, NaN where there is none. Raises StoreError if they are damaged."""
         path = self.path / shard_name(number)
         if number not in self._checked and (fault := self.fault(number)):
-            raise StoreError(f"{path} is damaged: {fault}; {self._remedy}")
+            raise StoreError(f"{path} is damaged: {fault}", fix=self._fix)
         self._checked.add(number)
         try:
             labels = files.read_tensors(path)["labels"]
         except (OSError, SafetensorError, KeyError) as error:
-            raise StoreError(f"{path} is damaged: {error}; {self._remedy}") from error
+            raise StoreError(f"{path} is damaged: {error}", fix=self._fix) from error
         if labels.shape != (shape := (self.store.shards[number].windows, self.store.context)):
             raise StoreError(
-                f"{path} holds labels of shape {tuple(labels.shape)}, not {shape}; {self._remedy}"
+                f"{path} holds labels of shape {tuple(labels.shape)}, must be {shape}", fix=self._fix
             )
         return labels
 
     def fault(self, number: int) -> str | None:
-        """What is wrong with the file of shard `number`; None if its bytes are those that were written."""
+        """Return what is wrong with the file of shard `number`; None if its bytes are those that were written."""
         try:
             digest = files.sha256(files.plain(self.path / shard_name(number)))
         except FileNotFoundError:
@@ -115,34 +117,36 @@ class LabelSet:
         return None if digest == self._sha256[number] else "its bytes have changed"
 
     @property
-    def _remedy(self) -> str:
-        return f"delete {self.path} and run `sae store label {self.store.path}` again"
+    def _fix(self) -> str:
+        source = self.source or "SOURCE"
+        return f"rm -r {self.path} && sae store label {self.store.path} --labels {source} --name {self.name}"
 
 
 def names(store: Store) -> list[str]:
-    """Return the names of the sets of labels that were added to a store, in order."""
+    """Return the names of the sets of labels that were added to a store, in alphabetical order."""
     return sorted(path.parent.name for path in store.path.glob(f"{FOLDER}/*/{INDEX}"))
 
 
 def choose(store: Store, name: str | None) -> LabelSet | None:
-    """Return the set of labels to read: None stands for those of the harvest.
+    """Return the set of labels to read; None stands for the labels of the harvest.
 
-    Without a name that is the harvest's, or else the only set there is. Raises StoreError when there are no labels,
-    none of that name, or several to choose from."""
+    Without a name, that is the harvest's labels, or else the only set that the store has. Raises StoreError if there
+    are no labels, none of that name, or several to choose from."""
     if store.spec.labels is not None and name in (None, store.spec.labels):
         return None
     if name is not None:
         return LabelSet(store, name)
-    if not (there := names(store)):
+    if not (added := names(store)):
         raise StoreError(
-            f"{store.path} holds no labels, and they are needed here: add them with `sae store label {store.path} "
-            f"--labels surprise` (or needed:RUN), or harvest again with --labels builtin, column:NAME or module:function"
+            f"{store.path} holds no labels, and they are needed here: add surprise or needed:RUN, or harvest again with "
+            f"--labels builtin, column:NAME or module:function",
+            fix=f"sae store label {store.path} --labels surprise",
         )
-    if len(there) > 1:
+    if len(added) > 1:
         raise StoreError(
-            f"{store.path} holds several sets of labels: choose one with --labels: {', '.join(there)}"
+            f"{store.path} holds several sets of labels: choose one with --labels: {', '.join(added)}"
         )
-    return LabelSet(store, there[0])
+    return LabelSet(store, added[0])
 
 
 def add(
@@ -154,28 +158,28 @@ def add(
     hooks: tuple[str, ...] = (),
     on_tokens: Callable[[int], None] = lambda n: None,
 ) -> LabelSet:
-    """Label every token of a store and return the set; the store's own files and fingerprint stay as they are.
+    """Label every token of a store and return the set. The store's own files and fingerprint do not change.
 
-    The labeller sees each shard with the activations of `hooks`; tokens of no document have no label. `made_with`
-    says, by SHA-256, what the labels depend on beside the store. An interrupted call goes on where it was; a finished
-    set of the same source is returned as it is. Raises StoreError where the name is taken or is no name, BusyError
-    when another process is making the set."""
+    The labeller gets each shard with the activations of `hooks`; tokens that belong to no document get no label.
+    `made_with` holds the SHA-256 of what the labels depend on besides the store. After an interruption the same call
+    continues; a finished set of the same source is returned unchanged. Raises StoreError if the name is taken or not
+    valid, or if no token has a label, and BusyError if another process is making the set."""
     folder = _folder(store, name)
     identity = {"unit": unit_of(source), "made_with": made_with, "store_fingerprint": store.fingerprint}
     if name == store.spec.labels:
         raise StoreError(
-            f"{store.path} was harvested with labels {name!r}: they are there, or choose another --name"
+            f"{store.path} was harvested with labels {name!r}: use those, or choose another --name"
         )
     if (folder / INDEX).exists():
-        there = LabelSet(store, name)
-        if (there.unit, there.made_with) != (identity["unit"], made_with):
+        existing = LabelSet(store, name)
+        if (existing.unit, existing.made_with) != (identity["unit"], made_with):
             raise StoreError(
-                f"{store.path} has labels {name!r} already, made by {there.source}: choose another --name, "
-                f"or delete {folder}"
+                f"{store.path} already has labels {name!r}, made by {existing.source}: choose another --name, or "
+                f"delete {folder}"
             )
-        # a crash may have come between the index and this
+        # A crash may have come after the index was written and before the job file was deleted
         locks.clear(folder, lambda: (folder / JOB).unlink(missing_ok=True))
-        return there
+        return existing
     with locks.alone_in(folder):
         _begin(folder, identity)
         for number, entry in enumerate(store.shards):
@@ -187,14 +191,15 @@ def add(
             on_tokens(entry.windows * store.context)
         mean, std = _moments(store, folder)
         digests = [files.sha256(folder / shard_name(number)) for number in range(len(store.shards))]
-        about = {"format": FORMAT, "source": source, "per": "token", **identity, "mean": mean, "std": std}
-        files.write_sealed(folder / INDEX, {**about, "shards": digests})
+        index = {"format": FORMAT, "source": source, "per": "token", **identity, "mean": mean, "std": std}
+        # The index is written last: a set without one is unfinished
+        files.write_sealed(folder / INDEX, {**index, "shards": digests})
         (folder / JOB).unlink(missing_ok=True)
     return LabelSet(store, name)
 
 
 def verify(store: Store) -> Iterator[tuple[str, str | None]]:
-    """Check every file of the sets of labels that were added; yield (name, None if right or else what is wrong)."""
+    """Check every file of the added sets of labels; yield (file name, what is wrong with it or None)."""
     for name in names(store):
         try:
             labels = LabelSet(store, name)
@@ -206,7 +211,7 @@ def verify(store: Store) -> Iterator[tuple[str, str | None]]:
 
 
 def _begin(folder: Path, identity: dict[str, Any]) -> None:
-    """Keep what an interrupted call has made if it was making the same labels; else begin anew."""
+    """Keep the shards of an interrupted call if it was making the same labels; delete them otherwise."""
     try:
         same = files.read_json(folder / JOB) == identity
     except (OSError, ValueError):
@@ -219,7 +224,9 @@ def _begin(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _moments(store: Store, folder: Path) -> tuple[float, float]:
-    """Return mean and standard deviation, float64, of the labels of rows that count."""
+    """Return the mean and the standard deviation (in float64) of the labels of the store's rows.
+
+    Raises StoreError if no row has a label."""
     rows = torch.cat(
         [
             files.read_tensors(folder / shard_name(number))["labels"][store.rows(store.read(number))]
@@ -228,11 +235,13 @@ def _moments(store: Store, folder: Path) -> tuple[float, float]:
     ).double()
     rows = rows[rows.isfinite()]
     if not len(rows):
-        raise StoreError(f"no token of {store.path} has a label: there is nothing to learn from")
+        raise StoreError(f"no row of {store.path} has a label")
     return rows.mean().item(), rows.std(correction=0).item()
 
 
 def _folder(store: Store, name: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise StoreError(f"{name!r} is no name for labels: needed are letters, digits, '-', '_' and '.'")
+        raise StoreError(
+            f"{name!r} is not a valid name of labels, must be of letters, digits, '-', '_' and '.'"
+        )
     return store.path / FOLDER / name

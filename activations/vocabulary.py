@@ -1,4 +1,4 @@
-"""A model's tokenizer as the rest of the project uses it: text to ids and back, and the tokens that begin and end a text."""
+"""A model's tokenizer as the project uses it: text to ids and back, the BOS and EOS tokens, and checks that it fits."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -15,41 +15,41 @@ from activations.token_text import TokenText, pieces_at
 
 
 class Vocabulary:
-    """Token ids of one model. The tokenizer is the caller's own and is never changed.
+    """The token ids of one model. The tokenizer belongs to the caller and is never changed.
 
-    `rows` is how many ids the model can read and predict: the rows of its embedding. Raises ModelError when
-    the tokenizer cannot spell a plain text, or gives ids that the embedding does not have."""
+    `rows` is the number of ids that the model can read and predict: the rows of its embedding. Raises ModelError if
+    the tokenizer cannot encode a plain text, or has ids that the embedding lacks."""
 
     def __init__(self, tokenizer: Any, rows: int, model: str = "the model"):
         self.tokenizer = tokenizer
         self._model = model
         self.rows = rows
         self.bos: int | None = self._special_id("BOS", tokenizer.bos_token_id)
-        """Token that begins a text, as the tokenizer was loaded; None where it has none."""
+        """Id of the token that begins a text, as the tokenizer was loaded; None if it has none."""
         self.eos: int | None = self._special_id("EOS", tokenizer.eos_token_id)
-        """Token that ends a text, as the tokenizer was loaded; None where it has none."""
-        self._refuse_what_cannot_spell()
+        """Id of the token that ends a text, as the tokenizer was loaded; None if it has none."""
+        self._refuse_unable_tokenizer()
         self._refuse_ids_beyond_the_embedding()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, nothing added; special tokens spelled out in it are tokenised as the characters they are."""
+        """Return the ids of a text. Nothing is added; special tokens spelled out in it are tokenised as ordinary characters."""
         return plain_ids(self.tokenizer, text)
 
     def encode_pieces(self, text: str) -> tuple[list[int], list[str]]:
-        """Ids of a text, as `encode` gives them, and for each the part of the text that it stands for.
+        """Return the ids of a text, as `encode` does, and the part of the text that each stands for.
 
-        The parts, joined, are the text itself, also where the tokenizer changes case, accents or white space, as
-        far as the tokenizer says where its tokens lie; one that does not gives what the ids spell. Where a character
-        lies in several tokens, see `TokenText.pieces`."""
+        Joined, the parts are the text itself, even if the tokenizer changes case, accents or white space. A slow
+        tokenizer gives no offsets: for it, the parts are what the ids spell. `TokenText.pieces` says what becomes of a
+        character that lies in several tokens."""
         if not text or not self.tokenizer.is_fast:
             ids = self.encode(text)
-            return ids, self.text.pieces(ids, [place == 0 for place in range(len(ids))])
+            return ids, self.text.pieces(ids, [index == 0 for index in range(len(ids))])
         encoded = self._with_offsets(text)
         return encoded.input_ids, pieces_at(text, [end for _, end in encoded.offset_mapping])
 
     @cached_property
     def text(self) -> TokenText:
-        """How each id is spelled; ids without a token included, up to the embedding's last row."""
+        """The spelling of each id up to the embedding's last row, ids without a token included."""
         added = self.tokenizer.added_tokens_decoder
         special = {int(token) for token, each in added.items() if each.special} | {
             *self.tokenizer.all_special_ids
@@ -60,13 +60,15 @@ class Vocabulary:
 
     @cached_property
     def known(self) -> Tensor | None:
-        """Ids among the embedding's rows that the tokenizer has a token for, ascending; None when that is all of them."""
+        """The ids that have both an embedding row and a token, ascending, int64; None if every row has a token."""
         known = self.text.known
         known = known[known < self.rows]
         return None if len(known) == self.rows else known
 
     def unspelled(self, text: str) -> int:
-        """How many of a text's characters no token stands for, or only the unknown token; white space does not count."""
+        """Return how many characters of a text have no token or only the unknown token; white space does not count.
+
+        A slow tokenizer gives no offsets: for it, this is an estimate from the share of unknown tokens."""
         unknown = self.tokenizer.unk_token_id
         if not self.tokenizer.is_fast:
             ids = self.encode(text)
@@ -78,7 +80,8 @@ class Vocabulary:
             if token != unknown:
                 spelled[start:end] = b"\1" * (end - start)
         return sum(
-            not here and not character.isspace() for here, character in zip(spelled, text, strict=True)
+            not has_token and not character.isspace()
+            for has_token, character in zip(spelled, text, strict=True)
         )
 
     def _with_offsets(self, text: str) -> Any:
@@ -95,33 +98,36 @@ class Vocabulary:
             return None
         if not (fits(token, int) and 0 <= token < self.rows):
             raise ModelError(
-                f"the tokenizer of {self._model} has {token!r} as its {name} token, and the embedding has "
-                f"{self.rows:,} rows: the tokenizer is another model's"
+                f"the tokenizer of {self._model} has {token!r} as its {name} token and the embedding has "
+                f"{self.rows:,} rows: the tokenizer belongs to another model"
             )
         return token
 
-    def _refuse_what_cannot_spell(self) -> None:
-        """A folder without tokenizer files loads as a tokenizer that has its special tokens and no other."""
+    def _refuse_unable_tokenizer(self) -> None:
+        """Raise ModelError if the tokenizer has only special tokens, as one loaded from a folder without its files has,
+        or if it cannot encode a short text."""
         ordinary = {*self.tokenizer.get_vocab().values()} - {*self.tokenizer.all_special_ids}
         if not ordinary:
             raise ModelError(
-                f"the tokenizer of {self._model} has special tokens and no other: tokenizer.json, or "
-                f"tokenizer.model, is missing; save the model's own tokenizer into its folder"
+                f"the tokenizer of {self._model} has only special tokens: tokenizer.json or tokenizer.model is missing; "
+                f"save the model's own tokenizer into its folder"
             )
         try:
             ids = self.encode("a text")
-        except Exception as error:  # settings of any kind may stand in a tokenizer's files
+        except Exception as error:  # damaged settings make a tokenizer raise anything
             raise ModelError(
-                f"the tokenizer of {self._model} fails on a text: {error}; its tokenizer_config.json or tokenizer.json is "
+                f"the tokenizer of {self._model} fails on a text ({error}): its tokenizer_config.json or tokenizer.json is "
                 f"damaged"
             ) from error
         if not fits(ids, list[int]):
             raise ModelError(
-                f"the tokenizer of {self._model} gives {ids} for a text: numbers of tokens are needed"
+                f"the tokenizer of {self._model} returns {ids} for a text, must return a list of token ids"
             )
 
     def _refuse_ids_beyond_the_embedding(self) -> None:
-        """Special tokens may lie beyond it, as the image token of Gemma 3's text models: no text is spelled with them."""
+        """Raise ModelError if ordinary tokens have no embedding row.
+
+        Special tokens may have none, such as the image token of Gemma 3's text models: no text is encoded with them."""
         added = self.tokenizer.added_tokens_decoder
         beyond = [
             token
@@ -130,16 +136,16 @@ class Vocabulary:
         ]
         if beyond:
             raise ModelError(
-                f"the tokenizer of {self._model} has {len(beyond):,} tokens with ids of {self.rows:,} or more, and the "
-                f"embedding has {self.rows:,} rows: the tokenizer is another model's"
+                f"the tokenizer of {self._model} has {len(beyond):,} tokens with ids of {self.rows:,} or more and the "
+                f"embedding has {self.rows:,} rows: the tokenizer belongs to another model"
             )
 
 
 class SpelledText:
-    """Documents as they pass by, refused while they begin where the tokenizer cannot spell them.
+    """An iterable that passes documents on and stops with TextError if the tokenizer cannot spell them.
 
-    Iterating raises TextError when more than a tenth of the characters, in the first 100,000 or in all there are, have
-    no token or only the unknown one: the model would read something else than the text."""
+    That is the case if more than MOST_MISSING of the characters have no token or only the unknown one: the model would
+    not read the text. The first TRIED characters are examined, and judged from LEAST characters on or at the end."""
 
     TRIED, LEAST, MOST_MISSING = 100_000, 500, 0.1
 
@@ -150,13 +156,13 @@ class SpelledText:
     def __iter__(self) -> Iterator[Document]:
         for document in self._documents:
             if self._characters < self.TRIED:
-                self._try(beginning(document)[: self.TRIED])
+                self._examine(beginning(document)[: self.TRIED])
                 if self._characters >= self.LEAST:
                     self._refuse_unspelled()
             yield document
         self._refuse_unspelled()
 
-    def _try(self, text: str) -> None:
+    def _examine(self, text: str) -> None:
         self._characters += sum(not character.isspace() for character in text)
         self._missing += self._vocabulary.unspelled(text) if text else 0
 
@@ -164,8 +170,8 @@ class SpelledText:
         if self._missing > self.MOST_MISSING * self._characters:
             raise TextError(
                 f"the model's tokenizer cannot spell {self._source}: {self._missing / self._characters:.0%} of the first "
-                f"{self._characters:,} characters have no token, or only the unknown one; take text in a language the "
-                f"model was made for, or another model"
+                f"{self._characters:,} characters have no token or only the unknown one; use text in a language that the "
+                f"model was trained on, or another model"
             )
 
 

@@ -12,8 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activations.complexity import complexity
-from activations.document_labels import SAMPLE, Labels
+from activations.document_labels import SAMPLE, Labels, complexity
 from activations.errors import HarvestError, LabelError, StoreError
 from activations.harvest import HarvestConfig, harvest
 from activations.language_model import LanguageModel
@@ -183,12 +182,12 @@ def test_other_labels_are_refused(llama: LanguageModel, tmp_path: Path, other: s
 
 
 MISTAKES = {
-    "an unknown source": ("nosuch", "needed is builtin, column:NAME or module:function"),
+    "an unknown source": ("nosuch", "'nosuch'.*builtin, column:NAME or module:function"),
     "a column that is not there": ("column:lvl", "no column 'lvl'.*text, level"),
-    "a column of text": ("column:text", "holds str, and a label is a number"),
+    "a column of text": ("column:text", "'text' holds str"),
     "a module that is not there": ("nosuch:f", "no function nosuch:f.*ModuleNotFoundError"),
     "a function that is not there": ("JUDGE:nosuch", "AttributeError"),
-    "a thing that is no function": ("JUDGE:constant", "is no function"),
+    "a thing that is no function": ("JUDGE:constant", "constant is not a function"),
     "a function that gives no number": ("JUDGE:words", "fails on 'A plain sentence.*ValueError"),
 }
 

@@ -137,7 +137,7 @@ def test_a_damaged_cache_is_named_with_what_to_do(cache: Path, served: Path, dam
     path = mixed.ready()
     path.write_bytes(damage(path.read_bytes()))
     line = complaint()
-    assert str(path) in line and "delete it" in line
+    assert str(path) in line and f"rm {path}" in line
 
 
 def test_it_is_a_dataset_with_a_version_and_a_column_that_names_the_collection(cache: Path, served: Path):

@@ -147,7 +147,7 @@ def test_a_tokenizer_of_another_model_or_without_a_vocabulary_is_refused():
     with pytest.raises(ModelError, match=r"100 or more.*100 rows"):
         Vocabulary(tokenizer, 100)
     empty = Tokenizer(models.BPE({"<|endoftext|>": 0}, []))
-    with pytest.raises(ModelError, match=r"special tokens and no other.*tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"only special tokens.*tokenizer\.json"):
         Vocabulary(PreTrainedTokenizerFast(tokenizer_object=empty, eos_token="<|endoftext|>"), 10)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<image>"]}

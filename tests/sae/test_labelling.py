@@ -191,7 +191,7 @@ def test_damaged_labels_are_seen(place: Path, store: Store):
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     faults = [name for name, fault in token_labels.verify(store) if fault]
     assert faults == ["labels/needed/shard-00001.safetensors"]
-    with pytest.raises(StoreError, match=r"damaged.*delete .*labels/needed"):
+    with pytest.raises(StoreError, match=r"damaged.*labels/needed.*sae store label .* --labels needed:"):
         LabelSet(store, "needed").read(1)
 
 
