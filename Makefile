@@ -13,7 +13,7 @@ ALONE := eai-sparsify==1.3.3 dictionary-learning==0.1.0 nnsight==0.3.7 python-so
 	websocket-client zstandard sae-dashboard==0.8.0 eindex-callum dataclasses-json marshmallow typing-inspect \
 	mypy-extensions sae-bench==0.6.0
 
-.PHONY: demo test test-all test-peers check format bench install browser clean
+.PHONY: demo test test-fast test-all test-peers check format docs bench install browser clean
 
 demo: install  ## the whole job on a real model and text: about 10 minutes on two cores (ARGS="--tokens 100000 …")
 	$(BIN)/sae demo $(ARGS)
@@ -21,8 +21,9 @@ demo: install  ## the whole job on a real model and text: about 10 minutes on tw
 test: check browser  ## every test, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-all: check browser  ## the same and what takes minutes: more kills, more damage
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(ARGS)
+test-all: check browser  ## the same and what takes minutes: more kills, more damage; prints the coverage
+	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("ctrace" if sys.version_info < (3, 12) else "sysmon")') \
+		$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" --cov $(ARGS)
 
 test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
 	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning.utils, sae_dashboard.sae_vis_runner, sae_bench.evals.core.main'  # else their tests would be skipped
@@ -44,9 +45,8 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: docs
-docs: install  ## the reference of the Python names, into build/docs
-	$(BIN)/pdoc --docformat markdown --output-directory build/docs activations sae sae.architectures
+docs: install  ## the documentation as a site, into build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: install  ## the quick set of benchmarks/, ours alone: about 3 minutes
 	$(BIN)/python -m benchmarks.step --only "naive torch" --shapes 576x8192 --repeats 5

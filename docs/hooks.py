@@ -56,7 +56,8 @@ def _on_site(link: re.Match[str], source: str, path: str, files: Files) -> str:
         return link[0]
     in_repository = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     on_site = in_repository.removeprefix("docs/")
-    if files.get_file_from_path(on_site) is None:
+    shown = in_repository in ROOT_PAGES or in_repository.startswith("docs/")
+    if not shown or files.get_file_from_path(on_site) is None:
         return text
     return f"{image}[{text}]({posixpath.relpath(on_site, posixpath.dirname(path) or '.')}{heading or ''})"
 

@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("activations", "sae", "app")
@@ -40,6 +42,13 @@ def test_the_wheel_holds_the_packages_and_nothing_else(built: Path):
     assert names == files_of_packages()
 
 
+def test_the_citation_is_of_this_release():
+    released = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (released["version"], released["license"])
+    assert f"## {citation['version']} ({citation['date-released']})" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_the_sdist_holds_what_testing_it_takes(built: Path):
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -49,6 +58,8 @@ def test_the_sdist_holds_what_testing_it_takes(built: Path):
         "Makefile",
         "constraints.txt",
         "docs/metrics.md",
+        "examples/train.py",
+        "mkdocs.yml",
         "benchmarks/step.py",
         "tests/tiny.py",
     }

@@ -13,7 +13,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 PAGES = ["README.md", *DOCS]
-PROGRAMS = ("sae", "make", "torchrun", "python", "pip", ".venv/bin/sae")
+PROGRAMS = ("sae", "make", "torchrun", "python", "pip", "uv")
 JOINS = ("&&", ";", "|")
 
 

@@ -1,4 +1,4 @@
-"""What the reference (`make docs`) is made of: every public name, its methods and its fields say what they are."""
+"""What the reference on the site is made of: every public name, its methods and its fields have docstrings."""
 
 import ast
 import dataclasses
