@@ -14,16 +14,20 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("activations", "sae", "app")
-LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist", "runs", "stores"
-)
+LEFT_BEHIND = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist")
+MADE_BY_USERS = {"runs", "stores"}  # at the root; packages of these names belong to the code
+
+
+def left_behind(folder: str, names: list[str]) -> set[str]:
+    """Names in a folder of the checkout that are not part of the source."""
+    return LEFT_BEHIND(folder, names) | (MADE_BY_USERS if Path(folder) == ROOT else set())
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist, and the wheel made from it."""
     source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("dist")
-    shutil.copytree(ROOT, source, ignore=LEFT_BEHIND)
+    shutil.copytree(ROOT, source, ignore=left_behind)
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(build, check=True, capture_output=True)
     return out
