@@ -1,1 +1,1 @@
-"""What a harvest, a training or a reading of features would take: predicted from measured rates, nothing run."""
+"""Predict the time, memory and disk that a harvest, a training or `sae features` takes, without running it."""

@@ -1,4 +1,4 @@
-"""What a harvest would take: the model's own speed on a few real windows, disk and memory from shapes."""
+"""Predict what a harvest takes: time from the model's speed on a few real windows, disk and memory from shapes."""
 
 import dataclasses
 import statistics
@@ -24,24 +24,25 @@ from sae.plan.measure import Clock
 from sae.plan.rates import Machine
 from sae.plan.training import WINDOW
 
-BATCHES = 3  # timed, after one that is not
-INDEX = 1600  # bytes of the index and of a shard's header, a shard
+BATCHES = 3  # timed after a first one, which is slower
+INDEX = 1600  # bytes per shard of the index and of the shard's header
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How a model runs up to its deepest hook point."""
+    """How fast a model runs up to its deepest hook point, and what it takes."""
 
     tokens_per_second: float
     start: float
-    """Seconds until it runs: loaded, its weights' checksum taken."""
+    """Seconds until it runs: to load it and to hash its weights."""
     memory: int
-    """Bytes the process took at most, model, batch and libraries together."""
+    """Most bytes the process took: model, batch and libraries together."""
     widths: dict[str, int]
     """Hook point -> width."""
     itemsize: int
-    """Bytes of a number as the model gives it."""
+    """Bytes of a number in the model's own type."""
     when: str
+    """When this was measured, as text."""
 
 
 def pace(
@@ -50,75 +51,78 @@ def pace(
     again: bool,
     clock: Clock = time.perf_counter,
 ) -> Pace:
-    """Remembered under this key, or measured now on the first windows of the text and remembered.
+    """Return the pace stored under this key, or measure it now on the first windows of the text and store it.
 
-    To be asked for before anything else takes memory: what the process has taken at most counts as the model's."""
-    found = None if again else rates.recall(key)
-    if found is None:
+    `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
+    content = None if again else rates.recall(key)
+    if content is None:
         started = clock()
         model, config = load()
         spec = store_spec(model, config)
         ready = clock() - started
         speed = _speed(model, config, clock)
         when = f"measured {time.strftime('%Y-%m-%d %H:%M')}"
-        found = asdict(Pace(speed, ready, rates.peak_memory(), spec.hooks, model.plain.dtype.itemsize, when))
-        rates.remember(key, found)
-    return Pace(**found)
+        itemsize = model.plain.dtype.itemsize
+        content = asdict(Pace(speed, ready, rates.peak_memory(), spec.hooks, itemsize, when))
+        rates.remember(key, content)
+    return Pace(**content)
 
 
 def key(machine: str, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:
-    """What the model's pace depends on."""
+    """Return the key of a pace: everything that the model's speed depends on."""
     shape = f"{config.packing.context} x {max(1, config.batch_tokens // config.packing.context)}"
     return f"{machine}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
 
 
 def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
+    """Return the median tokens per second over a few batches of the text's first windows."""
     per_batch = max(1, config.batch_tokens // config.packing.context)
     stream = windows(documents(config.text), model.tokenizer, config.packing)
-    found = [window.tokens for window in islice(stream, per_batch * (BATCHES + 1))]
-    if not found:
+    tokens = [window.tokens for window in islice(stream, per_batch * (BATCHES + 1))]
+    if not tokens:
         raise HarvestError(
-            f"{config.text.dataset} gave no full window of {config.packing.context} tokens: needed is more text, or "
-            f"a smaller --context"
+            f"{config.text.dataset} fills no window of {config.packing.context} tokens: use more text, or a smaller "
+            f"--context"
         )
     speeds = []
-    for number, batch in enumerate(torch.from_numpy(np.stack(found)).split(per_batch)):
+    for number, batch in enumerate(torch.from_numpy(np.stack(tokens)).split(per_batch)):
         started = clock()
         model.capture(batch, config.hook_names)
-        if number or len(found) <= per_batch:
+        if number or len(tokens) <= per_batch:  # the first batch counts only when there is no other
             speeds.append(batch.numel() / (clock() - started))
     return statistics.median(speeds)
 
 
-def forecast(config: HarvestConfig, found: Pace, machine: Machine, out: Path, ranks: int = 1) -> Forecast:
-    """What this harvest would take; each of the ranks on a machine like this one, all writing to the disk of `out`."""
-    context, number = config.packing.context, DTYPES[config.dtype].itemsize
+def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ranks: int = 1) -> Forecast:
+    """Predict what this harvest takes when each rank has a machine like this one and all write to the disk of `out`."""
+    context, itemsize = config.packing.context, DTYPES[config.dtype].itemsize
     tokens = config.tokens // context * context
-    row = sum(found.widths.values()) * number
+    row = sum(pace.widths.values()) * itemsize
     shard = min(config.shard_tokens // context * context or context, tokens)
     shards = -(-tokens // shard)
     disk = {"activations": float(tokens * row), "tokens, documents, index": tokens * 4.4 + shards * INDEX}
-    numbers = shard * sum(found.widths.values())
+    numbers = shard * sum(pace.widths.values())
     memory = {
-        "model, batch, Python and libraries": float(found.memory),
-        "two shards as the model gives them": 2.0 * numbers * found.itemsize,
-        "a shard being checked and written": numbers * (number + 1.0 + number),
+        "model, batch, Python and libraries": float(pace.memory),
+        "two shards as the model gives them": 2.0 * numbers * pace.itemsize,
+        "a shard being checked and written": numbers * (itemsize + 1.0 + itemsize),
     }
-    forward = tokens / found.tokens_per_second / ranks
+    forward = tokens / pace.tokens_per_second / ranks
     writing = disk["activations"] / machine.rates.write
     last = shard * row / machine.rates.write
-    seconds = {"start": found.start, "the model's forward pass": forward}
-    seconds["waiting for the disk"] = max(writing - forward, last)  # shards are written behind the model
+    seconds = {"start": pace.start, "the model's forward pass": forward}
+    # Shards are written in the background: only what exceeds the forward pass is waited for, and the last shard
+    seconds["waiting for the disk"] = max(writing - forward, last)
     resources = {name: "disk" if "disk" in name else "compute" for name in seconds}
-    mixed = max(2, WINDOW // max(1, shard * max(found.widths.values()) * number)) * shard
+    window = max(2, WINDOW // max(1, shard * max(pace.widths.values()) * itemsize)) * shard
     facts = {
-        "speed": f"{found.tokens_per_second:,.0f} tokens/s and rank up to the deepest hook point ({found.when})",
-        "shards": f"{shards:,} of {shard:,} tokens, {size(shard * row)} each: what a crash can cost, "
-        f"{duration(shard / found.tokens_per_second)}",
-        "shuffle window": "all rows, when trained on" if mixed >= tokens
-        else f"{mixed:,} tokens at a time, when trained on ({mixed / tokens:.1%})",
+        "speed": f"{pace.tokens_per_second:,.0f} tokens/s per rank up to the deepest hook point ({pace.when})",
+        "shards": f"{shards:,} of {shard:,} tokens, {size(shard * row)} each; a crash costs at most one, "
+        f"{duration(shard / pace.tokens_per_second)}",
+        "shuffle window": "all rows in training" if window >= tokens
+        else f"{window:,} tokens at a time in training ({window / tokens:.1%})",
     }  # fmt: skip
-    hooks = ", ".join(f"{hook} [{width}]" for hook, width in found.widths.items())
+    hooks = ", ".join(f"{hook} [{width}]" for hook, width in pace.widths.items())
     forecast = Forecast(
         f"harvest {tokens:,} tokens: {hooks}, {config.dtype}", disk, memory, seconds, resources, facts
     )
@@ -127,19 +131,19 @@ def forecast(config: HarvestConfig, found: Pace, machine: Machine, out: Path, ra
 
 def _refusals(forecast: Forecast, config: HarvestConfig, row: int, out: Path) -> tuple[str, ...]:
     free = files.free_bytes(out)
-    there = sum(file.stat().st_size for file in out.glob("shard-*.safetensors"))
-    need = sum(forecast.disk.values()) - there
-    found = []
+    written = sum(file.stat().st_size for file in out.glob("shard-*.safetensors"))
+    need = sum(forecast.disk.values()) - written
+    refusals = []
     if need > free:
         fits = int(free * 0.95 / (row + 5)) // config.packing.context * config.packing.context
         half = ", --dtype float16 halves it" if config.dtype == "float32" else ""
-        found.append(
+        refusals.append(
             f"too little disk: it takes {size(need)} and {out.absolute()} has {size(free)} free; --tokens {fits} would fit{half}"
         )
     memory = rates.memory()
     if sum(forecast.memory.values()) > memory:
-        found.append(
-            f"too little memory: it takes {size(sum(forecast.memory.values()))} and there are {size(memory)}; "
-            f"take a smaller --shard-tokens than {config.shard_tokens}, or a smaller model"
+        refusals.append(
+            f"too little memory: it takes {size(sum(forecast.memory.values()))} and the machine has {size(memory)}; "
+            f"use a smaller --shard-tokens than {config.shard_tokens}, or a smaller model"
         )
-    return tuple(found)
+    return tuple(refusals)

@@ -1,4 +1,4 @@
-"""Rates of this machine, measured in some seconds with the very functions that training and features use."""
+"""Measure this machine's rates, in a few seconds, with the same functions that training and `sae features` use."""
 
 import os
 import statistics
@@ -27,47 +27,47 @@ from sae.kernels import Moments, Pace
 from sae.plan.rates import Machine, Rates, memory, this_machine
 from sae.training.trainer import TrainConfig, Trainer
 
-B, D, F, K = 2048, 576, 8192, 32  # a step of the demo
-WIDE, FEW = 65_536, 64  # latents whose weights fit no cache; rows of a block, where latents are a million
-NARROW = 2048  # latents whose weights fit one
-SEND = 1e9  # bytes a second between ranks on one machine, or over a network of 10 Gbit/s
+B, D, F, K = 2048, 576, 8192, 32  # the sizes of a training step of the demo
+WIDE, FEW = 65_536, 64  # latents whose weights fit no cache; rows of a block when there are a million latents
+NARROW = 2048  # latents whose weights fit a cache
+SEND = 1e9  # bytes per second between ranks on one machine, or over a network of 10 Gbit/s
 FILE = 96 << 20  # bytes written and read
 
 Clock = Callable[[], float]
 
 
 class Trial(NamedTuple):
-    """Something to time, and how much work it is."""
+    """A function to time, and the amount of work it does."""
 
     run: Callable[[], object]
     work: float
 
 
 def measure(clock: Clock = time.perf_counter, rounds: int = 5) -> Machine:
-    """This machine, with as many threads as torch has now. Takes some seconds and 0.6 GB of memory.
+    """Measure this machine with as many threads as torch uses now. Takes a few seconds and 0.6 GB of memory.
 
-    Each rate is the median of some rounds. On a machine with other work to do a rate by the wall's clock is what was
-    left over; `time.process_time` on one thread tells what the work takes whoever else is there."""
+    Each rate is the median of several rounds. On a busy machine, rates by wall-clock time are those of the share left over;
+    `time.process_time` with one thread measures what the work takes regardless of other programs."""
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     generator = torch.Generator().manual_seed(0)
     process = _resident_elsewhere()
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for trials in (_products, _selections, _optimizer, _losses, _features):
         for name, trial in trials(generator):
-            found[name] = trial.work / _seconds(trial.run, clock, rounds)
+            rates[name] = trial.work / _seconds(trial.run, clock, rounds)
     for name, latents in (("gather_near", NARROW), ("gather_far", WIDE)):
         trial = _sparse_part(latents, generator)
-        found[name] = trial.work / _seconds(trial.run, clock, rounds)
-    found["weights"] = _weights(found["flops"], generator, clock, rounds)
-    found |= _choosing(generator, clock, rounds)
-    found |= _disk() | {"send": SEND}
+        rates[name] = trial.work / _seconds(trial.run, clock, rounds)
+    rates["weights"] = _weights(rates["flops"], generator, clock, rounds)
+    rates |= _choosing(generator, clock, rounds)
+    rates |= _disk() | {"send": SEND}
     when = f"measured {datetime.now():%Y-%m-%d %H:%M}, medians of {rounds}"
     threads = torch.get_num_threads()
-    return Machine(this_machine(threads), Rates(**found), memory(), when, process, round(busy, 2))
+    return Machine(this_machine(threads), Rates(**rates), memory(), when, process, round(busy, 2))
 
 
 def _seconds(run: Callable[[], object], clock: Clock, rounds: int) -> float:
-    run()  # compiled, memory touched
+    run()  # not timed: compiles kernels and touches the memory
     times = []
     for _ in range(rounds):
         started = clock()
@@ -85,7 +85,7 @@ def _products(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
 def _selections(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
     rows = B // 4
     z, bias = torch.randn(rows, F, generator=generator), torch.zeros(F)
-    of, level = kernels.backend(z), torch.full((F,), 2.66)  # which one in 256 exceeds
+    of, level = kernels.backend(z), torch.full((F,), 2.66)  # one normal number in 256 is larger
     u, v = (torch.randn(rows, F // 8 * n, generator=generator) for n in (2, 4))
     yield "scan_batch", Trial(lambda: of.largest_of_batch(z, bias, K * rows, False), z.numel())
     yield "scan_above", Trial(lambda: of.above(z, bias, level, False), z.numel())
@@ -111,7 +111,7 @@ def _optimizer(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
 def _losses(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
     x, bias = torch.randn(B, D, generator=generator), torch.zeros(D)
     y = torch.randn(B, D, generator=generator).requires_grad_()
-    stored = torch.randn(32 * B, D, generator=generator).half()  # as the reader holds rows
+    stored = torch.randn(32 * B, D, generator=generator).half()  # the reader holds rows in the store's type
     order = torch.randperm(len(stored), generator=generator)[:B]
 
     def run() -> None:
@@ -139,21 +139,21 @@ def _features(generator: torch.Generator) -> Iterator[tuple[str, Trial]]:
     few = F // 8
     fired = torch.full((few,), B)
     yield "pair", Trial(lambda: cofiring(lambda: [], range(few), fired, B, 10, 10), few**2)
-    many = _code(generator, F, 8 * B)  # a shard has many rows for each latent
+    many = _code(generator, F, 8 * B)  # as in a shard, each latent fires on many rows
     counts = torch.zeros(F, F, dtype=torch.int32)
     firings = by_latent(many.rows(), many.indices, many.values, F)
     yield "together", Trial(lambda: add_together(counts, firings, range(F)), len(many.values) * K)
 
 
 def _code(generator: torch.Generator, latents: int, rows: int) -> SparseCode:
-    """A code of K latents a row, all alike."""
+    """Return a random code with K latents per row, all equally frequent."""
     indices = torch.randint(latents, (rows * K,), generator=generator)
     offsets = torch.arange(0, rows * K + 1, K)
     return SparseCode(torch.rand(rows * K, generator=generator), indices, offsets, latents)
 
 
 def _sparse_part(latents: int, generator: torch.Generator) -> Trial:
-    """Decoding, gradients of values, of decoder and of encoder: four times the rows of all entries."""
+    """Return a trial of decoding and the gradients of values, decoder and encoder: the rows of all entries, four times."""
     code, x = _code(generator, latents, B), torch.randn(B, D, generator=generator)
     W, sums = torch.randn(latents, D, generator=generator), torch.empty(latents, D)
     of, rows = kernels.backend(W), code.rows()
@@ -169,7 +169,7 @@ def _sparse_part(latents: int, generator: torch.Generator) -> Trial:
 
 
 def _weights(flops: float, generator: torch.Generator, clock: Clock, rounds: int) -> float:
-    """What a product with few rows takes longer than its operations do."""
+    """Return the bytes per second of reading weights: a product with few rows takes longer than its operations alone."""
     x, W = torch.randn(FEW, D, generator=generator), torch.randn(WIDE, D, generator=generator).T
     out = torch.empty(FEW, WIDE)
     seconds = _seconds(lambda: torch.mm(x, W, out=out), clock, rounds)
@@ -177,7 +177,7 @@ def _weights(flops: float, generator: torch.Generator, clock: Clock, rounds: int
 
 
 def _choosing(generator: torch.Generator, clock: Clock, rounds: int) -> dict[str, float]:
-    """What choosing costs for each number looked through and for each one taken: from few and many of a row."""
+    """Return the rates of searching numbers and of selecting them, told apart by selecting few and many per row."""
     z, bias = torch.randn(B // 4, F, generator=generator), torch.zeros(F)
     of = kernels.backend(z)
     few, many = (
@@ -188,7 +188,7 @@ def _choosing(generator: torch.Generator, clock: Clock, rounds: int) -> dict[str
 
 
 def _disk() -> dict[str, float]:
-    """By the wall's clock, as nothing else would do: writing waits for the disk."""
+    """Return the rates of the disk. Wall-clock time is used in any case, because waiting for the disk takes no CPU time."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         path = Path(folder) / "rate.safetensors"
@@ -197,22 +197,23 @@ def _disk() -> dict[str, float]:
         files.sha256(path)
         written = time.perf_counter()
         _forget(path)
-        asked = time.perf_counter()
+        opened = time.perf_counter()
         with safe_open(path, "pt") as file:
             file.get_tensor("x").sum()
-        return {"write": FILE / (written - started), "read": FILE / (time.perf_counter() - asked)}
+        return {"write": FILE / (written - started), "read": FILE / (time.perf_counter() - opened)}
 
 
 def _forget(path: Path) -> None:
-    """Ask the system to drop a file from its memory, where it can be asked."""
+    """Ask the system to drop a file from its file cache, if it can be asked."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def resident() -> int:
-    """Bytes of memory this process holds once a training step has loaded all it needs; half a gigabyte where the system
-    does not say."""
+    """Return the bytes of memory this process holds after a training step has loaded all libraries.
+
+    Half a gigabyte if the system does not say."""
     x = torch.zeros(64, 64)
     arch = TopKConfig(d_sae=4096)
     trainer = Trainer(TopK(64, arch), TrainConfig(steps=1, batch=64).resolved(64, arch))
@@ -225,7 +226,7 @@ def resident() -> int:
 
 
 def _resident_elsewhere() -> int:
-    """That of a new process: this one may hold a model."""
+    """Return `resident` of a new process, because this one may hold a model."""
     command = [sys.executable, "-c", "from sae.plan.measure import resident; print(resident())"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return int(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)

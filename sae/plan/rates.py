@@ -1,4 +1,4 @@
-"""Rates: how fast a machine does each thing a plan counts; measured here and kept, or computed for a GPU."""
+"""How fast a machine does each kind of work that a plan counts: measured once and stored, or computed for a GPU."""
 
 import json
 import math
@@ -13,87 +13,89 @@ from typing import Any
 from activations.demo_assets import cache_folder
 from activations.disk import files
 
-NEAR, FAR = 2048 * 576 * 4, 65_536 * 576 * 4
-FORMAT = 1  # of the file of rates: raise it when a rate's meaning changes
+NEAR, FAR = 2048 * 576 * 4, 65_536 * 576 * 4  # bytes of all latents' rows: fits a cache, fits none
+FORMAT = 1  # of the file of rates; raise it when the meaning of a rate changes
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Work a second, by kind of work; the training step's are for float32 and all threads together."""
+    """Work per second, by kind of work. Those of the training step are for float32 and all threads together."""
 
     flops: float
     """Floating-point operations of a large matrix product."""
     weights: float
-    """Bytes of a weight matrix brought in anew for each block of rows that it is multiplied with."""
+    """Bytes of a weight matrix read from memory again for each block of rows that it is multiplied with."""
     scan_row: float
-    """Pre-activations looked through for the largest of each row."""
+    """Pre-activations searched for the largest of each row."""
     scan_batch: float
-    """Pre-activations looked through for the largest of the batch."""
+    """Pre-activations searched for the largest of the batch."""
     scan_above: float
     """Pre-activations compared with a threshold."""
     scan_ands: float
-    """KronSAE's latents looked through for the largest of each row, by heads."""
+    """KronSAE's latents searched, head by head, for the largest of each row."""
     scan_sort: float
     """Pre-activations sorted, row by row."""
     scan_topk: float
-    """Pre-activations looked through by `torch.topk`."""
+    """Pre-activations searched by `torch.topk`."""
     pick: float
-    """Entries selected, out of those scanned."""
+    """Entries selected from those searched."""
     passes: float
-    """Numbers of a [B, F] matrix that one plain operation turns into another."""
+    """Numbers of a [B, F] matrix that one elementwise operation reads and writes."""
     gather_near: float
-    """Bytes of rows that a code's entries name, read and added up, where all latents' rows are `NEAR` bytes."""
+    """Bytes of the rows at a code's entries, read and summed, when all latents' rows together are `NEAR` bytes."""
     gather_far: float
-    """The same where they are `FAR` bytes, more than caches hold."""
+    """`gather_near` when all latents' rows together are `FAR` bytes, more than caches hold."""
     adam: float
-    """Parameters brought on by one step of the optimizer."""
+    """Parameters updated by one step of the optimizer."""
     loss: float
-    """Numbers of a batch that go through scaling, loss and its gradient."""
+    """Numbers of a batch that go through scaling, the loss and its gradient."""
     step: float
-    """Training steps with nothing in them: what is spent whatever the size."""
+    """Training steps of negligible size, which cost only the fixed overhead."""
     firing: float
-    """A latent's firings taken into statistics and examples."""
+    """Firings added to statistics and examples."""
     together: float
-    """Pairs of firings on one token, counted."""
+    """Pairs of firings on the same token counted."""
     pair: float
     """Pairs of latents whose counts are ranked."""
     send: float
-    """Bytes that a rank sends to others; assumed, not measured."""
+    """Bytes that a rank sends to the others; assumed, not measured."""
     write: float
-    """Bytes written to the disk of the cache folder, checksum and fsync included."""
+    """Bytes written to the disk of the cache folder, including checksum and fsync."""
     read: float
-    """Bytes read from there, not in memory before."""
+    """Bytes read from the disk of the cache folder, not from the system's file cache."""
 
     def gather(self, table: float) -> float:
-        """Bytes a second where all latents' rows are `table` bytes: between near and far as powers are."""
+        """Return the bytes per second when all latents' rows are `table` bytes: near and far interpolated on a log scale."""
         share = min(max(math.log(max(table, 1) / NEAR) / math.log(FAR / NEAR), 0.0), 1.0)
         return self.gather_near ** (1 - share) * self.gather_far**share
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A device with its rates."""
+    """A device and its rates."""
 
     name: str
     rates: Rates
     memory: int
-    """Bytes of it that there are: of the machine, or of the GPU."""
+    """Bytes of memory of the machine, or of the GPU."""
     measured: str | None
-    """When and how, for people; None when computed."""
+    """When and how the rates were measured, as text; None when they were computed."""
     process: int = 0
-    """Bytes that Python with its libraries takes."""
+    """Bytes that Python and its libraries take."""
     load: float = 0.0
-    """How many other programs were busy for each core while it was measured."""
+    """Number of busy programs per core while the rates were measured."""
 
 
 def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
-    """A GPU by its peak rates: products in bf16, and how many bytes each kind of work moves.
+    """Return a GPU whose rates are computed from its peak rates and from the bytes that each kind of work moves.
 
-    Unfused kernels: pre-activations written, read twice; gradients of rows written; Adam's states in float32. One kernel
-    after the other, without launch times but for 0.2 ms a step."""
+    `flops` are per second in bf16, `bandwidth` is in bytes per second. Kernels are taken to be unfused: pre-activations are
+    written once and read twice, gradients of rows are written, Adam's states are float32. Kernels run one after the other,
+    and all launches together take 0.2 ms per step."""
     rates = Rates(
         flops=flops,
-        weights=1e3 * bandwidth,  # behind the product's operations, where blocks have 184 rows or more
+        weights=1e3
+        * bandwidth,  # negligible: hidden behind the product's operations in blocks of 184 rows or more
         scan_row=bandwidth / 6,  # bf16, written once and read twice
         scan_batch=bandwidth / 8,
         scan_above=bandwidth / 6,
@@ -117,62 +119,62 @@ def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
     return Machine(f"one NVIDIA {name}", rates, int(memory_gb * 1e9), measured=None, process=3 * 10**9)
 
 
-GPUS = {  # large products in bf16, and copies: what is reached of the peak
+GPUS = {  # rates that large products in bf16, and copies, reach in practice
     "h100": gpu("H100 (80 GB)", 80, 700e12, 2.9e12),
     "h200": gpu("H200 (141 GB)", 141, 790e12, 4.3e12),
 }
 
 
 def peak_memory() -> int:
-    """Bytes this process has held at most."""
+    """Return the most bytes this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def this_machine(threads: int) -> str:
-    """A name that tells this machine, with this number of threads, from others."""
+    """Return a name that is unique to this machine with this number of threads."""
     return f"{platform.node()}, {_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
 
 
 def load(threads: int) -> Machine | None:
-    """The rates measured here earlier with this number of threads, if they are there and whole."""
-    found = recall(this_machine(threads)) or {}
+    """Return this machine as it was measured earlier with this number of threads; None if it was not, or is damaged."""
+    content = recall(this_machine(threads)) or {}
     try:
-        return Machine(**{**found, "rates": Rates(**found["rates"]), "memory": memory()})
+        return Machine(**{**content, "rates": Rates(**content["rates"]), "memory": memory()})
     except (TypeError, KeyError):
         return None
 
 
 def save(machine: Machine) -> None:
-    """Keep a machine's rates in the user's cache folder, in place of its earlier ones."""
+    """Store a machine's rates in the user's cache folder, replacing earlier ones."""
     remember(machine.name, asdict(machine))
 
 
 def recall(key: str) -> dict[str, Any] | None:
-    """What was remembered under a key, if it was by a release that meant the same by it."""
+    """Return the measurement stored under a key, or None if there is none in a file of this format."""
     try:
-        found = json.loads(_path().read_text(encoding="utf-8"))
-        return found["measured"].get(key) if found["format"] == FORMAT else None
+        content = json.loads(_path().read_text(encoding="utf-8"))
+        return content["measured"].get(key) if content["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def remember(key: str, content: dict[str, Any]) -> None:
-    """Keep a measurement in the user's cache folder."""
+    """Store a measurement in the user's cache folder. A damaged file, or one of another format, is replaced."""
     try:
-        found = json.loads(_path().read_text(encoding="utf-8"))
-        measured = found["measured"] if found["format"] == FORMAT else {}
+        stored = json.loads(_path().read_text(encoding="utf-8"))
+        measured = stored["measured"] if stored["format"] == FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
         measured = {}
     files.write_json(_path(), {"format": FORMAT, "measured": {**measured, key: content}})
 
 
 def memory() -> int:
-    """Bytes of memory this machine has."""
+    """Return the bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def memory_free() -> int:
-    """Bytes of it that programs could have now; all where the system does not say."""
+    """Return the bytes of memory that programs could take now, or all of them if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
