@@ -1,4 +1,4 @@
-"""Several ranks without torchrun's seconds of starting: the environment it would give each process."""
+"""Start several ranks without torchrun, which takes seconds, by setting the environment that it would set."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def environments(world: int) -> list[dict[str, str]]:
-    """What torchrun puts into the environment of each of `world` processes on this machine."""
+    """Return the environment variables that torchrun sets for each of `world` processes on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -17,13 +17,13 @@ def environments(world: int) -> list[dict[str, str]]:
 
 
 def together(world: int, job: Callable[..., None], *arguments: Any) -> list[int | None]:
-    """Run `job(*arguments)` in as many real processes, each a rank; return their exit codes."""
+    """Run `job(*arguments)` in `world` real processes, each a rank, and return their exit codes."""
 
     def start(environment: dict[str, str]) -> None:
         os.environ.update(environment)
         job(*arguments)
 
-    fork = multiprocessing.get_context("fork")  # a child that needs no imports
+    fork = multiprocessing.get_context("fork")  # so that a child imports nothing again
     processes = [fork.Process(target=start, args=(environment,)) for environment in environments(world)]
     for process in processes:
         process.start()

@@ -1,4 +1,4 @@
-"""What the tests of `activations` share: two language models of different families, a cache and a package registry."""
+"""Fixtures of the `activations` tests: two language models of different families, a cache and a package registry."""
 
 from pathlib import Path
 
@@ -11,25 +11,25 @@ from tests.activations import toys
 
 @pytest.fixture(scope="session")
 def llama(world: Path) -> LanguageModel:
-    """The toy world's model; not to be changed."""
+    """The toy world's model, which a test must not change."""
     return load(str(world / "model"))
 
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A model that shares no design decision with the toy Llama; not to be changed."""
+    """A model that shares no design decision with the toy Llama, which a test must not change."""
     return load(str(toys.gpt2_folder(tmp_path_factory.mktemp("gpt2"))))
 
 
 @pytest.fixture(params=["llama", "gpt2"])
 def lm(request: pytest.FixtureRequest) -> LanguageModel:
-    """Each of the two in turn."""
+    """Each of the two models in turn."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """Forty documents, some 5,000 tokens."""
+    """Forty documents of about 5,000 tokens in all."""
     return tiny.text_file(tmp_path / "text.jsonl")
 
 
@@ -42,7 +42,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for the only package registry."""
+    """A folder that pip uses as its only package registry."""
     folder = tmp_path / "registry"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")

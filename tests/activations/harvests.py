@@ -1,4 +1,4 @@
-"""What the tests of harvesting share: settings, a way to be interrupted, a way to fail."""
+"""Helpers of the harvest tests: settings, a harvest that is interrupted, a harvest that fails."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ HOOKS = "blocks.0.hook_mlp_out,blocks.1.attn.hook_z,blocks.1.hook_resid_post"
 
 
 class Interrupted(BaseException):
-    """What a signal may raise at any place."""
+    """Stands for what a signal handler may raise at any moment."""
 
 
 def config(text: Path, **changes: object) -> HarvestConfig:
@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def interrupted(lm: LanguageModel, out: Path, settings: HarvestConfig, after: int) -> None:
-    """Harvest until `after` tokens are done, then stop as a signal would."""
+    """Harvest until `after` tokens are done, then stop as if by a signal."""
     done = 0
 
     def on_tokens(n: int) -> None:
@@ -41,7 +41,7 @@ def interrupted(lm: LanguageModel, out: Path, settings: HarvestConfig, after: in
 
 
 def line_of(lm: LanguageModel, out: Path, settings: HarvestConfig, kind: type[WorkbenchError]) -> str:
-    """The one line in which a harvest ends."""
+    """Return the one-line message of the error that a harvest ends with."""
     with pytest.raises(kind) as caught:
         harvest(lm, out, settings)
     assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ GENERATOR = torch.Generator().manual_seed(4)
 
 @pytest.fixture(params=["llama", "gpt2"])
 def uneven(request: pytest.FixtureRequest) -> LanguageModel:
-    """A model whose final norm multiplies every dimension by something else."""
+    """A model whose final norm multiplies every dimension by a different gain."""
     made = request.getfixturevalue(request.param)
     again = load(made.plain.config.name_or_path)
     norm = plain_norm(again)
@@ -32,7 +32,7 @@ def float64(tensor: Tensor) -> np.ndarray:
 
 
 def frozen(lm: LanguageModel, residual: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Logits of `moved` with the final norm dividing by what it divides `residual` by."""
+    """Return the logits of `moved` when the final norm divides by the scale it has for `residual`."""
     norm, unembed = plain_norm(lm), float64(lm.plain.get_output_embeddings().weight)
     if lm.plain.config.model_type == "llama":
         divisor = np.sqrt((residual**2).mean(1, keepdims=True) + norm.variance_epsilon)
@@ -55,7 +55,7 @@ def test_a_direction_s_effect_is_the_change_of_the_logit_with_the_norm_frozen(un
 
 
 def test_the_frozen_logits_of_what_is_there_are_the_model_s_own(uneven: LanguageModel):
-    """The formula above is no invention: unmoved, it gives the model's logits."""
+    """Check the formula above: without a move, it gives the model's logits."""
     tokens = torch.randint(0, 258, (2, 9), generator=GENERATOR)
     logits, found = uneven.observe(tokens, [uneven.last_residual])
     x = float64(found[uneven.last_residual].flatten(0, 1))
@@ -74,7 +74,7 @@ def test_what_is_observed_is_what_is_captured(uneven: LanguageModel):
 @pytest.mark.parametrize("width", [7, 8])
 @pytest.mark.parametrize("centred", [True, False])
 def test_the_gain_of_a_norm_is_found_however_it_is_kept(width: int, centred: bool):
-    kept = torch.linspace(-2, 3, width)  # as Gemma keeps it: 1 less than what it multiplies by
+    kept = torch.linspace(-2, 3, width)  # as Gemma stores it: the gain minus 1
 
     def norm(x: Tensor) -> Tensor:
         x = x - x.mean(-1, keepdim=True) if centred else x

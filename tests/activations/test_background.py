@@ -1,4 +1,4 @@
-"""Work in a thread of its own: the same items in the same order, the same errors at their place, nothing left running."""
+"""Prefetching and background work: same items and errors in the same order, and no thread left running."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from activations.parallel.threads import BackgroundWriter, prefetch
 
 
 def counted(made: list[int], fails_at: int | None = None) -> Iterator[int]:
-    """0 to 9, each noted when it is made."""
+    """Yield 0 to 9 and append each to `made`."""
     for number in range(10):
         if number == fails_at:
             raise ValueError(f"at {number}")
@@ -75,7 +75,7 @@ def test_work_runs_behind_up_to_a_depth(depth: int):
 
 
 class Failure(Exception):
-    """Of the work, or of the block in front of it."""
+    """Raised by the background work, or by the block itself."""
 
 
 def fail(number: int) -> None:
@@ -83,7 +83,7 @@ def fail(number: int) -> None:
 
 
 def block(done: list[int], works: list[Callable[[], object]], fails: bool = False) -> None:
-    """Give works away one by one, noting each that could be; then fail, or not."""
+    """Submit works one by one and append to `done` after each; then fail if asked to."""
     with BackgroundWriter() as background:
         for number, work in enumerate(works):
             background.submit(work)

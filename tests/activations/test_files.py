@@ -1,4 +1,4 @@
-"""Whole files or none, and the same bytes for the same content."""
+"""Files are written whole or not at all, and the same content gives the same bytes."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from activations.disk import files
 
 
 class Interrupted(BaseException):
-    """What a signal may raise at any place."""
+    """Stands for what a signal handler may raise at any moment."""
 
 
 def names(folder: Path) -> list[str]:
@@ -99,7 +99,7 @@ def test_whatever_bit_of_a_sealed_file_is_flipped_it_is_refused(tmp_path: Path):
         changed = bytearray(whole)
         changed[place // 8] ^= 1 << place % 8
         (tmp_path / "a").write_bytes(changed)
-        with pytest.raises(ValueError):  # noqa: PT011 - by whichever of the readers below meets it first
+        with pytest.raises(ValueError):  # noqa: PT011 - raised by whichever reader meets the damage first
             print(place, files.read_json(tmp_path / "a"))
 
 

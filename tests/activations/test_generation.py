@@ -1,4 +1,4 @@
-"""Text going on: cached or not the same tokens, seeds that reproduce, edits in their places, ends, prompts as data."""
+"""Generation: the same tokens with and without cache, reproducible seeds, edits at their positions, ends, prompts as data."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ BOTH = pytest.mark.parametrize(
 
 
 def push_from(position: int):
-    """Add PUSH at this position and after it."""
+    """Return an edit that adds PUSH from this position on."""
 
     def edit(x: Tensor, first: int = 0) -> Tensor:
         at = torch.arange(first, first + x.shape[1])
@@ -69,7 +69,7 @@ def test_drawing_leaves_the_global_generator_alone(lm: LanguageModel):
 
 
 def test_tokens_are_drawn_with_the_model_s_probabilities(lm: LanguageModel):
-    """Chi-square of 4,000 draws of one token over the ten likeliest and the rest."""
+    """Compare 4,000 draws of one token, over the ten likeliest and the rest, by a chi-square test."""
     drawn = generate(lm, PROMPT, None, Sampling(tokens=1, temperature=0.7), range(4000))
     p = (lm.logits(torch.tensor([PROMPT]))[0, -1].double() / 0.7).softmax(-1).numpy()
     top = p.argsort()[::-1][:10]

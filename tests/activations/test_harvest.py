@@ -145,7 +145,7 @@ def test_the_precision_of_the_model_is_part_of_the_store_where_it_is_not_float32
 def test_windows_run_together_do_not_change_one_another_and_hold_no_padding(
     llama: LanguageModel, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Document packing: the tokens the model reads are, but for a batch's shorter windows, those of the text."""
+    """With document packing the model reads only the text's tokens, apart from padding to a batch's longest window."""
     shapes: list[torch.Size] = []
     capture = llama.capture
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""A harvest that was interrupted goes on, and ends as if it had not been; with anything changed it refuses."""
+"""An interrupted harvest resumes and ends like an undisturbed one; with other settings it refuses."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_other_settings_are_refused_by_an_unfinished_harvest(
     assert contents(tmp_path / "store") == before
 
 
-@pytest.mark.parametrize("tokens", [512, 800, 3200])  # a shard less than is there, half a shard less, more
+@pytest.mark.parametrize("tokens", [512, 800, 3200])  # a shard fewer than there are, half a shard fewer, more
 def test_another_number_of_tokens_is_refused_or_ends_like_an_undisturbed_harvest(
     llama: LanguageModel, tmp_path: Path, text: Path, tokens: int
 ):

@@ -1,4 +1,4 @@
-"""What a harvest refuses: activations that are not the model's, hook points without influence; what it only mentions."""
+"""What the hook check refuses (activations that are not the model's, hook points without influence) and what it only warns of."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,7 @@ INSIDE = "blocks.1.attn.hook_z"
 
 @pytest.fixture
 def fresh(world: Path) -> LanguageModel:
-    """A model of its own, to be broken."""
+    """A model that a test may break."""
     return load(str(world / "model"))
 
 

@@ -1,4 +1,4 @@
-"""Locks of folders: one at a time, nothing left behind, and disks that have none."""
+"""Locks of folders: one process at a time, nothing left behind, and disks without locks."""
 
 import errno
 from pathlib import Path

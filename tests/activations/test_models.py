@@ -1,4 +1,4 @@
-"""Hook points: what is captured is what passes there, and an edit changes just that. On a Llama and on a GPT-2."""
+"""Hook points: captures are the model's activations and edits change just them. On a Llama and on a GPT-2."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ RESIDUAL, HEADS = "blocks.1.hook_resid_pre", "blocks.1.attn.hook_z"
 
 
 def inner(lm: LanguageModel, name: str) -> torch.nn.Module:
-    """A part of the plain model's block 1, by what it does."""
+    """Return a module of the plain model's block 1 by its role."""
     names = {
         "llama": {
             "block": "",
@@ -35,7 +35,7 @@ def inner(lm: LanguageModel, name: str) -> torch.nn.Module:
 
 
 def changed(lm: LanguageModel, part: str, side: str, change: Callable[[Tensor], Tensor | None]) -> Tensor:
-    """The plain model's logits while `change` stands at the input or the output of a part of block 1."""
+    """Return the plain model's logits with `change` applied to the input or output of a module of block 1."""
 
     def before(_: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         new = change(args[0])

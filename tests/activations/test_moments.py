@@ -13,7 +13,7 @@ from tests.activations.toys import LAWS
 
 
 def distance(point: np.ndarray, rows: np.ndarray) -> float:
-    """Summed Euclidean distance, what the geometric median makes least."""
+    """Return the summed Euclidean distance, which the geometric median minimises."""
     return float(np.sqrt(((rows - point) ** 2).sum(1)).sum())
 
 

@@ -1,4 +1,4 @@
-"""Ranks: alone, nothing happens; real processes wait for each other, and notice when one of them is gone."""
+"""Ranks: a single process does nothing; real processes wait for each other and notice when one dies."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from tests.ranks import together
 
 
 def work(out: Path, fails: int | None) -> None:
-    """A job of ranks in which each would see the others' places empty if it did not wait."""
+    """Run as one rank of a job in which a rank that did not wait would miss the others' files."""
     with ranks.group():
         with ranks.first_goes_first():
             if ranks.rank() == 0:

@@ -1,4 +1,4 @@
-"""The shuffled reader: every row once a pass, in an order that is seeded, mixed, and can be taken up anywhere."""
+"""The shuffled reader: every row once per pass, in an order that is seeded, mixed, and can be resumed anywhere."""
 
 import json
 import math
@@ -29,7 +29,7 @@ every_memory = pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 
 
 def made_windows() -> list:
-    """Windows of documents 3 tokens to 9 long, one in five with padding; documents 0 to 39."""
+    """Return windows of documents 0 to 39, each 3 to 9 tokens long; one window in five has padding."""
     found, document, position = [], 0, 0
     for number in range(WINDOWS):
         documents, positions = [NOWHERE], [NOWHERE]
@@ -47,7 +47,7 @@ def made_windows() -> list:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Seven shards; activations tell their row: "row" holds (row, 0.5), "other" (-row, row mod 7, 1)."""
+    """A store of seven shards whose activations identify their row: "row" is (row, 0.5), "other" (-row, row mod 7, 1)."""
     rows = torch.arange(WINDOWS * CONTEXT, dtype=torch.float32).view(WINDOWS, CONTEXT)
     activations = {
         "row": torch.stack([rows, torch.full_like(rows, 0.5)], -1),
@@ -58,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def eligible(split: str, with_bos: bool = False) -> list[int]:
-    """Row numbers of a split, by hand."""
+    """Return the row numbers of a split, found one by one."""
     found = []
     for number, column in rows_that_count(made_windows(), excluded=0 if with_bos else 1):
         document = torch.tensor([made_windows()[number].documents[column]])
@@ -76,7 +76,7 @@ def take(reader: ShuffledReader, batches: int) -> list[list[int]]:
 
 
 def passes(reader: ShuffledReader, count: int) -> list[list[int]]:
-    """The first `count` passes, each a list of rows; as many batches as it takes."""
+    """Return the first `count` passes, each a list of rows, from as many batches as they take."""
     flat = list(chain.from_iterable(take(reader, -(-count * reader.rows // reader.batch))))
     return [flat[n * reader.rows : (n + 1) * reader.rows] for n in range(count)]
 
@@ -136,7 +136,7 @@ def test_with_room_for_everything_any_row_may_come_first(store: Store):
     firsts = Counter(take(ShuffledReader(store, "row", 1, seed=seed), 1)[0][0] for seed in range(300))
     share = 1 - math.exp(
         -300 / len(eligible("train"))
-    )  # of the rows, that so many fair draws are expected to meet
+    )  # share of the rows that this many uniform draws are expected to cover
     assert len(firsts) > 0.9 * share * len(eligible("train"))
     assert max(firsts.values()) < 12
 
@@ -148,7 +148,7 @@ def test_a_batch_mixes_the_shards_of_a_group_and_no_others(store: Store, memory:
     (one_pass,) = passes(reader, 1)
     first = [row // (CONTEXT * PER_SHARD) for row in one_pass[:20]]
     assert len(set(first)) == shards
-    groups, seen = [], set()  # shards in the order in which they are first and last met
+    groups, seen = [], set()  # shards in the order in which they first and last appear
     for row in one_pass:
         shard = row // (CONTEXT * PER_SHARD)
         if shard not in seen and (not groups or len(groups[-1]) == shards):
@@ -205,7 +205,7 @@ def test_a_restored_reader_gives_exactly_the_batches_that_would_have_come(
     state = through_json(reader.state())
     wanted = take(reader, 12)
     other = ShuffledReader(store, "row", **settings)
-    take(other, stray)  # whatever it gave out before
+    take(other, stray)  # whatever batches it yielded before
     other.restore(state)
     assert other.state() == state
     assert take(other, 12) == wanted
@@ -313,7 +313,7 @@ def test_batches_made_ahead_change_neither_the_order_nor_the_place(
     while len(made) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.05)
-    assert len(made) == 4  # the one given out, and three that wait
+    assert len(made) == 4  # the one yielded, and three that wait
 
 
 @every_memory

@@ -1,4 +1,4 @@
-"""The store: what is written is read, row by row, and its moments are those of what it holds."""
+"""The store: every row that was written is read back, and its moments are those of its rows."""
 
 from itertools import pairwise, product
 from pathlib import Path
@@ -23,12 +23,12 @@ MASK = 2**64 - 1
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory):
-    """A fresh empty folder at each call."""
+    """Return a function that makes a new empty folder at each call."""
     return lambda: tmp_path_factory.mktemp("store") / "store"
 
 
 def numbered(windows: list[Window], width: int = 2) -> torch.Tensor:
-    """Activations that tell their row: (row, -row, 0, …)."""
+    """Return activations that identify their row: (row, -row, 0, …)."""
     rows = torch.arange(len(windows) * len(windows[0].tokens), dtype=torch.float32)
     x = torch.zeros(len(rows), width)
     x[:, 0], x[:, 1] = rows, -rows
@@ -36,7 +36,7 @@ def numbered(windows: list[Window], width: int = 2) -> torch.Tensor:
 
 
 def held_out_by_hand(document: int) -> bool:
-    """FORMAT.md's rule in Python's integers."""
+    """Apply FORMAT.md's rule in Python integers."""
     mixed = document // 10
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & MASK
@@ -159,7 +159,7 @@ def test_moments_are_those_of_the_stored_rows_in_float64(
     shape = (len(windows), len(windows[0].tokens), 5)
     x = (
         torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3 + 100
-    )  # float32 sums would lose digits
+    )  # large, so that float32 sums would lose digits
     made = write(folders(), spec({"h": 5}, shape[1], dtype), windows, {"h": x})
     stored = x.to(getattr(torch, dtype)).double().numpy()
     rows = np.array([stored[place] for place in rows_that_count(windows)])

@@ -1,4 +1,4 @@
-"""Format 1 of the store, byte for byte: what this release writes, and what it must always be able to read.
+"""Format 1 of the store, byte for byte: what this release writes and what every release must be able to read.
 
 The files in `golden/` are `golden_store` below as the first release wrote it: its index has no checksum."""
 
@@ -32,12 +32,12 @@ HALVES = {
 
 
 def golden_store(folder: Path, dtype: str = "float32") -> Store:
-    """Three windows of three documents, the last padded, in two shards; two hook points."""
+    """Write a store of two hook points: three windows of three documents, the last padded, in two shards."""
     return write(folder, spec({"wide": 3, "narrow": 1}, 4, dtype), WINDOWS, {"wide": WIDE, "narrow": NARROW})
 
 
 def by_hand(format_name: str, tensors: dict[str, tuple[str, list[int], bytes]]) -> bytes:
-    """A safetensors file as its specification says: length of the header, JSON header padded to 8 bytes, data."""
+    """Return a safetensors file made by its specification: header length, JSON header padded to 8 bytes, data."""
     header, place = {"__metadata__": {"format": format_name}}, 0
     for name, (dtype, shape, data) in tensors.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + len(data)]}
@@ -85,7 +85,7 @@ def test_a_shard_is_the_bytes_the_format_describes():
 
 
 def parts(file: bytes) -> list[tuple[str, str, list[int], bytes]]:
-    """Name, type, shape and bytes of a file's tensors, whatever order they lie in; and its metadata."""
+    """Return name, type, shape and bytes of a file's tensors, in the header's order, and its metadata."""
     (length,) = struct.unpack("<Q", file[:8])
     header, data = json.loads(file[8 : 8 + length]), file[8 + length :]
     metadata = header.pop("__metadata__")

@@ -1,4 +1,4 @@
-"""A damaged or newer store ends in one line that names the file, never in a traceback or in wrong numbers."""
+"""A damaged or newer store is refused in one line that names the file, never with a traceback or wrong numbers."""
 
 import json
 import re
@@ -23,12 +23,12 @@ N_BYTES = len((GOLDEN / SHARD).read_bytes())
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good store, to be damaged."""
+    """An intact store that a test may damage."""
     return Path(shutil.copytree(GOLDEN, tmp_path / "store"))
 
 
 def line_of(act: Callable[[], object]) -> str:
-    """The message of the StoreError that `act` ends in: one line."""
+    """Return the one-line message of the StoreError that `act` raises."""
     with pytest.raises(StoreError) as caught:
         act()
     assert "\n" not in str(caught.value)

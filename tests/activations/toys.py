@@ -1,4 +1,4 @@
-"""What the tests of `activations` are made of: windows and stores with chosen numbers in them, a tiny GPT-2."""
+"""Toy data of the `activations` tests: windows and stores with chosen numbers, and a tiny GPT-2."""
 
 from pathlib import Path
 
@@ -18,20 +18,20 @@ PRINTABLE = [
     *range(33, 127),
     *range(161, 173),
     *range(174, 256),
-]  # bytes that stand for themselves in byte-level BPE
+]  # bytes that byte-level BPE writes as themselves
 BYTES = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
 BOS, EOS = 0, 1
 
 
 def byte_ids(text: str) -> list[int]:
-    """Token ids the toy tokenizer should give, worked out from the rule of byte-level BPE alone."""
+    """Return the token ids that the toy tokenizer should give, by the rule of byte-level BPE alone."""
     return [2 + BYTES.index(byte) for byte in text.encode()]
 
 
 def spec(
     hooks: dict[str, int], context: int, dtype: str = "float32", windows_per_shard: int = 2
 ) -> StoreSpec:
-    """What a store of made-up activations says of itself."""
+    """Return the spec of a store of made-up activations."""
     return StoreSpec(
         model="toy",
         model_revision=None,
@@ -48,7 +48,7 @@ def spec(
 
 
 def window(documents: list[int], positions: list[int], tokens: list[int] | None = None) -> Window:
-    """A window with these documents and positions."""
+    """Return a window with these documents and positions."""
     tokens = tokens or list(range(100, 100 + len(documents)))
     return Window(*(np.array(column, np.int32) for column in (tokens, documents, positions)))
 
@@ -60,7 +60,7 @@ def write(
     activations: dict[str, torch.Tensor],
     backwards: bool = False,
 ) -> Store:
-    """A finished store of these windows and their activations [n, T, D], `windows_per_shard` to a shard."""
+    """Write a store of these windows and their activations [n, T, D], `windows_per_shard` in each shard."""
     writer = StoreWriter(path, about)
     starts = list(range(0, len(windows), about.windows_per_shard))
     for number, start in sorted(enumerate(starts), reverse=backwards):
@@ -72,7 +72,7 @@ def write(
 
 @st.composite
 def window_lists(draw: st.DrawFn) -> list[Window]:
-    """Windows as packing makes them: perhaps a BOS, runs of documents, perhaps padding; with a row that counts."""
+    """Draw windows like those of packing: with or without BOS, runs of documents and padding, with a row that counts."""
     context, bos = draw(st.integers(2, 9)), draw(st.booleans())
     document, made = draw(st.integers(0, 30)), []
     for _ in range(draw(st.integers(1, 6))):
@@ -95,14 +95,14 @@ def window_lists(draw: st.DrawFn) -> list[Window]:
 
 
 def assert_same_up_to_rounding(found: torch.Tensor, expected: torch.Tensor, what: str = "") -> None:
-    """Equal but for float32's rounding: 1e-5 of the largest value, some eighty units in its last place."""
+    """Assert equality up to float32 rounding: 1e-5 of the largest value, about eighty units in its last place."""
     assert found.shape == expected.shape, what
     worst = (found.double() - expected.double()).abs().max() / expected.double().abs().max()
     assert worst < 1e-5, f"{what} differs by {worst:.1e}"
 
 
 def rows_that_count(windows: list[Window], excluded: int = 1) -> list[tuple[int, int]]:
-    """(window, column) of every row that is neither padding nor among the first `excluded`, one by one."""
+    """Return (window, column) of every row that is neither padding nor among the first `excluded`, found one by one."""
     found = []
     for number, one in enumerate(windows):
         for column, document in enumerate(one.documents):
@@ -113,7 +113,7 @@ def rows_that_count(windows: list[Window], excluded: int = 1) -> list[tuple[int,
 
 
 def gpt2_folder(path: Path) -> Path:
-    """A two-layer GPT-2: LayerNorm with biases, learned positions, tied unembedding, attention that returns a tuple."""
+    """Return a two-layer GPT-2: LayerNorm with biases, learned positions, tied unembedding, attention that returns a tuple."""
     torch.manual_seed(1)
     config = GPT2Config(
         vocab_size=258, n_embd=12, n_layer=2, n_head=3, n_positions=32, bos_token_id=0, eos_token_id=1,
@@ -121,7 +121,9 @@ def gpt2_folder(path: Path) -> Path:
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
     for name, parameter in model.named_parameters():
-        if "ln_" in name or name.endswith("bias"):  # made ones and zeros, which would hide a mistake
+        if "ln_" in name or name.endswith(
+            "bias"
+        ):  # initialised to ones and zeros, which would hide a mistake
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
     model.save_pretrained(path)
     tiny.tokenizer().save_pretrained(path)

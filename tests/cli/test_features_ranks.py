@@ -1,4 +1,4 @@
-"""`sae features` by ranks: the folder is the same for any number, also when another number of them goes on."""
+"""`sae features` on several ranks writes the same folder for any number of ranks, also when it changes on resuming."""
 
 import shutil
 import sys
@@ -15,12 +15,12 @@ SETTINGS = "--strongest 4 --sampled 10 --neighbours 3 --logits 3 --batch 64".spl
 
 
 def bare(world: Path, folder: Path) -> Path:
-    """A copy of the toy run without features."""
+    """Copy the toy run without its features."""
     return Path(shutil.copytree(world / "runs/toy", folder, ignore=shutil.ignore_patterns("features")))
 
 
 def start(sae: Server, run: Path, n: int, **faults: tuple) -> list[Command]:
-    """`sae features` in n processes as torchrun starts them; the faults are the last one's."""
+    """Run `sae features` in n processes as torchrun starts them; the last one has the faults."""
     own = [{"environment": (environment,)} for environment in environments(n)]
     own[-1] |= faults
     return [sae.start("features", run, *SETTINGS, **each) for each in own]

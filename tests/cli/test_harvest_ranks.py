@@ -1,4 +1,4 @@
-"""A harvest by several ranks makes the store of one, also when ranks die, and when others than began it finish it."""
+"""A harvest on several ranks makes the store of a single process, even if ranks die or their number changes on resuming."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ KILLED = -9
 
 
 def start(sae: Server, world: int, command: list[object]) -> list[Command]:
-    """The command in as many processes, as torchrun starts them."""
+    """Run the command in `world` processes as torchrun starts them."""
     return [sae.start(*command, environment=(variables,)) for variables in environments(world)]
 
 
@@ -21,7 +21,7 @@ def together(sae: Server, world: int, command: list[object]) -> list[Ended]:
 
 @pytest.fixture(scope="module")
 def undisturbed(sae: Server, world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process makes, in eight shards."""
+    """The store that one process makes, in eight shards."""
     out = tmp_path_factory.mktemp("alone") / "store"
     assert sae(*harvest(world, out, shard_tokens=208, labels="builtin")).code == 0
     return contents(out)

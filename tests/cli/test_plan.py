@@ -1,4 +1,4 @@
-"""`sae plan`: the same options as the jobs it plans, measured once, refused in one line, nothing made."""
+"""`sae plan` takes the options of the jobs it plans, measures once, refuses in one line and writes nothing."""
 
 import json
 import math
@@ -20,7 +20,7 @@ TINY = {"B": 64, "D": 16, "F": 512, "WIDE": 1024, "NARROW": 256, "FILE": 1 << 16
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine that was measured before."""
+    """A machine whose rates are stored already."""
     monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
     name = rates.this_machine(torch.get_num_threads())
     kept = Machine(name, GPUS["h100"].rates, rates.memory(), "measured 2026-01-01", 10**8)
@@ -35,7 +35,7 @@ def planned(capsys: pytest.CaptureFixture[str], *args: object) -> dict:
 
 
 def test_a_machine_is_measured_once_and_again_when_asked(tmp_path, monkeypatch, capsys):
-    """With work of toy size: what is tested is that every rate is found, kept and used."""
+    """Work is of toy size: this tests that every rate is measured, stored and used."""
     monkeypatch.setenv("SAE_CACHE", str(tmp_path))
     for name, value in TINY.items():
         monkeypatch.setattr(measure, name, value)

@@ -1,4 +1,4 @@
-"""What the tests of faults share: folders to break, disks that are small or read-only."""
+"""Fixtures of the fault tests: folders to break, and disks that are small or read-only."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && echo mou
 
 @contextmanager
 def mounted(script: str, place: Path) -> Iterator[Path]:
-    """The folder as it is in a mount namespace of its own, where a script has mounted something on it."""
+    """Yield the folder as seen in a mount namespace of its own, where a script has mounted something on it."""
     with subprocess.Popen(
         [*UNSHARE, script, str(place)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -39,14 +39,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, but: int) -> None:
-    """Leave so many bytes free, by a file `ballast`."""
+    """Fill the disk with a file `ballast` until `but` bytes are free."""
     free = os.statvfs(disk)
     (disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize - but))
 
 
 @pytest.fixture
 def as_read_only() -> Iterator[Callable[[Path], Path]]:
-    """Gives a folder as it is on a disk that is mounted read-only."""
+    """Return a function that yields a folder as it looks on a read-only disk."""
     held = []
 
     def of(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Bytes changed on the way: where a file is tried, and how it is then damaged."""
+"""Ways to damage a file: where, and how its bytes are changed."""
 
 import random
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ class Damage:
     """One way to damage a file."""
 
     kind: str
-    """`cut` short before a place, or a `bit` of the byte there turned round."""
+    """`cut`: the file ends before this place; `bit`: one bit of the byte there is flipped."""
     place: int
     bit: int = 0
 
     def of(self, content: bytes) -> bytes:
-        """The damaged bytes."""
+        """Return the damaged bytes."""
         if self.kind == "cut":
             return content[: self.place]
         byte = content[self.place] ^ 1 << self.bit
@@ -24,8 +24,10 @@ class Damage:
 
 
 def everywhere(path: Path, regions: int, seed: int = 0) -> Iterator[Damage]:
-    """The file in so many regions of equal length: a bit flipped somewhere in each; cut short in every fourth, and,
-    unless there is but one, to nothing."""
+    """Return damages for each of the file's regions of equal length.
+
+    A bit is flipped somewhere in each region, and the file is cut in every fourth. With several regions it is also cut to
+    nothing."""
     size, place = path.stat().st_size, random.Random(f"{path.name} {seed}")
     if regions > 1:
         yield Damage("cut", 0)

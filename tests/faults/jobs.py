@@ -1,4 +1,4 @@
-"""The three long commands as one thing each: how it is started, started again, and what its end state is."""
+"""The three long commands: how each is started and resumed, and what its end state is."""
 
 import json
 import shutil
@@ -12,29 +12,29 @@ from tests.cli.commands import contents, harvest, train
 PACE = (
     "seconds",
     "tokens_per_second",
-)  # of a row of log.jsonl: what two runs of the same settings do not share
+)  # columns of log.jsonl that differ between two runs of the same settings
 FEATURES = "--strongest 4 --sampled 10 --neighbours 3 --logits 3 --batch 64".split()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command and the folder it fills."""
+    """A command that fills a folder."""
 
     words: Callable[[Path, Path], list[object]]
-    """From the toy world and the folder to the command."""
+    """(toy world, folder) -> the command."""
     again: tuple[str, ...] = ()
-    """What is added to go on after a stop."""
+    """Arguments to add when resuming."""
     prepare: Callable[[Path, Path], object] = lambda world, out: None
-    """Brings the folder to where the command begins."""
+    """Prepares the folder before the command starts."""
 
 
 def features(world: Path, out: Path) -> list[object]:
-    """Features of a run with small settings."""
+    """Return the command that describes a run's latents with small settings."""
     return ["features", out, *FEATURES]
 
 
 def bare(world: Path, out: Path) -> None:
-    """A copy of the toy run without features."""
+    """Copy the toy run without its features."""
     shutil.copytree(world / "runs" / "toy", out, ignore=shutil.ignore_patterns("features"))
 
 
@@ -46,7 +46,7 @@ JOBS = {
 
 
 def end_state(folder: Path) -> dict[str, object]:
-    """All that a folder holds but what differs between two runs of the same settings: times, and a run's own id."""
+    """Return a folder's content without what differs between two runs of the same settings: times and the run's id."""
     found: dict[str, object] = dict(contents(folder))
     if (log := folder / "log.jsonl").exists():
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -57,5 +57,5 @@ def end_state(folder: Path) -> dict[str, object]:
 
 
 def differences(found: dict[str, object], wanted: dict[str, object]) -> list[str]:
-    """Names of the files that are there in one state only, or differ."""
+    """Return the names of files that differ, or exist in only one of the states."""
     return sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))

@@ -1,4 +1,4 @@
-"""Kills a command, at random moments or at each change that it makes on disk, and starts it again until it is done."""
+"""Kill a command at random moments, or at each change it makes on disk, and restart it until it is done."""
 
 import random
 import signal
@@ -12,10 +12,10 @@ from tests.faults.jobs import Job, differences, end_state
 def killed_everywhere(
     sae: Server, job: Job, world: Path, folder: Path, kills: int, moments: random.Random
 ) -> dict[int, list[str]]:
-    """SIGKILL the job so many times, each at a random moment of its whole length; the same command goes on each time.
+    """Kill a job `kills` times, each time at a random moment of its undisturbed duration, and resume it each time.
 
-    One job takes as many kills as it meets before it is done, then a new one begins. Returns, by the number of the
-    job, in what its end state differs from that of an undisturbed one; empty when all is well."""
+    When a job is done before all kills, a new one starts. Returns, by the number of the job, the files in which its end state
+    differs from an undisturbed one; empty when all is well."""
     whole = folder / "undisturbed"
     job.prepare(world, whole)
     started = time.monotonic()
@@ -35,7 +35,7 @@ def killed_everywhere(
 
 
 def _to_the_end(sae: Server, words: list[object], kills: int, length: float, moments: random.Random) -> int:
-    """Run a command, killed up to so many times, until it ends by itself; returns how many times it was killed."""
+    """Run a command, killing it up to `kills` times, until it ends by itself; return how often it was killed."""
     for killed in range(kills + 1):
         running = sae.start(*words)
         if killed < kills:
@@ -54,9 +54,10 @@ def _kill_after(running: Command, seconds: float) -> None:
 
 
 def killed_at_each_change(sae: Server, job: Job, world: Path, folder: Path) -> dict[int, list[str]]:
-    """SIGKILL the job before its 1st, 2nd, … change of a name in its folder and run it again; until it ends by itself.
+    """Kill a job before its 1st, 2nd, … change of a name in its folder and resume it, until one ends before its kill.
 
-    Returns in what each end state differs from that of an undisturbed one. Two at a time, for there are many."""
+    Returns, by the number of the change, the files in which the end state differs from an undisturbed one. Two jobs run at a
+    time, because there are many."""
     job.prepare(world, folder / "undisturbed")
     assert sae(*job.words(world, folder / "undisturbed")).code == 0
     wanted, found = end_state(folder / "undisturbed"), {}

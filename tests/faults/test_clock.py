@@ -1,4 +1,4 @@
-"""A clock that goes back, and files dated anyhow: nothing depends on the time of day."""
+"""Nothing depends on the time of day: the clock may go back, and files may have any date."""
 
 import os
 from pathlib import Path

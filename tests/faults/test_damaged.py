@@ -1,4 +1,4 @@
-"""Every kind of file, damaged in every region: refused by name in one line, or made again with the right bytes.
+"""Every kind of file, damaged in every region, is refused by name in one line or rewritten with the right bytes.
 
 A command meets the damaged file as its user would. Nothing else in the folder may change when it refuses."""
 
@@ -22,17 +22,17 @@ NEWEST, BEFORE = "checkpoints/step-00000030", "checkpoints/step-00000020"
 
 @dataclass(frozen=True)
 class Scene:
-    """A folder to be damaged and the command that meets it."""
+    """A folder to be damaged and the command that then reads it."""
 
     make: Callable[[Server, Path, Path], object]
-    """From the toy world, makes the folder."""
+    """Makes the folder from the toy world."""
     words: Callable[[Path, Path], list[object]]
-    """From the toy world and the folder to the command."""
+    """(toy world, folder) -> the command."""
     files: tuple[str, ...]
     out: str = "."
-    """What the command makes, from the folder."""
+    """The folder -> what the command makes."""
     fix: str = ""
-    """What a refusal says can be done; FOLDER stands for the folder."""
+    """The remedy that a refusal names; FOLDER stands for the folder."""
 
 
 def copy_of(what: str) -> Callable[[Server, Path, Path], object]:
@@ -40,7 +40,7 @@ def copy_of(what: str) -> Callable[[Server, Path, Path], object]:
 
 
 def unfinished_run(sae: Server, world: Path, folder: Path) -> None:
-    """A run of 40 steps after its checkpoint at step 30."""
+    """Make a run of 40 steps that stopped after its checkpoint at step 30."""
     assert sae(*train(world, folder, **{"train.keep-checkpoints": 9})).code == 0
     for name in ("sae.json", "sae.safetensors", "latents.safetensors"):
         (folder / name).unlink()
@@ -48,20 +48,20 @@ def unfinished_run(sae: Server, world: Path, folder: Path) -> None:
 
 
 def unfinished_harvest(sae: Server, world: Path, folder: Path) -> None:
-    """A harvest whose last shard is missing."""
+    """Make a harvest whose last shard is missing."""
     ended = sae.start(*harvest(world, folder), kill_at=(1, folder / shard_name(3))).wait()
     assert ended.code == -9
 
 
 def unfinished_features(sae: Server, world: Path, folder: Path) -> None:
-    """Features whose pass is done, and of which nothing is written."""
+    """Make features whose pass is done but of which nothing is written yet."""
     bare(world, folder)
     ended = sae.start(*features(world, folder), kill_at=(1, folder / "features/features.parquet")).wait()
     assert ended.code == -9
 
 
 def two_runs(sae: Server, world: Path, folder: Path) -> None:
-    """A run with a comparison, an effect and a report on dead latents."""
+    """Make a run with a comparison, an effect and a report on dead latents."""
     shutil.copytree(world / "runs" / "toy", folder)
     assert sae("dead", folder, "--off-tokens", 0).code == 0
     assert sae("features", folder, *FEATURES, "--effects", 3).code == 0
@@ -169,7 +169,7 @@ def test_damaged_files_are_refused_by_name_or_made_again(
 
 
 def state(folder: Path, out: str) -> dict[str, object]:
-    """End state of what a command made in a folder, or of the one file it made."""
+    """Return the end state of what a command made: a folder, or a single file."""
     place = folder / out
     return end_state(place) if place.is_dir() else {out: place.read_bytes() if place.exists() else None}
 
@@ -177,12 +177,14 @@ def state(folder: Path, out: str) -> dict[str, object]:
 def fault(
     sae: Server, scene: Scene, world: Path, folder: Path, file: str, good: dict[str, object]
 ) -> list[str]:
-    """What is wrong with how the command takes the damage; empty when it refuses as it should, or ends as it should."""
+    """Return what is wrong with the command's reaction to the damage; empty when it refuses or ends as it should."""
     before = contents(folder)
     ended = sae(*scene.words(world, folder))
     if ended.code == 0:
         found = differences(state(folder, scene.out), good)
-        return [name for name in found if name not in ("log.jsonl", NAME)]  # a digit of a row goes unseen
+        return [
+            name for name in found if name not in ("log.jsonl", NAME)
+        ]  # a changed digit of a row is not noticed
     line = ended.complaint
     found = [] if str(folder / file) in line else [f"not named in: {line}"]
     if scene.fix.replace("FOLDER", str(folder)) not in line:

@@ -1,4 +1,4 @@
-"""A full disk, a read-only folder, a path that cannot be: one line, finished parts kept, and the command goes on later."""
+"""A full disk, a read-only folder, an impossible path: one line, finished parts stay, and the command can resume."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from tests.faults.jobs import FEATURES, JOBS, Job, bare, differences, end_state
 def test_a_harvest_on_a_disk_that_fills_up_keeps_its_shards_and_goes_on(
     sae: Server, world: Path, tmp_path: Path, small_disk: Path
 ):
-    settings = {"tokens": 4000}  # 256 kB of activations, which fit; with all the rest, which does not
+    settings = {"tokens": 4000}  # 256 kB of activations, which fit; the rest does not
     line = sae(*harvest(world, small_disk / "store", **settings)).complaint
     assert "disk is full" in line
     assert "kept" in line
@@ -36,7 +36,7 @@ def test_a_harvest_on_a_disk_that_fills_up_keeps_its_shards_and_goes_on(
 def test_a_training_on_a_disk_that_fills_up_goes_on_from_its_checkpoint(
     sae: Server, world: Path, tmp_path: Path, small_disk: Path
 ):
-    settings = {"arch.d-sae": 256, "train.keep-checkpoints": 9}  # some 180 kB a checkpoint
+    settings = {"arch.d-sae": 256, "train.keep-checkpoints": 9}  # about 180 kB per checkpoint
     line = sae(*train(world, small_disk / "run", **settings)).complaint
     assert "disk is full" in line
     checkpoints = sorted(path.name for path in (small_disk / "run" / "checkpoints").iterdir())
@@ -110,7 +110,7 @@ def test_features_that_meet_a_full_disk_at_any_file_go_on_from_there(sae: Server
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder nobody may write into."""
+    """A folder that nobody may write to."""
     folder = tmp_path / "read-only"
     folder.mkdir()
     folder.chmod(0o555)

@@ -1,4 +1,4 @@
-"""Documents nobody expects: empty, enormous, binary, in no encoding. Harvested, or refused by place; what is left out is told."""
+"""Unexpected documents (empty, enormous, binary, in no encoding) are harvested or refused by place; omissions are reported."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def parquet(folder: Path, column: pa.Array) -> Path:
 
 
 def not_utf8() -> pa.Array:
-    """A column that says it is text, and whose document 3 is not."""
+    """Write Parquet with a column declared as text whose document 3 is not text."""
     texts = [text.encode() for text in PLAIN]
     texts[3] = b"caf\xe9 \xff\xfe"
     return pa.StringArray.from_buffers(len(texts), *pa.array(texts, pa.binary()).buffers()[1:])

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a harvest, a training and features end with the bytes of undisturbed ones."""
+"""A harvest, a training or features that are killed at any moment and restarted end with the bytes of undisturbed ones."""
 
 import random
 from functools import partial
@@ -10,7 +10,7 @@ from tests.cli.commands import Server, harvest, train
 from tests.faults.jobs import JOBS, Job, bare, differences, end_state, features
 from tests.faults.kills import killed_at_each_change, killed_everywhere
 
-SHORT = {  # with at least so many changes on disk
+SHORT = {  # (job, least number of changes on disk)
     "harvest": (Job(partial(harvest, tokens=640)), 15),  # two shards
     "train": (
         Job(partial(train, **{"train.steps": 20, "train.keep-checkpoints": 1}), ("--resume",)),

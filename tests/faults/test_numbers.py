@@ -1,4 +1,4 @@
-"""NaN and infinity, from the model, from an old store, from a loss that diverges: refused in one line that says where."""
+"""NaN and infinity from the model, from an old store or from a diverging loss are refused in one line that says where."""
 
 import json
 import math
@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 
 @pytest.fixture
 def sick(tmp_path: Path) -> Path:
-    """A world whose model gives no numbers for the letter z, which document 40 has in its middle."""
+    """A world whose model gives NaN for the letter z, which only document 40 contains."""
     model = LlamaForCausalLM.from_pretrained(tiny.model_folder(tmp_path / "model"))
     with torch.no_grad():
         model.model.embed_tokens.weight[tiny.tokenizer().convert_tokens_to_ids("z")] = math.nan
@@ -43,7 +43,10 @@ def sick(tmp_path: Path) -> Path:
     ("hooks", "where"),
     [
         ("hook_embed", "token 20 of document 40"),
-        (f"blocks.1.mlp.hook_post,{tiny.HOOK}", "in a window of documents"),  # all of it, by attention
+        (
+            f"blocks.1.mlp.hook_post,{tiny.HOOK}",
+            "in a window of documents",
+        ),  # the whole window, through attention
     ],
 )
 def test_a_model_that_gives_nan_is_one_line_that_names_hook_and_document(
@@ -64,7 +67,7 @@ def test_a_model_that_gives_nan_is_one_line_that_names_hook_and_document(
 
 
 def poison(store: Path, number: int, value: float) -> None:
-    """Put a number that is none into a shard, as if it had been written so."""
+    """Put a NaN or an infinity into a shard, as if it had been harvested."""
     path = store / shard_name(number)
     tensors = load_file(path)
     tensors[tiny.HOOK][3, 5, 2] = value

@@ -1,4 +1,4 @@
-"""Two processes on one folder: the second is refused in one line and changes nothing; the first ends as if alone."""
+"""Of two processes on one folder, the second is refused in one line and changes nothing; the first ends as if alone."""
 
 import signal
 from pathlib import Path
@@ -9,7 +9,7 @@ from activations.disk.locks import NAME
 from tests.cli.commands import Server, contents
 from tests.faults.jobs import JOBS, Job, differences, end_state
 
-MIDDLE = 10  # changes of names on disk, of some 40
+MIDDLE = 10  # number of the change on disk, of about 40
 
 
 @pytest.mark.parametrize("name", JOBS)

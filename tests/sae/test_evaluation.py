@@ -28,7 +28,7 @@ def model(world) -> LanguageModel:
 
 
 def held_out(store: Store, hook: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and their documents, gathered row by row."""
+    """Return rows and their documents, gathered one by one."""
     rows, documents = [], []
     for number in range(len(store.shards)):
         shard = store.read(number, (hook,))
@@ -74,7 +74,7 @@ def test_the_batch_size_changes_nothing(run):
 
 
 def test_variance_is_about_the_mean_not_about_zero(world, run):
-    """Predicting the mean explains nothing, however far the mean is from zero."""
+    """Predicting the mean explains no variance, however far the mean is from zero."""
     sae = run.sae()
     x, _ = held_out(run.store, run.hook)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_one_document_has_no_spread():
 
 
 def test_splice_metrics_equal_a_hand_written_hook(run, model):
-    """Cross-entropies and KL recomputed in numpy from logits of the plain model with a hook of our own."""
+    """Recompute cross-entropies and KL in numpy from logits of the plain model with a PyTorch hook."""
     sae, store = run.sae(), run.store
     found = splice(model, sae, store, run.hook, windows=10**6, batch=3)
     mean = store.mean(run.hook).float()
@@ -144,7 +144,7 @@ def test_splice_metrics_equal_a_hand_written_hook(run, model):
 
 
 def _log_probabilities(model: LanguageModel, tokens: torch.Tensor, edit) -> np.ndarray:
-    """[T, V] with `edit` applied after block 0, the first position left alone."""
+    """Return logits [T, V] with `edit` applied after block 0, except at the first position."""
 
     def hook(module, args, output):
         hidden = output[0] if isinstance(output, tuple) else output

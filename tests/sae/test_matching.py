@@ -1,4 +1,4 @@
-"""Matching two SAEs against brute force, planted pairs and the laws of matchings."""
+"""Matching two SAEs, compared with brute force, planted pairs and the laws of matchings."""
 
 import itertools
 
@@ -23,7 +23,7 @@ D = 12
 
 @pytest.fixture
 def large(monkeypatch):
-    """Every matrix counts as too large to be solved whole, and latents propose few candidates."""
+    """Treat every matrix as too large for an exact solution, with few candidates per latent."""
     monkeypatch.setattr(matching, "EXACT_CELLS", 0)
     monkeypatch.setattr(matching, "CANDIDATES", 3)
 
@@ -128,7 +128,7 @@ def test_a_large_matching_is_one_to_one_and_within_its_bound(shape: tuple[int, i
 
 
 def test_latents_that_are_like_nothing_are_matched_all_the_same(large):
-    """Dead latents correlate 0 with everything: ties everywhere, and no candidate worth having."""
+    """Dead latents have correlation 0 with everything: all candidates are ties and none is better than another."""
     matrix = torch.zeros(30, 40)
     matrix[:10, :10] = torch.eye(10)
     found = match(given(matrix), block=4).one_to_one
@@ -144,7 +144,7 @@ def test_one_to_one_is_the_same_from_either_side():
 
 
 def test_a_crowd_around_one_latent_gets_it_once():
-    """Max-cosine lets every latent choose the same one; the one-to-one matching does not."""
+    """By largest cosine, all latents may choose the same partner; in a one-to-one matching they may not."""
     hub = directions(1)
     a = torch.nn.functional.normalize(hub + 0.1 * directions(8), dim=1)
     b = torch.cat([hub, directions(7, 5)])
@@ -199,8 +199,8 @@ def test_shared_split_merged_new_and_lost_are_told_apart():
     e = torch.eye(8)
     near = torch.nn.functional.normalize(e[1] + 0.5 * e[7], dim=0)
     merged = torch.nn.functional.normalize(e[2] + 0.5 * e[6], dim=0)
-    a = torch.stack([e[0], e[1], e[2], merged, e[3]])  # 3 lies beside 2; 4 has no like in b
-    b = torch.stack([e[1], e[0], near, e[2], e[4]])  # 2 lies beside 0; 4 has no like in a
+    a = torch.stack([e[0], e[1], e[2], merged, e[3]])  # 3 is near 2; 4 has no counterpart in b
+    b = torch.stack([e[1], e[0], near, e[2], e[4]])  # 2 is near 0; 4 has no counterpart in a
     found = match(cosine(a, b))
     assert kinds(found, 0.7) == (
         ["shared", "shared", "shared", "merged", "lost"],
@@ -229,7 +229,7 @@ def test_the_kinds_mean_what_they_say(seed: int):
 
 
 def planted(signed: bool = False) -> tuple[tuple, tuple]:
-    """Two SAEs with 12 latents in common, at other places, and 8 of their own; their codes of the same rows."""
+    """Return two SAEs that share 12 latents, at different indices, with 8 of their own; and their codes of the same rows."""
     order = torch.randperm(20, generator=torch.Generator().manual_seed(8))
     decoder, own = directions(20, width=64), directions(20, 1, width=64)
     z = code(400, 20, 2, signed).dense()

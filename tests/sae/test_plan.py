@@ -1,4 +1,4 @@
-"""`sae plan`: work counted against closed forms and against real runs' shapes; parts add up; what cannot fit is refused."""
+"""`sae plan`: work equals closed forms and the shapes of real runs, parts add up, and jobs that do not fit are refused."""
 
 from dataclasses import replace
 from math import inf
@@ -45,7 +45,7 @@ def job(**changes) -> Job:
 
 
 def test_topk_is_one_dense_product_and_four_readings_of_its_rows():
-    """perf.md's table: 2 B d F to encode, B F looked through, 2 B k d four times, 2 F d + F + d parameters."""
+    """Encoding takes 2 B d F operations, B F numbers are searched, rows are read four times, 2 F d + F + d parameters."""
     work = count(TopKConfig(d_sae=F, k=K), D, B, K)
     assert work.encode == 2 * B * D * F
     assert (work.scanned, work.picked, work.products) == (B * F, B * K, 0)
@@ -109,7 +109,7 @@ def test_dead_latents_cost_and_nothing_else_changes():
     ],
 )
 def test_an_h200_is_as_the_roofline_has_it(d, latents, batch, milliseconds):
-    """perf.md 1.4, the column of unfused sparse kernels; launches and the loss are not in it."""
+    """Compare with a roofline model of unfused sparse kernels, without launches and the loss."""
     parts = step_seconds(count(TopKConfig(d_sae=latents), d, batch, K), GPUS["h200"].rates)
     assert 1e3 * (total(parts) - parts["loss and the rest"]) == pytest.approx(milliseconds, rel=0.15)
 
@@ -123,7 +123,9 @@ def test_memory_grows_by_sixteen_bytes_a_parameter_and_one_reused_buffer():
     for latents in (F, 2 * F):
         at[latents] = total(planned(job(arch=TopKConfig(d_sae=latents)), machine(1e12)).memory)
     parameters = 2 * F * D + F
-    assert at[2 * F] - at[F] == pytest.approx((16 + 8) * parameters, rel=0.02)  # eight: copies in saving
+    assert at[2 * F] - at[F] == pytest.approx(
+        (16 + 8) * parameters, rel=0.02
+    )  # the 8 are copies while saving
 
 
 @pytest.mark.parametrize("parallel", ["latents", "data"])
@@ -179,7 +181,7 @@ def test_rates_are_kept_and_told_by_machine_and_threads(tmp_path, monkeypatch):
     rates.save(kept)
     assert rates.load(1) == kept
     assert rates.load(2) is None
-    (tmp_path / "rates.json").write_text("{")  # damaged: measured again
+    (tmp_path / "rates.json").write_text("{")  # damaged, so it has to be measured again
     assert rates.load(1) is None
     rates.save(kept)
     assert rates.load(1) == kept
@@ -199,7 +201,7 @@ def test_sizes_and_times_for_people():
 def test_a_million_latents_and_ten_billion_tokens_are_planned_without_their_memory():
     wide = job(arch=TopKConfig(d_sae=2**20), train=TrainConfig(batch=8192), data=Data.planned(768, 10**10, 2))
     found = planned(wide, GPUS["h200"])
-    assert found.refusals == ()  # issue 5, G2: it trains on one H200
+    assert found.refusals == ()  # it has been trained on one H200
     assert 16 * 2 * 2**20 * 768 < total(found.memory) < 60e9
     assert found.seconds["optimizer"] <= 0.5 * total(found.seconds)
     assert planned(replace(wide, ranks=8), GPUS["h200"]).seconds["encode"] < found.seconds["encode"] / 7
@@ -238,7 +240,7 @@ def test_gba_is_planned_with_the_l0_it_aims_at(settings, number):
 
 @pytest.mark.parametrize("d_sae", [2**14, 2**24])
 def test_checkpoints_take_a_twentieth_of_the_time_at_most_and_come_no_more_often_than_asked(d_sae):
-    """Checkpoints of 16 M latents take minutes each; one every so many steps once took 95 % of such a run."""
+    """Checkpoints of 16 M latents take minutes each; at a fixed number of steps they once took 95 % of such a run."""
     planned = job(arch=TopKConfig(d_sae=d_sae), train=TrainConfig(steps=10**6, batch=B), data=data(10**10))
     on = machine(1e15)
     settled = training.settle(planned, on)

@@ -1,4 +1,4 @@
-"""Planted worlds hold what they promise; recovery says what it should of dictionaries whose worth is known."""
+"""Planted worlds have the properties they promise, and recovery is right for dictionaries of known quality."""
 
 import dataclasses
 import itertools
@@ -135,7 +135,7 @@ def test_a_world_that_cannot_be_is_refused(make, words):
 
 
 def perfect(world: World, scale: float = 1.0):
-    """A TopK SAE that has the world's orthonormal features, and writes `scale` times what it should."""
+    """Return a TopK SAE with the world's orthonormal features whose output is scaled by `scale`."""
     sae = build(TopKConfig(d_sae=len(world.features), k=6), world.d_model)
     with torch.no_grad():
         sae.W_enc.copy_(world.features.T * scale)
@@ -171,7 +171,7 @@ def test_the_best_cosine_may_be_shared_and_the_matched_one_not():
     world = Independent(d_model=24, n_features=24, orthonormal=True)
     sae = perfect(world)
     with torch.no_grad():
-        sae.W_dec[12:] = sae.W_dec[:12]  # half of the features found twice, half not at all
+        sae.W_dec[12:] = sae.W_dec[:12]  # half of the features are found twice, the others not at all
     found = recovery(sae, world, rows=500)
     assert found.mmcs == pytest.approx(0.5, abs=1e-5)
     assert found.mmcs_matched <= found.mmcs + 1e-6
@@ -200,12 +200,12 @@ def test_a_parent_absorbed_by_a_child_is_recalled_beside_the_other_children_only
     sae = perfect(tree)
     assert parent_recall(sae, tree, rows=2000) == 1
     with torch.no_grad():
-        sae.W_enc[:, 0] -= 3 * tree.features[1]  # the parent's latent keeps silent beside child 1
+        sae.W_enc[:, 0] -= 3 * tree.features[1]  # the parent's latent does not fire with child 1
     assert parent_recall(sae, tree, rows=8000) == pytest.approx(0.75, abs=0.03)
 
 
 def test_training_on_a_world_finds_its_features_and_reads_raw_rows():
-    """Rows far from unit scale: what comes back is folded, and reads them as they are."""
+    """The SAE that training returns has the input scale folded in, so that it reads rows in their own units."""
     world = Independent(d_model=16, n_features=16, least=1, most=1, low=50.0, high=150.0)
     settings = TrainConfig(steps=300, batch=64, lr=1e-2, warmup_steps=0)
     steps = []
