@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from activations.errors import WorkbenchError
+from activations.progress import show_progress
 from benchmarks import acceptance_text as on_text
 from sae.architectures import ARCHITECTURES, MFR, ArchConfig
-from sae.cli.progress import progress
-from sae.cli.synthetic import begin, finish, train
 from sae.evaluation.recovery import cosines, parent_recall, recovery
 from sae.evaluation.synthetic import Gaussian, Independent, Tree
 from sae.losses import matched_mean
 from sae.training.trainer import TrainConfig
+from sae.workflows.synthetic import begin, finish, train
 
 TOLERANCE = 0.3
 
@@ -276,7 +276,7 @@ def main() -> int:
         parser.error(f"no experiment {', '.join(sorted(unknown))}: choose from {', '.join(experiments)}")
     print_row("experiment", "number", "expected", "got", "verdict")
     print_row(*["---"] * 5)
-    with progress("acceptance", len(names) * len(seeds), "runs") as advance:
+    with show_progress("acceptance", len(names) * len(seeds), "runs") as advance:
         right = [run(name, *experiments[name], seeds, advance) for name in names]
     return 0 if all(right) else 1
 

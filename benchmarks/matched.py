@@ -23,17 +23,17 @@ import torch
 import tyro
 
 from activations.language_model import LanguageModel
+from activations.progress import show_progress
 from activations.store import Store
 from benchmarks.matched_table import Chosen, final_runs, frontier, measured, run_folder, table, write_chosen
 from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
-from sae.cli.evaluate import evaluate
-from sae.cli.progress import progress
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training.rates import next_rate
 from sae.training.schedules import peak_rate
 from sae.training.trainer import TrainConfig
+from sae.workflows.evaluate import evaluate
 from sae.workflows.label_tokens import label
 
 TOLERANCE, TRIALS = 0.03, 6
@@ -115,7 +115,7 @@ class Bench:
     def final(self, name: str, value: float | None, lr: float, seed: int) -> None:
         """A run of the table; of each method and L0, the first seed's is measured with the language model too."""
         run = self.run(name, value, lr, seed)
-        if seed == 0 and "splice" not in (run.evaluation or {}):
+        if seed == 0 and not (run.evaluation and run.evaluation.splice):
             self.model = self.model or run.language_model()
             evaluate(run, run.sae(), self.model, self.command.windows)
 
@@ -207,7 +207,7 @@ def score(run: Run, out: Path, name: str) -> float:
 def train(command: Train) -> None:
     """Train TopK and BatchTopK, which others are judged or labelled by, then all others, two at a time."""
     rest = [name for name in command.methods if name not in FIRST]
-    with progress("compare", len(FIRST) + len(rest), "methods") as advance:
+    with show_progress("compare", len(FIRST) + len(rest), "methods") as advance:
         for name in FIRST:
             chain(name, command)
             advance(1, note=name)

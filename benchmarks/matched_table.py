@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,6 +18,7 @@ from torch.nn.functional import normalize
 from activations.disk import files
 from sae.code import SparseCode
 from sae.evaluation.similarity import codes
+from sae.runs.records import Evaluation
 from sae.runs.run import Run
 
 COLUMNS = (
@@ -71,8 +71,11 @@ def final_runs(out: Path) -> dict[str, dict[float, list[Run]]]:
 
 def measured(run: Run) -> tuple[float, float]:
     """L0 and FVU on the held-out rows."""
-    estimates = _estimates(run)
-    return estimates["l0"]["value"], estimates["fvu"]["value"]
+    estimates = evaluation_of(run).estimates
+    l0, fvu = estimates["l0"].value, estimates["fvu"].value
+    assert l0 is not None
+    assert fvu is not None
+    return l0, fvu
 
 
 def frontier(runs: dict[float, list[Run]]) -> Callable[[float], float]:
@@ -150,7 +153,7 @@ def line(name: str, seeds: list[Run], expected: Callable[[float], float]) -> lis
     """A method at one L0: means over seeds, half the range behind the FVU; loss recovered by the first seed."""
     sizes, fvus = zip(*map(measured, seeds), strict=True)
     shared = alike(seeds)
-    evaluations = [run.evaluation or {} for run in seeds]
+    evaluations = [evaluation_of(run) for run in seeds]
     ratio = statistics.mean(fvu / expected(size) for size, fvu in zip(sizes, fvus, strict=True))
     shares = [*shared.above.values(), shared.top_5, shared.top_20] if shared else []
     return [
@@ -158,9 +161,9 @@ def line(name: str, seeds: list[Run], expected: Callable[[float], float]) -> lis
         f"{statistics.mean(sizes):.1f}",
         f"{statistics.mean(fvus):.4f} ± {(max(fvus) - min(fvus)) / 2:.4f}",
         f"{ratio:.3f}",
-        f"{_estimates(seeds[0])['recovered_zero']['value']:.1%}",
-        f"{statistics.mean(found['dead'] for found in evaluations):.1%}",
-        f"{evaluations[0]['encoder']['flops'] / 1e6:.2f}",
+        f"{evaluations[0].measures['recovered_zero'].value:.1%}",
+        f"{statistics.mean(evaluation.dead for evaluation in evaluations):.1%}",
+        f"{evaluations[0].encoder['flops'] / 1e6:.2f}",
         f"{seeds[0].config.train.lr:.2g}",
         *([f"{share:.1%}" for share in shares] or ["–"] * 4),
         f"{pace(seeds[0]):.1f}",
@@ -198,6 +201,7 @@ def draw(runs: dict[str, dict[float, list[Run]]]) -> go.Figure:
     return figure.update_layout(template="plotly_white", width=900, height=560)
 
 
-def _estimates(run: Run) -> dict[str, Any]:
-    evaluation = run.evaluation or {}
-    return {**evaluation["estimates"], **evaluation.get("splice", {}).get("estimates", {})}
+def evaluation_of(run: Run) -> Evaluation:
+    """Return the evaluation that `measured_run` made."""
+    assert run.evaluation is not None
+    return run.evaluation

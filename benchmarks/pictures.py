@@ -17,10 +17,10 @@ from torch import Tensor
 from benchmarks.acceptance import arch, settings
 from sae.architectures import GBA, SAE, GBAConfig, JumpReLU
 from sae.architectures.kron import mand
-from sae.cli.synthetic import begin, train
 from sae.evaluation.recovery import ROWS, cosines, recovery
 from sae.evaluation.synthetic import Gaussian, Independent, Tree, World
 from sae.training.trainer import Trainer, fit
+from sae.workflows.synthetic import begin, train
 
 FOLDER = Path(__file__).parent.parent / "docs" / "methods"
 BLUE, ORANGE, GREY, PALE = "#2563ab", "#d1661f", "#8a8f98", "rgba(138, 143, 152, 0.25)"

@@ -46,39 +46,39 @@ def settings(case: str, steps: int) -> tuple[Any, Any]:
 
 def trained(case: str, store: str, steps: int) -> dict[str, float]:
     """Tokens a second of CPU time after the first steps; run in a process of its own."""
-    from sae.cli import train as command
     from sae.config import RunConfig
+    from sae.workflows import train as workflow
 
-    command.fit = partial(command.fit, clock=time.process_time)
+    workflow.fit = partial(workflow.fit, clock=time.process_time)
     arch, cfg = settings(case, steps)
     with tempfile.TemporaryDirectory() as folder:
-        log = command.train(RunConfig(store, arch=arch, train=cfg), Path(folder) / "run").log
+        log = workflow.train(RunConfig(store, arch=arch, train=cfg), Path(folder) / "run").log
     return {"speed": statistics.median(row["tokens_per_second"] for row in log[1:]), "memory": _peak()}
 
 
 def harvested(tokens: int) -> dict[str, float]:
     from activations import language_model as models
     from activations.harvest import HarvestConfig
-    from sae.cli.harvest import run
+    from sae.workflows.harvest import harvest_store
 
     started = time.process_time()
     model = models.load("embedded")
     with tempfile.TemporaryDirectory() as folder:
-        run(model, Path(folder) / "store", HarvestConfig(tokens=tokens, dtype="float16"))
+        harvest_store(model, Path(folder) / "store", HarvestConfig(tokens=tokens, dtype="float16"))
     return {"speed": tokens / (time.process_time() - started), "memory": _peak()}
 
 
 def described(folder: str, tokens: int) -> dict[str, float]:
-    from sae.cli.features import collect
     from sae.features.collect import FeaturesConfig
     from sae.runs.run import Run
+    from sae.workflows.features import collect_features
 
     started = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
         copied = Path(scratch) / "run"
         shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("features", "checkpoints"))
         run = Run(copied)
-        collect(run, run.language_model(), FeaturesConfig(tokens=tokens))
+        collect_features(run, run.language_model(), FeaturesConfig(tokens=tokens))
     return {"speed": tokens / (time.process_time() - started), "memory": _peak()}
 
 
@@ -115,8 +115,8 @@ def training_forecast(case: str, args: argparse.Namespace, machine: Callable[[],
 def harvest_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
     from activations import language_model as models
     from activations.harvest import HarvestConfig
-    from sae.cli.harvest import with_hooks
     from sae.plan import harvest
+    from sae.workflows.harvest import with_hooks
 
     config = HarvestConfig(tokens=args.tokens, dtype="float16")
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from activations.moments import geometric_median
 from activations.rows import Split
 from activations.store import Store
+from activations.progress import show_progress
 from sae.architectures import ARCHITECTURES, SAE, build
-from sae.cli.progress import progress
 from sae.training.rates import FACTOR, minimum, next_rate
 from sae.training.schedules import peak_rate
 from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer
@@ -126,7 +126,7 @@ def run(command: Run) -> None:
         for width in command.widths
     ]
     measured = read(command.results)
-    with progress("rates", len(points), "points") as advance:
+    with show_progress("rates", len(points), "points") as advance:
         for point in points:
             while (lr := next_rate(measured[point], first_rate(point))) is not None:
                 row = {**asdict(point), "lr": lr, **measure(point, lr, rows)}

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from benchmarks.timing import Shape
 from sae.architectures import TopKConfig, build
-from sae.cli.evaluate import evaluate
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, Trainer
+from sae.workflows.evaluate import evaluate
+from sae.workflows.train import train
 
 
 def trainer(shape: Shape, x: Float[Tensor, "N D"], clip_norm: float = 1.0) -> Trainer:

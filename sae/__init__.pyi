@@ -16,8 +16,6 @@ from .architectures import (
     TopKConfig,
     build,
 )
-from .cli.evaluate import evaluate
-from .cli.train import train
 from .code import SparseCode
 from .config import RunConfig
 from .features.store import FeatureStore
@@ -27,7 +25,9 @@ from .runs.run import Run, load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .training.trainer import TrainConfig
+from .workflows.evaluate import evaluate
 from .workflows.import_sae import import_sae
+from .workflows.train import train
 
 WorkbenchError = activations.errors.WorkbenchError
 __version__: str

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from activations.disk.schema import build
 from activations.errors import RunError
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
-from sae.runs.log import LoggerName
 from sae.training.trainer import TrainConfig
 
+LoggerName = Literal["tensorboard", "wandb"]
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 
 

@@ -18,14 +18,14 @@ from activations.text import TextConfig
 from activations.token_text import TokenText, named_bytes
 from activations.tokens import PackingConfig
 from sae.architectures import ArchConfig, TopKConfig
-from sae.cli.evaluate import evaluate
-from sae.cli.features import collect
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.store import SPELLINGS, VOCABULARY, FeatureStore
 from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, Trainer, fit
+from sae.workflows.evaluate import evaluate
+from sae.workflows.features import collect_features
+from sae.workflows.train import train
 
 HOOK = "blocks.1.hook_resid_pre"
 WORDS = "the cat sat on a mat and <b>looked</b> at naïve birds while rain fell & wind blew".split()
@@ -122,5 +122,5 @@ def run(
     made = train(RunConfig(store=str(folder / "store"), arch=arch, train=cfg), out)
     model = load(str(folder / "model"))
     evaluate(made, made.sae(), model, windows=8, batch=64)
-    collect(made, model, FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64))
+    collect_features(made, model, FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64))
     return made

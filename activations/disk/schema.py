@@ -13,9 +13,16 @@ _short = Repr()
 _short.maxstring = _short.maxother = 60
 
 
+def parse(kind: type[T], content: Any) -> T:
+    """Build the record `kind`, a dataclass, from the JSON object `content`, as `build` does; ignore keys it does not have.
+
+    Raises TypeError for a field that is missing or of another type."""
+    check(kind, content)
+    return _built(kind, content, True)
+
+
 def build(kind: type[T], content: Any) -> T:
-    """The dataclass `kind` with these fields, those that are dataclasses themselves built too; lists become tuples
-    where the field is one.
+    """Build the dataclass `kind` from an object, dataclasses within it too; lists become tuples where the field is one.
 
     Raises TypeError for a field that is missing, unknown or of another type; and what `kind` itself raises."""
     if not isinstance(content, dict):
@@ -24,7 +31,7 @@ def build(kind: type[T], content: Any) -> T:
     if unknown:
         raise TypeError(f"{kind.__name__} has no field {_short.repr(unknown[0])}")
     check(kind, content)
-    return kind(**{name: _built(_kinds(kind)[name], value) for name, value in content.items()})
+    return kind(**{name: _built(_kinds(kind)[name], value, False) for name, value in content.items()})
 
 
 def check(kind: type, content: Any) -> None:
@@ -83,17 +90,22 @@ def _checks(kind: Any, value: Any) -> bool:
     return True
 
 
-def _built(kind: Any, value: Any) -> Any:
+def _built(kind: Any, value: Any, lenient: bool) -> Any:
     origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return _built(next(each for each in inside if fits(value, each)), value)
+        return _built(next(each for each in inside if fits(value, each)), value, lenient)
     if origin is tuple:
-        return tuple(_built(inside[0], each) for each in value)
+        return tuple(_built(inside[0], each, lenient) for each in value)
     if origin is list:
-        return [_built(inside[0], each) for each in value]
+        return [_built(inside[0], each, lenient) for each in value]
     if origin is dict:
-        return {name: _built(inside[1], each) for name, each in value.items()}
-    return build(kind, value) if is_dataclass(kind) and isinstance(kind, type) else value
+        return {name: _built(inside[1], each, lenient) for name, each in value.items()}
+    if not (is_dataclass(kind) and isinstance(kind, type)) or isinstance(value, kind):
+        return value
+    if lenient:
+        value = {name: each for name, each in value.items() if name in _kinds(kind)}
+        return kind(**{name: _built(_kinds(kind)[name], each, True) for name, each in value.items()})
+    return build(kind, value)
 
 
 @cache

@@ -32,10 +32,10 @@ widgets.run_chooser(
     list(runs.found()),
     name,
     partial(address.show_run, address=state.query),
-    render.facts(runs_report.brief(run.about)),
+    render.facts(runs_report.brief(run.record)),
 )
 other, second = state.second(name, run)
-with widgets.header("Compare", f"{name} · {runs_report.summary(run.about)}"):
+with widgets.header("Compare", f"{name} · {runs_report.summary(run.record)}"):
     controls.other_chooser(list(state.candidates(name)), other, state.show_second)
 
 heads, measured = runs_report.short((name, other)), runs.evaluations({name: run, other: second})
@@ -54,7 +54,7 @@ with st.expander("Evaluation and settings", expanded=found is None):
         widgets.section("Settings that differ")
         rows = [
             (label, "", column)
-            for label, column in runs_report.differing({name: run.about, other: second.about})
+            for label, column in runs_report.differing({name: run.record, other: second.record})
         ]
         widgets.html_or_note(
             runs_report.columns(heads, rows) if rows else "", "None: they were trained alike."

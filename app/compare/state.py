@@ -8,10 +8,9 @@ import streamlit as st
 from activations.errors import RunError
 from app.session import features, runs
 from app.session.address import Query
-from app.session.jobs import Job, Report, find, start
+from app.session.jobs import Job, Report, find, progress, start
 from app.session.problems import Missing
 from app.session.runs import stamp
-from sae.evaluation.reconstruction import held_out_rows
 from sae.runs.run import Run
 from sae.workflows import compare
 
@@ -108,20 +107,9 @@ def table(run: Run) -> Any:
 
 
 def _match(first: Run, second: Run, report: Report) -> dict[str, Any]:
-    rows = 2 * min(compare.TOKENS, held_out_rows(first.store))
-    latents = 2 * first.config.arch.d_sae
-    done = [0, 0]
-
-    def encoded(n: int) -> None:
-        done[0] += n
-        report(ENCODING * done[0] / rows, "encoding the same tokens with both")
-
-    def weighed(n: int) -> None:
-        done[1] += n
-        report(ENCODING + (1 - ENCODING) * done[1] / latents, "matching")
-
     report(0.0, "opening the runs")
-    found = compare.match_runs(first, second, on_rows=encoded, on_latents=weighed)
+    stages = {"encode": (0.0, ENCODING), "match": (ENCODING, 1.0)}
+    found = compare.match_runs(first, second, progress=progress(report, stages))
     with suppress(
         OSError
     ):  # a folder one may not write into: shown all the same, and matched again the next time
@@ -130,7 +118,7 @@ def _match(first: Run, second: Run, report: Report) -> dict[str, Any]:
 
 
 def _likeliness(first: Run, other: Run) -> tuple[bool, bool, bool]:
-    alike = (first.about["model"], first.hook) == (other.about["model"], other.hook)
+    alike = (first.record.model, first.hook) == (other.record.model, other.hook)
     return alike, other.finished, features.collected(other)
 
 

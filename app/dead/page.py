@@ -49,7 +49,7 @@ DENSE = {
 }
 
 name, run = address.run()
-widgets.run_chooser(list(runs.needed()), name, address.show_run, render.facts(runs_report.brief(run.about)))
+widgets.run_chooser(list(runs.needed()), name, address.show_run, render.facts(runs_report.brief(run.record)))
 report = state.found(run)
 if report is None:
     widgets.heading("Dead latents", name)
@@ -85,7 +85,7 @@ with left:
     widgets.section(
         "In training", "" if about["history"] else "what became of each was not recorded in this run"
     )
-    steps = run.about["config"]["train"].get("steps")
+    steps = run.record.config["train"].get("steps")
     widgets.chart(dead_report.deaths(runs.log(run), steps), "dead latents over training", "deaths")
 with right:
     widgets.section("Silent on", "latents that fire on no row of a kind")

@@ -57,14 +57,7 @@ def _key(run: Run) -> str:
 
 
 def _make(run: Run, report: jobs.Report) -> DeadReport:
-    cfg, done = DeadConfig(), 0
     report(0.0, "opening the store")
-    total = diagnose.work(run, cfg)
-
-    def on_rows(n: int) -> None:
-        nonlocal done
-        done += n
-        report(done / total, f"{done:,} of {total:,} rows")
 
     @contextmanager
     def borrow() -> Iterator[LanguageModel]:
@@ -72,7 +65,7 @@ def _make(run: Run, report: jobs.Report) -> DeadReport:
         with models.using(run) as (model, _):
             yield model
 
-    return diagnose.diagnose_run(run, cfg, borrow, on_rows)
+    return diagnose.diagnose_run(run, DeadConfig(), borrow, jobs.progress(report))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

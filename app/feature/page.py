@@ -19,7 +19,7 @@ widgets.run_chooser(
     list(runs.needed()),
     name,
     partial(address.show_run, address=address.with_feature),
-    render.facts(runs_report.brief(run.about)),
+    render.facts(runs_report.brief(run.record)),
 )
 store = features.of(run)
 index = address.feature(name, store)

@@ -38,7 +38,7 @@ widgets.run_chooser(
     list(runs.needed()),
     name,
     partial(address.show_run, address=filters.query),
-    render.facts(runs_report.brief(run.about)),
+    render.facts(runs_report.brief(run.record)),
 )
 store = features.of(run)
 widgets.heading("Features", f"{name}: {len(store):,} features, measured on {store.about['tokens']:,} tokens")

@@ -31,7 +31,7 @@ with widgets.header("Runs", " · ".join([f"{len(found)} in {runs.folder()}", *sa
     controls.together_switch(together is not None, several.choose, several.end)
 table = st.container()
 name, run = address.run()
-finished, origin = run.finished, runs_report.imported(run.about)
+finished, origin = run.finished, runs_report.imported(run.record)
 with table:
     if together is None:
         widgets.pick_row(overview, COLUMNS, list(found), name, address.show_run)
@@ -48,14 +48,14 @@ def training() -> None:
         widgets.section("Training", "finished")
     else:
         widgets.section("Training")
-        st.progress(*runs_report.progress(run.about, runs.log(run), runs.quiet_for(run)))
-    steps = run.about["config"]["train"].get("steps")
+        st.progress(*runs_report.progress(run.record, runs.log(run), runs.quiet_for(run)))
+    steps = run.record.config["train"].get("steps")
     widgets.chart(run_charts.curves({name: runs.log(run)}, steps), "training curves", "curves")
 
 
 def one() -> None:
     """The run chosen: how it went and how good it is."""
-    with widgets.header(name, runs_report.summary(run.about), level=2):
+    with widgets.header(name, runs_report.summary(run.record), level=2):
         widgets.page_button("features/page.py", "Features", ":material/apps:", filters.query(name))
     widgets.warnings(runs.problems(run))
     left, right = st.columns([3, 2], gap="large")
@@ -88,7 +88,8 @@ def side_by_side(names: list[str]) -> None:
     with right:
         widgets.section("Settings that differ")
         rows = [
-            (label, "", values) for label, values in runs_report.differing({n: found[n].about for n in names})
+            (label, "", values)
+            for label, values in runs_report.differing({n: found[n].record for n in names})
         ]
         widgets.html_or_note(
             runs_report.columns(heads, rows) if rows else "", "None: they are trained alike."
@@ -111,4 +112,4 @@ if len(measured) > 1:
     figure = run_charts.frontier(points, name, height)
     controls.pressed_point(figure, "quality against L0 of all evaluated runs", "pareto", address.show_run)
 with st.expander("Settings"):
-    st.html(render.facts(runs_report.settings(run.about)))
+    st.html(render.facts(runs_report.settings(run.record)))

@@ -3,12 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import streamlit as st
 
 from activations.errors import WorkbenchError
+from activations.progress import Advance, Progress
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,27 @@ def start(key: str, work: Callable[[Report], T]) -> Job[T]:
 def find(key: str) -> Job[Any] | None:
     """This visitor's last job of that key, or None."""
     return st.session_state.get(_place(key))
+
+
+def progress(report: Report, stages: Mapping[str, tuple[float, float]] | None = None) -> Progress:
+    """Return a Progress that tells a job's `report` how far its work is.
+
+    `stages` says from which to which share of the whole work each stage goes; a stage without an entry is the whole."""
+
+    @contextmanager
+    def open_stage(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+        start, end = (stages or {}).get(stage, (0.0, 1.0))
+        finished = done
+
+        def advance(n: int, note: str = "") -> None:
+            nonlocal finished
+            finished += n
+            share = finished / max(total, 1)
+            report(start + (end - start) * share, note or f"{stage}: {finished:,} of {total:,} {unit}")
+
+        yield advance
+
+    return open_stage
 
 
 def _place(key: str) -> str:

@@ -46,7 +46,7 @@ def _model(run: Run) -> LanguageModel:
 
 
 def _key(run: Run) -> str:
-    return run.about["weights_sha256"] or run.about["model"]
+    return run.record.weights_sha256 or run.record.model
 
 
 def _sae(run: Run) -> SAE:

@@ -13,6 +13,7 @@ from app import widgets
 from app.session.problems import Missing
 from sae.runs.log import read as read_log
 from sae.runs.problems import problems as told
+from sae.runs.records import Evaluation
 from sae.runs.run import Run, find_runs
 
 REFRESH_SECONDS = 3.0  # a new run shows up at the next click after this
@@ -41,7 +42,7 @@ def command(name: str, run: Run) -> str:
     return f"sae {name} {quote(str(run.path))}"
 
 
-def evaluations(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+def evaluations(runs: dict[str, Run]) -> dict[str, Evaluation]:
     """What `sae evaluate` found, of those runs it has seen; a damaged one is reported in the page and left out."""
     measured = {}
     for name, run in runs.items():
@@ -58,7 +59,7 @@ def problems(run: Run) -> list[str]:
         measured = run.evaluation
     except RunError:
         measured = None
-    return told(run.about, log(run) if run.finished else [], measured)
+    return told(run.record, log(run) if run.finished else [], measured)
 
 
 def log(run: Run) -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ widgets.run_chooser(
     list(runs.needed()),
     name,
     partial(address.show_run, address=state.query),
-    render.facts(runs_report.brief(run.about)),
+    render.facts(runs_report.brief(run.record)),
 )
 store = features.of(run)
 chosen = state.settings(name, store)

@@ -18,7 +18,7 @@ widgets.run_chooser(
     list(runs.found()),
     name,
     partial(address.show_run, address=state.query),
-    render.facts(runs_report.brief(run.about)),
+    render.facts(runs_report.brief(run.record)),
 )
 widgets.heading("Your text", f"{name} · {run.hook} · which features fire on what you type")
 controls.text_box(

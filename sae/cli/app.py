@@ -15,7 +15,7 @@ import tyro
 
 from activations.errors import ConfigError, RunError
 from sae.cli import arguments
-from sae.cli.signals import Stopped
+from sae.workflows.signals import Stopped
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "SAE_PASSWORD"  # the environment variable in which `app.password` looks for it

@@ -10,14 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from activations.errors import ConfigError
+from activations.progress import show_progress
 from activations.store import Store
-from sae.cli import arguments, results
-from sae.cli.progress import progress
-from sae.cli.train import say_problems
+from sae.cli import arguments
+from sae.cli.results import table
+from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
-from sae.evaluation.reconstruction import held_out_rows
 from sae.runs.run import Run, read_json
 from sae.workflows.compare import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
+from sae.workflows.results import result, write_pareto
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,17 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(Compare, "sae compare", args)
     runs = [Run(path) for path in command.runs]
-    lines = [results.result(run) for run in runs]
-    Console().print(results.table(lines))
+    lines = [result(run) for run in runs]
+    Console().print(table(lines))
     if command.plot:
-        results.write_pareto(command.plot, lines)
+        write_pareto(command.plot, lines)
         print(f"{command.plot}: written")
     if len(runs) == 2:
         path = write(runs[0], runs[1], command)
         show(read_json(path))
         print(f"{path}: the partner of every latent")
     for run in runs:
-        say_problems(run)
+        show_problems(run)
     return 0
 
 
@@ -77,9 +78,7 @@ def write(first: Run, second: Run, cfg: Compare) -> Path:
     refuse_other_widths(first, second)
     store = Store(cfg.store) if cfg.store else first.store
     settings = cfg.tokens, cfg.near, cfg.absolute, cfg.block
-    with progress("encode", 2 * min(cfg.tokens, held_out_rows(store)), "tokens") as advance:
-        found = match_runs(first, second, store, *settings, on_rows=advance)
-    return keep(first, second, found)
+    return keep(first, second, match_runs(first, second, store, *settings, show_progress))
 
 
 def show(content: dict[str, Any]) -> None:

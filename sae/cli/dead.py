@@ -13,14 +13,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations.language_model import LanguageModel
+from activations.progress import show_progress
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.diagnosis.causes import CAUSES, FIRES_ON, TRAINING
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig
 from sae.runs.run import Run
-from sae.workflows.diagnose import diagnose_run, work
+from sae.workflows.diagnose import diagnose_run
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,13 @@ def main(args: list[str]) -> int:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished, before a model is loaded for it
     model = run.language_model() if command.config.off_tokens else None
-    found = dead(run, model, command.config)
+    borrow = None if model is None else lambda: nullcontext(model)
+    found = diagnose_run(run, command.config, borrow, show_progress)
     if command.csv:
         sys.stdout.write(as_csv(found))
     else:
-        show(run, found)
+        show_report(run, found)
     return 0
-
-
-def dead(run: Run, model: LanguageModel | None, cfg: DeadConfig) -> DeadReport:
-    """Fill the run's dead folder, or return it as it is."""
-    with progress("dead", work(run, cfg), "rows") as advance:
-        return diagnose_run(run, cfg, None if model is None else lambda: nullcontext(model), advance)
 
 
 def as_csv(found: DeadReport) -> str:
@@ -67,7 +61,7 @@ def as_csv(found: DeadReport) -> str:
     return out.getvalue()
 
 
-def show(run: Run, found: DeadReport) -> None:
+def show_report(run: Run, found: DeadReport) -> None:
     """Print the summary."""
     about = found.about
     kinds, by, d_sae = about["kinds"], about["dead_by"], about["d_sae"]

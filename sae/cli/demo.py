@@ -2,77 +2,20 @@
 
 import shutil
 import sys
-from dataclasses import dataclass, fields
 from pathlib import Path
 
-from activations import demo_assets, language_model
-from activations.harvest import HarvestConfig
-from activations.text import TextConfig
-from sae.architectures import TopKConfig
-from sae.cli import arguments, dead, evaluate, features, harvest, train
-from sae.config import RunConfig
-from sae.diagnosis.sample import DeadConfig
-from sae.features.collect import FeaturesConfig
-from sae.runs.run import Run, device
-from sae.training.trainer import TrainConfig
-
-
-@dataclass(frozen=True)
-class Demo:
-    """The main job on a real language model (SmolLM2-135M-Instruct) and real text, with nothing prepared.
-
-    Example: sae demo --tokens 100000 --steps 300 --width 2048. Interrupted at any point, the
-    same command goes on without doing finished work again."""
-
-    tokens: int = 350_000
-    """Tokens to harvest; the embedded text has some 730,000."""
-    steps: int = 900
-    """Training steps of 2048 tokens."""
-    width: int = 8192
-    """Latents in the dictionary."""
-    k: int = 32
-    """Latents that fire per token."""
-    hook: str = demo_assets.MODEL_HOOK
-    """Hook point."""
-    windows: int = 48
-    """Held-out windows for the language model's own loss."""
-    name: str | None = None
-    """The run goes to runs/NAME, the store to stores/NAME; when left out `demo`, followed by the settings that are
-    not the default's, as in runs/demo-width2048, so that runs of one store share it."""
-
-    def path(self, folder: str, *settings: str) -> Path:
-        """Where in `folder` something lies that depends on these settings."""
-        changed = [
-            f"{field.name}{getattr(self, field.name)}"
-            for field in fields(self)
-            if field.name in settings and getattr(self, field.name) != field.default
-        ]
-        return Path(folder) / (self.name or "-".join(["demo", *changed]))
+from activations.progress import show_progress
+from sae.cli import arguments
+from sae.cli.evaluate import show_evaluation
+from sae.workflows.demo import Demo, run_demo
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    cfg = arguments.parse(Demo, "sae demo", args)
-    store_path = cfg.path("stores", "tokens", "hook")
-    run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
-    model = language_model.load("embedded", device=str(device()))
-    text = TextConfig(dataset="embedded")
-    harvest.run(
-        model, store_path, HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)
-    )
-    arch = TopKConfig(d_sae=cfg.width, k=cfg.k)
-    training = TrainConfig(steps=cfg.steps, checkpoint_minutes=1)
-    train.train(
-        RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training), run_path, resume=True
-    )
-    run = Run(run_path)
-    if run.evaluation is None:
-        evaluate.evaluate(run, run.sae().to(device()), model, cfg.windows)
-    features.collect(run, model, FeaturesConfig())
-    dead.dead(run, model, DeadConfig())
-    evaluate.show(run)
-    command = (
-        "sae" if shutil.which("sae") else Path(sys.executable).with_name("sae")
-    )  # as it can be typed here
-    print(f"\nLook at what it learned:  {command} app {run_path.parent}")
+    run = run_demo(arguments.parse(Demo, "sae demo", args), show_progress)
+    if run.evaluation:
+        show_evaluation(run, run.evaluation)
+    # As it can be typed here, whether or not the environment is activated.
+    command = "sae" if shutil.which("sae") else Path(sys.executable).with_name("sae")
+    print(f"\nLook at what it learned:  {command} app {run.path.parent}")
     return 0

@@ -1,39 +1,22 @@
-"""`sae evaluate`: how well a run's SAE rebuilds held-out activations and the model's predictions."""
+"""`sae evaluate`: how well a run's SAE reconstructs held-out activations and preserves the model's predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations.disk import files
 from activations.errors import ConfigError
-from activations.language_model import LanguageModel
-from sae.architectures import SAE
+from activations.progress import show_progress
 from sae.cli import arguments
-from sae.cli.progress import progress
-from sae.evaluation.reconstruction import held_out_rows, reconstruction
-from sae.evaluation.splice import splice
+from sae.cli.train import show_problems
+from sae.evaluation.measures import measure, shown
+from sae.runs.records import Evaluation
 from sae.runs.run import Run, device
+from sae.workflows.evaluate import evaluate
 from sae.workflows.import_sae import unlike_training
 
-FORMAT = 1
-LABELS = {
-    "fvu": "fraction of variance unexplained",
-    "explained_variance": "explained variance",
-    "cosine": "cosine(x, x_hat)",
-    "l0": "L0 (latents firing per token)",
-    "norm_ratio": "|x_hat| / |x|",
-    "ce_clean": "cross-entropy, model as it is",
-    "ce_spliced": "cross-entropy, SAE spliced in",
-    "ce_mean": "cross-entropy, mean-ablated",
-    "ce_zero": "cross-entropy, zero-ablated",
-    "kl": "KL(as it is || spliced)",
-    "recovered_zero": "loss recovered (zero ablation)",
-    "recovered_mean": "loss recovered (mean ablation)",
-}
 COSTS = {"parameters": "encoder parameters", "flops": "encoder FLOPs per token"}
 
 
@@ -63,47 +46,34 @@ def main(args: list[str]) -> int:
     run = Run(command.run)
     sae = run.sae().to(device())
     model = run.language_model() if command.windows else None
-    evaluate(run, sae, model, command.windows, command.batch)
-    show(run)
+    if not run.finished:
+        print(f"{run.path} has not finished training: this measures {run.newest_checkpoint}")
+    show_evaluation(run, evaluate(run, sae, model, command.windows, command.batch, show_progress))
     return 0
 
 
-def evaluate(run: Run, sae: SAE, model: LanguageModel | None, windows: int, batch: int = 2048) -> None:
-    """Measure, and write eval.json."""
-    store, hook, positions, digest = run.store, run.hook, run.config.positions, run.weights
-    if not run.finished:
-        print(f"{run.path} has not finished training: this measures {run.newest_checkpoint}")
-    with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
-        found = reconstruction(sae, store, hook, positions=positions, batch=batch, on_rows=advance)
-    if model is not None:
-        with progress("splice", windows, "windows") as advance:
-            found["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)
-    about = {"format": FORMAT, "sae_sha256": digest}
-    files.write_sealed(run.path / "eval.json", {**about, **found})
-
-
-def show(run: Run) -> None:
-    """Print the table of results."""
-    found: dict[str, Any] = run.evaluation or {}
-    spliced = found.get("splice", {})
+def show_evaluation(run: Run, evaluation: Evaluation) -> None:
+    """Print the table of measures, and what makes them doubtful."""
     table = Table(
-        title=f"{run.path} on {found['tokens']:,} held-out tokens of {found['documents']} documents"
+        title=f"{run.path} on {evaluation.tokens:,} held-out tokens of {evaluation.documents} documents"
     )
     for column in ("", "value", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, estimate in {**found["estimates"], **spliced.get("estimates", {})}.items():
-        table.add_row(
-            LABELS[name], f"{estimate['value']:.4g}", f"{estimate['low']:.4g} to {estimate['high']:.4g}"
+    for name, estimate in evaluation.measures.items():
+        value, low, high = (
+            shown(number, measure(name).format) for number in (estimate.value, estimate.low, estimate.high)
         )
-    table.add_row("latents silent on these tokens", f"{found['dead']:.1%}", "")
-    table.add_row("latents on more than 10 % of them", f"{found['dense']:.1%}", "")
-    for name, count in found.get("encoder", {}).items():  # an older eval.json has none
-        table.add_row(COSTS[name], f"{count:,}", "")
-    if spliced:
-        table.caption = f"cross-entropy (nats a token) and KL on {spliced['tokens']:,} tokens in {spliced['windows']} windows"
+        table.add_row(measure(name).title, value, f"{low} to {high}")
+    table.add_row("latents silent on these tokens", f"{evaluation.dead:.1%}", "")
+    table.add_row("latents on more than 10 % of them", f"{evaluation.dense:.1%}", "")
+    for name, count in evaluation.encoder.items():  # an eval.json of an older release has none
+        table.add_row(COSTS.get(name, name), f"{count:,}", "")
+    if spliced := evaluation.splice:
+        table.caption = (
+            f"cross-entropy (nats per token) and KL on {spliced.tokens:,} tokens in {spliced.windows} windows"
+        )
     Console().print(table)
-    for line in run.problems:
-        print(f"{run.path}: {line}")
-    if "imported" in run.about:
-        for line in unlike_training(run.about["imported"].get("facts", {}), run.store):
+    show_problems(run)
+    if run.record.imported:
+        for line in unlike_training(run.record.imported.facts, run.store):
             print(f"{run.path}: {line}")

@@ -7,8 +7,8 @@ from pathlib import Path
 import tyro
 
 from activations.errors import ConfigError
+from activations.progress import show_progress
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.features.collect import shards_to_read
 from sae.features.html_page import export_html
 from sae.features.store import FeatureStore
@@ -133,7 +133,7 @@ def _export_delphi(command: Delphi) -> None:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished
     _, rows = shards_to_read(run.store, command.tokens)
-    with progress("delphi", rows, "tokens") as advance:
+    with show_progress("delphi", rows, "tokens") as advance:
         sae = run.sae().to(device())
         written = write_cache(sae, run.store, run.hook, command.out, command.tokens, command.batch, advance)
     print(f"{command.out}: latents of {run.path} on {rows:,} tokens, in {len(written)} files")
@@ -146,7 +146,7 @@ def _export_delphi(command: Delphi) -> None:
 def _export_listing(command: Neuronpedia) -> None:
     run = Run(command.run)
     features = FeatureStore(command.run / "features")
-    place = write_listing(features, run.hook, run.about["model"], command.listing, command.out)
+    place = write_listing(features, run.hook, run.record.model, command.listing, command.out)
     print(f"{place}: {len(features):,} features of {run.path}")
 
 

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import tyro
 
-from activations.language_model import LanguageModel
 from activations.parallel import ranks
+from activations.progress import show_progress
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.features.collect import FeaturesConfig
-from sae.features.effects import FOLDER, load_effect, measure_effect, save_effect
-from sae.features.store import FeatureStore
-from sae.runs.run import Run, device
-from sae.workflows.features import describe
+from sae.features.effects import FOLDER
+from sae.runs.run import Run
+from sae.workflows.features import collect_features, measure_effects
 
 
 @dataclass(frozen=True)
@@ -36,26 +34,10 @@ def main(args: list[str]) -> int:
     with ranks.group():
         run = Run(command.run)
         model = run.language_model()
-        features = collect(run, model, command.config)
+        features = collect_features(run, model, command.config, show_progress)
         if ranks.rank() == 0:
             if command.effects:
-                measure(run, model, features, command.effects)
+                measure_effects(run, model, features, command.effects, show_progress)
+                print(f"{features.path / FOLDER}: effects of {', '.join(map(str, command.effects))}")
             print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
     return 0
-
-
-def collect(run: Run, model: LanguageModel, cfg: FeaturesConfig) -> FeatureStore:
-    """Fill the run's features folder, or finish it."""
-    sae, out = run.sae().to(device()), run.path / "features"
-    return describe(sae, run.store, run.hook, model, out, cfg, run.digest, progress)
-
-
-def measure(run: Run, model: LanguageModel, features: FeatureStore, latents: tuple[int, ...]) -> None:
-    """Measure the effects of these latents that have not been measured yet."""
-    missing = [latent for latent in latents if load_effect(features, latent) is None]
-    sae = run.sae().to(device())
-    with progress("effects", len(missing), "latents") as advance:
-        for latent in missing:
-            save_effect(features, measure_effect(model, sae, features, run.hook, latent))
-            advance(1)
-    print(f"{features.path / FOLDER}: effects of {', '.join(map(str, latents))}")

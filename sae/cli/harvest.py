@@ -1,6 +1,5 @@
 """`sae harvest`: text -> a store of activations."""
 
-import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,18 +7,15 @@ from typing import Literal
 
 import tyro
 
-from activations import demo_assets, language_model
-from activations.document_labels import NEEDED
-from activations.harvest import HarvestConfig, harvest
-from activations.language_model import LanguageModel
+from activations import language_model
+from activations.harvest import HarvestConfig
 from activations.parallel import ranks
-from activations.store import Store
+from activations.progress import show_progress
 from activations.text import make_ready
+from activations.token_labels import LabelSet, names
 from sae.cli import arguments
-from sae.cli.progress import progress
-from sae.cli.store import label
-from sae.runs.run import Run
-from sae.workflows.label_tokens import refuse_other_hook
+from sae.cli.store import described
+from sae.workflows.harvest import harvest_store
 
 
 @dataclass(frozen=True)
@@ -49,36 +45,12 @@ def main(args: list[str]) -> int:
         place = ranks.device()
         dtype = language_model.precision(command.model_dtype, place)
         model = language_model.load(command.model, command.revision, dtype, str(place))
-        source = command.config.labels or ""
-        if source.startswith(NEEDED):  # of a store that is there
-            config = with_hooks(model, dataclasses.replace(command.config, labels=None))
-            refuse_other_hook(
-                Run(source.removeprefix(NEEDED)), dict.fromkeys(config.hook_names), "this harvest"
-            )
-            store = run(model, command.out, config)
-        else:
-            store = run(model, command.out, command.config)
+        store = harvest_store(model, command.out, command.config, show_progress)
     if ranks.rank():
         return 0
-    if source.startswith(NEEDED):
-        label(store, source)
+    for name in names(store):
+        print(f"{store.path}: labels {name!r}, {described(LabelSet(store, name))}")
     print(f"{store.path}: {store.tokens:,} tokens, {', '.join(store.spec.hooks)}")
     if store.text_ended:
         print(f"the text ended before --tokens {command.config.tokens:,}", file=sys.stderr)
     return 0
-
-
-def run(model: LanguageModel, out: Path, config: HarvestConfig) -> Store:
-    """Harvest with a progress bar; `with_hooks` says from where when there is no hook point."""
-    config = with_hooks(model, config)
-    total = config.tokens // config.packing.context * config.packing.context
-    with progress("harvest", total, "tokens") as advance:
-        return harvest(model, out, config, advance)
-
-
-def with_hooks(model: LanguageModel, config: HarvestConfig) -> HarvestConfig:
-    """The same; without hook points, with the residual stream after the middle block, or the embedded model's own."""
-    if config.hook_names:
-        return config
-    middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
-    return dataclasses.replace(config, hooks=demo_assets.MODEL_HOOK if model.name == "embedded" else middle)

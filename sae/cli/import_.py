@@ -6,9 +6,11 @@ from pathlib import Path
 import tyro
 
 from activations.errors import ConfigError
+from activations.progress import show_progress
+from sae.architectures import name_of
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.foreign import FORMATS
+from sae.runs.records import Imported
 from sae.runs.run import Run
 from sae.workflows.import_sae import import_sae
 
@@ -56,10 +58,11 @@ def main(args: list[str]) -> int:
         store=command.store,
         hook=command.hook,
         model=command.model,
-        progress=progress,
+        progress=show_progress,
         tell=tell,
     )
-    show(run)
+    assert run.record.imported
+    show_import(run, run.record.imported)
     return 0
 
 
@@ -68,14 +71,15 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
-def show(run: Run) -> None:
-    """Tell what was made of the files, and what can be done with it."""
-    about, arch = run.about["imported"], run.config.arch
-    print(f"{run.path}: {run.about['config']['architecture']} of {arch.d_sae:,} latents, read as {about['format']}, "
-          f"at {run.hook} of {run.about['model']}")  # fmt: skip
-    for note in about["notes"]:
+def show_import(run: Run, imported: Imported) -> None:
+    """Print what was made of the files, and what can be done with it."""
+    print(
+        f"{run.path}: {name_of(run.config.arch)} of {run.config.arch.d_sae:,} latents, read as {imported.format}, "
+        f"at {run.hook} of {run.record.model}"
+    )
+    for note in imported.notes:
         print(f"  {note}")
     if run.config.store:
         print(f"next: sae evaluate {run.path}")
     else:
-        print("what needs activations (evaluate, features, dead) asks for an import with --store")
+        print("evaluate, features and dead need activations: import with --store to use them")

@@ -10,7 +10,7 @@ from keyword import iskeyword
 from typing import NamedTuple
 
 import sae
-from sae.cli.signals import Stopped, raise_stopped
+from sae.workflows.signals import Stopped, raise_stopped
 
 GOES_ON = "the same command goes on from here"
 RESUMES = "the same command with --resume goes on from here"

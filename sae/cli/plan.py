@@ -21,7 +21,7 @@ from activations.store import DTYPES, Store
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments
-from sae.cli.harvest import Harvest, with_hooks
+from sae.cli.harvest import Harvest
 from sae.features.collect import FeaturesConfig
 from sae.plan import features, harvest, rates, training
 from sae.plan.forecast import Forecast, duration, size, total
@@ -31,6 +31,7 @@ from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
 from sae.training.trainer import TrainConfig
+from sae.workflows.harvest import with_hooks
 
 USAGE = """usage: sae plan {harvest,train ARCH,features} [OPTIONS]
 
@@ -162,7 +163,7 @@ def _features(args: list[str]) -> int:
     command = arguments.parse(PlanFeatures, "sae plan features", args, tyro.conf.OmitArgPrefixes)
     _check(command.plan)
     run = Run(command.run)
-    key = f"{_name()}: {run.about['model']} {run.about['model_revision'] or ''} to describe latents"
+    key = f"{_name()}: {run.record.model} {run.record.model_revision or ''} to describe latents"
     reader = features.reader(key, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
     found = features.forecast(run, command.config, reader, machine, command.plan.ranks)

@@ -9,7 +9,6 @@ import tyro
 
 from activations.errors import ConfigError
 from sae.cli import arguments
-from sae.cli.evaluate import LABELS
 from sae.hub import push
 from sae.hub.fetch import size_shown
 from sae.hub.names import is_hub_name, parse
@@ -46,7 +45,7 @@ def main(args: list[str]) -> int:
     run, name = Run(command.run), parse(command.name)
     with tempfile.TemporaryDirectory(prefix="sae-push-") as place:
         folder = Path(place)
-        sent = push.stage(run, name, folder, command.features, lambda key: LABELS.get(key, key))
+        sent = push.stage(run, name, folder, command.features)
         push.refuse_without_token()
         print(f"to {name}{' (private)' * command.private}, from {run.path}:")
         for path in sent:

@@ -15,8 +15,8 @@ from activations.disk import files
 from activations.errors import ConfigError
 from activations.generation import Sampling, prompt_ids
 from activations.language_model import LanguageModel
+from activations.progress import show_progress
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.features.store import FeatureStore
 from sae.runs.run import Run, device
 from sae.steering.compare import Comparison, compare
@@ -163,7 +163,7 @@ def _say(remarks: list[str]) -> None:
 def _told(total: int) -> Iterator[Callable[[float, str], None]]:
     """Progress of a job that says which share of it is done, shown as so many tokens."""
     done = 0
-    with progress("steer", total, "tokens") as advance:
+    with show_progress("steer", total, "tokens") as advance:
 
         def on_done(share: float, note: str) -> None:
             nonlocal done

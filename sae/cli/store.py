@@ -12,10 +12,10 @@ from rich.table import Table
 
 from activations import token_labels
 from activations.errors import ConfigError, StoreError
+from activations.progress import show_progress
 from activations.store import Store, verify
 from activations.token_labels import LabelSet, names
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.workflows import label_tokens
 
 
@@ -75,8 +75,7 @@ def label(store: Store, source: str, name: str | None = None, batch: int = 2048)
     """Add labels with a progress bar, and print what they are."""
     if batch < 1:
         raise ConfigError(f"batch = {batch} must be at least 1")
-    with progress("label", store.tokens, "tokens") as advance:
-        labels = label_tokens.label(store, source, name, batch, advance)
+    labels = label_tokens.label(store, source, name, batch, show_progress)
     print(
         f"{store.path}: labels {labels.name!r}, {described(labels)}; next: sae train adaptivek --store {store.path}"
     )
@@ -126,7 +125,7 @@ def check(store: Store) -> int:
     """Verify every shard; say which are wrong."""
     wrong = []
     sets = names(store)
-    with progress("verify", len(store.shards) * (1 + len(sets)), "shards") as advance:
+    with show_progress("verify", len(store.shards) * (1 + len(sets)), "shards") as advance:
         for name, fault in chain(verify(store), token_labels.verify(store)):
             advance(1)
             if fault:

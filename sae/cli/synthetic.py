@@ -2,26 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from activations.moments import geometric_median
-from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig, build, name_of
+from activations.progress import show_progress
+from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 from sae.cli import arguments
-from sae.cli.progress import progress
 from sae.evaluation.recovery import ROWS, Recovery, recovery
-from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World
-from sae.runs.run import device
-from sae.training.trainer import TrainConfig, Trainer, fit
+from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree
+from sae.training.trainer import TrainConfig
+from sae.workflows.synthetic import train
 
-INIT_ROWS = 32_768  # rows the initialisation sees, as in `sae train`
 LABELS = {
     "nmse": "NMSE (fraction of variance unexplained)",
     "l0": "L0 (latents firing per row)",
@@ -63,57 +58,8 @@ def main(args: list[str]) -> int:
         prefix_names=False,
     )
     cfg = arguments.parse(command, "sae synthetic", args, tyro.conf.OmitSubcommandPrefixes)
-    steps = cfg.train.steps
-    assert steps is not None  # the presets name it
-    with progress("train", steps, "steps") as advance:
-        sae = train(cfg.world, cfg.arch, cfg.train, advance)
-    show(cfg, recovery(sae, cfg.world))
+    show(cfg, recovery(train(cfg.world, cfg.arch, cfg.train, show_progress), cfg.world))
     return 0
-
-
-def train(
-    world: World,
-    arch: ArchConfig,
-    settings: TrainConfig,
-    advance: Callable[..., None] = lambda n, note="": None,
-) -> SAE:
-    """An SAE trained on a planted world, reading the world's own units, in eval mode. `advance` is told of steps."""
-    return finish(begin(world, arch, settings), world, advance)
-
-
-def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
-    """Everything before the first step: sample, scale and initialise as `sae train` does."""
-    x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
-    scale = (x.numel() / x.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
-    sae = build(arch, world.d_model, settings.seed)
-    centre = geometric_median(x * scale)
-    sae.initialise(x * scale, centre, torch.Generator().manual_seed(settings.seed))
-    if arch.reads_labels:
-        sae.fit_labels(x * scale, n_active(codes))
-    return Trainer(sae.to(device()), settings.resolved(0, arch), scale)
-
-
-def finish(trainer: Trainer, world: World, advance: Callable[..., None] = lambda n, note="": None) -> SAE:
-    """All steps, and the input scale folded in."""
-    cfg, last = trainer.cfg, trainer.step
-
-    def log(row: dict[str, float]) -> None:
-        nonlocal last
-        note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
-        advance(trainer.step - last, note=note)
-        last = trainer.step
-
-    labelled = trainer.sae.cfg.reads_labels
-    batches = (
-        (x, x, n_active(codes) if labelled else None) for x, codes in world.batches(cfg.batch, cfg.seed)
-    )
-    fit(trainer, batches, log=log, save=lambda: None)
-    return trainer.folded().eval().requires_grad_(False)
-
-
-def n_active(codes: Tensor) -> Tensor:
-    """How many features each row is made of, [B]: the label that a method which reads labels learns from."""
-    return (codes != 0).sum(1).float()
 
 
 def show(cfg: Synthetic, found: Recovery) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from activations.disk import files
 from activations.errors import ConfigError, RunError
 from activations.parallel import ranks
-from activations.progress import Watch, unwatched
 from activations.shard import shard_name
 from activations.store import Store
+from activations.progress import Progress, no_progress
 from sae.architectures import SAE
 from sae.code import offsets_of
 from sae.features import firings
@@ -76,7 +76,7 @@ def collect(
     cfg: FeaturesConfig,
     scratch: Path,
     identity: dict[str, Any],
-    watch: Watch = unwatched,
+    progress: Progress = no_progress,
 ) -> Collected:
     """Encode each row of the store once and gather statistics and examples for all latents.
 
@@ -94,7 +94,7 @@ def collect(
     with ranks.first_goes_first():
         _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
-    with watch("features", shards_to_read(store, cfg.tokens)[1], "tokens") as advance:
+    with progress("features", shards_to_read(store, cfg.tokens)[1], "tokens") as advance:
         for number in _mine(numbers):
             encode_shard(sae, store, hook, number, cfg.batch, scratch, advance)
     ranks.barrier()
@@ -110,7 +110,7 @@ def collect(
     def find(latents: range) -> dict[str, Tensor]:
         everyone = range(sae.d_sae)
         limits = cfg.cofiring, cfg.least_together
-        with watch("co-firing", len(latents), "latents") as advance:
+        with progress("co-firing", len(latents), "latents") as advance:
             together = cofiring(lambda: shards(everyone), latents, fired, rows, *limits, on_latents=advance)
         return {**_seen(shards, latents, store.context, cfg, unit), **_named("cofiring", together._asdict())}
 

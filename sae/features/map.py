@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from activations.progress import Watch, unwatched
+from activations.progress import Progress, no_progress
 from sae.features.neighbours import nearest
 
 NEAREST = 15  # neighbours that keep a latent in its place, itself among them: UMAP's default
@@ -44,7 +44,7 @@ def make_map(
     W_dec: Float[Tensor, "F D"],
     alive: Bool[Tensor, "F"],
     near: tuple[Tensor, Tensor] | None = None,
-    watch: Watch = unwatched,
+    progress: Progress = no_progress,
 ) -> Map:
     """Lay out the alive latents so that those whose decoder rows have a large cosine stand together.
 
@@ -56,7 +56,7 @@ def make_map(
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        found = _layout(W_dec[alive].float(), near if alive.all() else None, watch)
+        found = _layout(W_dec[alive].float(), near if alive.all() else None, progress)
         places[alive] = torch.from_numpy(found)
         clusters[alive.numpy()] = _clusters(found)
     return Map(places, clusters)
@@ -78,14 +78,14 @@ def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequenc
 
 
 def _layout(
-    rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None, watch: Watch
+    rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None, progress: Progress
 ) -> NDArray[np.float32]:
     rows = torch.nn.functional.normalize(rows, dim=1)
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:
         return start
     if near is None:
-        with watch("neighbours of the alive", n, "latents") as advance:
+        with progress("neighbours of the alive", n, "latents") as advance:
             near = nearest(rows, NEAREST - 1, on_latents=advance)
     indices, cosines = (part[:, : NEAREST - 1] for part in near)
     layout = import_module("sae.features.map").layout

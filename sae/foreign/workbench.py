@@ -24,5 +24,5 @@ def read(path: Path) -> Imported:
     except RunError as error:
         raise ForeignError(str(error)) from error
     return Imported(
-        sae, Origin(run.about["model"], run.hook, run.about.get("imported", {}).get("facts", {})), []
+        sae, Origin(run.record.model, run.hook, run.record.imported.facts if run.record.imported else {}), []
     )

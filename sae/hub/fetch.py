@@ -18,7 +18,7 @@ from filelock import FileLock
 from activations import hub
 from activations.disk import files
 from activations.errors import HubError
-from activations.progress import Watch, unwatched
+from activations.progress import Progress, no_progress
 from sae.hub.find import the_sae
 from sae.hub.names import HubName, parse
 
@@ -71,7 +71,7 @@ def ignore_line(line: str) -> None:
 def locate(
     text: str | Path,
     form: str | None = None,
-    progress: Watch = unwatched,
+    progress: Progress = no_progress,
     tell: Callable[[str], None] = ignore_line,
 ) -> Located:
     """Return an SAE of the hub on this machine, fetching what the cache lacks; `tell` hears what and how much before.
@@ -153,7 +153,7 @@ def plan_download(listing: Listing, wanted: tuple[str, ...]) -> Download:
     return plan
 
 
-def download(plan: Download, progress: Watch = unwatched) -> Path:
+def download(plan: Download, progress: Progress = no_progress) -> Path:
     """Fetch what is missing and return the folder with all files. Called again after a stop it goes on where that was."""
     from huggingface_hub import hf_hub_download
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -10,6 +9,7 @@ from activations import hub
 from activations.disk import files
 from activations.errors import HubError
 from sae.architectures import name_of
+from sae.evaluation.measures import measure
 from sae.features.store import FeatureStore
 from sae.hub.fetch import asked
 from sae.hub.names import HubName
@@ -24,17 +24,15 @@ NOT_SENT = (
     "effects",
     "codes",
 )  # folders within features/ that name this machine's copy of it, or are under way
-Labelled = Callable[[str], str]
 
 
-def stage(run: Run, name: HubName, folder: Path, features: bool, labelled: Labelled) -> list[Path]:
+def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     """Fill an empty folder with what is sent of a run, and return its files.
 
-    Paths of this machine are replaced by their last part and the store's is left out. `labelled` says what a measure is
-    called. Raises RunError when the run is not finished or damaged, HubError when features are asked for and not there."""
+    Paths of this machine are replaced by their last part and the store's is left out. Raises RunError when the run is not finished or damaged, HubError when features are asked for and not there."""
     _ = run.digest  # refuses a run that is not finished
     _ = run.sae()  # and one that is damaged
-    about = without_paths({key: value for key, value in run.about.items() if key != files.SEAL})
+    about = without_paths(_object(run.path / "run.json"))
     about["config"]["store"] = ""
     files.write_sealed(folder / "run.json", about)
     files.write_sealed(folder / ABOUT, without_paths(_object(run.path / ABOUT)))
@@ -61,7 +59,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool, labelled: Label
             model_card.densities(density, store.about.get("tokens", 0)), encoding="utf-8"
         )
     (folder / README).write_text(
-        model_card.markdown(_card(run, name, about, store is not None, features, labelled)), encoding="utf-8"
+        model_card.markdown(_card(run, name, about, store is not None, features)), encoding="utf-8"
     )
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -83,28 +81,25 @@ def without_paths(content: Any) -> Any:
     return content
 
 
-def _card(
-    run: Run, name: HubName, about: dict[str, Any], picture: bool, features: bool, labelled: Labelled
-) -> Card:
+def _card(run: Run, name: HubName, about: dict[str, Any], picture: bool, features: bool) -> Card:
     model = about["model"]
     base = (
         EMBEDDED
         if model == "embedded"
         else None
-        if PATHS.match(run.about["model"]) or Path(model).exists()
+        if PATHS.match(run.record.model) or Path(model).exists()
         else model
     )
-    found = run.evaluation or {}
-    spliced = found.get("splice") or {}
-    estimates = {**found.get("estimates", {}), **spliced.get("estimates", {})}
+    evaluation = run.evaluation
     rows = [
-        (labelled(key), f"{one['value']:.4g}", f"{one['low']:.4g} to {one['high']:.4g}")
-        for key, one in estimates.items()
-        if None not in (one["value"], one["low"], one["high"])
+        (measure(name).title, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}")
+        for name, estimate in (evaluation.measures if evaluation else {}).items()
+        if None not in (estimate.value, estimate.low, estimate.high)
     ]
-    if found:
-        rows.append(("latents silent on these tokens", f"{found['dead']:.1%}", ""))
-    measured = f"on {found['tokens']:,} held-out tokens of {found['documents']} documents" if found else ""
+    measured = ""
+    if evaluation:
+        rows.append(("latents silent on these tokens", f"{evaluation.dead:.1%}", ""))
+        measured = f"on {evaluation.tokens:,} held-out tokens of {evaluation.documents} documents"
     arch = run.config.arch
     settings = {key: value for key, value in vars(arch).items() if key != "d_sae"}
     return Card(str(name), name_of(arch), EMBEDDED if model == "embedded" else model, base, run.hook, arch.d_sae, settings, rows,

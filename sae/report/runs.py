@@ -5,7 +5,9 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from sae.report.render import escaped, number, percent, visible
+from sae.evaluation.measures import MEASURES, measure, shown
+from sae.report.render import escaped, percent, visible
+from sae.runs.records import Evaluation, RunRecord
 
 
 def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]) -> str:
@@ -19,22 +21,6 @@ def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]
     )
     return f'<div class="sae sides"><table class="sae estimates"><tr><th></th>{head}</tr>{body}</table></div>'
 
-
-Evaluation = Mapping[str, Any]  # content of an eval.json
-MEASURES = {
-    "fvu": ("FVU", "Fraction of variance unexplained: 0 is a perfect rebuild, 1 no better than the mean."),
-    "explained_variance": ("explained variance", "1 − FVU."),
-    "cosine": ("cosine", "Mean cosine between an activation and its rebuild."),
-    "l0": ("L0", "How many features fire on a token, on average."),
-    "norm_ratio": ("norm ratio", "Length of the rebuild over length of the activation; below 1 it shrinks."),
-    "ce_clean": ("CE, model as it is", "Cross-entropy of the model's next-token predictions, nats a token."),
-    "ce_spliced": ("CE, SAE spliced in", "The same when the rebuild takes the activation's place."),
-    "ce_mean": ("CE, mean-ablated", "The same when the mean activation takes its place."),
-    "ce_zero": ("CE, zero-ablated", "The same when zeros take its place."),
-    "kl": ("KL divergence", "How far predictions move when the SAE is spliced in, nats a token."),
-    "recovered_zero": ("CE recovered (zero)", "Share of the loss that zeroing costs which the SAE keeps."),
-    "recovered_mean": ("CE recovered (mean)", "Share of the loss that the mean costs which the SAE keeps."),
-}
 
 TELLING = (
     "FVU",
@@ -52,8 +38,8 @@ class Run(Protocol):
     """What these functions read of a run (`sae.runs.run.Run` is one)."""
 
     @property
-    def about(self) -> dict[str, Any]:
-        """Content of run.json."""
+    def record(self) -> RunRecord:
+        """The content of run.json."""
         ...
 
     @property
@@ -73,15 +59,15 @@ class Estimate(NamedTuple):
 
 def state(run: Run, steps_done: int) -> str:
     """How far the run's training is, in words."""
-    return "finished" if run.finished else f"step {steps_done:,} of {run.about['config']['train']['steps']:,}"
+    return "finished" if run.finished else f"step {steps_done:,} of {run.record.config['train']['steps']:,}"
 
 
-def progress(about: dict[str, Any], log: Sequence[Mapping[str, float]], quiet: float) -> tuple[float, str]:
+def progress(record: RunRecord, log: Sequence[Mapping[str, float]], quiet: float) -> tuple[float, str]:
     """How far a training that is not finished is, as a share and in words: pace and time left, or since when it rests.
 
     `quiet` is for how many seconds nothing has been logged; more than ten entries would have taken, and a minute, is
     taken for a stop."""
-    train = about["config"]["train"]
+    train = record.config["train"]
     if not log:
         return 0.0, f"step 0 of {train['steps']:,}"
     step, pace = (
@@ -105,8 +91,8 @@ def runs(
     """A row per run, by name; None where something has not been measured."""
     rows = []
     for name, run in found.items():
-        config = run.about["config"]
-        values = {line: value for line, (value, _, _) in _intervals(measured.get(name, {})).items()}
+        config = run.record.config
+        values = {line: value for line, (value, _, _) in _intervals(measured.get(name)).items()}
         rows.append(
             {
                 "name": visible(name),
@@ -117,9 +103,9 @@ def runs(
                 "FVU": values.get("fvu"),
                 "CE recovered": _hundredfold(values.get("recovered_zero")),
                 "L0": values.get("l0"),
-                "dead": _hundredfold(measured.get(name, {}).get("dead")),
-                "hook": run.about["hook"],
-                "model": visible(str(run.about["model"])),
+                "dead": _hundredfold(measured[name].dead if name in measured else None),
+                "hook": run.record.hook,
+                "model": visible(str(run.record.model)),
                 "steps": config["train"].get("steps"),
             }
         )
@@ -132,9 +118,10 @@ def estimates(evaluation: Evaluation) -> list[Estimate]:
     order = [name for name in MEASURES if name in found] + [name for name in found if name not in MEASURES]
     lines = []
     for name in order:
-        value, low, high = map(number, found[name])
-        lines.append(Estimate(*MEASURES.get(name, (name, "")), value, f"{low} to {high}"))
-    dead, dense = (percent(evaluation[name]) for name in ("dead", "dense"))
+        about = measure(name)
+        value, low, high = (shown(number, about.format) for number in found[name])
+        lines.append(Estimate(about.symbol, about.help, value, f"{low} to {high}"))
+    dead, dense = (percent(share) for share in (evaluation.dead, evaluation.dense))
     lines.append(Estimate("dead", "Share of features that fired on none of these tokens.", dead, ""))
     lines.append(Estimate("dense", "Share of features on more than 10 % of these tokens.", dense, ""))
     return lines
@@ -142,18 +129,18 @@ def estimates(evaluation: Evaluation) -> list[Estimate]:
 
 def basis(evaluation: Evaluation) -> str:
     """What text an evaluation rests on."""
-    documents = evaluation["documents"]
-    return f"{evaluation['tokens']:,} held-out tokens, {documents:,} document{'s' * (documents != 1)}"
+    documents = evaluation.documents
+    return f"{evaluation.tokens:,} held-out tokens, {documents:,} document{'s' * (documents != 1)}"
 
 
 def frontier(
     found: Mapping[str, Run], measured: Mapping[str, Evaluation], measure: str = "fvu"
 ) -> list[tuple[str, str, float, float]]:
     """Name, architecture (with the size where runs have several), L0 and a measure, of every run that has it."""
-    sizes = {found[name].about["config"]["arch"].get("d_sae") for name in measured}
+    sizes = {found[name].record.config["arch"].get("d_sae") for name in measured}
     points = []
     for name, evaluation in measured.items():
-        values, config = _intervals(evaluation), found[name].about["config"]
+        values, config = _intervals(evaluation), found[name].record.config
         size = config["arch"].get("d_sae")
         kind = config["architecture"] + (f", {size:,}" if len(sizes) > 1 and size else "")
         if values.keys() >= {measure, "l0"}:
@@ -171,55 +158,55 @@ def common(table: pa.Table, names: Sequence[str] = ("hook", "model", "steps")) -
     return table.drop_columns(alike), words
 
 
-def brief(about: dict[str, Any]) -> list[tuple[str, str]]:
+def brief(record: RunRecord) -> list[tuple[str, str]]:
     """What a run is, in a few names and values."""
-    config = about["config"]
+    config = record.config
     pairs = {"SAE": config["architecture"], "size": config["arch"].get("d_sae"), "k": config["arch"].get("k")}
-    pairs |= {"model": about["model"], "hook": about["hook"]}
+    pairs |= {"model": record.model, "hook": record.hook}
     return [(name, _text(value)) for name, value in pairs.items() if value is not None]
 
 
-def summary(about: dict[str, Any]) -> str:
+def summary(record: RunRecord) -> str:
     """What a run is, in one line."""
-    facts = dict(brief(about))
+    facts = dict(brief(record))
     size = f"{facts['size']} features" if "size" in facts else None
     k = f"k = {facts['k']}" if "k" in facts else None
     return " · ".join(part for part in (facts["SAE"], size, k, facts["model"], facts["hook"]) if part)
 
 
-def imported(about: dict[str, Any]) -> list[tuple[str, str]]:
+def imported(record: RunRecord) -> list[tuple[str, str]]:
     """Where an imported SAE comes from, what its files say of it and what was changed; nothing of one trained here."""
-    if "imported" not in about:
+    source = record.imported
+    if source is None:
         return []
-    whence = about["imported"]
-    facts = {name: value for name, value in whence["facts"].items() if not isinstance(value, dict | list)}
-    pairs = {"imported from": whence["path"], "format": whence["format"], **facts}
+    facts = {name: value for name, value in source.facts.items() if not isinstance(value, dict | list)}
+    pairs = {"imported from": source.path, "format": source.format, **facts}
     shown = [(name.replace("_", " "), _text(value)) for name, value in pairs.items() if value is not None]
-    return shown + [("note", note) for note in whence["notes"]]
+    return shown + [("note", note) for note in source.notes]
 
 
-def settings(about: dict[str, Any]) -> list[tuple[str, str]]:
+def settings(record: RunRecord) -> list[tuple[str, str]]:
     """A run's settings as names and values, the nested ones by their last name; unset ones left out."""
-    config = about["config"]
+    config = record.config
     nested = {**config["arch"], **config["train"]}
     first = {
-        "model": about["model"],
-        "hook point": about["hook"],
-        "activation width": about["d_model"],
+        "model": record.model,
+        "hook point": record.hook,
+        "activation width": record.d_model,
         "store": config["store"],
         "architecture": config["architecture"],
     }
     last = {
-        "code version": (about.get("git_commit") or "")[:12],
-        "torch": about.get("versions", {}).get("torch"),
+        "code version": (record.git_commit or "")[:12],
+        "torch": record.versions.get("torch"),
     }
     pairs = {**first, **{name.replace("_", " "): value for name, value in nested.items()}, **last}
     return [(name, _text(value)) for name, value in pairs.items() if value not in (None, "")]
 
 
-def differing(abouts: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def differing(records: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
     """Settings in which runs differ, each with its value in every run; a dash where a run has no such setting."""
-    found = [dict(settings(about)) for about in abouts.values()]
+    found = [dict(settings(record)) for record in records.values()]
     names = dict.fromkeys(name for one in found for name in one)
     lines = [(name, [one.get(name, "–") for one in found]) for name in names]
     return [(name, values) for name, values in lines if len({*values}) > 1]
@@ -250,9 +237,9 @@ def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, 
     ]
 
 
-def _intervals(evaluation: Evaluation) -> dict[str, tuple[float, float, float]]:
-    both = {**evaluation.get("estimates", {}), **evaluation.get("splice", {}).get("estimates", {})}
-    return {name: (found["value"], found["low"], found["high"]) for name, found in both.items()}
+def _intervals(evaluation: Evaluation | None) -> dict[str, tuple[float | None, float | None, float | None]]:
+    measures = evaluation.measures if evaluation else {}
+    return {name: (estimate.value, estimate.low, estimate.high) for name, estimate in measures.items()}
 
 
 def _duration(seconds: float) -> str:

@@ -1,17 +1,18 @@
-"""What is wrong with a run's SAE, from what its folder already says: the end of its log, its evaluation, its settings."""
+"""Problems of a run's SAE that its folder already shows: in its settings, the end of its log and its evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from sae.runs.records import Evaluation, RunRecord
 
 
 def problems(
-    about: Mapping[str, Any], log: Sequence[Mapping[str, float]], evaluation: Mapping[str, Any] | None
+    record: RunRecord, log: Sequence[Mapping[str, float]], evaluation: Evaluation | None
 ) -> list[str]:
-    """A line for each thing that makes a run useless as it is, with the likely remedy; none for an ordinary run.
+    """Return a line for each thing that makes a run useless as it is, with the likely remedy; none for an ordinary run.
 
-    `about` is the content of run.json, `log` the rows of log.jsonl, `evaluation` that of eval.json."""
-    config = about["config"]
+    `log` holds the rows of log.jsonl."""
+    config = record.config
     settings, d_sae = config["arch"], config["arch"].get("d_sae")
     lr = config["train"].get("lr")
     remedy = (
@@ -19,22 +20,22 @@ def problems(
         if lr
         else "check that model, hook point and scale are those it was trained on"
     )
-    found, last = [], log[-1] if log else {}
-    estimates = (evaluation or {}).get("estimates", {})
-    fvu, l0 = (estimates.get(name, {}).get("value") for name in ("fvu", "l0"))
+    lines, last = [], log[-1] if log else {}
+    estimates = evaluation.estimates if evaluation else {}
+    fvu, l0 = (estimates[name].value if name in estimates else None for name in ("fvu", "l0"))
     if _worse(last.get("fvu")):
-        found.append(
+        lines.append(
             f"training stands at FVU {last['fvu']:.3g}, worse than the mean activation (FVU 1): {remedy}"
         )
     if _worse(fvu):
-        found.append(f"FVU on held-out tokens is {fvu:.3g}, worse than the mean activation (FVU 1): {remedy}")
-    silent = (evaluation or {}).get("dead")
+        lines.append(f"FVU on held-out tokens is {fvu:.3g}, worse than the mean activation (FVU 1): {remedy}")
+    silent = evaluation.dead if evaluation else None
     if 0 in (l0, last.get("l0")) or silent == 1:
         weight = next((name for name in ("l1_weight", "sparsity_weight") if settings.get(name)), None)
         lower = f" or --arch.{weight.replace('_', '-')} (it was {settings[weight]:g})" if weight else ""
-        found.append(f"no latent fires on any token (L0 is 0): {remedy}{lower}")
+        lines.append(f"no latent fires on any token (L0 is 0): {remedy}{lower}")
     elif d_sae and last.get("dead") == d_sae:
-        found.append(f"all {d_sae:,} latents are dead: {remedy}")
+        lines.append(f"all {d_sae:,} latents are dead: {remedy}")
     k = settings.get("k")
     if (
         d_sae
@@ -42,10 +43,10 @@ def problems(
         and silent is not None
         and 0 < (alive := round((1 - silent) * d_sae)) < k
     ):
-        found.append(
+        lines.append(
             f"only {alive:,} latents fire, fewer than k = {k:g}: {remedy}, or train with a smaller --arch.k"
         )
-    return found
+    return lines
 
 
 def _worse(fvu: float | None) -> bool:

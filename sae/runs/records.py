@@ -1,14 +1,33 @@
-"""What the JSON files of a run have to hold for the rest to read them (FORMAT.md); more may be in them."""
+"""The JSON files of a run folder as typed records, parsed once when they are read (FORMAT.md).
+
+A file may hold more than its record, which is then ignored. `dict[str, Any]` stands for settings and facts of other
+tools, whose fields depend on the architecture or the tool."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class AboutRun:
+class Imported:
+    """Where an imported SAE came from: `imported` in run.json."""
+
+    format: str
+    path: str
+    notes: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the files say beyond the SAE itself, under SAELens' names."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+    hook: str | None = None
+    hub: dict[str, str | None] | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
     """run.json."""
 
     config: dict[str, Any]
+    """Settings as they were written; `Run.config` is what they mean."""
     hook: str
     d_model: int
     input_scale: float
@@ -19,21 +38,25 @@ class AboutRun:
     model_dtype: str = "float32"
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
-    rate_trials: list[tuple[float, float]] | None = None
+    rate_trials: list[tuple[float, ...]] | None = None
+    """Pairs of rate and loss."""
+    imported: Imported | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True)
-class AboutSAE:
+class SAERecord:
     """sae.json."""
 
     architecture: str
     arch: dict[str, Any]
     d_model: int
     weights_file_sha256: str
+    latents_file_sha256: str | None = None
 
 
 @dataclass(frozen=True)
-class Place:
+class CheckpointRecord:
     """training.json of a checkpoint."""
 
     step: int
@@ -42,7 +65,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measure with its interval."""
+    """A measure with its 95 % interval."""
 
     value: float | None
     low: float | None
@@ -51,7 +74,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Splice:
-    """Of eval.json what the language model took part in."""
+    """The part of eval.json that was measured with the language model."""
 
     windows: int
     tokens: int
@@ -67,9 +90,15 @@ class Evaluation:
     estimates: dict[str, Estimate]
     dead: float
     dense: float
+    positions: str = "all"
     splice: Splice | None = None
     encoder: dict[str, int] = field(default_factory=dict)
     sae_sha256: str | None = None
+
+    @property
+    def measures(self) -> dict[str, Estimate]:
+        """All estimates by name, those of the language model last."""
+        return self.estimates | (self.splice.estimates if self.splice else {})
 
 
 @dataclass(frozen=True)

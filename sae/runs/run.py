@@ -14,7 +14,7 @@ from torch import Tensor
 
 from activations import language_model
 from activations.disk import files
-from activations.disk.schema import check, fits
+from activations.disk.schema import fits, parse
 from activations.errors import RunError, StoreError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
@@ -24,7 +24,7 @@ from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.config import RunConfig
 from sae.runs import log
 from sae.runs.problems import problems
-from sae.runs.records import AboutRun, AboutSAE, Evaluation
+from sae.runs.records import Evaluation, RunRecord, SAERecord
 
 FORMAT = 1
 WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
@@ -39,8 +39,8 @@ class Run:
         self.path = Path(path)
         if not (self.path / "run.json").exists():
             raise RunError(f"no run at {path}: needed is a folder with run.json, as `sae train` makes it")
-        self.about = read_about(self.path / "run.json", "run", FORMAT, AboutRun)
-        self.config = config.from_json(self.about["config"])
+        self.record = read_record(self.path / "run.json", "run", FORMAT, RunRecord)
+        self.config = config.from_json(self.record.config)
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -95,12 +95,16 @@ class Run:
         Raises RunError when training has not reached its last step, or the SAE is damaged."""
         if not self.finished:
             raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
-        return read_json(self.path / ABOUT, kind=AboutSAE, fix=self._fix_sae)["weights_file_sha256"]
+        return self._sae_record.weights_file_sha256
+
+    @property
+    def _sae_record(self) -> SAERecord:
+        return read_json(self.path / ABOUT, kind=SAERecord, fix=self._fix_sae)
 
     @property
     def hook(self) -> str:
         """Hook point whose activations the SAE reads."""
-        return self.about["hook"]
+        return self.record.hook
 
     @cached_property
     def store(self) -> Store:
@@ -109,11 +113,11 @@ class Run:
         Raises StoreError when it is gone or holds other data than it did, or the SAE was imported without one."""
         if not self.config.store:
             raise StoreError(
-                f"{self.path} was imported without a store: harvest {self.hook} of {self.about['model']} (sae harvest) and "
+                f"{self.path} was imported without a store: harvest {self.hook} of {self.record.model} (sae harvest) and "
                 f"import the SAE again, with --store and another --out"
             )
         store = Store(self.config.store)
-        if store.fingerprint != self.about["store_fingerprint"]:
+        if store.fingerprint != self.record.store_fingerprint:
             raise StoreError(f"{store.path} is another store than the one {self.path} was trained on")
         return store
 
@@ -132,9 +136,9 @@ class Run:
 
         Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
         known of a run that was imported without a store."""
-        dtype = language_model.precision(self.about.get("model_dtype", "float32"), device())
-        model = language_model.load(self.about["model"], self.about["model_revision"], dtype, str(device()))
-        if self.about["weights_sha256"] not in (None, model.weights_hash):
+        dtype = language_model.precision(self.record.model_dtype, device())
+        model = language_model.load(self.record.model, self.record.model_revision, dtype, str(device()))
+        if self.record.weights_sha256 not in (None, model.weights_hash):
             raise RunError(
                 f"{model.name} has other weights than when the activations of {self.path} were harvested: "
                 f"restore it, or harvest and train again"
@@ -155,26 +159,25 @@ class Run:
         if not path.exists():
             return None
         if self.finished:
-            digest = read_json(self.path / ABOUT, fix=self._fix_sae).get("latents_file_sha256")
-            as_written(path, digest, ABOUT, self._fix_sae)
+            as_written(path, self._sae_record.latents_file_sha256, ABOUT, self._fix_sae)
         return read_tensors(path, self._fix_sae)
 
     @property
-    def evaluation(self) -> dict[str, Any] | None:
-        """What `sae evaluate` found, or None when it has not run, or not on this SAE: training went on since."""
+    def evaluation(self) -> Evaluation | None:
+        """Return what `sae evaluate` measured, or None when it has not run, or measured an earlier checkpoint of this run."""
         path = self.path / "eval.json"
         if not path.exists():
             return None
-        found = read_json(path, kind=Evaluation, fix=f"sae evaluate {self.path}")
-        measured = found.get("sae_sha256")  # an older eval.json does not tell
-        return found if measured in (None, self.weights) else None
+        evaluation = read_json(path, kind=Evaluation, fix=f"sae evaluate {self.path}")
+        # an eval.json of an older release does not name the weights it measured
+        return evaluation if evaluation.sae_sha256 in (None, self.weights) else None
 
     @property
     def problems(self) -> list[str]:
         """What makes the SAE useless as it is, a line each, from the log and the evaluation; nothing is computed.
 
         The log counts when training is finished: at its beginning any SAE is worse than the mean."""
-        return problems(self.about, self.log if self.finished else [], self.evaluation)
+        return problems(self.record, self.log if self.finished else [], self.evaluation)
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -202,7 +205,7 @@ class Run:
         return (
             self.digest
             if self.finished
-            else read_json(self.newest_checkpoint / ABOUT, kind=AboutSAE)["weights_file_sha256"]
+            else read_json(self.newest_checkpoint / ABOUT, kind=SAERecord).weights_file_sha256
         )
 
     @property
@@ -242,17 +245,17 @@ def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
     folder = Path(folder)
     if not (folder / ABOUT).exists():
         raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
-    about = read_about(folder / ABOUT, "SAE", FORMAT, AboutSAE, fix)
+    record = read_record(folder / ABOUT, "SAE", FORMAT, SAERecord, fix)
     path = folder / WEIGHTS
-    tensors = read_tensors(as_written(path, about["weights_file_sha256"], ABOUT, fix))
+    tensors = read_tensors(as_written(path, record.weights_file_sha256, ABOUT, fix))
     try:
-        cfg = config.arch_from_json(about["architecture"], about["arch"])
+        cfg = config.arch_from_json(record.architecture, record.arch)
         with torch.device("meta"):  # takes no memory: the settings may claim any size
-            wanted = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg).state_dict()
+            wanted = ARCHITECTURES[record.architecture][1](record.d_model, cfg).state_dict()
         shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
         if shapes != needed:
             raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}", fix=fix)
-        sae = ARCHITECTURES[about["architecture"]][1](about["d_model"], cfg)
+        sae = ARCHITECTURES[record.architecture][1](record.d_model, cfg)
         sae.load_state_dict(tensors)
         if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
             raise RunError(f"{path}: {broken[0]} holds NaN: its training diverged", fix=fix)
@@ -275,7 +278,7 @@ def find_runs(folder: Path) -> list[Run]:
 def read_json(
     path: Path, *, kind: type | None = None, within: Path | None = None, fix: str | None = None
 ) -> Any:
-    """Read a JSON file and check that it has the fields of the dataclass `kind`; extra keys are kept.
+    """Read a JSON file; return it as a record of type `kind` if one is given.
 
     Raises RunError, which carries `fix`, when it cannot be read, is damaged, lacks a field, or is a link that leads out
     of its folder, or out of `within`."""
@@ -283,26 +286,31 @@ def read_json(
         content = files.read_json(path, within)
     except (ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
-    return _checked(path, content, kind, fix) if kind else content
+    return _parsed(path, content, kind, fix) if kind else content
 
 
 def read_about(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
-    """Read a JSON file that names its format and check that it has the fields of the dataclass `kind`.
+    """Read a JSON file and check it as `read_record` does, but return the dictionary that it holds."""
+    read_record(path, what, newest, kind, fix)
+    return read_json(path, fix=fix)
+
+
+def read_record(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
+    """Read a JSON file that names its format; return it as a record of type `kind`.
 
     Raises RunError as `read_json` does, and when its format is newer than `newest`, the latest this release reads."""
     content = read_json(path, fix=fix)
     number = content.get("format", 0) if isinstance(content, dict) else 0
     if fits(number, int) and number > newest:
         raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
-    return _checked(path, content, kind, fix)
+    return _parsed(path, content, kind, fix)
 
 
-def _checked(path: Path, content: Any, kind: type, fix: str | None) -> Any:
+def _parsed(path: Path, content: Any, kind: type, fix: str | None) -> Any:
     try:
-        check(kind, content)
+        return parse(kind, content)
     except TypeError as error:
         raise RunError(f"{path} is damaged: {error}", fix=fix) from error
-    return content
 
 
 def read_tensors(path: Path, fix: str | None = None) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from activations.disk import files
 from activations.errors import DivergedError, RunError
-from sae.runs.records import Place
+from sae.runs.records import CheckpointRecord
 from sae.runs.run import HISTORY, Run, as_written, load_sae, read_json, read_tensors, save_sae
 from sae.training.trainer import Trainer
 
@@ -23,7 +23,7 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     folded = trainer.folded()
     if not all(torch.isfinite(weight).all() for weight in folded.parameters()):
         raise DivergedError(f"a weight is no longer finite at step {trainer.step}: lower --train.lr")
-    about = {"hook": run.hook, "model": run.about["model"], "step": trainer.step}
+    about = {"hook": run.hook, "model": run.record.model, "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)
     for left in folder.parent.glob(
@@ -71,7 +71,7 @@ def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
 
 def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Weights, place and state of a checkpoint; an error where its bytes are not those that were written."""
-    about = read_json(checkpoint / ABOUT, kind=Place)
+    about = read_json(checkpoint / ABOUT, kind=CheckpointRecord)
     state = as_written(checkpoint / STATE, about.get("state_file_sha256"), ABOUT)
     return load_sae(checkpoint).state_dict(), about, read_tensors(state)
 

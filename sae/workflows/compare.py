@@ -1,6 +1,5 @@
 """Two runs' latents matched with one another: worked out once, kept as compare-NAME.json in the first run's folder."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 from activations.disk import files
 from activations.disk.schema import check
 from activations.errors import RunError
+from activations.progress import Progress, no_progress
 from activations.store import Store
 from sae.evaluation.matching import LEVELS, compare
+from sae.evaluation.reconstruction import held_out_rows
 from sae.evaluation.similarity import codes
 from sae.runs.records import Comparison, Latents
 from sae.runs.run import Run, device, read_json
@@ -55,14 +56,11 @@ def match_runs(
     near: float = LEVELS[0],
     absolute: bool | None = None,
     block: int = 1024,
-    on_rows: Callable[[int], None] = lambda n: None,
-    on_latents: Callable[[int], None] = lambda n: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Match the latents of two finished runs on held-out tokens of a store, the first run's when left out.
 
     The result is what FORMAT.md says of compare-NAME.json, and is not yet written (`keep`).
-    `on_rows` hears of rows encoded, 2 * min(tokens, held-out rows) in all; `on_latents` of the first SAE's
-    latents weighed up, each once a measure. Either may raise to stop.
     Raises RunError when a run is not finished or the two read other widths, StoreError when there is no store
     or it lacks a hook point."""
     refuse_other_widths(first, second)
@@ -73,9 +71,13 @@ def match_runs(
     }
     store = store or first.store
     saes = [run.sae().to(device()) for run in runs]
-    both = [codes(sae, store, run.hook, tokens, on_rows=on_rows) for sae, run in zip(saes, runs, strict=True)]
+    with progress("encode", 2 * min(tokens, held_out_rows(store)), "tokens") as advance:
+        both = [
+            codes(sae, store, run.hook, tokens, on_rows=advance) for sae, run in zip(saes, runs, strict=True)
+        ]
     decoders = saes[0].W_dec, saes[1].W_dec
-    found = compare(decoders, (both[0], both[1]), near, absolute, block, on_latents)
+    with progress("match", len(MEASURES) * first.config.arch.d_sae, "latents") as advance:
+        found = compare(decoders, (both[0], both[1]), near, absolute, block, advance)
     return {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found}
 
 
@@ -98,7 +100,7 @@ def _refuse_strange_latents(found: dict[str, Any], sizes: tuple[int, int]) -> No
 
 def refuse_other_widths(first: Run, second: Run) -> None:
     """Raise RunError unless both runs read activations of one width."""
-    reads = [(run.about["d_model"], f"({run.about['model']}, {run.hook})") for run in (first, second)]
+    reads = [(run.record.d_model, f"({run.record.model}, {run.hook})") for run in (first, second)]
     if reads[0][0] != reads[1][0]:
         (width, where), (other, elsewhere) = reads
         raise RunError(

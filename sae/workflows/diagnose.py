@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from activations.language_model import LanguageModel
+from activations.progress import Progress, no_progress
 from sae.diagnosis.diagnose import Trained, diagnose
 from sae.diagnosis.report import INDEX, DeadReport
 from sae.diagnosis.sample import DeadConfig, Rows, off_rows
@@ -28,34 +29,34 @@ def is_there(run: Run) -> bool:
     return (folder(run) / INDEX).exists()
 
 
-def work(run: Run, cfg: DeadConfig) -> int:
-    """How many rows `diagnose_run` goes through, for a progress bar: text twice, the rest once."""
+def _work(run: Run, cfg: DeadConfig) -> int:
+    """Return how many rows the diagnosis goes through: text twice, special positions once, other text twice."""
     rows = Rows(run.store, run.hook, cfg)
     return 2 * rows.n_text + rows.n["special"] + 2 * off_rows(run.store, cfg)
 
 
 def diagnose_run(
-    run: Run, cfg: DeadConfig, borrow: Borrow | None, on_rows: Callable[[int], None] = lambda n: None
+    run: Run, cfg: DeadConfig, borrow: Borrow | None, progress: Progress = no_progress
 ) -> DeadReport:
-    """Fill the run's dead folder, or return it as it is. Raises RunError when the run is not finished.
+    """Fill the run's dead folder, or return it as it is if it is up to date. Raises RunError when the run is not finished.
 
-    `borrow` lends the language model, for as long as off-distribution text is read; with None, or
-    cfg.off_tokens 0, nothing is said of such text."""
+    `borrow` lends the language model while off-distribution text is read; with None, or with cfg.off_tokens 0, the report
+    says nothing of such text."""
     digest = run.digest
     features = _features(run, digest)
-    asked = borrow if cfg.off_tokens else None
-    return diagnose(
-        run.sae().to(device()),
-        run.store,
-        run.hook,
-        cfg,
-        folder(run),
-        digest,
-        _trained(run, features),
-        asked,
-        None if features is None else features.vocabulary,
-        on_rows,
-    )
+    with progress("dead", _work(run, cfg), "rows") as advance:
+        return diagnose(
+            run.sae().to(device()),
+            run.store,
+            run.hook,
+            cfg,
+            folder(run),
+            digest,
+            _trained(run, features),
+            borrow if cfg.off_tokens else None,
+            None if features is None else features.vocabulary,
+            advance,
+        )
 
 
 def _features(run: Run, digest: str) -> FeatureStore | None:

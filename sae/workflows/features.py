@@ -12,16 +12,18 @@ from activations.disk import files, locks
 from activations.errors import RunError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
-from activations.progress import Watch, unwatched
+from activations.progress import Progress, no_progress
 from activations.store import Store
 from sae.architectures import SAE
 from sae.features import collect, store, write
 from sae.features import map as maps
 from sae.features.cofiring import Cofiring
 from sae.features.collect import Collected, FeaturesConfig
+from sae.features.effects import load_effect, measure_effect, save_effect
 from sae.features.logit_lens import LogitLens, logit_lens, sees
 from sae.features.neighbours import encoder_decoder_cosine, nearest
 from sae.features.store import FeatureStore
+from sae.runs.run import Run, device
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +36,13 @@ def describe(
     out: Path,
     cfg: FeaturesConfig,
     sae_sha256: str,
-    watch: Watch = unwatched,
+    progress: Progress = no_progress,
 ) -> FeatureStore:
     """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
 
     Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.parallel.ranks`) each
     does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number.
-    `watch` is told of each stage; of several ranks, of this one's share. See `collect.collect` for memory. Without
+    With several ranks, `progress` shows this one's share of each stage. See `collect.collect` for memory. Without
     scikit-learn there is no map, and a folder made without one is made again once there is. Raises BusyError when
     another process is at work in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
@@ -55,15 +57,41 @@ def describe(
         if ranks.rank() == 0:
             (out / store.INDEX).unlink(missing_ok=True)
         scratch = out / collect.SCRATCH
-        collected = collect.collect(sae, activations, hook, cfg, scratch, identity, watch)
+        collected = collect.collect(sae, activations, hook, cfg, scratch, identity, progress)
         sae = sae.cpu()
-        lens = _lens(model, sae, cfg, scratch, watch)
+        lens = _lens(model, sae, cfg, scratch, progress)
         if ranks.rank() == 0:
-            columns = _columns(sae, collected, cfg, mapped, watch)
+            columns = _columns(sae, collected, cfg, mapped, progress)
             write.write(out, about, columns, collected, lens, model.vocabulary.text, activations)
             _tidy(out)
         ranks.barrier()
     return FeatureStore(out)
+
+
+def collect_features(
+    run: Run, model: LanguageModel, cfg: FeaturesConfig, progress: Progress = no_progress
+) -> FeatureStore:
+    """Fill the features folder of a finished run, or finish one that was interrupted, and return it opened (see `describe`)."""
+    sae, out = run.sae().to(device()), run.path / "features"
+    return describe(sae, run.store, run.hook, model, out, cfg, run.digest, progress)
+
+
+def measure_effects(
+    run: Run,
+    model: LanguageModel,
+    features: FeatureStore,
+    latents: tuple[int, ...],
+    progress: Progress = no_progress,
+) -> None:
+    """Measure what each of these latents does to the model's predictions, and keep it in the features folder.
+
+    Effects that have been measured before are not measured again."""
+    missing = [latent for latent in latents if load_effect(features, latent) is None]
+    sae = run.sae().to(device())
+    with progress("effects", len(missing), "latents") as advance:
+        for latent in missing:
+            save_effect(features, measure_effect(model, sae, features, run.hook, latent))
+            advance(1)
 
 
 def _tidy(out: Path) -> None:
@@ -87,13 +115,13 @@ def _is_there(out: Path, about: dict[str, Any]) -> bool:
 
 
 def _lens(
-    model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path, watch: Watch
+    model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path, progress: Progress
 ) -> LogitLens | None:
     """The logit lens of all latents, each rank having looked through it at its share."""
 
     def find(latents: range) -> dict[str, Tensor]:
         some = sae.W_dec[latents.start : latents.stop]
-        with watch("logit lens", len(latents), "latents") as advance:
+        with progress("logit lens", len(latents), "latents") as advance:
             lens = logit_lens(model, some, cfg.logits, on_latents=advance)
         assert lens is not None
         return lens._asdict()
@@ -104,10 +132,10 @@ def _lens(
 
 
 def _columns(
-    sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, watch: Watch
+    sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, progress: Progress
 ) -> dict[str, Any]:
     """What the table says of each latent beside its statistics and the lens."""
-    with watch("neighbours", sae.d_sae, "latents") as advance:
+    with progress("neighbours", sae.d_sae, "latents") as advance:
         neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), on_latents=advance)
     columns = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
@@ -119,7 +147,7 @@ def _columns(
     }
     if mapped:
         log.info("laying out the map of features")
-        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), watch)
+        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), progress)
         columns |= _map_columns(made)
     else:
         log.info("no map of the features: it needs scikit-learn (pip install 'sae-workbench[map]')")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.errors import ForeignError, RunError, StoreError
-from activations.progress import Watch, unwatched
+from activations.progress import Progress, no_progress
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae import config
@@ -67,7 +67,7 @@ def import_sae(
     store: Path | None = None,
     hook: str | None = None,
     model: str | None = None,
-    progress: Watch = unwatched,
+    progress: Progress = no_progress,
     tell: Callable[[str], None] = ignore_line,
 ) -> Run:
     """Make a finished run at `out` of the SAE at `path`, whole or not at all.
@@ -247,4 +247,6 @@ def origin_of(run: Run) -> Origin:
             "context_size": spec.packing.context,
             "prepend_bos": spec.packing.bos,
         }
-    return Origin(run.about["model"], run.hook, facts | run.about.get("imported", {}).get("facts", {}))
+    return Origin(
+        run.record.model, run.hook, facts | (run.record.imported.facts if run.record.imported else {})
+    )

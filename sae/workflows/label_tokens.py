@@ -1,7 +1,5 @@
 """Label every token of a store: by how many latents a trained run spends on it, or by the model's surprise at it."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -10,6 +8,7 @@ from activations.document_labels import NEEDED, SURPRISE, per_token
 from activations.errors import LabelError, ModelError, RunError
 from activations.shard import Shard
 from activations.store import Store
+from activations.progress import Progress, no_progress
 from activations.token_labels import Labeller, LabelSet
 from activations.tokens import NOWHERE
 from sae.architectures import SAE
@@ -24,7 +23,7 @@ def label(
     source: str,
     name: str | None = None,
     batch: int = 2048,
-    on_tokens: Callable[[int], None] = lambda n: None,
+    progress: Progress = no_progress,
 ) -> LabelSet:
     """Add a set of labels to a store, `surprise` or `needed:RUN`, under a name; without one, the source's first word.
 
@@ -34,7 +33,7 @@ def label(
     the model is not the one the store was harvested with."""
     if not per_token(source) or source == NEEDED:
         raise LabelError(
-            f"labels = {source!r} cannot be added to a store: needed is surprise or needed:RUN; labels of documents "
+            f"labels = {source!r} cannot be added to a store, only surprise and needed:RUN can; labels of documents "
             f"(builtin, column:NAME, module:function) come from the text, with `sae harvest --labels`"
         )
     hooks, made_with, labeller = (
@@ -42,9 +41,10 @@ def label(
         if source == SURPRISE
         else _needed(Run(source.removeprefix(NEEDED)), store, batch)
     )
-    return token_labels.add(
-        store, name or source.partition(":")[0], source, labeller, made_with, hooks, on_tokens
-    )
+    with progress("label", store.tokens, "tokens") as advance:
+        return token_labels.add(
+            store, name or source.partition(":")[0], source, labeller, made_with, hooks, advance
+        )
 
 
 def refuse_other_hook(run: Run, hooks: dict[str, int | None], where: str) -> None:
@@ -55,9 +55,9 @@ def refuse_other_hook(run: Run, hooks: dict[str, int | None], where: str) -> Non
             f"or harvest {run.hook} too"
         )
     width = hooks[run.hook]
-    if width not in (None, run.about["d_model"]):
+    if width not in (None, run.record.d_model):
         raise RunError(
-            f"{run.path} reads {run.hook} of width {run.about['d_model']}, and in {where} it has width {width}: "
+            f"{run.path} reads {run.hook} of width {run.record.d_model}, and in {where} it has width {width}: "
             f"take a run of the same model"
         )
 
@@ -71,10 +71,10 @@ def needed(sae: SAE, x: Tensor, batch: int = 2048) -> Tensor:
 
 def _needed(run: Run, store: Store, batch: int) -> tuple[tuple[str, ...], dict[str, str], Labeller]:
     refuse_other_hook(run, dict(store.spec.hooks), str(store.path))
-    weights = run.about["weights_sha256"]
+    weights = run.record.weights_sha256
     if weights not in (None, store.spec.weights_sha256):
         raise RunError(
-            f"{run.path} was trained on activations of {run.about['model']}, and {store.path} holds those of other "
+            f"{run.path} was trained on activations of {run.record.model}, and {store.path} holds those of other "
             f"weights ({store.spec.model}): take a run that was trained on the same model"
         )
     digest, sae = run.digest, run.sae().to(device())

@@ -1,168 +1,62 @@
-"""A sweep: a TOML grid over methods and settings, expanded into named runs and checked as a whole."""
+"""Train and evaluate every run of a sweep, one after the other."""
 
-import dataclasses
-import itertools
-import math
-import re
-import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
 
-from activations.disk.schema import fits, named
-from activations.errors import ConfigError
-from sae.architectures import ARCHITECTURES
+from activations.disk import files
+from activations.errors import DivergedError, RunError
+from activations.language_model import LanguageModel
+from activations.progress import Progress, no_progress, part_of
+from activations.store import Store
 from sae.config import RunConfig
-from sae.training.trainer import TrainConfig
-
-Settings = dict[str, Any]
-MOST_RUNS = 10_000  # of a grid
-MOST_BYTES = 2**20  # of a file: what a parser makes of a byte can take long
-
-
-@dataclass(frozen=True)
-class SweepFile:
-    """The keys of a sweep's file, beside the tables [train] and [[grid]]."""
-
-    store: str
-    """Activation store to train every run on."""
-    out: str
-    """Folder of the sweep; each run gets a folder in it."""
-    hook: str | None = None
-    """Hook point to read; may be left out when the store has only one."""
-    windows: int = 64
-    """Held-out windows the language model reads to evaluate each run; 0 leaves the model out. A run that has
-    been evaluated with the model is not evaluated again."""
-
-    def __post_init__(self) -> None:
-        if self.windows < 0:
-            raise ConfigError(f"windows = {self.windows} must be at least 0, which leaves the model out")
+from sae.runs.run import Run, device
+from sae.workflows.evaluate import evaluate
+from sae.workflows.results import Result, result
+from sae.workflows.sweep_file import Sweep
+from sae.workflows.train import refuse_other, resolve, train
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What to train, by name: each name says what the run's place in the grid is."""
+def plan_sweep(sweep: Sweep) -> dict[str, RunConfig]:
+    """Return the resolved settings of every run.
 
-    file: SweepFile
-    runs: dict[str, RunConfig]
-
-
-def load(path: Path) -> Sweep:
-    """Read and expand a sweep's file, e.g.
-
-        store = "stores/demo"
-        out = "runs/sweep"
-        [train]
-        steps = 500
-        [[grid]]
-        arch = "topk"
-        k = [16, 32, 64]
-        d_sae = [4096]
-        train.lr = [1e-3, 3e-4]
-
-    [train] holds settings of TrainConfig for all runs. A [[grid]] names an architecture and settings of it,
-    and with `train.` of its training; each list is swept over, so the above makes six runs, the first named
-    topk-k16-d_sae4096-lr0.001. A setting that is a list itself is written as a list in a list.
-
-    Raises ConfigError, naming the place, for whatever cannot become a run."""
-    content = _read(path)
-    train, grids = content.pop("train", {}), content.pop("grid", [])
-    if not isinstance(train, dict) or not isinstance(grids, list) or not all(map(_is_table, grids)):
-        raise ConfigError(f"{path}: train is to be a table, [train], and grid a list of tables, [[grid]]")
-    if not grids:
-        raise ConfigError(f"{path} has no [[grid]]: needed is one with at least an arch")
-    file = SweepFile(**_checked(SweepFile, content, str(path)))
-    train = _checked(TrainConfig, train, f"{path}, train")
-    runs: dict[str, RunConfig] = {}
-    for number, grid in enumerate(grids, 1):
-        for name, config in _expanded(grid, file, train, f"{path}, grid {number}"):
-            if name in runs:
-                raise ConfigError(f"{path}, grid {number}: {name} is there twice")
-            runs[name] = config
-    return Sweep(file, runs)
+    Raises before anything is trained what training would raise: for a store that cannot be used, batches larger than the
+    store, or a folder in which something else lies."""
+    store, plan = Store(sweep.file.store), {}
+    for name, cfg in sweep.runs.items():
+        plan[name], _ = resolve(cfg, store)
+        path = Path(sweep.file.out) / name
+        if (path / "run.json").exists():
+            refuse_other(Run(path), plan[name])
+        elif files.is_taken(path):
+            raise RunError(f"{path} is not empty and does not hold a run: move it, or choose another out")
+    return plan
 
 
-def _is_table(grid: Any) -> bool:
-    return isinstance(grid, dict) and isinstance(grid.get("train", {}), dict)
+def run_sweep(
+    sweep: Sweep, plan: dict[str, RunConfig], progress: Progress = no_progress
+) -> tuple[list[Result], list[str]]:
+    """Train and evaluate every run of the plan; return their results, and what was said of runs that diverged.
+
+    Interrupted and called again, it does nothing twice."""
+    out, results, diverged = Path(sweep.file.out), [], []
+    done = [name for name in plan if (out / name / "run.json").exists() and Run(out / name).finished]
+    steps = {name: cfg.train.steps or 0 for name, cfg in plan.items()}
+    model: LanguageModel | None = None
+    with progress("sweep", sum(steps.values()), "steps", done=sum(steps[name] for name in done)) as advance:
+        for number, (name, cfg) in enumerate(plan.items(), 1):
+            note = f"run {number} of {len(plan)}: {name}"
+            try:
+                run = train(cfg, out / name, resume=True, progress=part_of(advance, "train", note))
+            except DivergedError as error:
+                diverged.append(f"{name}: {error}")
+                run = Run(out / name)
+            if run.finished and not _is_measured(run, sweep.file.windows):
+                model = model or (run.language_model() if sweep.file.windows else None)
+                evaluate(run, run.sae().to(device()), model, sweep.file.windows)
+            results.append(result(run))
+    return results, diverged
 
 
-def _read(path: Path) -> Settings:
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1).decode("utf-8")
-        if len(text) > MOST_BYTES:
-            raise ConfigError(f"{path} is no sweep: it is larger than {MOST_BYTES:,} bytes")
-        return tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"no sweep at {path}: needed is a TOML file with store, out and [[grid]]"
-        ) from error
-    except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are ones
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
-def _expanded(
-    grid: Settings, file: SweepFile, train: Settings, where: str
-) -> Iterator[tuple[str, RunConfig]]:
-    """Every combination of a grid's lists, named in the order in which they are written."""
-    arch = grid.get("arch")
-    if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise ConfigError(f"{where}: arch = {arch!r} is unknown: choose from {', '.join(ARCHITECTURES)}")
-    lists = {name: _choices(value, f"{where}, {name}") for name, value in _flat(grid).items()}
-    if (count := math.prod(map(len, lists.values()))) > MOST_RUNS:
-        raise ConfigError(f"{where} makes {count:,} runs: {MOST_RUNS:,} at most are taken")
-    for values in itertools.product(*lists.values()):
-        chosen = dict(zip(lists, values, strict=True))
-        name = "-".join([arch, *(_part(*setting) for setting in chosen.items())])
-        yield name, _config(arch, chosen, file, train, f"{where} ({name})")
-
-
-def _flat(grid: Settings) -> Settings:
-    """The grid's settings but for arch, those of training with `train.` before their names."""
-    own = {name: value for name, value in grid.items() if name not in ("arch", "train")}
-    return own | {f"train.{name}": value for name, value in grid.get("train", {}).items()}
-
-
-def _choices(value: Any, where: str) -> list[Any]:
-    choices = value if isinstance(value, list) else [value]
-    if not choices:
-        raise ConfigError(f"{where} is an empty list: there is nothing to sweep over")
-    return choices
-
-
-def _part(name: str, value: Any) -> str:
-    """A setting's part of a run's name: what a folder can be called."""
-    text = f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
-    return name.removeprefix("train.") + text
-
-
-def _config(arch: str, chosen: Settings, file: SweepFile, train: Settings, where: str) -> RunConfig:
-    own = {name: value for name, value in chosen.items() if not name.startswith("train.")}
-    training = {name[6:]: value for name, value in chosen.items() if name.startswith("train.")}
-    config = ARCHITECTURES[arch][0]
-    own, training = _checked(config, own, where), _checked(TrainConfig, training, f"{where}, train")
-    try:
-        return RunConfig(file.store, file.hook, config(**own), TrainConfig(**{**train, **training}))
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _checked(config: type, settings: Settings, where: str) -> Settings:
-    """The settings as `config` takes them.
-
-    Raises ConfigError for a name it has not, a value of a wrong type, a required one that is missing."""
-    kinds = {
-        name: kind for name, kind in get_type_hints(config).items() if name in config.__dataclass_fields__
-    }
-    for name, value in settings.items():
-        if name not in kinds:
-            raise ConfigError(f"{where}: there is no setting {name!r}: choose from {', '.join(kinds)}")
-        if not fits(value, kinds[name]):
-            raise ConfigError(
-                f"{where}: {name} = {value!r} is of type {type(value).__name__}, needed is {named(kinds[name])}"
-            )
-    for field in dataclasses.fields(config):
-        if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
-            raise ConfigError(f"{where}: {field.name} is missing")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+def _is_measured(run: Run, windows: int) -> bool:
+    """Return whether a run already has the evaluation that is asked for, with the language model or without it."""
+    evaluation = run.evaluation
+    return evaluation is not None and (evaluation.splice is not None or not windows)

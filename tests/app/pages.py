@@ -20,7 +20,7 @@ def opened(page: str, query: dict[str, str]) -> AppTest:
     streamlit.cache_resource.clear()
     at = AppTest.from_file(MAIN, default_timeout=60).run()
     if page != "runs":
-        at.switch_page(f"views/{page}.py")
+        at.switch_page(f"{page}/page.py")
     at.query_params.update(query)
     at.run()
     assert not at.exception, at.exception[0].value

@@ -39,7 +39,7 @@ def test_settings_and_measures_are_there_before_anything_is_matched(show):
 
 def test_links_here_and_another_run_keep_the_run_compared_with(show):
     at = show("compare", run="toy", other="signed")
-    at.switch_page("views/runs.py").run()
+    at.switch_page("runs/page.py").run()
     links = {link.value: link.proto.query_string for link in at.sidebar.get("page_link")}
     assert links["Compare"] == "run=toy&other=signed"
 

@@ -52,7 +52,7 @@ def test_what_is_looked_for_is_in_the_address_and_comes_back_from_it(show, runs)
     assert dict(at.query_params) == {"run": "toy", "compare": "1", **asked}
     at.sidebar.selectbox[0].set_value(HOSTILE_RUN).run()
     assert dict(at.query_params) == {"run": HOSTILE_RUN, **asked}
-    at.switch_page("views/runs.py").run()
+    at.switch_page("runs/page.py").run()
     links = [link.proto.query_string for link in at.get("page_link") if link.value == "Features"]
     assert [dict(parse_qsl(link)) for link in links] == [{"run": HOSTILE_RUN, **asked}] * 2
     at = show("features", run="toy", **asked)

@@ -208,7 +208,7 @@ def test_hostile_texts_stay_texts(show):
 
 def test_the_feature_page_links_here(show, runs):
     at = show(run="toy")
-    at.switch_page("views/feature.py")
+    at.switch_page("feature/page.py")
     at.query_params.update(run="toy", feature="7")
     at.run()
     assert links(at.main)["Steer"] == "run=toy&feature=7"
@@ -225,7 +225,7 @@ def test_links_here_keep_what_the_visit_set_and_steer_another_feature_afresh(sho
     at.number_input(key="Seed").set_value(5).run()
     edited = "run=toy&steer=7%3Aadd%3A2&prompt=the+cat&seed=5"
     assert links(at.sidebar)["Steering"] == edited
-    at.switch_page("views/feature.py")
+    at.switch_page("feature/page.py")
     for feature, steers in (("7", edited), ("8", "run=toy&feature=8")):
         at.query_params.update(run="toy", feature=feature)
         at.run()

@@ -124,8 +124,8 @@ def test_typing_reads_and_a_short_text_is_in_the_url_a_long_one_in_the_session(s
         settled(at)
         assert ("text" in at.query_params) == in_url
         assert metrics(at)["tokens"] == f"{len(words):,}"
-    at.switch_page("views/runs.py").run()
-    at.switch_page("views/text.py").run()
+    at.switch_page("runs/page.py").run()
+    at.switch_page("text/page.py").run()
     assert metrics(at)["tokens"] == "1,000", "still there, and read already"
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from activations.disk import files
-from sae.cli.features import collect
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
 from sae.runs.run import Run
 from sae.workflows.diagnose import diagnose_run
+from sae.workflows.features import collect_features
 from tests.app.worlds import HOSTILE_RUN
 
 LOW, TINY, ALWAYS = (
@@ -30,7 +30,9 @@ def make(folder: Path, toy: Path) -> Path:
         wound(folder / name)
         shutil.rmtree(folder / name / "features")
     run = Run(folder / "wounded")
-    collect(run, run.language_model(), FeaturesConfig(strongest=2, sampled=5, neighbours=3, logits=3))
+    collect_features(
+        run, run.language_model(), FeaturesConfig(strongest=2, sampled=5, neighbours=3, logits=3)
+    )
     diagnose_run(run, CFG, None)
     shutil.copytree(folder / "wounded", folder / HOSTILE_RUN)
     return folder

@@ -11,8 +11,8 @@ import pytest
 
 from activations.errors import ConfigError
 from sae.architectures import ARCHITECTURES, BatchTopKConfig, TopKConfig
-from sae.cli.results import Result, write_csv, write_pareto
 from sae.workflows import sweep
+from sae.workflows.results import Result, write_csv, write_pareto
 from tests.cli.commands import Server, contents
 
 GRID = """

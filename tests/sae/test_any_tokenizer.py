@@ -15,8 +15,6 @@ from activations.language_model import LanguageModel, load
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import TopKConfig
-from sae.cli.features import collect
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import measure_effect
@@ -27,6 +25,8 @@ from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
 from sae.training.trainer import TrainConfig
+from sae.workflows.features import collect_features
+from sae.workflows.train import train
 from tests import tiny, tokenizers
 from tests.tokenizers import CORPUS
 
@@ -70,7 +70,7 @@ def made(request, tmp_path_factory) -> tuple[str, LanguageModel, Run, list[str]]
         store=str(folder / "store"), arch=TopKConfig(d_sae=48, k=4), train=TrainConfig(steps=20, batch=64)
     )
     run = train(cfg, folder / "run")
-    collect(run, model, FeaturesConfig(strongest=4, sampled=4, neighbours=3, logits=5, batch=64))
+    collect_features(run, model, FeaturesConfig(strongest=4, sampled=4, neighbours=3, logits=5, batch=64))
     return request.param, model, run, texts
 
 

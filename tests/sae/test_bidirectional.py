@@ -7,14 +7,14 @@ from activations.errors import ConfigError
 from activations.language_model import load
 from sae.architectures import AbsTopKConfig
 from sae.cli import bidirectional as command
-from sae.cli.features import collect
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.collect import FeaturesConfig
 from sae.features.store import FeatureStore
 from sae.runs.run import Run
 from sae.training.trainer import TrainConfig
+from sae.workflows.features import collect_features
+from sae.workflows.train import train
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def run(world, tmp_path_factory) -> Run:
     arch = AbsTopKConfig(d_sae=32, k=4)
     out = tmp_path_factory.mktemp("signed") / "run"
     made = train(RunConfig(store=str(world / "store"), arch=arch, train=cfg), out)
-    collect(made, load(str(world / "model")), FeaturesConfig(strongest=6, sampled=10, neighbours=3, batch=64))
+    collect_features(
+        made, load(str(world / "model")), FeaturesConfig(strongest=6, sampled=10, neighbours=3, batch=64)
+    )
     return made
 
 

@@ -9,12 +9,12 @@ import pytest
 from activations.disk import files
 from activations.errors import RunError
 from sae.architectures import AbsTopKConfig
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.evaluation.reconstruction import held_out_rows
 from sae.runs.run import Run
 from sae.training.trainer import TrainConfig
 from sae.workflows.compare import keep, kept, match_runs, place
+from sae.workflows.train import train
 
 
 @pytest.fixture(scope="module")

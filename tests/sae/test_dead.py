@@ -212,16 +212,16 @@ def test_lower_thresholds_wake_as_many_as_the_what_if_says(cfg):
 @ALL
 def test_resampled_latents_are_counted_by_doing_it(cfg):
     sae, rows, summary, table = diagnosed(cfg)
-    what_if, dead = summary["changes"]["resample"], torch.tensor(dead_of(table))
-    assert what_if["scale"][0] == 0.2  # as in the paper
-    assert what_if["fire"][-1] > 0
+    resample, dead = summary["changes"]["resample"], torch.tensor(dead_of(table))
+    assert resample["scale"][0] == 0.2  # as in the paper
+    assert resample["fire"][-1] > 0
     x = what_if._badly_rebuilt(sae, rows, len(dead))
-    for scale, expected, dense in zip(*(what_if[key] for key in ("scale", "fire", "dense")), strict=True):
-        changed = what_if.with_encoders(sae, dead, x, scale * what_if["norm"])
-        assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * what_if["norm"]))
+    for scale, expected, dense in zip(*(resample[key] for key in ("scale", "fire", "dense")), strict=True):
+        changed = what_if.with_encoders(sae, dead, x, scale * resample["norm"])
+        assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * resample["norm"]))
         read = (x - sae.b_dec) / (x - sae.b_dec).norm(dim=1, keepdim=True)
         own = changed.drive(rows.x)[:, dead]
-        assert_close(own, scale * what_if["norm"] * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
+        assert_close(own, scale * resample["norm"] * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
         fired = changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0
         assert int(fired.any(0).sum()) == expected
         assert int((fired.float().mean(0) > 0.1).sum()) == dense

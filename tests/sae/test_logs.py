@@ -5,13 +5,17 @@ import sys
 import pytest
 
 from activations.errors import ConfigError
-from sae.runs.log import Loggers, read
+from sae.runs.log import read
+from sae.runs.records import RunRecord
+from sae.training.loggers import Loggers
 
 ROWS = [{"step": 5, "loss": 0.5, "l0": 4.0}, {"step": 10, "loss": 0.25, "l0": 4.0}]
 
+RECORD = RunRecord({}, "blocks.0.hook_resid_post", 8, 1.0, "toy", None, None, None, id="abc")
+
 
 def log_all(folder, names) -> None:
-    loggers = Loggers(folder, names, {"config": {}, "id": "abc"})
+    loggers = Loggers(folder, names, RECORD)
     for row in ROWS:
         loggers.log(row)
     loggers.close()
@@ -54,4 +58,4 @@ def test_a_logger_that_is_not_installed_says_what_to_install(tmp_path, monkeypat
     module = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}[name]
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"pip install 'sae-workbench\[{name}\]'"):
-        Loggers(tmp_path, (name,), {})
+        Loggers(tmp_path, (name,), RECORD)

@@ -7,12 +7,12 @@ import torch
 
 from activations.errors import ConfigError
 from sae.architectures import TopKConfig, build
-from sae.cli.train import train
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import rates
 from sae.training.schedules import LONG, STEPS_POWER, peak_rate
 from sae.training.trainer import TrainConfig
+from sae.workflows.train import train
 
 ARCH = TopKConfig(d_sae=32, k=4)
 

@@ -12,13 +12,13 @@ from torch.testing import assert_close
 
 from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from sae.architectures import JumpReLUConfig, TopKConfig, build
-from sae.cli.train import train
 from sae.config import RunConfig, from_json, to_json
 from sae.kernels import Alone
 from sae.runs.log import JsonLines, read
 from sae.runs.run import Run, load_sae
 from sae.training.schedules import peak_rate, warmup_then_decay
 from sae.training.trainer import TrainConfig, Trainer, fit
+from sae.workflows.train import train
 
 SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_minutes=0.1, keep_checkpoints=2)
 

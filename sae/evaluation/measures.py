@@ -1,0 +1,102 @@
+"""The measures of `sae evaluate`: one table that the command line, the app, model cards and the docs read.
+
+A measure is shown wherever eval.json has a number under its name. One that has no line here, as in a file that a newer
+release wrote, is shown under its name in the file."""
+
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """How a measure is called, defined and shown."""
+
+    symbol: str
+    """Short name for the heads of tables and for figures."""
+    title: str
+    """What it is, in words."""
+    formula: str
+    """Its definition as docs/metrics.md gives it; x is an activation, x̂ its reconstruction, z its code."""
+    help: str
+    """How to read it: one sentence."""
+    format: str = ".4g"
+    """Format specification of a value."""
+
+
+MEASURES = {
+    "fvu": Measure(
+        "FVU",
+        "fraction of variance unexplained",
+        "Σ‖x − x̂‖² / Σ‖x − μ‖²",
+        "Fraction of variance unexplained: 0 is a perfect reconstruction, 1 is no better than the mean.",
+    ),
+    "explained_variance": Measure("explained variance", "explained variance", "1 − fvu", "1 − FVU."),
+    "cosine": Measure(
+        "cosine",
+        "cosine(x, x̂)",
+        "mean of x·x̂ / (‖x‖ ‖x̂‖)",
+        "Mean cosine between an activation and its reconstruction.",
+    ),
+    "l0": Measure(
+        "L0",
+        "L0 (latents firing per token)",
+        "mean number of latents with z ≠ 0",
+        "How many features fire on a token, on average.",
+    ),
+    "norm_ratio": Measure(
+        "norm ratio",
+        "‖x̂‖ / ‖x‖",
+        "mean of ‖x̂‖ / ‖x‖",
+        "Norm of the reconstruction over norm of the activation; below 1 the SAE shrinks.",
+    ),
+    "ce_clean": Measure(
+        "CE, unchanged model",
+        "cross-entropy, unchanged model",
+        "mean of −log p(next token)",
+        "Cross-entropy of the model's next-token predictions, in nats per token.",
+    ),
+    "ce_spliced": Measure(
+        "CE, SAE spliced in",
+        "cross-entropy, SAE spliced in",
+        "mean of −log p(next token)",
+        "Cross-entropy when the reconstruction replaces the activation.",
+    ),
+    "ce_mean": Measure(
+        "CE, mean-ablated",
+        "cross-entropy, mean-ablated",
+        "mean of −log p(next token)",
+        "Cross-entropy when the mean activation replaces the activation.",
+    ),
+    "ce_zero": Measure(
+        "CE, zero-ablated",
+        "cross-entropy, zero-ablated",
+        "mean of −log p(next token)",
+        "Cross-entropy when zeros replace the activation.",
+    ),
+    "kl": Measure(
+        "KL divergence",
+        "KL(unchanged ‖ spliced)",
+        "mean over tokens of KL(p clean ‖ p spliced)",
+        "How far the model's predictions move when the SAE is spliced in, in nats per token.",
+    ),
+    "recovered_zero": Measure(
+        "CE recovered (zero)",
+        "loss recovered (zero ablation)",
+        "(CE zero − CE spliced) / (CE zero − CE clean)",
+        "Share of the loss caused by zero ablation that the SAE recovers.",
+    ),
+    "recovered_mean": Measure(
+        "CE recovered (mean)",
+        "loss recovered (mean ablation)",
+        "(CE mean − CE spliced) / (CE mean − CE clean)",
+        "Share of the loss caused by mean ablation that the SAE recovers.",
+    ),
+}
+
+
+def shown(value: float | None, how: str) -> str:
+    """Return a value formatted by a format specification, a dash for None."""
+    return "–" if value is None else format(value, how)
+
+
+def measure(name: str) -> Measure:
+    """Return the measure of this name in eval.json; for a name that this release does not know, one called by it."""
+    return MEASURES.get(name, Measure(name, name, "", ""))

@@ -1,0 +1,73 @@
+"""The demo: harvest, train, evaluate, features and dead latents on the embedded model and text."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from activations import demo_assets, language_model
+from activations.harvest import HarvestConfig
+from activations.progress import Progress, no_progress
+from activations.text import TextConfig
+from sae.architectures import TopKConfig
+from sae.config import RunConfig
+from sae.diagnosis.sample import DeadConfig
+from sae.features.collect import FeaturesConfig
+from sae.runs.run import Run, device
+from sae.training.trainer import TrainConfig
+from sae.workflows.diagnose import diagnose_run
+from sae.workflows.evaluate import evaluate
+from sae.workflows.features import collect_features
+from sae.workflows.harvest import harvest_store
+from sae.workflows.train import train
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The main job on a real language model (SmolLM2-135M-Instruct) and real text, with nothing prepared.
+
+    Example: sae demo --tokens 100000 --steps 300 --width 2048. Interrupted at any point, the
+    same command goes on without doing finished work again."""
+
+    tokens: int = 350_000
+    """Tokens to harvest; the embedded text has some 730,000."""
+    steps: int = 900
+    """Training steps of 2048 tokens."""
+    width: int = 8192
+    """Latents in the dictionary."""
+    k: int = 32
+    """Latents that fire per token."""
+    hook: str = demo_assets.MODEL_HOOK
+    """Hook point."""
+    windows: int = 48
+    """Held-out windows for the language model's own loss."""
+    name: str | None = None
+    """The run goes to runs/NAME, the store to stores/NAME; when left out `demo`, followed by the settings that are
+    not the default's, as in runs/demo-width2048, so that runs of one store share it."""
+
+    def path(self, folder: str, *settings: str) -> Path:
+        """Where in `folder` something lies that depends on these settings."""
+        changed = [
+            f"{field.name}{getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name in settings and getattr(self, field.name) != field.default
+        ]
+        return Path(folder) / (self.name or "-".join(["demo", *changed]))
+
+
+def run_demo(cfg: Demo, progress: Progress = no_progress) -> Run:
+    """Do the whole job and return the run; what an interrupted call finished is not done again."""
+    store_path = cfg.path("stores", "tokens", "hook")
+    run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
+    model = language_model.load("embedded", device=str(device()))
+    text = TextConfig(dataset="embedded")
+    harvest = HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)
+    harvest_store(model, store_path, harvest, progress)
+    arch = TopKConfig(d_sae=cfg.width, k=cfg.k)
+    training = TrainConfig(steps=cfg.steps, checkpoint_minutes=1)
+    config = RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training)
+    run = train(config, run_path, resume=True, progress=progress)
+    if run.evaluation is None:
+        evaluate(run, run.sae().to(device()), model, cfg.windows, progress=progress)
+    collect_features(run, model, FeaturesConfig(), progress)
+    diagnose_run(run, DeadConfig(), lambda: nullcontext(model), progress)
+    return run

@@ -1,0 +1,144 @@
+"""From an SAE's name on the hub, or its folder, to a run that the app can show: fetch, harvest, import, features, evaluation."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from activations import language_model
+from activations.errors import ConfigError, ForeignError, WorkbenchError
+from activations.harvest import HarvestConfig
+from activations.progress import Progress, no_progress
+from activations.text import TextConfig, make_ready
+from activations.tokens import PackingConfig
+from sae.features.collect import FeaturesConfig
+from sae.foreign import FORMATS, Origin
+from sae.hub.fetch import ignore_line, locate
+from sae.hub.names import is_hub_name, parse
+from sae.runs.run import Run, device
+from sae.workflows.evaluate import evaluate
+from sae.workflows.features import collect_features
+from sae.workflows.harvest import harvest_store
+from sae.workflows.import_sae import format_of, import_sae
+
+LONGEST = 80  # characters of a folder's name
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Open:
+    """Look at an SAE: fetch it, run its language model over a text, collect what its latents fire on, measure it, and
+    open the app.
+
+    Example: sae open hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --text notes.txt. The run goes to
+    runs/NAME and its activations to stores/NAME. Interrupted, the same command goes on; what is finished is not done
+    again. It takes the name of an SAE on the hub, a run, or another tool's folder or file."""
+
+    what: tyro.conf.Positional[str]
+    """hf:OWNER/REPOSITORY[/PATH][@REVISION], or a folder or file."""
+    text: str = "embedded"
+    """Text to look at it on, as sae harvest --dataset takes it; of a .txt or .md file each paragraph is a document."""
+    model: str | None = None
+    """Language model, where the SAE's own files do not name it or it lies elsewhere."""
+    hook: str | None = None
+    """Hook point it reads, where its files do not say it."""
+    tokens: int = 100_000
+    """Tokens to look at, at most."""
+    context: int = 128
+    """Tokens in a window."""
+    windows: int = 16
+    """Held-out windows for the language model's own loss; 0 leaves it out."""
+    out: Path | None = None
+    """Folder of the run; runs/NAME when left out."""
+    app: bool = True
+    """Open the app when all is done."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "context"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
+
+
+def prepare(command: Open, progress: Progress = no_progress, tell: Tell = ignore_line) -> Run:
+    """Do everything the app's pages need that has not been done yet, and return the run.
+
+    `tell` is called with a line of text before something large is fetched, and for what could not be done."""
+    text = TextConfig(command.text, document="paragraph")
+    make_ready(text)
+    out = command.out or Path("runs") / folder_name(command.what)
+    if is_run(Path(command.what)) and Run(command.what).config.store:
+        out = Path(command.what)
+    run = Run(out) if is_run(out) else None
+    model = None
+    if run is None:
+        run, model = _import(command, out, text, progress, tell)
+    model = model or run.language_model()
+    collect_features(run, model, FeaturesConfig(), progress)
+    if run.evaluation is None:
+        try:
+            evaluate(run, run.sae().to(device()), model, command.windows, progress=progress)
+        except WorkbenchError as error:  # the pages can do without
+            tell(f"not evaluated: {error}")
+    return run
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a finished run at a path."""
+    return (path / "run.json").is_file() and (path / "sae.json").is_file()
+
+
+def folder_name(what: str) -> str:
+    """Return a folder's name for an SAE: its repository and path, or the last part of its path here."""
+    if is_hub_name(what):
+        name = parse(what)
+        what = "-".join([name.repository.partition("/")[2], name.path, name.revision or ""])
+    else:
+        what = Path(what).resolve().name
+    plain = re.sub(r"[^\w.]+", "-", what).strip("-.")
+    return plain if len(plain) <= LONGEST else plain[-LONGEST:].lstrip("-.")
+
+
+def _import(
+    command: Open, out: Path, text: TextConfig, progress: Progress, tell: Tell
+) -> tuple[Run, language_model.LanguageModel]:
+    """Fetch an SAE, harvest the activations it reads, and import it as a run on that store."""
+    form, path = None, Path(command.what)
+    if is_hub_name(command.what):
+        located = locate(command.what, None, progress, tell)
+        form, path = located.form, located.path
+    elif not path.exists():
+        raise ForeignError(
+            f"there is no file or folder {path}: name one, or an SAE on the hub by hf:OWNER/REPOSITORY"
+        )
+    form = form or format_of(path)
+    origin = FORMATS[form].read(path).origin
+    hook, name = command.hook or origin.hook, command.model or model_of(origin)
+    for flag, value, example in (("hook", hook, "blocks.8.hook_resid_pre"), ("model", name, "gpt2")):
+        if value is None:
+            raise ForeignError(
+                f"{command.what} does not say its {flag}: give --{flag}, as in --{flag} {example}"
+            )
+    assert hook is not None
+    assert name is not None
+    place = device()
+    model = language_model.load(name, None, language_model.precision("auto", place), str(place))
+    config = HarvestConfig(
+        hooks=hook, tokens=command.tokens, text=text, packing=PackingConfig(context=command.context)
+    )
+    store = harvest_store(model, Path("stores") / out.name, config, progress)
+    run = import_sae(command.what, out, form, store=store.path, hook=hook, progress=progress, tell=tell)
+    return run, model
+
+
+def model_of(origin: Origin) -> str | None:
+    """Return the hub's name of an SAE's model: some files have the one that TransformerLens gives it."""
+    if origin.model is None or "/" in origin.model:
+        return origin.model
+    from transformer_lens.supported_models import get_official_model_name
+
+    try:
+        return get_official_model_name(origin.model)
+    except ValueError:
+        return origin.model

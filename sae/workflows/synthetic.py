@@ -1,0 +1,58 @@
+"""Train an architecture on rows whose true features are known."""
+
+import torch
+from torch import Tensor
+
+from activations.moments import geometric_median
+from activations.progress import Progress, no_progress
+from sae.architectures import SAE, ArchConfig, build
+from sae.evaluation.synthetic import World
+from sae.runs.run import device
+from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer, fit
+
+
+def train(
+    world: World,
+    arch: ArchConfig,
+    settings: TrainConfig,
+    progress: Progress = no_progress,
+) -> SAE:
+    """Train an SAE on a planted world; return it in eval mode, reading the world's own units."""
+    return finish(begin(world, arch, settings), world, progress)
+
+
+def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
+    """Return a trainer before its first step, with rows sampled, scaled and the SAE initialised as `sae train` does."""
+    x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    scale = (x.numel() / x.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
+    sae = build(arch, world.d_model, settings.seed)
+    centre = geometric_median(x * scale)
+    sae.initialise(x * scale, centre, torch.Generator().manual_seed(settings.seed))
+    if arch.reads_labels:
+        sae.fit_labels(x * scale, n_active(codes))
+    return Trainer(sae.to(device()), settings.resolved(0, arch), scale)
+
+
+def finish(trainer: Trainer, world: World, progress: Progress = no_progress) -> SAE:
+    """Train to the last step and fold the input scale into the weights."""
+    cfg, last = trainer.cfg, trainer.step
+    assert cfg.steps is not None
+    reads_labels = trainer.sae.cfg.reads_labels
+    batches = (
+        (x, x, n_active(codes) if reads_labels else None) for x, codes in world.batches(cfg.batch, cfg.seed)
+    )
+    with progress("train", cfg.steps, "steps", done=last) as advance:
+
+        def log(row: dict[str, float]) -> None:
+            nonlocal last
+            note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+            advance(trainer.step - last, note=note)
+            last = trainer.step
+
+        fit(trainer, batches, log=log, save=lambda: None)
+    return trainer.folded().eval().requires_grad_(False)
+
+
+def n_active(codes: Tensor) -> Tensor:
+    """How many features each row is made of, [B]: the label that a method which reads labels learns from."""
+    return (codes != 0).sum(1).float()
