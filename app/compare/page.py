@@ -75,9 +75,7 @@ edges, bars = compare_report.bin_edges(found, measure), compare_report.histogram
 widgets.section(
     "Similarity", f"above: this run's features; below: the other's · {compare_report.basis(found)}"
 )
-widgets.chart(
-    compare_report.similarities(edges, bars, found["near"]), "features by similarity", "similarities"
-)
+widgets.chart(compare_report.similarities(edges, bars, found.near), "features by similarity", "similarities")
 listing = compare_report.listing(found, measure, kind, state.table(run), state.table(second))
 if len(listing):
     widgets.section(kind.capitalize(), compare_report.KINDS[kind][1])

@@ -11,6 +11,7 @@ from app.session.address import Query
 from app.session.jobs import Job, Report, find, progress, start
 from app.session.problems import Missing
 from app.session.runs import stamp
+from sae.runs.records import Comparison
 from sae.runs.run import Run
 from sae.workflows import compare
 
@@ -67,7 +68,7 @@ def check(first: Run, second: Run) -> None:
         raise RunError(f"{first.path} and {second.path} hold the same SAE: every feature is its own partner")
 
 
-def matched(first: Run, second: Run) -> dict[str, Any] | None:
+def matched(first: Run, second: Run) -> Comparison | None:
     """The matching of the two: kept on disk, or just made; None when it has not been made."""
     job = matching(first, second)
     if job and job.result:
@@ -80,7 +81,7 @@ def begin(first: Run, second: Run) -> None:
     start(_key(first, second), lambda report: _match(first, second, report))
 
 
-def matching(first: Run, second: Run) -> Job[dict[str, Any]] | None:
+def matching(first: Run, second: Run) -> Job[Comparison] | None:
     """The matching under way, done, stopped or failed; None when none was begun."""
     return find(_key(first, second))
 
@@ -106,7 +107,7 @@ def table(run: Run) -> Any:
     return features.of(run).table if features.collected(run) else None
 
 
-def _match(first: Run, second: Run, report: Report) -> dict[str, Any]:
+def _match(first: Run, second: Run, report: Report) -> Comparison:
     report(0.0, "opening the runs")
     stages = {"encode": (0.0, ENCODING), "match": (ENCODING, 1.0)}
     found = compare.match_runs(first, second, progress=progress(report, stages))
@@ -127,5 +128,5 @@ def _key(first: Run, second: Run) -> str:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Opening the comparison")
-def _kept(_first: Run, _second: Run, stamp: tuple[int, int], *digests: str) -> dict[str, Any] | None:
+def _kept(_first: Run, _second: Run, stamp: tuple[int, int], *digests: str) -> Comparison | None:
     return compare.kept(_first, _second)

@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
@@ -16,7 +15,7 @@ from sae.cli import arguments
 from sae.cli.results import table
 from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
-from sae.runs.run import Run, read_json
+from sae.runs.run import Run
 from sae.workflows.compare import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
 from sae.workflows.results import result, write_pareto
 
@@ -65,54 +64,51 @@ def main(args: list[str]) -> int:
         write_pareto(command.plot, lines)
         print(f"{command.plot}: written")
     if len(runs) == 2:
-        path = write(runs[0], runs[1], command)
-        show(read_json(path))
+        first, second = runs
+        refuse_other_widths(first, second)
+        store = Store(command.store) if command.store else first.store
+        settings = command.tokens, command.near, command.absolute, command.block
+        comparison = match_runs(first, second, store, *settings, show_progress)
+        path = keep(first, second, comparison)
+        show_comparison(comparison)
         print(f"{path}: the partner of every latent")
     for run in runs:
         show_problems(run)
     return 0
 
 
-def write(first: Run, second: Run, cfg: Compare) -> Path:
-    """Match the latents of two finished runs, and write compare-NAME.json into the first one's folder."""
-    refuse_other_widths(first, second)
-    store = Store(cfg.store) if cfg.store else first.store
-    settings = cfg.tokens, cfg.near, cfg.absolute, cfg.block
-    return keep(first, second, match_runs(first, second, store, *settings, show_progress))
-
-
-def show(content: dict[str, Any]) -> None:
+def show_comparison(comparison: Comparison) -> None:
     """Print how alike two SAEs are."""
-    names = [f"{place}: {content[place]['run']}" for place in ("first", "second")]
-    made = Table(title="\n".join([*names, f"{content['tokens']:,} held-out tokens"]))
+    names = [f"first: {comparison.first.run}", f"second: {comparison.second.run}"]
+    made = Table(title="\n".join([*names, f"{comparison.tokens:,} held-out tokens"]))
     for column in ("", *MEASURES.values()):
         made.add_column(column, justify="right" if column else "left")
-    lines = [_lines(content[name]) for name in MEASURES]
+    lines = [_lines(comparison.by(name)) for name in MEASURES]
     for label in lines[0]:
         made.add_row(label, *(column[label] for column in lines))
-    firing = content["firing"]
+    firing = comparison.firing
     made.caption = (
         f"{firing['first']:.1%} of the first's latents and {firing['second']:.1%} of the second's fire on these tokens. "
-        f"{'Absolute values' if content['absolute'] else 'Signed values'} are compared. Shared: mutually nearest, "
-        f"from {content['near']:g} on; split, merged: near to one that is nearer to another; new, lost: near to none."
+        f"{'Absolute values' if comparison.absolute else 'Signed values'} are compared. Shared: mutually nearest, "
+        f"from {comparison.near:g} on; split, merged: near to one that is nearer to another; new, lost: near to none."
     )
     Console().print(made)
 
 
-def _lines(found: dict[str, Any]) -> dict[str, str]:
-    """Label -> value, of one measure."""
-    summary, pairs = found["summary"], found["summary"]["one_to_one"]
+def _lines(matched: Matched) -> dict[str, str]:
+    """Return the lines of one measure: label -> value."""
+    summary, pairs = matched.summary, matched.summary.one_to_one
     lines = {"one to one: mean similarity": f"{pairs['mean']:.4f}"}
     if pairs["at_most"] > pairs["mean"]:
         lines["one to one: mean similarity"] += f" (best: at most {pairs['at_most']:.4f})"
     lines |= {f"one to one: share from {level}": f"{pairs[f'above_{level}']:.1%}" for level in LEVELS}
     for place in ("first", "second"):
-        own = summary["nearest"][place]
+        own = summary.nearest[place]
         lines[f"nearest of the {place}'s: mean similarity"] = f"{own['mean']:.4f}"
         for level in LEVELS:
             lines[f"nearest of the {place}'s: share from {level}"] = f"{own[f'above_{level}']:.1%}"
-    lines["mutually nearest"] = f"{summary['mutual']['count']:,}"
+    lines["mutually nearest"] = f"{summary.mutual['count']:,}"
     for place, kinds in (("first", ("shared", "merged", "lost")), ("second", ("shared", "split", "new"))):
-        counts = Counter(found["latents"][place]["kind"])
+        counts = Counter(matched.latents[place].kind)
         lines[f"the {place}'s {', '.join(kinds)}"] = ", ".join(f"{counts[kind]:,}" for kind in kinds)
     return lines

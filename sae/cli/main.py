@@ -113,15 +113,17 @@ def main(args: list[str] | None = None) -> int:
         if message is None:
             raise
         print(f"sae {args[0]}: {' '.join(message.split())}", file=sys.stderr)
+        if fix := getattr(error, "fix", None):
+            print(f"  fix: {fix}", file=sys.stderr)
         return 2
 
 
 def _message(error: Exception) -> str | None:
-    """What to tell of a mistake that a user can mend; None for a fault of ours."""
+    """Return what to print for a mistake that the user can put right, or None for a fault of the workbench."""
     from activations.errors import WorkbenchError
 
     if isinstance(error, WorkbenchError):
-        return str(error)
+        return error.message
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -19,6 +19,8 @@ class Measure(NamedTuple):
     """How to read it: one sentence."""
     format: str = ".4g"
     """Format specification of a value."""
+    compared: bool = True
+    """Whether it tells runs apart, and is shown where several stand side by side."""
 
 
 MEASURES = {
@@ -28,7 +30,9 @@ MEASURES = {
         "Σ‖x − x̂‖² / Σ‖x − μ‖²",
         "Fraction of variance unexplained: 0 is a perfect reconstruction, 1 is no better than the mean.",
     ),
-    "explained_variance": Measure("explained variance", "explained variance", "1 − fvu", "1 − FVU."),
+    "explained_variance": Measure(
+        "explained variance", "explained variance", "1 − fvu", "1 − FVU.", compared=False
+    ),
     "cosine": Measure(
         "cosine",
         "cosine(x, x̂)",
@@ -52,24 +56,28 @@ MEASURES = {
         "cross-entropy, unchanged model",
         "mean of −log p(next token)",
         "Cross-entropy of the model's next-token predictions, in nats per token.",
+        compared=False,
     ),
     "ce_spliced": Measure(
         "CE, SAE spliced in",
         "cross-entropy, SAE spliced in",
         "mean of −log p(next token)",
         "Cross-entropy when the reconstruction replaces the activation.",
+        compared=False,
     ),
     "ce_mean": Measure(
         "CE, mean-ablated",
         "cross-entropy, mean-ablated",
         "mean of −log p(next token)",
         "Cross-entropy when the mean activation replaces the activation.",
+        compared=False,
     ),
     "ce_zero": Measure(
         "CE, zero-ablated",
         "cross-entropy, zero-ablated",
         "mean of −log p(next token)",
         "Cross-entropy when zeros replace the activation.",
+        compared=False,
     ),
     "kl": Measure(
         "KL divergence",
@@ -88,6 +96,7 @@ MEASURES = {
         "loss recovered (mean ablation)",
         "(CE mean − CE spliced) / (CE mean − CE clean)",
         "Share of the loss caused by mean ablation that the SAE recovers.",
+        compared=False,
     ),
 }
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sae.report.charts import GREY, PALETTE, plain
 from sae.report.render import number, percent, visible
+from sae.runs.records import Comparison, Levels, MatchedLatents
 
 COLORS = {
     "shared": PALETTE[2],
@@ -75,68 +76,68 @@ BINS = 40
 OTHER = {"first": "second", "second": "first"}
 
 
-def counts(found: Mapping[str, Any], measure: str) -> dict[str, int]:
+def counts(comparison: Comparison, measure: str) -> dict[str, int]:
     """How many latents there are of each of KINDS; shared ones are counted in the first run."""
-    tally = {side: Counter(found[measure]["latents"][side]["kind"]) for side in OTHER}
+    tally = {side: Counter(comparison.by(measure).latents[side].kind) for side in OTHER}
     return {kind: tally[side][kind] for kind, (side, _) in KINDS.items()}
 
 
-def numbers(found: Mapping[str, Any], measure: str) -> list[tuple[str, str, str]]:
+def numbers(comparison: Comparison, measure: str) -> list[tuple[str, str, str]]:
     """How alike the two are, as (name, value, explanation)."""
-    summary = found[measure]["summary"]
-    pairs, own, theirs = summary["one_to_one"], summary["nearest"]["first"], summary["nearest"]["second"]
+    summary = comparison.by(measure).summary
+    pairs, own, theirs = summary.one_to_one, summary.nearest["first"], summary.nearest["second"]
     mean = "Mean similarity to the nearest of the other run"
     return [
         ("one to one", _mean(pairs), "Mean similarity when every feature has a partner of its own."),
         ("pairs ≥ 0.7", percent(pairs["above_0.7"]), "Share of those pairs with at least this similarity."),
         ("nearest, this run", _mean(own), f"{mean}, over this run's features."),
         ("nearest, other run", _mean(theirs), f"{mean}, over the other run's features."),
-        ("mutually nearest", f"{summary['mutual']['count']:,}", "Pairs that are each other's nearest."),
+        ("mutually nearest", f"{summary.mutual['count']:,}", "Pairs that are each other's nearest."),
     ]
 
 
-def basis(found: Mapping[str, Any]) -> str:
+def basis(comparison: Comparison) -> str:
     """What a comparison rests on."""
-    values = "sizes of similarities" if found["absolute"] else "signed similarities"
-    return f"near: from {found['near']:g} on · {values} · {found['tokens']:,} held-out tokens"
+    values = "sizes of similarities" if comparison.absolute else "signed similarities"
+    return f"near: from {comparison.near:g} on · {values} · {comparison.tokens:,} held-out tokens"
 
 
-def histogram(found: Mapping[str, Any], measure: str) -> dict[str, dict[str, NDArray[np.int64]]]:
+def histogram(comparison: Comparison, measure: str) -> dict[str, dict[str, NDArray[np.int64]]]:
     """For either run (`first`, `second`) and each kind of its features, how many are how similar to their nearest.
 
     Counts are in the bins of `bin_edges`."""
-    edges = bin_edges(found, measure)
-    return {side: _binned(found[measure]["latents"][side], edges) for side in OTHER}
+    edges = bin_edges(comparison, measure)
+    return {side: _binned(comparison.by(measure).latents[side], edges) for side in OTHER}
 
 
-def bin_edges(found: Mapping[str, Any], measure: str) -> NDArray[np.float64]:
+def bin_edges(comparison: Comparison, measure: str) -> NDArray[np.float64]:
     """From 0, or the lowest similarity, to 1."""
-    sides = [found[measure]["latents"][side]["similarity"] for side in OTHER]
+    sides = [comparison.by(measure).latents[side].similarity for side in OTHER]
     return np.linspace(min(0.0, *(min(side, default=0.0) for side in sides)), 1.0, BINS + 1)
 
 
 def listing(
-    found: Mapping[str, Any], measure: str, kind: str, first: pa.Table | None, second: pa.Table | None
+    comparison: Comparison, measure: str, kind: str, first: pa.Table | None, second: pa.Table | None
 ) -> pa.Table:
     """A row for each latent of a kind, most similar first: it, its nearest in the other run, and its partner.
 
     `first` and `second` are the features' tables, from which come density and peak tokens where there are any."""
     side = KINDS[kind][0]
-    latents = found[measure]["latents"][side]
+    latents = comparison.by(measure).latents[side]
     mine, theirs = (first, second) if side == "first" else (second, first)
-    chosen = np.flatnonzero(np.array(latents["kind"], object) == kind)
-    similarity = np.array(latents["similarity"])[chosen]
+    chosen = np.flatnonzero(np.array(latents.kind, object) == kind)
+    similarity = np.array(latents.similarity)[chosen]
     order = chosen[np.argsort(-similarity, kind="stable")]
-    nearest = np.array(latents["nearest"], np.int64)[order]
-    partner = np.array(latents["partner"], np.int64)[order]
+    nearest = np.array(latents.nearest, np.int64)[order]
+    partner = np.array(latents.partner, np.int64)[order]
     columns: dict[str, Any] = {
         "feature": pa.array(order, pa.int64()),
-        "similarity": np.array(latents["similarity"])[order],
+        "similarity": np.array(latents.similarity)[order],
         "nearest": nearest,
         **_known(mine, order, ""),
         **_known(theirs, nearest, "nearest "),
         "partner": pa.array(partner, pa.int64(), mask=partner < 0),
-        "partner similarity": pa.array(np.array(latents["partner_similarity"])[order], mask=partner < 0),
+        "partner similarity": pa.array(np.array(latents.partner_similarity)[order], mask=partner < 0),
     }
     return pa.table(columns)
 
@@ -154,27 +155,26 @@ def pair(table: pa.Table, kind: str, row: int) -> tuple[int, int]:
     return (one, other) if KINDS[kind][0] == "first" else (other, one)
 
 
-def similarity(found: Mapping[str, Any], first: int, second: int) -> str:
+def similarity(comparison: Comparison, first: int, second: int) -> str:
     """What is known of how similar two latents are: where one is the other's nearest or partner."""
     said = []
     for measure, (label, _) in MEASURES.items():
-        value = _between(found[measure]["latents"], first, second)
+        value = _between(comparison.by(measure).latents, first, second)
         said += [] if value is None else [f"{label} {number(value)}"]
     return " · ".join(said)
 
 
-def _binned(latents: Mapping[str, Any], edges: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
-    kinds, similarity = np.array(latents["kind"], object), np.array(latents["similarity"])
-    return {
-        kind: np.histogram(similarity[kinds == kind], edges)[0] for kind in KINDS if kind in latents["kind"]
-    }
+def _binned(latents: MatchedLatents, edges: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
+    kinds, similarity = np.array(latents.kind, object), np.array(latents.similarity)
+    return {kind: np.histogram(similarity[kinds == kind], edges)[0] for kind in KINDS if kind in latents.kind}
 
 
-def _between(latents: Mapping[str, Any], first: int, second: int) -> float | None:
+def _between(latents: Mapping[str, MatchedLatents], first: int, second: int) -> float | None:
     for side, own, other in (("first", first, second), ("second", second, first)):
-        for who, value in (("nearest", "similarity"), ("partner", "partner_similarity")):
-            if latents[side][who][own] == other:
-                return latents[side][value][own]
+        if latents[side].nearest[own] == other:
+            return latents[side].similarity[own]
+        if latents[side].partner[own] == other:
+            return latents[side].partner_similarity[own]
     return None
 
 
@@ -187,11 +187,11 @@ def _known(table: pa.Table | None, latents: NDArray[np.int64], prefix: str) -> d
     return {f"{prefix}density": densities, f"{prefix}fires on": pa.array(tokens, pa.list_(pa.string()))}
 
 
-def _mean(summary: Mapping[str, Any]) -> str:
+def _mean(summary: Levels) -> str:
     return "–" if summary["mean"] is None else f"{summary['mean']:.3f}"
 
 
-def sizes(found: Mapping[str, Any]) -> tuple[int, int]:
+def sizes(comparison: Comparison) -> tuple[int, int]:
     """How many latents the two have."""
-    latents = found["cosine"]["latents"]
-    return len(latents["first"]["kind"]), len(latents["second"]["kind"])
+    latents = comparison.cosine.latents
+    return len(latents["first"].kind), len(latents["second"].kind)

@@ -22,18 +22,6 @@ def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]
     return f'<div class="sae sides"><table class="sae estimates"><tr><th></th>{head}</tr>{body}</table></div>'
 
 
-TELLING = (
-    "FVU",
-    "cosine",
-    "L0",
-    "norm ratio",
-    "KL divergence",
-    "CE recovered (zero)",
-    "dead",
-    "dense",
-)  # labels
-
-
 class Run(Protocol):
     """What these functions read of a run (`sae.runs.run.Run` is one)."""
 
@@ -230,7 +218,8 @@ def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, 
 
     Nothing when no run is evaluated."""
     tables = [{line.label: line for line in estimates(one)} if one else {} for one in measured]
-    labels = {label: line.why for table in tables for label, line in table.items() if label in TELLING}
+    apart = {each.symbol for each in MEASURES.values() if not each.compared}
+    labels = {label: line.why for table in tables for label, line in table.items() if label not in apart}
     return [
         (label, why, [table[label].value if label in table else "–" for table in tables])
         for label, why in labels.items()

@@ -61,6 +61,8 @@ class CheckpointRecord:
 
     step: int
     reader: dict[str, Any]
+    """Where the reader of the store was, as `ShuffledReader.state` gives it."""
+    state_file_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,34 +154,65 @@ class AboutDead:
 
 
 @dataclass(frozen=True)
-class Latents:
-    """Of compare-NAME.json what one measure says of each latent of one SAE."""
+class MatchedLatents:
+    """What one measure says of each latent of one SAE in compare-NAME.json; all lists have an entry per latent."""
 
     nearest: list[int]
     similarity: list[float]
     partner: list[int]
+    """Number of the partner in the one-to-one matching, -1 for none."""
     partner_similarity: list[float | None]
     kind: list[Kind]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Of compare-NAME.json one measure."""
+Levels = dict[str, float | None]
+"""`count`, `mean`, and the shares `above_0.7` and `above_0.9`."""
 
-    summary: dict[str, Any]
-    latents: dict[str, Latents]
+
+@dataclass(frozen=True)
+class MatchingSummary:
+    """What one measure says of two SAEs in compare-NAME.json."""
+
+    one_to_one: Levels
+    nearest: dict[str, Levels]
+    mutual: Levels
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One measure in compare-NAME.json; `latents` by side, first and second."""
+
+    summary: MatchingSummary
+    latents: dict[str, MatchedLatents]
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One of the two runs in compare-NAME.json."""
+
+    run: str
+    weights_file_sha256: str
 
 
 @dataclass(frozen=True)
 class Comparison:
     """compare-NAME.json."""
 
+    format: int
+    first: ComparedRun
+    second: ComparedRun
+    store_fingerprint: str
     tokens: int
     absolute: bool
     near: float
     firing: dict[str, float]
-    cosine: Measure
-    activation: Measure
+    """Share of each SAE's latents that fire on these tokens."""
+    cosine: Matched
+    activation: Matched
+
+    def by(self, measure: str) -> Matched:
+        """Return what a measure found, `cosine` or `activation`."""
+        return {"cosine": self.cosine, "activation": self.activation}[measure]
 
 
 @dataclass(frozen=True)

@@ -61,19 +61,19 @@ def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
 
     Raises RunError when a file of it is damaged."""
     try:
-        sae, about, tensors = _read(checkpoint)
+        sae, record, tensors = _read(checkpoint)
         trainer.sae.load_state_dict(sae)
-        trainer.restore(about["step"], tensors)
-        return about["reader"]
+        trainer.restore(record.step, tensors)
+        return record.reader
     except (KeyError, TypeError, RuntimeError, RunError) as error:
         raise RunError(f"{checkpoint} is damaged ({error})") from error
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _read(checkpoint: Path) -> tuple[dict[str, Any], CheckpointRecord, dict[str, Any]]:
     """Weights, place and state of a checkpoint; an error where its bytes are not those that were written."""
-    about = read_json(checkpoint / ABOUT, kind=CheckpointRecord)
-    state = as_written(checkpoint / STATE, about.get("state_file_sha256"), ABOUT)
-    return load_sae(checkpoint).state_dict(), about, read_tensors(state)
+    record = read_json(checkpoint / ABOUT, kind=CheckpointRecord)
+    state = as_written(checkpoint / STATE, record.state_file_sha256, ABOUT)
+    return load_sae(checkpoint).state_dict(), record, read_tensors(state)
 
 
 def _way_on(run: Run) -> str:

@@ -1,19 +1,18 @@
 """Two runs' latents matched with one another: worked out once, kept as compare-NAME.json in the first run's folder."""
 
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from activations.disk import files
-from activations.disk.schema import check
+from activations.disk.schema import parse
 from activations.errors import RunError
 from activations.progress import Progress, no_progress
 from activations.store import Store
 from sae.evaluation.matching import LEVELS, compare
 from sae.evaluation.reconstruction import held_out_rows
 from sae.evaluation.similarity import codes
-from sae.runs.records import Comparison, Latents
-from sae.runs.run import Run, device, read_json
+from sae.runs.records import Comparison
+from sae.runs.run import Run, device, read_record
 
 FORMAT = 1
 TOKENS = 50_000  # held-out ones looked at, unless told otherwise
@@ -25,27 +24,18 @@ def place(first: Run, second: Run) -> Path:
     return first.path / f"compare-{second.name}.json"
 
 
-def kept(first: Run, second: Run) -> dict[str, Any] | None:
-    """The comparison as it was kept, if it is of the very SAEs these runs hold; else None.
+def kept(first: Run, second: Run) -> Comparison | None:
+    """Return the comparison that was written for the very SAEs these runs hold, or None.
 
     Raises RunError when a run is not finished, or the file is damaged or of a newer format."""
     path, digests = place(first, second), (first.digest, second.digest)
     if not path.exists():
         return None
-    found = read_json(path, fix=f"rm {path}")
-    try:
-        if found["format"] > FORMAT:
-            raise RunError(
-                f"{path} is of comparison format {found['format']}, this release reads up to {FORMAT}"
-            )
-        of = tuple(found[name]["weights_file_sha256"] for name in ("first", "second"))
-        if of != digests:
-            return None
-        check(Comparison, found)
-        _refuse_strange_latents(found, (first.config.arch.d_sae, second.config.arch.d_sae))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged: {error!r}", fix=f"rm {path}") from error
-    return found
+    comparison: Comparison = read_record(path, "comparison", FORMAT, Comparison, fix=f"rm {path}")
+    if (comparison.first.weights_file_sha256, comparison.second.weights_file_sha256) != digests:
+        return None
+    _refuse_strange_latents(path, comparison, (first.config.arch.d_sae, second.config.arch.d_sae))
+    return comparison
 
 
 def match_runs(
@@ -57,10 +47,10 @@ def match_runs(
     absolute: bool | None = None,
     block: int = 1024,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Comparison:
     """Match the latents of two finished runs on held-out tokens of a store, the first run's when left out.
 
-    The result is what FORMAT.md says of compare-NAME.json, and is not yet written (`keep`).
+    The result is not written to disk (`keep` does that).
     Raises RunError when a run is not finished or the two read other widths, StoreError when there is no store
     or it lacks a hook point."""
     refuse_other_widths(first, second)
@@ -78,24 +68,29 @@ def match_runs(
     decoders = saes[0].W_dec, saes[1].W_dec
     with progress("match", len(MEASURES) * first.config.arch.d_sae, "latents") as advance:
         found = compare(decoders, (both[0], both[1]), near, absolute, block, advance)
-    return {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found}
+    return parse(Comparison, {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found})
 
 
-def keep(first: Run, second: Run, found: dict[str, Any]) -> Path:
-    """Write a comparison into the first run's folder, in the place of one that was there."""
-    files.write_sealed(place(first, second), found)
+def keep(first: Run, second: Run, comparison: Comparison) -> Path:
+    """Write a comparison into the first run's folder, replacing an earlier one; return its path."""
+    files.write_sealed(place(first, second), asdict(comparison))
     return place(first, second)
 
 
-def _refuse_strange_latents(found: dict[str, Any], sizes: tuple[int, int]) -> None:
-    """Raise TypeError unless all lists are as long as the SAEs are wide, and name latents of the other one."""
+def _refuse_strange_latents(path: Path, comparison: Comparison, sizes: tuple[int, int]) -> None:
+    """Raise RunError unless all lists are as long as the SAEs are wide, and name latents of the other SAE."""
     for measure in MEASURES:
         for side, size, others in (("first", *sizes), ("second", *sizes[::-1])):
-            lists = found[measure]["latents"][side]
-            if any(len(lists[name.name]) != size for name in fields(Latents)):
-                raise TypeError(f"a list of the {side}'s {size} latents has another length")
-            if not all(-1 <= latent < others for latent in lists["nearest"] + lists["partner"]):
-                raise TypeError(f"the {side}'s partners are not all among {others} latents")
+            latents = comparison.by(measure).latents.get(side)
+            if latents is None or any(len(lists) != size for lists in vars(latents).values()):
+                raise RunError(
+                    f"{path} is damaged: a list of the {side} run's latents does not have {size} entries",
+                    fix=f"rm {path}",
+                )
+            if not all(-1 <= latent < others for latent in latents.nearest + latents.partner):
+                raise RunError(
+                    f"a partner of the {side} run's latents is not among the other's {others} latents"
+                )
 
 
 def refuse_other_widths(first: Run, second: Run) -> None:

@@ -1,7 +1,6 @@
 """What the Compare page shows of a comparison, against the comparison, and settings and measures side by side."""
 
 import copy
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -105,20 +104,20 @@ def test_numbers_are_the_summary_s(found, measure):
 
 
 def test_only_settings_that_differ_are_listed(runs):
-    abouts = {name: Run(runs / name).about for name in ("toy", "signed", "bare")}
-    rows = dict(runs.differing(abouts))
+    records = {name: Run(runs / name).record for name in ("toy", "signed", "bare")}
+    rows = dict(runs.differing(records))
     assert rows["architecture"] == ["topk", "abstopk", "topk"]
     assert rows["d sae"] == ["32", "24", "32"]
     assert rows["k"] == ["4", "3", "4"]
     assert not {"lr", "steps", "store", "hook point"} & set(rows)
-    assert runs.differing({"toy": abouts["toy"], "bare": abouts["bare"]}) == []
-    other = copy.deepcopy(abouts["toy"])
-    other["config"]["train"]["extra"] = 3
-    assert dict(runs.differing({"toy": abouts["toy"], "other": other})) == {"extra": ["–", "3"]}
+    assert runs.differing({"toy": records["toy"], "bare": records["bare"]}) == []
+    other = copy.deepcopy(records["toy"])
+    other.config["train"]["extra"] = 3
+    assert dict(runs.differing({"toy": records["toy"], "other": other})) == {"extra": ["–", "3"]}
 
 
 def test_measures_stand_side_by_side_with_a_dash_for_none(runs):
-    found = [json.loads((runs / name / "eval.json").read_text()) for name in ("toy", "signed")]
+    found = [Run(runs / name).evaluation for name in ("toy", "signed")]
     rows = {label: values for label, _, values in runs.side_by_side([found[0], None, found[1]])}
     for label, values in rows.items():
         lines = [{e.label: e.value for e in runs.estimates(one)}[label] for one in found]

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from sae.report import features as features_report
 from sae.report import runs as runs_report
+from sae.runs.records import Estimate, Evaluation, RunRecord, Splice
 
 COLUMNS = {
     "latent": pa.array([0, 1, 2, 3], pa.int32()),
@@ -144,13 +146,10 @@ def test_csv_has_every_row_and_no_cell_that_a_spreadsheet_would_run(table):
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@"))]
 
 
-def evaluation(value: float) -> dict:
-    one = {"value": value, "low": value - 0.01, "high": value + 0.01}
-    return {
-        "tokens": 1200, "documents": 1, "dead": 0.25, "dense": 0.001,
-        "estimates": {"l0": one, "fvu": one, "something new": one},
-        "splice": {"estimates": {"recovered_zero": one}},
-    }  # fmt: skip
+def evaluation(value: float) -> Evaluation:
+    one = Estimate(value, value - 0.01, value + 0.01)
+    splice = Splice(4, 60, {"recovered_zero": one})
+    return Evaluation(1200, 1, {"l0": one, "fvu": one, "something new": one}, 0.25, 0.001, splice=splice)
 
 
 def test_an_evaluation_is_shown_whole_even_what_is_not_known_here():
@@ -164,24 +163,27 @@ def test_an_evaluation_is_shown_whole_even_what_is_not_known_here():
 
 class Run:
     finished = False
-    about = {  # noqa: RUF012
-        "model": "gpt2", "model_revision": None, "hook": "blocks.0.hook_resid_post", "d_model": 768, "git_commit": None,
-        "config": {
-            "architecture": "relu", "store": "stores/x",
-            "arch": {"d_sae": 4096, "l1": 0.001}, "train": {"steps": 100, "lr": 0.0003, "scale_inputs": True},
+    record = RunRecord(
+        config={
+            "architecture": "relu",
+            "store": "stores/x",
+            "arch": {"d_sae": 4096, "l1": 0.001},
+            "train": {"steps": 100, "lr": 0.0003, "scale_inputs": True},
         },
-    }  # fmt: skip
+        hook="blocks.0.hook_resid_post", d_model=768, input_scale=1.0, model="gpt2", model_revision=None,
+        weights_sha256=None, store_fingerprint=None,
+    )  # fmt: skip
 
 
 def test_a_run_that_has_no_k_and_no_evaluation_has_gaps():
     (row,) = runs_report.runs({"a/b": Run()}, {}, {"a/b": 40}).to_pylist()
     assert (row["name"], row["state"], row["features"]) == ("a/b", "step 40 of 100", 4096)
     assert row["k"] is row["FVU"] is row["dead"] is row["CE recovered"] is None
-    assert runs_report.summary(Run.about) == "relu · 4,096 features · gpt2 · blocks.0.hook_resid_post"
+    assert runs_report.summary(Run.record) == "relu · 4,096 features · gpt2 · blocks.0.hook_resid_post"
 
 
 def test_settings_list_every_field_that_is_set():
-    shown = dict(runs_report.settings(Run.about))
+    shown = dict(runs_report.settings(Run.record))
     assert (shown["steps"], shown["lr"], shown["scale inputs"], shown["l1"]) == (
         "100",
         "0.0003",
@@ -197,10 +199,9 @@ def test_the_frontier_has_only_evaluated_runs():
 
 def test_the_frontier_is_of_the_measure_asked_and_tells_sizes_apart():
     small, large = Run(), Run()
-    large.about = {**Run.about, "config": {**Run.about["config"], "arch": {"d_sae": 8192}}}
-    measured = {"a": evaluation(0.5), "b": evaluation(0.25)}
-    measured["a"].pop("splice")
-    measured["b"]["splice"] = {"estimates": {"recovered_zero": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+    large.record = replace(Run.record, config={**Run.record.config, "arch": {"d_sae": 8192}})
+    splice = Splice(4, 60, {"recovered_zero": Estimate(0.9, 0.8, 1.0)})
+    measured = {"a": replace(evaluation(0.5), splice=None), "b": replace(evaluation(0.25), splice=splice)}
     found = {"a": small, "b": large}
     assert runs_report.frontier(found, measured) == [
         ("a", "relu, 4,096", 0.5, 0.5),
@@ -232,14 +233,17 @@ def test_a_training_says_its_pace_and_time_left_or_that_it_rests(quiet, said):
         {"step": step, "tokens_per_second": speed}
         for step, speed in ((10, 1.0), *((s, 1000.0) for s in range(15, 41, 5)))
     ]
-    share, words = runs_report.progress({"config": {"train": train}}, log, quiet)
+    share, words = runs_report.progress(replace(Run.record, config={"train": train}), log, quiet)
     assert (share, words) == (0.4, said)
 
 
 def test_a_training_that_has_logged_nothing_is_at_its_beginning():
     train = {"steps": 100, "batch": 1000, "log_every": 10}
-    assert runs_report.progress({"config": {"train": train}}, [], 0.0) == (0.0, "step 0 of 100")
-    assert runs_report.progress({"config": {"train": train}}, [{"step": 100}], 0.0) == (
+    assert runs_report.progress(replace(Run.record, config={"train": train}), [], 0.0) == (
+        0.0,
+        "step 0 of 100",
+    )
+    assert runs_report.progress(replace(Run.record, config={"train": train}), [{"step": 100}], 0.0) == (
         1.0,
         "step 100 of 100",
     )

@@ -30,12 +30,14 @@ class Ended:
 
     @property
     def complaint(self) -> str:
-        """The one line on standard error of a command that met a mistake of its user's: exit code 2, no more."""
+        """The error that a command ended with after a mistake of its user: one line on standard error, and the fix if it has one.
+
+        A fix stands on a line of its own; here it follows the error after a semicolon."""
         lines = [line for line in self.err.splitlines() if not PROGRESS.match(line)]
         assert self.code == 2, f"exit code {self.code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err, self.err
-        assert len(lines) == 1, self.err
-        return lines[0]
+        assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("  fix: ")), self.err
+        return "; ".join(line.removeprefix("  fix: ") for line in lines)
 
 
 class Command:

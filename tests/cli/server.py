@@ -170,7 +170,7 @@ def closed_output() -> None:
 
 def stop_within(number: int, error: str) -> None:
     """Send this process a signal while it evaluates, in code that makes `error` of any exception, as compiled code may."""
-    from sae.cli import evaluate
+    from sae.workflows import evaluate
 
     def reconstruction(*_: Any, **__: Any) -> None:
         try:

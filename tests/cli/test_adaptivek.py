@@ -47,19 +47,19 @@ def test_from_text_to_an_evaluated_run(sae: Server, labelled: Path, tmp_path: Pa
     assert run.config.positions == positions
     assert all("probe_mse" in row for row in run.log)
     assert [("probe_deviation" in row) for row in run.log] == [False] * 7 + [True]
-    assert run.evaluation["positions"] == positions
+    assert run.evaluation.positions == positions
     rows = [
         run.store.rows(run.store.read(n), "held-out", positions=positions)
         for n in range(len(run.store.shards))
     ]
-    assert run.evaluation["tokens"] == sum(int(chosen.sum()) for chosen in rows)
-    l0 = run.evaluation["estimates"]["l0"]
+    assert run.evaluation.tokens == sum(int(chosen.sum()) for chosen in rows)
+    l0 = run.evaluation.estimates["l0"]
     assert 1 <= l0["low"] <= l0["high"] <= 12
 
 
 def test_the_saved_probe_reads_raw_activations(labelled: Path, tmp_path: Path):
     run = training.train(config(labelled), tmp_path / "run")
-    scale, sae = run.about["input_scale"], run.sae()
+    scale, sae = run.record.input_scale, run.sae()
     assert scale != 1
     kept = load_file(run.checkpoints[-1] / "training.safetensors")
     x = next(iter(ShuffledReader(run.store, run.hook, 500))).x

@@ -65,14 +65,14 @@ def test_an_imported_run_is_taken_like_any_other(world, imported, sae, tmp_path)
 
 
 def test_the_run_says_where_its_sae_comes_from(world, exported, imported):
-    about = Run(imported).about
-    whence = about["imported"]
-    assert (whence["format"], whence["path"]) == ("saelens", str(exported))
-    assert {*whence["sha256"]} == {"cfg.json", "sae_weights.safetensors"}
-    assert whence["hook"] == about["hook"] == tiny.HOOK
-    assert whence["facts"]["context_size"] == 16
-    assert about["config"]["arch"] == {"d_sae": 32, "k": 4}
-    assert about["config"]["train"] == {}
+    record = Run(imported).record
+    source = record.imported
+    assert (source.format, source.path) == ("saelens", str(exported))
+    assert {*source.sha256} == {"cfg.json", "sae_weights.safetensors"}
+    assert source.hook == record.hook == tiny.HOOK
+    assert source.facts["context_size"] == 16
+    assert record.config["arch"] == {"d_sae": 32, "k": 4}
+    assert record.config["train"] == {}
 
 
 def test_the_probe_holds_rows_of_the_store_and_what_the_sae_makes_of_them(imported):

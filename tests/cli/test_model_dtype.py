@@ -11,5 +11,5 @@ def test_a_run_of_a_store_made_in_bfloat16_finds_its_model_again(sae: Server, wo
     assert sae(*train(world, tmp_path / "run", store=tmp_path / "store")).code == 0
     assert sae("evaluate", tmp_path / "run", "--windows", 4).code == 0
     run = Run(tmp_path / "run")
-    assert run.about["model_dtype"] == "bfloat16"
+    assert run.record.model_dtype == "bfloat16"
     assert all((w == w.bfloat16().float()).all() for w in run.language_model().plain.parameters())

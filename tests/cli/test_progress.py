@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae.cli import progress
+from activations import progress
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_a_slow_rate_is_not_rounded_to_nothing(rate: float, shown: str):
 def test_a_window_every_three_seconds_is_told_as_such(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    with progress.progress("splice", 64, "windows") as advance:
+    with progress.show_progress("splice", 64, "windows") as advance:
         for _ in range(4):
             now += 3.0
             advance(1)

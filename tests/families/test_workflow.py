@@ -1,6 +1,7 @@
 """From text to steering with models of every family: harvest, train, evaluate, features, dead, read, steer, exchange."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ import torch
 import sae
 from activations.generation import Sampling, prompt_ids
 from activations.language_model import load
-from sae.cli.dead import dead
 from sae.diagnosis.sample import DeadConfig
 from sae.features.store import FeatureStore
 from sae.foreign import WRITABLE
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
+from sae.workflows.diagnose import diagnose_run
 from sae.workflows.import_sae import import_sae, origin_of
 from tests import tiny
 from tests.cli.commands import Server
@@ -40,13 +41,20 @@ def test_the_whole_way_from_text_to_steering(row: Family, tmp_path: Path):
     tiny.store(tmp_path, model, hooks=MIDDLE, tokens=1600)
     run = tiny.run(tmp_path, steps=10)
     assert run.evaluation is not None
-    losses = run.evaluation["splice"]["estimates"]
-    assert all(math.isfinite(losses[name]["value"]) for name in ("ce_clean", "ce_spliced", "ce_zero"))
-    assert losses["ce_zero"]["value"] != losses["ce_clean"]["value"], "the splice does something"
+    losses = run.evaluation.splice.estimates
+    assert all(math.isfinite(losses[name].value) for name in ("ce_clean", "ce_spliced", "ce_zero"))
+    assert losses["ce_zero"].value != losses["ce_clean"].value, "the splice does something"
     features = FeatureStore(run.path / "features")
     assert len(features) == 32
     assert len(features.feature(3).row["raised_logits"]) > 0, "a logit lens"
-    assert sum(dead(run, model, DeadConfig(rows=200, off_tokens=40, batch=64)).about["kinds"].values()) > 0
+    assert (
+        sum(
+            diagnose_run(run, DeadConfig(rows=200, off_tokens=40, batch=64), lambda: nullcontext(model))
+            .about["kinds"]
+            .values()
+        )
+        > 0
+    )
 
     autoencoder = run.sae()
     reading = sae.read(model, autoencoder, run.hook, "a cat sat on the mat", features)

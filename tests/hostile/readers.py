@@ -29,7 +29,7 @@ from sae.runs.run import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
 from sae.workflows import compare as comparison
-from sae.workflows import sweep
+from sae.workflows import sweep_file
 from tests import tiny
 from tests.activations.toys import window
 
@@ -238,7 +238,7 @@ READERS: dict[str, Reader] = {
     "comparison": Reader(f"{RUN}/compare-other.json", compared),
     "dead": Reader(f"{RUN}/dead/dead.json", dead),
     "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, mend_dead),
-    "sweep": Reader("sweep.toml", lambda world: sweep.load(world / "sweep.toml")),
+    "sweep": Reader("sweep.toml", lambda world: sweep_file.load(world / "sweep.toml")),
     "data set .jsonl": Reader("text.jsonl", documents("text.jsonl")),
     "data set .json": Reader("text.json", documents("text.json")),
     "data set .csv": Reader("text.csv", documents("text.csv")),

@@ -38,7 +38,7 @@ def test_one_of_many_is_fetched_alone_told_before_and_where_it_is_from_is_kept(h
     assert f"hf:{GEMMA}/{PLACE}: 1 of 1 files, {size / 1e3:.1f} kB" in ended.out
     assert hub.sent == size
     run = Run(tmp_path / "run")
-    assert (run.hook, run.about["model"]) == ("blocks.20.hook_resid_post", "google/gemma-2-2b")
+    assert (run.hook, run.record.model) == ("blocks.20.hook_resid_post", "google/gemma-2-2b")
     about = json.loads((tmp_path / "run/run.json").read_text())
     assert about["imported"]["path"] == f"hf:{GEMMA}/{PLACE}@{gemma.commit}"
     assert about["imported"]["hub"] == {
@@ -54,7 +54,7 @@ def test_one_of_many_is_fetched_alone_told_before_and_where_it_is_from_is_kept(h
 def test_a_file_a_branch_and_slashes_name_it_too(gemma, asking, tmp_path, name):
     ended = asking("import", "gemma_scope", name, "--out", "run")
     assert ended.code == 0, ended.err
-    assert Run(tmp_path / "run").about["model"] == "google/gemma-2-2b"
+    assert Run(tmp_path / "run").record.model == "google/gemma-2-2b"
 
 
 def test_what_is_here_is_not_fetched_again_and_works_without_the_hub(hub, gemma, asking, tmp_path):
@@ -99,7 +99,7 @@ def test_every_layout_is_found(hub, asking, world, tmp_path, form, whole):
         "import", f"hf:{name}" if whole or not path else f"hf:{name}/{path}", "--out", "run", *more
     )
     assert ended.code == 0, ended.err
-    assert Run(tmp_path / "run").about["imported"]["format"] == form
+    assert Run(tmp_path / "run").record.imported.format == form
 
 
 def test_a_run_of_ours_comes_with_what_was_measured_on_it(hub, asking, world, tmp_path):
@@ -226,7 +226,7 @@ def test_sparsify_and_dictionary_learning_are_read_with_the_file_above_them(hub,
     hub.models["EleutherAI/sae-pythia"] = Repository(contents(folder))
     ended = asking("import", "hf:EleutherAI/sae-pythia/layers.3", "--out", "run")
     assert ended.code == 0, ended.err
-    assert Run(tmp_path / "run").about["model"] == "EleutherAI/pythia-160m"
+    assert Run(tmp_path / "run").record.model == "EleutherAI/pythia-160m"
 
 
 def test_bytes_that_are_no_arrays_are_refused_as_ever(hub, asking, tmp_path):

@@ -21,7 +21,7 @@ def test_a_name_leads_to_features_and_numbers_once(hub, shared, asking, world, t
     ended = asking(*command)
     assert ended.code == 0, ended.err
     run = Run(tmp_path / "runs/mine")
-    assert run.about["imported"]["hub"]["repository"] == "me/mine"
+    assert run.record.imported.hub["repository"] == "me/mine"
     assert run.hook == tiny.HOOK
     assert run.evaluation
     assert (run.path / "features/features.json").is_file()
@@ -37,7 +37,7 @@ def test_a_folder_of_another_tool_is_opened_too(asking, world, tmp_path):
     assert made.code == 0, made.err
     ended = asking("open", "lens", "--text", world / "text.jsonl", *SMALL)
     assert ended.code == 0, ended.err
-    assert Run(tmp_path / "runs/lens").about["imported"]["format"] == "saelens"
+    assert Run(tmp_path / "runs/lens").record.imported.format == "saelens"
 
 
 def test_a_model_can_be_named_and_one_that_is_missing_is_told(asking, world, tmp_path):

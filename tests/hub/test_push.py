@@ -74,8 +74,8 @@ def test_the_card_has_the_numbers_and_its_front_matter_is_yaml(hub, asking, run)
     assert front["library_name"] == "sae-workbench"
     assert {"sae", "topk"} <= {*front["tags"]}
     assert "base_model" not in front
-    estimates = Run(run).evaluation["estimates"]
-    assert f"| {estimates['fvu']['value']:.4g} | {estimates['fvu']['low']:.4g} to" in text
+    estimates = Run(run).evaluation.estimates
+    assert f"| {estimates['fvu'].value:.4g} | {estimates['fvu'].low:.4g} to" in text
     assert "sae import hf:me/mine --out" in text
     assert "![Histogram of densities](densities.svg)" in text
     assert hub.models["me/mine"].files["densities.svg"].startswith(b"<svg")

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from activations.disk import files
 from activations.errors import RunError
+from activations.progress import ignore
 from sae.architectures import AbsTopKConfig
 from sae.config import RunConfig
 from sae.evaluation.reconstruction import held_out_rows
@@ -50,20 +52,31 @@ def test_what_is_kept_is_what_was_found_and_says_when_it_is_of_others(pair):
 
 
 def test_progress_tells_of_every_row_and_latent(pair):
-    rows, latents = [], []
-    match_runs(*pair, tokens=200, block=10, on_rows=rows.append, on_latents=latents.append)
-    assert sum(rows) == 2 * min(200, held_out_rows(pair[0].store))
-    assert latents == 2 * [10, 10, 10, 2]
+    stages: dict[str, tuple[int, list[int]]] = {}
+
+    @contextmanager
+    def progress(stage: str, total: int, unit: str, done: int = 0):
+        stages[stage] = total, []
+        yield stages[stage][1].append
+
+    match_runs(*pair, tokens=200, block=10, progress=progress)
+    total, rows = stages["encode"]
+    assert sum(rows) == total == 2 * min(200, held_out_rows(pair[0].store))
+    assert stages["match"] == (64, 2 * [10, 10, 10, 2])
 
 
-@pytest.mark.parametrize("where", ["on_rows", "on_latents"])
+@pytest.mark.parametrize("where", ["encode", "match"])
 def test_stopped_on_the_way_it_leaves_what_was_there(pair, where):
-    def stop(n: int) -> None:
+    def stop(n: int, note: str = "") -> None:
         raise KeyboardInterrupt
+
+    @contextmanager
+    def progress(stage: str, total: int, unit: str, done: int = 0):
+        yield stop if stage == where else ignore
 
     before = sorted(pair[0].path.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        match_runs(*pair, **{where: stop})
+        match_runs(*pair, progress=progress)
     assert sorted(pair[0].path.iterdir()) == before
 
 

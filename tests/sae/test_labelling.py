@@ -1,6 +1,7 @@
 """Labels per token: the model's surprise, and the latents a run spends on a token, are those of each row."""
 
 import json
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -152,13 +153,17 @@ def test_an_interrupted_labelling_goes_on_and_ends_with_the_same_bytes(
     whole = label(other, source)
     done = []
 
-    def stop(tokens: int) -> None:
-        done.append(tokens)
-        if len(done) == 2:
-            raise KeyboardInterrupt
+    @contextmanager
+    def progress(stage: str, total: int, unit: str, already: int = 0):
+        def stop(tokens: int, note: str = "") -> None:
+            done.append(tokens)
+            if len(done) == 2:
+                raise KeyboardInterrupt
+
+        yield stop
 
     with pytest.raises(KeyboardInterrupt):
-        label(store, source, on_tokens=stop)
+        label(store, source, progress=progress)
     with pytest.raises(StoreError, match="sae store label"):
         choose(store, None)
     first = (store.path / "labels/needed" / "shard-00000.safetensors").stat().st_mtime_ns

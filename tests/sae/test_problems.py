@@ -3,15 +3,23 @@
 import pytest
 
 from sae.runs.problems import problems
+from sae.runs.records import Estimate, Evaluation, RunRecord
 from sae.runs.run import Run
 from tests.cli.commands import Server
 
-ABOUT = {"config": {"arch": {"d_sae": 32, "k": 4}, "train": {"lr": 0.01}}}
+
+def record(arch: dict, train: dict) -> RunRecord:
+    return RunRecord(
+        {"arch": arch, "train": train}, "blocks.0.hook_resid_post", 8, 1.0, "toy", None, None, None
+    )
+
+
+RECORD = record({"d_sae": 32, "k": 4}, {"lr": 0.01})
 LAST = {"fvu": 0.3, "l0": 4.0, "dead": 2}
 
 
-def evaluated(fvu: float | None = 0.3, l0: float = 4.0, dead: float = 0.1) -> dict:
-    return {"estimates": {"fvu": {"value": fvu}, "l0": {"value": l0}}, "dead": dead}
+def evaluated(fvu: float | None = 0.3, l0: float = 4.0, dead: float = 0.1) -> Evaluation:
+    return Evaluation(100, 1, {"fvu": Estimate(fvu, fvu, fvu), "l0": Estimate(l0, l0, l0)}, dead, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +41,14 @@ def evaluated(fvu: float | None = 0.3, l0: float = 4.0, dead: float = 0.1) -> di
     ids=str,
 )
 def test_each_problem_is_a_line_with_the_learning_rate_that_was_used(last, evaluation, said):
-    found = problems(ABOUT, [{**LAST, **last}], evaluation)
+    found = problems(RECORD, [{**LAST, **last}], evaluation)
     assert len(found) == len(said), found
     for line, part in zip(found, said, strict=True):
         assert part in line and "--train.lr (it was 0.01)" in line
 
 
 def test_an_imported_sae_is_not_told_to_train_otherwise():
-    about = {"config": {"arch": {"d_sae": 32}, "train": {}}}
-    (line,) = problems(about, [], evaluated(fvu=7.0))
+    (line,) = problems(record({"d_sae": 32}, {}), [], evaluated(fvu=7.0))
     assert "train.lr" not in line and "hook point" in line
 
 

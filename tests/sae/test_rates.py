@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from activations.errors import ConfigError
+from activations.progress import no_progress
 from sae.architectures import TopKConfig, build
+from sae.cli.train import show_rate
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import rates
@@ -75,17 +77,22 @@ def test_rates_that_all_diverge_are_refused():
         tried(TrainConfig(steps=100, batch=64, lr="auto"), math.nan)
 
 
+def trial_fails(stage: str, *rest: object, **more: object):
+    assert stage != "learning rate", "the rate is measured again"
+    return no_progress(stage, 1, "")
+
+
 def test_a_run_s_rate_is_measured_told_and_kept(world, tmp_path, capsys):
     path = Run(world / "runs" / "toy").config.store
     cfg = RunConfig(store=path, arch=ARCH, train=TrainConfig(steps=20, batch=64, lr="auto"))
     run = train(cfg, tmp_path / "run")
     lr = run.config.train.lr
     assert isinstance(lr, float)
-    assert len(run.about["rate_trials"]) >= 3
+    assert len(run.record.rate_trials) >= 3
+    show_rate(run)
     assert f"learning rate {lr:.3g}" in capsys.readouterr().out
-    again = train(cfg, tmp_path / "run", resume=True)
+    again = train(cfg, tmp_path / "run", resume=True, progress=trial_fails)
     assert again.config.train.lr == lr
-    assert "learning rate" not in capsys.readouterr().out
     given = RunConfig(store=path, arch=ARCH, train=TrainConfig(steps=20, batch=64, lr=lr))
     weights = train(given, tmp_path / "given").sae().state_dict()
     for name, tensor in run.sae().state_dict().items():

@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.config import RunConfig, from_json, to_json
-from sae.kernels import Alone
-from sae.runs.log import JsonLines, read
+from sae.kernels import SingleProcess
+from sae.runs.log import read
 from sae.runs.run import Run, load_sae
+from sae.training.loggers import JsonLines
 from sae.training.schedules import peak_rate, warmup_then_decay
 from sae.training.trainer import TrainConfig, Trainer, fit
 from sae.workflows.train import train
@@ -130,7 +131,7 @@ def test_checkpoints_take_a_twentieth_of_the_time_at_most_however_slow_the_disk(
     assert 20 * each <= min(between) <= max(between) <= 20 * each + 10
 
 
-class Another(Alone):
+class Another(SingleProcess):
     """Two ranks: this one, and one that wants to go on or not and finds a checkpoint due or not."""
 
     def __init__(self, go_on: bool, due: bool):
@@ -231,7 +232,7 @@ def test_a_free_decoder_is_saved_with_unit_rows_and_resumes_with_the_very_same_b
 
 def _train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train, and fail at the end of step `step`, after a checkpoint there."""
-    from sae.cli import train as module
+    from sae.workflows import train as module
 
     class Enough(Exception):
         pass
@@ -250,7 +251,7 @@ def test_a_mid_run_checkpoint_is_an_sae_of_raw_activations(world, tmp_path, monk
     _train_until(config(world), tmp_path / "run", 13, monkeypatch)
     run = Run(tmp_path / "run")
     sae = run.sae()
-    assert run.about["input_scale"] != 1
+    assert run.record.input_scale != 1
     hook = run.hook
     x = torch.cat([batch for batch, *_ in run.store.batches(hook, 512)])
     fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
@@ -305,8 +306,8 @@ def test_a_damaged_or_newer_sae_is_refused_by_name(world, tmp_path):
 def test_the_run_folder_tells_what_made_it(world, tmp_path):
     run = train(config(world), tmp_path / "run")
     assert run.config.train.warmup_steps == 1  # what was left out is filled in
-    assert run.about["store_fingerprint"] == run.store.fingerprint
-    assert {"torch", "transformer-lens", "safetensors"} <= run.about["versions"].keys()
+    assert run.record.store_fingerprint == run.store.fingerprint
+    assert {"torch", "transformer-lens", "safetensors"} <= run.record.versions.keys()
     assert [row["step"] for row in run.log] == [4, 8, 12, 16, 20]
 
 
