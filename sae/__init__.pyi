@@ -21,7 +21,8 @@ from .config import RunConfig
 from .features.store import FeatureStore
 from .reading.reader import read
 from .reading.reading import Reading
-from .runs.run import Run, load_sae
+from .runs.run import Run
+from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .training.trainer import TrainConfig

@@ -118,6 +118,28 @@ def test_every_file_says_what_it_is_and_stays_short(path):
         assert ast.get_docstring(ast.parse(text)), "the first line of a file says what it is"
 
 
+def test_only_the_command_line_prints():
+    """Workflows and all below them return what they found; progress is shown by the function that the caller passes in."""
+    for path in FILES:
+        if name(path).startswith(("sae/cli/", "benchmarks/")) or name(path) == "activations/progress.py":
+            continue
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert "print" not in calls, name(path)
+
+
+def test_the_command_line_exports_nothing_that_sae_exports():
+    stub = ast.parse((ROOT / "sae/__init__.pyi").read_text())
+    assert not [
+        node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cli")
+    ]
+
+
 def test_pages_hold_no_logic():
     for path in (ROOT / "app").glob("*/page.py"):
         kinds = {type(node) for node in ast.walk(ast.parse(path.read_text()))}

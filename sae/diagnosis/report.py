@@ -12,7 +12,7 @@ from activations.disk import files, tables
 from activations.errors import RunError
 from sae.diagnosis.sample import GROUPS
 from sae.runs.records import AboutDead
-from sae.runs.run import as_written, read_about
+from sae.runs.saved_sae import as_written, read_about
 
 FORMAT = 1
 INDEX, TABLE = "dead.json", "latents.parquet"

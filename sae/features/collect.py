@@ -22,7 +22,7 @@ from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
 from sae.features.firings import Firings
 from sae.features.statistics import Statistics
-from sae.runs.run import read_json
+from sae.runs.saved_sae import read_json
 
 SCRATCH, JOB = "codes", "job.json"
 

@@ -17,7 +17,7 @@ from activations.views import Edit
 from sae.architectures import SAE
 from sae.features.logit_lens import sees
 from sae.features.store import Example, FeatureStore
-from sae.runs.run import read_json
+from sae.runs.saved_sae import read_json
 
 FORMAT = 1
 FOLDER = "effects"

@@ -10,7 +10,7 @@ from filelock import FileLock
 from activations.disk import files
 from activations.errors import RunError
 from sae.runs.records import AllLabels
-from sae.runs.run import read_about
+from sae.runs.saved_sae import read_about
 
 FORMAT = 1
 FILE = "labels.json"

@@ -20,7 +20,7 @@ from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
 from sae.features.latent_labels import Labels
 from sae.runs.records import AboutFeatures
-from sae.runs.run import as_written, read_about, read_json, read_tensors
+from sae.runs.saved_sae import as_written, read_about, read_json, read_tensors
 
 if TYPE_CHECKING:
     from sae.features.feature import Feature

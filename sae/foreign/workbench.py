@@ -5,7 +5,8 @@ from pathlib import Path
 
 from activations.errors import ForeignError, RunError
 from sae.foreign.weights import Imported, Layout, Origin
-from sae.runs.run import ABOUT, WEIGHTS, Run, load_sae
+from sae.runs.run import Run
+from sae.runs.saved_sae import ABOUT, WEIGHTS, load_sae
 
 TITLE = "SAE workbench (a finished run: run.json, sae.json and sae.safetensors)"
 LAYOUTS = (Layout(re.escape(ABOUT), ("run.json", WEIGHTS), ("eval.json", "labels.json", "features/*")),)

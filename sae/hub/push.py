@@ -15,7 +15,8 @@ from sae.hub.fetch import asked
 from sae.hub.names import HubName
 from sae.report import model_card
 from sae.report.model_card import Card
-from sae.runs.run import ABOUT, WEIGHTS, Run
+from sae.runs.run import Run
+from sae.runs.saved_sae import ABOUT, WEIGHTS
 
 README, PICTURE = "README.md", "densities.svg"
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what `embedded` is called on the hub

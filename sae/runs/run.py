@@ -9,25 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from activations import language_model
 from activations.disk import files
-from activations.disk.schema import fits, parse
 from activations.errors import RunError, StoreError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.store import Store
 from sae import config
-from sae.architectures import ARCHITECTURES, SAE, name_of
+from sae.architectures import SAE, name_of
 from sae.config import RunConfig
 from sae.runs import log
 from sae.runs.problems import problems
 from sae.runs.records import Evaluation, RunRecord, SAERecord
+from sae.runs.saved_sae import ABOUT, FORMAT, as_written, load_sae, read_json, read_record, read_tensors
 
-FORMAT = 1
-WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
 HISTORY = "latents.safetensors"  # what became of each latent in training
 PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datasets", "safetensors", "numpy")
 
@@ -229,41 +226,6 @@ def made_by() -> dict[str, Any]:
     }
 
 
-def save_sae(folder: Path, sae: SAE, about: dict[str, Any]) -> None:
-    """Write sae.safetensors, then sae.json, which marks the pair whole. The SAE must read raw activations."""
-    files.write_tensors(folder / WEIGHTS, sae.state_dict(), f"sae-weights-{FORMAT}")
-    arch = {"architecture": name_of(sae.cfg), "arch": dict(vars(sae.cfg)), "d_model": sae.d_model}
-    digest = files.sha256(folder / WEIGHTS)
-    files.write_sealed(folder / ABOUT, {"format": FORMAT, **arch, **about, "weights_file_sha256": digest})
-
-
-def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
-    """Load the SAE in a folder, on the CPU, ready to encode raw activations.
-
-    Raises RunError when it is missing, damaged (its SHA-256 differs, tensors are missing or hold NaN), of a newer format or
-    of an unknown architecture. `fix` is the command that the error carries where the SAE is damaged."""
-    folder = Path(folder)
-    if not (folder / ABOUT).exists():
-        raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
-    record = read_record(folder / ABOUT, "SAE", FORMAT, SAERecord, fix)
-    path = folder / WEIGHTS
-    tensors = read_tensors(as_written(path, record.weights_file_sha256, ABOUT, fix))
-    try:
-        cfg = config.arch_from_json(record.architecture, record.arch)
-        with torch.device("meta"):  # takes no memory: the settings may claim any size
-            wanted = ARCHITECTURES[record.architecture][1](record.d_model, cfg).state_dict()
-        shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
-        if shapes != needed:
-            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}", fix=fix)
-        sae = ARCHITECTURES[record.architecture][1](record.d_model, cfg)
-        sae.load_state_dict(tensors)
-        if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
-            raise RunError(f"{path}: {broken[0]} holds NaN: its training diverged", fix=fix)
-    except (TypeError, RuntimeError, OverflowError) as error:
-        raise RunError(f"{folder} cannot be read: {error}", fix=fix) from error
-    return sae.eval().requires_grad_(False)
-
-
 def find_runs(folder: Path) -> list[Run]:
     """Every run at or below a folder, by path. Folders whose run.json cannot be read are left out."""
     found = []
@@ -273,66 +235,6 @@ def find_runs(folder: Path) -> list[Run]:
         except RunError:
             continue
     return found
-
-
-def read_json(
-    path: Path, *, kind: type | None = None, within: Path | None = None, fix: str | None = None
-) -> Any:
-    """Read a JSON file; return it as a record of type `kind` if one is given.
-
-    Raises RunError, which carries `fix`, when it cannot be read, is damaged, lacks a field, or is a link that leads out
-    of its folder, or out of `within`."""
-    try:
-        content = files.read_json(path, within)
-    except (ValueError, OSError) as error:
-        raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
-    return _parsed(path, content, kind, fix) if kind else content
-
-
-def read_about(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
-    """Read a JSON file and check it as `read_record` does, but return the dictionary that it holds."""
-    read_record(path, what, newest, kind, fix)
-    return read_json(path, fix=fix)
-
-
-def read_record(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
-    """Read a JSON file that names its format; return it as a record of type `kind`.
-
-    Raises RunError as `read_json` does, and when its format is newer than `newest`, the latest this release reads."""
-    content = read_json(path, fix=fix)
-    number = content.get("format", 0) if isinstance(content, dict) else 0
-    if fits(number, int) and number > newest:
-        raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
-    return _parsed(path, content, kind, fix)
-
-
-def _parsed(path: Path, content: Any, kind: type, fix: str | None) -> Any:
-    try:
-        return parse(kind, content)
-    except TypeError as error:
-        raise RunError(f"{path} is damaged: {error}", fix=fix) from error
-
-
-def read_tensors(path: Path, fix: str | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file. Raises RunError, which carries `fix`, when it cannot be read."""
-    try:
-        return files.read_tensors(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
-
-
-def as_written(path: Path, sha256: str | None, index: str, fix: str | None = None) -> Path:
-    """Return the path of a file after checking its bytes against the SHA-256 that its `index` names.
-
-    An older release's index may name none (None): then the bytes are not checked. Raises RunError, which carries `fix`, when
-    they differ or the file cannot be read."""
-    try:
-        digest = files.sha256(files.plain(path))
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}", fix=fix) from error
-    if sha256 not in (None, digest):
-        raise RunError(f"{path} is damaged: its bytes are not the ones {index} describes", fix=fix)
-    return path
 
 
 def _git_commit() -> str | None:

@@ -9,7 +9,8 @@ import torch
 from activations.disk import files
 from activations.errors import DivergedError, RunError
 from sae.runs.records import CheckpointRecord
-from sae.runs.run import HISTORY, Run, as_written, load_sae, read_json, read_tensors, save_sae
+from sae.runs.run import HISTORY, Run
+from sae.runs.saved_sae import as_written, load_sae, read_json, read_tensors, save_sae
 from sae.training.trainer import Trainer
 
 STATE, ABOUT = "training.safetensors", "training.json"

@@ -12,7 +12,8 @@ from sae.evaluation.matching import LEVELS, compare
 from sae.evaluation.reconstruction import held_out_rows
 from sae.evaluation.similarity import codes
 from sae.runs.records import Comparison
-from sae.runs.run import Run, device, read_record
+from sae.runs.run import Run, device
+from sae.runs.saved_sae import read_record
 
 FORMAT = 1
 TOKENS = 50_000  # held-out ones looked at, unless told otherwise
@@ -89,7 +90,8 @@ def _refuse_strange_latents(path: Path, comparison: Comparison, sizes: tuple[int
                 )
             if not all(-1 <= latent < others for latent in latents.nearest + latents.partner):
                 raise RunError(
-                    f"a partner of the {side} run's latents is not among the other's {others} latents"
+                    f"{path} is damaged: a partner of the {side} run's latents is not among the other's {others}",
+                    fix=f"rm {path}",
                 )
 
 

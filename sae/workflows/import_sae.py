@@ -25,7 +25,8 @@ from sae.config import RunConfig
 from sae.foreign import FORMATS, Origin, other_dictionaries
 from sae.hub.fetch import ignore_line, locate
 from sae.hub.names import is_hub_name
-from sae.runs.run import Run, load_sae, made_by, save_sae
+from sae.runs.run import Run, made_by
+from sae.runs.saved_sae import load_sae, save_sae
 
 PROBE = "probe.safetensors"
 ROWS = 16

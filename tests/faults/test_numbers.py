@@ -15,7 +15,8 @@ from activations.disk import files
 from activations.errors import DivergedError
 from activations.shard import shard_name
 from sae.architectures import ArchConfig, build
-from sae.runs.run import Run, load_sae
+from sae.runs.run import Run
+from sae.runs.saved_sae import load_sae
 from sae.training import checkpoints
 from sae.training.trainer import TrainConfig, Trainer
 from tests import tiny

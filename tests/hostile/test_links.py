@@ -15,7 +15,8 @@ from activations.store import INDEX, Store, verify
 from sae.features.effects import load_effect
 from sae.features.latent_labels import Labels
 from sae.features.store import FeatureStore
-from sae.runs.run import Run, find_runs, load_sae
+from sae.runs.run import Run, find_runs
+from sae.runs.saved_sae import load_sae
 
 STORE: dict[str, Callable[[Path], object]] = {
     INDEX: Store,

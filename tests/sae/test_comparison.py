@@ -43,8 +43,8 @@ def test_what_is_kept_is_what_was_found_and_says_when_it_is_of_others(pair):
     assert keep(first, second, match_runs(first, second)) == place(first, second)
     found = kept(first, second)
     assert found == files.read_json(first.path / "compare-signed.json")
-    assert found["absolute"], "a latent of the second is negative somewhere"
-    assert [len(found["cosine"]["latents"][side]["kind"]) for side in ("first", "second")] == [32, 24]
+    assert found.absolute, "a latent of the second is negative somewhere"
+    assert [len(found.cosine.latents[side].kind) for side in ("first", "second")] == [32, 24]
     assert kept(second, first) is None, "the other way round it is another comparison"
     about = json.loads((second.path / "sae.json").read_text())
     (second.path / "sae.json").write_text(json.dumps({**about, "weights_file_sha256": "0" * 64}))

@@ -15,7 +15,8 @@ from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.config import RunConfig, from_json, to_json
 from sae.kernels import SingleProcess
 from sae.runs.log import read
-from sae.runs.run import Run, load_sae
+from sae.runs.run import Run
+from sae.runs.saved_sae import load_sae
 from sae.training.loggers import JsonLines
 from sae.training.schedules import peak_rate, warmup_then_decay
 from sae.training.trainer import TrainConfig, Trainer, fit

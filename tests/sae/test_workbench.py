@@ -9,7 +9,8 @@ from activations.errors import ForeignError
 from sae import config
 from sae.config import RunConfig
 from sae.foreign import FORMATS, Origin, workbench
-from sae.runs.run import made_by, save_sae
+from sae.runs.run import made_by
+from sae.runs.saved_sae import save_sae
 from tests.sae.exchanged import trained
 from tests.sae.small import SMALL, D
 
