@@ -24,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activations.moments import geometric_median
+from activations.progress import show_progress
 from activations.rows import Split
 from activations.store import Store
-from activations.progress import show_progress
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.training.rates import FACTOR, minimum, next_rate
 from sae.training.schedules import peak_rate

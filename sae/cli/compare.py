@@ -15,6 +15,7 @@ from sae.cli import arguments
 from sae.cli.results import table
 from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
+from sae.runs.records import Comparison, Matched
 from sae.runs.run import Run
 from sae.workflows.compare import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
 from sae.workflows.results import result, write_pareto

@@ -12,9 +12,9 @@ from torch import Tensor
 from activations.disk import files
 from activations.errors import ConfigError, RunError
 from activations.parallel import ranks
+from activations.progress import Progress, no_progress
 from activations.shard import shard_name
 from activations.store import Store
-from activations.progress import Progress, no_progress
 from sae.architectures import SAE
 from sae.code import offsets_of
 from sae.features import firings

@@ -6,9 +6,9 @@ from torch import Tensor
 from activations import language_model, token_labels
 from activations.document_labels import NEEDED, SURPRISE, per_token
 from activations.errors import LabelError, ModelError, RunError
+from activations.progress import Progress, no_progress
 from activations.shard import Shard
 from activations.store import Store
-from activations.progress import Progress, no_progress
 from activations.token_labels import Labeller, LabelSet
 from activations.tokens import NOWHERE
 from sae.architectures import SAE
