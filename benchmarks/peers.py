@@ -26,9 +26,9 @@ Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor]]  # raw rows -> reconstru
 
 
 def ours(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
-    from activations.moments import geometric_median
     from activations.shuffle import sample
     from sae.architectures import TopKConfig, build
+    from sae.architectures.shared import geometric_median
     from sae.training.trainer import TrainConfig, Trainer, fit
 
     reader = ShuffledReader(store, hook, args.batch, seed=args.seed)

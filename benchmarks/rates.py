@@ -23,11 +23,11 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from activations.moments import geometric_median
 from activations.progress import show_progress
 from activations.rows import Split
 from activations.store import Store
 from sae.architectures import ARCHITECTURES, SAE, build
+from sae.architectures.shared import geometric_median
 from sae.training.rates import FACTOR, minimum, next_rate
 from sae.training.schedules import peak_rate
 from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer

@@ -103,3 +103,26 @@ def penalised_loss(
     terms = {"fvu": losses.fvu(y, y_hat.detach()), "l0": code.l0().float().mean(), "squared_error": error}
     terms |= {name: term for name, (_, term) in penalties.items()}
     return Loss(total, {name: term.detach() for name, term in terms.items()}, code.fired())
+
+
+def geometric_median(
+    x: Float[Tensor, "n D"], tolerance: float = 1e-5, steps: int = 100
+) -> Float[Tensor, "D"]:
+    """Return the point with the least summed Euclidean distance to the rows of x; float32.
+
+    It is the centre that `SAE.initialise` starts from, because a few huge rows do not pull it away as they do the mean.
+    Weiszfeld's fixed-point iteration starts at the mean and ends when a step moves less than `tolerance` times the rows'
+    mean distance from it."""
+    estimate = x.mean(0)
+    spread = (x - estimate).norm(dim=1).mean()
+    if not spread:
+        return estimate
+    for _ in range(steps):
+        # A row that coincides with the estimate gets a tiny distance instead of 0, so that its weight stays finite
+        weights = 1 / (x - estimate).norm(dim=1).clamp_min(1e-6 * spread)
+        new = (weights / weights.sum()) @ x
+        moved = (new - estimate).norm()
+        estimate = new
+        if moved <= tolerance * spread:
+            break
+    return estimate

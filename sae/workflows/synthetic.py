@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from activations.moments import geometric_median
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE, ArchConfig, build
+from sae.architectures.shared import geometric_median
 from sae.evaluation.synthetic import World
 from sae.runs.run import device
 from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer, fit

@@ -11,13 +11,13 @@ import torch
 from activations.disk import locks
 from activations.document_labels import unit_of
 from activations.errors import ConfigError, DivergedError, RunError, StoreError
-from activations.moments import geometric_median
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.shuffle import Batch, ShuffledReader, sample
 from activations.store import Store
 from activations.token_labels import LabelSet, choose
 from sae.architectures import SAE, build, name_of
+from sae.architectures.shared import geometric_median
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates, sharing

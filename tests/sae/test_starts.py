@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from activations.moments import geometric_median
 from sae.architectures import SAE, ArchConfig, GBAConfig, KronConfig, TopKConfig, build
 from sae.architectures.base import gain
+from sae.architectures.shared import geometric_median
 from sae.losses import fvu
 from tests.sae.small import architectures, every_architecture
 

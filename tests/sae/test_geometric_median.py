@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from activations.moments import geometric_median
+from sae.architectures.shared import geometric_median
 from tests.activations.toys import LAWS
 
 
