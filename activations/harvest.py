@@ -138,7 +138,7 @@ def _write_shards(
             if not mine or writer.has(number):
                 if mine:
                     writer.check(number, block)
-                labels.skip(block)  # labels are made in the order of documents, whoever writes their shard
+                labels.skip(block)  # their labels are not needed: drop the documents that wait for one
                 on_tokens(len(block) * config.packing.context)
                 continue
             buffer = next(buffers)

@@ -171,12 +171,12 @@ class ShuffledReader:
         while True:
             shards = torch.randperm(len(self.store.shards), generator=self._generator(epoch)).tolist()
             before = 0
-            for place, first in enumerate(range(0, len(shards), self.shards_per_group)):
+            for number, first in enumerate(range(0, len(shards), self.shards_per_group)):
                 group = sorted(shards[first : first + self.shards_per_group])
-                size = sum(self.rows_per_shard[number] for number in group)
+                size = sum(self.rows_per_shard[shard] for shard in group)
                 used = max(row - before, 0)
                 if used < size:
-                    order = torch.randperm(size, generator=self._generator(epoch, place + 1))
+                    order = torch.randperm(size, generator=self._generator(epoch, number + 1))
                     yield (epoch, before + used), self._rows(group), order[used:]
                 before += size
             epoch, row = epoch + 1, 0
@@ -203,8 +203,9 @@ class ShuffledReader:
             self._all_rows = tuple(rows)
         return tuple(rows)
 
-    def _generator(self, epoch: int, place: int = 0) -> torch.Generator:
-        mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + place
+    def _generator(self, epoch: int, group: int = 0) -> torch.Generator:
+        """Return the generator that permutes the shards of a pass (group 0), or the rows of group 1, 2, … of it."""
+        mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + group
         return torch.Generator().manual_seed(mixed % 2**63)
 
 
