@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import widgets
 from app.features.state import VIEWS, Filters
-from sae.report import render
+from sae.report import numbers, render
 
 LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
 HISTOGRAMS, BY_CLUSTER = VIEWS[:2]
@@ -51,7 +51,7 @@ def filters(
             "features density",
             options=densities,
             value=(densities[0], densities[-1]),
-            format_func=render.percent,
+            format_func=numbers.percent,
         )
 
 

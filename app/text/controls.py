@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import streamlit as st
 
 from app import widgets
-from sae.report.render import percent
+from sae.report.numbers import percent
 
 BOX, SHOWN = "text box", "text in the box"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from activations.errors import ConfigError, RunError
 from sae.code import SparseCode, offsets_of
+from sae.report import numbers, render
 from sae.report import reading as reading_report
-from sae.report import render
 
 By = Literal["value", "rarity", "effect"]
 
@@ -213,7 +213,7 @@ class Reading:
             if latent is None
             else reading_report.signed_shades(values)
         )
-        tips = [render.number(value) for value in values]
+        tips = [numbers.number(value) for value in values]
         parts = [reading_report.strip(self.tokens, shades, tips, self.is_text.tolist(), position)]
         if position is not None:
             chosen = self.at(position, by)[:most]

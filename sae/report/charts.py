@@ -1,5 +1,6 @@
-"""Pure: arrays about features -> plotly figures, and the look that all figures share."""
+"""The look that all plotly figures share, and the histogram of one feature's values."""
 
+import html
 import math
 
 import numpy as np
@@ -7,20 +8,26 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from sae.report import histogram
-from sae.report.render import number
+from sae.report.numbers import number
+from sae.report.render import visible
 
 WARM, COOL, GREY = "242, 139, 60", "64, 145, 230", "140, 138, 132"  # r, g, b: read well on light and dark
 PALETTE = ("#e8792b", "#3b8ede", "#2ea58a", "#9a6fd6", "#d65f8f", "#8c8a84")
 GRID = f"rgba({GREY}, 0.22)"
 
 
+def plain_text(foreign: str) -> str:
+    """Return a text that a figure shows and does not read as markup: plotly renders some HTML."""
+    return html.escape(visible(foreign), quote=False)
+
+
 def activations(
     edges: NDArray[np.float64], counts: NDArray[np.int64], mark: float | None = None
 ) -> go.Figure:
-    """How often a feature fires with which value: log bins on a log axis, negative values mirrored to the left.
+    """Return a histogram of a feature's values: log bins on a log axis, negative values mirrored to the left.
 
-    Bars have the tokens' colours. `edges` rise, one more than `counts`; the two bins at 0 reach down to it. `mark`
-    is a value, other than 0, to point at."""
+    Bars have the tokens' colours. `edges` rise and are one more than `counts`; the innermost bin on either side reaches
+    down to 0. `mark` is a value other than 0 to point at."""
     axis = histogram.axis(edges.tolist(), counts.tolist())
     figure = go.Figure(
         go.Bar(
@@ -34,7 +41,7 @@ def activations(
                 ],
                 "line": {"width": 0},
             },
-            customdata=[bar.about for bar in axis.bars],
+            customdata=[bar.range for bar in axis.bars],
             hovertemplate="%{customdata}: %{y:,} tokens<extra></extra>",
         )
     )
@@ -52,7 +59,9 @@ def activations(
 def plain(
     figure: go.Figure, height: int, top: int = 8, left: int = 44, bottom: int = 28, legend: bool = False
 ) -> go.Figure:
-    """No frame, a legend only where asked for, thin grid; colours of text and page come from the theme."""
+    """Give a figure the common look and return it: no frame, thin grid, colours of text and page from the theme.
+
+    Sizes are pixels: of the figure, and of its margins."""
     figure.update_xaxes(zeroline=False, fixedrange=True, gridcolor=GRID)
     figure.update_yaxes(zeroline=False, fixedrange=True, gridcolor=GRID)
     figure.update_layout(

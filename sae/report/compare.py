@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sae.report.charts import GREY, PALETTE, plain
-from sae.report.render import number, percent, visible
+from sae.report.numbers import number, percent
+from sae.report.render import visible
 from sae.runs.records import Comparison, Levels, MatchedLatents
 
 COLORS = {

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import pyarrow as pa
 
 from sae.report.charts import GREY, PALETTE, plain
-from sae.report.render import number, percent, visible
+from sae.report.numbers import number, percent
+from sae.report.render import visible
 
 BAR = 26  # pixels a bar
 

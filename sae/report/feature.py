@@ -1,18 +1,20 @@
-"""Pure: one feature's numbers, examples and effect, as page, notebook and file show them."""
+"""One feature as its page, notebooks and HTML files show it: numbers, examples, neighbours, measured effect, own text."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sae.report import render, token_strips
-from sae.report.render import escaped, number, percent
+from sae.report.numbers import count, fixed, number, percent
+from sae.report.render import escaped
 
-About = Callable[[int], tuple[str, Sequence[str]]]  # a feature's label and the tokens it fires most on
+About = Callable[[int], tuple[str, Sequence[str]]]
+"""Returns a feature's label and the tokens it fires most on."""
 CARD_AROUND, CARD_EXAMPLES = 16, 4  # tokens of a window, and examples of a sign, in a card
-SCALE = 1.0  # nats of loss change that get the full colour
+SCALE = 1.0  # change of loss, in nats, that gets the full colour where no example has a larger one
 
 
 class Group(NamedTuple):
-    """Examples to show under one heading."""
+    """Examples under one heading, which has a remark."""
 
     title: str
     about: str
@@ -20,98 +22,98 @@ class Group(NamedTuple):
 
 
 def numbers(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """A feature's key numbers as (name, value, explanation); `row` is a features folder's."""
-    signed = row["positive_share"] not in (None, 1.0)
-    found = [
+    """Return a feature's key numbers as (name, value, explanation). `row` is its row of the features folder's table."""
+    has_negative = row["positive_share"] not in (None, 1.0)
+    rows = [
         ("fires on", percent(row["density"]), "Share of the tokens read on which its value is not 0."),
         ("firings", f"{row['fired']:,}", "Number of tokens on which its value is not 0."),
         ("max", number(row["max"]), "Its largest value on any token."),
     ]
-    if signed:
-        found.append(("min", number(row["min"]), "Its most negative value on any token."))
+    if has_negative:
+        rows.append(("min", number(row["min"]), "Its most negative value on any token."))
         share = percent(row["positive_share"])
-        found.append(("positive", share, "Share of its firings with a value above 0; the others are below."))
+        rows.append(("positive", share, "Share of its firings with a value above 0; the others are below."))
     return [
-        *found,
+        *rows,
         ("mean", number(row["mean"]), "Mean of its values over the tokens on which it fires."),
         (
             "enc·dec cosine",
-            f"{row['enc_dec_cosine']:.2f}".replace("-", "−"),
-            "Cosine between the direction it listens to (encoder) and the one it writes (decoder). 1: the same.",
+            fixed(row["enc_dec_cosine"], 2),
+            "Cosine between the direction it reads (encoder) and the one it writes (decoder). 1: the same.",
         ),
         (
             "bias",
             number(row["b_enc"]),
-            "Encoder bias: below 0, the input must be that much stronger to fire it.",
+            "Encoder bias. A negative bias is what the input must overcome before it fires.",
         ),
     ]
 
 
 def has_lens(row: dict[str, Any]) -> bool:
-    """Whether there is a logit lens: not for hook points beside the residual stream."""
+    """Return whether the feature has a logit lens. Hook points outside the residual stream have none."""
     return bool(row.get("raised_tokens"))
 
 
 def value_range(row: dict[str, Any]) -> tuple[float, float]:
-    """From 0, or the most negative value, to the largest, or 0; of a feature that fires."""
+    """Return the ends of a feature's values with 0 among them. The feature must fire."""
     return min(row["min"], 0.0), max(row["max"], 0.0)
 
 
 def scale(row: dict[str, Any]) -> float:
-    """The largest |value|: what the colours of a feature's tokens are relative to."""
+    """Return the largest |value|, to which the colours of the feature's tokens are relative."""
     return max(map(abs, value_range(row)))
 
 
 def full_scale(row: dict[str, Any], values: Sequence[float]) -> float:
-    """What colours on a text of one's own are relative to: the feature's scale, or the text's if that is larger."""
+    """Return the scale of colours on a text that a visitor typed: the feature's, or the text's largest |value| if larger."""
     return max(map(abs, [*values, *(value_range(row) if row["fired"] else ())]))
 
 
 def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[Any]) -> list[Group]:
-    """A feature's examples in the order to read them: the strongest of either sign, then bands of a sample."""
-    found = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
+    """Return a feature's examples in reading order: the strongest of either sign, then bands of a random sample."""
+    every = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
     for band in bands:
         low, high = band.share
-        about = f"of windows drawn at random, by their peaks: {number(band.low)} to {number(band.high)}"
-        found.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", about, band.examples))
-    return [group for group in found if group.windows]
+        about = f"windows drawn at random whose peak is {number(band.low)} to {number(band.high)}"
+        every.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", about, band.examples))
+    return [group for group in every if group.windows]
 
 
 def dead(tokens: int) -> tuple[str, str]:
-    """What to say of a feature that never fired: title and text."""
-    why = f"None of the {tokens:,} tokens read made it fire: it is dead, or rarer than this text can show."
-    return "Never fired", f"{why} What its weights tell is at the right."
+    """Return title and text about a feature that never fired on so many tokens."""
+    why = f"It fired on none of {tokens:,} tokens: it is dead, or too rare for this text to show."
+    return "Never fired", f"{why} On the right is what its weights alone tell."
 
 
 def neighbours(row: dict[str, Any], about: About, run: str | None) -> str:
-    """A feature's nearest ones by decoder cosine; `about` gives a feature's label and peak tokens."""
+    """Return a table of the nearest features by decoder cosine."""
     pairs = zip(row["neighbours"], row["neighbour_cosines"], strict=True)
     return render.neighbours([(latent, cosine, *about(latent)) for latent, cosine in pairs], run)
 
 
-def partners(found: Iterable[Any], about: About, run: str | None) -> str:
-    """Features that fire on the same tokens (`sae.features.store.Partner`s); without `run` no links."""
+def partners(cofiring: Iterable[Any], about: About, run: str | None) -> str:
+    """Return a table of features that fire on the same tokens (`sae.features.store.Partner`); no links if `run` is None."""
     lines = []
-    for partner in found:
+    for partner in cofiring:
         label, tokens = about(partner.latent)
         lines.append(
             f"<tr><td>{render.feature_anchor(run, partner.latent)}</td>"
-            f'<td class="n">{number(partner.pmi)}</td><td class="n">{partner.count:,}</td>'
+            f'<td class="n">{number(partner.pmi)}</td><td class="n">{count(partner.count)}</td>'
             f'<td class="n">{percent(partner.given_latent)}</td><td class="n">{percent(partner.given_partner)}</td>'
             f'<td class="token">{render.named(label)}{render.chips(tokens)}</td></tr>'
         )
     head = (
         '<tr><th>feature</th><th class="n" title="Pointwise mutual information, in nats: ln of how many times '
-        'more often than by chance both fire">PMI</th><th class="n" title="Tokens on which both fire">both</th>'
-        '<th class="n" title="Share of this feature\'s firings on which the other fires too">given this</th>'
-        '<th class="n" title="Share of the other\'s firings on which this one fires too">given it</th>'
+        'as often as by chance both fire">PMI</th><th class="n" title="Tokens on which both fire">both</th>'
+        '<th class="n" title="Share of this feature\'s firings on which the other fires too">other, given this</th>'
+        '<th class="n" title="Share of the other\'s firings on which this one fires too">this, given other</th>'
         "<th>fires most on</th></tr>"
     )
     return f'<table class="sae neighbours partners">{head}{"".join(lines)}</table>'
 
 
 def card(feature: Any, run: str | None) -> str:
-    """A feature in short (a `sae.features` Feature): number, label, key numbers, its strongest examples of either sign."""
+    """Return a `sae.features` Feature in short: number, label, key numbers, strongest examples of either sign."""
     row, label = feature.row, feature.label
     heading = f"{render.feature_anchor(run, feature.latent)} {render.named(label.label)}"
     parts = [f'<div class="sae card"><h3>{heading}</h3><p>{render.chips(row["peak_tokens"])}</p>']
@@ -124,54 +126,55 @@ def card(feature: Any, run: str | None) -> str:
     return f"{''.join(parts)}</div>"
 
 
-def pairs(found: Iterable[Any], run: str | None) -> str:
-    """Every two of the features compared, as (one, other, cosine, together, pmi), the last two None if not listed."""
+def pairs(compared: Iterable[Any], run: str | None) -> str:
+    """Return a table of pairs (one, other, cosine, together, pmi) of compared features; the last two may be None."""
     lines = [
         f"<tr><td>{render.feature_anchor(run, one)} · {render.feature_anchor(run, other)}</td>"
-        f'<td class="n">{f"{cosine:.3f}".replace("-", "−")}</td><td class="n">{"–" if together is None else f"{together:,}"}</td>'
+        f'<td class="n">{fixed(cosine, 3)}</td><td class="n">{count(together)}</td>'
         f'<td class="n">{number(pmi)}</td></tr>'
-        for one, other, cosine, together, pmi in found
+        for one, other, cosine, together, pmi in compared
     ]
     head = (
-        '<tr><th>two of them</th><th class="n">decoder cosine</th><th class="n" title="Tokens on which both fire; '
-        'known where one lists the other among those it fires together with">both fire</th><th class="n">PMI</th></tr>'
+        '<tr><th>pair</th><th class="n">decoder cosine</th><th class="n" title="Tokens on which both fire; '
+        'known where one is among those that the other fires together with">both fire</th><th class="n">PMI</th></tr>'
     )
     return f'<table class="sae neighbours pairs">{head}{"".join(lines)}</table>'
 
 
 def effect_sides(effect: Any) -> list[tuple[str, Any]]:
-    """The signs for which there is a measured effect, with what to call them; `effect` is a `sae.features`
-    Effect or None."""
+    """Return (title, side) for each sign that has a measured effect. `effect` is a `sae.features` Effect or None.
+
+    A feature without negative values needs no title."""
     if effect is None:
         return []
     sides = [("positive values", effect.positive), ("negative values", effect.negative)]
-    there = [(title, side) for title, side in sides if side]
-    return [("", side) for _, side in there] if len(there) == 1 and effect.positive else there
+    measured = [(title, side) for title, side in sides if side]
+    return [("", side) for _, side in measured] if len(measured) == 1 and effect.positive else measured
 
 
 def effect(title: str, side: Any) -> str:
-    """A measured effect of one sign: numbers, and the tokens it makes likelier and less likely."""
-    lists = words("likelier with it", side.up), words("less likely", side.down)
+    """Return a measured effect of one sign: numbers, and the tokens it makes more and less likely."""
+    lists = words("more likely with it", side.up), words("less likely with it", side.down)
     heading = f'<p class="dim">{escaped(title)}</p>' if title else ""
     return f'<div class="sae">{heading}{render.facts(effect_numbers(side))}{render.pair(*lists)}</div>'
 
 
 def effect_numbers(side: Any) -> list[tuple[str, str]]:
-    """A measured effect's key numbers as names and values."""
-    found = [("examples", f"{len(side.examples)}")]
+    """Return a measured effect's key numbers as (name, value)."""
+    rows = [("examples", f"{len(side.examples)}")]
     if side.loss_change:
-        found.append(("loss without it", f"{signed(side.loss_change[0])} nats on the next token"))
+        rows.append(("loss without it", f"{_change(side.loss_change[0])} nats on the next token"))
     if len(side.loss_change) > 1:
-        found.append(("…and after that", ", ".join(map(signed, side.loss_change[1:]))))
-    found.append(("KL of the next token", f"{number(side.kl[0])} nats"))
+        rows.append(("on the tokens after", ", ".join(map(_change, side.loss_change[1:]))))
+    rows.append(("KL of the next token", f"{number(side.kl[0])} nats"))
     if side.pearson is not None:
-        both = f"Pearson {signed(side.pearson)}, Spearman {signed(side.spearman)}"
-        found.append(("agrees with the lens", both))
-    return found
+        both = f"Pearson {_change(side.pearson)}, Spearman {_change(side.spearman)}"
+        rows.append(("correlation with the lens", both))
+    return rows
 
 
 def effect_examples(side: Any, most: int | None = None) -> str:
-    """Each example's tokens, those after the peak coloured by how much better the feature made them predicted."""
+    """Return each example's tokens, those after the peak coloured by how much the feature lowers the loss on them."""
     lines = []
     for example in side.examples[:most]:
         scale = max(SCALE, *map(abs, example.loss_change))
@@ -187,35 +190,35 @@ def effect_examples(side: Any, most: int | None = None) -> str:
 
 
 def words(title: str, listed: Sequence[Any]) -> str:
-    """Tokens an effect moves, with how far, in nats."""
+    """Return the tokens whose logits an effect moves, with how far, in nats."""
     return render.logits(title, [word.text for word in listed], [word.by for word in listed])
 
 
 def labelled(label: str, note: str = "") -> str:
-    """A feature's label and note as lines of text; nothing when it has none."""
+    """Return a feature's label and note as lines of text; empty when it has neither."""
     lines = [f'<b class="label">{escaped(label)}</b>'] if label else []
     lines += [f'<span class="note">{escaped(line)}</span>' for line in note.splitlines()]
     return f'<p class="sae labelled">{"<br>".join(lines)}</p>' if lines else ""
 
 
-def signed(value: float) -> str:
-    """Three digits, with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
-
-
 def trial(tokens: Sequence[str], values: Sequence[float], scale: float) -> str:
-    """One's own text with a feature's values on it; `scale` is the value of full colour."""
+    """Return a text that a visitor typed, coloured by a feature's values; `scale` is the value of full colour."""
     shown = [token_strips.valued(text, value, scale) for text, value in zip(tokens, values, strict=True)]
     return f'<p class="sae strip own" dir="auto">{token_strips.inline(shown, breaks=False)}</p>'
 
 
 def strongest(tokens: Sequence[str], values: Sequence[float]) -> tuple[float, str]:
-    """The value of the largest size on a text, and what to say of it."""
-    place = max(range(len(values)), key=lambda place: abs(values[place]))
-    fires = sum(value != 0 for value in values)
-    if not fires:
+    """Return the value of largest size on a text (0 if the feature does not fire), and a sentence about it."""
+    peak = max(range(len(values)), key=lambda position: abs(values[position]))
+    n_fired = sum(value != 0 for value in values)
+    if not n_fired:
         return 0.0, f"It fires on none of these {len(values):,} tokens."
-    where = render.visible(tokens[place])
+    fires = f"It fires on {n_fired:,} of {len(values):,} tokens"
     return values[
-        place
-    ], f"It fires on {fires:,} of {len(values):,} tokens, strongest on “{where}”: {number(values[place])}."
+        peak
+    ], f"{fires}, most strongly on “{render.visible(tokens[peak])}”: {number(values[peak])}."
+
+
+def _change(value: float) -> str:
+    """Return three decimal places with a sign."""
+    return fixed(value, 3, sign=True)

@@ -1,4 +1,4 @@
-"""Pure: what a features folder says -> the table of all features, filtered as asked."""
+"""The table of all features of a run: its columns, the search in it, its filters, and the table as CSV."""
 
 import json
 from bisect import bisect_right
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from sae.report.render import visible
 
-pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
+pc: Any = import_module(
+    "pyarrow.compute"
+)  # creates its functions on import, where type checkers do not see them
 DENSE = 0.1  # a feature on more than this share of tokens counts as dense, as in `sae evaluate`
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
 RAISED = 5  # tokens of the logit lens that the table of all features shows
@@ -22,17 +24,21 @@ STATES = ("all", "alive", "dead", "dense")
 
 
 def features(table: pa.Table) -> pa.Table:
-    """The table of all features as the page shows it, from a features folder's table; text as it is, cleaned.
+    """Return the table of all features as the page shows it, from a features folder's table. Texts are made visible.
 
-    Columns that say nothing are left out: the share of positive values where none is negative, logit-lens
-    tokens where there is no lens, neighbours where there are none."""
-    signed = pc.min(table["positive_share"]).as_py() not in (None, 1.0)
+    Columns that would say nothing are left out: the share of positive values where none is negative, logit-lens
+    tokens where there is no lens, neighbours where there are none. Densities and shares are percentages."""
+    has_negative = pc.min(table["positive_share"]).as_py() not in (None, 1.0)
     columns = {
         "feature": table["latent"],
         "density": pc.multiply(table["density"], 100.0),
         "firings": table["fired"],
         "max": table["max"],
-        **({"min": table["min"], "positive": pc.multiply(table["positive_share"], 100.0)} if signed else {}),
+        **(
+            {"min": table["min"], "positive": pc.multiply(table["positive_share"], 100.0)}
+            if has_negative
+            else {}
+        ),
         "mean": table["mean"],
         "fires most on": _distinct(_token_lists(table["peak_tokens"])),
     }
@@ -47,27 +53,29 @@ def features(table: pa.Table) -> pa.Table:
 
 
 def counts(table: pa.Table) -> dict[str, int]:
-    """How many features of `features` each of STATES has."""
+    """Count the features in each of STATES. `table` is the result of `features`."""
     return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in STATES}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which features to show: those that meet all of this."""
+    """Which features to show: those that meet all conditions."""
 
     words: str = ""
-    """In a token they fire on or raise, their label, or the text of their strongest examples; in any case."""
+    """Searched, in any case, in the tokens they fire on or raise, their label, and the text of their strongest examples."""
     state: str = "all"
     density: tuple[float, float] = (0.0, 1.0)
-    """As a share of 1, ends included."""
+    """Lowest and highest density as shares of 1, both included."""
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Column -> from and to, ends included; a feature without a value is in no range."""
+    """Column -> lowest and highest value, both included; a feature without a value is in no range."""
     among: Collection[int] | None = None
-    """Of these only; None for all."""
+    """Only these features; None for all."""
 
 
 class Haystack:
-    """What of each feature is searched, in lower case: one text, as that is found in a tenth of the time."""
+    """The text that is searched of each feature, in lower case.
+
+    All of it is one string: searching that takes a tenth of the time of searching one string per feature."""
 
     def __init__(self, texts: Iterable[str]):
         encoded = [text.lower().encode() for text in texts]
@@ -75,20 +83,20 @@ class Haystack:
         self._starts = [0, *accumulate(len(text) + 1 for text in encoded)]
 
     def having(self, words: str) -> NDArray[np.bool_]:
-        """Which features' texts have these words in them, in any case."""
+        """Return which features' texts contain these words, in any case."""
         needle = words.lower().encode("utf-8", "replace")
-        found = np.zeros(len(self._starts) - 1, bool)
+        contains = np.zeros(len(self._starts) - 1, bool)
         place = self._all.find(needle)
         while place >= 0:
             row = bisect_right(self._starts, place) - 1
             within = place + len(needle) < self._starts[row + 1]
-            found[row] |= within
+            contains[row] |= within
             place = self._all.find(needle, self._starts[row + 1] if within else place + 1)
-        return found
+        return contains
 
 
 def haystack(table: pa.Table, texts: pa.ChunkedArray | None) -> Haystack:
-    """What of each of `features` is searched: tokens, and `texts` of their examples, if there are any."""
+    """Return what is searched of each feature: its tokens, and `texts` of its examples where there are any."""
     tokens = [table[name] for name in ("fires most on", "raises") if name in table.column_names]
     columns = [pc.binary_join(column, "\n").to_pylist() for column in tokens]
     columns += [texts.to_pylist()] if texts is not None else []
@@ -96,7 +104,7 @@ def haystack(table: pa.Table, texts: pa.ChunkedArray | None) -> Haystack:
 
 
 def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
-    """`features` with a column of labels after the number; as it is when there are none."""
+    """Insert a column of labels after the number; without labels, return the table unchanged."""
     if not labels:
         return table
     column = [visible(labels.get(latent, "")) or None for latent in table["feature"].to_pylist()]
@@ -104,8 +112,9 @@ def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
 
 
 def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
-    """Rows of `features` that are wanted; `haystack` is the table's."""
+    """Return the wanted rows of the table; `haystack` belongs to the table."""
     low, high = wanted.density
+    # 100 * density is rounded, and a density that equals an end of the range must still lie in it
     keep = _between(table["density"], 100 * low * (1 - 1e-9), 100 * high * (1 + 1e-9))
     keep = pc.and_(keep, _in_state(table, wanted.state))
     for name, ends in wanted.ranges.items():
@@ -119,26 +128,26 @@ def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
 
 
 def shares(table: pa.Table) -> NDArray[np.float64]:
-    """Densities of `features` as shares of 1."""
+    """Return the table's densities as shares of 1."""
     return table["density"].to_numpy() / 100
 
 
 def labelled(table: pa.Table) -> pa.Table:
-    """`features` with their numbers as labels of equal length, which sort as the numbers do."""
+    """Turn the numbers of features into texts of equal length, which sort as the numbers do."""
     numbers = table["feature"].to_pylist()
     width = len(str(max(numbers, default=0)))
     return table.set_column(0, "feature", [[f"{number:>{width}}" for number in numbers]])
 
 
 def places(table: pa.Table, latents: Collection[int]) -> list[int]:
-    """Which rows of `features` are these features'."""
+    """Return the rows of the table that hold these features."""
     return pc.indices_nonzero(
         pc.is_in(table["feature"], pa.array(latents, table["feature"].type))
     ).to_pylist()
 
 
 def csv(table: pa.Table) -> bytes:
-    """The table as CSV in UTF-8. Token lists become JSON, so that no cell begins as a formula would."""
+    """Return the table as CSV in UTF-8. Lists of tokens become JSON, so that no cell begins as a spreadsheet's formula would."""
     from pyarrow import csv as writer
 
     columns = {}
@@ -162,11 +171,11 @@ def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
 
 
 def _mentions(table: pa.Table, words: str, haystack: Haystack) -> pa.ChunkedArray:
-    found = pa.array(haystack.having(words))
+    mentions = pa.array(haystack.having(words))
     if "label" not in table.column_names:
-        return found
+        return mentions
     labels = pc.utf8_lower(table["label"])
-    return pc.or_(found, pc.fill_null(pc.match_substring(labels, words.lower()), False))
+    return pc.or_(mentions, pc.fill_null(pc.match_substring(labels, words.lower()), False))
 
 
 def _between(column: pa.ChunkedArray, low: float, high: float) -> pa.ChunkedArray:
@@ -175,7 +184,7 @@ def _between(column: pa.ChunkedArray, low: float, high: float) -> pa.ChunkedArra
 
 
 def _token_lists(column: pa.ChunkedArray) -> pa.ListArray:
-    """The same lists with their texts made visible; each distinct text is looked at once."""
+    """Return the lists with their texts made visible; each distinct text is converted once."""
     lists = column.combine_chunks()
     encoded = lists.flatten().dictionary_encode()
     texts = pa.array(map(visible, encoded.dictionary.to_pylist()), pa.string())

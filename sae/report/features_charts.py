@@ -1,6 +1,5 @@
-"""Pure: all features of a run -> histograms that can be brushed, and the map of their directions."""
+"""Figures of all features of a run: histograms that can be brushed, and the map of decoder directions."""
 
-import html
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,31 +9,31 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sae.report.charts import GREY, PALETTE, plain
+from sae.report.charts import GREY, PALETTE, plain, plain_text
 from sae.report.features import Wanted, shares
-from sae.report.render import number, percent, visible
+from sae.report.numbers import number, percent
 
 BINS_PER_DECADE = 8
-RAREST = -9  # decade where the axis of densities begins at the latest
-NEVER = 0.5  # decades left of the lowest density where the bar of features that never fired stands
-BINS = 40  # of an even histogram
+RAREST = -9  # the axis of densities begins at this decade or above
+NEVER = 0.5  # the bar of features that never fired lies so many decades left of the lowest density
+BINS = 40  # of a histogram with an even scale
 CLUSTER_COLOURS = (*PALETTE[:5], "#c9a227", "#5f7fbf", "#8a9a3b", "#b3684d", "#4fb3bf", "#a05a8c", "#7b6fd0")
-NO_WEBGL_UP_TO = 2000  # points that plain SVG still draws at once
+SVG_POINTS = 2000  # up to so many points SVG draws without delay; more need WebGL
 
 
 class Panel(NamedTuple):
-    """A histogram of a column of the table of all features."""
+    """A histogram of a column of the table of all features, with its title and a remark."""
 
     column: str
     title: str
     about: str
     figure: go.Figure
     ends: Callable[[float, float], tuple[float, float]]
-    """A stretch of its axis -> the range of the column."""
+    """Turns an interval of the axis into a range of the column."""
 
 
 def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
-    """The histograms for `sae.report.features.features`, all of them and those shown."""
+    """Return the histograms of all features in `table` (from `sae.report.features`) and of those in `shown`."""
     every, chosen = shares(table), shares(shown)
     total = f"{every.sum():.3g} fire on a token"
 
@@ -42,44 +41,38 @@ def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
         low, high = brushed_densities(every, start, stop)
         return 100 * low, 100 * high
 
-    found = [
-        Panel(
-            "density",
-            "Density",
-            "by share of tokens",
-            densities(every, chosen),
-            percents,
-        ),
+    histograms = [
+        Panel("density", "Density", "by share of tokens", densities(every, chosen), percents),
         Panel("density", "L0", total, densities(every, chosen, weighted=True), percents),
         Panel(
             "mean",
             "Mean value",
             "where they fire",
             spread(_column(table, "mean"), _column(shown, "mean")),
-            _rising,
+            _ordered,
         ),
     ]
     if "positive" in table.column_names:
         sides = spread(_column(table, "positive"), _column(shown, "positive"), " %")
-        found.append(Panel("positive", "Sign", "share of firings above 0", sides, _rising))
-    return found
+        histograms.append(Panel("positive", "Sign", "share of firings above 0", sides, _ordered))
+    return histograms
 
 
 def marks(wanted: Wanted) -> list[str]:
-    """What is brushed and marked, in words."""
+    """Return what is brushed in the histograms and marked on the map, in words."""
     units = {"density": " %", "positive": " %"}
-    found = [
+    brushed = [
         f"{name} {number(low)} to {number(high)}{units.get(name, '')}"
         for name, (low, high) in wanted.ranges.items()
     ]
-    return found + ([] if wanted.among is None else [f"{len(wanted.among):,} marked on the map"])
+    return brushed + ([] if wanted.among is None else [f"{len(wanted.among):,} marked on the map"])
 
 
 def densities(every: NDArray[np.float64], chosen: NDArray[np.float64], weighted: bool = False) -> go.Figure:
-    """How many features fire on which share of tokens, on a log scale; the chosen ones before all others.
+    """Return a histogram of densities on a log scale, the chosen features in front of all features.
 
-    Features that never fired have a bar of their own at the left. `weighted`: not how many they are but what they
-    add to L0, the number of features that fire on a token."""
+    Features that never fired have a bar of their own at the left. With `weighted`, a bar's height is what its features
+    add to L0 (the number of features that fire on a token) instead of their number."""
     low = _lowest(every)
     edges = np.linspace(low, 0, -low * BINS_PER_DECADE + 1)
     centres = np.append(low - NEVER, (edges[:-1] + edges[1:]) / 2)
@@ -114,14 +107,14 @@ def densities(every: NDArray[np.float64], chosen: NDArray[np.float64], weighted:
 
 
 def brushed_densities(every: NDArray[np.float64], start: float, stop: float) -> tuple[float, float]:
-    """The range of densities, as shares of 1, that a stretch of the axis of `densities` stands for."""
+    """Return the range of densities, as shares of 1, that an interval on the axis of `densities` covers."""
     ends = sorted((start, stop))
     low = _lowest(every)
     return tuple(0.0 if place < low - NEVER / 2 else 10**place for place in ends)  # type: ignore[return-value]
 
 
 def spread(every: NDArray[np.float64], chosen: NDArray[np.float64], unit: str = "") -> go.Figure:
-    """How many features have which value, on an even scale; the chosen ones before all others, NaN left out."""
+    """Return a histogram of values on an even scale, the chosen features in front of all features. NaN is left out."""
     known = every[np.isfinite(every)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
@@ -136,7 +129,7 @@ def spread(every: NDArray[np.float64], chosen: NDArray[np.float64], unit: str = 
             customdata=[f"{number(float(a))} to {number(float(b))}{unit}" for a, b in pairwise(edges)],
             hovertemplate="%{customdata}: %{y:,} " + name + "<extra></extra>",
         )
-    figure.update_xaxes(showgrid=False, nticks=6, ticksuffix=html.escape(unit, quote=False))
+    figure.update_xaxes(showgrid=False, nticks=6, ticksuffix=plain_text(unit))
     return _brushable(figure)
 
 
@@ -146,37 +139,40 @@ def directions(
     texts: Sequence[str],
     shown: Collection[int],
 ) -> go.Figure:
-    """The map: a point for each feature that has a place, coloured by cluster (numbers, None for none) or by density.
+    """Return the map: a point for each feature whose place is not NaN, coloured by cluster or by density.
 
-    `texts` are told by hovering; features that are not shown are pale. A point's customdata is its feature."""
+    `colours` are numbers of clusters (None for no cluster) or an array of densities. Hovering tells a feature's text.
+    Features that are not shown are pale. A point's customdata is its feature."""
     x, y = places
-    there = np.flatnonzero(np.isfinite(x))
-    numbers = there.tolist()
-    kept = np.isin(there, np.fromiter(shown, int, len(shown)))
+    placed = np.flatnonzero(np.isfinite(x))
+    latents = placed.tolist()
+    is_shown = np.isin(placed, np.fromiter(shown, int, len(shown)))
     by_density = isinstance(colours, np.ndarray)
     marker = {
-        "size": 5 if len(there) > NO_WEBGL_UP_TO else 8,
-        "opacity": np.where(kept, 0.85, 0.12),
+        "size": 5 if len(placed) > SVG_POINTS else 8,
+        "opacity": np.where(is_shown, 0.85, 0.12),
         "line": {"width": 0},
-        "color": np.log10(colours[there]) if by_density else [_colour(colours[latent]) for latent in numbers],
+        "color": np.log10(colours[placed])
+        if by_density
+        else [_colour(colours[latent]) for latent in latents],
     }
     if by_density:
         marker |= {"colorscale": "Viridis", "colorbar": _density_bar(marker["color"])}
-    kind = go.Scattergl if len(there) > NO_WEBGL_UP_TO else go.Scatter
+    kind = go.Scattergl if len(placed) > SVG_POINTS else go.Scatter
     figure = go.Figure(
         kind(
-            x=x[there],
-            y=y[there],
+            x=x[placed],
+            y=y[placed],
             mode="markers",
             marker=marker,
-            customdata=there,
-            text=[html.escape(visible(texts[latent]), quote=False) for latent in numbers],
+            customdata=placed,
+            text=[plain_text(texts[latent]) for latent in latents],
             hovertemplate="%{text}<extra></extra>",
         )
     )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    figure.update_layout(dragmode="pan")  # the one mode in which Streamlit hears of clicks
+    figure.update_layout(dragmode="pan")  # the only mode in which Streamlit receives clicks
     return plain(figure, height=520, left=8, bottom=8)
 
 
@@ -184,7 +180,7 @@ def _column(table: pa.Table, name: str) -> NDArray[np.float64]:
     return table[name].to_numpy().astype(float)
 
 
-def _rising(start: float, stop: float) -> tuple[float, float]:
+def _ordered(start: float, stop: float) -> tuple[float, float]:
     return min(start, stop), max(start, stop)
 
 
@@ -195,7 +191,7 @@ def _layers(
 
 
 def _lowest(every: NDArray[np.float64]) -> int:
-    """The decade where the axis of densities begins."""
+    """Return the decade where the axis of densities begins."""
     return int(np.clip(np.floor(np.log10(every[every > 0].min(initial=0.1))), RAREST, -1))
 
 

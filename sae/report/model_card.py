@@ -1,4 +1,4 @@
-"""Pure: the model card of a shared SAE (Markdown with YAML front matter), and its histogram of densities as an SVG."""
+"""The model card of a shared SAE (Markdown with YAML front matter) and its histogram of densities (SVG)."""
 
 import json
 import math
@@ -12,26 +12,26 @@ PER_DECADE = 5  # bins of a factor of ten
 
 
 class Card(NamedTuple):
-    """What a card tells."""
+    """What a model card says."""
 
     name: str
     """hf:OWNER/REPOSITORY[/PATH]."""
     architecture: str
     model: str
     base: str | None
-    """The language model's name on the hub; None where it is not from there."""
+    """The language model's name on the hub; None for a model from elsewhere."""
     hook: str
     width: int
     settings: Mapping[str, Any]
-    """Settings of the architecture."""
+    """The architecture's settings."""
     rows: Sequence[tuple[str, str, str]]
-    """What was measured: name, value, interval."""
+    """Measures as (name, value, interval)."""
     measured_on: str
-    """On how much text; empty where nothing was measured."""
+    """How much text they were measured on; empty where nothing was measured."""
     picture: str | None
-    """File of the histogram beside the card."""
+    """The histogram's file beside the card; None where there is none."""
     features: bool
-    """Whether the features folder is there too."""
+    """Whether the features folder is shared too."""
 
 
 def markdown(card: Card) -> str:
@@ -71,7 +71,7 @@ def markdown(card: Card) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that is neither a table's border nor markup nor a new line."""
+    """Return the text without line breaks, its markup and table borders escaped."""
     plain = " ".join(str(text).split())
     return "".join(f"\\{c}" if c in "|`*_[]<>#\\" else c for c in plain)
 
@@ -81,9 +81,9 @@ def _code(text: str) -> str:
 
 
 def densities(shares: Sequence[float], rows: int) -> str:
-    """Return a histogram of the shares of `rows` tokens that latents fire on, logarithmic, as an SVG that needs nothing else.
+    """Return a histogram of the shares of `rows` tokens that latents fire on, with a log axis, as a self-contained SVG.
 
-    Latents that never fire are counted in words; a bar's count and range show on hovering."""
+    The caption counts the latents that never fire; hovering over a bar shows its count and range."""
     alive = [share for share in shares if share > 0]
     lowest = math.floor(math.log10(1 / max(rows, 1)))
     counts = [0] * (-lowest * PER_DECADE + 1)
@@ -100,11 +100,11 @@ def densities(shares: Sequence[float], rows: int) -> str:
         f'<text x="{min(d * PER_DECADE * step, WIDTH - 12):.1f}" y="{HEIGHT + 14}">{_power(lowest + d)}</text>'
         for d in range(-lowest + 1)
     )
-    said = f"share of tokens a latent fires on; {len(shares) - len(alive):,} of {len(shares):,} latents never fired"
+    caption = f"share of tokens a latent fires on; {len(shares) - len(alive):,} of {len(shares):,} latents never fired"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-14 -6 {WIDTH + 28} {HEIGHT + FOOT + 8}" role="img" '
         f'font-family="sans-serif" font-size="11" text-anchor="middle" fill="#555">{bars}{ticks}'
-        f'<text x="{WIDTH / 2}" y="{HEIGHT + 30}">{escaped(said)}</text></svg>\n'
+        f'<text x="{WIDTH / 2}" y="{HEIGHT + 30}">{escaped(caption)}</text></svg>\n'
     )
 
 

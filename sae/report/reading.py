@@ -1,19 +1,28 @@
-"""Pure: a text as an SAE reads it -> HTML: tokens one can press, coloured; tables of the features that fire.
+"""A text read by an SAE, as HTML: coloured tokens to press, and the table of features that fire.
 
-What can be pressed carries `data-do` (token, open, colour) and `data-to` (a number); the app listens, a notebook does not."""
+What can be pressed carries `data-do` (token, open, colour) and `data-to` (a number); the app acts on it, a notebook does
+not. `sae.report.text` decides what the Your text page shows with these parts."""
 
 from collections.abc import Iterable, Sequence
 from math import isnan
 from typing import NamedTuple
 
-from sae.report.render import LEGEND_STEPS, chips, escaped, feature_link, named, number, percent, shade
+from sae.report.numbers import number, percent, signed
+from sae.report.render import LEGEND_STEPS, chips, colour_scale, escaped, feature_link, named, shade
 from sae.report.token_strips import Token, inline
 
-DASH = "–"
+HELP = {
+    "value": "The feature's value on this token.",
+    "peak": "The feature's value of largest size on this text; press to go there.",
+    "tokens": "The number of tokens of this text on which it fires.",
+    "effect": "Effect on the logit of the next token against the mean logit, over the direct path, final norm frozen.",
+    "rarity": "Size relative to its observed maximum, times -ln of its density: high for what is strong and rare.",
+    "density": "Share of the tokens its run was measured on, on which it fires.",
+}
 
 
 class Line(NamedTuple):
-    """One feature in a table; None where something is not known."""
+    """One feature in a table of features that fire; None where something is unknown."""
 
     latent: int
     value: float
@@ -21,25 +30,25 @@ class Line(NamedTuple):
     rarity: float | None
     density: float | None
     label: str
-    """What somebody called it; empty for nothing."""
+    """What somebody called it; empty for no label."""
     tokens: Sequence[str]
-    """What it fires most on, as far as that is known."""
+    """The tokens it fires most on, as far as known."""
     times: int | None = None
-    """On how many tokens of the text it fires; of a whole text."""
+    """In a table over a whole text, the number of tokens on which it fires."""
     position: int | None = None
-    """Where its value is from; of a whole text."""
+    """In a table over a whole text, the token that has the value."""
 
 
 def signed_shades(values: Sequence[float]) -> list[float]:
-    """A feature's values as shades from -1 to 1, logarithmic, against the one of largest size."""
+    """Return a feature's values as logarithmic shades from -1 to 1, relative to the value of largest size."""
     scale = max(map(abs, values), default=0.0)
     return [shade(value, scale) * (1 if value > 0 else -1) for value in values]
 
 
 def level_shades(values: Sequence[float], counted: Sequence[bool]) -> tuple[list[float], float, float]:
-    """Shades from 0 to 1 between the least and the largest value that counts, and these two.
+    """Return shades from 0 to 1 between the least and the largest value that counts, and these two values.
 
-    Others, and what is not a number, have shade 0. All equal: no shade, so that nothing stands out."""
+    NaN and values that do not count have shade 0. Where all are equal every shade is 0, so that nothing stands out."""
     seen = [value for value, counts in zip(values, counted, strict=True) if counts and not isnan(value)]
     low, high = min(seen, default=0.0), max(seen, default=0.0)
     width = high - low
@@ -57,9 +66,9 @@ def strip(
     is_text: Sequence[bool],
     chosen: int | None = None,
 ) -> str:
-    """All tokens as one paragraph, each coloured by its shade (below 0: cool), pressed to choose it; BOS is faint.
+    """Return all tokens as one paragraph, each coloured by its shade (cool below 0); a press chooses a token.
 
-    A space before a word stays outside the colour. Lines break where the text's do."""
+    Tokens that are not text, such as BOS, are faint. Lines break where the text's lines do."""
     shown = []
     for place, (text, tip) in enumerate(zip(tokens, tips, strict=True)):
         classes = "t up" if shades[place] >= 0 else "t down"
@@ -70,20 +79,16 @@ def strip(
 
 
 def level_legend(low: float, high: float) -> str:
-    """The colour scale of `level_shades`."""
-    cells = "".join(
-        f'<i class="up" style="--a:{(step + 0.5) / LEGEND_STEPS:.3f}"></i>' for step in range(LEGEND_STEPS)
-    )
-    return (
-        f'<div class="sae legend"><span>{number(low)}</span><b>{cells}</b><span>{number(high)}</span></div>'
-    )
+    """Return the colour scale of `level_shades`."""
+    return colour_scale(low, high, ((step + 0.5) / LEGEND_STEPS for step in range(LEGEND_STEPS)))
 
 
 def firings(lines: Iterable[Line], run: str | None, coloured: str | int | None = None) -> str:
-    """Features with value, effect, rarity and density; press a number to open it, a disc to colour the text by it.
+    """Return a table of features with value, effect, rarity and density. Columns that nothing fills are left out.
 
-    Lines of a whole text also say on how many tokens, and their value is the peak, pressed to go there. Columns
-    that nothing fills are left out. Without a run there is no page to open and nothing to press."""
+    Pressing a number opens the feature's page, pressing a disc colours the text by the feature; without a run there is
+    no page and nothing to press. Lines about a whole text also have the number of tokens, and their value is the peak,
+    which is pressed to go there. `coloured` is the feature that the text is coloured by."""
     lines = list(lines)
     scale = max((abs(line.value) for line in lines), default=0.0)
     whole = any(line.times is not None for line in lines)
@@ -107,16 +112,6 @@ def firings(lines: Iterable[Line], run: str | None, coloured: str | int | None =
     return f'<table class="sae firings"><tr>{head}</tr>{body}</table>'
 
 
-HELP = {
-    "value": "What it does on this token.",
-    "peak": "Its value of largest size on this text; press to go there.",
-    "tokens": "On how many tokens of this text it fires.",
-    "effect": "On the logit of the next token against the mean logit, over the direct path, final norm frozen.",
-    "rarity": "Size against its observed maximum, times -ln of its density: high for what is strong and seldom.",
-    "density": "Share of the tokens its run was measured on, on which it fires.",
-}
-
-
 def _row(
     line: Line,
     run: str | None,
@@ -127,9 +122,9 @@ def _row(
     coloured: bool,
 ) -> str:
     shown = {
-        "effect": DASH if line.effect is None else _signed(line.effect),
+        "effect": signed(line.effect),
         "rarity": number(line.rarity),
-        "density": DASH if line.density is None else percent(line.density),
+        "density": percent(line.density),
     }
     press = "" if line.position is None else f' data-do="token" data-to="{line.position}"'
     hue, width = "up" if line.value > 0 else "down", abs(line.value) / scale if scale else 0.0
@@ -148,14 +143,10 @@ def _buttons(latent: int, run: str | None, coloured: bool) -> list[str]:
         return [f"<td>{latent}</td>"]
     return [
         f'<td><button class="disc{" on" if coloured else ""}" data-do="colour" data-to="{latent}" '
-        f'title="colour the text by feature {latent}" aria-label="colour by {latent}"></button></td>',
+        f'title="Colour the text by feature {latent}" aria-label="Colour the text by feature {latent}"></button></td>',
         f'<td><a href="{feature_link(run, latent)}" target="_self" data-do="open" data-to="{latent}">{latent}</a></td>',
     ]
 
 
 def _kind(is_number: bool) -> str:
     return ' class="n"' if is_number else ""
-
-
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(value)

@@ -1,4 +1,4 @@
-"""Pure: tokens and values -> HTML. Every text that comes from a model, a tokenizer or a folder is escaped here."""
+"""The HTML that all results are shown with. Every text from a model, a tokenizer or a folder is escaped here."""
 
 import html
 import re
@@ -8,48 +8,35 @@ from math import log10
 from pathlib import Path
 from urllib.parse import urlencode
 
+from sae.report.numbers import fixed, number
+
 PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x0A: "↵", 0x09: "⇥", 0x7F: "␡"}
-LEGEND_STEPS = 24
+LEGEND_STEPS = 24  # cells of a colour scale
 ADDRESS = re.compile(r"https?(?=://)|www(?=\.)|@", re.IGNORECASE)
 MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
 
 
 def visible(text: str) -> str:
-    """The text with control characters as pictures, so that ↵ stands for a line's end; not yet escaped."""
+    """Return the text with control characters as pictures, such as ↵ for a line break. It is not escaped yet."""
     return text.translate(PICTURES).encode("utf-8", "replace").decode("utf-8")
 
 
 def escaped(text: str) -> str:
-    """The text as HTML that shows it and does nothing else, in an element or a quoted attribute."""
+    """Return the text as HTML that shows it and does nothing else, in an element or a quoted attribute."""
     return html.escape(visible(text))
 
 
 def markdown(text: str) -> str:
-    """The text as Markdown that shows it and does nothing else, Streamlit's own directives included.
+    """Return the text as Markdown that shows it and does nothing else; Streamlit's own directives are disarmed too.
 
-    Addresses, which GitHub's Markdown turns into links however they are escaped, are parted by a sign of no width."""
+    GitHub's Markdown turns addresses into links even where they are escaped, so a character of no width splits them."""
     return ADDRESS.sub("\\g<0>\u2060", visible(text)).translate(MARKDOWN)
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; from 1000 on all digits before the point, in groups. A dash for None."""
-    if value is None:
-        return "–"
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return text.replace("-", "−", 1) if text.startswith("-") else text
-
-
-def percent(share: float) -> str:
-    """A share of 1 as per cent; when it is tiny, as one in so many."""
-    if 0 < share < 1e-5:
-        return f"1 in {1 / share:,.0f}"
-    return f"{100 * share:.3g} %"
-
-
 def shade(value: float, scale: float) -> float:
-    """How strongly to colour a value, from 0 (only for 0) to 1 (from |value| = scale on).
+    """Return how strongly to colour a value: 0 for the value 0 alone, up to 1 where |value| is `scale` or more.
 
-    Logarithmic, so that weak values can still be told from none: 0.1 of the scale gives 0.31."""
+    The rule is logarithmic, so that weak values still differ from none: a tenth of the scale gives 0.31."""
     if not value or not scale:
         return 0.0
     ratio = min(abs(value) / scale, 1.0)
@@ -57,11 +44,16 @@ def shade(value: float, scale: float) -> float:
 
 
 def legend(low: float, high: float) -> str:
-    """The colour scale from `low` (0, or the most negative value) to `high`, by the same rule as the tokens."""
+    """Return a colour scale from `low` (0 or the most negative value) to `high`, coloured by `shade` as tokens are."""
     scale = max(abs(low), abs(high))
-    steps = [low + (high - low) * (step + 0.5) / LEGEND_STEPS for step in range(LEGEND_STEPS)]
+    values = [low + (high - low) * (step + 0.5) / LEGEND_STEPS for step in range(LEGEND_STEPS)]
+    return colour_scale(low, high, [shade(value, scale) * (1 if value > 0 else -1) for value in values])
+
+
+def colour_scale(low: float, high: float, shades: Iterable[float]) -> str:
+    """Return a row of cells between two numbers; a shade below 0 is cool, another warm."""
     cells = "".join(
-        f'<i class="{"up" if v > 0 else "down"}" style="--a:{shade(v, scale):.3f}"></i>' for v in steps
+        f'<i class="{"up" if alpha > 0 else "down"}" style="--a:{abs(alpha):.3f}"></i>' for alpha in shades
     )
     return (
         f'<div class="sae legend"><span>{number(low)}</span><b>{cells}</b><span>{number(high)}</span></div>'
@@ -69,7 +61,7 @@ def legend(low: float, high: float) -> str:
 
 
 def logits(title: str, tokens: Sequence[str], by: Sequence[float]) -> str:
-    """Tokens with how far each logit moves, as bars against the largest."""
+    """Return tokens with how far each one's logit moves, as bars relative to the largest."""
     scale = max((abs(value) for value in by), default=0.0)
     lines = [
         f'<tr><td class="token"><span class="chip">{escaped(text)}</span></td>'
@@ -81,10 +73,10 @@ def logits(title: str, tokens: Sequence[str], by: Sequence[float]) -> str:
 
 
 def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str | None) -> str:
-    """Features with their decoder cosine, label and peak tokens, each a link to its page; without `run` no links."""
+    """Return a table of features with decoder cosine, label and peak tokens. Each links to its page unless `run` is None."""
     lines = [
         f"<tr><td>{feature_anchor(run, latent)}</td>"
-        f'<td class="bar up" style="--w:{max(cosine, 0.0):.3f}"><i></i><span>{cosine:.2f}</span></td>'
+        f'<td class="bar up" style="--w:{max(cosine, 0.0):.3f}"><i></i><span>{fixed(cosine, 2)}</span></td>'
         f'<td class="token">{named(label)}{chips(tokens)}</td></tr>'
         for latent, cosine, label, tokens in rows
     ]
@@ -93,18 +85,18 @@ def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str |
 
 
 def chips(tokens: Iterable[str]) -> str:
-    """Token texts side by side, repeats left out."""
+    """Return token texts side by side, each once."""
     return " ".join(f'<span class="chip">{escaped(text)}</span>' for text in dict.fromkeys(tokens))
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names and values, one pair a line."""
+    """Return names and values, one pair per line."""
     lines = (f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in pairs)
     return f'<dl class="sae facts">{"".join(lines)}</dl>'
 
 
 def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
-    """Measures as (label, explanation, value, interval)."""
+    """Return a table of measures from (label, explanation, value, interval)."""
     lines = [
         f'<tr><td title="{escaped(why)}">{escaped(label)}</td><td class="n">{escaped(value)}</td>'
         f'<td class="n dim">{escaped(interval)}</td></tr>'
@@ -115,47 +107,47 @@ def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
 
 
 def feature_link(run: str, latent: int) -> str:
-    """Address of a feature's page, relative to any other page; safe in an attribute."""
+    """Return the address of a feature's page relative to any other page, safe in an attribute."""
     return html.escape("feature?" + urlencode({"run": run, "feature": latent}))
 
 
 def framed(content: str) -> str:
-    """HTML that brings its own style, to be shown outside the app."""
+    """Return HTML that brings its own style, for places outside the app."""
     return f"<style>{style()}</style>{content}"
 
 
 def style() -> str:
-    """The style sheet of all HTML made here."""
+    """Return the style sheet of all HTML made here."""
     return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
 def feature_anchor(run: str | None, latent: int) -> str:
-    """A feature's number as a link to its page; where there are no pages (`run` is None), as it is."""
+    """Return a feature's number as a link to its page, or as plain text where there are no pages (`run` is None)."""
     return (
         f"{latent}" if run is None else f'<a href="{feature_link(run, latent)}" target="_self">{latent}</a>'
     )
 
 
 def named(label: str) -> str:
-    """A label before other text; nothing when there is none."""
+    """Return a label to stand before other text; empty for an empty label."""
     return f'<b class="label">{escaped(label)}</b> ' if label else ""
 
 
 def section(title: str, about: str) -> str:
-    """A heading with a remark beside it."""
+    """Return a heading with a remark beside it."""
     remark = f"<small>{escaped(about)}</small>" if about else ""
     return f'<h3 class="sae">{escaped(title)}{remark}</h3>'
 
 
 def pair(left: str, right: str) -> str:
-    """Two pieces of HTML side by side."""
+    """Return two pieces of HTML side by side."""
     return f'<div class="sae pair"><div>{left}</div><div>{right}</div></div>'
 
 
-def figures(found: Iterable[tuple[str, str, str]]) -> str:
-    """Key numbers in a row, as (name, value, explanation)."""
+def figures(numbers: Iterable[tuple[str, str, str]]) -> str:
+    """Return key numbers in a row, from (name, value, explanation)."""
     cells = (
         f'<div title="{escaped(why)}"><span>{escaped(name)}</span><b>{escaped(value)}</b></div>'
-        for name, value, why in found
+        for name, value, why in numbers
     )
     return f'<div class="sae figures">{"".join(cells)}</div>'

@@ -1,4 +1,6 @@
-"""Pure: what runs logged and how they were evaluated -> plotly figures and the Pareto plot. Names are escaped, as plotly reads some HTML."""
+"""Figures of runs: training curves, and the plot of quality against sparsity (L0).
+
+Names of runs are escaped, because plotly renders some HTML."""
 
 import html
 import math
@@ -11,8 +13,21 @@ from plotly.subplots import make_subplots
 
 from sae.report.charts import PALETTE, plain
 
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # one more each time the colours are used up
+CURVES = {
+    "fvu": "FVU: fraction of variance unexplained",
+    "l0": "L0: features firing per token",
+    "dead": "Dead features",
+    "lr": "Learning rate",
+}
+HEIGHTS = {
+    "fvu": "FVU (lower is better)",
+    "recovered_zero": "CE recovered, zero (higher is better)",
+    "recovered_mean": "CE recovered, mean (higher is better)",
+}
+DASHES = ("solid", "dash", "dot", "dashdot")  # the next one each time the colours are used up
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # likewise
 RING = "rgb(140, 138, 132)"
+# Ticks of a decade, from coarse to fine
 TICKS = (
     (1, 2, 5),
     (1, 1.5, 2, 3, 4, 5, 6, 8),
@@ -20,11 +35,11 @@ TICKS = (
 )
 FEWEST_TICKS = 3
 Point = tuple[str, str, float, float]
-"""A run's name, its kind, its L0, and the height it stands at."""
+"""A run's name, its kind, its L0, and its value of the measure on the y axis."""
 
 
 def l0_axis(points: Sequence[Point]) -> dict[str, Any]:
-    """A logarithmic axis for their L0, its ticks as many to a decade as it takes to see three among the points."""
+    """Return a logarithmic axis for the points' L0, with the fewest ticks per decade that put three ticks among the points."""
     l0 = [point[2] for point in points] or [1.0]
     finer = [[m * 10.0**decade for decade in range(-1, 6) for m in multiples] for multiples in TICKS]
     enough = [ticks for ticks in finer if sum(min(l0) <= tick <= max(l0) for tick in ticks) >= FEWEST_TICKS]
@@ -32,20 +47,20 @@ def l0_axis(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = None) -> list[dict[str, Any]]:
-    """For each kind its points, joined by a line in the order of their L0; hovering tells a run's name.
+    """Return a trace for each kind: its points, joined by a line in the order of their L0. Hovering tells a run's name.
 
-    A kind's look follows from its place among `kinds`: no two look alike, as far as six colours with five symbols
-    go. A kind without points is an empty line."""
-    made = []
+    A kind's look follows from its index among `kinds`, so that up to 30 kinds (six colours, five symbols) differ. A kind
+    without points is an empty trace. The run `chosen` is ringed."""
+    kind_traces = []
     for place, kind in enumerate(kinds):
-        mine = sorted((l0, value, name) for name, one, l0, value in points if one == kind)
-        names = [name for _, _, name in mine]
+        of_kind = sorted((l0, value, name) for name, point_kind, l0, value in points if point_kind == kind)
+        names = [name for _, _, name in of_kind]
         color = PALETTE[place % len(PALETTE)]
-        made.append(
+        kind_traces.append(
             {
                 "type": "scatter",
-                "x": [l0 for l0, _, _ in mine],
-                "y": [value for _, value, _ in mine],
+                "x": [l0 for l0, _, _ in of_kind],
+                "y": [value for _, value, _ in of_kind],
                 "mode": "lines+markers",
                 "name": html.escape(kind, quote=False),
                 "legendgroup": kind,
@@ -60,28 +75,14 @@ def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = N
                 "hovertemplate": "%{text}<br>L0 %{x:.3~g}, %{y:.3~g}<extra></extra>",
             }
         )
-    return made
-
-
-CURVES = {
-    "fvu": "FVU: variance unexplained",
-    "l0": "L0: features firing per token",
-    "dead": "Dead features",
-    "lr": "Learning rate",
-}
-DASHES = ("solid", "dash", "dot", "dashdot")
-HEIGHTS = {
-    "fvu": "FVU (lower is better)",
-    "recovered_zero": "CE recovered, zero (higher is better)",
-    "recovered_mean": "CE recovered, mean (higher is better)",
-}
+    return kind_traces
 
 
 def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = None) -> go.Figure:
-    """What trainings logged, against the step: FVU, L0, dead features, learning rate, as far as they are there.
+    """Return training curves against the step: of FVU, L0, dead features and learning rate, those that the logs have.
 
-    One run has a colour for each measure; several have one each, and a legend. `steps` sets the right end, so that
-    a run under way shows how far it is."""
+    A single run has a colour for each measure; several runs have a colour each and a legend. `steps` is the right end of
+    the axis, so that an unfinished run shows how far it is."""
     names = [name for name in CURVES if any(name in row for log in logs.values() for row in log)]
     columns, gap = 2, 0.13
     figure = make_subplots(
@@ -117,10 +118,10 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
 
 
 def frontier(points: Sequence[Point], chosen: str | None = None, measure: str = "fvu") -> go.Figure:
-    """Evaluated runs as (name, kind, L0, one of HEIGHTS); those of one kind joined by a line, the chosen one ringed."""
+    """Return the plot of a measure (one of HEIGHTS) against L0, runs of one kind joined by a line, the chosen run ringed."""
     kinds = sorted({point[1] for point in points})
     figure = go.Figure(traces(points, kinds, chosen))
-    figure.for_each_trace(  # a click tells the name, and dims no other point
+    figure.for_each_trace(  # a click gives the name and does not dim the other points
         lambda line: line.update(
             customdata=[html.unescape(text) for text in line.text], unselected_marker_opacity=1
         )

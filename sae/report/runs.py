@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from sae.evaluation.measures import MEASURES, measure, shown
-from sae.report.render import escaped, percent, visible
+from sae.report.numbers import percent
+from sae.report.render import escaped, visible
 from sae.runs.records import Evaluation, RunRecord
 
 

@@ -1,4 +1,4 @@
-"""Pure: what steering did -> texts, numbers, suggestions and the dose-response figure of the Steering page."""
+"""What the Steering page shows: suggested features, both texts and their measures, and the dose-response figure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,44 +9,219 @@ import pyarrow as pa
 from plotly.subplots import make_subplots
 
 from sae.report.charts import GREY, GRID, PALETTE
-from sae.report.render import chips, feature_link, named, number, percent
+from sae.report.numbers import number, percent, signed
+from sae.report.render import chips, feature_link, named
 
 PANELS = {
     "concept": "Concept in the text (share of its maximum)",
     "peak_gain": "Gain of its own tokens (nats)",
     "kl": "KL from the unsteered model (nats)",
-    "perplexity": "Perplexity of the text, unsteered",
+    "perplexity": "Perplexity under the unsteered model",
 }
 KINDS = {
     "latent": ("the features", PALETTE[0]),
     "random": ("random directions", f"rgb({GREY})"),
     "shuffled": ("other features", PALETTE[1]),
 }
-GAP = 0.09  # between the columns, as a share of the width
-BAND = 0.16  # opacity
+GAP = 0.09  # between the columns of panels, as a share of the width
+BAND = 0.16  # opacity of the band of mean ± spread
+RAREST, MOST = 1e-4, 0.02  # a suggested feature's density lies between these
+LOUDEST = 0.4  # a suggested feature's maximum is at most this share of the activations' norm
+AGREE = 4  # at least so many of its five peak tokens are the same word
+MODES = {
+    "add": "add",
+    "set": "set to",
+    "clamp": "limit to",
+    "scale": "multiply by",
+    "ablate": "ablate",
+    "project": "project out",
+}
+STRENGTHS = {
+    "gentle": ("add", 0.5),
+    "clear": ("add", 1.0),
+    "strong": ("add", 1.5),
+    "reversed": ("add", -1.0),
+    "off": ("ablate", 1.0),
+}
+MEASURES = {
+    "concept": (
+        "concept",
+        "Mean value of the steered features when the unsteered model reads the text, as a share of their maximum on "
+        "the corpus. The intervention itself is not part of it.",
+    ),
+    "fires": (
+        "fires on",
+        "Share of the text's tokens on which the features fire when the unsteered model reads it.",
+    ),
+    "peak": (
+        "strongest",
+        "Their value of largest size in the text, as a share of their maximum on the corpus.",
+    ),
+    "peak_gain": (
+        "gain of its tokens",
+        "How much steering raises the log-probability of the tokens the features peak on, along the unsteered text, in nats.",
+    ),
+    "kl": (
+        "KL",
+        "KL(unsteered ‖ steered) of next-token predictions along the unsteered text, in nats per token.",
+    ),
+    "perplexity": (
+        "perplexity",
+        "Perplexity of the text under the unsteered model: what steering costs in fluency.",
+    ),
+    "repetition": ("repeated", "Share of its sequences of three tokens that occur earlier in the text."),
+    "distinct": ("distinct", "Number of different tokens as a share of all tokens."),
+}
+SHARES = ("concept", "fires", "peak", "repetition", "distinct")  # measures shown as percentages
+
+
+class Text(Protocol):
+    """A continuation, such as a `sae.steering.compare.Text`."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Their ids."""
+        ...
+
+    @property
+    def log_probability(self) -> Sequence[float]:
+        """Each token's log-probability under the unsteered model."""
+        ...
+
+    @property
+    def steered_log_probability(self) -> Sequence[float]:
+        """Each token's log-probability under the steered model."""
+        ...
+
+    @property
+    def kl(self) -> Sequence[float]:
+        """Each token's KL divergence between the two predictions."""
+        ...
+
+    @property
+    def change(self) -> Sequence[float]:
+        """Each token's steered minus unsteered log-probability."""
+        ...
 
 
 class Point(Protocol):
-    """All texts of one dose (`sae.steering.sweep.Point` is one)."""
+    """All texts of one dose, such as a `sae.steering.sweep.Point`."""
 
     @property
     def dose(self) -> float:
-        """Where on the axis."""
+        """The dose, its place on the x axis."""
         ...
 
     def mean(self, name: str) -> float | None:
-        """Of a measure."""
+        """Return a measure's mean over the texts."""
         ...
 
     def spread(self, name: str) -> float | None:
-        """Of a measure."""
+        """Return a measure's standard deviation over the texts."""
         ...
 
 
-def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
-    """Curves by kind (`KINDS`), doses rising: the mean as a line, mean ± spread as a band; a panel a measure.
+def title(run: str, latent: int, label: str, above: Sequence[str], below: Sequence[str]) -> str:
+    """Return a feature's number as a link to its page, with its label and the tokens it peaks on above and below 0."""
+    link = f'<a href="{feature_link(run, latent)}" target="_self">Feature {latent}</a>'
+    sides = [(mark, tokens) for mark, tokens in (("+", above), ("−", below)) if tokens]
+    marks = [
+        f'<span class="dim">{mark if len(sides) > 1 or mark == "−" else ""}</span> {chips(tokens)}'
+        for mark, tokens in sides
+    ]
+    return f'<div class="sae">{link} {named(label)}{" ".join(marks)}</div>'
 
-    A kind without points, and a measure without a value, are left out."""
+
+def tokens(text: Text, pieces: Sequence[str]) -> list[tuple[str, float, str]]:
+    """Return each token as (text, change of its log-probability, all its values for hovering)."""
+    rows = zip(pieces, text.change, text.log_probability, text.steered_log_probability, text.kl, strict=True)
+    return [
+        (
+            piece,
+            change,
+            f"log p {number(before)} → {number(after)} ({signed(change)}), KL {number(kl)}",
+        )
+        for piece, change, before, after, kl in rows
+    ]
+
+
+def largest_change(texts: Sequence[Text]) -> float:
+    """Return what the colours of both texts are relative to: the largest change of any token, at least one nat."""
+    return max([1.0, *(abs(change) for text in texts for change in text.change)])
+
+
+def measures(baseline: Any, steered: Any) -> list[tuple[str, str, str, str]]:
+    """Return every measure as (name, explanation, unsteered value, steered value)."""
+    return [
+        (label, why, shown(name, getattr(baseline, name)), shown(name, getattr(steered, name)))
+        for name, (label, why) in MEASURES.items()
+    ]
+
+
+def shown(name: str, value: float | None) -> str:
+    """Return a measure's value as text, a share as a percentage."""
+    return percent(value) if name in SHARES else number(value)
+
+
+def suggestions(table: pa.Table, norm: float, n: int) -> list[tuple[int, str]]:
+    """Return n features worth trying first, each with the word it peaks on. `norm` is the activations' norm.
+
+    A suggested feature is neither rare nor dense, its maximum does not drown the activations, and it peaks on a whole word
+    that no other suggestion peaks on. Strong and frequent features come first. Where too few qualify, other strong and
+    frequent features fill the list."""
+    names = ("density", "max", "min", "peak_tokens")
+    rows = list(enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)))
+    size = {latent: max(high or 0, -(low or 0)) for latent, (_, high, low, _) in rows}
+    rows.sort(key=lambda row: -size[row[0]] * row[1][0] ** 0.5)
+    by_word: dict[str, int] = {}
+    for latent, (density, _, _, peaks) in rows:
+        word = _word(peaks)
+        if len(by_word) < n and word and RAREST <= density <= MOST and size[latent] <= LOUDEST * norm:
+            by_word.setdefault(word, latent)
+    rest = [(latent, next(iter(peaks), "")) for latent, (*_, peaks) in rows if latent not in by_word.values()]
+    return [*((latent, word) for word, latent in by_word.items()), *rest][:n]
+
+
+def _word(peaks: Sequence[str]) -> str:
+    """Return the word a feature peaks on in lower case; empty unless its peak tokens agree on a whole word of five letters."""
+    lower = [peak.lower() for peak in peaks]
+    common = max(lower, key=lower.count, default="")
+    whole = lower.count(common) >= AGREE and re.fullmatch(r" [^\W\d_]{5,}", common)
+    return common.strip() if whole else ""
+
+
+def about(settings: Any, changed: bool, dosed: bool = False) -> str:
+    """Return a line about the interventions, which says so if the page's settings have changed since.
+
+    A dose-response (`dosed`) has no single strength to name."""
+    interventions = [
+        f"feature {i.latent}: {MODES[i.mode]}" + ("" if dosed else f" {number(i.strength)}")
+        for i in settings.interventions
+    ]
+    unit = "shares of the activations' norm" if settings.unit == "norm" else "multiples of the maximum"
+    tail = "; the settings have changed since" if changed else ""
+    return f"{', '.join(interventions)} ({unit}){tail}"
+
+
+def axis(settings: Any) -> str:
+    """Return the title of the dose axis."""
+    whose = "strongest feature's " if len(settings.interventions) > 1 else ""
+    return (
+        f"{whose}strength, shares of the activations' norm"
+        if settings.unit == "norm"
+        else f"{whose}strength, multiples of its maximum"
+    )
+
+
+def examples(response: Any) -> list[tuple[str, str]]:
+    """Return the first text of every dose along the features' own directions, as (strength, text)."""
+    return [(number(point.dose), point.trials[0].text) for point in response.curves()["latent"]]
+
+
+def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
+    """Return a panel per measure with a curve per kind (KINDS): the mean as a line, mean ± spread as a band.
+
+    Doses rise along a curve. Kinds without points and measures without values are left out."""
     names = [
         name for name in PANELS if any(p.mean(name) is not None for curve in curves.values() for p in curve)
     ]
@@ -86,7 +261,7 @@ def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
 
 
 def _traces(points: Sequence[Point], name: str, label: str, color: str, first: bool) -> list[go.Scatter]:
-    """The band, then the line."""
+    """Return the band and the line of one curve."""
     rows = [
         (p.dose, m, s)
         for p in points
@@ -94,7 +269,7 @@ def _traces(points: Sequence[Point], name: str, label: str, color: str, first: b
     ]
     x, means = [dose for dose, _, _ in rows], [mean for _, mean, _ in rows]
     low, high = [mean - spread for _, mean, spread in rows], [mean + spread for _, mean, spread in rows]
-    if name == "perplexity":  # on a log axis nothing is at or below 0; a perplexity is at least 1
+    if name == "perplexity":  # a log axis has no 0, and a perplexity is at least 1
         low = [max(value, 1.0) for value in low]
     band = go.Scatter(
         x=[*x, *x[::-1]],
@@ -121,172 +296,3 @@ def _traces(points: Sequence[Point], name: str, label: str, color: str, first: b
         hovertemplate="%{x:g}: %{customdata} " + label + "<extra></extra>",
     )
     return [band, line]
-
-
-RAREST, MOST = 1e-4, 0.02  # densities between which a feature is suggested
-LOUDEST = 0.4  # a suggested feature's maximum, as a share of the activations' norm
-AGREE = 4  # of its five peak tokens, how many are one word
-MODES = {
-    "add": "add",
-    "set": "set to",
-    "clamp": "limit to",
-    "scale": "multiply by",
-    "ablate": "ablate",
-    "project": "project out",
-}
-STRENGTHS = {
-    "gentle": ("add", 0.5),
-    "clear": ("add", 1.0),
-    "strong": ("add", 1.5),
-    "reversed": ("add", -1.0),
-    "off": ("ablate", 1.0),
-}
-MEASURES = {
-    "concept": (
-        "concept",
-        "Mean value of the steered features where the unsteered model reads the text, as a share of their largest on "
-        "the corpus. The push itself is not seen.",
-    ),
-    "fires": ("fires on", "Share of the text's tokens on which the features fire, in the same reading."),
-    "peak": ("strongest", "Their value largest in size there, as a share of their largest on the corpus."),
-    "peak_gain": (
-        "gain of its tokens",
-        "How much steering raises the log-probability of the tokens the features peak on, along the unsteered text; nats.",
-    ),
-    "kl": (
-        "KL",
-        "KL(unsteered to steered) of next-token predictions along the unsteered text; nats a token.",
-    ),
-    "perplexity": ("perplexity", "Of the text under the unsteered model: what it costs in fluency."),
-    "repetition": ("repeated", "Share of its runs of three tokens that stood in the text before."),
-    "distinct": ("distinct", "Different tokens as a share of all."),
-}
-SHARES = ("concept", "fires", "peak", "repetition", "distinct")
-
-
-class Text(Protocol):
-    """A continuation (`sae.steering.compare.Text` is one)."""
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """Ids."""
-        ...
-
-    @property
-    def log_probability(self) -> Sequence[float]:
-        """Of each token, unsteered."""
-        ...
-
-    @property
-    def steered_log_probability(self) -> Sequence[float]:
-        """Of each token, steered."""
-        ...
-
-    @property
-    def kl(self) -> Sequence[float]:
-        """Of each token's prediction."""
-        ...
-
-    @property
-    def change(self) -> Sequence[float]:
-        """Steered minus unsteered."""
-        ...
-
-
-def title(run: str, latent: int, label: str, above: Sequence[str], below: Sequence[str]) -> str:
-    """A feature's number, a link to its page, with its label and the tokens it peaks on above and below 0."""
-    link = f'<a href="{feature_link(run, latent)}" target="_self">Feature {latent}</a>'
-    sides = [(mark, tokens) for mark, tokens in (("+", above), ("−", below)) if tokens]
-    marks = [
-        f'<span class="dim">{mark if len(sides) > 1 or mark == "−" else ""}</span> {chips(tokens)}'
-        for mark, tokens in sides
-    ]
-    return f'<div class="sae">{link} {named(label)}{" ".join(marks)}</div>'
-
-
-def tokens(text: Text, pieces: Sequence[str]) -> list[tuple[str, float, str]]:
-    """Each token as (what it reads as, change of its log-probability, all its values to hover over)."""
-    rows = zip(pieces, text.change, text.log_probability, text.steered_log_probability, text.kl, strict=True)
-    return [
-        (
-            piece,
-            change,
-            f"log p {number(before)} → {number(after)} ({'+' if change >= 0 else ''}{number(change)}), KL {number(kl)}",
-        )
-        for piece, change, before, after, kl in rows
-    ]
-
-
-def largest_change(texts: Sequence[Text]) -> float:
-    """What the colours of both texts are relative to: the largest change of any token, at least one nat."""
-    return max([1.0, *(abs(change) for text in texts for change in text.change)])
-
-
-def measures(baseline: Any, steered: Any) -> list[tuple[str, str, str, str]]:
-    """Every measure as (name, explanation, as it is, steered)."""
-    return [
-        (label, why, shown(name, getattr(baseline, name)), shown(name, getattr(steered, name)))
-        for name, (label, why) in MEASURES.items()
-    ]
-
-
-def shown(name: str, value: float | None) -> str:
-    """A measure's value: shares as per cent."""
-    if value is None:
-        return "–"
-    if name in SHARES:
-        return f"−{percent(-value)}" if value < 0 else percent(value)
-    return number(value)
-
-
-def suggestions(table: pa.Table, norm: float, n: int) -> list[tuple[int, str]]:
-    """n features worth trying first, with the word each is known by.
-
-    Such a feature is neither rare nor dense, not so strong that its maximum drowns the activations (whose norm is
-    given), and peaks on one whole word, each on another. Strong and frequent ones come first; where there are too
-    few, any that are strong and frequent make up the number."""
-    names = ("density", "max", "min", "peak_tokens")
-    rows = list(enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)))
-    size = {latent: max(high or 0, -(low or 0)) for latent, (_, high, low, _) in rows}
-    rows.sort(key=lambda row: -size[row[0]] * row[1][0] ** 0.5)
-    found: dict[str, int] = {}
-    for latent, (density, _, _, peaks) in rows:
-        word = _word(peaks)
-        if len(found) < n and word and RAREST <= density <= MOST and size[latent] <= LOUDEST * norm:
-            found.setdefault(word, latent)
-    rest = [(latent, next(iter(peaks), "")) for latent, (*_, peaks) in rows if latent not in found.values()]
-    return [*((latent, word) for word, latent in found.items()), *rest][:n]
-
-
-def _word(peaks: Sequence[str]) -> str:
-    """The word a feature peaks on, lower case; empty where its peak tokens do not agree on a whole one of some length."""
-    said = [peak.lower() for peak in peaks]
-    common = max(said, key=said.count, default="")
-    whole = said.count(common) >= AGREE and re.fullmatch(r" [^\W\d_]{5,}", common)
-    return common.strip() if whole else ""
-
-
-def about(settings: Any, changed: bool, dosed: bool = False) -> str:
-    """What was done, in a line, and whether the page is set to something else now."""
-    pushes = [
-        f"feature {i.latent}: {MODES[i.mode]}" + ("" if dosed else f" {number(i.strength)}")
-        for i in settings.interventions
-    ]
-    unit = "shares of the activations' norm" if settings.unit == "norm" else "multiples of the maximum"
-    tail = "; the settings have changed since" if changed else ""
-    return f"{', '.join(pushes)} ({unit}){tail}"
-
-
-def axis(settings: Any) -> str:
-    """What strengths of a sweep are measured in."""
-    named = "strongest feature's " if len(settings.interventions) > 1 else ""
-    return (
-        f"{named}strength, shares of the activations' norm"
-        if settings.unit == "norm"
-        else f"{named}strength, multiples of its maximum"
-    )
-
-
-def examples(found: Any) -> list[tuple[str, str]]:
-    """The first text of every dose along the features' own directions, as (strength, text)."""
-    return [(number(point.dose), point.trials[0].text) for point in found.curves()["latent"]]

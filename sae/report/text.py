@@ -1,24 +1,28 @@
-"""Pure: a reading of a text -> what its page shows: colours, numbers, and the features that fire, ranked."""
+"""What the Your text page shows of a text read by an SAE: colours, numbers, and the features that fire, ranked."""
 
 from collections.abc import Sequence
 from math import exp, isnan
 from typing import Any, NamedTuple
 
 from sae.report.feature import About
+from sae.report.numbers import number, percent
 from sae.report.reading import Line, level_legend, level_shades, signed_shades
-from sae.report.render import legend, number, percent
+from sae.report.render import legend
 
 MEASURES = {
-    "total": ("activation", "Sum of the sizes of all features' values on the token."),
-    "l0": ("L0", "How many features fire on the token."),
-    "error": ("error", "Share of the activation's variance that the SAE does not rebuild: 0 is perfect."),
-    "surprise": ("surprise", "-log of the probability that the model gave this token, in nats."),
+    "total": ("activation", "Sum of the absolute values of all features on the token."),
+    "l0": ("L0", "Number of features that fire on the token."),
+    "error": (
+        "error",
+        "Squared error over the variance: 0 is a perfect reconstruction, 1 no better than the mean.",
+    ),
+    "surprise": ("surprise", "-ln of the probability that the model gave this token, in nats."),
 }
 RANKINGS = {
     "value": "Largest value first, of either sign.",
-    "rarity": "Value against the feature's observed maximum, times -ln of its density: dense features fall.",
-    "effect": "Largest effect first on the logit of the token that comes next: what the decoder writes, straight "
-    "through the final norm (its scale frozen) and the unembedding, against the mean logit.",
+    "rarity": "Value relative to the feature's observed maximum, times -ln of its density: dense features come last.",
+    "effect": "Largest effect on the logit of the next token first: what the decoder writes goes directly through the "
+    "final norm (its scale frozen) and the unembedding, and is measured against the mean logit.",
 }
 DENSEST = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # stops of the control that hides dense features
 EXAMPLES = {
@@ -26,7 +30,7 @@ EXAMPLES = {
     "A recipe": "Whisk two eggs with a pinch of salt, melt the butter in a hot pan, and cook for three minutes.",
     "Code": "def area(radius):\n    return 3.14159 * radius ** 2\n\nprint(area(2.0))",
 }
-MOST = 40  # lines of a table
+MOST = 40  # lines of a table at most
 
 
 class Coloured(NamedTuple):
@@ -38,92 +42,90 @@ class Coloured(NamedTuple):
 
 
 def coloured(reading: Any, by: str | int) -> Coloured:
-    """Shades, hover texts and colour scale of all tokens, by one of MEASURES or by a feature."""
+    """Return shades, hover texts and the colour scale of all tokens, by one of MEASURES or by a feature's number."""
     counted = reading.counted.tolist()
     if isinstance(by, int):
         values = reading.values_of(by).tolist()
-        inside = [value if counts else 0.0 for value, counts in zip(values, counted, strict=True)]
-        scale = legend(min(*inside, 0.0), max(*inside, 0.0)) if any(inside) else ""
-        return Coloured(signed_shades(inside), [number(value) if value else "0" for value in values], scale)
+        shown = [value if counts else 0.0 for value, counts in zip(values, counted, strict=True)]
+        scale = legend(min(*shown, 0.0), max(*shown, 0.0)) if any(shown) else ""
+        return Coloured(signed_shades(shown), [number(value) if value else "0" for value in values], scale)
     values = _measure(reading, by)
     known = reading.is_text.tolist() if by == "surprise" else counted
     shades, low, high = level_shades(values, known)
     unit = " nats" if by == "surprise" else ""
-    tips = [f"{MEASURES[by][0]} {'–' if isnan(value) else number(value)}{unit}" for value in values]
+    tips = [f"{MEASURES[by][0]} {number(value)}{unit}" for value in values]
     return Coloured(shades, tips, level_legend(low, high))
 
 
 def about(reading: Any) -> list[tuple[str, str, str]]:
-    """The whole text in numbers, as (name, value, explanation)."""
+    """Return the whole text in numbers, as (name, value, explanation)."""
     counted = reading.counted
     surprise = reading.surprise[reading.is_text].double()
     mean = surprise[~surprise.isnan()].mean().item()
-    found = [
+    l0 = reading.l0[counted].double().mean().item()
+    rows = [
         ("tokens", f"{int(reading.is_text.sum()):,}", "Tokens of the text."),
         ("features", f"{len(reading.latents()):,}", "Different features that fire on it."),
-        (
-            "L0",
-            _shown(reading.l0[counted].double().mean().item()),
-            "Features that fire on a token, on average.",
-        ),
+        ("L0", number(l0), "Mean number of features that fire on a token."),
         (
             "FVU",
-            _shown(reading.text_fvu),
-            "Share of the activations' variance that the SAE does not rebuild.",
+            number(reading.text_fvu),
+            "Share of the activations' variance that the SAE does not explain.",
         ),
         (
             "perplexity",
-            "–" if isnan(mean) else number(exp(mean)),
-            "Of the language model on this text: e to the mean surprise.",
+            number(exp(mean)),
+            "The language model's perplexity on this text: e to the mean surprise.",
         ),
     ]
     windows = int(reading.windows[-1]) + 1
     if windows > 1:
-        found.insert(
-            1, ("windows", f"{windows:,}", "Stretches the model reads on their own, as the store was made.")
-        )
-    return found
+        why = "Pieces of the text that the model reads separately, cut as the run's store was."
+        rows.insert(1, ("windows", f"{windows:,}", why))
+    return rows
 
 
 def token_numbers(reading: Any, place: int) -> list[tuple[str, str, str]]:
-    """One token in numbers, and how likely the one that follows was to the model."""
+    """Return one token in numbers, as (name, value, explanation), the last the probability of the token that follows it."""
     surprise, following = float(reading.surprise[place]), float(reading.log_probs[place])
     return [
         ("L0", f"{int(reading.l0[place])}", MEASURES["l0"][1]),
         ("activation", number(float(reading.total[place])), MEASURES["total"][1]),
-        ("error", _shown(float(reading.fvu[place])), MEASURES["error"][1]),
-        ("surprise", _shown(surprise), MEASURES["surprise"][1]),
+        ("error", number(float(reading.fvu[place])), MEASURES["error"][1]),
+        ("surprise", number(surprise), MEASURES["surprise"][1]),
         (
             "next token",
-            "–" if isnan(following) else percent(exp(following)),
-            "Probability the model gave what follows.",
+            percent(None if isnan(following) else exp(following)),
+            "Probability that the model gave the token that follows.",
         ),
     ]
 
 
 def followed_by(reading: Any, place: int) -> str:
-    """What to say of the token that comes next in the text."""
+    """Return a remark about the next token of the text."""
     later = reading.is_text[place + 1 :].nonzero()
     if not len(later):
-        return "the last of the text: nothing follows that an effect could be on"
+        return "the last token: nothing follows, so it has no effect on a next token"
     return f"followed by “{reading.names[place + 1 + int(later[0])]}”"
 
 
 def at(reading: Any, place: int, by: str, densest: float, about: About | None) -> tuple[list[Line], int]:
-    """Features on a token, ranked, those on more than a share `densest` of tokens left out; and how many those are."""
-    found = reading.at(place, by)
-    kept = [firing for firing in found if not _dense(reading, firing.latent, densest)]
+    """Return lines for the features that fire on a token, ranked, and the number of features hidden as dense.
+
+    A feature is hidden if its density is above `densest`; at most MOST lines are returned."""
+    firings = reading.at(place, by)
+    shown = [firing for firing in firings if not _dense(reading, firing.latent, densest)]
     lines = [
         Line(f.latent, f.value, f.effect, f.rarity, _density(reading, f.latent), *_named(about, f.latent))
-        for f in kept[:MOST]
+        for f in shown[:MOST]
     ]
-    return lines, len(found) - len(kept)
+    return lines, len(firings) - len(shown)
 
 
 def over(reading: Any, by: str, densest: float, about: About | None) -> tuple[list[Line], int, int]:
-    """The same over the whole text: the first MOST lines, how many features are hidden, how many there are."""
-    found = reading.latents(by)
-    kept = [one for one in found if not _dense(reading, one.latent, densest)]
+    """Return lines for the features that fire on the whole text, the number hidden as dense, and the number of all."""
+    peaks = reading.latents(by)
+    shown = [peak for peak in peaks if not _dense(reading, peak.latent, densest)]
     lines = [
         Line(
             p.latent,
@@ -135,35 +137,35 @@ def over(reading: Any, by: str, densest: float, about: About | None) -> tuple[li
             p.tokens,
             p.position,
         )
-        for p in kept[:MOST]
+        for p in shown[:MOST]
     ]
-    return lines, len(found) - len(kept), len(found)
+    return lines, len(peaks) - len(shown), len(peaks)
 
 
 def rankings(reading: Any) -> list[str]:
-    """Those of RANKINGS that can be had."""
-    there = {"value": True, "rarity": reading.rarity is not None, "effect": reading.effects is not None}
-    return [name for name in RANKINGS if there[name]]
+    """Return the RANKINGS that the reading has the numbers for."""
+    available = {"value": True, "rarity": reading.rarity is not None, "effect": reading.effects is not None}
+    return [name for name in RANKINGS if available[name]]
 
 
 def hidden(count: int, densest: float) -> str:
-    """What to say of features left out as dense."""
+    """Return a remark about features hidden as dense; empty if there are none."""
     return f"{count:,} hidden: denser than {percent(densest)}" if count else ""
 
 
 def listed(lines: Sequence[Line], count: int, of: int, densest: float) -> str:
-    """What to say of a table over the whole text."""
+    """Return a remark about a table over the whole text."""
     parts = [
         f"{len(lines):,} of {of:,} features",
         hidden(count, densest),
-        "press a disc to colour by its feature",
+        "press a disc to colour the text by its feature",
     ]
     return " · ".join(part for part in parts if part)
 
 
 def _measure(reading: Any, by: str) -> list[float]:
-    found = {"total": reading.total, "l0": reading.l0, "error": reading.fvu, "surprise": reading.surprise}[by]
-    return [float(value) for value in found.tolist()]
+    measures = {"total": reading.total, "l0": reading.l0, "error": reading.fvu, "surprise": reading.surprise}
+    return [float(value) for value in measures[by].tolist()]
 
 
 def _density(reading: Any, latent: int) -> float | None:
@@ -175,10 +177,6 @@ def _dense(reading: Any, latent: int, densest: float) -> bool:
 
 
 def _named(about: About | None, latent: int) -> tuple[str, list[str]]:
-    """A feature's label, and the tokens it fires most on; both empty without features."""
+    """Return a feature's label and the tokens it fires most on; both are empty without a features folder."""
     label, tokens = about(latent) if about else ("", [])
     return label, list(dict.fromkeys(tokens))[:4]
-
-
-def _shown(value: float) -> str:
-    return "–" if isnan(value) else number(value)

@@ -1,4 +1,4 @@
-"""Pure: runs of tokens -> HTML: coloured by value, a character that lies in several tokens shown whole over them."""
+"""Tokens as HTML, coloured by value. A character that is split over several tokens is shown whole."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, zip_longest
@@ -6,30 +6,31 @@ from typing import NamedTuple, Protocol
 
 import regex
 
-from sae.report.render import escaped, number, shade
+from sae.report.numbers import number
+from sae.report.render import escaped, shade
 
 
 class Window(Protocol):
-    """A stretch of text in which a feature fires (`sae.features.store.Example` is one)."""
+    """A piece of text in which a feature fires, such as a `sae.features.store.Example`."""
 
     @property
     def document(self) -> int:
-        """Number of the document."""
+        """The document's number."""
         ...
 
     @property
     def position(self) -> int:
-        """Place of the peak in that document, in tokens."""
+        """The peak's index in that document, in tokens."""
         ...
 
     @property
     def peak(self) -> int:
-        """Place of the peak in the window."""
+        """The peak's index in the window."""
         ...
 
     @property
     def tokens(self) -> Sequence[str]:
-        """Text of each token."""
+        """The text of each token."""
         ...
 
     @property
@@ -42,26 +43,26 @@ class Token(NamedTuple):
     """One token as it is shown."""
 
     text: str
-    """What it reads as; empty where it holds only the rest of a character that an earlier token begins."""
+    """Its text; empty where it holds only the rest of a character that an earlier token begins."""
     classes: str = "t"
-    """Of its element."""
+    """Classes of its element."""
     attributes: str = ""
-    """Of its element: HTML that begins with a space, such as ` data-tip="0.5"`."""
+    """Further attributes of its element: HTML that begins with a space, such as ` data-tip="0.5"`."""
 
 
 class _Part(NamedTuple):
-    """A stretch of text that begins and ends between two characters, and the tokens that it lies in."""
+    """A piece of text that begins and ends between two characters, and the tokens it lies in."""
 
     text: str
     tokens: range
 
 
 def inline(tokens: Sequence[Token], breaks: bool = True) -> str:
-    """All tokens as HTML, one element each, in order; lines break where the text's do, unless `breaks` is off.
+    """Return all tokens as HTML in order, one element each; with `breaks`, lines break where the text's lines do.
 
-    Where tokens share a character that the reader sees as one (a cluster of Unicode TR 29, such as an emoji of several
-    code points), their text stands whole, with their colours side by side over it. A space before a word stays
-    outside its colour, so that no coloured end is left behind where a line breaks."""
+    Where tokens share a character that readers see as one (a grapheme cluster of Unicode TR 29, such as an emoji of
+    several code points), the character is shown whole, with the tokens' colours side by side over it. A space before a
+    word stays outside the word's colour, so that no coloured end is left behind where a line breaks."""
     html = []
     parts = list(_parts([token.text for token in tokens]))
     for part, following in zip_longest(parts, parts[1:]):
@@ -76,15 +77,15 @@ def inline(tokens: Sequence[Token], breaks: bool = True) -> str:
 
 
 def valued(text: str, value: float, scale: float, peak: bool = False, tip: str | None = None) -> Token:
-    """A token coloured by its value: warm above 0, cool below, none at 0. Hovering tells `tip`, or the value."""
+    """Return a token coloured by its value: warm above 0, cool below, none at 0. Hovering tells `tip` or else the value."""
     classes = "t" + ("" if not value else " up" if value > 0 else " down") + (" peak" if peak else "")
     colour = f' style="--a:{shade(value, scale):.3f}"' if value else ""
-    told = number(float(value)) if tip is None and value else tip
-    return Token(text, classes, colour + (f' data-tip="{escaped(told)}"' if told is not None else ""))
+    hover = number(float(value)) if tip is None and value else tip
+    return Token(text, classes, colour + (f' data-tip="{escaped(hover)}"' if hover is not None else ""))
 
 
 def token_strip(window: Window, scale: float, around: int | None = None) -> str:
-    """The window's tokens around its peak as one paragraph; with all of them, lines break where the text's do."""
+    """Return `around` tokens about the window's peak as one paragraph. All of them (None) keep the text's line breaks."""
     part = shown_part(window, around)
     whole = part.stop - part.start == len(window.tokens)
     tokens = [
@@ -96,7 +97,7 @@ def token_strip(window: Window, scale: float, around: int | None = None) -> str:
 
 
 def crop(length: int, peak: int, around: int | None) -> slice:
-    """Which `around` of a window's tokens to show: five before the peak for three after it; None is all."""
+    """Return which `around` of a window's tokens to show, five before the peak for every three after it; None shows all."""
     if around is None or around >= length:
         return slice(0, length)
     start = min(max(peak - 5 * around // 8, 0), length - around)
@@ -104,7 +105,7 @@ def crop(length: int, peak: int, around: int | None) -> slice:
 
 
 def fold(windows: Iterable[Window], around: int | None) -> list[tuple[Window, int]]:
-    """Windows that look different when cropped, in order, each with how many look like it."""
+    """Return the windows that look different when cropped, in order, each with the number of windows that look like it."""
     seen: dict[tuple[str, ...], list[Window]] = {}
     for window in windows:
         shown = tuple(window.tokens[shown_part(window, around)])
@@ -115,9 +116,9 @@ def fold(windows: Iterable[Window], around: int | None) -> list[tuple[Window, in
 def examples(
     windows: Iterable[Window], scale: float, around: int | None = None, most: int | None = None
 ) -> str:
-    """A list of windows: value at the peak, tokens, and where in the text it is.
+    """Return a list of windows, each with its value at the peak, its tokens and its place in the text.
 
-    Look-alikes are folded into one; of what is left the first `most` are shown (None: all)."""
+    Windows that look alike become one line; at most `most` lines are shown (None: all)."""
     lines = []
     for window, count in fold(windows, around)[:most]:
         times = (
@@ -133,7 +134,7 @@ def examples(
 
 
 def shown_part(window: Window, around: int | None) -> slice:
-    """The tokens to show: as `crop` says, and more where that would cut through a character."""
+    """Return the tokens to show: those of `crop`, and more where that would cut through a character."""
     texts = window.tokens
     part = crop(len(texts), window.peak, around)
     start, stop = part.start, part.stop
@@ -153,7 +154,7 @@ def _element(text: str, tokens: Sequence[Token]) -> str:
 
 
 def _parts(texts: Sequence[str]) -> Iterator[_Part]:
-    """The run cut between two tokens wherever that cuts through no character."""
+    """Cut the text between two tokens wherever that does not split a character."""
     joined = "".join(texts)
     ends = list(accumulate(map(len, texts)))
     between = (

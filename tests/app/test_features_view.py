@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sae.report.render import number
+from sae.report.numbers import number
 from sae.runs.run import Run
 from tests import tiny
 from tests.app.pages import features, source, store, text

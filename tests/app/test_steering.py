@@ -11,7 +11,7 @@ from activations.language_model import LanguageModel, load
 from app.steering import state
 from app.steering.link import Settings
 from sae.features.store import FeatureStore
-from sae.report import render, text_changes
+from sae.report import numbers, render, text_changes
 from sae.report import steering as steering_report
 from sae.runs.run import Run
 from sae.steering.compare import compare
@@ -76,7 +76,7 @@ def test_the_texts_and_every_number_are_the_library_s(show, runs, model):
             pieces = token_text.pieces(one.tokens)
             for piece, change, kl in zip(pieces, one.change, one.kl, strict=True):
                 assert render.escaped(piece.lstrip(" ") or " ") in page
-                assert f"{render.number(change)}), KL {render.number(kl)}" in page
+                assert f"{numbers.number(change)}), KL {numbers.number(kl)}" in page
     assert "feature 2: add −2, feature 14: project out 1 (multiples of the maximum)" in text(at)
 
 

@@ -14,7 +14,7 @@ from app.session import models
 from sae.features.store import FeatureStore
 from sae.reading.reader import read
 from sae.reading.reading import Reading
-from sae.report.render import number
+from sae.report.numbers import number
 from sae.runs.run import Run
 from tests.app.pages import button, metrics, settled, source, text
 from tests.app.worlds import HOSTILE, HOSTILE_RUN

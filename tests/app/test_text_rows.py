@@ -12,7 +12,7 @@ from sae.features.store import FeatureStore
 from sae.reading.reader import read
 from sae.reading.reading import Reading
 from sae.report import text as text_report
-from sae.report.render import number, percent
+from sae.report.numbers import number, percent
 from sae.runs.run import Run
 
 TEXT = "the cat sat on a mat"

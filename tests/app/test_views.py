@@ -8,7 +8,7 @@ import pytest
 
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
 from sae.features.latent_labels import Label
-from sae.report.render import number
+from sae.report.numbers import number
 from tests import tiny
 from tests.app.pages import button, features, metrics, source, store, text
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS

@@ -11,7 +11,7 @@ from activations.language_model import load
 from sae.features.effects import load_effect
 from sae.features.store import FeatureStore
 from sae.reading.reader import read
-from sae.report.render import number
+from sae.report.numbers import number
 from sae.runs.run import Run
 from tests.browser.test_pages import heading
 

@@ -11,7 +11,7 @@ from activations.language_model import load
 from sae.features.store import FeatureStore
 from sae.reading.reader import read
 from sae.reading.reading import Reading
-from sae.report.render import number
+from sae.report.numbers import number
 from sae.runs.run import Run
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 from tests.browser.pages import LOADING, heading

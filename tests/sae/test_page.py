@@ -11,7 +11,7 @@ from activations.language_model import load
 from sae.features.effects import EffectConfig, measure_effect, save_effect
 from sae.features.html_page import export_html
 from sae.features.store import FeatureStore
-from sae.report.render import number
+from sae.report.numbers import number
 from sae.runs.run import Run
 from tests import tiny
 from tests.app import worlds

@@ -19,7 +19,7 @@ from sae.features.store import FeatureStore
 from sae.reading import reader
 from sae.reading.reader import read
 from sae.reading.reading import Reading
-from sae.report.render import number
+from sae.report.numbers import number
 from sae.runs.run import Run
 from sae.training.trainer import TrainConfig, Trainer
 from tests import tiny

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from sae.report import render, token_strips
+from sae.report import numbers, render, token_strips
 
 relaxed = settings(deadline=None)
 NASTY = [
@@ -237,18 +237,55 @@ def test_lone_surrogates_do_not_break_the_page():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (1.23456, "1.23"), (-0.5, "−0.5"), (12345.6, "12,346"), (-2000.0, "−2,000"), (None, "–")],
+    [
+        (0.0, "0"),
+        (1.23456, "1.23"),
+        (-0.5, "−0.5"),
+        (12345.6, "12,346"),
+        (-2000.0, "−2,000"),
+        (None, "–"),
+        (float("nan"), "–"),
+    ],
 )
 def test_numbers_have_three_digits(value, text):
-    assert render.number(value) == text
+    assert numbers.number(value) == text
 
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0.0, "0 %"), (1.0, "100 %"), (0.00767, "0.767 %"), (1e-5, "0.001 %"), (1e-6, "1 in 1,000,000")],
+    [
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.00767, "0.767 %"),
+        (1e-5, "0.001 %"),
+        (1e-6, "1 in 1,000,000"),
+        (-0.5, "−50 %"),
+        (None, "–"),
+    ],
 )
 def test_shares_are_readable_at_any_size(share, text):
-    assert render.percent(share) == text
+    assert numbers.percent(share) == text
+
+
+def test_signs_decimals_counts_and_settings_are_written_one_way():
+    assert [numbers.signed(value) for value in (0.25, 0.0, -0.25, None)] == ["+0.25", "0", "−0.25", "–"]
+    assert [numbers.fixed(value, 2) for value in (0.7, -0.7, None)] == ["0.70", "−0.70", "–"]
+    assert numbers.fixed(0.5, 3, sign=True) == "+0.500"
+    assert [numbers.count(value) for value in (12345, None)] == ["12,345", "–"]
+    assert [numbers.setting(value) for value in (True, 8192, 0.00125, "topk")] == [
+        "yes",
+        "8,192",
+        "0.00125",
+        "topk",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(90, "90 s"), (300, "5 min"), (3 * 3600, "3 h"), (36 * 3600, "36 h"), (3 * 86400, "3 d")],
+)
+def test_durations_have_the_largest_unit_of_which_there_are_two(seconds, text):
+    assert numbers.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
