@@ -48,7 +48,7 @@ with st.expander("Evaluation and settings", expanded=found is None):
         values = runs_report.side_by_side([measured.get(name), measured.get(other)])
         evaluate = runs.command("evaluate", run)
         widgets.html_or_note(
-            runs_report.columns(heads, values) if values else "", "Neither is evaluated.", evaluate
+            render.columns(heads, values) if values else "", "Neither is evaluated.", evaluate
         )
     with right:
         widgets.section("Settings that differ")
@@ -56,9 +56,7 @@ with st.expander("Evaluation and settings", expanded=found is None):
             (label, "", column)
             for label, column in runs_report.differing({name: run.record, other: second.record})
         ]
-        widgets.html_or_note(
-            runs_report.columns(heads, rows) if rows else "", "None: they were trained alike."
-        )
+        widgets.html_or_note(render.columns(heads, rows) if rows else "", "None: they were trained alike.")
 if found is None:
     widgets.section("Features", "which of one run's features the other has too")
     controls.match_button(partial(state.begin, run, second), bool(job and job.running))

@@ -91,12 +91,10 @@ def side_by_side(names: list[str]) -> None:
             (label, "", values)
             for label, values in runs_report.differing({n: found[n].record for n in names})
         ]
-        widgets.html_or_note(
-            runs_report.columns(heads, rows) if rows else "", "None: they are trained alike."
-        )
+        widgets.html_or_note(render.columns(heads, rows) if rows else "", "None: they are trained alike.")
         widgets.section("Evaluation", "each on its own held-out text")
         rows = runs_report.side_by_side([measured.get(name) for name in names])
-        widgets.html_or_note(runs_report.columns(heads, rows) if rows else "", "None of them is evaluated.")
+        widgets.html_or_note(render.columns(heads, rows) if rows else "", "None of them is evaluated.")
 
 
 if together is None:

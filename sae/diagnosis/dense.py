@@ -15,8 +15,8 @@ from torch import Tensor
 from sae.architectures import SAE
 from sae.diagnosis.evidence import Firings
 from sae.diagnosis.sample import Rows
+from sae.evaluation.measures import DENSE
 
-DENSE = 0.1  # share of tokens above which a latent is dense, as in sae/evaluation
 PCA_ROWS = 4096
 CLASSES = ("first piece of a word", "inside a word", "number", "punctuation", "space or line break", "other")
 KINDS = ("position", "token class", "principal direction", "mean activation", "antipodal pair", "unexplained")

@@ -30,6 +30,7 @@ from sae.diagnosis.evidence import (
 )
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig, Rows, off_distribution
+from sae.evaluation.measures import DENSE
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def kinds_of(found: Firings, trained: Trained) -> dict[int, str]:
             kinds[latent] = "training only"
         elif rare[latent]:
             kinds[latent] = "rare"
-        elif found.density[latent] > dense.DENSE:
+        elif found.density[latent] > DENSE:
             kinds[latent] = "dense"
     return kinds
 

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.architectures import SAE
-from sae.diagnosis.dense import DENSE
 from sae.diagnosis.evidence import Drives
 from sae.diagnosis.sample import Rows
+from sae.evaluation.measures import DENSE
 
 BIAS_STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # in typical living drives
 EXTRA_FACTORS = (1, 2, 4, 8, 16, 32, 64)  # of the k there is, for latents kept beyond it

@@ -5,6 +5,9 @@ release wrote, is shown under its name in the file."""
 
 from typing import NamedTuple
 
+DENSE = 0.1
+"""A latent that fires on more than this share of tokens is dense."""
+
 
 class Measure(NamedTuple):
     """How a measure is called, defined and shown."""

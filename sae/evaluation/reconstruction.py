@@ -13,8 +13,8 @@ from activations.rows import Positions, Split
 from activations.store import Store
 from sae.architectures import SAE
 from sae.evaluation.bootstrap import ratio
+from sae.evaluation.measures import DENSE
 
-DENSE = 0.1  # a latent that fires on more than this share of tokens is dense
 DENSITY_EDGES = np.arange(-7, 0.25, 0.25)  # log10 of the share of tokens a latent fires on
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sae.evaluation.measures import DENSE
 from sae.report.render import visible
 
 pc: Any = import_module(
     "pyarrow.compute"
 )  # creates its functions on import, where type checkers do not see them
-DENSE = 0.1  # a feature on more than this share of tokens counts as dense, as in `sae evaluate`
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
 RAISED = 5  # tokens of the logit lens that the table of all features shows
 STATES = ("all", "alive", "dead", "dense")

@@ -106,6 +106,18 @@ def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
     return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
 
 
+def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]) -> str:
+    """Return a table of rows (label, explanation, a value for each head). All of it is plain text."""
+    head = "".join(f'<th class="n">{escaped(name)}</th>' for name in heads)
+    body = "".join(
+        f'<tr><td title="{escaped(why)}">{escaped(label)}</td>'
+        + "".join(f'<td class="n">{escaped(value)}</td>' for value in values)
+        + "</tr>"
+        for label, why, values in rows
+    )
+    return f'<div class="sae sides"><table class="sae estimates"><tr><th></th>{head}</tr>{body}</table></div>'
+
+
 def feature_link(run: str, latent: int) -> str:
     """Return the address of a feature's page relative to any other page, safe in an attribute."""
     return html.escape("feature?" + urlencode({"run": run, "feature": latent}))

@@ -10,7 +10,7 @@ import pytest
 from sae.features.store import FeatureStore
 from sae.report import compare as compare_report
 from sae.report import runs as runs_report
-from sae.report.runs import columns
+from sae.report.render import columns
 from sae.runs.run import Run
 from sae.workflows.compare import match_runs
 
@@ -101,7 +101,7 @@ def test_numbers_are_the_summary_s(found, measure):
     assert said["one to one"] == f"{summary.one_to_one['mean']:.3f}"
     assert said["nearest, other run"] == f"{summary.nearest['second']['mean']:.3f}"
     assert said["mutually nearest"] == str(summary.mutual["count"])
-    assert "near: from 0.4 on · sizes of similarities" in compare_report.basis(found)
+    assert "near: 0.4 or more · absolute similarities" in compare_report.basis(found)
 
 
 def test_only_settings_that_differ_are_listed(runs):

@@ -223,8 +223,8 @@ def test_columns_that_say_the_same_of_all_runs_are_said_once():
     ("quiet", "said"),
     [
         (3.0, "step 40 of 100 · 1,000 tokens/s · 60 s left"),
-        (110.0, "step 40 of 100 · stopped, it seems: nothing logged for 110 s"),
-        (7200.0, "step 40 of 100 · stopped, it seems: nothing logged for 2 h"),
+        (110.0, "step 40 of 100 · seems to have stopped: nothing logged for 110 s"),
+        (7200.0, "step 40 of 100 · seems to have stopped: nothing logged for 2 h"),
     ],
 )
 def test_a_training_says_its_pace_and_time_left_or_that_it_rests(quiet, said):

@@ -71,7 +71,7 @@ def test_the_points_are_the_runs_own_evaluations(show, runs, measure):
 def test_a_training_under_way_says_how_far_it_is_and_one_that_rests_that_it_does(show, runs, tmp_path):
     folder = Path(shutil.copytree(runs / "sweep" / "unfinished", tmp_path / "runs" / "going")).parent
     log = folder / "going" / "log.jsonl"
-    for age, said in ((0, "left"), (1000, "stopped, it seems: nothing logged for 17 min")):
+    for age, said in ((0, "left"), (1000, "seems to have stopped: nothing logged for 17 min")):
         os.utime(log, (time.time() - age,) * 2)
         at = show(folder=folder)
         bar = at.get("progress")[0].proto
