@@ -1,1 +1,1 @@
-"""The Hugging Face hub: names of SAEs on it (`hf:…`), fetching them, finding well-known ones, sharing runs."""
+"""SAEs on the Hugging Face hub: parse their names (`hf:…`), fetch them, search well-known ones, and share runs."""

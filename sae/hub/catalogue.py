@@ -1,7 +1,7 @@
-"""Well-known SAEs of the hub, found by words, without a network: catalogue.json, whose sources it names.
+"""Search well-known SAEs of the hub by words, without a network.
 
-An entry of the file stands for many SAEs: `path` and `hook` are patterns, and each row has a width, the layers and the
-values of L0 that exist together."""
+The data are catalogue.json, which names its sources. One release in it stands for many SAEs: `path` and `hook` are patterns,
+and each row gives a width and the layers and values of L0 that exist with it."""
 
 import json
 import re
@@ -24,19 +24,19 @@ SITE_WORDS = {
     "transcoder": {"transcoder", "transcoders"},
     None: set(),
 }
-NEAREST = 5  # named where nothing fits
+NEAREST = 5  # entries named when nothing matches
 
 
 class Entry(NamedTuple):
-    """One SAE, or a repository of them where its layers are not known here."""
+    """One SAE, or a repository of SAEs whose layers the catalogue does not list."""
 
     name: str
-    """For `sae import`."""
+    """Its name for `sae import`."""
     family: str
     format: str | None
-    """None where it cannot be read."""
+    """Name of its format; None where it cannot be read."""
     model: str
-    """For `--model`."""
+    """The language model, as `--model` takes it."""
     hook: str | None
     layer: int | None
     site: str | None
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Return every SAE of the catalogue."""
+    """Return every SAE in the catalogue."""
     text = (files("sae.hub") / "catalogue.json").read_text(encoding="utf-8")
     return tuple(entry for release in json.loads(text)["releases"] for entry in _expanded(release))
 
@@ -76,7 +76,7 @@ def _expanded(release: dict[str, Any]) -> Iterator[Entry]:
 
 
 def _numbers(ranges: str) -> list[int | None]:
-    """Return the numbers of `0-3,7`; None alone of nothing."""
+    """Return the numbers in a list of ranges such as `0-3,7`, or [None] for an empty text."""
     if not ranges:
         return [None]
     ends = [part.partition("-") for part in ranges.split(",")]
@@ -84,7 +84,7 @@ def _numbers(ranges: str) -> list[int | None]:
 
 
 class Query(NamedTuple):
-    """What is looked for."""
+    """The properties and words of a search; None for a property that is not asked for."""
 
     layer: int | None
     width: int | None
@@ -93,37 +93,41 @@ class Query(NamedTuple):
 
 
 def parse(text: str) -> Query:
-    """Return what words ask for: `layer 20` or `l20`, `16k` or `16384`, `l0 71`, and words of model, site, method, release."""
+    """Parse a search: `layer 20` or `l20`, `16k` or `16384`, `l0 71`, and words of model, site, method or release."""
     rest = f" {text.lower()} "
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for key, pattern in (("l0", r"\sl0[ _=]?(\w+)"), ("layer", r"\s(?:layer[ _=]?|l)(\d+)(?=\s)")):
         if match := re.search(pattern, rest):
-            found[key] = match[1]
+            values[key] = match[1]
             rest = rest[: match.start()] + " " + rest[match.end() :]
     width = None
     words = re.findall(r"[\w.]+", rest)
     for word in words:
         if word in WIDTHS or (word.isdigit() and int(word) in {*WIDTHS.values()}):
             width = WIDTHS.get(word) or int(word)
-    known = {str(width), *(name for name, n in WIDTHS.items() if n == width)}
-    left = tuple(word for word in words if word not in known and word != "width")
-    layer = found.get("layer")
-    return Query(int(layer) if layer else None, width, found.get("l0"), left)
+    width_words = {"width", str(width), *(name for name, n in WIDTHS.items() if n == width)}
+    other_words = tuple(word for word in words if word not in width_words)
+    layer = values.get("layer")
+    return Query(int(layer) if layer else None, width, values.get("l0"), other_words)
 
 
 def search(text: str) -> list[Entry]:
-    """Return the SAEs that have everything a query asks for, the best first: those whose model has its words.
+    """Return the SAEs that match everything a search asks for. Matches in the model's name rank highest, and SAEs that
+    cannot be read rank last.
 
-    Raises HubError when none has, naming the nearest."""
+    Raises HubError when nothing matches, naming the nearest entries."""
     query = parse(text)
     wanted = len(query.words) + sum(value is not None for value in query[:3])
     scored = [(*_score(query, entry), entry) for entry in entries()]
-    full = [one for one in scored if one[0] == wanted]
+    full = [match for match in scored if match[0] == wanted]
     if full:
         return [
-            entry for *_, entry in sorted(full, key=lambda one: (one[2].unsupported is not None, -one[1]))
+            entry
+            for *_, entry in sorted(full, key=lambda match: (match[2].unsupported is not None, -match[1]))
         ]
-    near = sorted(scored, key=lambda one: (-one[0], one[2].unsupported is not None, -one[1]))[:NEAREST]
+    near = sorted(scored, key=lambda match: (-match[0], match[2].unsupported is not None, -match[1]))[
+        :NEAREST
+    ]
     listed = ", ".join(_named(entry) for *_, entry in near)
     raise HubError(f"the catalogue has nothing with all of {text!r}; nearest: {listed}")
 
@@ -133,19 +137,19 @@ def _named(entry: Entry) -> str:
 
 
 def _score(query: Query, entry: Entry) -> tuple[int, int]:
-    """Return how much of a query an entry has, and how many of its words are the model's own."""
+    """Return how many properties and words of a query an entry matches, and how many words match the model's name."""
     model = {
         *re.findall(r"[a-z]+|[\d.]+[a-z]?\b|[\d.]+", entry.model.lower()),
         *re.split(r"[\W_]+", entry.model.lower()),
     }
     other = {*re.split(r"[\W_]+", f"{entry.name} {entry.family} {entry.format} {entry.method}".lower())}
     other |= SITE_WORDS[entry.site] | {str(entry.site), str(entry.method), "sae"}
-    whole = re.sub(r"[\W_]+", "", entry.model.lower())
-    ours = [word for word in query.words if word in model or (len(word) > 3 and word in whole)]
-    theirs = [word for word in query.words if word not in ours and word in other]
+    squeezed = re.sub(r"[\W_]+", "", entry.model.lower())  # "gemma2" must find gemma-2-2b
+    in_model = [word for word in query.words if word in model or (len(word) > 3 and word in squeezed)]
+    elsewhere = [word for word in query.words if word not in in_model and word in other]
     facts = [
         query.layer is not None and query.layer == entry.layer,
         query.width is not None and query.width == entry.width,
         query.l0 is not None and query.l0 == str(entry.l0),
     ]
-    return len(ours) + len(theirs) + sum(facts), len(ours)
+    return len(in_model) + len(elsewhere) + sum(facts), len(in_model)

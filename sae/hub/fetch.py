@@ -1,7 +1,7 @@
-"""Fetching files of the hub into its library's cache: only those needed, told before, checked, gone on with after a stop.
+"""Fetch an SAE's files from the hub into the hub library's cache, announce their size, verify hashes, resume downloads.
 
-The library begins a file that broke off anew. Here what arrived of a file stays beside the cache's blobs and the rest is
-asked for; a file is put into the cache once its bytes have the hash that the hub names."""
+The library starts a file over when its download breaks off. Here the bytes that arrived stay beside the cache's blobs and
+only the rest is requested. A file enters the cache once its bytes have the hash that the hub gives."""
 
 import errno
 import hashlib
@@ -24,22 +24,22 @@ from sae.hub.names import HubName, parse
 
 T = TypeVar("T")
 MAIN, OURS = "main", "workbench"
-PAUSES = (0.5, 1.0, 2.0)  # seconds before a request that the hub could not answer is made again
-SPARE = 2**26  # bytes to leave free on the disk
+PAUSES = (0.5, 1.0, 2.0)  # seconds to wait before each retry of a request that the hub could not answer
+SPARE = 2**26  # bytes left free on the disk
 
 
 class Listing(NamedTuple):
-    """What a repository holds at one commit."""
+    """The files of a repository at one commit."""
 
     name: HubName
     commit: str
     files: tuple[str, ...]
     silence: str | None
-    """Why the hub was not asked; then the files are those in the cache."""
+    """Why the hub could not be asked, so that `files` are those in the cache; None when it answered."""
 
 
 class Download(NamedTuple):
-    """Files to fetch, and what of them the cache lacks."""
+    """The files an SAE needs, and which of them the cache lacks."""
 
     listing: Listing
     files: tuple[str, ...]
@@ -48,7 +48,7 @@ class Download(NamedTuple):
 
     @property
     def bytes_missing(self) -> int:
-        """Size of what is still to be fetched; files that arrived in part count whole."""
+        """Size of the missing files; a file that arrived in part counts in full."""
         return sum(entry.size for entry in self.missing.values())
 
 
@@ -56,16 +56,16 @@ class Located(NamedTuple):
     """An SAE of the hub on this machine."""
 
     path: Path
-    """Folder or file, in the hub's cache."""
+    """Its folder or file in the hub's cache."""
     form: str
-    """Its format."""
+    """Name of its format."""
     name: HubName
-    """Its name, with the path completed."""
+    """Its name with the full path."""
     commit: str
 
 
 def ignore_line(line: str) -> None:
-    """Nobody reads."""
+    """Do nothing with a line meant for the user."""
 
 
 def locate(
@@ -74,28 +74,30 @@ def locate(
     progress: Progress = no_progress,
     tell: Callable[[str], None] = ignore_line,
 ) -> Located:
-    """Return an SAE of the hub on this machine, fetching what the cache lacks; `tell` hears what and how much before.
+    """Fetch the files of an SAE that the cache lacks, and return where the SAE lies on this machine.
 
-    Raises HubError when the name is none, is not there or may not be read, when the hub does not answer and the cache
-    does not hold it, when the disk has no room, or when what arrives is not what the hub says."""
+    `tell` is called with a line about the files and their size before anything is fetched. Raises HubError when the name is
+    invalid, does not exist or may not be read, when the hub does not answer and the cache lacks the SAE, when the disk has
+    no room, or when the bytes that arrive do not have the hub's hash."""
     name = parse(text)
     listing = list_files(name)
-    found = the_sae(name, listing.files, form)
-    plan = plan_download(listing, found.files)
+    sae = the_sae(name, listing.files, form)
+    full_name = name._replace(path=sae.path)
+    plan = plan_download(listing, sae.files)
     if plan.missing:
-        tell(f"fetching {found.form} {name._replace(path=found.path)}: {len(plan.missing)} of {len(plan.files)} files, "
+        tell(f"fetching {sae.form} {full_name}: {len(plan.missing)} of {len(plan.files)} files, "
              f"{size_shown(plan.bytes_missing)}")  # fmt: skip
     root = download(plan, progress)
-    if found.form == OURS:
-        root = _without_links(root, found.files)
-    return Located(
-        root / found.path if found.path else root, found.form, name._replace(path=found.path), listing.commit
-    )
+    if sae.form == OURS:
+        root = _without_links(root, sae.files)
+    return Located(root / sae.path if sae.path else root, sae.form, full_name, listing.commit)
 
 
 def _without_links(snapshot: Path, wanted: tuple[str, ...]) -> Path:
-    """Return a folder beside the cache's snapshots with the same files: there they are links out of their folder, which
-    nothing of ours follows. Hard links take no room; a disk that has none gets copies."""
+    """Return a folder with the files of a snapshot, without symbolic links.
+
+    A snapshot in the hub's cache consists of symbolic links to blobs outside its folder, and readers of run folders refuse
+    to follow links out of them. Hard links take no space; file systems without hard links get copies."""
     folder = snapshot.parents[1] / "plain" / snapshot.name
     for file in wanted:
         target = folder / file
@@ -109,27 +111,29 @@ def _without_links(snapshot: Path, wanted: tuple[str, ...]) -> Path:
 
 
 def size_shown(n: int) -> str:
-    """Return a size as a person reads it: 12.3 MB."""
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= one:
-            return f"{n / one:,.1f} {unit}"
+    """Format a size for people, as in 12.3 MB."""
+    for unit, n_bytes in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= n_bytes:
+            return f"{n / n_bytes:,.1f} {unit}"
     return f"{n} bytes"
 
 
 def list_files(name: HubName) -> Listing:
-    """Return what a repository holds: as the hub says or, where that does not answer, as far as the cache has it."""
+    """Return a repository's files: all of them if the hub answers, otherwise those in the cache."""
     from huggingface_hub import HfApi
 
     if silence := hub.silence():
         folder, commit = _snapshot(name, silence)
-        held = tuple(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
-        return Listing(name, commit, held, silence)
+        cached = tuple(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
+        return Listing(name, commit, cached, silence)
     info = asked(name, lambda: HfApi().model_info(name.repository, revision=name.revision))
-    return Listing(name, info.sha or MAIN, tuple(one.rfilename for one in info.siblings or ()), None)
+    return Listing(name, info.sha or MAIN, tuple(file.rfilename for file in info.siblings or ()), None)
 
 
 def plan_download(listing: Listing, wanted: tuple[str, ...]) -> Download:
-    """Return what of some files is to be fetched. Raises HubError when the disk has no room for it."""
+    """Return which of the wanted files must be fetched.
+
+    Raises HubError when the disk has no room for them, or when the hub does not answer and the cache lacks one."""
     from huggingface_hub import HfApi
 
     name = listing.name
@@ -138,23 +142,23 @@ def plan_download(listing: Listing, wanted: tuple[str, ...]) -> Download:
         return Download(listing, wanted, {})
     if listing.silence:
         raise HubError(
-            f"{listing.silence}, and the cache lacks {lacking[0]} of {name}: fetch it where the hub answers"
+            f"{listing.silence}, and the cache lacks {lacking[0]} of {name}: fetch it when the hub answers"
         )
     entries = asked(name, lambda: HfApi().get_paths_info(name.repository, lacking, revision=listing.commit))
     missing = {entry.path: entry for entry in entries}
     if lost := [file for file in lacking if file not in missing]:
-        raise HubError(f"{name.repository} lists {lost[0]} and does not have it: try again")
+        raise HubError(f"{name.repository} lists {lost[0]} but does not have it: try again")
     plan = Download(listing, wanted, missing)
     if (free := files.free_bytes(_cache())) < plan.bytes_missing + SPARE:
         raise HubError(
-            f"{name} takes {size_shown(plan.bytes_missing)} and the disk of {_cache()} has {size_shown(free)} free: "
+            f"{name} needs {size_shown(plan.bytes_missing)} and the disk of {_cache()} has {size_shown(free)} free: "
             f"make room, or set HF_HOME to a folder on another disk"
         )
     return plan
 
 
 def download(plan: Download, progress: Progress = no_progress) -> Path:
-    """Fetch what is missing and return the folder with all files. Called again after a stop it goes on where that was."""
+    """Fetch the missing files and return the folder with all files. A download that was interrupted is resumed."""
     from huggingface_hub import hf_hub_download
 
     listing, name = plan.listing, plan.listing.name
@@ -170,7 +174,7 @@ def download(plan: Download, progress: Progress = no_progress) -> Path:
 
 
 def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[[int], None]) -> None:
-    """Put one file among the cache's blobs, whose names are the hashes of their bytes."""
+    """Fetch one file into the cache's blobs, whose names are the hashes of their bytes."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -178,7 +182,7 @@ def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[
     blob = _folder(name) / "blobs" / (entry.lfs.sha256 if entry.lfs else entry.blob_id)
     part = blob.with_name(blob.name + files.PART)
     blob.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{part}.lock"):  # another command may be fetching the same
+    with FileLock(f"{part}.lock"):  # another process may be fetching the same file
         if blob.exists():
             advance(entry.size)
             return
@@ -194,39 +198,39 @@ def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[
                                           expected_size=entry.size), f"{file} of ", part)  # fmt: skip
         if _digest(part, entry) != blob.name:
             part.unlink()
-            raise HubError(f"{file} of {name} arrived with other bytes than the hub says (its hash is not {blob.name}): "
-                           f"nothing of it is kept, the same command fetches it anew")  # fmt: skip
+            raise HubError(f"{file} of {name} arrived damaged (its hash is not {blob.name}, which the hub gives) and was "
+                           f"deleted: run the same command to fetch it again")  # fmt: skip
         part.replace(blob)
     Path(f"{part}.lock").unlink(missing_ok=True)
 
 
 class _Counted(io.RawIOBase):
-    """A file that tells how many bytes are written, and takes back those that are cut off again."""
+    """A file object that reports how many bytes are written to it."""
 
     def __init__(self, file: io.BufferedWriter, advance: Callable[[int], None]):
         self._file, self._advance = file, advance
 
     def write(self, data: Any) -> int:
-        """Write, and count."""
+        """Write the bytes and report their number."""
         n = self._file.write(data)
         self._advance(n)
         return n
 
     def tell(self) -> int:
-        """Return the place in the file."""
+        """Return the position in the file."""
         return self._file.tell()
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place in the file."""
-        return self._file.seek(place, whence)
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position in the file."""
+        return self._file.seek(position, whence)
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut the file off here: the server begins anew."""
+        """Cut the file off at `size`, or here; the library does this when a server sends the file from its start."""
         return self._file.truncate(size)
 
 
 def _digest(path: Path, entry: Any) -> str:
-    """Return the hash by which the hub knows a file: of large ones the SHA-256, of small ones git's."""
+    """Return the hash by which the hub identifies a file: SHA-256 for large files, git's blob hash for small ones."""
     if entry.lfs:
         return files.sha256(path)
     content = path.read_bytes()
@@ -234,14 +238,14 @@ def _digest(path: Path, entry: Any) -> str:
 
 
 def _snapshot(name: HubName, silence: str) -> tuple[Path, str]:
-    """Return the cache's folder of a revision, and its commit. Raises HubError when it has none."""
+    """Return the cache's folder of a revision and its commit. Raises HubError when the cache does not hold it."""
     revision = name.revision or MAIN
     reference = _folder(name) / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     folder = _folder(name) / "snapshots" / commit
     if not folder.is_dir():
-        raise HubError(f"{silence}, and the cache in {_cache()} does not hold {name}: run the same command where the hub "
-                       f"answers")  # fmt: skip
+        raise HubError(f"{silence}, and the cache in {_cache()} does not hold {name}: run the same command when the "
+                       f"hub answers")  # fmt: skip
     return folder, commit
 
 
@@ -252,12 +256,15 @@ def _cache() -> Path:
 
 
 def _folder(name: HubName) -> Path:
-    """Return the cache's folder of a repository."""
+    """Return the repository's folder in the cache."""
     return _cache() / f"models--{name.repository.replace('/', '--')}"
 
 
 def asked(name: HubName, ask: Callable[[], T], what: str = "", part: Path | None = None) -> T:
-    """Return an answer of the hub; ask again when it is out of order. Raises HubError for what it refuses."""
+    """Return the hub's answer to a request, retrying while it is overloaded or out of order.
+
+    Raises HubError for a request that it refuses or cannot answer. `what` stands before the name in errors; `part` is the
+    partly fetched file, whose size they state."""
     from huggingface_hub import constants, errors
 
     pauses = iter(PAUSES)
@@ -266,39 +273,37 @@ def asked(name: HubName, ask: Callable[[], T], what: str = "", part: Path | None
             return ask()
         except errors.GatedRepoError as error:
             raise HubError(f"{name.repository} is gated: ask for access at {constants.ENDPOINT}/{name.repository}, then "
-                           f"run hf auth login (or set HF_TOKEN)") from error  # fmt: skip
+                           f"log in or set HF_TOKEN", fix="hf auth login") from error  # fmt: skip
         except errors.RevisionNotFoundError as error:
             raise HubError(
                 f"{name.repository} has no revision {name.revision!r}: name a branch, tag or commit"
             ) from error
         except errors.RepositoryNotFoundError as error:
-            raise HubError(f"there is no repository {name.repository} at {constants.ENDPOINT}, or it is private: check the "
-                           f"spelling, or run hf auth login (or set HF_TOKEN)") from error  # fmt: skip
+            raise HubError(f"{name.repository} does not exist at {constants.ENDPOINT}, or is private: check the spelling, "
+                           f"log in or set HF_TOKEN", fix="hf auth login") from error  # fmt: skip
         except errors.EntryNotFoundError as error:
-            raise HubError(f"{what}{name} is not there: {_line(error)}") from error
+            raise HubError(f"{what}{name} does not exist: {_line(error)}") from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code
             if status in (401, 403):
-                raise HubError(f"{name.repository} may not be used by this account (status {status}): run hf auth login "
-                               f"(or set HF_TOKEN) with a token that may") from error  # fmt: skip
+                raise HubError(f"this account may not use {name.repository} (status {status}): log in, or set HF_TOKEN, with "
+                               f"a token that may", fix="hf auth login") from error  # fmt: skip
             pause = next(pauses, None) if status == 429 or status >= 500 else None
             if pause is None:
                 raise HubError(
                     f"the hub answers {what}{name} with status {status}: {_line(error)}; try again later"
                 ) from error
             time.sleep(pause)
-        except (
-            errors.HTTPError,
-            OSError,
-            RuntimeError,
-        ) as error:  # the last of an upload, from another of these
+        except (errors.HTTPError, OSError, RuntimeError) as error:
+            # an upload wraps the first two in a RuntimeError; a full disk is reported by the command line itself
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             left = f" after {size_shown(part.stat().st_size)}" if part and part.exists() else ""
             raise HubError(
-                f"{what}{name} broke off{left}: {_line(error)}; the same command goes on from there"
+                f"{what}{name} broke off{left}: {_line(error)}; run the same command to resume"
             ) from error
 
 
 def _line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Which SAEs a list of files holds, in which format, and which of the files each of them needs."""
+"""Find the SAEs in a list of files: their formats, their paths, and which of the files each of them needs."""
 
 import posixpath
 import re
@@ -11,9 +11,8 @@ from sae.foreign import FORMATS, other_dictionaries
 from sae.hub.names import HubName
 
 LISTED = 5  # SAEs named of a repository that holds many
-ANY_PICKLE = (
-    "openai"  # the format of which a file's name says nothing but .pt: meant where no other format is there
-)
+# Files of this format are only recognised by the ending .pt, so it counts where no other format matches.
+ANY_PICKLE = "openai"
 
 
 class Found(NamedTuple):
@@ -22,15 +21,15 @@ class Found(NamedTuple):
     form: str
     """Name of its format."""
     path: str
-    """Its folder, or its file where a folder may hold many; empty for the repository's own folder."""
+    """Its folder, or its file where a folder may hold many; empty for the repository's root."""
     files: tuple[str, ...]
-    """What reading it needs."""
+    """The files needed to read it, its weights first."""
 
 
 def saes_among(files: Sequence[str], form: str | None = None) -> list[Found]:
-    """Return the SAEs in a list of paths, in their order, of one format or of all."""
-    there = set(files)
-    found: dict[tuple[str, str], Found] = {}
+    """Return the SAEs in a list of paths, in the order of the paths, of one format or of all."""
+    paths = set(files)
+    saes: dict[tuple[str, str], Found] = {}
     for name in [form] if form else FORMATS:
         for layout in FORMATS[name].LAYOUTS:
             for file in files:
@@ -38,18 +37,18 @@ def saes_among(files: Sequence[str], form: str | None = None) -> list[Found]:
                 if match is None:
                     continue
                 folder = match[1] or ""
-                beside = [posixpath.join(folder, one) for one in layout.beside]
-                if not there.issuperset(beside):
+                beside = [posixpath.join(folder, file_name) for file_name in layout.beside]
+                if not paths.issuperset(beside):
                     continue
-                more = [one for pattern in layout.perhaps for one in _matching(files, folder, pattern)]
+                optional = [path for pattern in layout.perhaps for path in _matching(files, folder, pattern)]
                 path = file if layout.names_file else folder
-                found[name, path] = Found(name, path, tuple(dict.fromkeys([file, *beside, *more])))
-    known = [one for one in found.values() if one.form != ANY_PICKLE]
-    return known or [*found.values()]
+                saes[name, path] = Found(name, path, tuple(dict.fromkeys([file, *beside, *optional])))
+    certain = [sae for sae in saes.values() if sae.form != ANY_PICKLE]
+    return certain or [*saes.values()]
 
 
 def _matching(files: Sequence[str], folder: str, pattern: str) -> list[str]:
-    """Return the files that a path from a folder names: it may begin with ../ and end in /*."""
+    """Return the files that a path relative to a folder names; it may begin with ../ and end in /*."""
     path = posixpath.normpath(posixpath.join(folder, pattern))
     if path.endswith("/*"):
         return [file for file in files if file.startswith(path[:-1])]
@@ -57,29 +56,29 @@ def _matching(files: Sequence[str], folder: str, pattern: str) -> list[str]:
 
 
 def the_sae(name: HubName, files: Sequence[str], form: str | None = None) -> Found:
-    """Return the SAE that a name means among a repository's files.
+    """Return the SAE that a name refers to among a repository's files.
 
-    Raises HubError when there is none, naming what is near or what else the files are, and when there are several,
-    listing them."""
-    path, every = name.path, saes_among(files, form)
-    if not path and len(every) != 1:
-        exact = [one for one in every if one.path == ""]
+    Raises HubError when there is none, naming the nearest paths or what the files hold instead, and when there are
+    several, listing them."""
+    path, saes = name.path, saes_among(files, form)
+    if not path and len(saes) != 1:
+        exact = [sae for sae in saes if sae.path == ""]
     else:
-        exact = [one for one in every if one.path == path or (path and path in one.files[:1])]
-    within = exact or [one for one in every if not path or one.path.startswith(f"{path}/")]
+        exact = [sae for sae in saes if sae.path == path or (path and path in sae.files[:1])]
+    within = exact or [sae for sae in saes if not path or sae.path.startswith(f"{path}/")]
     if len(within) == 1:
         return within[0]
     if within:
-        listed = ", ".join(one.path for one in within[:LISTED])
+        listed = ", ".join(sae.path for sae in within[:LISTED])
         more = f" and {len(within) - LISTED:,} more" if len(within) > LISTED else ""
         example = name._replace(path=within[0].path)
         raise HubError(
-            f"{name} holds {len(within):,} SAEs: {listed}{more}; name one, as in sae import {example} --out RUN"
+            f"{name} holds {len(within):,} SAEs: {listed}{more}", fix=f"sae import {example} --out RUN"
         )
     inside = [file for file in files if not path or file == path or file.startswith(f"{path}/")]
     if not inside:
         folders = {*files, *(file.rpartition("/")[0] for file in files)} - {""}
-        near = get_close_matches(path, [one.path for one in every] + sorted(folders), n=3, cutoff=0.3)
+        near = get_close_matches(path, [sae.path for sae in saes] + sorted(folders), n=3, cutoff=0.3)
         raise HubError(
             f"{name.repository} has no {path}; nearest: {', '.join(dict.fromkeys(near)) or 'nothing'}"
         )

@@ -27,21 +27,21 @@ class HubName(NamedTuple):
 
 
 def is_hub_name(text: str | Path) -> bool:
-    """Whether this names something on the hub, and nothing on this machine."""
+    """Return whether a text names something on the hub and not on this machine."""
     return str(text).startswith(PREFIX)
 
 
 def parse(text: str | Path) -> HubName:
-    """Return what a name that begins with hf: names. Raises HubError when it names no repository."""
+    """Parse a name that begins with hf:. Raises HubError when it does not name a repository."""
     rest, at, revision = str(text).removeprefix(PREFIX).lstrip("/").partition("@")
     owner, _, inner = rest.rstrip("/").partition("/")
     repository, _, path = inner.partition("/")
-    whole = f"{owner}/{repository}"
+    full_name = f"{owner}/{repository}"
     parts = path.split("/") if path else []
-    fine = REPOSITORY.fullmatch(whole) and all(
+    valid = REPOSITORY.fullmatch(full_name) and all(
         part.isprintable() and part not in ("", ".", "..") for part in parts
     )
-    if not is_hub_name(text) or not fine or (at and not re.fullmatch(r"[\w./-]+", revision)):
-        raise HubError(f"{str(text)!r} is no name on the hub: needed is {FORM}, as in hf:google/gemma-scope-2b-pt-res/"
+    if not is_hub_name(text) or not valid or (at and not re.fullmatch(r"[\w./-]+", revision)):
+        raise HubError(f"{str(text)!r} is not a name on the hub; expected {FORM}, as in hf:google/gemma-scope-2b-pt-res/"
                        f"layer_20/width_16k/average_l0_71")  # fmt: skip
-    return HubName(whole, path, revision or None)
+    return HubName(full_name, path, revision or None)

@@ -1,4 +1,4 @@
-"""Sharing a run on the hub: its SAE and what was measured on it, with a card, and nothing of this machine."""
+"""Share a run on the hub: its SAE and measurements with a model card, without any path of this machine."""
 
 import re
 import shutil
@@ -19,20 +19,19 @@ from sae.runs.run import Run
 from sae.runs.saved_sae import ABOUT, WEIGHTS
 
 README, PICTURE = "README.md", "densities.svg"
-EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what `embedded` is called on the hub
+EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the embedded model
 PATHS = re.compile(r"^(?:/|~|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:)")
-NOT_SENT = (
-    "effects",
-    "codes",
-)  # folders within features/ that name this machine's copy of it, or are under way
+# Folders within features/ that are not sent: effects name this machine's copy of the run, codes are scratch files.
+NOT_SENT = ("effects", "codes")
 
 
 def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
-    """Fill an empty folder with what is sent of a run, and return its files.
+    """Fill an empty folder with the files that are sent for a run, and return them.
 
-    Paths of this machine are replaced by their last part and the store's is left out. Raises RunError when the run is not finished or damaged, HubError when features are asked for and not there."""
-    _ = run.digest  # refuses a run that is not finished
-    _ = run.sae()  # and one that is damaged
+    Paths of this machine are replaced by their last part, and the store's path is left out. Raises RunError when the run
+    is unfinished or damaged, HubError when features are asked for and the run has none."""
+    _ = run.digest  # raises for an unfinished run
+    _ = run.sae()  # raises for a damaged one
     about = without_paths(_object(run.path / "run.json"))
     about["config"]["store"] = ""
     files.write_sealed(folder / "run.json", about)
@@ -46,7 +45,8 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     if features:
         if store is None:
             raise HubError(
-                f"{run.path} has no features to send: sae features {run.path} makes them, or leave out --features"
+                f"{run.path} has no features to send: collect them, or leave out --features",
+                fix=f"sae features {run.path}",
             )
         shutil.copytree(
             store.path, folder / "features", ignore=shutil.ignore_patterns(*NOT_SENT, "*.lock", ".lock")
@@ -66,19 +66,20 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
 
 
 def _object(path: Path) -> dict[str, Any]:
+    """Read a sealed JSON object and drop the seal, which no longer holds once paths are replaced."""
     content = files.read_json(path)
     content.pop(files.SEAL, None)
     return content
 
 
 def without_paths(content: Any) -> Any:
-    """Return JSON content with every text that is a path of this machine replaced by the path's last part."""
+    """Return JSON content in which every string that is a path of this machine is replaced by the path's last part."""
     if isinstance(content, dict):
         return {key: without_paths(value) for key, value in content.items()}
     if isinstance(content, list):
         return [without_paths(value) for value in content]
     if isinstance(content, str) and PATHS.match(content):
-        return PureWindowsPath(content).name  # which splits at either slash
+        return PureWindowsPath(content).name  # splits at slashes and backslashes alike
     return content
 
 
@@ -108,19 +109,21 @@ def _card(run: Run, name: HubName, about: dict[str, Any], picture: bool, feature
 
 
 def refuse_without_token() -> None:
-    """Raise HubError unless a token is there to write with and the hub answers."""
+    """Raise HubError unless this machine has a token for the hub and the hub answers."""
     from huggingface_hub import get_token
 
     if not get_token():
-        raise HubError("sending needs a token of the hub that may write: run hf auth login (or set HF_TOKEN)")
+        raise HubError(
+            "sending needs a token of the hub that may write: log in, or set HF_TOKEN", fix="hf auth login"
+        )
     if silence := hub.silence():
-        raise HubError(f"{silence}: send it where the hub answers")
+        raise HubError(f"{silence}: push the run when the hub answers")
 
 
 def send(folder: Path, name: HubName, private: bool) -> str:
-    """Send a folder's files, making the repository where there is none, and return the commit's address.
+    """Send a folder's files and return the commit's address; a repository that does not exist is created.
 
-    What arrived before a stop is not sent again. Raises HubError when the hub refuses."""
+    Files that arrived before an interruption are not sent again. Raises HubError when the hub refuses."""
     from huggingface_hub import HfApi
 
     api = HfApi()

@@ -1,1 +1,1 @@
-"""A text read through an SAE: which features fire on which token, and what they write."""
+"""Read a text through an SAE: which latents fire on which token, and how they change the prediction of the next one."""

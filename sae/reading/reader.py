@@ -1,4 +1,4 @@
-"""From a text to its `Reading`: cut as stores are, run through the model once, encoded, and attributed."""
+"""Turn a text into a `Reading`: cut it into windows, run the model once, encode the activations, attribute logits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,9 +20,9 @@ from sae.features.logit_lens import sees
 from sae.features.store import FeatureStore
 from sae.reading.reading import Reading
 
-MOST_TOKENS = 8192  # of a text
-LOGITS_AT_ONCE = 2**24  # 64 MB
-ENTRIES_AT_ONCE = 2**13  # of a code whose decoder rows are gathered
+MOST_TOKENS = 8192  # tokens a text may have
+LOGITS_AT_ONCE = 2**24  # logits held in memory at a time, 64 MB
+ENTRIES_AT_ONCE = 2**13  # entries of a code whose decoder rows are gathered at a time
 
 
 @torch.no_grad()
@@ -38,24 +38,24 @@ def read(
     on_tokens: Callable[[int, int], None] = lambda done, of: None,
     first: Sequence[int] | None = None,
 ) -> Reading:
-    """What an SAE sees in a text, token by token; the model runs once over it.
+    """Read a text through an SAE, token by token, with one pass of the model.
 
-    The text is cut into windows as stores are (`packing`: those of `run.store.spec.packing`; only context and
-    BOS matter, no separator is added), the last one short, and each begins with `first`: `Run.first_tokens`, or the tokenizer's
-    BOS when left out; windows know nothing of each other. `centre` is
-    what per-token variance is measured around, such as `run.store.mean(hook)`; the text's own mean when left
-    out. Special tokens spelled out in the text are read as the characters they are.
+    The text is cut into windows as a store's documents are. `packing` is that of the store (`run.store.spec.packing`);
+    only its context and BOS matter, and no separator is added. The last window may be short. Each window begins with
+    `first` (`Run.first_tokens`), or with the tokenizer's BOS when that is left out, and sees nothing of other windows.
+    Per-token variance is measured around `centre`, such as `run.store.mean(hook)`, or around the text's own mean. Special
+    tokens spelled out in the text are read as ordinary characters.
 
-    Memory: logits of some windows (64 MB, or one window's), 24 bytes a firing. Raises TextError when the text
-    is empty or has more than `limit` tokens, HookError, ShapeError when the SAE reads another width, RunError
-    when the features are of another SAE's size."""
+    Memory: 64 MB of logits, or one window's if that is more, and 24 bytes per firing. Raises TextError when the text is
+    empty or has more than `limit` tokens, HookError for an unknown hook point, ShapeError when the SAE reads another width,
+    and RunError when the features belong to an SAE of another size."""
     if features is not None and len(features) != sae.d_sae:
         raise RunError(
-            f"{features.path} has {len(features)} latents, this SAE has {sae.d_sae}: not of one run"
+            f"{features.path} has {len(features)} latents, this SAE has {sae.d_sae}: they are not of one run"
         )
-    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair is no character
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8 form and becomes "?"
     cut = _cut(model, text, packing or PackingConfig(), limit, first)
-    ids, column, is_text = (torch.cat([window[place] for window in cut]) for place in range(3))
+    ids, column, is_text = (torch.cat(parts) for parts in zip(*cut, strict=True))
     following = _following(ids, is_text)
     parts: list[dict[str, Any]] = []
     for tokens in _batches([window[0] for window in cut], model):
@@ -87,72 +87,73 @@ def read(
 def _cut(
     model: LanguageModel, text: str, packing: PackingConfig, limit: int, first: Sequence[int] | None
 ) -> list[tuple[Tensor, ...]]:
-    """For each window token ids, columns, and which are text; padding left off."""
+    """Return token ids, columns and an is-text mask for each window, without padding."""
     context = min(packing.context, model.longest or packing.context)
     alone = replace(packing, context=context, packing="document", separator="none")
-    found = [*windows([text], model.tokenizer, alone, first=None if first is None else [*first])]
-    if not found:
-        raise TextError("the text is empty: needed is at least one token")
-    total = sum(int((window.documents != NOWHERE).sum()) for window in found)
+    cut = [*windows([text], model.tokenizer, alone, first=None if first is None else [*first])]
+    if not cut:
+        raise TextError("the text is empty: it must have at least one token")
+    total = sum(int((window.documents != NOWHERE).sum()) for window in cut)
     if total > limit:
-        raise TextError(f"the text has {total:,} tokens, at most {limit:,} are read at once: shorten it")
-    return [_without_padding(window) for window in found]
+        raise TextError(f"the text has {total:,} tokens, at most {limit:,} can be read at once: shorten it")
+    return [_without_padding(window) for window in cut]
 
 
 def _without_padding(window: Window) -> tuple[Tensor, ...]:
     documents, tokens = torch.from_numpy(window.documents), torch.from_numpy(window.tokens).long()
-    there = included(documents[None], 0)[0]
-    return tokens[there], torch.arange(len(tokens))[there], documents[there] != NOWHERE
+    real = included(documents[None], 0)[0]
+    return tokens[real], torch.arange(len(tokens))[real], documents[real] != NOWHERE
 
 
 def _pieces(model: LanguageModel, text: str, ids: Tensor, is_text: Tensor) -> list[str]:
-    """What each token reads as: its part of the text, or its name where it is no part of it (BOS)."""
+    """Return the display text of each token: its part of the text, or its name where it is not part of it (BOS)."""
     own, parts = model.vocabulary.encode_pieces(text)
-    assert own == ids[is_text].tolist(), "windows cut a text into the ids that it has as a whole"
-    rest = iter(parts)
+    assert own == ids[is_text].tolist(), "windows hold the token ids of the whole text, in order"
+    remaining = iter(parts)
     return [
-        next(rest) if belongs else model.vocabulary.text.name(token)
+        next(remaining) if belongs else model.vocabulary.text.name(token)
         for token, belongs in zip(ids.tolist(), is_text.tolist(), strict=True)
     ]
 
 
 def _following(ids: Tensor, is_text: Tensor) -> Tensor:
-    places = is_text.nonzero()[:, 0]
-    after = torch.searchsorted(places, torch.arange(len(ids)), right=True)
-    nothing = after == len(places)
-    return ids[places[after.clamp_max(len(places) - 1)]].where(~nothing, -1)
+    """Return the id of the next token of the text after each position, skipping BOS; -1 after the last."""
+    text_positions = is_text.nonzero()[:, 0]
+    after = torch.searchsorted(text_positions, torch.arange(len(ids)), right=True)
+    is_last = after == len(text_positions)
+    return ids[text_positions[after.clamp_max(len(text_positions) - 1)]].where(~is_last, -1)
 
 
 def _batches(rows: list[Tensor], model: LanguageModel) -> Iterator[Tensor]:
-    """Windows of one length [n, T], few enough that their logits fit."""
+    """Yield batches [n, T] of windows of equal length, few enough that their logits fit."""
     vocabulary = model.plain.config.get_text_config().vocab_size
     most = max(LOGITS_AT_ONCE // (vocabulary * len(rows[0])), 1)
-    whole = [row for row in rows if len(row) == len(rows[0])]
-    yield from (torch.stack(whole[start : start + most]) for start in range(0, len(whole), most))
-    if len(whole) < len(rows):
+    full = [row for row in rows if len(row) == len(rows[0])]
+    yield from (torch.stack(full[start : start + most]) for start in range(0, len(full), most))
+    if len(full) < len(rows):  # only the last window can be shorter
         yield rows[-1][None]
 
 
 def _part(model: LanguageModel, sae: SAE, hook: str, tokens: Tensor, following: Tensor) -> dict[str, Any]:
-    """Everything about some windows [n, T], on the CPU."""
+    """Return the parts of the reading for a batch of windows [n, T], on the CPU."""
     last = {model.last_residual} if model.readout is not None else set()
-    logits, found = model.observe(tokens, list({hook} | last))
+    logits, activations = model.observe(tokens, list({hook} | last))
     flat = logits.flatten(0, 1).float()
     target = following.clamp_min(0).to(flat.device)
     log_probs = flat.gather(1, target[:, None])[:, 0] - flat.logsumexp(1)
-    x = found[hook].flatten(0, 1).float()
+    x = activations[hook].flatten(0, 1).float()
     code = sae.encode(x.to(sae.device)).without_zeros()
     effects = None
     if last and sees(model, x.shape[1]):
-        effects = _effects(model, sae, code, found[model.last_residual].flatten(0, 1), target)
-    lasts = following < 0
+        effects = _effects(model, sae, code, activations[model.last_residual].flatten(0, 1), target)
+    is_last = following < 0
     if effects is not None:
-        effects[lasts[code.rows().cpu()]] = torch.nan
+        effects[is_last[code.rows().cpu()]] = torch.nan
     return {
         "x": x.cpu(),
         "x_hat": sae.decode(code).cpu(),
         "code": SparseCode(code.values.cpu(), code.indices.cpu(), code.offsets.cpu(), code.n_latents),
-        "log_probs": log_probs.cpu().masked_fill(lasts, torch.nan),
+        "log_probs": log_probs.cpu().masked_fill(is_last, torch.nan),
         "effects": effects,
     }
 
@@ -177,16 +178,18 @@ def _effects(
 
 
 def _joined(codes: list[SparseCode]) -> SparseCode:
-    """Rows of several codes, one after another."""
+    """Concatenate the rows of several codes."""
     counts = torch.cat([code.offsets.diff() for code in codes])
     values, indices = (torch.cat([getattr(code, name) for code in codes]) for name in ("values", "indices"))
     return SparseCode(values, indices, offsets_of(counts), codes[0].n_latents)
 
 
 def _observed(features: FeatureStore | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return each latent's largest |value| and its density on the features' corpus; None without features."""
     if features is None:
         return None, None
     columns = (features.table[name].to_numpy() for name in ("min", "max", "fired"))
     low, high, fired = (torch.from_numpy(np.array(column, np.float64)) for column in columns)
     size = torch.maximum(low.abs(), high.abs())
+    # a latent that never fired gets the density of one firing: its logarithm, the rarity, stays finite
     return size.float(), (fired.clamp_min(1) / features.about["tokens"]).float()

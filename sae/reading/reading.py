@@ -1,4 +1,4 @@
-"""A text as an SAE sees it: the latents that fire on each token, by value, rarity or effect on the next token."""
+"""`Reading`, a text as an SAE sees it: the latents on each token, ranked by value, rarity or effect on the next token."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,100 +18,99 @@ By = Literal["value", "rarity", "effect"]
 
 
 class Firing(NamedTuple):
-    """One latent on one token."""
+    """One latent that fires on one token."""
 
     latent: int
     value: float
-    """Signed; never 0."""
+    """The latent's value: signed, never 0."""
     rarity: float | None
     """Rarity-weighted value (`Reading.rarity`); None without features."""
     effect: float | None
-    """On the next token's logit (`Reading.effects`); None on the last token and beside the residual stream."""
+    """Direct effect on the next token's logit (`Reading.effects`); None on the last token and off the residual stream."""
 
 
 class Presence(NamedTuple):
-    """One latent over a whole text, excluded positions left out."""
+    """One latent over a whole text, without excluded positions."""
 
     latent: int
     tokens: int
-    """On how many it fires."""
+    """Number of tokens on which it fires."""
     peak: float
-    """Its value of largest size, signed."""
+    """The value of largest size, signed."""
     position: int
-    """Where that is; the first of equals."""
+    """Position of the peak; the first of equals."""
     mean: float
     """Mean |value| over the tokens on which it fires."""
     rarity: float | None
     """The largest rarity-weighted value; None without features."""
     effect: float | None
-    """Sum of its effects on next tokens' logits; None beside the residual stream."""
+    """Sum of its effects on next tokens' logits; None off the residual stream."""
 
 
 @dataclass(frozen=True, repr=False)
 class Reading:
-    """What an SAE sees in a text of N positions: its tokens in order, and the BOS before each window of them.
+    """A text of N positions as an SAE sees it: its tokens in order, and a BOS before each window.
 
-    `code` has a row for each position, without stored zeros and signed. Positions at which stores leave
-    activations out (BOS, or what stands in for it) are `excluded`: their codes are there, and no ranking over
-    the text counts them."""
+    `code` has one row per position, signed and without stored zeros. Positions that stores leave out (BOS, or the token
+    that stands in for it) are `excluded`: they have codes, but no ranking over the text counts them."""
 
     ids: Int[Tensor, "N"]
     tokens: list[str]
-    """What each reads as; those of the text, joined, are the text. A character that lies in several tokens belongs to
-    the first of them, and the others read "" (`TokenText.pieces`)."""
+    """Display text of each token; those of the text, joined, give the text. A character that spans several tokens belongs
+    to the first of them, and the others are "" (`TokenText.pieces`)."""
     names: list[str]
-    """The name of each, no two tokens of the vocabulary alike; a piece of a character reads like <0xE2>."""
+    """Name of each token, unique within the vocabulary; part of a character is named like <0xE2>."""
     windows: Int[Tensor, "N"]
-    """Number of the context window each was read in; nothing sees across a window's start."""
+    """Index of the context window each was read in; no token sees another window."""
     is_text: Bool[Tensor, "N"]
-    """False for a BOS."""
+    """Whether the token is part of the text; False for a BOS."""
     excluded: Bool[Tensor, "N"]
     following: Int[Tensor, "N"]
-    """Id of the next token of the text; -1 on the last."""
+    """Id of the text's next token; -1 on the last."""
     log_probs: Float[Tensor, "N"]
-    """Natural log of the probability that the language model gives that token here; nan on the last."""
+    """Natural log of the probability that the language model gives that next token; nan on the last."""
     code: SparseCode
     error: Float[Tensor, "N"]
     """Squared distance between activation and reconstruction."""
     variance: Float[Tensor, "N"]
     """Squared distance between activation and the centre."""
     effects: Float[Tensor, "nnz"] | None
-    """For each entry of the code, value * decoder row's effect on the logit of the next token minus the mean
-    logit, over the direct path with the final norm's scale frozen (activations/logit_attribution.py); nan on the
-    last position. None where the hook point is not as wide as the residual stream."""
+    """For each entry of the code: its value times the effect of its decoder row on the next token's logit minus the mean
+    logit, along the direct path with the final norm's scale frozen (activations/logit_attribution.py). nan on the last
+    position. None where the hook point is not as wide as the residual stream."""
     observed_max: Float[Tensor, "F"] | None
-    """Largest |value| of each latent in the features' pass, nan if it never fired there; None without features."""
+    """Largest |value| of each latent on the features' corpus, nan if it never fired there; None without features."""
     density: Float[Tensor, "F"] | None
-    """Share of the features' tokens on which each fires, at least one in so many; None without features."""
+    """Share of the features' tokens on which each latent fires, as if each fired at least once; None without features."""
 
     def __repr__(self) -> str:
         return f"Reading({len(self)} positions, {len(self.code.values):,} firings)"
 
     def __len__(self) -> int:
-        """N."""
+        """Return the number of positions, N."""
         return len(self.ids)
 
     @property
     def counted(self) -> Bool[Tensor, "N"]:
-        """Positions that are not excluded."""
+        """The positions that are not excluded."""
         return ~self.excluded
 
     @property
     def l0(self) -> Int[Tensor, "N"]:
-        """How many latents fire on each."""
+        """The number of latents that fire on each position."""
         return self.code.l0()
 
     @cached_property
     def total(self) -> Float[Tensor, "N"]:
-        """Sum of |value| over the latents on each."""
+        """The sum of |value| over the latents on each position."""
         sums = torch.zeros(len(self), dtype=torch.float64)
         return sums.index_add_(0, self.code.rows(), self.code.values.abs().double()).float()
 
     @property
     def fvu(self) -> Float[Tensor, "N"]:
-        """Error over variance of each: 0 perfect, 1 no better than the centre. nan where the variance is 0.
+        """Error over variance at each position: 0 is perfect, 1 no better than the centre. nan where the variance is 0.
 
-        The mean of these is not the text's FVU: that is the sum of errors over the sum of variances, `text_fvu`."""
+        The mean of these is not the text's FVU, which is the sum of errors over the sum of variances (`text_fvu`)."""
         return self.error / torch.where(self.variance > 0, self.variance, torch.nan)
 
     @property
@@ -122,37 +121,40 @@ class Reading:
 
     @cached_property
     def surprise(self) -> Float[Tensor, "N"]:
-        """-log probability, in nats, of each token given what comes before; nan for a BOS and a first token without.
+        """-log probability of each token given the ones before it, in nats.
 
-        A window's first token is predicted from the end of the window before."""
-        found = torch.full((len(self),), torch.nan)
-        places = self.is_text.nonzero()[:, 0]
-        before = torch.cat([places[:1] - 1, places[:-1]])
-        found[places[before >= 0]] = -self.log_probs[before[before >= 0]]
-        return found
+        nan for a BOS, and for a first token without one. A window's first token is predicted at the end of the window
+        before."""
+        surprise = torch.full((len(self),), torch.nan)
+        text_positions = self.is_text.nonzero()[:, 0]
+        predicted_at = torch.cat([text_positions[:1] - 1, text_positions[:-1]])
+        surprise[text_positions[predicted_at >= 0]] = -self.log_probs[predicted_at[predicted_at >= 0]]
+        return surprise
 
     @cached_property
     def rarity(self) -> Float[Tensor, "nnz"] | None:
-        """For each entry of the code |value| / observed_max * -ln(density): strength times surprise, in nats.
+        """|value| / observed_max * -ln(density) for each entry of the code: strength times surprise, in nats.
 
-        A latent on every token weighs 0. One never observed counts as at its maximum, and as rare as can be
-        told. None without features."""
+        A latent that fires on every token weighs 0. A latent that never fired on the corpus counts as at its maximum, with
+        the density of a single firing. None without features."""
         if self.observed_max is None or self.density is None:
             return None
         size, weight = self.code.values.abs(), -self.code.spread(self.density).log()
         return (size / self.code.spread(self.observed_max)).nan_to_num(nan=1.0, posinf=1.0) * weight
 
     def values_of(self, latent: int) -> Float[Tensor, "N"]:
-        """One latent on each position; 0 where it does not fire. Raises ConfigError when there is none such."""
+        """Return one latent's value on each position; 0 where it does not fire.
+
+        Raises ConfigError when the SAE has no such latent."""
         if not 0 <= latent < self.code.n_latents:
             raise ConfigError(f"latent {latent} does not exist: this SAE has 0 to {self.code.n_latents - 1}")
         return self.code.of(latent)
 
     def at(self, position: int, by: By = "value") -> list[Firing]:
-        """The latents on one position, first those with the largest |value|, rarity-weighted value or |effect|.
+        """Return the latents on one position, those with the largest |value|, rarity-weighted value or |effect| first.
 
-        On the last position, where no token follows, `effect` leaves them in the order of |value|.
-        Raises ConfigError when there is no such position, RunError when there is nothing to rank by."""
+        On the last position, where no token follows, `effect` ranks by |value|. Raises ConfigError when there is no such
+        position, RunError when the reading lacks the quantity to rank by."""
         if not 0 <= position < len(self):
             raise ConfigError(f"position {position} does not exist: this text has 0 to {len(self) - 1}")
         part = slice(*self.code.offsets[position : position + 2].tolist())
@@ -164,29 +166,31 @@ class Reading:
         return [Firing(*row) for row in zip(*listed, strict=True)]
 
     def latents(self, by: By | Literal["tokens"] = "value") -> list[Presence]:
-        """The latents that fire on the text, first those on most tokens, or with the highest peak |value|,
-        rarity-weighted value or |sum of effects|; of equals the lower number. Raises RunError as `at` does."""
+        """Return the latents that fire on the text, ranked by peak |value|, number of tokens, rarity-weighted value or |sum
+        of effects|.
+
+        Of equals the lower number comes first. Raises RunError as `at` does."""
         rows = self.code.rows()
         chosen = (self.counted[rows]).nonzero()[:, 0]
         size = self.code.values.abs()
         order = chosen[size[chosen].argsort(descending=True, stable=True)]
         order = order[self.code.indices[order].argsort(stable=True)]  # by latent, its peak first
-        found, counts = self.code.indices[order].unique_consecutive(return_counts=True)
+        latents, counts = self.code.indices[order].unique_consecutive(return_counts=True)
         peaks = order[offsets_of(counts)[:-1]]
-        group = torch.arange(len(found)).repeat_interleave(counts)
+        group = torch.arange(len(latents)).repeat_interleave(counts)
 
         def summed(entries: Tensor) -> Tensor:
-            sums = torch.zeros(len(found), dtype=torch.float64)
+            sums = torch.zeros(len(latents), dtype=torch.float64)
             return sums.index_add_(0, group, entries[order].double().nan_to_num(nan=0.0))
 
-        rarest = None if self.rarity is None else _largest(self.rarity[order], group, len(found))
+        rarest = None if self.rarity is None else _largest(self.rarity[order], group, len(latents))
         effects = None if self.effects is None else summed(self.effects)
         heights = {"tokens": counts, "value": size[peaks], "rarity": rarest, "effect": effects}
         if (height := heights[by]) is None:
-            raise self._nothing_to_rank_by(by)
+            raise self._cannot_rank_by(by)
         best = height.abs().argsort(descending=True, stable=True)
         columns = (
-            found,
+            latents,
             counts,
             self.code.values[peaks],
             rows[peaks],
@@ -200,10 +204,9 @@ class Reading:
     def html(
         self, latent: int | None = None, position: int | None = None, by: By = "value", most: int = 10
     ) -> str:
-        """The text coloured by the sum of |value| on each token, or by one latent, in HTML that brings its style.
+        """Return the text as self-contained HTML, coloured by the sum of |value| on each token or by one latent.
 
-        With a position, the latents on it too, the first `most` of `at(position, by)`. Raises as `at` and
-        `values_of` do."""
+        With a position, the first `most` latents of `at(position, by)` follow. Raises as `at` and `values_of` do."""
         counted = self.counted.tolist()
         values = (
             (self.total if latent is None else self.values_of(latent)).masked_fill(self.excluded, 0).tolist()
@@ -231,18 +234,18 @@ class Reading:
         return None if self.density is None else float(self.density[latent])
 
     def _heights(self, by: By) -> Tensor:
-        found = {"value": self.code.values, "rarity": self.rarity, "effect": self.effects}[by]
-        if found is None:
-            raise self._nothing_to_rank_by(by)
-        return found.abs()
+        heights = {"value": self.code.values, "rarity": self.rarity, "effect": self.effects}[by]
+        if heights is None:
+            raise self._cannot_rank_by(by)
+        return heights.abs()
 
-    def _nothing_to_rank_by(self, by: str) -> RunError:
+    def _cannot_rank_by(self, by: str) -> RunError:
         if by == "rarity":
             return RunError(
-                "how rare latents are is not known: read with features, as `sae features RUN` makes them"
+                "this reading has no features, so it has no rarity to rank by", fix="sae features RUN"
             )
         return RunError(
-            "latents of this hook point do not write into the residual stream: no direct effect to rank by"
+            "latents of this hook point do not write into the residual stream, so they have no direct effect to rank by"
         )
 
 

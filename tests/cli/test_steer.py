@@ -125,7 +125,7 @@ def test_markup_in_a_prompt_stays_text(sae: Server, run: Path):
         (["--feature", 1, "--texts", 0], "texts = 0"),
         (["--feature", 1, "--unit", "norm", "--chat"], "no chat template"),
         (["--feature", 1, "--unit", "norm", "--tokens", 500], "reads at most 128"),
-        (["--feature", 1, "--sweep", "--doses", 1, 1], "each is needed once"),
+        (["--feature", 1, "--sweep", "--doses", 1, 1], "each must be given once"),
         (["--feature", 1, "--unit", "norm", "--strength", 1e30], "1e+30"),
         (["--feature", 1, "--unit", "norm", "--strength", "1e300", "--sweep"], "1e+300"),
         (["--feature", 1, "--unit", "norm", "--positions", 500], "positions = 500"),

@@ -117,10 +117,10 @@ def test_a_run_of_ours_comes_with_what_was_measured_on_it(hub, asking, world, tm
 
 
 MISSING = {
-    "hf:nobody/nothing": "there is no repository nobody/nothing",
-    "hf:nobody": "is no name on the hub",
-    "hf:a/b/../c": "is no name on the hub",
-    "hf:": "is no name on the hub",
+    "hf:nobody/nothing": "nobody/nothing does not exist",
+    "hf:nobody": "is not a name on the hub",
+    "hf:a/b/../c": "is not a name on the hub",
+    "hf:": "is not a name on the hub",
     f"hf:{GEMMA}": f"holds 3 SAEs: {PLACE}, layer_20/width_16k/average_l0_139, layer_3",
     f"hf:{GEMMA}/layer_20": f"holds 2 SAEs: {PLACE}",
     f"hf:{GEMMA}/layer_20/width_16k/average_l0_70": f"nearest: {PLACE}",
@@ -128,7 +128,7 @@ MISSING = {
     "hf:a/text": "holds no SAE in a format known here",
     "hf:a/clt": "is a cross-layer transcoder",
     "hf:a/gated": "a/gated is gated: ask for access",
-    "hf:a/private": "or it is private",
+    "hf:a/private": "or is private",
 }
 
 
@@ -163,7 +163,7 @@ def test_a_download_that_breaks_off_is_gone_on_with(hub, gemma, asking, fault):
 
 def test_a_command_that_failed_in_the_middle_is_gone_on_with_by_the_next(hub, gemma, asking):
     hub.faults["params.npz"] = [("cut", 600), ("status", 403)]
-    assert "may not be used" in asking("import", f"hf:{GEMMA}/{PLACE}", "--out", "run").complaint
+    assert "(status 403)" in asking("import", f"hf:{GEMMA}/{PLACE}", "--out", "run").complaint
     before = hub.sent
     assert 0 < before <= 600
     ended = asking("import", f"hf:{GEMMA}/{PLACE}", "--out", "run")
@@ -176,7 +176,7 @@ def test_other_bytes_are_refused_and_fetched_anew_by_the_next_command(hub, gemma
     right = gemma.files[f"{PLACE}/params.npz"]
     hub.faults["params.npz"] = [("other", bytes(len(right)))]
     line = asking("import", f"hf:{GEMMA}/{PLACE}", "--out", "run").complaint
-    assert "other bytes than the hub says" in line
+    assert "its hash is not" in line
     assert not (tmp_path / "run").exists()
     assert asking("import", f"hf:{GEMMA}/{PLACE}", "--out", "run").code == 0
     assert hub.gets("params.npz") == ["", ""]
@@ -200,7 +200,7 @@ def test_a_disk_without_room_is_told_before(hub, asking, tmp_path, monkeypatch):
     entry = fake_hub.entry
     monkeypatch.setattr(fake_hub, "entry", lambda path, data: _huge(entry(path, data)))
     line = asking("import", "hf:a/huge", "--out", "run").complaint
-    assert "takes 1,000,000.0 GB" in line
+    assert "needs 1,000,000.0 GB" in line
     assert hub.sent == 0
 
 

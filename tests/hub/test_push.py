@@ -84,7 +84,7 @@ def test_the_card_has_the_numbers_and_its_front_matter_is_yaml(hub, asking, run)
 REFUSED = {
     "no token": (["RUN", "hf:me/mine", "--yes"], None, "hf auth login"),
     "nobody asked": (["RUN", "hf:me/mine"], TOKEN, "give --yes"),
-    "somebody's": (["RUN", "hf:other/mine", "--yes"], TOKEN, "may not be used by this account"),
+    "somebody's": (["RUN", "hf:other/mine", "--yes"], TOKEN, "may not use other/mine (status 403)"),
     "no name": (["RUN", "me/mine", "--yes"], TOKEN, "is no place to send to"),
     "revision": (["RUN", "hf:me/mine@main", "--yes"], TOKEN, "is no place to send to"),
     "no run": (["nowhere", "hf:me/mine", "--yes"], TOKEN, "no run at nowhere"),
