@@ -1,4 +1,6 @@
-"""Command lines that cannot be made sense of: one line that says what is wrong, what is nearest and where to look."""
+"""Parse command lines with tyro, and turn its errors into one line: what is wrong, the nearest option, where to look.
+
+tyro prints its errors as boxes for people and offers no data about them, so the facts are read out of that text."""
 
 import os
 import re
@@ -22,12 +24,12 @@ BORDERS = str.maketrans("│╭╮╰╯─", "     -")
 
 
 def parse(kind: type[T], prog: str, args: list[str], *config: Any) -> T:
-    """The arguments as tyro makes a `kind` of them. Raises ConfigError when it cannot; --help is printed, and exits."""
+    """Parse `args` into a `kind`. Raises ConfigError when that is not possible; --help is printed and ends the process."""
     return _parsed(lambda args: tyro.cli(kind, prog=prog, args=args, config=config), prog, args)
 
 
 def parse_preset(presets: Mapping[str, tuple[str, T]], what: str, prog: str, args: list[str]) -> T:
-    """The same for a command whose first word chooses one of the presets, which are each a `what`."""
+    """Parse a command whose first word chooses one of the presets, each of which is a `what`, such as an architecture."""
     choose(presets, what, prog, args)
     return _parsed(
         lambda args: tyro.extras.overridable_config_cli(presets, prog=prog, args=args),
@@ -42,16 +44,16 @@ def choose(names: Iterable[str], what: str, prog: str, args: list[str]) -> None:
     if args and args[0] in (*known, *HELP):
         return
     if not args or args[0].startswith("-"):
-        raise ConfigError(f"needed first is the {what}, as in `{prog} {known[0]}`: {', '.join(known)}")
+        raise ConfigError(f"the {what} is missing, as in `{prog} {known[0]}`: choose from {', '.join(known)}")
     raise ConfigError(f"{unknown(what, args[0], known)}; choose from {', '.join(known)}")
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """That there is no such thing, and what its name is nearest to."""
+    """Return that a name is unknown, and which known name it is nearest to."""
     whole = {one.lstrip("-"): one for one in known}
     typed = whole | {short.rpartition(".")[2]: one for short, one in whole.items()}  # --lr for --train.lr
     near = get_close_matches(name.lstrip("-"), typed, n=1)
-    return f"there is no {what} {name!r}" + (f" (nearest: {typed[near[0]]})" if near else "")
+    return f"unknown {what} {name}" + (f"; did you mean {typed[near[0]]}?" if near else "")
 
 
 def _parsed(read: Callable[[list[str]], T], prog: str, args: list[str]) -> T:
@@ -61,11 +63,11 @@ def _parsed(read: Callable[[list[str]], T], prog: str, args: list[str]) -> T:
     except SystemExit as end:
         if not end.code:  # help
             raise
-    raise ConfigError(f"{_mistake(read, args)}; `{prog} --help` tells what there is")
+    raise ConfigError(_mistake(read, args), fix=f"{prog} --help")
 
 
 def _mistake(read: Callable[[list[str]], Any], args: list[str]) -> str:
-    """What is wrong with arguments that tyro has refused."""
+    """Return what is wrong with arguments that tyro refused."""
     command = [arg for arg in args[:1] if not arg.startswith("-")]
     known = {
         flag for asked in (args, command) for flag in FLAG.findall(_printed(read, [*asked, "--help"])[0])
@@ -77,7 +79,7 @@ def _mistake(read: Callable[[list[str]], Any], args: list[str]) -> str:
 
 
 def _printed(read: Callable[[list[str]], Any], args: list[str]) -> tuple[str, str]:
-    """What tyro prints to both outputs, on lines so wide that none is broken."""
+    """Return what tyro prints to stdout and stderr, on lines so wide that none is wrapped."""
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "10000"
     try:
@@ -91,7 +93,7 @@ def _printed(read: Callable[[list[str]], Any], args: list[str]) -> tuple[str, st
 
 
 def _reworded(box: str, args: list[str]) -> str:
-    """The first part of tyro's box of an error as one line; in its own words where we have no better ones."""
+    """Return the first part of tyro's error box as one line, in our words where there are better ones."""
     title, *parts = RULE.split(box.translate(BORDERS))
     first, *rest = [dedent(part).splitlines() for part in parts or [title]]
     said = " ".join(" ".join(first).split())
@@ -102,12 +104,12 @@ def _reworded(box: str, args: list[str]) -> str:
     if said.startswith("Unrecognized"):
         words = [word for word in args if word in re.split(r",?\s", said)]
         choices = [line.partition(": ")[2] for line in after if line.startswith("Available subcommands")]
-        return f"there is no place for {' '.join(words)}" + "".join(
+        return f"unexpected argument {' '.join(words)}" + "".join(
             f": choose from {names}" for names in choices
         )
     if bad := re.match(r"Error parsing (--\S+): ", said):
         usage = next((line for line in after if line.startswith(f"{bad[1]} ")), bad[1])
-        return f"{bad[1]} {' '.join(_values(args, bad[1]))} cannot be read: needed is {_plain(usage)}"
+        return f"{bad[1]} {' '.join(_values(args, bad[1]))} cannot be read: expected {_plain(usage)}"
     return said.rstrip(".")
 
 
@@ -116,12 +118,12 @@ def _argument(name: str, what: str) -> str:
 
 
 def _plain(usage: str) -> str:
-    """`--features [INT [INT ...]]` as `--features INT INT …`."""
+    """Rewrite tyro's `--features [INT [INT ...]]` as `--features INT INT …`."""
     return re.sub(r"\[(\S+) \[\1 \.\.\.\]\]", r"\1 \1 …", usage)
 
 
 def _values(args: list[str], flag: str) -> list[str]:
-    """What stands behind a flag."""
+    """Return the values that follow a flag."""
     for place, arg in enumerate(args):
         name, _, value = arg.partition("=")
         if name.replace("_", "-") == flag:

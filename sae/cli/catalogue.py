@@ -28,7 +28,7 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         if not self.query:
-            raise ConfigError('needed are words to look for, as in `sae catalogue "gemma 2 2b layer 20 16k"`')
+            raise ConfigError('no words to look for are given, as in `sae catalogue "gemma 2 2b layer 20 16k"`')
         if self.limit < 1:
             raise ConfigError(f"limit = {self.limit} must be at least 1")
 
@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
 
 
 def show(found: list[Entry]) -> None:
-    """Print each SAE's name on a line of its own, whole, to be copied, and what it is below it."""
+    """Print each SAE's name on a line of its own, to be copied whole, and a description below it."""
     for entry in found:
         width = f"{entry.width:,} latents" if entry.width else "width not said"
         l0 = "L0 not said" if entry.l0 is None else f"L0 {entry.l0}"

@@ -1,4 +1,4 @@
-"""`sae export`: what a run found, or its SAE, in a form that travels."""
+"""`sae export`: write a run's features, firings or SAE in a form that other people and tools can open."""
 
 import sys
 from dataclasses import dataclass
@@ -156,7 +156,7 @@ def _export_files(name: str, command: Files) -> None:
     origin = origin_of(run)
     notes = WRITABLE[name].write(run.sae(), origin, command.out)
     if "context_size" not in origin.facts:
-        notes.append("its store is not at hand: the files do not say on which text it was trained")
+        notes.append("its store is missing: the files do not say on which text it was trained")
     print(f"{command.out}: {run.path} as {name} reads it")
     for note in notes:
         print(f"  {note}")

@@ -1,4 +1,4 @@
-"""`sae labels`: what people called a run's features, to a file and back."""
+"""`sae labels`: write the labels that people gave a run's features to a file, or read them back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from sae.features.store import FeatureStore
 
 @dataclass(frozen=True)
 class LabelsCommand:
-    """Write a run's labels and notes to a CSV or JSON file, or take such a file in over what is there.
+    """Write a run's labels and notes to a CSV or JSON file, or load such a file over the existing ones.
 
     Example: sae labels runs/demo --save labels.csv. The same file is read by --load; columns feature, label, note."""
 

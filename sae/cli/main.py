@@ -1,4 +1,4 @@
-"""The `sae` command: finds the subcommand, turns mistakes into one line and exit code 2, signals into 130 and 143."""
+"""The `sae` command: find the subcommand; turn mistakes into one line and exit code 2, signals into 130 and 143."""
 
 import errno
 import importlib
@@ -12,18 +12,18 @@ from typing import NamedTuple
 import sae
 from sae.workflows.signals import Stopped, raise_stopped
 
-GOES_ON = "the same command goes on from here"
-RESUMES = "the same command with --resume goes on from here"
-AGAIN = "nothing of it is kept: the same command begins again"
+GOES_ON = "run the same command to continue from here"
+RESUMES = "run the same command with --resume to continue from here"
+AGAIN = "nothing was kept: the same command starts from the beginning"
 
 
 class Command(NamedTuple):
     """A subcommand, in the module of its name."""
 
     what: str
-    """What it is for."""
+    """Its purpose."""
     stopped: str
-    """What becomes of its work when a signal ends it."""
+    """What happens to its work when a signal stops it."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -130,7 +130,7 @@ def _message(error: Exception) -> str | None:
         place = error.filename or "while writing"
         return f"the disk is full ({place}): free some space and run the same command again; finished parts are kept"
     if isinstance(error, PermissionError):
-        return f"no permission for {error.filename}: choose another place or change its mode"
+        return f"no permission for {error.filename}: choose another place or change its permissions"
     if error.errno is None:
         return None
     return f"{error.filename or 'a file'} cannot be used ({error.strerror}): choose another place"

@@ -1,4 +1,4 @@
-"""`sae plan harvest|train|features`: what it would take, before hours are spent."""
+"""`sae plan harvest|train|features`: predict the disk, memory and time that a job takes, before hours are spent."""
 
 import dataclasses
 import json
@@ -176,7 +176,7 @@ def _check(plan: Planned) -> None:
 
 
 def _data(command: PlanTrain) -> Data:
-    """The rows to be trained on, of the store or as the flags have them."""
+    """Return the rows to train on: those of the store, or as many as the flags say."""
     if command.store is not None:
         if command.width is not None or command.tokens is not None:
             raise ConfigError("--store says what --width and --tokens would: give the one or the others")
@@ -196,7 +196,7 @@ def _data(command: PlanTrain) -> Data:
 
 
 def here(again: bool = False) -> Machine:
-    """This machine, as measured earlier, or measured now and kept."""
+    """Return the rates of this machine, as measured earlier, or measured now and saved."""
     found = None if again else rates.load(torch.get_num_threads())
     if found is None:
         print("measuring this machine, once (some seconds)", file=sys.stderr)
@@ -210,7 +210,7 @@ def _name() -> str:
 
 
 def show(found: Forecast, machine: Machine, plan: Planned) -> int:
-    """Print a forecast; 2 when it cannot be done."""
+    """Print a forecast. Raises ConfigError when the job cannot be done."""
     if plan.json:
         print(json.dumps(as_json(found, machine), indent=1))
     else:
@@ -221,7 +221,7 @@ def show(found: Forecast, machine: Machine, plan: Planned) -> int:
 
 
 def as_json(found: Forecast, machine: Machine) -> dict[str, Any]:
-    """Everything a forecast says; bytes and seconds."""
+    """Return a forecast as JSON, in bytes and seconds."""
     parts = dataclasses.asdict(found)
     totals = {"disk": total(found.disk), "memory": total(found.memory), "seconds": total(found.seconds)}
     about = {"limit": found.limit, "total": totals, "computed": machine.measured is None}
@@ -251,7 +251,7 @@ def _print(found: Forecast, machine: Machine) -> None:
 
 
 def _about(machine: Machine) -> Sequence[str]:
-    """Where the figures are from."""
+    """Return notes on where the figures come from."""
     r = machine.rates
     figures = (
         f"{r.flops / 1e9:,.0f} GFLOP/s, {r.scan_row / 1e9:,.2g} G pre-activations/s chosen from, rows gathered at "

@@ -26,7 +26,7 @@ class Push:
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must be finished."""
     name: tyro.conf.Positional[str]
-    """Where to: hf:OWNER/REPOSITORY[/PATH]. A repository that is not there is made."""
+    """Where to: hf:OWNER/REPOSITORY[/PATH]. A repository that does not exist is created."""
     features: bool = False
     """Send the features folder too. It holds pieces of the text that the features were collected on."""
     private: bool = False
@@ -36,7 +36,7 @@ class Push:
 
     def __post_init__(self) -> None:
         if not is_hub_name(self.name) or parse(self.name).revision:
-            raise ConfigError(f"{self.name!r} is no place to send to: needed is hf:OWNER/REPOSITORY[/PATH]")
+            raise ConfigError(f"{self.name!r} is not a place to send to: expected hf:OWNER/REPOSITORY[/PATH]")
 
 
 def main(args: list[str]) -> int:
@@ -62,7 +62,7 @@ def main(args: list[str]) -> int:
 
 
 def _agreed() -> bool:
-    """Ask whether to send. Raises ConfigError where nobody can answer."""
+    """Ask whether to send. Raises ConfigError when there is no terminal to ask on."""
     if not sys.stdin.isatty():
         raise ConfigError("nobody can be asked here whether to send this: give --yes")
     return input("send this? [y/N] ").strip().lower() in ("y", "yes")

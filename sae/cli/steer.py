@@ -1,4 +1,4 @@
-"""`sae steer RUN`: what the model writes with latents turned up, down or off, beside what it writes as it is."""
+"""`sae steer RUN`: print what the model writes with latents turned up, down or off, beside what it writes unsteered."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,7 +85,7 @@ class Steer:
         if not 1 <= self.texts <= MOST_TEXTS:
             raise ConfigError(f"texts = {self.texts} must lie between 1 and {MOST_TEXTS:,}")
         if not self.prompt:
-            raise ConfigError("no prompt is given: needed is one or more")
+            raise ConfigError("no prompt is given: give at least one")
         for name in ("strength", "mode"):
             if len(getattr(self, name)) not in (1, len(self.feature)):
                 raise ConfigError(
@@ -95,7 +95,7 @@ class Steer:
 
     @property
     def interventions(self) -> tuple[Intervention, ...]:
-        """One for each feature."""
+        """The interventions, one for each feature."""
         n = len(self.feature)
         strengths = self.strength * (n if len(self.strength) == 1 else 1)
         modes = self.mode * (n if len(self.mode) == 1 else 1)
@@ -104,7 +104,7 @@ class Steer:
 
     @property
     def seeds(self) -> range:
-        """Of the texts of each prompt."""
+        """The seeds of each prompt's texts."""
         return range(self.seed, self.seed + self.texts)
 
 
@@ -154,14 +154,14 @@ def _sweep(model: LanguageModel, steering: Steering, prompts: list[list[int]], c
 
 
 def _say(remarks: list[str]) -> None:
-    """Print what of the steering did nothing, each thing once."""
+    """Print which parts of the steering had no effect, each once."""
     for line in dict.fromkeys(remarks):
         print(line)
 
 
 @contextmanager
 def _told(total: int) -> Iterator[Callable[[float, str], None]]:
-    """Progress of a job that says which share of it is done, shown as so many tokens."""
+    """Show the progress of a job that reports the share of it that is done, converted to tokens."""
     done = 0
     with show_progress("steer", total, "tokens") as advance:
 
@@ -177,14 +177,14 @@ def _told(total: int) -> Iterator[Callable[[float, str], None]]:
 def show(prompt: str, pairs: list[Comparison], cfg: Steer) -> None:
     """Print both texts of every seed side by side, then their numbers."""
     console = Console()
-    texts = Table(title=Text(f"{_what(cfg)} after {prompt!r}"), show_lines=True)
-    for column in ("seed", "as it is", "steered"):
+    texts = Table(title=Text(f"{_summary(cfg)} after {prompt!r}"), show_lines=True)
+    for column in ("seed", "unsteered", "steered"):
         texts.add_column(column)
     for pair in pairs:
         texts.add_row(str(pair.seed), Text(pair.baseline.text), Text(pair.steered.text))
     console.print(texts)
     numbers = Table(caption=NOTE)
-    for column in ("", "as it is", "steered"):
+    for column in ("", "unsteered", "steered"):
         numbers.add_column(column, justify="right" if column else "left")
     for pair in pairs:
         if len(pairs) > 1:
@@ -201,7 +201,7 @@ def show_sweep(found: DoseResponse, cfg: Steer) -> None:
     """Print mean ± spread of every measure: strengths below each other, kinds of direction side by side."""
     curves = found.curves()
     table = Table(
-        title=Text(f"dose and response: {_what(cfg)}"),
+        title=Text(f"dose and response: {_summary(cfg)}"),
         caption=f"mean ± standard deviation over texts; {NOTE}",
     )
     for column in ("strength x", *curves):
@@ -215,7 +215,7 @@ def show_sweep(found: DoseResponse, cfg: Steer) -> None:
     Console().print(table)
 
 
-def _what(cfg: Steer) -> str:
+def _summary(cfg: Steer) -> str:
     parts = [f"feature {i.latent}: {i.mode} {i.strength:g}" for i in cfg.interventions]
     return f"{', '.join(parts)} ({cfg.unit})"
 

@@ -1,4 +1,4 @@
-"""`sae store show|verify|label`: what a store holds; whether every byte is as it was written; labels for its tokens."""
+"""`sae store show|verify|label`: describe a store, check every byte of it, or label its tokens."""
 
 import sys
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sae.workflows import label_tokens
 
 @dataclass(frozen=True)
 class Show:
-    """What a store holds and how it was made."""
+    """Show what a store holds and how it was made."""
 
     path: tyro.conf.Positional[Path]
     """Folder of the store."""
@@ -83,7 +83,7 @@ def label(store: Store, source: str, name: str | None = None, batch: int = 2048)
 
 
 def described(labels: LabelSet) -> str:
-    """What a set of labels holds, in a line."""
+    """Return a line about a set of labels."""
     return (
         f"{labels.source}, one for each token, mean {labels.mean:.4g} {labels.unit}, spread {labels.std:.3g}"
     )
@@ -122,7 +122,7 @@ def show(store: Store) -> int:
 
 
 def check(store: Store) -> int:
-    """Verify every shard; say which are wrong."""
+    """Verify every shard and print which are damaged. Raises StoreError when any is."""
     wrong = []
     sets = names(store)
     with show_progress("verify", len(store.shards) * (1 + len(sets)), "shards") as advance:

@@ -1,4 +1,4 @@
-"""`sae synthetic ARCH`: train an architecture where the true features are known, and count those it finds."""
+"""`sae synthetic ARCH`: train an architecture on planted features and count how many of them it recovers."""
 
 import dataclasses
 import math
@@ -77,7 +77,7 @@ def show(cfg: Synthetic, found: Recovery) -> None:
 
 
 def _small(config: type[ArchConfig]) -> dict[str, int]:
-    """Sizes that fit the default world in place of those that fit a language model."""
+    """Return sizes that fit the default planted world, where the defaults would fit a language model."""
     names = {field.name for field in dataclasses.fields(config)}
     return {
         name: size for name, size in {"d_sae": 64, "k": 3, "k_min": 1, "k_max": 10}.items() if name in names

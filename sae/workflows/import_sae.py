@@ -1,4 +1,4 @@
-"""An SAE out of another tool's files as a finished run folder, with a probe; and where a run's SAE comes from."""
+"""Import an SAE from another tool's files as a finished run folder, with a probe; and the origin of a run's SAE."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ ALWAYS = ("d_sae", "k")
 
 
 class Probe(NamedTuple):
-    """Some rows and what an SAE made of them when it was imported."""
+    """Some rows, and the code and reconstruction that an SAE gave for them when it was imported."""
 
     x: Float[Tensor, "n D"]
     code: SparseCode
@@ -43,21 +43,22 @@ class Probe(NamedTuple):
 
 
 def format_of(path: Path) -> str:
-    """The format a file or folder looks like. Raises ForeignError when it is none, or more than one."""
+    """Return the format that a file or folder looks like. Raises ForeignError unless it is exactly one."""
     found = [name for name, form in FORMATS.items() if form.recognises(path)]
     if len(found) == 1:
         return found[0]
     if not found and (what := other_dictionaries.at(path)):
         raise ForeignError(f"{path} is {what}: {other_dictionaries.WHY}")
-    looks = f"looks like {' and '.join(found)}" if found else "looks like no format known here"
+    looks = f"looks like {' and '.join(found)}" if found else "looks like none of the known formats"
     known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
     raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")
 
 
-def _rather(form: str, path: Path) -> str:
-    """The way out, where files that could not be read in one format look like those of another."""
-    others = [] if FORMATS[form].recognises(path) else [n for n in FORMATS if FORMATS[n].recognises(path)]
-    return f"; this looks like {others[0]}: sae import {others[0]} {path}" if others else ""
+def _likelier_format(form: str, path: Path) -> str | None:
+    """Return the format that files look like which could not be read as `form`, or None when they do look like `form`."""
+    if FORMATS[form].recognises(path):
+        return None
+    return next((name for name in FORMATS if FORMATS[name].recognises(path)), None)
 
 
 def import_sae(
@@ -88,10 +89,15 @@ def import_sae(
     try:
         sae, origin, notes = FORMATS[form].read(path)
     except ForeignError as error:
-        raise ForeignError(f"{error}{_rather(form, path)}") from error
+        other = _likelier_format(form, path)
+        if other is None:
+            raise
+        raise ForeignError(
+            f"{error}; this looks like {other}", fix=f"sae import {other} {path} --out {out}"
+        ) from error
     for flag, value in (("hook", hook or origin.hook), ("model", model or origin.model)):
         if value is not None and not (isinstance(value, str) and value.isprintable()):
-            raise ForeignError(f"{path}: the {flag} {value!r} is no name")
+            raise ForeignError(f"{path}: the {flag} {value!r} is not a name")
     opened = None if store is None else Store(store)
     if opened is not None:
         hook = _hook_in(opened, hook or origin.hook, sae.d_model)
@@ -110,7 +116,7 @@ def import_sae(
         about["imported"]["hub"] = hub
     with files.new_folder(out) as folder:
         if form == "workbench" and opened is None:
-            _bring_along(path, folder)
+            _copy_results(path, folder)
         save_sae(folder, sae, {"hook": about["hook"], "model": about["model"], "step": None})
         _write_probe(folder, opened, about["hook"])
         files.write_sealed(folder / "run.json", about)
@@ -118,9 +124,9 @@ def import_sae(
 
 
 def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
-    """How the windows of a store differ from those an imported SAE was trained on, as its files tell of them: a line each.
+    """Return how a store's windows differ from those an imported SAE was trained on, a line for each difference.
 
-    Without a store, what a harvest has to set for them to be alike."""
+    Without a store, return what a harvest has to set for its windows to be alike. `facts` are those of the SAE's files."""
     packing = PackingConfig() if store is None else store.spec.packing
     notes, bos, context = [], facts.get("prepend_bos"), facts.get("context_size")
     if isinstance(bos, bool) and bos != packing.bos:
@@ -137,7 +143,7 @@ def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
     return notes
 
 
-def _bring_along(run: Path, folder: Path) -> None:
+def _copy_results(run: Path, folder: Path) -> None:
     """Copy what was measured on a run's SAE, and what people wrote about its latents."""
     for name in ("eval.json", "labels.json"):
         if (run / name).is_file():
@@ -170,7 +176,7 @@ def _about(
     hook: str | None,
     model: str | None,
 ) -> dict[str, Any]:
-    """run.json of an imported run."""
+    """Return the content of an imported run's run.json."""
     spec = None if store is None else store.spec
     hook, model = hook or origin.hook, spec.model if spec else model or origin.model
     for flag, value, example in (("hook", hook, "blocks.8.hook_resid_pre"), ("model", model, "gpt2")):
@@ -179,7 +185,7 @@ def _about(
                 f"{path} does not say its {flag}: give --store, or --{flag}, as in --{flag} {example}"
             )
     settings = config.to_json(RunConfig(str(store.path) if store else "", hook, sae.cfg))
-    settings |= {"arch": _said(sae.cfg), "train": {}}
+    settings |= {"arch": _settings_in_use(sae.cfg), "train": {}}
     read = sorted(path.iterdir()) if path.is_dir() else [path]
     return {
         **made_by(),
@@ -204,8 +210,8 @@ def _about(
     }
 
 
-def _said(cfg: ArchConfig) -> Mapping[str, Any]:
-    """Settings that say what the SAE does in use; those of a training that was not ours are left to their defaults."""
+def _settings_in_use(cfg: ArchConfig) -> Mapping[str, Any]:
+    """Return the settings that matter when the SAE is used; settings of a training that was not ours stay at their defaults."""
     return {
         f.name: value for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default or f.name in ALWAYS
     }
@@ -213,7 +219,7 @@ def _said(cfg: ArchConfig) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def _write_probe(folder: Path, store: Store | None, hook: str) -> None:
-    """What the SAE just written, read back, makes of the first rows of the store, or of random rows about b_dec."""
+    """Write what the saved SAE, read back, computes for the first rows of the store, or for random rows around b_dec."""
     sae = load_sae(folder)
     rows = (x for x, *_ in store.batches(hook, ROWS)) if store else iter(())
     x = next(rows, None)
@@ -227,7 +233,7 @@ def _write_probe(folder: Path, store: Store | None, hook: str) -> None:
 
 
 def read_probe(run: Run) -> Probe:
-    """The probe of an imported run. Raises RunError when it has none, or it cannot be read."""
+    """Read the probe of an imported run. Raises RunError when it has none, or when it cannot be read."""
     try:
         found = load_file(run.path / PROBE)
         code = SparseCode(found["values"], found["indices"], found["offsets"], run.config.arch.d_sae)
@@ -237,7 +243,7 @@ def read_probe(run: Run) -> Probe:
 
 
 def origin_of(run: Run) -> Origin:
-    """Where a run's SAE belongs and how it came to be, to be written into another tool's files.
+    """Return where a run's SAE belongs and how it was made, as it is written into another tool's files.
 
     Facts have the names SAELens gives them; an imported run hands on those it came with."""
     facts = {}

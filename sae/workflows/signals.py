@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: what they raise, and how a job that can stop at a good place hears of them instead."""
+"""SIGINT and SIGTERM as an exception, or as a note for a job that stops at a place of its own choosing."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ class Stopped(BaseException):
 
 
 def raise_stopped() -> list[int]:
-    """From now on both signals raise Stopped; the list returned gathers the numbers of those that came."""
+    """Let both signals raise Stopped from now on; return a list that collects the numbers of those that arrive."""
     asked: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -28,7 +28,7 @@ def raise_stopped() -> list[int]:
 
 @contextmanager
 def noted() -> Iterator[list[int]]:
-    """Within the block both signals only put their number into the list, for the block to look at."""
+    """Within the block, let both signals only append their number to the list, for the block to check."""
     asked: list[int] = []
     old = {
         number: signal.signal(number, lambda number, frame: asked.append(number))

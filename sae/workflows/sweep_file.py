@@ -1,4 +1,4 @@
-"""A sweep: a TOML grid over methods and settings, expanded into named runs and checked as a whole."""
+"""The file of a sweep: a TOML grid over methods and settings, expanded into named runs and checked as a whole."""
 
 import dataclasses
 import itertools
@@ -69,9 +69,9 @@ def load(path: Path) -> Sweep:
     content = _read(path)
     train, grids = content.pop("train", {}), content.pop("grid", [])
     if not isinstance(train, dict) or not isinstance(grids, list) or not all(map(_is_table, grids)):
-        raise ConfigError(f"{path}: train is to be a table, [train], and grid a list of tables, [[grid]]")
+        raise ConfigError(f"{path}: train must be a table, [train], and grid a list of tables, [[grid]]")
     if not grids:
-        raise ConfigError(f"{path} has no [[grid]]: needed is one with at least an arch")
+        raise ConfigError(f"{path} has no [[grid]]: expected one with at least an arch")
     file = SweepFile(**_checked(SweepFile, content, str(path)))
     train = _checked(TrainConfig, train, f"{path}, train")
     runs: dict[str, RunConfig] = {}
@@ -92,11 +92,11 @@ def _read(path: Path) -> Settings:
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1).decode("utf-8")
         if len(text) > MOST_BYTES:
-            raise ConfigError(f"{path} is no sweep: it is larger than {MOST_BYTES:,} bytes")
+            raise ConfigError(f"{path} is not a sweep: it is larger than {MOST_BYTES:,} bytes")
         return tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"no sweep at {path}: needed is a TOML file with store, out and [[grid]]"
+            f"no sweep at {path}: expected a TOML file with store, out and [[grid]]"
         ) from error
     except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are ones
         raise ConfigError(f"{path} cannot be read: {error}") from error
@@ -105,7 +105,7 @@ def _read(path: Path) -> Settings:
 def _expanded(
     grid: Settings, file: SweepFile, train: Settings, where: str
 ) -> Iterator[tuple[str, RunConfig]]:
-    """Every combination of a grid's lists, named in the order in which they are written."""
+    """Yield every combination of a grid's lists, named in the order in which the lists are written."""
     arch = grid.get("arch")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise ConfigError(f"{where}: arch = {arch!r} is unknown: choose from {', '.join(ARCHITECTURES)}")
@@ -119,7 +119,7 @@ def _expanded(
 
 
 def _flat(grid: Settings) -> Settings:
-    """The grid's settings but for arch, those of training with `train.` before their names."""
+    """Return the grid's settings except arch, with `train.` before the names of training settings."""
     own = {name: value for name, value in grid.items() if name not in ("arch", "train")}
     return own | {f"train.{name}": value for name, value in grid.get("train", {}).items()}
 
@@ -132,7 +132,7 @@ def _choices(value: Any, where: str) -> list[Any]:
 
 
 def _part(name: str, value: Any) -> str:
-    """A setting's part of a run's name: what a folder can be called."""
+    """Return a setting's part of a run's name, in characters that suit a folder."""
     text = f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
     return name.removeprefix("train.") + text
 
@@ -149,7 +149,7 @@ def _config(arch: str, chosen: Settings, file: SweepFile, train: Settings, where
 
 
 def _checked(config: type, settings: Settings, where: str) -> Settings:
-    """The settings as `config` takes them.
+    """Return the settings as `config` takes them.
 
     Raises ConfigError for a name it has not, a value of a wrong type, a required one that is missing."""
     kinds = {
@@ -157,10 +157,10 @@ def _checked(config: type, settings: Settings, where: str) -> Settings:
     }
     for name, value in settings.items():
         if name not in kinds:
-            raise ConfigError(f"{where}: there is no setting {name!r}: choose from {', '.join(kinds)}")
+            raise ConfigError(f"{where}: unknown setting {name!r}: choose from {', '.join(kinds)}")
         if not fits(value, kinds[name]):
             raise ConfigError(
-                f"{where}: {name} = {value!r} is of type {type(value).__name__}, needed is {named(kinds[name])}"
+                f"{where}: {name} = {value!r} is of type {type(value).__name__}, expected {named(kinds[name])}"
             )
     for field in dataclasses.fields(config):
         if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
