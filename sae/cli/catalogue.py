@@ -28,7 +28,9 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         if not self.query:
-            raise ConfigError('no words to look for are given, as in `sae catalogue "gemma 2 2b layer 20 16k"`')
+            raise ConfigError(
+                'no words to look for are given, as in `sae catalogue "gemma 2 2b layer 20 16k"`'
+            )
         if self.limit < 1:
             raise ConfigError(f"limit = {self.limit} must be at least 1")
 

@@ -95,9 +95,7 @@ def _read(path: Path) -> Settings:
             raise ConfigError(f"{path} is not a sweep: it is larger than {MOST_BYTES:,} bytes")
         return tomllib.loads(text)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"no sweep at {path}: expected a TOML file with store, out and [[grid]]"
-        ) from error
+        raise ConfigError(f"no sweep at {path}: expected a TOML file with store, out and [[grid]]") from error
     except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are ones
         raise ConfigError(f"{path} cannot be read: {error}") from error
 

@@ -161,7 +161,9 @@ def test_the_commands_of_a_page_run_one_after_the_other(page: str, sae: Server, 
 def test_a_command_that_is_to_fail_says_what_the_page_quotes(block: Block, sae: Server, place: Path):
     (words,) = commands(block.text)
     said = next(other for other in blocks(block.page) if other.line > block.line)
-    assert without_numbers(sae(*words[1:], cwd=place).complaint) == without_numbers(said.text.strip().replace("\n  fix: ", "; "))
+    assert without_numbers(sae(*words[1:], cwd=place).complaint) == without_numbers(
+        said.text.strip().replace("\n  fix: ", "; ")
+    )
 
 
 def without_numbers(line: str) -> str:
