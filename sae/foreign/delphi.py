@@ -1,9 +1,9 @@
-"""What fires where in a store, as a cache of latents that delphi explains and scores latents from.
+"""Export which latents fire where in a store as a cache from which delphi explains and scores latents.
 
 The layout is that of https://github.com/EleutherAI/delphi, delphi/latents/cache.py (`save_splits`) and loader.py: a folder
-for the hook point, in it config.json and a file for each range of latents, FIRST_LAST.safetensors, with `locations [n, 3]`
-(window, column, latent less FIRST; uint16 or uint32), `activations [n]` and the `tokens [N, T]` of all windows. Rows that a
-store leaves out (BOS, padding) have no latents."""
+for the hook point holds config.json and, for each range of latents, FIRST_LAST.safetensors with `locations [n, 3]` (window,
+column, latent minus FIRST; uint16 or uint32), `activations [n]` and the `tokens [N, T]` of all windows. Rows that a store
+leaves out (BOS, padding) have no latents."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from sae.architectures import SAE
 from sae.features import firings
 from sae.features.collect import encode_shard, shards_to_read
 
-MOST = 2**24  # firings in a file, plus those of one latent: 400 MB in memory
+MOST = 2**24  # firings in a file, which the last latent of a range may exceed; 400 MB in memory
 
 
 @torch.no_grad()
@@ -37,10 +37,11 @@ def write_cache(
     on_rows: Callable[[int], None] = lambda n: None,
     most: int = MOST,
 ) -> list[Path]:
-    """Write the folder `out`, whole or not at all: the latents of the store's first tokens, or of all; its files.
+    """Write the latents of a store's first `tokens` tokens, or of all, into the folder `out`, and return its files.
 
-    Each shard is encoded once, its firings kept beside on the disk (8 bytes each) until the files are written. Memory: one
-    shard, `most` firings, and 4 bytes a token. Raises RunError when no latent fires or there is something at `out`."""
+    The folder appears complete or not at all. Each shard is encoded once, and its firings stay on disk (8 bytes each) until
+    the files are written. Memory: one shard, `most` firings, and 4 bytes per token. Raises RunError when no latent fires or
+    `out` is not empty."""
     if out.exists() and (not out.is_dir() or files.is_taken(out)):
         raise RunError(f"{out} is not empty: choose another --out")
     numbers = range(shards_to_read(store, tokens)[0])
@@ -58,8 +59,9 @@ def write_cache(
         names = []
         for latents in ranges:
             name = f"{latents.start}_{latents.stop - 1}.safetensors"
-            found = _entries(scratch, store, numbers, latents, int(fired[latents.start : latents.stop].sum()))
-            files.write_tensors(module / name, {**found, "tokens": windows}, "pt")
+            total = int(fired[latents.start : latents.stop].sum())
+            entries = _entries(scratch, store, numbers, latents, total)
+            files.write_tensors(module / name, {**entries, "tokens": windows}, "pt")
             names.append(out / hook / name)
         shutil.rmtree(scratch)
         files.write_json(module / "config.json", _config(store, len(windows), len(ranges)))
@@ -67,7 +69,7 @@ def write_cache(
 
 
 def _ranges(fired: Int[Tensor, "F"], most: int) -> list[range]:
-    """Neighbouring latents that share a file: all of them, each range with a firing and about `most` at most."""
+    """Split all latents into ranges that share a file, each with at least one firing and about `most` at most."""
     alive = fired.nonzero()[:, 0]
     part = (fired[alive].cumsum(0) - 1) // most
     firsts = alive[part.diff(prepend=torch.tensor([-1])) > 0].tolist()
@@ -75,25 +77,25 @@ def _ranges(fired: Int[Tensor, "F"], most: int) -> list[range]:
 
 
 def _entries(scratch: Path, store: Store, numbers: range, latents: range, total: int) -> dict[str, Tensor]:
-    """Firings of some latents in the shards, `total` of them: by shard, in it by latent, of a latent by row."""
-    places, values = np.empty((total, 3), np.uint32), np.empty(total, np.float32)
+    """Return the `total` firings of a range of latents, ordered by shard, then by latent, then by row."""
+    locations, values = np.empty((total, 3), np.uint32), np.empty(total, np.float32)
     start = 0
     for number in numbers:
         part = firings.read(scratch / shard_name(number), latents, 0)
         here = slice(start, start := start + len(part.values))
         window, column = np.divmod(part.rows.numpy(), store.context)
-        places[here, 0], places[here, 1] = window + store.first_windows[number], column
-        places[here, 2], values[here] = part.latents().numpy(), part.values.numpy()
-    value = torch.from_numpy(values)
-    half = value.half()
+        locations[here, 0], locations[here, 1] = window + store.first_windows[number], column
+        locations[here, 2], values[here] = part.latents().numpy(), part.values.numpy()
+    activations = torch.from_numpy(values)
+    half = activations.half()
     return {
-        "locations": torch.from_numpy(places.astype(np.uint16) if places.max() < 2**16 else places),
-        "activations": half if half.isfinite().all() else value,
+        "locations": torch.from_numpy(locations.astype(np.uint16) if locations.max() < 2**16 else locations),
+        "activations": half if half.isfinite().all() else activations,
     }
 
 
 def _config(store: Store, windows: int, splits: int) -> dict[str, Any]:
-    """What delphi's CacheConfig says; `ctx_len` is its older name for `cache_ctx_len`."""
+    """Return the content of delphi's CacheConfig; `ctx_len` is its older name for `cache_ctx_len`."""
     spec = store.spec
     return {
         "dataset_repo": spec.dataset["dataset"],

@@ -58,7 +58,7 @@ def read(path: Path) -> Imported:
     trainer, buffer = _part(about, "trainer"), _part(about, "buffer")
     name = trainer.get("dict_class")
     if what := _no_sae(name, content, buffer):
-        raise ForeignError(f"{file} is {what}: an SAE here rebuilds what it reads")
+        raise ForeignError(f"{file} is {what}: an SAE here reconstructs what it reads")
     if not isinstance(name, str) or name not in READERS:
         found = "does not say its dict_class" if name is None else f"is of class {name!r}"
         raise ForeignError(
@@ -85,7 +85,7 @@ def _no_sae(name: Any, content: dict[str, Any], buffer: dict[str, Any]) -> str |
             f"a crosscoder{f' ({name})' if isinstance(name, str) else ''}, which reads several places at once"
         )
     if buffer.get("io") == "in_and_out" or (isinstance(name, str) and "transcoder" in name.lower()):
-        return "a transcoder, which rebuilds a module's output from its input"
+        return "a transcoder, which reconstructs a module's output from its input"
     return None
 
 

@@ -1,7 +1,7 @@
-"""Gemma Scope: JumpReLU SAEs of Google DeepMind; 1 as params.npz, 2 as params.safetensors beside config.json.
+"""Read and write Gemma Scope's JumpReLU SAEs: version 1 is params.npz, version 2 params.safetensors beside config.json.
 
-Lieberum et al. 2024, arXiv:2408.05147. b_dec is not taken off the input. A params.npz says nothing of itself: model, site
-and layer are in its path, as the hub's folders have it."""
+Lieberum et al. 2024, arXiv:2408.05147. b_dec is not subtracted from the input. A params.npz holds no settings: model, site
+and layer are in its path, as in the hub's folders."""
 
 import re
 from pathlib import Path
@@ -40,29 +40,33 @@ MODULES = {
     "self_attn.o_proj.input": "attn.hook_z",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
-"""What version 2 calls a place within model.layers.N -> hook within a block."""
+"""Version 2's name of a place within model.layers.N -> hook within a block."""
 FOLDERS = {
     "resid_post": "output",
     "attn_out": "self_attn.o_proj.input",
     "mlp_out": "post_feedforward_layernorm.output",
 }
-"""Version 2's folders of SAEs, which may end in _all -> the place within model.layers.N."""
+"""Version 2's folder names, which may end in _all -> the place within model.layers.N."""
 
 
 def recognises(path: Path) -> bool:
-    """Whether this is, or is a folder with, params.npz or params.safetensors."""
+    """Return whether this is params.npz or params.safetensors, or a folder with one of them."""
     return (path.is_file() and path.name in (FIRST, SECOND)) or any(
         (path / name).is_file() for name in (FIRST, SECOND)
     )
 
 
 def read(path: Path) -> Imported:
-    """The SAE of a folder or file, of either version. Raises ForeignError when it is damaged or no plain JumpReLU."""
-    found = [path / name for name in (FIRST, SECOND) if (path / name).is_file()] if path.is_dir() else [path]
-    if not found:
+    """Read the SAE of a folder or file, of either version.
+
+    Raises ForeignError when it is damaged or not a plain JumpReLU."""
+    candidates = (
+        [path / name for name in (FIRST, SECOND) if (path / name).is_file()] if path.is_dir() else [path]
+    )
+    if not candidates:
         raise ForeignError(f"{path} has neither {FIRST} nor {SECOND}")
-    file = found[0]
-    tensors, origin = (_first if file.suffix == ".npz" else _second)(file)
+    file = candidates[0]
+    tensors, origin = (_first_version if file.suffix == ".npz" else _second_version)(file)
     renamed = {
         name[0].upper() + name[1:] if name in ("w_enc", "w_dec") else name: t for name, t in tensors.items()
     }
@@ -71,7 +75,9 @@ def read(path: Path) -> Imported:
     d, n = W_enc.shape
     shapes = {"W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
     parts = {"W_enc": W_enc} | {name: weights.take(name, *shape) for name, shape in shapes.items()}
-    parts["log_threshold"] = weights.take("threshold", n).clamp_min(0).log()  # a ReLU follows the comparison
+    parts["log_threshold"] = (
+        weights.take("threshold", n).clamp_min(0).log()
+    )  # a ReLU follows: below 0 acts as 0
     weights.done()
     sae = assemble(JumpReLUConfig(d_sae=n), parts)
     notes = fold_pre_bias(sae, subtracted=False)
@@ -81,7 +87,7 @@ def read(path: Path) -> Imported:
     return Imported(finished(sae), origin, notes + fold_norms(sae))
 
 
-def _first(file: Path) -> tuple[dict[str, Tensor], Origin]:
+def _first_version(file: Path) -> tuple[dict[str, Tensor], Origin]:
     parts = "/".join(file.absolute().parts)
     repository = re.search(r"gemma-scope-(\d+b)-(pt|it)-(\w+)", parts)
     layer = re.search(r"/layer_(\d+)/", parts)
@@ -90,8 +96,8 @@ def _first(file: Path) -> tuple[dict[str, Tensor], Origin]:
         size, kind, site = repository.groups()
         if site not in SITES:
             raise ForeignError(
-                f"{file} is a transcoder ({repository[0]}), which rebuilds an MLP's output from its input: an SAE here "
-                f"rebuilds what it reads"
+                f"{file} is a transcoder ({repository[0]}), which reconstructs an MLP's output from its input: an SAE here "
+                f"reconstructs what it reads"
             )
         model = f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}"
         hook = f"blocks.{layer[1]}.{SITES[site]}" if layer else None
@@ -102,55 +108,57 @@ def _first(file: Path) -> tuple[dict[str, Tensor], Origin]:
 
 
 def _npz(file: Path) -> dict[str, Tensor]:
-    """Arrays of floating-point numbers, none of which is unpickled, none larger than the file gives reason to think."""
+    """Read the arrays of an .npz. Nothing is unpickled, and an archive that unpacks to far more than its size is refused."""
     check_archive(file)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except Exception as error:  # bytes from anywhere: unpacking may meet whatever there is
+    except (
+        Exception
+    ) as error:  # anybody may have written the bytes, and numpy raises many kinds of error on them
         raise ForeignError(f"{file} cannot be read as arrays of numbers: {error}") from error
 
 
-def _second(file: Path) -> tuple[dict[str, Tensor], Origin]:
+def _second_version(file: Path) -> tuple[dict[str, Tensor], Origin]:
     about = read_json(file.parent / ABOUT) if (file.parent / ABOUT).exists() else _about_by_path(file)
     if about.get("architecture") != "jump_relu":
         raise ForeignError(
-            f"{file.parent / ABOUT}: architecture is {about.get('architecture')!r}, needed is jump_relu"
+            f"{file.parent / ABOUT}: architecture is {about.get('architecture')!r}, expected jump_relu"
         )
     source, target = about.get("hf_hook_point_in"), about.get("hf_hook_point_out")
     if about.get("affine_connection") or target not in (None, source):
         raise ForeignError(
-            f"{file.parent} is a transcoder from {source!r} to {target!r}: an SAE here rebuilds what it reads"
+            f"{file.parent} is a transcoder from {source!r} to {target!r}: an SAE here reconstructs what it reads"
         )
-    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", str(source))
-    hook = f"blocks.{found[1]}.{MODULES[found[2]]}" if found and found[2] in MODULES else None
+    module = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", str(source))
+    hook = f"blocks.{module[1]}.{MODULES[module[2]]}" if module and module[2] in MODULES else None
     return read_safetensors(file), Origin(_gemma_3(about), hook, about)
 
 
 def _about_by_path(file: Path) -> dict[str, Any]:
-    """Return settings of a version 2 file that has none beside it, read off its path as the hub's folders have it."""
+    """Return the settings of a version 2 file without a config.json, from its path within the hub's folders."""
     parts = "/".join(file.absolute().parts)
-    found = re.search(r"gemma-scope-(2-\w+-(?:pt|it)).*/(\w+?)(?:_all)?/layer_(\d+)_", parts)
-    if not found:
+    match = re.search(r"gemma-scope-(2-\w+-(?:pt|it)).*/(\w+?)(?:_all)?/layer_(\d+)_", parts)
+    if not match:
         raise ForeignError(
-            f"{ABOUT} is missing in {file.parent}, and the path does not tell model, site and layer"
+            f"{ABOUT} is missing in {file.parent}, and the path does not give model, site and layer"
         )
-    release, site, layer = found.groups()
+    release, site, layer = match.groups()
     if site not in FOLDERS:
-        raise ForeignError(f"{file} is a {site}, no SAE: an SAE here rebuilds what it reads")
-    place = f"model.layers.{layer}.{FOLDERS[site]}"
+        raise ForeignError(f"{file} is a {site}, not an SAE: an SAE here reconstructs what it reads")
+    module = f"model.layers.{layer}.{FOLDERS[site]}"
     model = f"google/gemma-{release.replace('2-', '3-', 1)}"
-    return {"architecture": "jump_relu", "hf_hook_point_in": place, "model_name": model}
+    return {"architecture": "jump_relu", "hf_hook_point_in": module, "model_name": model}
 
 
 def _gemma_3(about: dict[str, Any]) -> str | None:
-    """Return the hub's name for the model: some files write gemma-v3, some leave the owner out, and the smallest model
-    has no -pt."""
+    """Return the hub's name of the model. Some files write gemma-v3, some omit the owner, and the smallest model's name has
+    no -pt."""
     name = about.get("model_name")
     if not isinstance(name, str):
         return None
-    whole = ("" if "/" in name else "google/") + name.replace("-v3", "-3")
-    return whole.replace("-270m-pt", "-270m")
+    full_name = ("" if "/" in name else "google/") + name.replace("-v3", "-3")
+    return full_name.replace("-270m-pt", "-270m")
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:

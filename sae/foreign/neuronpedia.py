@@ -1,8 +1,8 @@
-"""A features folder in the layout that Neuronpedia imports: four JSON lines of what it is, gzipped lines of features and examples.
+"""Export a features folder in the layout that Neuronpedia imports: four JSON lines about the SAE, gzipped features and examples.
 
-The layout is what SAEDashboard writes (sae_dashboard/neuronpedia/neuronpedia_export.py) and what Neuronpedia's
-/api/admin/import reads, which takes the keys of a file's first line for its columns. Neuronpedia knows positive latents:
-of signed ones the positive side is written."""
+The layout is the one that SAEDashboard writes (sae_dashboard/neuronpedia/neuronpedia_export.py) and that Neuronpedia's
+/api/admin/import reads; the importer takes the keys of a file's first line for its columns. Neuronpedia knows positive
+latents only, so the positive side of signed ones is written."""
 
 import gzip
 import hashlib
@@ -18,31 +18,31 @@ from activations.disk import files
 from activations.errors import ConfigError
 from sae.features.store import Example, FeatureStore
 
-IMPORTS = "clkht01d40000jv08hvalcvly"  # the user that Neuronpedia's own bulk imports are under
+IMPORTS = "clkht01d40000jv08hvalcvly"  # the user under whom Neuronpedia files its own bulk imports
 AT_ONCE = 256  # features in a file
-TOP = -1.0, -1.0  # binMin and binContains of the strongest examples, as the other exporter marks them
+TOP = -1.0, -1.0  # binMin and binContains by which SAEDashboard marks the strongest examples
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Under which names Neuronpedia is to show an SAE."""
+    """The names under which Neuronpedia shows an SAE."""
 
     model_id: str
     """Neuronpedia's name of the language model, such as gpt2-small."""
     source_set: str
-    """Name of the SAE and its siblings on other layers, such as res-mine-8k; the layer is put before it."""
+    """Name of the SAE and its siblings on other layers, such as res-mine-8k; the layer number is prepended."""
     release: str
     """Name of the release that the set belongs to."""
     creator: str
-    """Who made it."""
+    """Name of whoever made it."""
     creator_id: str = IMPORTS
-    """Neuronpedia's id of that user; it has to be one of the instance's."""
+    """Id of the creator's account, which must exist on the Neuronpedia instance."""
     description: str = ""
-    """What to call the set on its page."""
+    """Title of the set on its page."""
     url: str | None = None
-    """Of a paper or repository."""
+    """Address of a paper or repository."""
     layer: int | None = None
-    """Number of the block it reads; that of the hook point when left out."""
+    """Number of the block it reads; when left out, that of the hook point."""
 
     def __post_init__(self) -> None:
         for name in ("model_id", "source_set", "release"):
@@ -53,23 +53,24 @@ class Listing:
                 or value[0] == "."
             ):
                 raise ConfigError(
-                    f"{name} = {value!r} must be of letters, digits, dashes, underscores and dots"
+                    f"{name} = {value!r} must consist of letters, digits, dashes, underscores and dots"
                 )
 
     @property
     def source(self) -> str:
-        """The set's name with the layer, under which the features stand."""
+        """The layer and the set's name: the id under which the features are filed."""
         return f"{self.layer}-{self.source_set}"
 
 
 def write_listing(features: FeatureStore, hook: str, model: str, listing: Listing, out: Path) -> Path:
-    """Write `out`/MODEL/LAYER-SET, which must not be there, whole or not at all; its path.
+    """Write the folder `out`/MODEL/LAYER-SET, complete or not at all, and return its path.
 
-    `hook` and `model` are the SAE's own, for the record. Memory: 256 features. Raises FileExistsError when it is taken."""
+    `hook` and `model` are the SAE's own, written for information. Memory: 256 features. Raises FileExistsError when the
+    folder exists."""
     if listing.layer is None:
         listing = replace(listing, layer=_layer(hook))
-    place, now = out / listing.model_id / listing.source, datetime.now(UTC).isoformat()
-    with files.new_folder(place) as folder:
+    target, now = out / listing.model_id / listing.source, datetime.now(UTC).isoformat()
+    with files.new_folder(target) as folder:
         for name, row in _about(features, hook, model, listing, now).items():
             files.write_atomically(
                 folder / f"{name}.jsonl", lambda part, row=row: part.write_bytes(_line(row))
@@ -84,20 +85,22 @@ def write_listing(features: FeatureStore, hook: str, model: str, listing: Listin
             rows = (_feature(features, latent, hook, listing, now, highest[latent]) for latent in latents)
             _write(folder / "features" / name, rows)
             _write(folder / "activations" / name, (row for rows in examples.values() for row in rows))
-    return place
+    return target
 
 
 def _layer(hook: str) -> int:
-    found = re.match(r"blocks\.(\d+)\.", hook)
-    if not found:
-        raise ConfigError(f"{hook} is in no block, and Neuronpedia counts SAEs by layer: give one by --layer")
-    return int(found[1])
+    match = re.match(r"blocks\.(\d+)\.", hook)
+    if not match:
+        raise ConfigError(
+            f"{hook} is not in a block, and Neuronpedia files SAEs by layer: give one with --layer"
+        )
+    return int(match[1])
 
 
 def _about(
     features: FeatureStore, hook: str, model: str, listing: Listing, now: str
 ) -> dict[str, dict[str, Any]]:
-    """The four rows that features hang from, by the name of their file."""
+    """Return the rows of release, model, source set and source, by the name of their file."""
     by = {"creatorId": listing.creator_id, "createdAt": now}
     named = {"creatorName": listing.creator, "urls": [listing.url] if listing.url else []}
     title = listing.description or listing.source_set
@@ -161,7 +164,7 @@ def _feature(
 
 
 def _examples(features: FeatureStore, latent: int, listing: Listing, now: str) -> list[dict[str, Any]]:
-    """The strongest windows, then those drawn by band, each window once."""
+    """Return the strongest windows, then those drawn by band, each window once."""
     listed: dict[str, dict[str, Any]] = {}
 
     def add(example: Example, low: float, high: float, contains: float) -> None:

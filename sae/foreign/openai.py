@@ -1,8 +1,8 @@
-"""OpenAI's sparse_autoencoder: one .pt with a state dict and the name of its activation function.
+"""Read and write OpenAI's sparse_autoencoder: one .pt with a state dict and the name of its activation function.
 
 https://github.com/openai/sparse_autoencoder, commit 4965b94, model.py. Its TopK SAEs normalise each row (mean 0, standard
-deviation 1) and undo that after decoding, so the decoder needs x too: no code of ours carries that along. Its README loads
-GPT-2 with center_writing_weights=False, and TransformerLens' other processing does not change the places its SAEs read."""
+deviation 1) and undo that after decoding, so decoding needs x too, which a `SparseCode` does not carry. Its README loads
+GPT-2 with center_writing_weights=False, and TransformerLens' other processing does not change the hook points it reads."""
 
 import re
 from pathlib import Path
@@ -34,14 +34,14 @@ LAYOUTS = (
 )
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 REFUSED = {
-    "TopK": "it normalises each row and needs the row's mean and spread again to decode, which no SAE here has: train "
-    "one on the same activations",
-    "Identity": "all its latents fire on every row: it is a linear map and no sparse autoencoder",
+    "TopK": "it normalises each row and needs the row's mean and standard deviation again to decode, which an SAE here "
+    "does not have: train one on the same activations",
+    "Identity": "all its latents fire on every row, so it is a linear map and not a sparse autoencoder",
 }
 
 
 def recognises(path: Path) -> bool:
-    """Whether this is a .pt or .pth with `pre_bias` and `latent_bias` in it, or a folder with one of the name given here."""
+    """Return whether this is a .pt or .pth with `pre_bias` and `latent_bias` in it, or a folder with autoencoder.pt."""
     file = path / WEIGHTS if path.is_dir() else path
     if file.suffix not in (".pt", ".pth") or not file.is_file():
         return False
@@ -53,7 +53,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Imported:
-    """The SAE of a file, if its activation function is ReLU. Raises ForeignError for any other, and for damage."""
+    """Read the SAE of a file. Raises ForeignError when it is damaged or its activation function is not ReLU."""
     file = path / WEIGHTS if path.is_dir() else path
     content = state_dict(read_pt(file), file)
     activation = content.get("activation", "ReLU")
@@ -62,14 +62,14 @@ def read(path: Path) -> Imported:
         reason = (
             REFUSED.get(activation, "it is not known here")
             if isinstance(activation, str)
-            else "that is no name"
+            else "that is not a name"
         )
-        raise ForeignError(f"{file} has the activation {name}: {reason}; needed is ReLU")
+        raise ForeignError(f"{file} has the activation {name}: {reason}; expected ReLU")
     weights = Weights(file, content)
     weights.drop("activation", "activation_state_dict", *STATISTICS)
     encoder = weights.take("encoder.weight", None, None)
     n, d = encoder.shape
-    tied = "decoder.linear.weight" in weights  # the encoder's own matrix under another name
+    tied = "decoder.linear.weight" in weights  # the encoder's own matrix, under another name
     decoder = weights.take("decoder.linear.weight", n, d) if tied else weights.take("decoder.weight", d, n).T
     tensors = {
         "W_enc": encoder.T,

@@ -1,18 +1,18 @@
-"""How the language model was processed before an SAE of SAELens was trained on it, and what that does to the SAE here.
+"""Undo, inside the SAE, how TransformerLens processed the language model before SAELens trained an SAE on it.
 
-TransformerLens can rewrite a model's weights as it loads them. The predictions stay, but some activations change, and an
-SAE trained on the changed ones computes something else on the plain ones, which are what `sae harvest` takes. SAELens
-says in `model_from_pretrained_kwargs` which rewritings it asked for:
+TransformerLens can rewrite a model's weights while it loads them. The predictions stay the same but some activations change.
+An SAE trained on the changed activations computes something else on the unprocessed ones, which `sae harvest` stores. SAELens
+records in `model_from_pretrained_kwargs` which rewritings it asked for:
 
-center_writing_weights   takes the mean over the width out of everything a LayerNorm model writes to its residual stream:
-                         x' = x - mean(x). Exact here, in the encoder. TransformerLens leaves RMSNorm models as they are.
-fold_ln                  moves a norm's weights into the layer behind it: what `hook_normalized` gives is another vector.
+center_writing_weights   subtracts the mean over the width from everything that a LayerNorm model writes to its residual
+                         stream: x' = x - mean(x). Undone exactly in the encoder. RMSNorm models are left unchanged.
+fold_ln                  moves a norm's weights into the layer behind it, which changes `hook_normalized`.
 fold_value_biases        moves the value biases into the output bias: `hook_v`, `hook_z` and `hook_result` lose them.
-refactor_factored_attn_matrices   rotates queries, keys, values and what is made of them within each head.
-center_unembed           shifts all logits alike: no activation changes.
+refactor_factored_attn_matrices   rotates queries, keys, values and what is computed from them within each head.
+center_unembed           shifts all logits alike, which changes no activation.
 
-SAELens from 3.20 on loads models with `from_pretrained_no_processing`, so what a file does not ask for was not done; older
-releases did the first three and center_unembed by default and kept no record of it."""
+From release 3.20 on SAELens loads models with `from_pretrained_no_processing`, so only the recorded rewritings were done.
+Older releases did the first three and center_unembed by default and kept no record."""
 
 import json
 import re
@@ -35,32 +35,32 @@ PLAIN = dict.fromkeys(
     ),
     False,
 )
-"""What a file has to say of an SAE that reads the activations of the model as it is."""
+"""The settings of an SAE that reads the activations of the unprocessed model."""
 BY_DEFAULT_ONCE = {**PLAIN, **dict.fromkeys(("fold_ln", "center_writing_weights", "fold_value_biases"), True)}
-"""What releases before 3.20 did when they were not told otherwise."""
+"""The rewritings that releases before 3.20 did by default."""
 LN, RMS = "LayerNorm", "RMSNorm"
 FAMILIES = {
     RMS: r"llama|gemma|mi[sx]tral|qwen|smollm|olmo-2|yi-|phi-?3|deepseek|granite|apertus|mamba",
     LN: r"gpt-?2|gpt-?neo|gpt-?j|pythia|opt-|opt$|gelu-|solu-|attn-only|tiny-?stories|stablelm|phi|bloom|santacoder|redwood|"
     r"falcon|cerebras|starcoder|codegen|stanford",
 }
-"""Families of models by what their names contain: the norms of their residual streams. The first match counts."""
+"""Kind of norm -> pattern of the names of model families whose residual streams it reads. The first match counts."""
 CENTRED = re.compile(
     r"hook_(?:pos_)?embed|blocks\.\d+\.hook_(?:resid_(?:pre|mid|post)|attn_out|mlp_out|mlp_in)"
 )
-"""Hook points that hold something written to the residual stream."""
+"""Hook points whose activations were written to the residual stream, so that centring changes them."""
 RESIDUAL = re.compile(r"hook_embed|blocks\.\d+\.hook_(?:resid_(?:pre|mid|post)|mlp_in)")
 WITHIN_BLOCKS = re.compile(
     r"blocks\.\d+\.(?:attn\.hook_(?:q|k|v|z|rot_q|rot_k|pattern|attn_scores)|mlp\.hook_(?:pre|pre_linear|post)|"
     r"ln\d\.hook_normalized)|ln_final\.hook_normalized"
 )
-"""Hook points behind a norm or a projection, which centring leaves as they are."""
+"""Hook points behind a norm or a projection, which centring does not change."""
 LOADING = frozenset(
     "n_devices device device_map move_to_device default_prepend_bos default_padding_side tokenizer cache_dir token "
     "use_auth_token local_files_only trust_remote_code low_cpu_mem_usage attn_implementation force_download "
     "first_n_layers use_safetensors".split()
 )
-"""Arguments that change how a model is loaded and none of its activations."""
+"""Arguments that change how a model is loaded but none of its activations."""
 OTHER_WEIGHTS = (
     "checkpoint_index",
     "checkpoint_value",
@@ -74,9 +74,9 @@ PRECISIONS = ("dtype", "torch_dtype")
 
 
 def norm_of(model: str) -> str | None:
-    """LN or RMS: which norm reads the residual stream of a model of this name; None where that cannot be told.
+    """Return the norm (LN or RMS) that reads the residual stream of a model; None where it is unknown.
 
-    A local folder's config.json says it; else the family in the name does."""
+    It follows from the config.json of a local folder, otherwise from the family in the model's name."""
     config = Path(model).expanduser() / "config.json"
     if config.is_file():
         try:
@@ -94,19 +94,20 @@ def norm_of(model: str) -> str | None:
 
 
 def plain_activations(sae: SAE, about: Mapping[str, Any], path: Path) -> list[str]:
-    """Let an SAE of SAELens read the activations of the model as it is, in place, given what its file says of the model.
+    """Change an SAE of SAELens in place so that it reads the activations of the unprocessed model.
 
-    Returns what to tell the user. Raises ForeignError where the rewritings leave no exact form."""
+    `about` is the metadata of its file. Returns notes for the user. Raises ForeignError where the rewritings leave no exact
+    form."""
     asked = about.get("model_from_pretrained_kwargs")
     if asked is not None and not isinstance(asked, dict):
         raise ForeignError(
-            f"{path}: model_from_pretrained_kwargs is {asked!r}, needed is an object of settings"
+            f"{path}: model_from_pretrained_kwargs is {asked!r}, expected an object of settings"
         )
     name = about.get("model_class_name") or "HookedTransformer"
     if name not in ("HookedTransformer", "HookedSAETransformer", "AutoModelForCausalLM"):
         raise ForeignError(
-            f"{path}: the SAE was trained on a model loaded as {name}, whose activations are not known to be those that "
-            f"sae harvest takes; if they are, delete model_class_name from {path.name}"
+            f"{path}: the SAE was trained on a model loaded as {name}, whose activations may differ from those that sae "
+            f"harvest stores; if they do not, delete model_class_name from {path.name}"
         )
     hook, model = str(about.get("hook_name")), about.get("model_name")
     if asked is None:
@@ -120,12 +121,15 @@ def _switch(asked: Mapping[str, Any], key: str, path: Path) -> bool:
     value = asked.get(key)
     if not isinstance(value, bool | None):
         raise ForeignError(
-            f"{path}: {key} in model_from_pretrained_kwargs is {value!r}, needed is true or false"
+            f"{path}: {key} in model_from_pretrained_kwargs is {value!r}, expected true or false"
         )
     return bool(value)
 
 
 def _undo(sae: SAE, done: set[str], hook: str, model: Any, path: Path) -> list[str]:
+    """Undo the rewritings that change the hook point, and return notes for the user.
+
+    Raises ForeignError for a change that depends on the model's weights, or whose effect is not known."""
     for key in ("fold_ln", "refactor_factored_attn_matrices", "fold_value_biases"):
         if key in done and (why := _changes(key, hook, str(model))):
             raise ForeignError(
@@ -138,29 +142,30 @@ def _undo(sae: SAE, done: set[str], hook: str, model: Any, path: Path) -> list[s
     if norm == RMS:
         return []
     if norm is None or not CENTRED.fullmatch(hook):
-        what = (
-            f"what passes {hook}" if norm else f"whether {model} has LayerNorms, as that needs, or RMSNorms"
+        unknown = (
+            f"how that changes the activations at {hook}"
+            if norm
+            else f"whether {model} has LayerNorms, which that changes, or RMSNorms"
         )
         raise ForeignError(
             f"{path}: the SAE was trained on a model loaded with center_writing_weights, and it is not known here "
-            f"{'how that changes ' if norm else ''}{what}; if its activations are those of the plain model, delete the "
-            f"setting from {path.name}"
+            f"{unknown}; if its activations are those of the unprocessed model, delete the setting from {path.name}"
         )
     if re.search(r"bloom|opt-350m", str(model).lower()) and RESIDUAL.fullmatch(hook):
         raise ForeignError(
             f"{path}: the SAE was trained on {model} loaded with center_writing_weights, and a norm behind its embedding "
-            f"or its blocks gives the residual stream a mean again: what is left of it depends on the model's weights"
+            f"or its blocks gives the residual stream a mean again: how much of it remains depends on the model's weights"
         )
     centre_inputs(sae)
     return [
-        "the model was loaded with center_writing_weights: the mean of x over its width is now taken off inside the encoder; "
-        "the latents are the same on the plain model, and the reconstruction is without that mean, which LayerNorm "
-        "discards and FVU counts"
+        "the model was loaded with center_writing_weights: the encoder now subtracts the mean of x over its width itself; "
+        "the latents are the same on the unprocessed model, and the reconstruction lacks that mean, which LayerNorm discards "
+        "and FVU counts"
     ]
 
 
 def _changes(key: str, hook: str, model: str) -> str | None:
-    """What a rewriting other than centring does to a hook point; None where it changes nothing."""
+    """Return what a rewriting other than centring does to a hook point; None where it changes nothing."""
     last = hook.rsplit(".", 1)[-1]
     if key == "fold_ln" and (last == "hook_normalized" or (last == "hook_post" and "solu" in model.lower())):
         return f"leaves the norm's weight and bias out of {hook}"
@@ -174,7 +179,7 @@ def _changes(key: str, hook: str, model: str) -> str | None:
 
 @torch.no_grad()
 def centre_inputs(sae: SAE) -> None:
-    """Let an SAE of x - mean(x) read x itself, in place, exactly: with C = I - 1/D, x C W = x (C W)."""
+    """Change an SAE that reads x - mean(x) in place so that it reads x, exactly: with C = I - 1/D, x C W = x (C W)."""
     centred = sae.W_enc - sae.W_enc.mean(0)
     if sae.pre_bias:  # what it takes off, b_dec, was not centred on the way in
         shift = sae.b_dec @ (centred - sae.W_enc)
@@ -185,7 +190,7 @@ def centre_inputs(sae: SAE) -> None:
 
 
 def _loaded(asked: Mapping[str, Any]) -> list[str]:
-    """Notes on the other arguments that the model was loaded with."""
+    """Return notes on the other arguments with which the model was loaded."""
     notes = []
     for key, value in asked.items():
         if key in PLAIN or key in LOADING or value is None or value is False:
@@ -205,19 +210,18 @@ def _loaded(asked: Mapping[str, Any]) -> list[str]:
 
 
 def _not_recorded(hook: str, model: Any, about: Mapping[str, Any], path: Path) -> list[str]:
-    """What to beware of in a file that does not say how its model was loaded."""
+    """Return a warning for a file that does not record how its model was loaded, if that may have changed activations."""
     version = str(about.get("sae_lens_training_version") or about.get("sae_lens_version") or "")
     number = re.match(r"(\d+)\.(\d+)", version)
     if number and (int(number[1]), int(number[2])) >= (3, 20):
         return []
-    told = []
+    changing = []
     if CENTRED.fullmatch(hook) and not (isinstance(model, str) and norm_of(model) == RMS):
-        told.append("center_writing_weights")
-    told += [key for key in ("fold_ln", "fold_value_biases") if _changes(key, hook, str(model))]
-    if not told:
+        changing.append("center_writing_weights")
+    changing += [key for key in ("fold_ln", "fold_value_biases") if _changes(key, hook, str(model))]
+    if not changing:
         return []
     return [
-        f"the file does not say how its model was loaded, and SAELens before 3.20 did {' and '.join(told)} unless told "
-        f'otherwise; if that was so, add "model_from_pretrained_kwargs": {{"{told[0]}": true}} to {path.name} and import it '
-        f"again"
+        f"the file does not say how its model was loaded, and SAELens before 3.20 did {' and '.join(changing)} by default; "
+        f'if it did so here, add "model_from_pretrained_kwargs": {{"{changing[0]}": true}} to {path.name} and import it again'
     ]

@@ -1,7 +1,7 @@
-"""An SAE as SAEBench (0.6) and SAEDashboard (0.8) expect one: dense latents, attributes and a cfg in SAELens' words.
+"""Adapt an SAE to what SAEBench (0.6) and SAEDashboard (0.8) expect: dense latents, and SAELens' attributes and cfg.
 
-Both take any object with these, in place of one of SAELens': `core.run_eval(config, [("mine", adapt(sae, origin))], …)`,
-`SaeVisRunner(config).run(encoder=adapt(sae, origin), …)`. Nothing but torch is needed here."""
+Both take any object with these in place of one of SAELens: `core.run_eval(config, [("mine", adapt(sae, origin))], …)`,
+`SaeVisRunner(config).run(encoder=adapt(sae, origin), …)`. Only torch is needed."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from sae.foreign.weights import Origin
 
 @dataclass
 class BenchConfig:
-    """Settings that SAEBench reads, and writes more into; most of them say that there is nothing more to do."""
+    """Settings that SAEBench reads and adds to; most of them have the value that asks for nothing."""
 
     model_name: str
     d_in: int
@@ -45,24 +45,24 @@ class BenchConfig:
     neuronpedia_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields."""
+        """Return the fields as a dictionary."""
         return asdict(self)
 
 
 class Bench(nn.Module):
-    """An SAE of ours behind SAELens' surface: `encode` and `decode` are dense, [..., D] to [..., F] and back.
+    """An SAE of ours behind SAELens' interface: `encode` and `decode` are dense, [..., D] to [..., F] and back.
 
-    What it computes is float32, whatever `dtype` is: that is what comes out, and what the weights are shown in."""
+    Computations are float32 whatever `dtype` is; `dtype` is the type of the results and of the weights it shows."""
 
     def __init__(self, sae: SAE, cfg: BenchConfig):
         super().__init__()
         self.sae, self.cfg = sae, cfg
         self.dtype = torch.float32
-        self.hook_z_reshaping_mode = False  # heads come flattened
+        self.hook_z_reshaping_mode = False  # heads arrive flattened
         self._show()
 
     def _show(self) -> None:
-        """Set the weights and settings that others look at."""
+        """Set the weights and settings that other tools read."""
         sae, bias = self.sae, self.sae.encoder_bias()
         self.device = sae.device
         self.W_enc = sae.encoder_directions().detach().T.to(self.dtype)
@@ -76,23 +76,23 @@ class Bench(nn.Module):
         self.cfg.dtype, self.cfg.device = str(self.dtype).removeprefix("torch."), str(self.device)
 
     def encode(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:
-        """Latents, zeros written out; signed ones keep their sign."""
+        """Return dense latents; signed ones keep their sign."""
         dense = self.sae.encode(x.to(self.device, torch.float32)).dense()
         return dense.view(*x.shape[:-1], self.cfg.d_sae).to(self.dtype)
 
     def decode(self, feature_acts: Float[Tensor, "*rows F"]) -> Float[Tensor, "*rows D"]:
-        """Reconstruction of any latents, those that no encoder gives too."""
+        """Return the reconstruction of any latents, also of ones that the encoder never gives."""
         return (feature_acts.to(self.device, torch.float32) @ self.sae.W_dec + self.sae.b_dec).to(self.dtype)
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-        """`decode` of `encode`."""
+        """Return the reconstruction of x."""
         return self.decode(self.encode(x))
 
     def to(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
     ) -> "Bench":
-        """Move there, or show another dtype; itself."""
-        if isinstance(device, torch.dtype):  # torch allows it to stand first
+        """Move to a device, change the dtype that is shown, or both, and return this object."""
+        if isinstance(device, torch.dtype):  # torch accepts the dtype as the first argument
             device, dtype = None, device
         if device is not None:
             self.sae.to(device)
@@ -101,29 +101,32 @@ class Bench(nn.Module):
         return self
 
     def fold_W_dec_norm(self) -> None:
-        """Nothing: decoder rows have norm 1, or which latents fire depends on the norms they have."""
+        """Do nothing: decoder rows have norm 1 already, or their norms decide which latents fire."""
 
     def turn_off_forward_pass_hook_z_reshaping(self) -> None:
-        """Heads come flattened."""
+        """Record the mode. Heads arrive flattened, so there is nothing to do."""
         self.hook_z_reshaping_mode = False
 
     def turn_on_forward_pass_hook_z_reshaping(self) -> None:
-        """What comes is not reshaped even so: both tools flatten heads before they encode."""
+        """Record the mode. Nothing is reshaped even so: both tools flatten heads before they encode."""
         self.hook_z_reshaping_mode = True
 
     @property
     def activation_fn(self) -> Any:
-        """SAELens' TopK. Where SAEDashboard finds it, it encodes all latents and takes those it wants; elsewhere it cuts
-        the weights of the others off, which is right for SAELens' own classes only."""
+        """SAELens' TopK, whatever the architecture.
+
+        When SAEDashboard sees it, it encodes all latents and selects the ones it wants. Otherwise it slices the weights of
+        those latents, which is right for SAELens' own classes only."""
         from sae_lens.saes.topk_sae import TopK  # pyright: ignore[reportMissingImports]
 
         return TopK(self.cfg.d_sae)
 
 
 def adapt(sae: SAE, origin: Origin) -> Bench:
-    """An SAE for SAEBench or SAEDashboard; both need its model and a hook point in a block.
+    """Adapt an SAE for SAEBench or SAEDashboard, which need its model and a hook point in a block.
 
-    Raises ForeignError when `origin` lacks one of them. `sae.workflows.import_sae.origin_of(run)` gives the origin of a run's."""
+    `sae.workflows.import_sae.origin_of(run)` gives the origin of a run's SAE. Raises ForeignError when `origin` lacks the
+    model or such a hook point."""
     layer = hook_names.layer_of(origin.hook)
     if origin.model is None or origin.hook is None or layer is None:
         raise ForeignError(

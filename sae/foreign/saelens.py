@@ -64,7 +64,7 @@ OF_THE_SAE = frozenset(
 NOT_READ = {
     "matching_pursuit": "it picks latents one after the other from what is left of x",
     "temporal": "it reads the tokens before each one too; here every row is encoded alone",
-    "transcoder": "it writes another place of the model than it reads; here an SAE rebuilds what it reads",
+    "transcoder": "it writes another place of the model than it reads; here an SAE reconstructs what it reads",
 }
 NOT_READ |= dict.fromkeys(
     ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"), NOT_READ["transcoder"]

@@ -28,7 +28,7 @@ TITLE = "sparsify (cfg.json and sae.safetensors)"
 WEIGHTS, ABOUT, RUN = "sae.safetensors", "cfg.json", "config.json"
 LAYOUTS = (Layout(re.escape(WEIGHTS), (ABOUT,), (f"../{RUN}", f"../../{RUN}")),)
 REFUSED = {
-    "transcode": "a transcoder, which rebuilds a module's output from its input",
+    "transcode": "a transcoder, which reconstructs a module's output from its input",
     "skip_connection": "with a linear skip connection, which adds x W_skip",
 }
 """Settings with which it is no SAE of ours."""
@@ -53,7 +53,7 @@ def read(path: Path) -> Imported:
     for name, what in REFUSED.items():
         if about.get(name):
             raise ForeignError(
-                f"{path} is {what} ({name} in {ABOUT}): an SAE here rebuilds what it reads, by features alone"
+                f"{path} is {what} ({name} in {ABOUT}): an SAE here reconstructs what it reads, by features alone"
             )
     activation = about.get("activation", "topk")  # older files have no other
     if activation != "topk":

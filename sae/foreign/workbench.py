@@ -1,4 +1,4 @@
-"""A finished run of this tool, its own or one that somebody shared: run.json, sae.json and sae.safetensors (FORMAT.md)."""
+"""Read a finished run of this tool that somebody shared: run.json, sae.json and sae.safetensors (FORMAT.md)."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,19 @@ LAYOUTS = (Layout(re.escape(ABOUT), ("run.json", WEIGHTS), ("eval.json", "labels
 
 
 def recognises(path: Path) -> bool:
-    """Whether this is a folder with a finished run."""
+    """Return whether this is a folder with a finished run."""
     return all((path / name).is_file() for name in ("run.json", ABOUT, WEIGHTS))
 
 
 def read(path: Path) -> Imported:
-    """Read the SAE of a run, of any architecture. Raises ForeignError when it is damaged, unfinished or of a newer format."""
+    """Read the SAE of a run of any architecture.
+
+    Raises ForeignError when the run is damaged, unfinished or of a newer format."""
     try:
         run = Run(path)
         sae = load_sae(path)
     except RunError as error:
-        raise ForeignError(str(error)) from error
+        raise ForeignError(error.message, fix=error.fix) from error
     return Imported(
         sae, Origin(run.record.model, run.hook, run.record.imported.facts if run.record.imported else {}), []
     )

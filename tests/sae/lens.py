@@ -111,7 +111,7 @@ def latents(path: Path, x: Tensor) -> Tensor:
 
 
 def decoded(path: Path, z: Tensor) -> Tensor:
-    """What it rebuilds from latents."""
+    """Return the reconstruction of some latents."""
     cfg, t = json.loads((path / "cfg.json").read_text()), tensors_of(path)
     if cfg.get("rescale_acts_by_decoder_norm"):
         z = z / t["W_dec"].norm(dim=1)

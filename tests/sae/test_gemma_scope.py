@@ -146,11 +146,11 @@ def test_what_it_cannot_hold_is_refused_and_nothing_is_written(tmp_path, name):
 @pytest.mark.parametrize(
     ("about", "said"),
     [
-        ({"architecture": "topk"}, "architecture is 'topk', needed is jump_relu"),
+        ({"architecture": "topk"}, "architecture is 'topk', expected jump_relu"),
         ({"affine_connection": True}, "is a transcoder from 'model.layers.7.output'"),
         (
             {"hf_hook_point_out": "model.layers.8.output"},
-            "to 'model.layers.8.output': an SAE here rebuilds what it reads",
+            "to 'model.layers.8.output': an SAE here reconstructs what it reads",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def test_what_is_no_plain_jumprelu_is_told(tmp_path, about, said):
 def test_transcoders_of_version_1_and_decoders_of_several_layers_are_told(tmp_path):
     folder = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_3"
     with pytest.raises(
-        ForeignError, match="is a transcoder .gemma-scope-2b-pt-transcoders., which rebuilds an MLP's output"
+        ForeignError, match="is a transcoder .gemma-scope-2b-pt-transcoders., which reconstructs an MLP's output"
     ):
         gemma_scope.read(first(folder, tensors()))
     several = {**lower(tensors()), "w_dec": torch.zeros(F, 2, D)}

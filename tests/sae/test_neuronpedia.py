@@ -102,9 +102,9 @@ def test_of_signed_latents_the_positive_side_is_written(world, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"source_set": "a/b"}, "source_set = 'a/b' must be of letters"),
-        ({"model_id": ".."}, "model_id = '..' must be of letters"),
-        ({"release": ""}, "release = '' must be of letters"),
+        ({"source_set": "a/b"}, "source_set = 'a/b' must consist of letters"),
+        ({"model_id": ".."}, "model_id = '..' must consist of letters"),
+        ({"release": ""}, "release = '' must consist of letters"),
     ],
 )
 def test_names_cannot_leave_the_folder(changes, said):
@@ -125,6 +125,6 @@ def test_the_command_writes_it_once(world, tmp_path, capsys):
 
 def test_a_hook_outside_of_blocks_needs_a_layer(world, tmp_path):
     features = FeatureStore(world / "runs/toy/features")
-    with pytest.raises(ConfigError, match="hook_embed is in no block.* give one by --layer"):
+    with pytest.raises(ConfigError, match="hook_embed is not in a block.* --layer"):
         write_listing(features, "hook_embed", "toy", LISTING, tmp_path)
     assert not any(tmp_path.iterdir())

@@ -68,9 +68,9 @@ def test_what_it_cannot_hold_is_refused_and_nothing_is_written(tmp_path, name):
             {"activation": "TopK", "activation_state_dict": {"k": 3, "postact_fn": "ReLU"}},
             "normalises each row",
         ),
-        ({"activation": "Identity"}, "no sparse autoencoder"),
+        ({"activation": "Identity"}, "not a sparse autoencoder"),
         ({"activation": "Swish"}, "not known here"),
-        ({"activation": torch.zeros(3)}, "the activation a Tensor: that is no name; needed is ReLU"),
+        ({"activation": torch.zeros(3)}, "the activation a Tensor: that is not a name; expected ReLU"),
         ({"latent_bias": torch.zeros(F + 1)}, r"latent_bias has shape \(25,\), needed is \(24\)"),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_width_other_than_the_names_is_noted(tmp_path):
 
 
 WRONG = {
-    "no repository": ("here", tensors(), "does not say its k"),
+    "no repository": ("here", tensors(), "does not give its k"),
     "k above the width": (REPOSITORY.replace("_50", "_5000"), tensors(), "k = 5000"),
     "missing": (REPOSITORY, {"W_enc": torch.zeros(F, D)}, "lacks the tensor b_enc"),
     "transposed": (REPOSITORY, {**tensors(), "W_dec": torch.zeros(F, D)}, "W_dec has shape"),

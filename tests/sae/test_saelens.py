@@ -284,7 +284,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, reader):
 
 
 def test_zeros_in_the_decoder_stay_zeros(tmp_path):
-    """A row of norm 0 cannot be brought to norm 1; its latent rebuilds nothing, before and after."""
+    """A row of norm 0 cannot be scaled to norm 1; its latent contributes nothing, before and after."""
     whole = load_file(lens.folder(tmp_path / "a", "jumprelu") / saelens.WEIGHTS)["W_dec"]
     whole[3] = 0
     path = lens.folder(tmp_path / "b", "jumprelu", tensors={"W_dec": whole})
