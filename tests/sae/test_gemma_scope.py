@@ -162,7 +162,8 @@ def test_what_is_no_plain_jumprelu_is_told(tmp_path, about, said):
 def test_transcoders_of_version_1_and_decoders_of_several_layers_are_told(tmp_path):
     folder = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_3"
     with pytest.raises(
-        ForeignError, match="is a transcoder .gemma-scope-2b-pt-transcoders., which reconstructs an MLP's output"
+        ForeignError,
+        match="is a transcoder .gemma-scope-2b-pt-transcoders., which reconstructs an MLP's output",
     ):
         gemma_scope.read(first(folder, tensors()))
     several = {**lower(tensors()), "w_dec": torch.zeros(F, 2, D)}

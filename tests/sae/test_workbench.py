@@ -16,14 +16,15 @@ from tests.sae.small import SMALL, D
 
 
 def run(folder, name="topk"):
-    """A run as an import without a store makes it."""
+    """Write a run as an import without a store does, and return its SAE."""
     sae = trained(SMALL[name])
     folder.mkdir()
     save_sae(folder, sae, {"hook": "a.hook", "model": "gpt2", "step": None})
     settings = config.to_json(RunConfig("", "a.hook", sae.cfg))
     about = {
         **made_by(), "config": settings, "hook": "a.hook", "d_model": D, "input_scale": 1.0, "model": "gpt2",
-        "model_revision": None, "weights_sha256": None, "store_fingerprint": None, "imported": {"facts": {"a": 1}},
+        "model_revision": None, "weights_sha256": None, "store_fingerprint": None,
+        "imported": {"format": "saelens", "path": "theirs", "notes": [], "facts": {"a": 1}},
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(about))
     return sae
