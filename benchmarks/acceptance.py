@@ -66,7 +66,7 @@ def arch(name: str, **settings: Any) -> ArchConfig:
     """Configuration of an architecture of the table."""
     if name not in ARCHITECTURES:
         raise MissingError(f"{name} is not in the table of architectures")
-    return ARCHITECTURES[name][0](**settings)
+    return ARCHITECTURES[name].config(**settings)
 
 
 def settings(seed: int, steps: int = 2500, scale_inputs: bool = True) -> TrainConfig:
@@ -115,7 +115,7 @@ def adaptivek(seed: int) -> Iterator[float]:
 def kron(seed: int) -> Iterator[float]:
     """Largest difference, in float64, from latent (k m + i) n + j = sqrt(relu(P_ki x) relu(Q_kj x)), written out."""
     cfg = arch("kron", d_sae=24, k=24, m=2, n=4)
-    sae: Any = ARCHITECTURES["kron"][1](8, cfg).double()
+    sae: Any = ARCHITECTURES["kron"](8, cfg).double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in sae.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))

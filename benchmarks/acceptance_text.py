@@ -36,7 +36,7 @@ class OnText:
         """One run named `name`, measured on the held-out rows."""
         cfg = RunConfig(
             store=str(self.store),
-            arch=ARCHITECTURES[arch][0](**settings),
+            arch=ARCHITECTURES[arch].config(**settings),
             train=TrainConfig(length.steps, length.batch, seed=self.seed, log_every=50),
             labels=labels,
         )

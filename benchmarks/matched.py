@@ -133,7 +133,7 @@ class Bench:
         latents = round(command.latents * method.width)
         cfg = RunConfig(
             store=str(command.store),
-            arch=ARCHITECTURES[method.arch][0](d_sae=latents, **method.settings, **knob),
+            arch=ARCHITECTURES[method.arch].config(d_sae=latents, **method.settings, **knob),
             train=TrainConfig(steps=command.steps, batch=command.batch, lr=lr, seed=seed, log_every=50),
             labels=labels,
         )

@@ -41,7 +41,7 @@ def settings(case: str, steps: int) -> tuple[Any, Any]:
 
     name, arch, train = CASES[case]
     alive = {"dead_after_tokens": 10**12, "log_every": 5}
-    return ARCHITECTURES[name][0](**arch), TrainConfig(**{"steps": steps, **alive, **train})
+    return ARCHITECTURES[name].config(**arch), TrainConfig(**{"steps": steps, **alive, **train})
 
 
 def trained(case: str, store: str, steps: int) -> dict[str, float]:

@@ -84,7 +84,7 @@ class Rows:
 def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
     """Held-out FVU, L0 and share of latents silent on the held-out rows of one SAE trained at this peak rate."""
     values = dict(pair.split("=") for pair in point.settings.split())
-    arch = ARCHITECTURES[point.method][0](
+    arch = ARCHITECTURES[point.method].config(
         d_sae=point.width, **{name: json.loads(value) for name, value in values.items()}
     )
     sae = build(arch, rows.training.shape[1], point.seed)

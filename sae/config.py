@@ -57,5 +57,5 @@ def arch_from_json(name: str, fields: dict[str, Any], batch: int | None = None) 
     Raises RunError when this release has no such architecture, TypeError for fields that are not its own."""
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
-    kind = ARCHITECTURES[name][0]
+    kind = ARCHITECTURES[name].config
     return build(kind, kind.upgraded(fields, batch) if isinstance(fields, dict) else fields)

@@ -1,92 +1,61 @@
-"""The table of architectures: a new one is a file here and a line there."""
+"""The table of architectures. A new one is a file in this folder and a line here, or an entry point of an installed package.
 
-import torch
+A package adds an architecture under the group `sae.architectures`, as NAME = "package.module:Class" with a subclass of SAE."""
 
-from activations.errors import ConfigError
-from sae.architectures.abstopk import AbsTopK, AbsTopKConfig
-from sae.architectures.adaptivek import AdaptiveK, AdaptiveKConfig
-from sae.architectures.base import SAE, ArchConfig, Loss
-from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
-from sae.architectures.gated import Gated, GatedConfig
-from sae.architectures.gba import GBA, GBAConfig
-from sae.architectures.jumprelu import JumpReLU, JumpReLUConfig
-from sae.architectures.kron import KronConfig, KronSAE
-from sae.architectures.matryoshka import Matryoshka, MatryoshkaConfig
-from sae.architectures.mfr import MFR, MFRConfig
-from sae.architectures.relu import ReLU, ReLUConfig
-from sae.architectures.topafa import TopAFA, TopAFAConfig
-from sae.architectures.topk import TopK, TopKConfig
+from typing import Any
 
-ARCHITECTURES: dict[str, tuple[type[ArchConfig], type[SAE]]] = {
-    "topk": (TopKConfig, TopK),
-    "batchtopk": (BatchTopKConfig, BatchTopK),
-    "abstopk": (AbsTopKConfig, AbsTopK),
-    "kron": (KronConfig, KronSAE),
-    "topafa": (TopAFAConfig, TopAFA),
-    "relu": (ReLUConfig, ReLU),
-    "gated": (GatedConfig, Gated),
-    "jumprelu": (JumpReLUConfig, JumpReLU),
-    "matryoshka": (MatryoshkaConfig, Matryoshka),
-    "gba": (GBAConfig, GBA),
-    "mfr": (MFRConfig, MFR),
-    "adaptivek": (AdaptiveKConfig, AdaptiveK),
+# isort: off
+# One line per architecture: it joins the table and can be imported from here. The order is that of `sae train --help`.
+from sae.architectures.base import SAE as SAE, ArchConfig as ArchConfig, Loss as Loss
+from sae.architectures.topk import TopK as TopK, TopKConfig as TopKConfig
+from sae.architectures.batchtopk import BatchTopK as BatchTopK, BatchTopKConfig as BatchTopKConfig
+from sae.architectures.abstopk import AbsTopK as AbsTopK, AbsTopKConfig as AbsTopKConfig
+from sae.architectures.kron import KronConfig as KronConfig, KronSAE as KronSAE
+from sae.architectures.topafa import TopAFA as TopAFA, TopAFAConfig as TopAFAConfig
+from sae.architectures.relu import ReLU as ReLU, ReLUConfig as ReLUConfig
+from sae.architectures.gated import Gated as Gated, GatedConfig as GatedConfig
+from sae.architectures.jumprelu import JumpReLU as JumpReLU, JumpReLUConfig as JumpReLUConfig
+from sae.architectures.matryoshka import Matryoshka as Matryoshka, MatryoshkaConfig as MatryoshkaConfig
+from sae.architectures.gba import GBA as GBA, GBAConfig as GBAConfig
+from sae.architectures.mfr import MFR as MFR, MFRConfig as MFRConfig
+from sae.architectures.adaptivek import AdaptiveK as AdaptiveK, AdaptiveKConfig as AdaptiveKConfig
+
+# isort: on
+from sae.plugins import Plugins
+
+GROUP = "sae.architectures"
+BUILT_IN: dict[str, type[SAE]] = {
+    thing.config.name: thing
+    for thing in [*globals().values()]
+    if isinstance(thing, type) and issubclass(thing, SAE) and thing is not SAE
 }
 
-__all__ = [
-    "ARCHITECTURES",
-    "GBA",
-    "MFR",
-    "SAE",
-    "AbsTopK",
-    "AbsTopKConfig",
-    "AdaptiveK",
-    "AdaptiveKConfig",
-    "ArchConfig",
-    "BatchTopK",
-    "BatchTopKConfig",
-    "GBAConfig",
-    "Gated",
-    "GatedConfig",
-    "JumpReLU",
-    "JumpReLUConfig",
-    "KronConfig",
-    "KronSAE",
-    "Loss",
-    "MFRConfig",
-    "Matryoshka",
-    "MatryoshkaConfig",
-    "ReLU",
-    "ReLUConfig",
-    "TopAFA",
-    "TopAFAConfig",
-    "TopK",
-    "TopKConfig",
-    "build",
-    "name_of",
-]
+
+def problem(name: str, thing: Any) -> str | None:
+    """Return what keeps a package's class from being an architecture of this name, None if nothing does."""
+    if not (isinstance(thing, type) and issubclass(thing, SAE)):
+        return "is not a subclass of sae.SAE"
+    config = getattr(thing, "config", None)
+    if not (isinstance(config, type) and issubclass(config, ArchConfig)):
+        return "has no `config`, a subclass of sae.architectures.ArchConfig"
+    if lacking := [fact for fact in ("name", "rule") if not getattr(config, fact, None)]:
+        return f"has a configuration, {config.__name__}, without {' and '.join(lacking)}"
+    if config.name != name:
+        return f"calls itself {config.name!r}"
+    return None
+
+
+ARCHITECTURES = Plugins[type[SAE]](GROUP, BUILT_IN, problem)
+"""Every architecture's class by name."""
 
 
 def name_of(cfg: ArchConfig) -> str:
-    """The table's name for a configuration's architecture."""
-    return next(name for name, (config, _) in ARCHITECTURES.items() if type(cfg) is config)
+    """Return the table's name for a configuration's architecture."""
+    return cfg.name
 
 
 def build(cfg: ArchConfig, d_model: int, seed: int = 0) -> SAE:
-    """An SAE of this architecture over width d_model, initialised around 0; the same for the same seed.
+    """Return an SAE of this architecture over width d_model, initialised around 0; the same for the same seed.
 
     Raises ConfigError when it does not fit into memory."""
-    try:
-        sae = ARCHITECTURES[name_of(cfg)][1](d_model, cfg)
-    except (
-        RuntimeError,
-        MemoryError,
-        OverflowError,
-    ) as error:  # torch has no error of its own for this on the CPU
-        size = 4 * 2 * cfg.d_sae * d_model / 1e9
-        raise ConfigError(
-            f"d_sae = {cfg.d_sae} over activations of width {d_model} takes {size:,.3g} GB for the weights alone, which "
-            f"memory does not hold: choose fewer latents (sae plan train tells what fits)"
-        ) from error
-    centre = torch.zeros(d_model)
-    sae.initialise(centre[None], centre, torch.Generator().manual_seed(seed))
-    return sae
+    return ARCHITECTURES[cfg.name](d_model, cfg, seed=seed)

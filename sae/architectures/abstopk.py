@@ -9,14 +9,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
+from sae.architectures.topk import TopK, TopKConfig
 from sae.code import SparseCode
 
 
 @dataclass(frozen=True)
 class AbsTopKConfig(ArchConfig):
     """AbsTopK: the k latents largest in size, of either sign; one latent can stand for two opposites."""
+
+    name = "abstopk"
+    rule = (
+        "it keeps what is largest in size, with its sign: k of each row or, chosen per batch, what is beyond a "
+        "threshold on both sides"
+    )
+    shards_latents = True
+    revives_dead = True
 
     advice = (
         "Set --arch.k to a tenth of the activations' width and choose with --arch.per batch. At a k of a "
@@ -40,6 +51,18 @@ class AbsTopKConfig(ArchConfig):
         check_k(self.k, self)
         check_threshold_rate(self.threshold_rate)
 
+    def selects(self) -> Selects:
+        """Return by rank, or above one threshold where training selects per batch."""
+        return Selects.BY_RANK if self.per == "token" else Selects.ABOVE_ONE_THRESHOLD
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return k."""
+        return ExpectedL0(self.k)
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection, of each row or among the batch."""
+        return TrainingCost("row" if self.per == "token" else "batch")
+
 
 @final
 class AbsTopK(SAE):
@@ -54,12 +77,13 @@ class AbsTopK(SAE):
     mode only, is assigned first and averaged then, and stays 0, unused, when latents are chosen per token."""
 
     cfg: AbsTopKConfig
+    config = AbsTopKConfig
     in_activation_units = (*SAE.in_activation_units, "threshold")
     signed = True
     threshold: Float[Tensor, ""]
 
-    def __init__(self, d_model: int, cfg: AbsTopKConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Create the running threshold of selection per batch."""
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -77,6 +101,22 @@ class AbsTopK(SAE):
     def thresholds(self) -> Float[Tensor, "F"]:
         """Return one threshold for all latents, which sizes are compared with; it is 0 when latents are chosen per token."""
         return self.threshold.expand(self.d_sae)
+
+    def simpler(self) -> TopK | BatchTopK:
+        """Return an unsigned SAE of 2 F latents; in the second half encoder, bias and decoder row are negated.
+
+        The k largest of those are the k largest in size, and the reconstruction is the same."""
+        W_enc, b_enc, W_dec = self.W_enc.double(), self.b_enc.double(), self.W_dec.double()
+        tensors = {
+            "W_enc": torch.cat([W_enc, -W_enc], 1),
+            "b_enc": torch.cat([b_enc, -b_enc]),
+            "W_dec": torch.cat([W_dec, -W_dec]),
+            "b_dec": self.b_dec,
+        }
+        if self.cfg.per == "token":
+            return TopK.from_tensors(TopKConfig(2 * self.d_sae, self.cfg.k), tensors)
+        tensors["threshold"] = self.threshold
+        return BatchTopK.from_tensors(BatchTopKConfig(2 * self.d_sae, self.cfg.k), tensors)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The B k pre-activations of the batch that are largest in size, or `encode`'s code."""

@@ -3,6 +3,7 @@
 "AdaptiveK Sparse Autoencoders: Dynamic Sparsity Allocation for Interpretable LLM Representations",
 arXiv:2508.17320, and the authors' code, hiyukie/adaptiveK 3d03020."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
@@ -12,19 +13,24 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError
 from sae import kernels
-from sae.architectures import ridge
-from sae.architectures.base import SAE, ArchConfig, LabelUnit, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, ExpectedL0, LabelUnit, Selects
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
 
 SLOPE = 6  # of the sigmoid from score to k
 NATS = 10.0  # a surprise that counts as the highest score: the token had a probability of 1 in 22,000
 EDGE = 0.25  # latents
+FOLDS = 5  # of cross-validation
 
 
 @dataclass(frozen=True)
 class AdaptiveKConfig(ArchConfig):
     """AdaptiveK: more latents for the tokens of complex texts; needs a store with labels."""
+
+    name = "adaptivek"
+    rule = "how many latents a row keeps is said by a probe, row by row"
+    revives_dead = True
 
     advice = (
         "First train a batchtopk run of the same width with the k you want, then label the store with it "
@@ -70,6 +76,21 @@ class AdaptiveKConfig(ArchConfig):
         if not self.ridge_lambdas or min(self.ridge_lambdas) <= 0:
             raise ConfigError(f"ridge_lambdas = {self.ridge_lambdas} must be one number or more, all above 0")
 
+    def selects(self) -> Selects:
+        """Return by rank."""
+        return Selects.BY_RANK
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return halfway from k_min to k_max."""
+        return ExpectedL0(
+            (self.k_min + self.k_max) / 2, "texts of middling complexity: halfway from k_min to k_max"
+        )
+
+    @classmethod
+    def small(cls, d_sae: int, k: int) -> dict[str, Any]:
+        """Return settings for a small dictionary: k from 1 to about three times k."""
+        return {"d_sae": d_sae, "k_min": 1, "k_max": min(3 * k + 1, d_sae)}
+
     def reading(self, unit: LabelUnit) -> "AdaptiveKConfig":
         """Return this configuration for labels in a unit; one that says itself how labels are read stays as it is."""
         # scores are what `auto` stands for, and runs of older releases have it
@@ -86,6 +107,7 @@ class AdaptiveK(SAE):
     token. Where the reconstruction's error is the family's FVU, the authors take the mean squared error."""
 
     cfg: AdaptiveKConfig
+    config = AdaptiveKConfig
     per_activation_unit = ("probe_w", "probe_w_start")
     probe_w_start: Float[Tensor, "D"]
     probe_b_start: Float[Tensor, ""]
@@ -93,10 +115,10 @@ class AdaptiveK(SAE):
     delta: Float[Tensor, ""]
     recent: Float[Tensor, "2"]
 
-    def __init__(self, d_model: int, cfg: AdaptiveKConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Create the probe, which says half of score_max for every token, and what follows it in training."""
         self.joint = False
-        middle = torch.tensor(cfg.score_max / 2)
+        middle = torch.tensor(self.cfg.score_max / 2)
         self.probe_w = nn.Parameter(torch.zeros(d_model))
         self.probe_b = nn.Parameter(middle.clone())
         self.register_buffer("probe_w_start", torch.zeros(d_model))
@@ -188,8 +210,8 @@ class AdaptiveK(SAE):
                 f"labels lie between {labels.min():g} and {labels.max():g}, outside 0 to score_max = "
                 f"{self.cfg.score_max:g}: set --arch.score-max, or shift the labels"
             )
-        chosen = ridge.cross_validated(x, labels, self.cfg.ridge_lambdas)
-        (w,), (b,) = ridge.fit(x, labels, [chosen])
+        chosen = cross_validated(x, labels, self.cfg.ridge_lambdas)
+        (w,), (b,) = ridge(x, labels, [chosen])
         for target in (self.probe_w, self.probe_w_start):
             target.copy_(w)
         for target in (self.probe_b, self.probe_b_start):
@@ -228,3 +250,32 @@ class AdaptiveK(SAE):
             return
         fell = before - probe_loss > 0.05 * before
         self.delta.copy_((0.8 * self.delta).clamp_min(0.01) if fell else (1.2 * self.delta).clamp_max(0.5))
+
+
+def ridge(
+    x: Float[Tensor, "n D"], y: Float[Tensor, "n"], penalties: Sequence[float]
+) -> tuple[Float[Tensor, "L D"], Float[Tensor, "L"]]:
+    """Fit y ~ x w + b, b free: return for each penalty the w and b that make sum of (x w + b - y)^2 + penalty * |w|^2 least, in float64."""
+    x, y = x.double(), y.double()
+    x_mean, y_mean = x.mean(0), y.mean()
+    centred = x - x_mean
+    gram, target = centred.T @ centred, centred.T @ (y - y_mean)
+    ones = torch.eye(len(gram), dtype=gram.dtype)
+    w = torch.stack([torch.linalg.solve(gram + penalty * ones, target) for penalty in penalties])
+    return w, y_mean - w @ x_mean
+
+
+def cross_validated(x: Float[Tensor, "n D"], y: Float[Tensor, "n"], penalties: Sequence[float]) -> float:
+    """The penalty of least squared error in five-fold cross-validation; the first of equals.
+
+    Rows of one label stay together: those of one document would else be on both sides, and be remembered.
+    Needs two different labels at least."""
+    values, place = y.unique(return_inverse=True)
+    folds = min(FOLDS, len(values))
+    fold = (torch.randperm(len(values), generator=torch.Generator().manual_seed(0)) % folds)[place]
+    errors = torch.zeros(len(penalties), dtype=torch.float64)
+    for number in range(folds):
+        out = fold == number
+        w, b = ridge(x[~out], y[~out], penalties)
+        errors += (x[out].double() @ w.T + b - y[out, None]).square().sum(0)
+    return penalties[int(errors.argmin())]

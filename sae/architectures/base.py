@@ -1,9 +1,8 @@
 """What an architecture is: one weight convention, encode for users, loss for training, a few small hooks."""
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,48 +10,10 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError, ShapeError
 from sae import kernels
+from sae.architectures.config import ArchConfig
 from sae.code import SparseCode
 
-LabelUnit = Literal["score", "latents", "nats"]
-
-
-@dataclass(frozen=True)
-class ArchConfig:
-    """What every architecture has; each adds its own fields."""
-
-    reads_labels: ClassVar[bool] = False
-    """Whether it learns from a number for each token or document too, as `sae harvest --labels` stores it."""
-
-    rate: ClassVar[float] = 1.0
-    """The best peak learning rate, over that of a TopK of equal width, steps and batch (`benchmarks/rates.py`)."""
-
-    advice: ClassVar[str] = ""
-    """Which settings suit which budget, as `sae train ARCH --help` and the method's page say."""
-
-    d_sae: int = 8192
-    """Latents in the dictionary (its width, F)."""
-
-    def reading(self, unit: LabelUnit) -> "ArchConfig":
-        """Return the configuration for labels in a unit. Here unchanged: no labels are read."""
-        return self
-
-    def __post_init__(self) -> None:
-        if self.d_sae < 1:
-            raise ConfigError(f"d_sae = {self.d_sae} must be at least 1")
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{name} = {value} must be a finite number")
-            if name.endswith("_weight") and isinstance(value, int | float) and value < 0:
-                raise ConfigError(
-                    f"{name} = {value} must be at least 0: below, what it weighs would be sought, not avoided"
-                )
-        if (aux_k := getattr(self, "aux_k", None)) is not None and aux_k < 1:
-            raise ConfigError(f"aux_k = {aux_k} must be at least 1; aux_weight = 0 leaves AuxK out")
-
-    @classmethod
-    def upgraded(cls, fields: dict[str, Any], batch: int | None = None) -> dict[str, Any]:
-        """Return settings that an older release wrote as this release has them; `batch` is the run's, if it is known."""
-        return fields
+S = TypeVar("S", bound="SAE")
 
 
 class Loss(NamedTuple):
@@ -97,14 +58,16 @@ class SAE(ABC, nn.Module):
     Parameters, in memory and on disk: W_enc [D, F], W_dec [F, D] (a row is a feature), b_enc [F], b_dec [D].
     `encode` is pure and treats every row alone; whatever needs a batch, or learns, is in `loss`.
 
-    An architecture implements `_encode` and `loss`. It may override the hooks, which the trainer calls in
-    this order: `make_decoder` and `make_encoder` when it is built; `parameter_groups` for the optimizer;
+    An architecture names its `config`, and implements `_encode` and `loss`. It may override the hooks, which are called
+    in this order: `make_decoder`, `make_encoder` and `make_rule` when it is built; `parameter_groups` for the optimizer;
     `initialise` once before the first step, and `fit_labels` if it reads labels; then in each step
     `begin_step` (warm-ups and stages), `loss` and `label_loss`, backward, optimizer, `after_step` (mend what it
     left). What the optimizer is not to touch is a buffer. Tensors in the
     units of x, beyond b_enc and b_dec, are named in `in_activation_units`, those in the units of 1 / x in
     `per_activation_unit`, so that input scaling can be folded into them."""
 
+    config: ClassVar[type[ArchConfig]]
+    """The class of its settings, which also says what is true of the architecture without any weights."""
     in_activation_units: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
     per_activation_unit: ClassVar[tuple[str, ...]] = ()
     pre_bias: ClassVar[bool] = True
@@ -123,11 +86,38 @@ class SAE(ABC, nn.Module):
     W_enc: Float[Tensor, "D F"]
     b_enc: Float[Tensor, "F"]
 
-    def __init__(self, d_model: int, cfg: ArchConfig):
+    def __init__(self, d_model: int, cfg: ArchConfig | None = None, *, seed: int | None = 0, **settings: Any):
+        """Build from a configuration, or from its fields as keywords: TopK(d_model=576, d_sae=8192, k=32).
+
+        Initialised around 0, the same for the same seed; with seed=None parameters are left at 0, for weights that are
+        loaded next. Raises ConfigError for a setting out of range, or when the SAE does not fit into memory."""
         super().__init__()
-        self.cfg = cfg
-        self.make_decoder(d_model)
-        self.make_encoder(d_model)
+        if cfg is not None and (settings or not isinstance(cfg, self.config)):
+            raise TypeError(f"{type(self).__name__} takes a {self.config.__name__} or its fields, not both")
+        self.cfg = self.config(**settings) if cfg is None else cfg
+        try:
+            for make in (self.make_decoder, self.make_encoder, self.make_rule):
+                make(d_model)
+        except (
+            RuntimeError,
+            MemoryError,
+            OverflowError,
+        ) as error:  # on the CPU torch has no error of its own for this
+            size = 4 * 2 * self.cfg.d_sae * d_model / 1e9
+            raise ConfigError(
+                f"d_sae = {self.cfg.d_sae} over activations of width {d_model} takes {size:,.3g} GB for the weights alone, "
+                f"which memory does not hold: choose fewer latents (sae plan train tells what fits)"
+            ) from error
+        if seed is not None:
+            centre = torch.zeros(d_model)
+            self.initialise(centre[None], centre, torch.Generator().manual_seed(seed))
+
+    @classmethod
+    def from_tensors(cls: type[S], cfg: ArchConfig, tensors: Mapping[str, Tensor]) -> S:
+        """Return an SAE of these tensors, in float64 and without gradients; buffers left out are as in a new one."""
+        sae = cls(tensors["W_dec"].shape[1], cfg, seed=None).double()
+        sae.load_state_dict({**sae.state_dict(), **tensors})
+        return sae.requires_grad_(False)
 
     def make_decoder(self, d_model: int) -> None:
         """Create W_dec and b_dec: here parameters. Where they follow from others, they are buffers."""
@@ -139,6 +129,9 @@ class SAE(ABC, nn.Module):
         # [D, F] by shape, [F, D] in memory: one latent's weights lie together, where its gradient writes them
         self.W_enc = nn.Parameter(torch.zeros(self.d_sae, d_model).T)
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+
+    def make_rule(self, d_model: int) -> None:
+        """Create what else the rule needs: buffers, and numbers that follow from the settings. Here nothing."""
 
     @property
     def d_model(self) -> int:
@@ -284,6 +277,24 @@ class SAE(ABC, nn.Module):
     def encoder_bias(self) -> Float[Tensor, "F"] | None:
         """What is added to each latent's pre-activation, or None where there is no such number."""
         return self.b_enc
+
+    def simpler(self) -> "SAE | None":
+        """Return an SAE of a simpler architecture that computes the same in use, in float64; None if there is none.
+
+        File formats that lack this architecture's rule hold the simpler one. Its latents are the same ones, in the
+        same order; where this SAE's are signed there may be two for each, of which the second fires on negative values."""
+        return None
+
+    @torch.no_grad()
+    def shift_pre_activations(self, shift: Float[Tensor, "F"]) -> None:
+        """Add a constant to what each latent reads off x, in place."""
+        self.b_enc.add_(shift)
+
+    @torch.no_grad()
+    def multiply_latents(self, factors: Float[Tensor, "F"]) -> None:
+        """Multiply each latent's value, and its own threshold if it has one, by a positive number, in place."""
+        self.W_enc.mul_(factors)
+        self.b_enc.mul_(factors)
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
+from sae.architectures.jumprelu import JumpReLU, thresholded
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
 
@@ -17,6 +19,11 @@ from sae.code import SparseCode
 @dataclass(frozen=True)
 class BatchTopKConfig(ArchConfig):
     """BatchTopK: k latents a token on average, shared out over the batch."""
+
+    name = "batchtopk"
+    rule = "it keeps what is above a threshold"
+    shards_latents = True
+    revives_dead = True
 
     advice = (
         "As topk. In runs of less than some hundred steps the threshold lags behind and L0 comes out too "
@@ -37,6 +44,18 @@ class BatchTopKConfig(ArchConfig):
         check_k(self.k, self)
         check_threshold_rate(self.threshold_rate)
 
+    def selects(self) -> Selects:
+        """Return above one threshold."""
+        return Selects.ABOVE_ONE_THRESHOLD
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return k."""
+        return ExpectedL0(self.k)
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection among all of the batch."""
+        return TrainingCost("batch")
+
 
 @final
 class BatchTopK(SAE):
@@ -47,11 +66,12 @@ class BatchTopK(SAE):
     Before any training step it is 0 and every positive latent fires."""
 
     cfg: BatchTopKConfig
+    config = BatchTopKConfig
     in_activation_units = (*SAE.in_activation_units, "threshold")
     threshold: Float[Tensor, ""]
 
-    def __init__(self, d_model: int, cfg: BatchTopKConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Create the running threshold."""
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -60,6 +80,10 @@ class BatchTopK(SAE):
     def thresholds(self) -> Float[Tensor, "F"]:
         """Return one threshold for all latents."""
         return self.threshold.expand(self.d_sae)
+
+    def simpler(self) -> JumpReLU:
+        """Return the JumpReLU whose thresholds are all alike."""
+        return thresholded(self)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss, gain
+from sae.architectures.base import SAE, Loss, gain
+from sae.architectures.config import ArchConfig, Selects, TrainingCost
+from sae.architectures.jumprelu import JumpReLU, thresholded
 from sae.architectures.shared import check_at_least_0, check_share, penalised_loss, warmed
 from sae.code import SparseCode
 
@@ -19,6 +21,9 @@ from sae.code import SparseCode
 @dataclass(frozen=True)
 class GatedConfig(ArchConfig):
     """Gated: L1 on a gate that decides what fires, magnitudes free of its shrinkage."""
+
+    name = "gated"
+    rule = "one path decides which latents fire, another how strongly"
 
     advice = (
         "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
@@ -38,6 +43,14 @@ class GatedConfig(ArchConfig):
         check_at_least_0("l1_weight", self.l1_weight or 0.0)
         check_share("l1_warmup_share", self.l1_warmup_share)
 
+    def selects(self) -> Selects:
+        """Return above each latent's own threshold."""
+        return Selects.ABOVE_OWN_THRESHOLDS
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection, and the gate's own reconstruction, which teaches no decoder."""
+        return TrainingCost("above", reads=6, errors=1.5)
+
 
 @final
 class Gated(SAE):
@@ -48,13 +61,14 @@ class Gated(SAE):
     without momentum (D.1). The authors' resampling of dead latents is left out: nothing revives them."""
 
     cfg: GatedConfig
+    config = GatedConfig
     in_activation_units = (*SAE.in_activation_units, "b_mag")
 
-    def __init__(self, d_model: int, cfg: GatedConfig):
-        super().__init__(d_model, cfg)
-        self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
-        self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
-        self.price = d_model**0.5 / 20 if cfg.l1_weight is None else cfg.l1_weight
+    def make_rule(self, d_model: int) -> None:
+        """Create the magnitudes' parameters, and set the price, which nothing has warmed up yet."""
+        self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.price = d_model**0.5 / 20 if self.cfg.l1_weight is None else self.cfg.l1_weight
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -63,6 +77,27 @@ class Gated(SAE):
     def thresholds(self) -> Float[Tensor, "F"]:
         """Return the gate's threshold: 0, or where the magnitude rises above 0 if that is higher."""
         return (self.b_enc - self.b_mag * (-self.r_mag).exp()).clamp_min(0)
+
+    @torch.no_grad()
+    def simpler(self) -> JumpReLU:
+        """Return the JumpReLU of its magnitudes (appendix E).
+
+        The gate is open where v > -b_enc, and there the latent is v exp(r_mag) + b_mag: a threshold of the magnitude."""
+        slope, b_mag = self.r_mag.double().exp(), self.b_mag.double()
+        threshold = (b_mag - slope * self.b_enc.double()).clamp_min(0)
+        return thresholded(self, self.W_enc.double() * slope, b_mag, threshold)
+
+    @torch.no_grad()
+    def shift_pre_activations(self, shift: Float[Tensor, "F"]) -> None:
+        """Add to v, which both paths read."""
+        super().shift_pre_activations(shift)
+        self.b_mag.add_(shift * self.r_mag.exp())
+
+    @torch.no_grad()
+    def multiply_latents(self, factors: Float[Tensor, "F"]) -> None:
+        """Multiply the gate and the magnitudes alike."""
+        super().multiply_latents(factors)
+        self.b_mag.mul_(factors)
 
     def gate_and_magnitudes(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, SparseCode]:
         """relu(pi), and the code z, over the entries where pi > 0. No gradient of z reaches b_enc."""

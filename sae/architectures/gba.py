@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 
 from activations.errors import ConfigError
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.code import SparseCode
 
 SPREAD = 0.01  # of the last group's target to the first's, where only L0 is asked for
@@ -30,6 +31,8 @@ AMPLITUDE_ROWS = 4096  # of the sample
 class GBAConfig(ArchConfig):
     """GBA: groups of latents, each held near a firing frequency of its own by adapting biases."""
 
+    name = "gba"
+    rule = "whether a latent fires depends on its cosine with the row, so its threshold grows with the row's norm"
     rate = 2.0
 
     advice = (
@@ -109,9 +112,22 @@ class GBAConfig(ArchConfig):
         """Target frequency of the last group."""
         return self._falling(*self._ends())[-1]
 
-    def expected_l0(self) -> float:
-        """L0 that a trained SAE has with these targets, about: its latents stay below them on average."""
-        return self._firing(self._falling(*self._ends()))
+    def expected_l0(self) -> ExpectedL0:
+        """Return l0, or about what a trained SAE has with its targets: its latents stay below them on average."""
+        if self.l0 is not None:
+            return ExpectedL0(self.l0)
+        return ExpectedL0(
+            self._firing(self._falling(*self._ends())),
+            "latents fire below their groups' targets by as much as was measured",
+        )
+
+    def selects(self) -> Selects:
+        """Return above each latent's own threshold."""
+        return Selects.ABOVE_OWN_THRESHOLDS
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection, after operations on all cosines."""
+        return TrainingCost("above", passes=8, held=3)
 
     def _l0(self) -> float:
         return min(32.0, self.d_sae / 16) if self.l0 is None else self.l0
@@ -144,6 +160,7 @@ class GBA(SAE):
     moves the biases (Algorithm 1) and forgets the counts."""
 
     cfg: GBAConfig
+    config = GBAConfig
     in_activation_units = ("b_dec",)
     rows_seen: Int[Tensor, ""]
     times_fired: Int[Tensor, "F"]
@@ -152,10 +169,10 @@ class GBA(SAE):
     """Which group a latent belongs to: F / K of them each, in order."""
     target: Float[Tensor, "K"]
 
-    def __init__(self, d_model: int, cfg: GBAConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Note where training stands before it begins."""
         self.place, self.batch = (0, 1), 1  # this step and how many there are; rows of its batch
-        self.start_is_small = cfg.start != "zero"  # from there half of all latents fire
+        self.start_is_small = self.cfg.start != "zero"  # from there half of all latents fire
 
     def make_encoder(self, d_model: int) -> None:
         """Create W_enc unless it is the decoder's transpose, amplitudes, biases and the statistics they follow."""

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from activations.errors import ConfigError
-from sae.architectures.base import SAE, ArchConfig, Loss, gain, tied_init
+from sae.architectures.base import SAE, Loss, gain, tied_init
+from sae.architectures.config import ArchConfig, Selects
 from sae.architectures.shared import (
     check_at_least_0,
     check_share,
@@ -28,6 +29,9 @@ from sae.code import SparseCode
 class JumpReLUConfig(ArchConfig):
     """JumpReLU: a learned threshold a latent, and a price on how many latents fire."""
 
+    name = "jumprelu"
+    rule = "it keeps what is above a threshold of each latent's own"
+
     advice = (
         "L0 follows from sparsity_weight, the learning rate and the length of the run: sweep three prices "
         "over short runs. At a width of 576, with 600 steps, 0.43 gives an L0 of 32 at a rate of 3.9e-3, and "
@@ -40,7 +44,7 @@ class JumpReLUConfig(ArchConfig):
     sparsity_weight: float | None = None
     """Price of a latent that fires, against the squared error summed over dimensions, where inputs have unit
     mean square per dimension; when left out, D / 1000 (l0), i.e. 0.001 where they have unit mean squared norm,
-    or D / 125 (tanh). On the embedded model's activations a short run ends at L0 42 and 25 (LOG.md)."""
+    or D / 2600 (tanh). On the embedded model's activations a short run ends at L0 20 and 34 (LOG.md)."""
     warmup_share: float | None = None
     """Share of all steps over which the price rises from 0; when left out, 0.05 (l0) or 1 (tanh)."""
     threshold: float | None = None
@@ -68,6 +72,10 @@ class JumpReLUConfig(ArchConfig):
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} = {value} must be above 0")
 
+    def selects(self) -> Selects:
+        """Return above each latent's own threshold."""
+        return Selects.ABOVE_OWN_THRESHOLDS
+
 
 @final
 class JumpReLU(SAE):
@@ -78,14 +86,16 @@ class JumpReLU(SAE):
     free in training and move into the latents on saving. Adam runs without momentum."""
 
     cfg: JumpReLUConfig
+    config = JumpReLUConfig
     pre_bias = False
 
-    def __init__(self, d_model: int, cfg: JumpReLUConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Create thresholds, and set what follows from the loss's form: price, bandwidth, warm-up."""
+        cfg = self.cfg
         self.log_threshold = nn.Parameter(torch.zeros(cfg.d_sae))
         self.unit_norm_decoder = cfg.loss_form == "l0"
         small = d_model**0.5 / 1000
-        l0, tanh = (small, small, 10.0, 0.05, 1 / 1000), (0.1, 2.0, 1.0, 1.0, 1 / 125)
+        l0, tanh = (small, small, 10.0, 0.05, 1 / 1000), (0.1, 2.0, 1.0, 1.0, 1 / 2600)
         threshold, bandwidth, lr_scale, share, price = l0 if self.unit_norm_decoder else tanh
         self.first_threshold = cfg.threshold or threshold
         self.bandwidth = cfg.bandwidth or bandwidth
@@ -167,15 +177,46 @@ class JumpReLU(SAE):
         self.log_threshold.sub_(math.log(scale))
 
     @torch.no_grad()
+    def multiply_latents(self, factors: Float[Tensor, "F"]) -> None:
+        """Multiply latents and thresholds."""
+        super().multiply_latents(factors)
+        self.log_threshold.add_(factors.log())
+
+    @torch.no_grad()
     def fold_decoder_norms(self) -> None:
         """Rows of a free decoder to norm 1; latents and thresholds are multiplied by what the norms were."""
         if not self.unit_norm_decoder:
-            self.log_threshold.add_(move_norms(self).log())
+            move_norms(self)
 
     def folded_tensors(self) -> dict[str, Tensor]:
         """Biases and thresholds; of a free decoder both weights too."""
         weights = {} if self.unit_norm_decoder else {"W_enc": self.W_enc, "W_dec": self.W_dec}
         return {**super().folded_tensors(), "log_threshold": self.log_threshold, **weights}
+
+
+@torch.no_grad()
+def thresholded(
+    sae: SAE,
+    W_enc: Float[Tensor, "D F"] | None = None,
+    b_enc: Float[Tensor, "F"] | None = None,
+    threshold: Float[Tensor, "F"] | None = None,
+) -> JumpReLU:
+    """Return an SAE that fires above thresholds as a JumpReLU, in float64: z = y where y > threshold, else 0.
+
+    y are its pre-activations and `threshold` its `thresholds()` unless others are given, in float64. b_dec is moved into
+    the encoder's bias where the SAE subtracts it from x."""
+    W_enc = sae.W_enc.double() if W_enc is None else W_enc
+    b_enc = sae.b_enc.double() if b_enc is None else b_enc
+    threshold = sae.thresholds().double() if threshold is None else threshold
+    b_dec = sae.b_dec.double()
+    tensors = {
+        "W_enc": W_enc,
+        "b_enc": b_enc - b_dec @ W_enc if sae.pre_bias else b_enc,
+        "W_dec": sae.W_dec.double(),
+        "b_dec": b_dec,
+        "log_threshold": threshold.log(),
+    }
+    return JumpReLU.from_tensors(JumpReLUConfig(sae.d_sae), tensors)
 
 
 def jump(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:

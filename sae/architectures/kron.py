@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError
 from sae import kernels
-from sae.architectures.base import SAE, ArchConfig, EncoderCost, Loss
+from sae.architectures.base import SAE, EncoderCost, Loss
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
 
@@ -19,6 +20,10 @@ from sae.code import SparseCode
 @dataclass(frozen=True)
 class KronConfig(ArchConfig):
     """KronSAE: latents are pairwise ANDs of factors, so the encoder is smaller and cheaper than the dictionary."""
+
+    name = "kron"
+    rule = "its latents are square roots of products of two pre-activations"
+    revives_dead = True
 
     advice = (
         "Its paper has dictionaries of 14 to 85 times the activations' width. In narrower ones, and in runs "
@@ -55,6 +60,20 @@ class KronConfig(ArchConfig):
                 f"d_sae = {self.d_sae} is no multiple of m * n = {latents}, the latents of a head: "
                 f"the nearest that is would be {nearest}"
             )
+
+    def selects(self) -> Selects:
+        """Return by rank, or above one threshold where training selects per batch."""
+        return Selects.BY_RANK if self.select == "topk" else Selects.ABOVE_ONE_THRESHOLD
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return k."""
+        return ExpectedL0(self.k)
+
+    def training_cost(self) -> TrainingCost:
+        """Return a selection among ANDs that are never all held, or among the batch's; a gradient for either factor."""
+        if self.select == "batchtopk":
+            return TrainingCost("batch", passes=2, held=3, reads=5)
+        return TrainingCost("ands", held=(self.m + self.n) / (self.m * self.n), reads=5)
 
     @property
     def heads(self) -> int:
@@ -99,11 +118,12 @@ class KronSAE(SAE):
     unnamed weight decay. Here the trainer's Adam is used, without decay, for all architectures alike."""
 
     cfg: KronConfig
+    config = KronConfig
     in_activation_units = ("b_P", "b_Q", "b_dec", "threshold")
     threshold: Float[Tensor, ""]
 
-    def __init__(self, d_model: int, cfg: KronConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Create the running threshold of selection per batch."""
         self.register_buffer("threshold", torch.zeros(()))
 
     def make_encoder(self, d_model: int) -> None:

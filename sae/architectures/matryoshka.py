@@ -13,7 +13,9 @@ from torch import Tensor
 
 from activations.errors import ConfigError
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode, offsets_of
 
@@ -21,6 +23,10 @@ from sae.code import SparseCode, offsets_of
 @dataclass(frozen=True)
 class MatryoshkaConfig(ArchConfig):
     """Matryoshka: nested dictionaries in one, BatchTopK over all, against features absorbing each other."""
+
+    name = "matryoshka"
+    rule = "it keeps what is above a threshold"
+    revives_dead = True
 
     advice = (
         "As batchtopk, and about half as fast. The first of the default prefixes holds a sixteenth of the "
@@ -55,6 +61,21 @@ class MatryoshkaConfig(ArchConfig):
                 f"prefixes = {self.prefixes} must rise to 1, each by a latent or more of d_sae = {self.d_sae}{hint}"
             )
 
+    def selects(self) -> Selects:
+        """Return above one threshold."""
+        return Selects.ABOVE_ONE_THRESHOLD
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return k."""
+        return ExpectedL0(self.k)
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection among the batch; each prefix decodes the entries once more and has an error of its own.
+
+        The errors of prefixes are summed up, and summed back for their gradients."""
+        more = len(self.prefixes) - 1
+        return TrainingCost("batch", reads=7 if more else 4, errors=1 + 1.8 * more)
+
     @property
     def ends(self) -> tuple[int, ...]:
         """The prefixes in latents: prefix g is latents 0 ... ends[g] - 1."""
@@ -68,11 +89,12 @@ class Matryoshka(SAE):
     y_hat_m = z[:, :m] W_dec[:m] + b_dec. In use it is BatchTopK, threshold included; with one prefix wholly."""
 
     cfg: MatryoshkaConfig
+    config = MatryoshkaConfig
     in_activation_units = (*SAE.in_activation_units, "threshold")
     threshold: Float[Tensor, ""]
 
-    def __init__(self, d_model: int, cfg: MatryoshkaConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Create the running threshold."""
         self.register_buffer("threshold", torch.zeros(()))
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -81,6 +103,11 @@ class Matryoshka(SAE):
     def thresholds(self) -> Float[Tensor, "F"]:
         """Return one threshold for all latents."""
         return self.threshold.expand(self.d_sae)
+
+    def simpler(self) -> BatchTopK:
+        """Return the BatchTopK that it is in use: prefixes matter in training alone."""
+        cfg = BatchTopKConfig(self.d_sae, self.cfg.k, threshold_rate=self.cfg.threshold_rate)
+        return BatchTopK.from_tensors(cfg, self.state_dict())
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
         """The batch's largest floor(B k) pre-activations, negative ones at zero."""

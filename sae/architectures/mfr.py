@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 
 from activations.errors import ConfigError
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.architectures.shared import check_k
 from sae.code import SparseCode
 
@@ -24,6 +25,9 @@ from sae.code import SparseCode
 @dataclass(frozen=True)
 class MFRConfig(ArchConfig):
     """MFR: peers that must agree on their features; the first of them is the SAE in use."""
+
+    name = "mfr"
+    rule = "of a row with fewer than k positive pre-activations it keeps negative ones"
 
     advice = (
         "In runs of minutes take at most 2,048 latents: matching the peers takes a second a step from some "
@@ -50,6 +54,19 @@ class MFRConfig(ArchConfig):
         if self.penalty_warmup_steps < 1:
             raise ConfigError(f"penalty_warmup_steps = {self.penalty_warmup_steps} must be at least 1")
 
+    def selects(self) -> Selects:
+        """Return by rank."""
+        return Selects.BY_RANK
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return k."""
+        return ExpectedL0(self.k)
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection for each peer, and every two peers matched."""
+        pairs = self.peers * (self.peers - 1) // 2
+        return TrainingCost("topk", passes=5, held=3, dictionaries=self.peers, matched_pairs=pairs)
+
 
 @final
 class MFR(SAE):
@@ -65,14 +82,15 @@ class MFR(SAE):
     of its synthetic data's."""
 
     cfg: MFRConfig
+    config = MFRConfig
     in_activation_units = ("biases", "b_dec")
     unit_norm_decoder = False  # the optimizer's own weights keep their lengths
 
     weights: Float[Tensor, "N F D"]
     biases: Float[Tensor, "N F"]
 
-    def __init__(self, d_model: int, cfg: MFRConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Set the penalty's weight in force."""
         self.warmth = 1.0  # share of the penalty's weight in force
 
     def make_decoder(self, d_model: int) -> None:

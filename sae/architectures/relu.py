@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, Selects
+from sae.architectures.jumprelu import JumpReLU, thresholded
 from sae.architectures.shared import (
     check_at_least_0,
     check_share,
@@ -29,23 +31,30 @@ DECODER_NORM = 0.1  # of decoder rows before training
 class ReLUConfig(ArchConfig):
     """ReLU: the classic baseline, all positive latents, made sparse by an L1 penalty."""
 
+    name = "relu"
+    rule = "it keeps every positive latent"
+
     advice = (
         "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
         "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, 1 "
         "gives an L0 of 38 and 2 one of 11."
     )
 
-    l1_weight: float = 5.0
+    l1_weight: float | None = None
     """Price of a latent's value times its decoder row's norm, against the squared error summed over
-    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them). The same price
-    weighs more on narrow models: values of latents grow as sqrt(D), errors as D."""
+    dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them); when left out,
+    sqrt(D) / 24. The same price weighs more on narrow models: values of latents grow as sqrt(D), errors as D."""
     l1_warmup_share: float = 0.05
     """Share of all steps over which the price rises from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least_0("l1_weight", self.l1_weight)
+        check_at_least_0("l1_weight", self.l1_weight or 0.0)
         check_share("l1_warmup_share", self.l1_warmup_share)
+
+    def selects(self) -> Selects:
+        """Return above each latent's own threshold."""
+        return Selects.ABOVE_OWN_THRESHOLDS
 
 
 @final
@@ -56,22 +65,28 @@ class ReLU(SAE):
     and growing rows gains nothing. On saving the norms move into the latents. Nothing revives dead latents."""
 
     cfg: ReLUConfig
+    config = ReLUConfig
     pre_bias = False
     unit_norm_decoder = False
 
-    def __init__(self, d_model: int, cfg: ReLUConfig):
-        super().__init__(d_model, cfg)
+    def make_rule(self, d_model: int) -> None:
+        """Set the price, which nothing has warmed up yet."""
+        self.price = d_model**0.5 / 24 if self.cfg.l1_weight is None else self.cfg.l1_weight
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).above(x.new_zeros(()))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """||y - y_hat||^2 + l1_weight * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
+        """||y - y_hat||^2 + price * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
         code = self._encode(x)
         of_latents = torch.zeros_like(self.b_enc).index_add(0, code.indices, code.values)
         l1 = of_latents @ self.W_dec.norm(dim=1) / len(x)
-        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.cfg.l1_weight, l1)})
+        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.price, l1)})
+
+    def simpler(self) -> JumpReLU:
+        """Return the JumpReLU whose thresholds are 0."""
+        return thresholded(self)
 
     def begin_step(self, step: int, steps: int) -> None:
         """The price's warm-up."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from activations.errors import ConfigError
 from sae import kernels, losses
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig
 from sae.code import SparseCode
 
 
@@ -22,11 +23,10 @@ def start_centred(sae: SAE, centre: Float[Tensor, "D"]) -> None:
 
 
 def move_norms(sae: SAE) -> Float[Tensor, "F"]:
-    """Divide decoder rows by their norms, multiply W_enc and b_enc by them, in place; returns the norms."""
+    """Divide decoder rows by their norms and multiply the latents by them, in place. Return the norms."""
     norms = sae.W_dec.norm(dim=1).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)
     sae.W_dec.div_(norms[:, None])
-    sae.W_enc.mul_(norms)
-    sae.b_enc.mul_(norms)
+    sae.multiply_latents(norms)
     return norms
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from activations.errors import ConfigError
 from sae import kernels
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, Selects, TrainingCost
 from sae.architectures.shared import reconstruction_loss
 from sae.code import SparseCode, offsets_of
 
@@ -20,6 +21,10 @@ from sae.code import SparseCode, offsets_of
 @dataclass(frozen=True)
 class TopAFAConfig(ArchConfig):
     """top-AFA: as many latents as the token's norm asks for; sparsity is neither set nor guaranteed."""
+
+    name = "topafa"
+    rule = "how many latents a row keeps depends on the row's norm"
+    revives_dead = True
 
     advice = (
         "Nothing is to be set. It needs a few thousand steps, and an L0 well below the activations' width: "
@@ -41,6 +46,14 @@ class TopAFAConfig(ArchConfig):
         if self.afa_weight < 0:
             raise ConfigError(f"afa_weight = {self.afa_weight} must be at least 0, which leaves the term out")
 
+    def selects(self) -> Selects:
+        """Return by rank."""
+        return Selects.BY_RANK
+
+    def training_cost(self) -> TrainingCost:
+        """Return a sort of all pre-activations: values, places of two words each, and what is compared are held."""
+        return TrainingCost("sort", passes=10, held=6)
+
 
 @final
 class TopAFA(SAE):
@@ -58,6 +71,7 @@ class TopAFA(SAE):
     most in it. Choosing costs a sort of [B, F]."""
 
     cfg: TopAFAConfig
+    config = TopAFAConfig
     start_is_small = False
     """The rule gives each code its input's norm from the first step on, however much its latents overlap: with the demo's
     activations FVU starts at 1.2 for 1,024 latents and 3.3 for 8,192."""

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae import losses
-from sae.architectures.base import SAE, ArchConfig, Loss
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
 
@@ -18,6 +19,11 @@ from sae.code import SparseCode
 @dataclass(frozen=True)
 class TopKConfig(ArchConfig):
     """TopK: the k largest latents of each token."""
+
+    name = "topk"
+    rule = "it keeps the k largest latents of each row"
+    shards_latents = True
+    revives_dead = True
 
     advice = (
         "The defaults suit runs of minutes and of days: the learning rate follows the width and the number of "
@@ -39,6 +45,19 @@ class TopKConfig(ArchConfig):
         super().__post_init__()
         check_k(self.k, self)
 
+    def selects(self) -> Selects:
+        """Return by rank."""
+        return Selects.BY_RANK
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return k."""
+        return ExpectedL0(self.k)
+
+    def training_cost(self) -> TrainingCost:
+        """Return one selection, or two where Multi-TopK selects 4 k latents beside the k."""
+        usual = super().training_cost()
+        return usual._replace(codes=2, entries=5) if self.multi_weight else usual
+
     @property
     def multi_k(self) -> int:
         """Latents of Multi-TopK's second code: 4 k, or all there are."""
@@ -53,6 +72,7 @@ class TopK(SAE):
     pre-activations keeps fewer latents, so L0 <= k and codes are never negative."""
 
     cfg: TopKConfig
+    config = TopKConfig
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).largest(self.cfg.k).relu()

@@ -140,10 +140,10 @@ def _train(args: list[str]) -> int:
     example = "Example: sae plan train {} --store stores/demo --arch.d-sae 16384 --train.steps 5000"
     presets = {
         name: (
-            f"{(config.__doc__ or '').strip().splitlines()[0]}\n\n{example.format(name)}",
-            PlanTrain(arch=config()),
+            f"{(sae.config.__doc__ or '').strip().splitlines()[0]}\n\n{example.format(name)}",
+            PlanTrain(arch=sae.config()),
         )
-        for name, (config, _) in ARCHITECTURES.items()
+        for name, sae in ARCHITECTURES.items()
     }
     command = arguments.parse_preset(presets, "architecture", "sae plan train", args)
     _check(command.plan)

@@ -1,6 +1,5 @@
 """`sae synthetic ARCH`: train an architecture on planted features and count how many of them it recovers."""
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -50,11 +49,12 @@ def main(args: list[str]) -> int:
     settings = TrainConfig(steps=2500, batch=256, lr=1e-3, warmup_steps=0, decay_share=0.0)
     arguments.choose(ARCHITECTURES, "architecture", "sae synthetic", args)
     presets = {
-        name: Synthetic(config(**_small(config)), settings) for name, (config, _) in ARCHITECTURES.items()
+        name: Synthetic(sae.config(**sae.config.small(64, 3)), settings)
+        for name, sae in ARCHITECTURES.items()
     }
     command = tyro.extras.subcommand_type_from_defaults(
         presets,
-        {name: _summary(name, config) for name, (config, _) in ARCHITECTURES.items()},
+        {name: _summary(name, sae.config) for name, sae in ARCHITECTURES.items()},
         prefix_names=False,
     )
     cfg = arguments.parse(command, "sae synthetic", args, tyro.conf.OmitSubcommandPrefixes)
@@ -74,14 +74,6 @@ def show(cfg: Synthetic, found: Recovery) -> None:
     for name, value in found._asdict().items():
         table.add_row(LABELS[name], "-" if math.isnan(value) else f"{value:.4g}")
     Console().print(table)
-
-
-def _small(config: type[ArchConfig]) -> dict[str, int]:
-    """Return sizes that fit the default planted world, where the defaults would fit a language model."""
-    names = {field.name for field in dataclasses.fields(config)}
-    return {
-        name: size for name, size in {"d_sae": 64, "k": 3, "k_min": 1, "k_max": 10}.items() if name in names
-    }
 
 
 def _summary(name: str, config: type) -> str:

@@ -39,8 +39,8 @@ class Train(RunConfig):
 def main(args: list[str]) -> int:
     """Parse and run."""
     presets = {
-        name: (_summary(name, config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=config()))
-        for name, (config, _) in ARCHITECTURES.items()
+        name: (_summary(name, sae.config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=sae.config()))
+        for name, sae in ARCHITECTURES.items()
     }
     command = arguments.parse_preset(presets, "architecture", "sae train", args)
     cfg = RunConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(RunConfig)})

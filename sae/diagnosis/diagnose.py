@@ -121,9 +121,10 @@ def examine(
     dense_rows = dense.describe(sae, rows, found, None if vocabulary is None else list(vocabulary))
     table += [_dense_row(row, found, trained) for row in dense_rows]
     is_dead = torch.tensor([kinds[latent] == "dead" for latent in chosen.tolist()], dtype=torch.bool)
+    l0 = sae.cfg.expected_l0()
     changes = {
         "bias": what_if.bias_moved(measured, is_dead) if sae.encoder_bias() is not None else None,
-        "k": what_if.k_larger(measured, is_dead, getattr(sae.cfg, "k", None), sae.d_sae),
+        "k": what_if.k_larger(measured, is_dead, None if l0.assumed else round(l0.value), sae.d_sae),
         "threshold": what_if.thresholds_lower(measured, is_dead, sae.thresholds()),
         "resample": what_if.resampled(sae, rows, chosen[is_dead], found.text > 0),
     }

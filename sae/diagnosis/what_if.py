@@ -90,8 +90,9 @@ def with_encoders(sae: SAE, latents: Int[Tensor, "n"], x: Float[Tensor, "n D"], 
     directions = F.normalize(x.to(sae.device) - sae.b_dec, dim=1)
     changed.W_enc[:, latents] = norm * directions.T
     changed.W_dec[latents] = directions
-    for name in set(sae.in_activation_units) - {"b_dec", "threshold"}:
-        getattr(changed, name)[latents] = 0.0  # every bias a latent has
+    for name in set(sae.in_activation_units) - {"b_dec"}:
+        if (bias := getattr(changed, name)).shape == sae.b_enc.shape:  # every bias that each latent has
+            bias[latents] = 0.0
     if not sae.pre_bias:  # where b_dec is not taken off x, the bias does it
         changed.b_enc[latents] = -norm * (directions @ sae.b_dec)
     return changed

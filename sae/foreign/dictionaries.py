@@ -11,7 +11,6 @@ from torch import Tensor
 from activations.errors import ForeignError
 from sae.architectures import (
     SAE,
-    AbsTopK,
     BatchTopK,
     BatchTopKConfig,
     Gated,
@@ -175,29 +174,35 @@ def _whole(value: Any, name: str, file: Path) -> int:
 @torch.no_grad()
 def held(sae: SAE) -> tuple[str, dict[str, Tensor]]:
     """The class that holds an SAE, and its state dict."""
-    if isinstance(sae, ReLU):
-        b_dec = sae.b_dec.double()
-        shifted = sae.b_enc.double() + b_dec @ sae.W_enc.double()
-        return "AutoEncoder", {**_linear(sae.W_enc, shifted, sae.W_dec), "bias": sae.b_dec}
-    if isinstance(sae, Gated):
-        linear = _linear(sae.W_enc, sae.b_enc, sae.W_dec)
-        gate = linear.pop("encoder.bias")
-        biases = {"decoder_bias": sae.b_dec, "r_mag": sae.r_mag, "gate_bias": gate, "mag_bias": sae.b_mag}
-        return "GatedAutoEncoder", {**linear, **biases}
-    if isinstance(sae, JumpReLU):
-        parts = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-        return "JumpReluAutoEncoder", {**parts, "threshold": sae.thresholds()}
-    if isinstance(sae, Matryoshka):
-        parts = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-        sizes = torch.tensor(sae.cfg.ends).diff(prepend=torch.zeros(1, dtype=torch.int64))
-        return "MatryoshkaBatchTopKSAE", {**parts, **_rule(sae.cfg.k, sae.threshold), "group_sizes": sizes}
-    if isinstance(sae, TopK | BatchTopK | AbsTopK):
-        form = exact_forms.ranked(sae)
-        linear = _linear(form.W_enc, form.b_enc, form.W_dec)
-        by_rank = isinstance(sae, TopK) or (isinstance(sae, AbsTopK) and sae.cfg.per == "token")
-        threshold = torch.tensor(-1.0) if isinstance(sae, TopK) or by_rank else sae.threshold
-        name = "AutoEncoderTopK" if by_rank else "BatchTopKSAE"
-        return name, {**linear, "b_dec": sae.b_dec, **_rule(sae.cfg.k, threshold)}
+    for form in exact_forms.forms(sae, split_signs=True):
+        b_dec = form.b_dec.float()
+        parts = {"W_enc": form.W_enc.float(), "b_enc": form.b_enc.float(), "W_dec": form.W_dec.float()}
+        parts["b_dec"] = b_dec
+        match form:
+            case ReLU():
+                shifted = form.b_enc.double() + form.b_dec.double() @ form.W_enc.double()
+                return "AutoEncoder", {**_linear(form.W_enc, shifted, form.W_dec), "bias": b_dec}
+            case Gated():
+                linear = _linear(form.W_enc, form.b_enc, form.W_dec)
+                biases = {"gate_bias": linear.pop("encoder.bias"), "mag_bias": form.b_mag.float()}
+                return "GatedAutoEncoder", {
+                    **linear,
+                    **biases,
+                    "decoder_bias": b_dec,
+                    "r_mag": form.r_mag.float(),
+                }
+            case JumpReLU():
+                return "JumpReluAutoEncoder", {**parts, "threshold": form.thresholds().float()}
+            case Matryoshka():
+                sizes = torch.tensor(form.cfg.ends).diff(prepend=torch.zeros(1, dtype=torch.int64))
+                rule = _rule(form.cfg.k, form.threshold)
+                return "MatryoshkaBatchTopKSAE", {**parts, **rule, "group_sizes": sizes}
+            case TopK():
+                linear = _linear(form.W_enc, form.b_enc, form.W_dec)
+                return "AutoEncoderTopK", {**linear, "b_dec": b_dec, **_rule(form.cfg.k, torch.tensor(-1.0))}
+            case BatchTopK():
+                linear = _linear(form.W_enc, form.b_enc, form.W_dec)
+                return "BatchTopKSAE", {**linear, "b_dec": b_dec, **_rule(form.cfg.k, form.threshold)}
     raise exact_forms.refusal(sae, "dictionary_learning", HOLDS)
 
 

@@ -150,11 +150,12 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     Raises ForeignError for an architecture that has no class there."""
     name, tensors = held(sae)
     layer, site = hook_names.layer_of(origin.hook), hook_names.site_of(origin.hook)
+    n_latents = len(tensors["encoder.weight"]) if "encoder.weight" in tensors else sae.d_sae
     trainer = {
         "trainer_class": TRAINERS[name],
         "dict_class": name,
         "activation_dim": sae.d_model,
-        "dict_size": len(tensors["encoder.weight"]) if "encoder.weight" in tensors else sae.d_sae,
+        "dict_size": n_latents,
         "layer": layer,
         "lm_name": origin.model,
         "submodule_name": f"{site}_layer_{layer}" if site else origin.hook,
@@ -166,4 +167,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     with files.new_folder(path) as folder:
         files.write_atomically(folder / WEIGHTS, lambda part: torch.save(whole, part))
         files.write_json(folder / ABOUT, {"trainer": trainer, "buffer": buffer})
-    return exact_forms.about_ranked(sae)
+    return exact_forms.notes_on(sae, n_latents)

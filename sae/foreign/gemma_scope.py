@@ -165,10 +165,10 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """A folder with params.npz, as version 1 has it. ReLU, BatchTopK, Matryoshka and gated SAEs are exactly JumpReLUs in use.
 
     Raises ForeignError for other architectures. The format has no place for `origin`: name folders after it."""
-    form = exact_forms.thresholded(sae)
+    form = exact_forms.form_of(sae, JumpReLU)
     if form is None:
         raise exact_forms.refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")
-    arrays = {name: getattr(form, name).float().contiguous().numpy() for name in TENSORS}
+    arrays = {name: getattr(form, name).detach().float().contiguous().numpy() for name in TENSORS}
 
     def save(part: Path) -> None:
         with part.open("wb") as file:  # numpy would add .npz to the name
@@ -176,5 +176,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     with files.new_folder(path) as folder:
         files.write_atomically(folder / FIRST, save)
-    as_it_is = isinstance(sae, JumpReLU)
-    return [] if as_it_is else ["written as the JumpReLU that it is in use"]
+    return [] if form is sae else ["written as the JumpReLU that it is in use"]

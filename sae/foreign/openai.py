@@ -88,14 +88,15 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """A folder with autoencoder.pt, for `Autoencoder.from_state_dict(torch.load(file))`.
 
     Raises ForeignError for any architecture but ReLU. The format has no place for `origin`."""
-    if not isinstance(sae, ReLU):
+    form = exact_forms.form_of(sae, ReLU)
+    if form is None:
         raise exact_forms.refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")
-    b_dec, W_enc = sae.b_dec.double(), sae.W_enc.double()
+    b_dec, W_enc = form.b_dec.double(), form.W_enc.double()
     content = {
-        "pre_bias": sae.b_dec.clone(),
-        "latent_bias": (sae.b_enc.double() + b_dec @ W_enc).float(),
-        "encoder.weight": sae.W_enc.T.contiguous().clone(),
-        "decoder.weight": sae.W_dec.T.contiguous().clone(),
+        "pre_bias": form.b_dec.float().clone(),
+        "latent_bias": (form.b_enc.double() + b_dec @ W_enc).float(),
+        "encoder.weight": form.W_enc.T.float().contiguous().clone(),
+        "decoder.weight": form.W_dec.T.float().contiguous().clone(),
         "stats_last_nonzero": torch.zeros(sae.d_sae, dtype=torch.int64),
         "latents_activation_frequency": torch.ones(sae.d_sae),
         "latents_mean_square": torch.zeros(sae.d_sae),

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from activations.errors import ForeignError
-from sae.architectures import SAE, Gated
+from sae.architectures import SAE
 
 PLAIN = dict.fromkeys(
     (
@@ -182,10 +182,7 @@ def centre_inputs(sae: SAE) -> None:
     """Change an SAE that reads x - mean(x) in place so that it reads x, exactly: with C = I - 1/D, x C W = x (C W)."""
     centred = sae.W_enc - sae.W_enc.mean(0)
     if sae.pre_bias:  # what it takes off, b_dec, was not centred on the way in
-        shift = sae.b_dec @ (centred - sae.W_enc)
-        sae.b_enc.add_(shift)
-        if isinstance(sae, Gated):
-            sae.b_mag.add_(shift * sae.r_mag.exp())
+        sae.shift_pre_activations(sae.b_dec @ (centred - sae.W_enc))
     sae.W_enc.copy_(centred)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from activations.errors import ForeignError
-from sae.architectures import SAE, Gated, name_of
+from sae.architectures import SAE, name_of
 from sae.foreign import hook_names
 from sae.foreign.weights import Origin
 
@@ -71,8 +71,8 @@ class Bench(nn.Module):
             (torch.zeros(sae.d_sae, device=sae.device) if bias is None else bias).detach().to(self.dtype)
         )
         self.b_dec = sae.b_dec.detach().to(self.dtype)
-        if isinstance(sae, Gated):
-            self.b_mag = sae.b_mag.detach().to(self.dtype)
+        if (b_mag := getattr(sae, "b_mag", None)) is not None:  # SAELens' name for a gated SAE's second bias
+            self.b_mag = b_mag.detach().to(self.dtype)
         self.cfg.dtype, self.cfg.device = str(self.dtype).removeprefix("torch."), str(self.device)
 
     def encode(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:

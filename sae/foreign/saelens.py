@@ -23,7 +23,6 @@ from sae.architectures import (
     GatedConfig,
     JumpReLU,
     JumpReLUConfig,
-    Matryoshka,
     ReLU,
     ReLUConfig,
     TopK,
@@ -214,7 +213,7 @@ def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Pat
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write the folder, float32. Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when
     the folder is taken."""
-    architecture, tensors, settings = _theirs(sae)
+    architecture, form, tensors, settings = _theirs(sae)
     about = {
         "training_architecture": name_of(sae.cfg),
         "training_architecture_details": dict(vars(sae.cfg)),
@@ -232,7 +231,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
         "d_sae": sae.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": sae.pre_bias,
+        "apply_b_dec_to_input": form.pre_bias,
         "normalize_activations": "none",
         "reshape_activations": "hook_z" if (origin.hook or "").endswith("hook_z") else "none",
         **settings,
@@ -246,19 +245,23 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     return []
 
 
-def _theirs(sae: SAE) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """SAELens' name for what this SAE does in use, its tensors and the settings it has beside the usual ones."""
-    four = {name: getattr(sae, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec") if hasattr(sae, name)}
-    match sae:
-        case ReLU():
-            return "standard", four, {}
-        case TopK():
-            return "topk", four, {"k": sae.cfg.k, BY_NORM: False}
-        case AbsTopK() if sae.cfg.per == "token":
-            return "abstopk", four, {"k": sae.cfg.k, BY_NORM: False}
-        case JumpReLU() | BatchTopK() | Matryoshka():
-            return "jumprelu", {**four, "threshold": sae.thresholds()}, {}
-        case Gated():
-            four["b_gate"] = four.pop("b_enc")
-            return "gated", {**four, "b_mag": sae.b_mag, "r_mag": sae.r_mag}, {}
+def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, Any]]:
+    """Return SAELens' name for what this SAE does in use, the form of it that is written, the form's tensors and the
+    settings it has beside the usual ones."""
+    for form in exact_forms.forms(sae):
+        four = {
+            name: getattr(form, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec") if hasattr(form, name)
+        }
+        match form:
+            case ReLU():
+                return "standard", form, four, {}
+            case TopK():
+                return "topk", form, four, {"k": form.cfg.k, BY_NORM: False}
+            case AbsTopK() if form.cfg.per == "token":
+                return "abstopk", form, four, {"k": form.cfg.k, BY_NORM: False}
+            case JumpReLU() | BatchTopK():
+                return "jumprelu", form, {**four, "threshold": form.thresholds()}, {}
+            case Gated():
+                four["b_gate"] = four.pop("b_enc")
+                return "gated", form, {**four, "b_mag": form.b_mag, "r_mag": form.r_mag}, {}
     raise exact_forms.refusal(sae, "SAELens", HOLDS)

@@ -9,7 +9,7 @@ from typing import Any
 
 from activations.disk import files
 from activations.errors import ForeignError
-from sae.architectures import SAE, AbsTopK, AbsTopKConfig, TopK, TopKConfig
+from sae.architectures import SAE, AbsTopKConfig, TopK, TopKConfig
 from sae.foreign import exact_forms, hook_names
 from sae.foreign.weights import (
     Imported,
@@ -101,17 +101,17 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """A folder that `SparseCoder.load_from_disk` reads; name it after the module, as in layers.8.
 
     Raises ForeignError for an architecture that does not keep k latents of each row."""
-    if not isinstance(sae, TopK | AbsTopK) or (isinstance(sae, AbsTopK) and sae.cfg.per == "batch"):
+    form = exact_forms.form_of(sae, TopK, split_signs=True)
+    if form is None:
         raise exact_forms.refusal(sae, "sparsify", "TopK SAEs")
-    form = exact_forms.ranked(sae)
     n, d = form.W_dec.shape
     about = {
         "activation": "topk",
         "expansion_factor": max(1, n // d),
         "normalize_decoder": True,
         "num_latents": n,
-        "k": sae.cfg.k,
-        "multi_topk": isinstance(sae, TopK) and sae.cfg.multi_weight > 0,
+        "k": form.cfg.k,
+        "multi_topk": form.cfg.multi_weight > 0,
         "skip_connection": False,
         "transcode": False,
         "d_in": d,
@@ -127,4 +127,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
         files.write_json(folder / ABOUT, about)
-    return exact_forms.about_ranked(sae)
+    return exact_forms.notes_on(sae, n)

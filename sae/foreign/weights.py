@@ -16,19 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from activations.errors import ForeignError
-from sae.architectures import (
-    ARCHITECTURES,
-    SAE,
-    AbsTopK,
-    ArchConfig,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    Matryoshka,
-    ReLU,
-    TopK,
-    name_of,
-)
+from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
+from sae.architectures.config import Selects
 from sae.architectures.shared import move_norms
 
 T = TypeVar("T")
@@ -228,9 +217,7 @@ def check_archive(path: Path) -> None:
 
 def assemble(cfg: ArchConfig, tensors: Mapping[str, Tensor]) -> SAE:
     """An SAE of these tensors, in float64, to be folded and `finished`; buffers left out are as in a new one."""
-    sae = ARCHITECTURES[name_of(cfg)][1](tensors["W_dec"].shape[1], cfg).double()
-    sae.load_state_dict({**sae.state_dict(), **tensors})
-    return sae.requires_grad_(False)
+    return ARCHITECTURES[name_of(cfg)].from_tensors(cfg, tensors)
 
 
 @torch.no_grad()
@@ -240,10 +227,7 @@ def fold_pre_bias(sae: SAE, subtracted: bool) -> list[str]:
     Returns what to tell the user."""
     if subtracted == sae.pre_bias or not sae.b_dec.any():
         return []
-    shift = (1 if sae.pre_bias else -1) * (sae.b_dec @ sae.W_enc)
-    sae.b_enc.add_(shift)
-    if isinstance(sae, Gated):
-        sae.b_mag.add_(shift * sae.r_mag.exp())
+    sae.shift_pre_activations((1 if sae.pre_bias else -1) * (sae.b_dec @ sae.W_enc))
     wherefrom = (
         "the file's encoder reads x, ours x - b_dec" if sae.pre_bias else "the file's reads x - b_dec, ours x"
     )
@@ -257,22 +241,18 @@ def fold_norms(sae: SAE, ranked_by_norm: bool = False) -> list[str]:
     Where latents are chosen by rank that is so only if the file ranks them times their norms (`ranked_by_norm`) or all
     norms are alike; else the rows stay as they are, and where they share one threshold too. Returns what to tell the user.
     """
-    assert isinstance(sae, ReLU | JumpReLU | Gated | TopK | AbsTopK | BatchTopK | Matryoshka)
     norms = sae.W_dec.norm(dim=1)
     least, most = norms.min().item(), norms.max().item()
     ones = max(abs(least - 1), abs(most - 1)) < 1e-5  # but for rounding: left as they are, the numbers stay
     if ones and not ranked_by_norm:
         return []
     said = f"decoder rows had norms from {least:.4g} to {most:.4g}"
-    if isinstance(sae, BatchTopK | Matryoshka):
+    selects = sae.cfg.selects()
+    if selects is Selects.ABOVE_ONE_THRESHOLD:
         return [f"{said} and keep them: which latents are above the threshold depends on it"]
-    if isinstance(sae, TopK | AbsTopK) and not ranked_by_norm and most - least > 1e-6 * most:
+    if selects is Selects.BY_RANK and not ranked_by_norm and most - least > 1e-6 * most:
         return [f"{said} and keep them: which latents are among the k largest depends on it"]
-    moved = move_norms(sae)
-    if isinstance(sae, Gated):
-        sae.b_mag.mul_(moved)
-    if isinstance(sae, JumpReLU):
-        sae.log_threshold.add_(moved.log())
+    move_norms(sae)
     return [] if ones else [f"{said}, now 1: latents are multiplied by what the norms were"]
 
 

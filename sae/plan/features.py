@@ -111,7 +111,7 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
 def _firing(run: Run) -> float:
     """Latents a token: as the log's last row has it."""
     log = run.log
-    return float(log[-1]["l0"]) if log else active(run.config.arch).number
+    return float(log[-1]["l0"]) if log else active(run.config.arch).value
 
 
 def _refusals(made: Forecast, run: Run) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from activations.harvest import HarvestConfig
 from activations.shuffle import ShuffledReader
 from activations.store import Store
 from sae.architectures import ArchConfig, name_of
+from sae.architectures.config import ExpectedL0
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import Machine, Rates
-from sae.plan.work import Active, Work, active, count
+from sae.plan.work import Work, active, count
 from sae.training.distributed import Parallel, chosen, traffic
 from sae.training.trainer import INIT_ROWS, TrainConfig
 
@@ -129,7 +130,7 @@ class Settled(NamedTuple):
 
     train: TrainConfig
     steps: int
-    firing: Active
+    firing: ExpectedL0
     parts: int
     """Ranks that share the latents; 1 where they share each batch, or there is one."""
     rows: int
@@ -157,7 +158,7 @@ def settle(job: Job, machine: Machine) -> Settled:
     way = chosen(job.parallel, job.arch, width, train.batch, ranks)
     parts, rows = (ranks, train.batch) if way == "latents" else (1, train.batch // ranks)
     firing = active(job.arch, job.l0)
-    work = count(job.arch, width, rows, firing.number, job.dead, parts)
+    work = count(job.arch, width, rows, firing.value, job.dead, parts)
     sent = traffic(way, job.arch, width, train.batch, ranks)
     return Settled(train, train.steps, firing, parts, rows, work, step_seconds(work, machine.rates, sent))
 
@@ -168,7 +169,7 @@ def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
     Raises ConfigError when the ranks cannot share the job in the way asked for."""
     settled = settle(job, machine)
     seconds = seconds_of(settled, job.data, machine.rates)
-    what = f"{job.arch.d_sae:,} latents on width {job.data.width}, {settled.firing.number:,.4g} a token"
+    what = f"{job.arch.d_sae:,} latents on width {job.data.width}, {settled.firing.value:,.4g} a token"
     found = Forecast(
         f"train {name_of(job.arch)}: {what}",
         disk_of(settled, job.data),
@@ -241,16 +242,16 @@ def _facts(settled: Settled, job: Job) -> dict[str, str]:
     }
 
 
-def _notes(job: Job, firing: Active, machine: Machine) -> tuple[str, ...]:
+def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
     notes = []
     if firing.assumed:
         notes.append(
-            f"{firing.number:,.4g} latents a token are an assumption ({firing.assumed}): --l0 sets another; in the "
+            f"{firing.value:,.4g} latents a token are an assumption ({firing.assumed}): --l0 sets another; in the "
             f"first steps, before the price is warm, there are many more, and steps take longer"
         )
-    if not job.dead and getattr(job.arch, "aux_weight", 0):
+    if not job.dead and job.arch.revives_dead:
         notes.append("no latent is taken to be dead: --dead 0.1 adds what AuxK costs when a tenth is")
-    if name_of(job.arch) == "mfr":
+    if job.arch.training_cost().matched_pairs:
         notes.append("matching the peers' latents one to one grows faster than the square of their number")
     if job.ranks > 1:
         notes.append(

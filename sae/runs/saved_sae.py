@@ -40,11 +40,11 @@ def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
     try:
         cfg = config.arch_from_json(record.architecture, record.arch)
         with torch.device("meta"):  # takes no memory: the settings may claim any size
-            wanted = ARCHITECTURES[record.architecture][1](record.d_model, cfg).state_dict()
+            wanted = ARCHITECTURES[record.architecture](record.d_model, cfg, seed=None).state_dict()
         shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
         if shapes != needed:
             raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}", fix=fix)
-        sae = ARCHITECTURES[record.architecture][1](record.d_model, cfg)
+        sae = ARCHITECTURES[record.architecture](record.d_model, cfg, seed=None)
         sae.load_state_dict(tensors)
         if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
             raise RunError(f"{path}: {broken[0]} holds NaN: its training diverged", fix=fix)

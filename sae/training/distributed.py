@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError
 from activations.parallel.ranks import rank, rank_errors, world
-from sae.architectures import SAE, AbsTopKConfig, ArchConfig, BatchTopKConfig, TopKConfig, name_of
+from sae.architectures import SAE, ArchConfig, name_of
 from sae.kernels import SingleProcess
 from sae.training.optimizers import as_rows
 
 Parallel = Literal["auto", "data", "latents"]
 # the axis of latents, of what Latents gives each rank a part of
 SPLITS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
-# latents chosen by their order alone, each with a bias of its own
-SPLITTABLE = (TopKConfig, AbsTopKConfig, BatchTopKConfig)
 
 
 class Data(SingleProcess):
@@ -175,7 +173,7 @@ def traffic(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, rank
     ring = 2 * (ranks - 1) / ranks * 4
     if parallel == "data":
         return ring * 2 * arch.d_sae * d_model
-    k = min(math.ceil(getattr(arch, "k", 0)), arch.d_sae // ranks)
+    k = min(math.ceil(arch.expected_l0().value), arch.d_sae // ranks)
     return batch * (4 * (ranks - 1) * k + ring * d_model)
 
 
@@ -188,7 +186,7 @@ def chosen(
     ranks = world() if ranks is None else ranks
     if parallel == "auto":
         less = traffic("latents", arch, d_model, batch, ranks) < traffic("data", arch, d_model, batch, ranks)
-        able = isinstance(arch, SPLITTABLE) and not arch.d_sae % ranks
+        able = arch.shards_latents and not arch.d_sae % ranks
         parallel = "latents" if able and (less or batch % ranks) else "data"
     if parallel == "latents":
         check_latents(arch, ranks)
@@ -201,9 +199,9 @@ def chosen(
 
 def check_latents(arch: ArchConfig, ranks: int) -> None:
     """Raise ConfigError unless so many ranks can share the latents of such an SAE."""
-    if not isinstance(arch, SPLITTABLE):
+    if not arch.shards_latents:
         raise ConfigError(
-            f"--parallel latents knows topk, abstopk and batchtopk, not {name_of(arch)}: train it with --parallel data"
+            f"--parallel latents cannot split what {name_of(arch)} learns over ranks: train it with --parallel data"
         )
     if arch.d_sae % ranks:
         raise ConfigError(

@@ -34,7 +34,7 @@ def whole(trainer: Trainer) -> Trainer | None:
     tensors = {name: _gathered(name, tensor) for name, tensor in trainer.tensors().items()}
     if rank():
         return None
-    found = Trainer(type(sae)(sae.d_model, sae.cfg), trainer.cfg, trainer.scale)
+    found = Trainer(type(sae)(sae.d_model, sae.cfg, seed=None), trainer.cfg, trainer.scale)
     found.sae.load_state_dict(weights)
     found.restore(trainer.step, tensors)
     return found

@@ -138,7 +138,7 @@ def _part(name: str, value: Any) -> str:
 def _config(arch: str, chosen: Settings, file: SweepFile, train: Settings, where: str) -> RunConfig:
     own = {name: value for name, value in chosen.items() if not name.startswith("train.")}
     training = {name[6:]: value for name, value in chosen.items() if name.startswith("train.")}
-    config = ARCHITECTURES[arch][0]
+    config = ARCHITECTURES[arch].config
     own, training = _checked(config, own, where), _checked(TrainConfig, training, f"{where}, train")
     try:
         return RunConfig(file.store, file.hook, config(**own), TrainConfig(**{**train, **training}))

@@ -22,7 +22,7 @@ def test_a_methods_page_has_its_settings_and_their_defaults(name: str):
     shown = {
         field.strip("`"): eval(default.strip("`")) for field, default, _ in rows
     }  # an expression, such as 1 / 32
-    real = {field.name: field.default for field in dataclasses.fields(ARCHITECTURES[name][0])}
+    real = {field.name: field.default for field in dataclasses.fields(ARCHITECTURES[name].config)}
     assert shown == real
     assert list(shown) == list(real)
 
@@ -38,7 +38,7 @@ def test_a_methods_page_names_its_paper_its_code_and_shows_a_picture(name: str):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_methods_page_gives_the_advice_of_its_help(name: str):
-    advice = ARCHITECTURES[name][0].advice
+    advice = ARCHITECTURES[name].config.advice
     page = (ROOT / f"docs/methods/{name}.md").read_text(encoding="utf-8")
     assert advice
     assert advice.replace("`", "") in page.replace("`", "")

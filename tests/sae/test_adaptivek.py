@@ -8,7 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from activations.errors import ConfigError
-from sae.architectures import AdaptiveK, AdaptiveKConfig, TopKConfig, build, ridge
+from sae.architectures import AdaptiveK, AdaptiveKConfig, TopKConfig, build
+from sae.architectures.adaptivek import cross_validated, ridge
 from sae.training.trainer import TrainConfig, Trainer
 
 D, F = 32, 64
@@ -130,7 +131,7 @@ def test_rows_without_a_label_take_no_part():
 @pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
 def test_ridge_solves_the_normal_equations(penalty: float):
     x, y = (part.double() for part in rows(300, 11))
-    (w,), (b,) = ridge.fit(x, y, [penalty])
+    (w,), (b,) = ridge(x, y, [penalty])
     # the same as least squares with rows sqrt(penalty) * e_i, target 0, below the data
     below = np.sqrt(penalty) * np.eye(D, D + 1)
     system = np.vstack([np.hstack([x.numpy(), np.ones((300, 1))]), below])
@@ -144,7 +145,7 @@ def test_cross_validation_takes_the_penalty_that_holds_on_other_documents():
     document = torch.randn(40, 60, generator=generator)
     label = document[:, 0] + torch.randn(40, generator=generator)
     x = document.repeat_interleave(20, 0) + 0.01 * torch.randn(800, 60, generator=generator)
-    assert ridge.cross_validated(x, label.repeat_interleave(20), (1e-6, 1e3)) == 1e3
+    assert cross_validated(x, label.repeat_interleave(20), (1e-6, 1e3)) == 1e3
 
 
 def test_the_probe_finds_labels_in_rows_and_nothing_in_shuffled_ones():

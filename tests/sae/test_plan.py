@@ -57,7 +57,7 @@ def test_topk_is_one_dense_product_and_four_readings_of_its_rows():
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_is_counted_with_the_parameters_it_trains(name):
-    cfg = ARCHITECTURES[name][0](d_sae=512)
+    cfg = ARCHITECTURES[name].config(d_sae=512)
     work = count(cfg, 16, 64, active(cfg).number)
     assert work.parameters == sum(p.numel() for p in build(cfg, 16).parameters())
     assert name in CHOICES

@@ -1,0 +1,125 @@
+"""What a configuration says about its architecture: name, rule, advice, expected sparsity, cost of a training step."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from activations.errors import ConfigError
+
+LabelUnit = Literal["score", "latents", "nats"]
+Scan = Literal["row", "batch", "above", "ands", "sort", "topk"]
+GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: of the order that papers report
+
+
+class Selects(Enum):
+    """How an SAE in use decides which latents fire on a row."""
+
+    BY_RANK = "the largest of each row"
+    ABOVE_ONE_THRESHOLD = "those above a threshold that all latents share"
+    ABOVE_OWN_THRESHOLDS = "each above a threshold of its own"
+
+
+class ExpectedL0(NamedTuple):
+    """Latents per token that take part in the reconstruction, in training."""
+
+    value: float
+    assumed: str | None = None
+    """Where the number comes from when no setting fixes it."""
+
+
+class TrainingCost(NamedTuple):
+    """What one training step does with a code and with pre-activations, beside the products that encode and decode.
+
+    `sae plan` turns these counts into seconds and bytes. B rows, D the activations' width, F latents."""
+
+    scan: Scan
+    """How latents are selected among [B, F] pre-activations, by the name of the rate that `sae plan` measures."""
+    passes: float = 0
+    """Elementwise operations on all of [B, F], each into new memory; 0 where pre-activations lie in the one buffer."""
+    held: float | None = None
+    """Numbers held at once for each pre-activation; None where one buffer of limited size serves all rows."""
+    reads: int = 4
+    """How often the decoder or encoder rows of all entries are read: decoding, and the gradients of values, decoder and
+    encoder."""
+    errors: float = 1.0
+    """Errors of [B, D] that the loss is made of."""
+    codes: int = 1
+    """Codes selected for each row."""
+    entries: float = 1
+    """Entries selected, in multiples of L0."""
+    dictionaries: int = 1
+    """SAEs trained side by side."""
+    matched_pairs: int = 0
+    """Pairs of dictionaries whose rows are matched one to one."""
+
+
+@dataclass(frozen=True)
+class ArchConfig:
+    """What every architecture has; each adds its own fields."""
+
+    name: ClassVar[str]
+    """What the architecture is called on the command line, in run.json and in the table of architectures."""
+
+    rule: ClassVar[str]
+    """How latents are selected in use, as a clause: what keeps the SAE out of a file format that has no such rule."""
+
+    shards_latents: ClassVar[bool] = False
+    """Whether ranks can share out the latents: they are selected by order alone, and all a latent has are its parts of
+    W_enc, b_enc and W_dec."""
+
+    revives_dead: ClassVar[bool] = False
+    """Whether the loss has AuxK, which gives dead latents gradients (fields aux_k and aux_weight)."""
+
+    reads_labels: ClassVar[bool] = False
+    """Whether it learns from a number for each token or document too, as `sae harvest --labels` stores it."""
+
+    rate: ClassVar[float] = 1.0
+    """The best peak learning rate, over that of a TopK of equal width, steps and batch (`benchmarks/rates.py`)."""
+
+    advice: ClassVar[str] = ""
+    """Which settings suit which budget, as `sae train ARCH --help` and the method's page say."""
+
+    d_sae: int = 8192
+    """Latents in the dictionary (its width, F)."""
+
+    def selects(self) -> Selects:
+        """Return how latents are selected in use. Every architecture says it."""
+        raise NotImplementedError
+
+    def expected_l0(self) -> ExpectedL0:
+        """Return how many latents per token fire in training. Here a guess: no setting fixes it."""
+        return ExpectedL0(
+            min(GUESSED_L0, self.d_sae), "nothing sets it: it follows from the data and --arch settings"
+        )
+
+    def training_cost(self) -> TrainingCost:
+        """Return what a training step does. Here a selection in one pass over the pre-activations."""
+        return TrainingCost("row" if self.selects() is Selects.BY_RANK else "above")
+
+    @classmethod
+    def small(cls, d_sae: int, k: int) -> dict[str, Any]:
+        """Return settings for a dictionary far smaller than a language model's, in which about k latents should fire."""
+        return {"d_sae": d_sae} | ({"k": k} if "k" in cls.__dataclass_fields__ else {})
+
+    def reading(self, unit: LabelUnit) -> "ArchConfig":
+        """Return the configuration for labels in a unit. Here unchanged: no labels are read."""
+        return self
+
+    def __post_init__(self) -> None:
+        if self.d_sae < 1:
+            raise ConfigError(f"d_sae = {self.d_sae} must be at least 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} = {value} must be a finite number")
+            if name.endswith("_weight") and isinstance(value, int | float) and value < 0:
+                raise ConfigError(
+                    f"{name} = {value} must be at least 0: below, what it weighs would be sought, not avoided"
+                )
+        if (aux_k := getattr(self, "aux_k", None)) is not None and aux_k < 1:
+            raise ConfigError(f"aux_k = {aux_k} must be at least 1; aux_weight = 0 leaves AuxK out")
+
+    @classmethod
+    def upgraded(cls, fields: dict[str, Any], batch: int | None = None) -> dict[str, Any]:
+        """Return settings that an older release wrote as this release has them; `batch` is the run's, if it is known."""
+        return fields
