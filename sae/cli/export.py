@@ -12,7 +12,7 @@ from sae.cli import arguments
 from sae.features.collect import shards_to_read
 from sae.features.html_page import export_html
 from sae.features.store import FeatureStore
-from sae.foreign import WRITABLE
+from sae.foreign import writable
 from sae.foreign.delphi import write_cache
 from sae.foreign.neuronpedia import Listing, write_listing
 from sae.runs.run import Run, device
@@ -96,18 +96,18 @@ FORMS = {
     "delphi": "what fires where, as the cache that EleutherAI's delphi explains latents from",
     "neuronpedia": "features in the layout that Neuronpedia imports",
 }
-FORMS |= {name: f"the SAE, for {form.TITLE}" for name, form in WRITABLE.items()}
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
+    forms = FORMS | {name: f"the SAE, for {form.TITLE}" for name, form in writable().items()}
     if not args or args[0] in arguments.HELP:
-        width = max(map(len, FORMS))
-        lines = [f"  {name:<{width}}  {what}" for name, what in FORMS.items()]
+        width = max(map(len, forms))
+        lines = [f"  {name:<{width}}  {what}" for name, what in forms.items()]
         text = "\n".join(["usage: sae export FORM [OPTIONS]", "", *lines])
         print(text, file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
-    arguments.choose(FORMS, "form", "sae export", args)
+    arguments.choose(forms, "form", "sae export", args)
     if args[0] == "html":
         _export_html(arguments.parse(Html, "sae export html", args[1:]))
     elif args[0] == "delphi":
@@ -154,7 +154,7 @@ def _export_files(name: str, command: Files) -> None:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished: its weights are about to change
     origin = origin_of(run)
-    notes = WRITABLE[name].write(run.sae(), origin, command.out)
+    notes = writable()[name].write(run.sae(), origin, command.out)
     if "context_size" not in origin.facts:
         notes.append("its store is missing: the files do not say on which text it was trained")
     print(f"{command.out}: {run.path} as {name} reads it")

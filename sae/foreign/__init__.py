@@ -1,7 +1,10 @@
-"""Other tools' files: one module a format, each with what it can do; the table is what `sae import` offers."""
+"""Other tools' files: one module for each format; the table is what `sae import` offers.
+
+An installed package adds a format under the entry point group `sae.formats`, as NAME = "package.module": any module, or
+object, with the members of `Format`, or of `WritableFormat`."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sae.architectures import SAE
 from sae.foreign import (
@@ -15,6 +18,7 @@ from sae.foreign import (
     workbench,
 )
 from sae.foreign.weights import Imported, Layout, Origin
+from sae.plugins import Plugins
 
 
 class Format(Protocol):
@@ -39,6 +43,7 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
 class WritableFormat(Format, Protocol):
     """A format that SAEs of ours can be written in."""
 
@@ -49,17 +54,31 @@ class WritableFormat(Format, Protocol):
         ...
 
 
-WRITABLE: dict[str, WritableFormat] = {
+GROUP = "sae.formats"
+BUILT_IN: dict[str, Format] = {
     "saelens": saelens,
     "dictionary_learning": dictionary_learning,
     "sparsify": sparsify,
     "openai": openai,
     "gemma_scope": gemma_scope,
-}
-FORMATS: dict[str, Format] = {
-    **WRITABLE,
     "llama_scope": llama_scope,
     "qwen_scope": qwen_scope,
     "workbench": workbench,
 }
-__all__ = ["FORMATS", "WRITABLE", "Format", "Imported", "Layout", "Origin", "WritableFormat"]
+
+
+def problem(name: str, thing: Any) -> str | None:
+    """Return what keeps a package's object from being a format, None if nothing does."""
+    lacking = [member for member in ("TITLE", "LAYOUTS", "recognises", "read") if not hasattr(thing, member)]
+    return f"lacks {', '.join(lacking)}" if lacking else None
+
+
+FORMATS = Plugins[Format](GROUP, BUILT_IN, problem)
+
+
+def writable() -> dict[str, WritableFormat]:
+    """Return the formats that SAEs of ours can be written in, by name."""
+    return {name: form for name, form in FORMATS.items() if isinstance(form, WritableFormat)}
+
+
+__all__ = ["FORMATS", "Format", "Imported", "Layout", "Origin", "WritableFormat", "writable"]

@@ -176,8 +176,6 @@ def held(sae: SAE) -> tuple[str, dict[str, Tensor]]:
     """The class that holds an SAE, and its state dict."""
     for form in exact_forms.forms(sae, split_signs=True):
         b_dec = form.b_dec.float()
-        parts = {"W_enc": form.W_enc.float(), "b_enc": form.b_enc.float(), "W_dec": form.W_dec.float()}
-        parts["b_dec"] = b_dec
         match form:
             case ReLU():
                 shifted = form.b_enc.double() + form.b_dec.double() @ form.W_enc.double()
@@ -192,11 +190,11 @@ def held(sae: SAE) -> tuple[str, dict[str, Tensor]]:
                     "r_mag": form.r_mag.float(),
                 }
             case JumpReLU():
-                return "JumpReluAutoEncoder", {**parts, "threshold": form.thresholds().float()}
+                return "JumpReluAutoEncoder", {**_parameters(form), "threshold": form.thresholds().float()}
             case Matryoshka():
                 sizes = torch.tensor(form.cfg.ends).diff(prepend=torch.zeros(1, dtype=torch.int64))
                 rule = _rule(form.cfg.k, form.threshold)
-                return "MatryoshkaBatchTopKSAE", {**parts, **rule, "group_sizes": sizes}
+                return "MatryoshkaBatchTopKSAE", {**_parameters(form), **rule, "group_sizes": sizes}
             case TopK():
                 linear = _linear(form.W_enc, form.b_enc, form.W_dec)
                 return "AutoEncoderTopK", {**linear, "b_dec": b_dec, **_rule(form.cfg.k, torch.tensor(-1.0))}
@@ -204,6 +202,10 @@ def held(sae: SAE) -> tuple[str, dict[str, Tensor]]:
                 linear = _linear(form.W_enc, form.b_enc, form.W_dec)
                 return "BatchTopKSAE", {**linear, "b_dec": b_dec, **_rule(form.cfg.k, form.threshold)}
     raise exact_forms.refusal(sae, "dictionary_learning", HOLDS)
+
+
+def _parameters(sae: SAE) -> dict[str, Tensor]:
+    return {name: getattr(sae, name).float() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 
 
 def _linear(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor) -> dict[str, Tensor]:

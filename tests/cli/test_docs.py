@@ -17,6 +17,7 @@ import tyro
 from sae.architectures import ARCHITECTURES
 from sae.cli.export import FORMS
 from sae.cli.main import COMMANDS
+from sae.foreign import writable
 from tests.cli.commands import Server
 from tests.docs.pages import PAGES, PROGRAMS, ROOT, Block, blocks, commands, spans
 from tests.docs.stand_ins import furnish, smaller
@@ -45,7 +46,7 @@ FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint", "--version"}
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
     "train": ARCHITECTURES, "synthetic": ["topk"], "plan": ["harvest", "features", *(f"train {n}" for n in ARCHITECTURES)],
-    "export": FORMS, "store": ["show", "verify", "label"],
+    "export": [*FORMS, *writable()], "store": ["show", "verify", "label"],
 }  # fmt: skip
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
 FAILING = [block for block in SHELL if block.mark == "fails"]

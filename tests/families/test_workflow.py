@@ -13,7 +13,7 @@ from activations.generation import Sampling, prompt_ids
 from activations.language_model import load
 from sae.diagnosis.sample import DeadConfig
 from sae.features.store import FeatureStore
-from sae.foreign import WRITABLE
+from sae.foreign import writable
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
@@ -67,7 +67,7 @@ def test_the_whole_way_from_text_to_steering(row: Family, tmp_path: Path):
     (pair,) = compare(model, steering, prompt_ids(model, "the cat"), Sampling(tokens=6))
     assert max(map(abs, pair.steered.change)) > 0, "steering does something"
 
-    WRITABLE["saelens"].write(autoencoder, origin_of(run), tmp_path / "theirs")
+    writable()["saelens"].write(autoencoder, origin_of(run), tmp_path / "theirs")
     again = import_sae(tmp_path / "theirs", tmp_path / "runs" / "again", "saelens", store=tmp_path / "store")
     x = torch.randn(6, autoencoder.d_model, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(

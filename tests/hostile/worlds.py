@@ -18,7 +18,7 @@ from sae.diagnosis.sample import DeadConfig
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
 from sae.features.latent_labels import Label
 from sae.features.store import FeatureStore
-from sae.foreign import WRITABLE, Origin
+from sae.foreign import Origin, writable
 from sae.runs.run import Run
 from sae.workflows import compare
 from sae.workflows.diagnose import diagnose_run
@@ -58,9 +58,9 @@ def make(folder: Path, world: Path) -> Path:
     features.labels.export(folder / "labels.csv")
     features.labels.export(folder / "labels-import.json")
     (folder / "sweep.toml").write_text(SWEEP)
-    for form, writable in WRITABLE.items():
+    for form, format_ in writable().items():
         sae = run.sae() if form in RANKED else _above_zero(run.sae())
-        writable.write(sae, Origin("toy", run.hook), folder / form)
+        format_.write(sae, Origin("toy", run.hook), folder / form)
     _texts(folder)
     _unfinished(folder)
     return folder

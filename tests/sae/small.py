@@ -1,4 +1,4 @@
-"""Every architecture of the table, small: what the laws are tried on. A new architecture adds its line."""
+"""Every architecture of the table, small: what the laws are tried on. One without a line here is tried with its `small`."""
 
 import pytest
 
@@ -40,7 +40,11 @@ SMALL: dict[str, ArchConfig] = {
     "mfr": MFRConfig(d_sae=F, k=5),
     "adaptivek": AdaptiveKConfig(d_sae=F, k_min=1, k_max=6),
 }
-assert {name_of(cfg) for cfg in SMALL.values()} == set(ARCHITECTURES)
+SMALL |= {
+    name: sae.config(**sae.config.small(F, 3))
+    for name, sae in ARCHITECTURES.items()
+    if name not in {name_of(cfg) for cfg in SMALL.values()}
+}
 
 
 def architectures(

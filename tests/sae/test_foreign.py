@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from activations.errors import ForeignError
 from sae.architectures import ARCHITECTURES
-from sae.foreign import FORMATS, WRITABLE
-from sae.foreign.exact_forms import IN_USE
+from sae.foreign import FORMATS, writable
 from tests.sae.exchanged import ORIGIN, rows, trained
 from tests.sae.small import SMALL
 from tests.sae.test_saelens import ANYTHING
@@ -33,14 +32,14 @@ KEYS = {
 
 
 def test_each_format_has_a_case():
-    assert HELD.keys() == WRITABLE.keys()
-    assert FORMATS.keys() == {*WRITABLE, *READ_ALONE}
-    assert IN_USE.keys() == ARCHITECTURES.keys()
+    assert HELD.keys() == writable().keys()
+    assert FORMATS.keys() == {*writable(), *READ_ALONE}
+    assert all(sae.config.rule for sae in ARCHITECTURES.values())
 
 
 @every_format
 def test_files_are_told_apart(tmp_path, form):
-    WRITABLE[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
+    writable()[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
     assert [name for name, other in FORMATS.items() if other.recognises(tmp_path / "a")] == [form]
     assert not any(other.recognises(tmp_path) for other in FORMATS.values())
 
@@ -50,7 +49,7 @@ def test_nothing_that_is_there_is_overwritten(tmp_path, form):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine").touch()
     with pytest.raises(FileExistsError):
-        WRITABLE[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
+        writable()[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -58,7 +57,7 @@ def test_nothing_that_is_there_is_overwritten(tmp_path, form):
 @every_format
 def test_rotten_bytes_are_read_or_refused(tmp_path, form):
     """Bits flipped, ends cut off, zeros written over: never another error, never a number that is none."""
-    WRITABLE[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
+    writable()[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
     whole = {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     rng, refused = random.Random(0), []
     for _ in range(60):
@@ -90,7 +89,7 @@ def test_rotten_bytes_are_read_or_refused(tmp_path, form):
 @given(data=st.data())
 def test_settings_of_any_kind_are_read_or_refused(tmp_path_factory, form, data):
     folder = tmp_path_factory.mktemp("any") / "a"
-    WRITABLE[form].write(trained(SMALL[HELD[form]]), ORIGIN, folder)
+    writable()[form].write(trained(SMALL[HELD[form]]), ORIGIN, folder)
     (place,) = folder.glob("*.json")
     whole = json.loads(place.read_text())
     changes = data.draw(st.dictionaries(st.sampled_from(KEYS[form].split()), ANYTHING, max_size=3))
