@@ -6,6 +6,7 @@ pages quote beside their pictures."""
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from benchmarks.acceptance import arch, settings
-from sae.architectures import GBA, SAE, GBAConfig, JumpReLU
+from sae.architectures import ARCHITECTURES, GBA, SAE, GBAConfig, JumpReLU
 from sae.architectures.kron import mand
 from sae.evaluation.recovery import ROWS, cosines, recovery
 from sae.evaluation.synthetic import Gaussian, Independent, Tree, World
@@ -309,7 +310,15 @@ def listed(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
 
 
-PICTURES: dict[str, Callable[..., go.Figure]] = {
+def learning(name: str, steps: int = 2500) -> go.Figure:
+    """Error and L0 in training, for a method that has no picture of its own."""
+    figure, world, config = panels("FVU", "L0"), Independent(), ARCHITECTURES[name].config
+    trainer = begin(world, config(**config.small(64, 3)), settings(0, steps))
+    add_curves(figure, history(trainer, world), ("fvu", "l0"), name, BLUE)
+    return titled(figure, "step")
+
+
+PICTURES: dict[str, Callable[..., go.Figure]] = {name: partial(learning, name) for name in ARCHITECTURES} | {
     "topk": topk, "batchtopk": batchtopk, "abstopk": abstopk, "adaptivek": adaptivek, "kron": kron, "topafa": topafa,
     "gba": gba, "mfr": mfr, "relu": relu, "gated": gated, "jumprelu": jumprelu, "matryoshka": matryoshka,
 }  # fmt: skip

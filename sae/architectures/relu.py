@@ -36,8 +36,8 @@ class ReLUConfig(ArchConfig):
 
     advice = (
         "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
-        "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, 1 "
-        "gives an L0 of 38 and 2 one of 11."
+        "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, the "
+        "default, which is 1 there, gives an L0 of 38 and 2 one of 11."
     )
 
     l1_weight: float | None = None

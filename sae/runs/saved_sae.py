@@ -9,7 +9,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.disk.schema import fits, parse
-from activations.errors import RunError
+from activations.errors import ConfigError, RunError
 from sae import config
 from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.runs.records import SAERecord
@@ -48,7 +48,7 @@ def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
         sae.load_state_dict(tensors)
         if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:
             raise RunError(f"{path}: {broken[0]} holds NaN: its training diverged", fix=fix)
-    except (TypeError, RuntimeError, OverflowError) as error:
+    except (TypeError, RuntimeError, OverflowError, ConfigError) as error:
         raise RunError(f"{folder} cannot be read: {error}", fix=fix) from error
     return sae.eval().requires_grad_(False)
 

@@ -162,7 +162,7 @@ def test_what_is_left_out_follows_from_the_width_and_the_form():
     assert_close(paper.threshold, torch.full((F,), 0.01))
     assert_close(tanh.threshold, torch.full((F,), 0.1))
     assert (paper.bandwidth, paper.warmup_share, paper.price) == (0.01, 0.05, 0.1)
-    assert (tanh.bandwidth, tanh.warmup_share, tanh.price) == (2.0, 1.0, 0.8)
+    assert (tanh.bandwidth, tanh.warmup_share, tanh.price) == (2.0, 1.0, pytest.approx(100 / 2600))
     assert (paper.threshold_lr_scale, tanh.threshold_lr_scale) == (10.0, 1.0)
     assert paper.unit_norm_decoder
     assert not tanh.unit_norm_decoder

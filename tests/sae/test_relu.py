@@ -99,3 +99,8 @@ def test_the_price_rises_linearly_over_its_share_of_the_steps():
 def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ReLUConfig(**wrong)
+
+
+def test_a_price_left_out_grows_with_the_norm_of_inputs():
+    assert [build(ReLUConfig(d_sae=F), d).price for d in (576, 57_600)] == [1.0, 10.0]
+    assert build(ReLUConfig(d_sae=F, l1_weight=0.0), D).price == 0
