@@ -42,11 +42,9 @@ class Plugins(Mapping[str, T]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         by_name: dict[str, EntryPoint] = {}
         for entry in entry_points(group=self._group):
-            if by_name.get(entry.name) == entry:
-                continue  # one package that lies twice on the path
             if entry.name in self._built_in:
                 raise self._refusal(entry, "the workbench has one of that name itself")
-            if entry.name in by_name:
+            if entry.name in by_name and by_name[entry.name] != entry:  # equal where one package lies on the path twice
                 raise self._refusal(entry, f"{_package(by_name[entry.name])} has one of that name too")
             by_name[entry.name] = entry
         return by_name

@@ -19,7 +19,7 @@ from tests.app import pages
 sys.argv = [str(pages.MAIN), sys.argv[1]]
 at = pages.opened(sys.argv[2] if len(sys.argv) > 2 else "runs", {"run": "plain"})
 table = at.dataframe[0].value
-print(table.set_index("name").loc["plain", "method"] if "method" in table else list(table.columns))
+print(table.set_index("name").loc["plain", "architecture"])
 """
 
 
@@ -58,7 +58,7 @@ def runs(plugged: Server, world: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_commands_take_an_architecture_of_an_installed_package(plugged: Server, runs: Path, world: Path):
     assert (runs / "plain" / "dead").is_dir()
     assert "plaink" in plugged("train", "--help").out
-    ended = plugged("plan", "train", "plaink", "--store", world / "store", *SMALL, "--measure")
+    ended = plugged("plan", "train", "plaink", "--store", world / "store", *SMALL, "--device", "h200")
     assert ended.code == 0, ended.err
     assert "train plaink" in ended.out
 

@@ -233,7 +233,7 @@ def test_multi_topk_encodes_twice_and_keeps_four_times_as_many_more():
 def test_gba_is_planned_with_the_l0_it_aims_at(settings, number):
     cfg = GBAConfig(d_sae=2048, **settings)
     firing = active(cfg)
-    assert firing.number == pytest.approx(number or 0.68 * 2048 * cfg.targets().mean().item())
+    assert firing.value == pytest.approx(number or 0.68 * 2048 * cfg.targets().mean().item())
     assert (firing.assumed is None) == ("l0" in settings)
 
 
