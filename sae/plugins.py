@@ -44,7 +44,9 @@ class Plugins(Mapping[str, T]):
         for entry in entry_points(group=self._group):
             if entry.name in self._built_in:
                 raise self._refusal(entry, "the workbench has one of that name itself")
-            if entry.name in by_name and by_name[entry.name] != entry:  # equal where one package lies on the path twice
+            if (
+                entry.name in by_name and by_name[entry.name] != entry
+            ):  # equal where one package lies on the path twice
                 raise self._refusal(entry, f"{_package(by_name[entry.name])} has one of that name too")
             by_name[entry.name] = entry
         return by_name

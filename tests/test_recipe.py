@@ -33,7 +33,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
     for name in TREE:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("*.yml"), ROOT / "pyproject.toml"):
         shutil.copy(path, tree)
     shutil.copy(ROOT / "tests" / "plugin" / "plaink.py", tree / "sae" / "architectures")
     table = tree / "sae" / "architectures" / "__init__.py"
@@ -43,6 +43,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = methods / "README.md"
     row = "| [plaink](plaink.md) | the k largest of each token | L0 | you test the recipe |\n"
     index.write_text(index.read_text().replace("| [mfr](mfr.md)", f"{row}| [mfr](mfr.md)"))
+    site = tree / "mkdocs.yml"
+    entry = "      - MFR: methods/mfr.md\n"
+    site.write_text(site.read_text().replace(entry, f"{entry}      - PlainK: methods/plaink.md\n"))
     shutil.copy(methods / "topk.svg", methods / "plaink.svg")  # drawing one takes a browser
     return tree
 
