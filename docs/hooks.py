@@ -1,5 +1,6 @@
 """What the site adds to the Markdown of docs/: the pages at the repository's root, and the help of every command."""
 
+import html
 import importlib
 import os
 import posixpath
@@ -29,6 +30,7 @@ PARTS = {
 }
 COLUMNS = "100"
 FENCE = re.compile(r"^(\s*```\w+) (?:parsed|compiled|fails)$", re.MULTILINE)
+PIPED = re.compile(r"`([^`\n]*\\\|[^`\n]*)`")  # code with an escaped pipe, as a table's cell needs it
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -46,7 +48,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown += f"\n{command_help()}"
     source = path if path in ROOT_PAGES else f"docs/{path}"
     markdown = FENCE.sub(r"\1", markdown)
+    markdown = PIPED.sub(lambda code: f"<code>{_without_escapes(code[1])}</code>", markdown)
     return LINK.sub(lambda link: _on_site(link, source, path, files), markdown)
+
+
+def _without_escapes(code: str) -> str:
+    """Return code of a table's cell as HTML. The site's Markdown, unlike the repository's, would show the backslash before a pipe."""
+    return html.escape(code).replace("\\|", "&#124;")
 
 
 def _on_site(link: re.Match[str], source: str, path: str, files: Files) -> str:

@@ -1,5 +1,6 @@
 """The site that `make docs` builds: without a warning, without anything from elsewhere, with all that the Markdown has."""
 
+import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_every_public_name_is_in_the_reference(site: Path):
 
 def test_the_help_of_every_command_is_in_the_reference(site: Path):
     assert {f"sae-{command}" for command in COMMANDS} <= built(site, "reference/commands.md").ids
+
+
+def test_pipes_in_the_code_of_tables_are_shown_without_their_backslash(site: Path):
+    assert "show|verify|label" in html.unescape(
+        (site / "reference" / "commands.html").read_text(encoding="utf-8")
+    )
 
 
 def test_the_site_can_be_searched(site: Path):
