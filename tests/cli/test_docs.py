@@ -22,9 +22,9 @@ from tests.cli.commands import Server
 from tests.docs.pages import PAGES, PROGRAMS, ROOT, Block, blocks, commands, spans
 from tests.docs.stand_ins import furnish, smaller
 
-# why these are parsed alone: a server, or the embedded model, which is fetched
+# only parsed: a server, and a command that fetches the embedded model
 NOT_HERE = ("app", "demo")
-# blocks marked `parsed`: they need a hub, several processes or a machine measured
+# blocks marked `parsed`, by page: they need a hub, several processes, a server, hours or a registry
 PARSED_ALONE = {
     "README.md": 1,
     "docs/app.md": 1,
@@ -38,7 +38,7 @@ PARSED_ALONE = {
     "docs/tutorial.md": 2,
     "docs/your-model-and-data.md": 3,
 }
-# commands of indented blocks, in the README, that nothing can mark
+# commands of indented blocks, which cannot carry a mark
 PARSED_UNMARKED = {"make": 2}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 # torchrun's, that sentences speak of, and the one of `sae` itself
@@ -59,18 +59,18 @@ CALLS = [
 
 
 class Parsed(Exception):
-    """In the place of what a command does."""
+    """Raised in place of the work of a command."""
 
 
 @pytest.fixture
 def place(world: Path, tmp_path: Path) -> Path:
-    """A folder of stand-ins, to be written into."""
+    """Return a folder with stand-ins, in which commands may write."""
     return furnish(tmp_path, world)
 
 
 @pytest.fixture
 def stops_when_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands parse what they are given and then do nothing."""
+    """Make commands parse their arguments and then raise Parsed."""
     real = tyro.cli
 
     def parse(*args, **options):
@@ -96,7 +96,7 @@ def test_what_cannot_be_run_here_and_cannot_be_marked_is_known():
 
 
 def runs(words: list[str]) -> bool:
-    """Whether a command of an unmarked block is run here."""
+    """Say whether a command of an unmarked block is run in the tests."""
     return words[0] == "sae" and words[1] not in NOT_HERE
 
 
@@ -115,7 +115,7 @@ def parses(args: list[str]) -> None:
 
 
 def module(command: str) -> Any:
-    """Of a command, named as it is, or with an underscore where it is a word of Python's."""
+    """Import the module of a command; its name ends in an underscore where the command is a keyword of Python."""
     return importlib.import_module(f"sae.cli.{command}{'_' * iskeyword(command)}")
 
 
@@ -168,12 +168,12 @@ def test_a_command_that_is_to_fail_says_what_the_page_quotes(block: Block, sae: 
 
 
 def without_numbers(line: str) -> str:
-    """Counts are the toy world's."""
+    """Replace every number by N: counts in the pages and on the toy world differ."""
     return re.sub(r"\d[\d,]*", "N", line)
 
 
 def flags(*command: str) -> set[str]:
-    """All flags in a command's help."""
+    """Return all flags in the help of a command."""
     with redirect_stdout(StringIO()) as out, suppress(SystemExit):
         module(command[0]).main([*command[1:], "--help"])
     return set(FLAG.findall(out.getvalue()))
@@ -181,7 +181,7 @@ def flags(*command: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
-    """The flags of every command; of those with commands of their own, of all of these."""
+    """Return the flags of every command, together with those of its own commands."""
     return {
         name: set().union(*(flags(name, *part.split()) for part in PARTS.get(name, [""])))
         for name in COMMANDS

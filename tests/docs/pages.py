@@ -1,4 +1,4 @@
-"""The pages that users read, as data: their blocks of code, their links, their tables, their quotes."""
+"""Parse the Markdown pages that users read: their blocks of code, links, tables and quotes."""
 
 import re
 import shlex
@@ -25,20 +25,20 @@ class Block(NamedTuple):
     language: str
     """sh, python or text."""
     mark: str
-    """What is said beside the language: `parsed` or `compiled` of what cannot be run here, `fails` of what is to."""
+    """The word after the language: `parsed` or `compiled` for code that cannot run in the tests, `fails` for a command that must fail."""
     text: str
 
 
 @cache
 def tokens(page: str) -> list[Token]:
-    """A page as markdown-it reads it."""
+    """Return the tokens of a page, as markdown-it parses it."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return MarkdownIt("commonmark").enable("table").parse(text)
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page, in order. Of indented ones, which cannot say it, the language is guessed."""
-    found = []
+    """Return the code blocks of a page in order. The language of indented blocks, which cannot name it, is guessed."""
+    listed = []
     for token in tokens(page):
         if token.type == "fence":
             language, _, mark = token.info.partition(" ")
@@ -46,18 +46,18 @@ def blocks(page: str) -> list[Block]:
             language, mark = guessed(token.content), ""
         else:
             continue
-        found.append(Block(page, (token.map or [0])[0] + 1, language, mark, token.content))
-    return found
+        listed.append(Block(page, (token.map or [0])[0] + 1, language, mark, token.content))
+    return listed
 
 
 def guessed(text: str) -> str:
-    """The language of a block that does not say it."""
+    """Guess the language of a block from its first word."""
     first = text.split(maxsplit=1)[0]
     return "sh" if first in PROGRAMS else "python" if first in ("import", "from") else "text"
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Every command of a block of sh or of an inline span, as words; `…` and settings of the environment left out."""
+    """Yield every command of a shell block or inline span as words, without `…` and without settings of environment variables."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
         lexer.whitespace_split = True
@@ -75,43 +75,43 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def inline(page: str, kind: str) -> list[Token]:
-    """Tokens within the paragraphs, headings and cells of a page: code_inline, link_open, image."""
+    """Return the tokens of one kind (code_inline, link_open, image) in the paragraphs, headings and table cells of a page."""
     children = (token.children or [] for token in tokens(page) if token.type == "inline")
     return [child for some in children for child in some if child.type == kind]
 
 
 def spans(page: str) -> list[str]:
-    """Code within sentences."""
+    """Return the inline code of a page."""
     return [token.content for token in inline(page, "code_inline")]
 
 
 def targets(page: str) -> list[str]:
-    """Where links lead and pictures lie."""
+    """Return the targets of all links and pictures of a page."""
     links = [str(token.attrs["href"]) for token in inline(page, "link_open")]
     return links + [str(token.attrs["src"]) for token in inline(page, "image")]
 
 
 def quotes(page: str) -> list[str]:
-    """The block quotes of a page."""
-    depth, found = 0, []
+    """Return the block quotes of a page."""
+    depth, quoted = 0, []
     for token in tokens(page):
         depth += {"blockquote_open": 1, "blockquote_close": -1}.get(token.type, 0)
         if depth and token.type == "inline":
-            found.append(token.content)
-    return found
+            quoted.append(token.content)
+    return quoted
 
 
 def table(page: str, first: str) -> list[list[str]]:
-    """Rows of the table whose first column has this name: each cell's text."""
+    """Return the cells of the table whose first column has this name, row by row. Raises AssertionError if the page lacks it."""
     rows: list[list[str]] = []
-    found = False
+    inside = False
     for before, token in zip(tokens(page), tokens(page)[1:], strict=False):
-        if before.type == "th_open" and not found:
-            found = token.content == first
-        if found and before.type == "tr_open":
+        if before.type == "th_open" and not inside:
+            inside = token.content == first
+        if inside and before.type == "tr_open":
             rows.append([])
-        if found and before.type == "td_open":
+        if inside and before.type == "td_open":
             rows[-1].append(token.content)
-        if found and token.type == "table_close":
+        if inside and token.type == "table_close":
             return [row for row in rows if row]
-    raise AssertionError(f"{page} has no table that begins with {first!r}")
+    raise AssertionError(f"{page} lacks a table whose first column is {first!r}")

@@ -1,15 +1,15 @@
-"""What stands in, on a machine with nothing but this repository, for the folders and files that the pages speak of."""
+"""Stand-ins from the toy world for the folders, files and numbers that the pages name, so that their code runs anywhere."""
 
 import json
 import shutil
 from pathlib import Path
 
-# in the place of numbers that take hours
+# replace numbers that would take hours
 SMALLER = {
     "--tokens": "1600", "--arch.d-sae": "32", "--arch.k": "4", "--arch.k-min": "1", "--arch.k-max": "8",
     "--train.steps": "10",
 }  # fmt: skip
-# beside what a command says, where it does not say it
+# options that are added to a command where it does not give them
 ADDED = {
     "harvest": {
         "--model": "gpt2", "--dataset": "notes.jsonl", "--tokens": "1600", "--context": "16", "--shard-tokens": "512",
@@ -25,8 +25,9 @@ ADDED = {
 
 
 def furnish(folder: Path, world: Path) -> Path:
-    """A folder in which `gpt2`, `notes.jsonl`, `notes.txt`, `stores/demo`, `runs/demo` and `runs/bare` (a run without features)
-    are the toy world's."""
+    """Fill `folder` with the toy world under the names that the pages use, and return it.
+
+    The names are `gpt2`, `notes.jsonl`, `notes.txt`, `stores/demo`, `runs/demo` and `runs/bare`, a run without features."""
     (folder / "stores").mkdir()
     (folder / "gpt2").symlink_to(world / "model")
     (folder / "notes.jsonl").symlink_to(world / "text.jsonl")
@@ -44,7 +45,7 @@ def furnish(folder: Path, world: Path) -> Path:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """The arguments of `sae`, such that the toy world can do it: fewer tokens, latents and steps, a model of two blocks."""
+    """Return arguments of `sae` that the toy world can run: fewer tokens, latents and steps, hook points of a model with two blocks."""
     words = list(words)
     for place, word in enumerate(words[:-1]):
         words[place + 1] = SMALLER.get(word, words[place + 1])
@@ -55,6 +56,6 @@ def smaller(words: list[str]) -> list[str]:
 
 
 def _toy(hook: str) -> str:
-    """A hook point of the toy model's two blocks."""
+    """Return the hook point of the same kind in one of the toy model's two blocks."""
     blocks, number, rest = hook.split(".", 2)
     return f"{blocks}.{int(number) % 2}.{rest}"

@@ -1,4 +1,4 @@
-"""What the pages say agrees with the code: settings and their defaults, methods, metrics, quoted errors, links."""
+"""The pages agree with the code: settings and their defaults, methods, metrics, quoted errors, links."""
 
 import ast
 import dataclasses
@@ -78,7 +78,7 @@ def test_every_page_is_reached_from_the_others():
 
 @cache
 def strings() -> str:
-    """Every string in the code, f-strings without what they fill in, one a line."""
+    """Return every string of the code, one a line; of f-strings only the fixed parts."""
     found = []
     for package in ("activations", "sae", "app"):
         for path in (ROOT / package).rglob("*.py"):

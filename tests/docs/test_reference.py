@@ -38,7 +38,7 @@ def test_every_setting_of_a_command_has_its_help(command: str):
 
 
 def parts(cls: type) -> Iterator[str]:
-    """Public methods and properties that a class itself defines."""
+    """Yield the public methods and properties that a class itself defines."""
     for name, value in vars(cls).items():
         described = callable(value) or hasattr(value, "__get__")
         if described and not name.startswith("_") and name not in fields(cls):
@@ -46,12 +46,12 @@ def parts(cls: type) -> Iterator[str]:
 
 
 def fields(cls: type) -> set[str]:
-    """Names of a class's fields, its parents' too."""
+    """Return the names of the fields of a class and of its parents."""
     return {name for one in cls.__mro__ for name in vars(one).get("__annotations__", {})}
 
 
 def undocumented(cls: Any) -> list[str]:
-    """Settings of a configuration, and of those it holds, that no string follows."""
+    """Return the settings of a configuration, nested ones included, that are not followed by a docstring."""
     if not dataclasses.is_dataclass(cls):
         return []
     body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]

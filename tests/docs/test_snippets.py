@@ -1,4 +1,4 @@
-"""Every piece of Python in README and docs/ runs on the toy world, those of a page one after the other."""
+"""All Python in README and docs/ runs on the toy world, the blocks of a page one after the other."""
 
 from collections import Counter
 from pathlib import Path
