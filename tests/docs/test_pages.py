@@ -76,6 +76,13 @@ def test_every_page_is_reached_from_the_others():
     assert {page for page in DOCS if (ROOT / page) not in here} <= {"docs/README.md"}
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_file_that_a_page_names_exists(page: str):
+    for span in spans(page):
+        if re.fullmatch(r"(activations|sae|app|benchmarks|examples|notebooks|tests|docs)/[\w/.-]+", span):
+            assert (ROOT / span).exists(), f"{page}: {span}"
+
+
 @cache
 def strings() -> str:
     """Return every string of the code, one a line; of f-strings only the fixed parts."""
