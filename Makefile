@@ -13,6 +13,12 @@ ALONE := eai-sparsify==1.3.3 dictionary-learning==0.1.0 nnsight==0.3.7 python-so
 	websocket-client zstandard sae-dashboard==0.8.0 eindex-callum dataclasses-json marshmallow typing-inspect \
 	mypy-extensions sae-bench==0.6.0
 
+# Tests for the inner loop: formulas, TopK's laws, pure functions and pages, without processes or a browser
+FAST := tests/test_layout.py tests/docs/test_pages.py tests/docs/test_reference.py \
+	$(addprefix tests/sae/test_,laws.py code.py relu.py topk.py matching.py logs.py problems.py render.py show.py comparison.py) \
+	$(addprefix tests/activations/test_,attribution.py moments.py text.py tokens.py token_text.py) \
+	$(addprefix tests/app/test_,charts.py rows.py run_charts.py)
+
 .PHONY: demo test test-fast test-all test-peers check format docs bench install browser clean
 
 demo: install  ## the whole job on a real model and text: about 10 minutes on two cores (ARGS="--tokens 100000 …")
@@ -20,6 +26,9 @@ demo: install  ## the whole job on a real model and text: about 10 minutes on tw
 
 test: check browser  ## every test, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-fast: install  ## the inner loop: a minute or so on two cores
+	$(BIN)/python -m pytest -n 2 --dist load $(FAST) -k "(topk or not test_laws) and not (batchtopk or abstopk or multi or importing or public_name)" $(ARGS)
 
 test-all: check browser  ## the same and what takes minutes: more kills, more damage; prints the coverage
 	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("ctrace" if sys.version_info < (3, 12) else "sysmon")') \

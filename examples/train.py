@@ -21,10 +21,9 @@ def main(
         store=store, arch=sae.TopKConfig(d_sae=d_sae, k=k), train=sae.TrainConfig(steps=steps, batch=batch)
     )
     run = sae.train(config, out, resume=True)
-    sae.evaluate(run, run.sae(), run.language_model(), windows)
-    assert run.evaluation is not None  # `sae.evaluate` has just written it
-    fvu = run.evaluation["estimates"]["fvu"]
-    print(f"{run.path}: FVU {fvu['value']:.3f} (95 % interval {fvu['low']:.3f} to {fvu['high']:.3f})")
+    evaluation = sae.evaluate(run, run.sae(), run.language_model(), windows)
+    fvu = evaluation.estimates["fvu"]
+    print(f"{run.path}: FVU {fvu.value:.3f} (95 % interval {fvu.low:.3f} to {fvu.high:.3f})")
 
 
 if __name__ == "__main__":
