@@ -1,4 +1,4 @@
-"""What `sae features` would take: one pass over the store, then work that depends on the number of latents alone."""
+"""Predict what `sae features` takes: one pass over the store, then work that depends only on the number of latents."""
 
 import dataclasses
 import time
@@ -18,7 +18,7 @@ from sae.plan.rates import Machine
 from sae.plan.work import active, count
 from sae.runs.run import Run
 
-MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: compiling its loops, and each latent
+MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: to compile its loops, and per latent
 RESOURCES = {
     "the language model's start": "compute",
     "reading": "disk",
@@ -31,37 +31,41 @@ RESOURCES = {
     "neighbours": "compute",
     "map": "compute",
 }
-STATE, EXAMPLE = 2000, 900  # bytes of a latent: statistics and candidates; what its examples take in memory
+STATE, EXAMPLE = 2000, 900  # bytes per latent: statistics and candidates; its examples in memory
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A language model, as far as describing latents needs it."""
+    """What describing latents takes of a language model."""
 
     start: float
-    """Seconds until it is there."""
+    """Seconds to load it."""
     memory: int
-    """Bytes the process took at most, libraries included."""
+    """Most bytes that the process took, libraries included."""
     vocabulary: int
 
 
 def reader(
     key: str, load: Callable[[], LanguageModel], again: bool, clock: Clock = time.perf_counter
 ) -> Reader:
-    """Remembered under this key, or loaded once, measured and remembered; before anything else takes memory."""
-    found = None if again else rates.recall(key)
-    if found is None:
+    """Return the measurement stored under this key, or load the model, measure it and store the measurement.
+
+    `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
+    content = None if again else rates.recall(key)
+    if content is None:
         started = clock()
         model = load()
         len(model.vocabulary.text.names)
-        vocabulary = model.bridge.cfg.d_vocab  # the bridge, which the lens needs, takes seconds too
-        found = asdict(Reader(clock() - started, rates.peak_memory(), vocabulary))
-        rates.remember(key, found)
-    return Reader(**found)
+        vocabulary = (
+            model.bridge.cfg.d_vocab
+        )  # makes the bridge, which the lens needs and which takes seconds too
+        content = asdict(Reader(clock() - started, rates.peak_memory(), vocabulary))
+        rates.remember(key, content)
+    return Reader(**content)
 
 
-def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ranks: int = 1) -> Forecast:
-    """What describing a run's latents would take; the pass over the store is shared out over the ranks."""
+def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ranks: int = 1) -> Forecast:
+    """Predict what describing a run's latents takes when the ranks share the pass over the store."""
     store, arch = run.store, run.config.arch
     width, F = store.width(run.hook), arch.d_sae
     shards, rows = shards_to_read(store, cfg.tokens)
@@ -69,24 +73,24 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
     work = count(arch, width, cfg.batch, firing)
     r, batches, firings = machine.rates, rows / cfg.batch, rows * firing
     row = width * DTYPES[store.spec.dtype].itemsize
-    # in use a threshold stands for the choice among a batch
+    # After training, a threshold replaces the selection among a batch
     scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
     seconds = {
-        "the language model's start": found.start,
+        "the language model's start": reader.start,
         "reading": rows * row / r.read,
         "encode": batches * work.encode / r.flops / ranks,
         "selection": batches * (work.scanned / scan + work.picked / r.pick + work.passes / r.passes) / ranks,
         "statistics and examples": firings / r.firing / ranks,
         "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
-        "logit lens": F * found.vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes),
+        "logit lens": F * reader.vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes),
         "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_row),
     }
     if maps.available():
         seconds["map"] = MAP_START + MAP_LATENT * F + seconds["neighbours"]
     shard = max(entry.rows for entry in store.shards[:shards])
     memory = {
-        "model, Python and libraries": float(found.memory),
+        "model, Python and libraries": float(reader.memory),
         "the SAE": 4.0 * work.parameters,
         "pre-activations": 4.0 * work.dense,
         "a shard and its codes": shard * (row + 60.0 * firing),
@@ -100,31 +104,31 @@ def forecast(run: Run, cfg: FeaturesConfig, found: Reader, machine: Machine, ran
     once = total(seconds) - seconds["the language model's start"]
     facts = {
         "tokens": f"{rows:,} in {shards} shards, {firings:,.0f} firings",
-        "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} a latent",
+        "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} per latent",
     }
     resources = {name: RESOURCES[name] for name in seconds}
-    what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} a token"
+    what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} latents per token"
     made = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(made, refusals=_refusals(made, run))
 
 
 def _firing(run: Run) -> float:
-    """Latents a token: as the log's last row has it."""
+    """Return the latents per token, from the last row of the log if there is one."""
     log = run.log
     return float(log[-1]["l0"]) if log else active(run.config.arch).value
 
 
 def _refusals(made: Forecast, run: Run) -> tuple[str, ...]:
-    found = []
+    refusals = []
     if total(made.memory) > rates.memory():
-        found.append(
-            f"too little memory: it takes {size(total(made.memory))} and there are {size(rates.memory())}; fewer "
+        refusals.append(
+            f"too little memory: it takes {size(total(made.memory))} and the machine has {size(rates.memory())}; fewer "
             f"--strongest and --sampled would take less"
         )
     need, free = total(made.disk), files.free_bytes(run.path)
     if need > free:
-        found.append(
+        refusals.append(
             f"too little disk: it takes {size(need)} and {run.path.absolute()} has {size(free)} free; fewer --tokens "
             f"would fit"
         )
-    return tuple(found)
+    return tuple(refusals)

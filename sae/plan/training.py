@@ -1,4 +1,4 @@
-"""What a training would take: the time of a step from counted work and rates, memory and disk from shapes."""
+"""Predict what a training takes: the time of a step from counted work and rates, memory and disk from shapes."""
 
 import inspect
 from dataclasses import dataclass, replace
@@ -19,14 +19,16 @@ from sae.training.distributed import Parallel, chosen, traffic
 from sae.training.trainer import INIT_ROWS, TrainConfig
 
 SHARD = HarvestConfig().shard_tokens
-WINDOW: int = inspect.signature(ShuffledReader).parameters["memory"].default  # bytes of rows mixed at a time
-KEPT = 0.9  # of a store's tokens: one document in ten is held out, the first position of each window left out
-MATCHING = 1.1e-9  # seconds per n^2.6: one-to-one matching of n rows (scipy, one core)
+WINDOW: int = inspect.signature(ShuffledReader).parameters["memory"].default  # bytes of the shuffle window
+TRAINED = (
+    0.9  # share of a store's tokens: one document in ten is held out, a window's first position left out
+)
+MATCHING = 1.1e-9  # seconds of one-to-one matching of n rows, divided by n^2.6 (scipy, one core)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The rows that are trained on."""
+    """The rows that the SAE is trained on."""
 
     width: int
     rows: int
@@ -35,24 +37,24 @@ class Data:
     shard_rows: int
     """Training rows of the largest shard."""
     tokens: int = 0
-    """Tokens of the store, where it is not there yet."""
+    """Tokens of a store that does not exist yet; 0 for one that does."""
 
     @classmethod
     def of(cls, store: Store, hook: str) -> "Data":
-        """What a store has, held-out documents estimated, nothing read but the index."""
-        rows = [int(entry.rows * KEPT) for entry in store.shards]
+        """Describe a store, reading only its index; the number of held-out rows is estimated."""
+        rows = [int(entry.rows * TRAINED) for entry in store.shards]
         itemsize = {"float32": 4}.get(store.spec.dtype, 2)
         return cls(store.width(hook), sum(rows), itemsize, max(rows))
 
     @classmethod
     def planned(cls, width: int, tokens: int, bytes_per_number: int) -> "Data":
-        """Of a store that is not there yet, in shards as `sae harvest` makes them."""
-        rows = int(tokens * KEPT)
-        return cls(width, rows, bytes_per_number, min(rows, int(SHARD * KEPT)), tokens)
+        """Describe a store that does not exist yet, with shards of the size that `sae harvest` makes by default."""
+        rows = int(tokens * TRAINED)
+        return cls(width, rows, bytes_per_number, min(rows, int(SHARD * TRAINED)), tokens)
 
     @property
-    def there(self) -> bool:
-        """Whether there is a store."""
+    def exists(self) -> bool:
+        """Whether the store exists."""
         return not self.tokens
 
     @property
@@ -62,25 +64,25 @@ class Data:
 
     @property
     def window_rows(self) -> int:
-        """Rows that the reader mixes at a time: all, or as many shards as its memory takes, two at least."""
+        """Rows of the shuffle window: all, or as many shards as the reader's memory takes, at least two."""
         shards = max(2, WINDOW // (self.shard_rows * self.row))
         return min(self.rows, shards * self.shard_rows)
 
     @property
-    def whole(self) -> bool:
-        """Whether that is all of them."""
+    def fits_window(self) -> bool:
+        """Whether the shuffle window holds all rows."""
         return self.window_rows == self.rows
 
     @property
-    def held(self) -> float:
-        """Bytes of rows in memory, and of the order to read them in; twice where the next ones are read meanwhile."""
-        return self.window_rows * (self.row + 8.0) * (1 if self.whole else 2)
+    def window_bytes(self) -> float:
+        """Memory of the window's rows and of their order; twice that if the next window is read in the meantime."""
+        return self.window_rows * (self.row + 8.0) * (1 if self.fits_window else 2)
 
 
 def step_seconds(work: Work, rates: Rates, sent: float = 0.0) -> dict[str, float]:
-    """Seconds of one step by part, one after the other; `sent` are bytes to other ranks."""
+    """Return the seconds of one step by part, which run one after the other; `sent` are the bytes sent to other ranks."""
     scan = getattr(rates, f"scan_{work.scan}")
-    found = {
+    seconds = {
         "encode": work.encode / rates.flops + work.weights / rates.weights,
         "selection": work.scanned / scan + work.picked / rates.pick + work.passes / rates.passes,
         "sparse part": work.gathered / rates.gather(work.table),
@@ -90,7 +92,7 @@ def step_seconds(work: Work, rates: Rates, sent: float = 0.0) -> dict[str, float
         "loss and the rest": work.loss / rates.loss + 1 / rates.step,
         "exchange": sent / rates.send,
     }
-    return {name: seconds for name, seconds in found.items() if seconds}
+    return {name: value for name, value in seconds.items() if value}
 
 
 RESOURCES = {
@@ -110,48 +112,48 @@ RESOURCES = {
 
 @dataclass(frozen=True)
 class Job:
-    """A training to be planned."""
+    """A training to plan."""
 
     arch: ArchConfig
     train: TrainConfig
     data: Data
     l0: float | None = None
-    """Latents a token fires, where it is known better than from the settings."""
+    """Latents per token, if known better than from the settings."""
     dead: float = 0.0
-    """Share of latents that AuxK works on."""
+    """Share of latents that are dead, which AuxK works on."""
     ranks: int = 1
-    """Devices that train the SAE together, each like the one planned for."""
+    """Devices that train the SAE together, each like the one the plan is for."""
     parallel: Parallel = "auto"
-    """What they share: each batch, or the latents."""
+    """What the devices share: each batch, or the latents."""
 
 
-class Settled(NamedTuple):
-    """A job with everything filled in."""
+class ResolvedJob(NamedTuple):
+    """A job with all automatic settings resolved, and the work of one step."""
 
     train: TrainConfig
     steps: int
     firing: ExpectedL0
     parts: int
-    """Ranks that share the latents; 1 where they share each batch, or there is one."""
+    """Ranks that share the latents; 1 if they share each batch or there is only one rank."""
     rows: int
-    """Rows of each batch that a device trains on."""
+    """Rows of each batch that one device trains on."""
     work: Work
     step: dict[str, float]
     """Seconds of one step, by part."""
 
     @property
     def tokens(self) -> int:
-        """All steps' rows."""
+        """Tokens of all steps together."""
         return self.steps * self.train.batch
 
     @property
     def checkpoint(self) -> float:
-        """Bytes: weights and both moments; with an average of the weights, those of training and the average too."""
+        """Bytes of a checkpoint: the weights and both of Adam's moments, and two more copies if weights are averaged."""
         return (12.0 if self.train.ema is None else 20.0) * self.work.parameters * self.parts
 
 
-def settle(job: Job, machine: Machine) -> Settled:
-    """Raises ConfigError when the ranks cannot share the job in the way asked for."""
+def resolve(job: Job, machine: Machine) -> ResolvedJob:
+    """Fill in all automatic settings of a job. Raises ConfigError when its ranks cannot share it as `parallel` says."""
     width, ranks = job.data.width, job.ranks
     train = job.train.resolved(job.data.rows, job.arch)
     assert train.steps is not None
@@ -160,84 +162,86 @@ def settle(job: Job, machine: Machine) -> Settled:
     firing = active(job.arch, job.l0)
     work = count(job.arch, width, rows, firing.value, job.dead, parts)
     sent = traffic(way, job.arch, width, train.batch, ranks)
-    return Settled(train, train.steps, firing, parts, rows, work, step_seconds(work, machine.rates, sent))
+    return ResolvedJob(train, train.steps, firing, parts, rows, work, step_seconds(work, machine.rates, sent))
 
 
 def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
-    """What this training would take, its run in the folder `out`; nothing is read or run.
+    """Predict what this training takes with its run in the folder `out`. Nothing is read or run.
 
-    Raises ConfigError when the ranks cannot share the job in the way asked for."""
-    settled = settle(job, machine)
-    seconds = seconds_of(settled, job.data, machine.rates)
-    what = f"{job.arch.d_sae:,} latents on width {job.data.width}, {settled.firing.value:,.4g} a token"
-    found = Forecast(
+    Raises ConfigError when its ranks cannot share the job as `parallel` says."""
+    resolved = resolve(job, machine)
+    seconds = seconds_of(resolved, job.data, machine.rates)
+    what = f"{job.arch.d_sae:,} latents on width {job.data.width}, {resolved.firing.value:,.4g} per token"
+    made = Forecast(
         f"train {name_of(job.arch)}: {what}",
-        disk_of(settled, job.data),
-        memory_of(settled, job.data, machine),
+        disk_of(resolved, job.data),
+        memory_of(resolved, job.data, machine),
         seconds,
         {name: RESOURCES[name] for name in seconds},
-        _facts(settled, job),
-        _notes(job, settled.firing, machine),
+        _facts(resolved, job),
+        _notes(job, resolved.firing, machine),
     )
-    return replace(found, refusals=_refusals(found, job, machine, out))
+    return replace(made, refusals=_refusals(made, job, machine, out))
 
 
-def seconds_of(settled: Settled, data: Data, rates: Rates) -> dict[str, float]:
-    """Of the whole training. Rows that do not all fit into memory are read behind the steps, as fast as the disk can."""
-    seconds = {name: value * settled.steps for name, value in settled.step.items()}
-    if data.whole:
+def seconds_of(resolved: ResolvedJob, data: Data, rates: Rates) -> dict[str, float]:
+    """Return the seconds of the whole training by part.
+
+    Rows that do not all fit into memory are read in the background; only the time beyond that of the steps counts."""
+    seconds = {name: value * resolved.steps for name, value in resolved.step.items()}
+    if data.fits_window:
         seconds["reading at the start"] = data.rows * data.row / rates.read
-    elif (late := settled.tokens * data.row / rates.read - total(seconds)) > 0:
-        seconds["waiting for rows"] = late
-    save = settled.checkpoint / rates.write
-    between = settled.train.seconds_to_next_checkpoint(save)
-    saved = 1 + int(total(seconds) // between) if between else settled.steps
-    return {**seconds, "checkpoints": saved * save}
+    elif (waiting := resolved.tokens * data.row / rates.read - total(seconds)) > 0:
+        seconds["waiting for rows"] = waiting
+    save = resolved.checkpoint / rates.write
+    between = resolved.train.seconds_to_next_checkpoint(save)
+    number = 1 + int(total(seconds) // between) if between else resolved.steps
+    return {**seconds, "checkpoints": number * save}
 
 
-def disk_of(settled: Settled, data: Data) -> dict[str, float]:
-    """At the most, while a checkpoint is written and the oldest is still there."""
-    kept = settled.train.keep_checkpoints
+def disk_of(resolved: ResolvedJob, data: Data) -> dict[str, float]:
+    """Return the most disk space by part: while a checkpoint is written, the oldest one still exists."""
+    kept = resolved.train.keep_checkpoints
     disk = {
-        f"checkpoints: {kept} and one being written": (kept + 1) * settled.checkpoint,
-        "the finished SAE": 4.0 * settled.work.parameters * settled.parts,
+        f"checkpoints: {kept} and one being written": (kept + 1) * resolved.checkpoint,
+        "the finished SAE": 4.0 * resolved.work.parameters * resolved.parts,
     }
-    return disk if data.there else {**disk, "the store, not there yet": float(data.tokens * data.row)}
+    return disk if data.exists else {**disk, "the store, not there yet": float(data.tokens * data.row)}
 
 
-def memory_of(settled: Settled, data: Data, machine: Machine) -> dict[str, float]:
-    """What one device holds when it holds most: as training begins, or at a checkpoint.
+def memory_of(resolved: ResolvedJob, data: Data, machine: Machine) -> dict[str, float]:
+    """Return the most memory of one device by part: either when training begins or when a checkpoint is saved.
 
-    On a GPU the store's rows are the computer's to hold, and not counted."""
-    D, P, work = data.width, settled.work.parameters, settled.work
+    For a GPU the store's rows are not counted, because they lie in the memory of its computer."""
+    D, P, work = data.width, resolved.work.parameters, resolved.work
     always = {"Python and libraries": float(machine.process), "parameters": 4.0 * P}
-    window = {"shuffle window": data.held} if machine.measured else {}
+    window = {"shuffle window": data.window_bytes} if machine.measured else {}
     beginning = {**always, **window, "sample for the start": 5 * 4.0 * min(INIT_ROWS, data.rows) * D}
     training = {
         **always,
         "gradients": 4.0 * P,
         "optimizer": 8.0 * P,
-        **({} if settled.train.ema is None else {"average of the weights": 4.0 * P}),
+        **({} if resolved.train.ema is None else {"average of the weights": 4.0 * P}),
         "copies while saving": 8.0 * P,
         "pre-activations": 4.0 * work.dense,
         "code": 60.0 * work.picked,
-        "batch": 32.0 * settled.rows * D + 16 * work.loss,
+        "batch": 32.0 * resolved.rows * D + 16 * work.loss,
         **window,
     }
-    begins = machine.measured and total(beginning) > total(training)
-    return beginning if begins else training
+    starts_larger = machine.measured and total(beginning) > total(training)
+    return beginning if starts_larger else training
 
 
-def _facts(settled: Settled, job: Job) -> dict[str, str]:
-    train, data, tokens = settled.train, job.data, settled.tokens
-    step = total(settled.step)
-    shared = "the latents" if settled.parts > 1 else "each batch"
+def _facts(resolved: ResolvedJob, job: Job) -> dict[str, str]:
+    train, data, tokens = resolved.train, job.data, resolved.tokens
+    step = total(resolved.step)
+    shared = "the latents" if resolved.parts > 1 else "each batch"
     devices = "1 device" if job.ranks == 1 else f"{job.ranks} devices, which share {shared}"
-    share = "all there are" if data.whole else f"{data.window_rows / data.rows:.2%} of the store"
+    share = "all of them" if data.fits_window else f"{data.window_rows / data.rows:.2%} of the store"
     return {
-        "steps": f"{settled.steps:,} of {train.batch:,} tokens: {tokens:,} tokens, {tokens / data.rows:,.2g} passes",
+        "steps": f"{resolved.steps:,} of {train.batch:,} tokens: {tokens:,} tokens, {tokens / data.rows:,.2g} passes",
         "speed": f"{train.batch / step:,.0f} tokens/s, {duration(step)} a step, {devices}",
-        "parameters": f"{settled.work.parameters * settled.parts:,}",
+        "parameters": f"{resolved.work.parameters * resolved.parts:,}",
         "shuffle window": f"{data.window_rows:,} rows, {share}",
     }
 
@@ -246,27 +250,29 @@ def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
     notes = []
     if firing.assumed:
         notes.append(
-            f"{firing.value:,.4g} latents a token are an assumption ({firing.assumed}): --l0 sets another; in the "
-            f"first steps, before the price is warm, there are many more, and steps take longer"
+            f"{firing.value:,.4g} latents per token are an assumption ({firing.assumed}): --l0 sets another "
+            f"number; in the first steps, while the sparsity penalty warms up, many more latents fire and steps take longer"
         )
     if not job.dead and job.arch.revives_dead:
-        notes.append("no latent is taken to be dead: --dead 0.1 adds what AuxK costs when a tenth is")
+        notes.append(
+            "no latent is assumed to be dead: --dead 0.1 adds what AuxK costs when a tenth of them are"
+        )
     if job.arch.training_cost().matched_pairs:
         notes.append("matching the peers' latents one to one grows faster than the square of their number")
     if job.ranks > 1:
         notes.append(
-            f"each of the {job.ranks} ranks is taken to be a device like this one, sending {machine.rates.send / 1e9:.3g} "
-            f"GB/s to the others (assumed); memory is that of one"
+            f"each of the {job.ranks} ranks is assumed to be a device like this one that sends {machine.rates.send / 1e9:.3g} "
+            f"GB/s to the others; memory is that of one device"
         )
     if not machine.measured:
         notes.append(
-            f"the computer around the GPU needs {size(job.data.held)} of memory for rows; its disk is not looked at"
+            f"the GPU's computer needs {size(job.data.window_bytes)} of memory for rows; its disk is not considered"
         )
     return tuple(notes)
 
 
-def _refusals(found: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
-    refusals, need, disk = [], total(found.memory), total(found.disk)
+def _refusals(made: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
+    refusals, need, disk = [], total(made.memory), total(made.disk)
     if need > machine.memory:
         smaller, ranks = _latents_that_fit(job, machine), _ranks_that_fit(job, machine)
         ways = [f"--arch.d-sae {smaller}"] if smaller else []
@@ -276,38 +282,38 @@ def _refusals(found: Forecast, job: Job, machine: Machine, out: Path) -> tuple[s
             f"{' or '.join(ways) or 'a smaller --train.batch, or another device,'} would fit"
         )
     if machine.measured and disk > files.free_bytes(out):
-        most = max(found.disk, key=lambda name: found.disk[name])
-        fewer = "--tokens" if "store" in most else "--train.keep-checkpoints"
+        largest = max(made.disk, key=lambda name: made.disk[name])
+        fewer = "--tokens" if "store" in largest else "--train.keep-checkpoints"
         refusals.append(
-            f"too little disk: it takes {size(disk)}, most of it {most}, and {out.absolute()} has "
+            f"too little disk: it takes {size(disk)}, most of it {largest}, and {out.absolute()} has "
             f"{size(files.free_bytes(out))} free; fewer {fewer}, or an --out on another disk, would fit"
         )
     return tuple(refusals)
 
 
 def _fits(job: Job, machine: Machine) -> bool:
-    return total(memory_of(settle(job, machine), job.data, machine)) <= machine.memory
+    return total(memory_of(resolve(job, machine), job.data, machine)) <= machine.memory
 
 
 def _latents_that_fit(job: Job, machine: Machine) -> int | None:
-    """The largest half, quarter, eighth ... of the latents asked for that the memory takes."""
+    """Return the largest half, quarter, eighth ... of the latents asked for that fits the memory, or None."""
     d_sae = job.arch.d_sae // 2
     while d_sae >= 1024:
         try:
             if _fits(replace(job, arch=replace(job.arch, d_sae=d_sae)), machine):
                 return d_sae
-        except ConfigError:  # no multiple of a head's latents, or fewer than k
+        except ConfigError:  # not a multiple of a head's latents, or fewer than k
             return None
         d_sae //= 2
     return None
 
 
 def _ranks_that_fit(job: Job, machine: Machine) -> int | None:
-    """The smallest power of two of devices, up to 1024, over which latents can be shared out so that they fit."""
+    """Return the smallest power of two of devices, up to 1024, that can share the latents so that they fit, or None."""
     for ranks in (2**n for n in range(1, 11) if 2**n > job.ranks):
         try:
             if _fits(replace(job, ranks=ranks, parallel="latents"), machine):
                 return ranks
-        except ConfigError:  # latents that cannot be shared out
+        except ConfigError:  # the latents cannot be split
             return None
     return None

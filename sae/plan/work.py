@@ -1,4 +1,4 @@
-"""What one training step of each architecture has to do, counted: no clock, no machine."""
+"""Count the work of one training step of each architecture, independently of any machine."""
 
 from dataclasses import dataclass
 
@@ -12,58 +12,58 @@ from sae.kernels.autograd_functions import CROWDED_ENTRIES, CROWDED_SHARE
 
 @dataclass(frozen=True)
 class Work:
-    """Of one step on one device."""
+    """The work of one step on one device."""
 
     encode: float
     """Floating-point operations of the dense products that encode."""
     products: float
-    """Of all other dense products: gradients of a crowded code, AuxK, MFR's cosines."""
+    """Operations of all other dense products: gradients of a crowded code, AuxK, MFR's cosines."""
     weights: float
-    """Bytes of encoder weights brought in, once for each block of rows."""
+    """Bytes of encoder weights read from memory, once for each block of rows."""
     scan: Scan
     scanned: float
-    """Numbers looked through to choose."""
+    """Numbers searched to select entries."""
     picked: float
-    """Entries chosen."""
+    """Entries selected."""
     passes: float
-    """Numbers of [B, F] that plain operations go through."""
+    """Numbers of [B, F] matrices that elementwise operations process."""
     gathered: float
-    """Bytes of rows read because a code names them."""
+    """Bytes of the rows read at a code's entries."""
     table: float
-    """Bytes of all those rows."""
+    """Bytes of all latents' rows, from which those are read."""
     loss: float
-    """Numbers of [B, D] through scaling, loss and gradient."""
+    """Numbers of [B, D] that go through scaling, the loss and its gradient."""
     parameters: int
-    """What the optimizer moves."""
+    """Parameters that the optimizer updates."""
     dense: int
-    """Numbers in [B, F] matrices held at once, the one reused buffer included."""
+    """Numbers in [B, F] matrices held at once, including the one reused buffer."""
     matched: int = 0
-    """MFR: rows matched one to one, a problem of its own."""
+    """Rows matched one to one, by MFR; their time is not proportional to this number."""
 
 
 def active(cfg: ArchConfig, l0: float | None = None) -> ExpectedL0:
-    """Return how many latents a token fire: `l0` if given, else what the architecture expects of its settings."""
+    """Return how many latents fire per token: `l0` if given, else what the architecture expects of its settings."""
     return cfg.expected_l0() if l0 is None else ExpectedL0(l0)
 
 
 def skeleton(cfg: ArchConfig, d_model: int) -> SAE:
-    """An SAE that has shapes and no memory: a million latents cost nothing."""
+    """Return an SAE on torch's meta device: it has shapes but no memory, so that a million latents cost nothing."""
     with torch.device("meta"):
         return ARCHITECTURES[name_of(cfg)](d_model, cfg, seed=None)
 
 
 def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, parts: int = 1) -> Work:
-    """Of one step on `batch` rows, with `dead` of all latents dead, where a device has one of so many parts of the latents.
+    """Count the work of one step on `batch` rows when a share `dead` of the latents is dead.
 
-    It then has F / parts of them, of which l0 / parts fire on a row."""
+    With several `parts`, a device has F / parts of the latents, of which l0 / parts fire on a row."""
     sae, cost = skeleton(cfg, d_model), cfg.training_cost()
     B, D, F, N = batch, d_model, cfg.d_sae / parts, cost.dictionaries
     entries, reads = cost.entries * B * l0 / parts, N * cost.reads
     crowded = entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * B * F
     products = reads * 2 * B * D * F if crowded else 0.0
-    if dead and cfg.revives_dead:  # their pre-activations and reconstruction, each with two gradients
+    if dead and cfg.revives_dead:  # dead latents' pre-activations and reconstruction, each with two gradients
         products += 6 * 2 * B * D * F * dead
-    # cosines of all rows of two matched dictionaries, and both gradients
+    # Cosines between all rows of two matched dictionaries, and both gradients
     products += cost.matched_pairs * 3 * 2 * D * F**2
     blocks = 1.0 if cost.passes else max(1.0, B * F / BLOCK)
     return Work(
@@ -84,11 +84,11 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
 
 
 def _encoder_weights(sae: SAE) -> int:
-    """Numbers in the matrices that encode; a tied encoder's is the decoder."""
+    """Return the size of the encoder's matrices; a tied encoder uses the decoder."""
     own = sum(p.numel() for name, p in sae.named_parameters() if p.dim() > 1 and name != "W_dec")
     return own or sae.W_dec.numel()
 
 
 def _dense(cost: TrainingCost, numbers: float) -> float:
-    """Numbers held to select from `numbers` pre-activations."""
+    """Return how many numbers are held in memory to select from `numbers` pre-activations."""
     return min(numbers, BLOCK) if cost.held is None else cost.held * numbers

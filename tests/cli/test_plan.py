@@ -53,7 +53,7 @@ def test_a_training_on_a_store_is_planned_with_the_flags_of_sae_train(machine, w
     small = ("--arch.d-sae", 64, "--arch.k", 4, "--train.steps", 20, "--train.batch", 32)
     flags = ("--store", world / "store", *small)
     found = planned(capsys, "train", "topk", *flags)
-    assert found["what"].startswith("train topk: 64 latents on width 16, 4 a token")
+    assert found["what"].startswith("train topk: 64 latents on width 16, 4 per token")
     assert found["total"]["seconds"] == pytest.approx(sum(found["seconds"].values()))
     assert found["facts"]["steps"].startswith("20 of 32 tokens: 640 tokens")
     assert not found["computed"]

@@ -208,15 +208,15 @@ def test_a_million_latents_and_ten_billion_tokens_are_planned_without_their_memo
 
 def test_averaged_weights_are_one_more_copy_in_memory_and_two_in_each_checkpoint():
     plain, averaged = (job(train=TrainConfig(steps=1000, batch=B, ema=ema)) for ema in (None, 0.999))
-    settled, with_ema = (training.settle(one, machine(1e12)) for one in (plain, averaged))
-    P = settled.work.parameters
-    assert with_ema.checkpoint - settled.checkpoint == 8 * P
+    resolved, with_ema = (training.resolve(one, machine(1e12)) for one in (plain, averaged))
+    P = resolved.work.parameters
+    assert with_ema.checkpoint - resolved.checkpoint == 8 * P
     memory, more = (
         total(training.memory_of(s, one.data, machine(1e12)))
-        for s, one in ((settled, plain), (with_ema, averaged))
+        for s, one in ((resolved, plain), (with_ema, averaged))
     )
     assert more - memory == 4 * P
-    finished = [training.disk_of(s, plain.data)["the finished SAE"] for s in (settled, with_ema)]
+    finished = [training.disk_of(s, plain.data)["the finished SAE"] for s in (resolved, with_ema)]
     assert finished == [4 * P, 4 * P]
 
 
@@ -242,11 +242,11 @@ def test_checkpoints_take_a_twentieth_of_the_time_at_most_and_come_no_more_often
     """Checkpoints of 16 M latents take minutes each; at a fixed number of steps they once took 95 % of such a run."""
     planned = job(arch=TopKConfig(d_sae=d_sae), train=TrainConfig(steps=10**6, batch=B), data=data(10**10))
     on = machine(1e15)
-    settled = training.settle(planned, on)
-    seconds = training.seconds_of(settled, planned.data, on.rates)
-    each, steps = settled.checkpoint / on.rates.write, total(seconds) - seconds["checkpoints"]
+    resolved = training.resolve(planned, on)
+    seconds = training.seconds_of(resolved, planned.data, on.rates)
+    each, steps = resolved.checkpoint / on.rates.write, total(seconds) - seconds["checkpoints"]
     number = seconds["checkpoints"] / each
     assert number == pytest.approx(1 + steps // max(600, 20 * each))
     assert seconds["checkpoints"] <= steps / 20 + each
-    always = settled._replace(train=replace(settled.train, checkpoint_minutes=0))
+    always = resolved._replace(train=replace(resolved.train, checkpoint_minutes=0))
     assert training.seconds_of(always, planned.data, on.rates)["checkpoints"] == pytest.approx(10**6 * each)
