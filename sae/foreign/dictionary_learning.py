@@ -1,6 +1,6 @@
-"""dictionary_learning: ae.pt beside config.json, a class's state dict and what it was trained with.
+"""Read and write dictionary_learning's SAEs: ae.pt, the state dict of a class, beside config.json, its training settings.
 
-https://github.com/saprmarks/dictionary_learning, its classes as release 0.1.0 and commit 60ec6bf have them."""
+https://github.com/saprmarks/dictionary_learning, with the classes of release 0.1.0 and commit 60ec6bf."""
 
 import math
 import re
@@ -34,66 +34,64 @@ TRAINERS = {
     "MatryoshkaBatchTopKSAE": "MatryoshkaBatchTopKTrainer",
     "JumpReluAutoEncoder": "JumpReluTrainer",
 }
-"""Class -> the trainer that makes it there; SAEBench chooses its reader by the latter."""
+"""Class -> the trainer that makes it there, by which SAEBench chooses its reader."""
 
 
 def recognises(path: Path) -> bool:
-    """Whether this is an ae….pt, or a folder with ae.pt."""
+    """Return whether this is an ae….pt, or a folder with ae.pt."""
     return (path / WEIGHTS).is_file() or bool(re.fullmatch(r"ae\w*\.pt", path.name) and path.is_file())
 
 
 def read(path: Path) -> Imported:
-    """The SAE of a folder, or of one of its checkpoints named as a file; a backup of an unfinished training too.
+    """Read the SAE of a folder or of one checkpoint file, also a backup from an unfinished training.
 
     Raises ForeignError when it cannot be read, lacks its config.json, or is of a class that has no exact form here."""
     file = path / WEIGHTS if path.is_dir() else path
     content = read_pt(file)
     about, where = _config(file)
     notes = []
-    if isinstance(content, dict) and "ae" in content:  # written while training, over the same name
+    if isinstance(content, dict) and "ae" in content:  # a backup, written under the same name while training
         about = {**about, "trainer": {**_part(about, "trainer"), **_part(content, "config")}}
         notes.append(f"a backup from the middle of training{_at(content.get('step'))}, not its end")
         content = _in_raw_units(content["ae"], content.get("norm_factor"), file)
     content = state_dict(content, file)
     trainer, buffer = _part(about, "trainer"), _part(about, "buffer")
     name = trainer.get("dict_class")
-    if what := _no_sae(name, content, buffer):
+    if what := _other_dictionary(name, content, buffer):
         raise ForeignError(f"{file} is {what}: an SAE here reconstructs what it reads")
     if not isinstance(name, str) or name not in READERS:
-        found = "does not say its dict_class" if name is None else f"is of class {name!r}"
+        problem = "does not give its dict_class" if name is None else f"is of class {name!r}"
         raise ForeignError(
-            f"{file} {found} ({where or 'no config.json beside it'}), known are {', '.join(READERS)}"
+            f"{file} {problem} ({where or 'no config.json beside it'}); expected one of {', '.join(READERS)}"
         )
     try:
-        sae, said = READERS[name](Content(file, content, trainer))
+        sae, changes = READERS[name](Content(file, content, trainer))
     except ConfigError as error:
         raise ForeignError(f"{file}: {error}") from error
     context, model = buffer.get("ctx_len"), trainer.get("lm_name")
     facts = {"trainer": _plain(trainer), "context_size": context if isinstance(context, int) else None}
     origin = Origin(model if isinstance(model, str) else None, _hook(trainer), facts)
-    return Imported(finished(sae), origin, notes + said)
+    return Imported(finished(sae), origin, notes + changes)
 
 
-def _no_sae(name: Any, content: dict[str, Any], buffer: dict[str, Any]) -> str | None:
-    """Return what a file is that holds another kind of dictionary: by its class, its buffer, or the shape of its encoder.
+def _other_dictionary(name: Any, content: dict[str, Any], buffer: dict[str, Any]) -> str | None:
+    """Return what a file is if its class, its buffer or the shape of its encoder shows that it is not an SAE.
 
-    A crosscoder's encoder has an axis more, for the places of the model it reads."""
+    A crosscoder's encoder has one axis more, for the hook points that it reads."""
     weight = content.get("encoder.weight")
     crossing = isinstance(weight, Tensor) and weight.ndim == 3
     if crossing or (isinstance(name, str) and "crosscoder" in name.lower()):
-        return (
-            f"a crosscoder{f' ({name})' if isinstance(name, str) else ''}, which reads several places at once"
-        )
+        return f"a crosscoder{f' ({name})' if isinstance(name, str) else ''}, which reads several hook points at once"
     if buffer.get("io") == "in_and_out" or (isinstance(name, str) and "transcoder" in name.lower()):
         return "a transcoder, which reconstructs a module's output from its input"
     return None
 
 
 def _config(file: Path) -> tuple[dict[str, Any], Path | None]:
-    """The config.json of a weights file: beside it, or above its folder of checkpoints."""
-    for place in (file.parent / ABOUT, file.parent.parent / ABOUT):
-        if place.is_file():
-            return read_json(place), place
+    """Read the config.json beside a weights file, or above its folder of checkpoints, and return it with its path."""
+    for path in (file.parent / ABOUT, file.parent.parent / ABOUT):
+        if path.is_file():
+            return read_json(path), path
     return {}, None
 
 
@@ -103,7 +101,7 @@ def _part(about: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of settings those that JSON can hold: a backup's may be anything."""
+    """Return the settings that JSON can hold; those of a backup may be anything."""
     kinds = (str, int, float, type(None))
     return {
         key: value
@@ -119,13 +117,13 @@ def _at(step: Any) -> str:
 
 
 def _in_raw_units(weights: Any, factor: Any, file: Path) -> Any:
-    """A backup's state dict with the scale of inputs folded in, as the end of a training does."""
+    """Fold the scale of inputs into a backup's state dict, as the end of a training does."""
     number = number_of(factor)
     if number is None or not isinstance(weights, dict):
         return weights
     if type(number) not in (int, float) or not 0 < number < math.inf:
-        found = repr(number) if isinstance(number, int | float | str) else f"a {type(number).__name__}"
-        raise ForeignError(f"{file}: norm_factor is {found}, needed is a number above 0")
+        shown = repr(number) if isinstance(number, int | float | str) else f"a {type(number).__name__}"
+        raise ForeignError(f"{file}: norm_factor is {shown}, expected a number above 0")
     return {
         name: tensor.double() * number
         if name in IN_ACTIVATION_UNITS and isinstance(tensor, Tensor) and tensor.is_floating_point()
@@ -135,17 +133,19 @@ def _in_raw_units(weights: Any, factor: Any, file: Path) -> Any:
 
 
 def _hook(trainer: dict[str, Any]) -> str | None:
-    """From the submodule's name, which users choose: known are TransformerLens' and such as resid_post_layer_8."""
+    """Return the hook point by the submodule's name, which users choose freely.
+
+    Recognised are TransformerLens' names and names such as resid_post_layer_8."""
     name = str(trainer.get("submodule_name"))
     if re.fullmatch(r"(blocks\.\d+\.)?(\w+\.)?hook_\w+", name):
         return name
-    found = re.fullmatch(r"(\w+?)_layer_(\d+)", name)
-    site = found and hook_names.SITES.get(found[1])
-    return f"blocks.{found[2]}.{site}" if found and site else None
+    match = re.fullmatch(r"(\w+?)_layer_(\d+)", name)
+    site = match and hook_names.SITES.get(match[1])
+    return f"blocks.{match[2]}.{site}" if match and site else None
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
-    """A folder with ae.pt and config.json, as `dictionary_learning.utils.load_dictionary` reads it.
+    """Write a folder with ae.pt and config.json for `dictionary_learning.utils.load_dictionary`.
 
     Raises ForeignError for an architecture that has no class there."""
     name, tensors = held(sae)
@@ -163,8 +163,9 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     if "k" in tensors:
         trainer["k"] = int(tensors["k"])
     buffer = {"d_submodule": sae.d_model, "io": "out", "ctx_len": origin.facts.get("context_size")}
-    whole = {key: value.contiguous().clone() for key, value in tensors.items()}
+    # cloned, because torch.save writes the whole storage of a view
+    state = {key: value.contiguous().clone() for key, value in tensors.items()}
     with files.new_folder(path) as folder:
-        files.write_atomically(folder / WEIGHTS, lambda part: torch.save(whole, part))
+        files.write_atomically(folder / WEIGHTS, lambda part: torch.save(state, part))
         files.write_json(folder / ABOUT, {"trainer": trainer, "buffer": buffer})
     return exact_forms.notes_on(sae, n_latents)

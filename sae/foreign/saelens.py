@@ -1,7 +1,7 @@
-"""SAELens, version 6 and the files of older ones: a folder with cfg.json and sae_weights.safetensors, both directions.
+"""Read and write SAELens' SAEs, of version 6 and older: a folder with cfg.json and sae_weights.safetensors.
 
-Read from SAELens 6.54.12's own source. Its pre-activations are (x - b_dec if apply_b_dec_to_input) W_enc + b_enc; its
-BatchTopK and Matryoshka are saved as JumpReLUs, as ours are used."""
+After the source of SAELens 6.54.12. Its pre-activations are (x - b_dec) W_enc + b_enc, where b_dec is only subtracted with
+apply_b_dec_to_input. It saves BatchTopK and Matryoshka as the JumpReLUs that they, like ours, are in use."""
 
 import re
 from importlib import metadata
@@ -47,10 +47,10 @@ from sae.foreign.weights import (
 TITLE = "SAELens: cfg.json and sae_weights.safetensors"
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 LAYOUTS = (Layout(re.escape(WEIGHTS), (CFG,)),)
-LAYOUT = "6.54.12"  # the version whose layout is written; below 6, SAELens would convert the file
+LAYOUT = "6.54.12"  # the version whose layout is written; SAELens converts files that name one below 6
 
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-"""Settings before version 6, which lay flat in cfg.json, and what they became."""
+"""Settings before version 6, which lay flat in cfg.json -> their later names."""
 BY_NORM = "rescale_acts_by_decoder_norm"
 DEFAULTS: dict[str, Any] = {"apply_b_dec_to_input": True, BY_NORM: False}
 PLACE = ("model_name", "hook_name")
@@ -58,12 +58,12 @@ OF_THE_SAE = frozenset(
     "architecture d_in d_sae dtype device k activation_fn activation_fn_kwargs metadata apply_b_dec_to_input "
     "normalize_activations reshape_activations finetuning_scaling_factor".split()
 )
-"""Settings of an older file that are not about where the SAE belongs."""
+"""Settings of an older file that belong to the SAE itself; the others become its metadata."""
 
 NOT_READ = {
-    "matching_pursuit": "it picks latents one after the other from what is left of x",
-    "temporal": "it reads the tokens before each one too; here every row is encoded alone",
-    "transcoder": "it writes another place of the model than it reads; here an SAE reconstructs what it reads",
+    "matching_pursuit": "it picks latents one after the other, each from the residual of x that the others leave",
+    "temporal": "it also reads the tokens before each one; here every row is encoded on its own",
+    "transcoder": "it reconstructs another hook point than it reads; an SAE here reconstructs what it reads",
 }
 NOT_READ |= dict.fromkeys(
     ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"), NOT_READ["transcoder"]
@@ -73,21 +73,21 @@ HOLDS = "standard, topk, abstopk (per token), jumprelu and gated SAEs"
 NORMALISED = {
     "expected_average_only_in": "by a number that is not in the file; SAELens' fold_activation_norm_scaling_factor puts "
     "it into the weights",
-    "constant_norm_rescale": "each by its own norm, which no fixed weights can do",
-    "layer_norm": "each by its own mean and spread, which no fixed weights can do",
+    "constant_norm_rescale": "each by its own norm, which fixed weights cannot do",
+    "layer_norm": "each by its own mean and standard deviation, which fixed weights cannot do",
     "covariance_whitening": "by matrices that are not in the file; SAELens' fold_activation_whitening puts them into the "
     "weights",
 }
-"""Scalings of activations that a file may ask for when it is used, and why ours cannot."""
+"""Scalings of activations that a file may ask for -> how they scale, and so why they have no exact form here."""
 
 
 def recognises(path: Path) -> bool:
-    """A folder with both files."""
+    """Return whether this is a folder with both files."""
     return (path / CFG).is_file() and (path / WEIGHTS).is_file()
 
 
 def read(path: Path) -> Imported:
-    """The SAE in a folder. Raises ForeignError when it is damaged, or has no exact form here."""
+    """Read the SAE in a folder. Raises ForeignError when it is damaged or has no exact form here."""
     cfg = DEFAULTS | _modern(read_json(path / CFG))
     name = setting(cfg, "architecture", str, path / CFG)
     _refuse(cfg, name, path)
@@ -100,7 +100,7 @@ def read(path: Path) -> Imported:
     notes += processing.plain_activations(sae, about, path / CFG) + _rows(about)
     trained = about.get("training_architecture")
     if name == "jumprelu" and trained not in (None, name):
-        notes.append(f"trained as {trained!r}, saved by SAELens as the {name} it is in use")
+        notes.append(f"trained as {trained!r}, saved by SAELens as the {name} that it is in use")
     if cfg.get("dtype", "float32") != "float32":
         notes.append(f"SAELens computes this SAE in {cfg['dtype']!r}, here it is float32")
     facts = {key: value for key, value in about.items() if key not in PLACE}
@@ -108,7 +108,7 @@ def read(path: Path) -> Imported:
 
 
 def _hook(about: dict[str, Any]) -> Any:
-    """TransformerLens' name of the hook point; what is said where there is none."""
+    """Return TransformerLens' name of the hook point, or the file's own where it has none."""
     hook = about.get("hook_name")
     if about.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
         return hook_names.hook_of_module(hook) or hook
@@ -116,27 +116,27 @@ def _hook(about: dict[str, Any]) -> Any:
 
 
 def _rows(about: dict[str, Any]) -> list[str]:
-    """Notes on tokens that training left out and a store holds."""
+    """Return notes on tokens that training left out and a store holds."""
     notes, part, special = [], about.get("seqpos_slice"), about.get("exclude_special_tokens")
     if isinstance(part, list) and any(bound is not None for bound in part):
         notes.append(
-            f"trained on positions [{':'.join('' if b is None else str(b) for b in part)}] of each window alone"
+            f"trained only on positions [{':'.join('' if b is None else str(b) for b in part)}] of each window"
         )
     if special:
         which = "special tokens" if special is True else f"the special tokens {special!r}"
-        notes.append(f"trained without {which}; a store leaves out BOS alone")
+        notes.append(f"trained without {which}; a store leaves out only BOS")
     return notes
 
 
 def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Settings as version 6 has them, `metadata` of its own; older files have everything in one."""
+    """Return settings in the layout of version 6, which keeps `metadata` apart; older files are flat."""
     about = cfg.get("metadata")
     if isinstance(about, dict) and about.get("sae_lens_version"):
         return cfg
     flat = {OLD_NAMES.get(key, key): value for key, value in cfg.items()}
     if flat.get("activation_fn", "relu") == "topk":
-        further = flat.get("activation_fn_kwargs")
-        flat |= {"architecture": "topk", "k": further.get("k") if isinstance(further, dict) else None}
+        arguments = flat.get("activation_fn_kwargs")
+        flat |= {"architecture": "topk", "k": arguments.get("k") if isinstance(arguments, dict) else None}
     if isinstance(scaled := flat.get("normalize_activations"), bool):
         flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
     about = {key: value for key, value in flat.items() if key not in OF_THE_SAE}
@@ -144,28 +144,27 @@ def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
+    """Raise ForeignError for an SAE that has no exact form here."""
     if name in NOT_READ:
         raise ForeignError(f"{path} is a {name} SAE, which has no exact form here: {NOT_READ[name]}")
     target = cfg["metadata"].get("hook_name_out")
     if "d_out" in cfg or target not in (None, cfg["metadata"].get("hook_name")):
-        raise ForeignError(f"{path} is a transcoder (to {target}), no SAE: {NOT_READ['transcoder']}")
+        raise ForeignError(f"{path} is a transcoder (to {target}), not an SAE: {NOT_READ['transcoder']}")
     scaled = cfg.get("normalize_activations") or "none"
     if scaled != "none":
         how = NORMALISED.get(str(scaled), "in a way that is not known here")
         raise ForeignError(f"{path} scales activations when it is used ({scaled!r}): {how}")
     if cfg.get("activation_fn", "relu") not in ("relu", "topk"):
-        raise ForeignError(
-            f"{path} has the activation function {cfg['activation_fn']!r}: here there is relu alone"
-        )
+        raise ForeignError(f"{path} has the activation function {cfg['activation_fn']!r}, expected relu")
     about = cfg["metadata"]
     if about.get("hook_name_out") not in (None, about.get("hook_name")):
         raise ForeignError(f"{path} writes {about['hook_name_out']!r}: {NOT_READ['transcoder']}")
     if (head := about.get("hook_head_index")) is not None:
-        raise ForeignError(f"{path} reads attention head {head} alone: here an SAE reads a whole hook point")
+        raise ForeignError(f"{path} reads only attention head {head}: an SAE here reads all of a hook point")
 
 
 def _arch(cfg: dict[str, Any], name: str, path: Path) -> ArchConfig:
-    """Our architecture that does in use what theirs does."""
+    """Return the config of our architecture that computes in use what theirs does."""
     F = setting(cfg, "d_sae", int, path)
     try:
         match name:
@@ -177,9 +176,7 @@ def _arch(cfg: dict[str, Any], name: str, path: Path) -> ArchConfig:
                 return AbsTopKConfig(d_sae=F, k=setting(cfg, "k", int, path))
             case "gated":
                 return GatedConfig(d_sae=F)
-            case (
-                "jumprelu" | "batchtopk" | "matryoshka_batchtopk"
-            ):  # the latter two in a checkpoint of training
+            case "jumprelu" | "batchtopk" | "matryoshka_batchtopk":  # the last two in training checkpoints
                 return JumpReLUConfig(d_sae=F)
     except ConfigError as error:
         raise ForeignError(f"{path}: {error}") from error
@@ -187,7 +184,7 @@ def _arch(cfg: dict[str, Any], name: str, path: Path) -> ArchConfig:
 
 
 def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Path) -> dict[str, Tensor]:
-    """Its tensors by our names, not folded yet."""
+    """Return the file's tensors by our names, before any folding."""
     D = setting(cfg, "d_in", int, path)
     shapes = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)}
     shapes |= dict.fromkeys(("b_gate", "b_mag", "r_mag") if name == "gated" else ("b_enc",), (F,))
@@ -195,12 +192,12 @@ def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Pat
     if "b_gate" in tensors:
         tensors["b_enc"] = tensors.pop("b_gate")
     if name == "jumprelu":
-        # values pass a ReLU too, so that a threshold below 0 is one of 0
+        # values pass through a ReLU too, so a threshold below 0 acts as 0
         tensors["log_threshold"] = weights.take("threshold", F).clamp_min(0).log()
     if name.endswith("batchtopk"):
         threshold = weights.take("topk_threshold").clamp_min(0).log().expand(F)
         norms = tensors["W_dec"].norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-        # of latents times their norms, where those are ranked by
+        # where latents are ranked by value times norm, the threshold applies to that product
         tensors["log_threshold"] = threshold - norms.log() if cfg[BY_NORM] else threshold
     if "scaling_factor" in weights and bool((weights.take("scaling_factor", F) != 1).any()):
         raise ForeignError(
@@ -211,18 +208,20 @@ def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Pat
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
-    """Write the folder, float32. Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when
-    the folder is taken."""
+    """Write the folder, in float32.
+
+    Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when the folder exists."""
     architecture, form, tensors, settings = _theirs(sae)
     about = {
         "training_architecture": name_of(sae.cfg),
         "training_architecture_details": dict(vars(sae.cfg)),
-        **origin.facts,  # of an SAE trained elsewhere these say it better
+        **origin.facts,  # for an SAE trained elsewhere, its own facts replace the two above
         "sae_lens_version": LAYOUT,
         "model_name": origin.model,
         "hook_name": origin.hook,
         "model_class_name": "HookedTransformer",
-        "model_from_pretrained_kwargs": processing.PLAIN,  # whatever an imported SAE was trained on, this one reads x as it is
+        # whatever model an imported SAE was trained on, importing made it read the unprocessed model's activations
+        "model_from_pretrained_kwargs": processing.PLAIN,
         "sae_workbench_version": metadata.version("sae-workbench"),
     }
     cfg = {

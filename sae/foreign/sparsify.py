@@ -1,7 +1,7 @@
-"""sparsify: cfg.json and sae.safetensors in a folder named after the module it reads.
+"""Read and write sparsify's SAEs: cfg.json and sae.safetensors in a folder named after the module it reads.
 
-https://github.com/EleutherAI/sparsify, as its own loader reads them (1.3.3). The width is the tensors', since cfg.json may
-leave it at 0; W_dec has a row a latent; b_dec is taken off x whatever `normalize_decoder` says."""
+https://github.com/EleutherAI/sparsify, as its own loader reads them (1.3.3). The width comes from the tensors, since cfg.json
+may leave it at 0. W_dec has one row per latent. b_dec is subtracted from x whatever `normalize_decoder` says."""
 
 import re
 from pathlib import Path
@@ -31,12 +31,12 @@ REFUSED = {
     "transcode": "a transcoder, which reconstructs a module's output from its input",
     "skip_connection": "with a linear skip connection, which adds x W_skip",
 }
-"""Settings with which it is no SAE of ours."""
-MULTI_WEIGHT = 1 / 8  # of the error with 4 k latents, fixed in its trainer
+"""Settings of dictionaries that have no form here -> what such a dictionary is."""
+MULTI_WEIGHT = 1 / 8  # weight of the error with 4 k latents, fixed in sparsify's trainer
 
 
 def recognises(path: Path) -> bool:
-    """Whether this is a folder with cfg.json that speaks of an expansion factor or number of latents."""
+    """Return whether this is a folder whose cfg.json gives an expansion factor or a number of latents."""
     if not ((path / ABOUT).is_file() and (path / WEIGHTS).is_file()):
         return False
     try:
@@ -47,22 +47,22 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Imported:
-    """The SAE of one hook point. Raises ForeignError when it is damaged or has no exact form here."""
-    place = path / ABOUT
-    about = read_json(place)
+    """Read the SAE of one hook point. Raises ForeignError when it is damaged or has no exact form here."""
+    about_file = path / ABOUT
+    about = read_json(about_file)
     for name, what in REFUSED.items():
         if about.get(name):
             raise ForeignError(
-                f"{path} is {what} ({name} in {ABOUT}): an SAE here reconstructs what it reads, by features alone"
+                f"{path} is {what} ({name} in {ABOUT}): an SAE here reconstructs what it reads, from features alone"
             )
-    activation = about.get("activation", "topk")  # older files have no other
+    activation = about.get("activation", "topk")  # older files do not name it
     if activation != "topk":
         raise ForeignError(
-            f"{path} has activation {activation!r}: one latent of each of k groups fires, a rule no architecture here "
-            f"has; needed is topk"
+            f"{path} has activation {activation!r}: one latent of each of k groups fires, a rule that no architecture here "
+            f"has; expected topk"
         )
     weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
-    encoder = weights.take("encoder.weight", None, setting(about, "d_in", int, place))
+    encoder = weights.take("encoder.weight", None, setting(about, "d_in", int, about_file))
     n, d = encoder.shape
     tensors = {
         "W_enc": encoder.T,
@@ -71,11 +71,13 @@ def read(path: Path) -> Imported:
         "b_dec": weights.take("b_dec", d),
     }
     weights.done()
-    k = setting(about, "k", int, place)
+    k = setting(about, "k", int, about_file)
     if not 0 < k <= n:
-        raise ForeignError(f"{place}: k = {k} must lie between 1 and the {n} latents of {WEIGHTS}")
-    signed = bool(about.get("signed"))  # an option of old: by size, with the sign
-    multi = MULTI_WEIGHT if about.get("multi_topk") else 0.0  # of its training alone
+        raise ForeignError(f"{about_file}: k = {k} must lie between 1 and the {n} latents of {WEIGHTS}")
+    signed = bool(
+        about.get("signed")
+    )  # an option of old releases: latents are ranked by size and keep their sign
+    multi = MULTI_WEIGHT if about.get("multi_topk") else 0.0  # matters in training only
     cfg = AbsTopKConfig(d_sae=n, k=k) if signed else TopKConfig(d_sae=n, k=k, multi_weight=multi)
     sae = assemble(cfg, tensors)
     notes = ["its latents are signed: read as AbsTopK"] if signed else []
@@ -83,9 +85,11 @@ def read(path: Path) -> Imported:
 
 
 def _origin(path: Path, about: dict[str, Any]) -> Origin:
-    """The folder's name is the module it reads, unless it is that of a seed within it; the run's file lies above."""
-    whole = path.absolute()
-    module = whole.parent if re.fullmatch(r"seed\d+", whole.name) else whole
+    """Return the origin, from the folder's name and the run's config.json above it.
+
+    The folder is named after the module that the SAE reads, or is one seed's folder within such a folder."""
+    folder = path.absolute()
+    module = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder
     run = read_json(module.parent / RUN) if (module.parent / RUN).is_file() else {}
     model = run.get("model")
     facts = {
@@ -98,7 +102,7 @@ def _origin(path: Path, about: dict[str, Any]) -> Origin:
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
-    """A folder that `SparseCoder.load_from_disk` reads; name it after the module, as in layers.8.
+    """Write a folder that `SparseCoder.load_from_disk` reads; name it after the module, as in layers.8.
 
     Raises ForeignError for an architecture that does not keep k latents of each row."""
     form = exact_forms.form_of(sae, TopK, split_signs=True)

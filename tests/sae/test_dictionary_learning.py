@@ -201,10 +201,10 @@ WRONG = {
         "AutoEncoderMystery",
         TOPK,
         {},
-        "is of class 'AutoEncoderMystery' .* known are AutoEncoder",
+        "is of class 'AutoEncoderMystery' .* one of AutoEncoder",
     ),
     "a crosscoder": ("CrossCoder", TOPK, {}, "is a crosscoder .CrossCoder."),
-    "no class": (None, TOPK, {}, "does not say its dict_class"),
+    "no class": (None, TOPK, {}, "does not give its dict_class"),
     "two k": ("AutoEncoderTopK", TOPK, {"k": 4}, "says k = 3 and 4"),
     "no k": ("AutoEncoderTopK", linear("b_dec"), {"k": 0}, "k is 0, needed is a whole number"),
     "too many": (
@@ -249,7 +249,7 @@ def test_mistakes_are_told(tmp_path, case):
 
 def test_without_its_config_the_class_is_not_known(tmp_path):
     torch.save(TOPK, tmp_path / "ae.pt")
-    with pytest.raises(ForeignError, match="does not say its dict_class .no config.json beside it"):
+    with pytest.raises(ForeignError, match="does not give its dict_class .no config.json beside it"):
         dictionary_learning.read(tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_a_transcoder_and_a_bad_factor_are_refused(tmp_path):
     with pytest.raises(ForeignError, match="is a transcoder"):
         dictionary_learning.read(tmp_path)
     torch.save({"ae": TOPK, "norm_factor": 0.0, "config": {}}, tmp_path / "ae.pt")
-    with pytest.raises(ForeignError, match=r"norm_factor is 0\.0, needed is a number above 0"):
+    with pytest.raises(ForeignError, match=r"norm_factor is 0\.0, expected a number above 0"):
         dictionary_learning.read(tmp_path)
 
 

@@ -192,9 +192,9 @@ def test_architectures_without_a_form_here_are_refused_by_name(tmp_path, name):
     [
         ("the architecture 'nosuch' is not known", {"architecture": "nosuch"}, {}),
         ("the setting architecture is missing", {"architecture": None}, {}),
-        ("layer_norm.*mean and spread", {"normalize_activations": "layer_norm"}, {}),
+        ("layer_norm.*standard deviation", {"normalize_activations": "layer_norm"}, {}),
         ("not in the file", {"normalize_activations": "expected_average_only_in"}, {}),
-        ("norm, which no", {"normalize_activations": "constant_norm_rescale"}, {}),
+        ("by its own norm", {"normalize_activations": "constant_norm_rescale"}, {}),
         ("matrices", {"normalize_activations": "covariance_whitening"}, {}),
         ("not known here", {"normalize_activations": "nosuch"}, {}),
         ("head 3", {"metadata": {**lens.METADATA, "hook_head_index": 3}}, {}),
