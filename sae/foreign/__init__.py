@@ -1,4 +1,4 @@
-"""Other tools' files: one module for each format; the table is what `sae import` offers.
+"""Read and write other tools' SAE files: one module per format, and the table of formats that `sae import` offers.
 
 An installed package adds a format under the entry point group `sae.formats`, as NAME = "package.module": any module, or
 object, with the members of `Format`, or of `WritableFormat`."""
@@ -22,35 +22,35 @@ from sae.plugins import Plugins
 
 
 class Format(Protocol):
-    """A module of this folder."""
+    """A file format that SAEs can be read from; the modules of this folder are such objects."""
 
     @property
     def TITLE(self) -> str:
-        """The tool and what of it is meant, in a few words."""
+        """The tool and its files, in a few words."""
         ...
 
     @property
     def LAYOUTS(self) -> tuple[Layout, ...]:
-        """How its files lie in a folder, for finding SAEs in a list of files."""
+        """How its files lie in a folder, by which SAEs are found in a list of files."""
         ...
 
     def recognises(self, path: Path) -> bool:
-        """Whether a file or folder looks like this format's, by names and keys; the rest is `read`'s to judge."""
+        """Return whether a file or folder looks like this format by its names and keys; `read` checks the rest."""
         ...
 
     def read(self, path: Path) -> Imported:
-        """The SAE in it. Raises ForeignError when it is damaged, or has no exact form here."""
+        """Read the SAE in a file or folder. Raises ForeignError when it is damaged or has no exact form here."""
         ...
 
 
 @runtime_checkable
 class WritableFormat(Format, Protocol):
-    """A format that SAEs of ours can be written in."""
+    """A format in which SAEs of ours can also be written."""
 
     def write(self, sae: SAE, origin: Origin, path: Path) -> list[str]:
-        """Write a folder that was not there, whole or not at all; returns what to tell the user, a line each.
+        """Write a new folder, complete or not at all, and return notes for the user, one line each.
 
-        Raises ForeignError when the format cannot hold it, FileExistsError when there is something at `path`."""
+        Raises ForeignError when the format cannot hold the SAE, FileExistsError when `path` exists."""
         ...
 
 
@@ -68,7 +68,7 @@ BUILT_IN: dict[str, Format] = {
 
 
 def problem(name: str, thing: Any) -> str | None:
-    """Return what keeps a package's object from being a format, None if nothing does."""
+    """Return why a package's object cannot serve as a format; None if it can."""
     lacking = [member for member in ("TITLE", "LAYOUTS", "recognises", "read") if not hasattr(thing, member)]
     return f"lacks {', '.join(lacking)}" if lacking else None
 
@@ -77,7 +77,7 @@ FORMATS = Plugins[Format](GROUP, BUILT_IN, problem)
 
 
 def writable() -> dict[str, WritableFormat]:
-    """Return the formats that SAEs of ours can be written in, by name."""
+    """Return the formats in which SAEs of ours can be written, by name."""
     return {name: form for name, form in FORMATS.items() if isinstance(form, WritableFormat)}
 
 

@@ -1,4 +1,4 @@
-"""dictionary_learning's classes: the state dict of each as an SAE of ours, and ours as theirs."""
+"""Convert the state dicts of dictionary_learning's classes to SAEs of ours and back."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -31,7 +31,7 @@ HOLDS = "ReLU, gated, TopK, BatchTopK, Matryoshka and JumpReLU SAEs"
 
 
 class Content:
-    """A state dict, its whole numbers apart, and the trainer's settings."""
+    """A state dict, with its integers apart from its weights, and the trainer's settings."""
 
     def __init__(self, file: Path, content: dict[str, Any], trainer: dict[str, Any]):
         numbers = {name: content[name] for name in ("k", "group_sizes") if name in content}
@@ -40,17 +40,19 @@ class Content:
 
     @property
     def k(self) -> int:
-        """Of the state dict or the settings. Raises ForeignError when they differ or neither has one."""
-        said = {
-            _whole(source["k"], "k", self.file) for source in (self.numbers, self.trainer) if "k" in source
+        """k, by the state dict or the settings. Raises ForeignError when they differ or neither gives it."""
+        values = {
+            _positive_integer(source["k"], "k", self.file)
+            for source in (self.numbers, self.trainer)
+            if "k" in source
         }
-        if len(said) != 1:
-            found = f"says k = {' and '.join(map(str, sorted(said)))}" if said else "does not say k"
-            raise ForeignError(f"{self.file} with its config.json {found}: one number is needed")
-        return said.pop()
+        if len(values) != 1:
+            problem = f"gives k = {' and '.join(map(str, sorted(values)))}" if values else "does not give k"
+            raise ForeignError(f"{self.file} with its config.json {problem}, expected one number")
+        return values.pop()
 
     def linear(self, bias: str) -> dict[str, Tensor]:
-        """W_enc, b_enc, W_dec and b_dec out of a pair of nn.Linear and the vector of this name."""
+        """Take W_enc, b_enc, W_dec and b_dec from a pair of nn.Linear and the decoder bias of this name."""
         encoder = self.weights.take("encoder.weight", None, None)
         n, d = encoder.shape
         return {
@@ -61,7 +63,7 @@ class Content:
         }
 
     def parameters(self) -> dict[str, Tensor]:
-        """W_enc, b_enc, W_dec and b_dec under their own names."""
+        """Take W_enc, b_enc, W_dec and b_dec, which the file has under these names."""
         encoder = self.weights.take("W_enc", None, None)
         d, n = encoder.shape
         shapes = {"b_enc": (n,), "W_dec": (n, d), "b_dec": (d,)}
@@ -93,8 +95,8 @@ def _gated(content: Content) -> tuple[SAE, list[str]]:
 
 
 def _topk(content: Content) -> tuple[SAE, list[str]]:
-    tensors = content.linear("b_dec" if "b_dec" in content.weights else "bias")  # its name in older files
-    content.weights.drop("threshold")  # an option of theirs; encoding takes the k largest
+    tensors = content.linear("b_dec" if "b_dec" in content.weights else "bias")  # "bias" in older files
+    content.weights.drop("threshold")  # used there on request only; by default encoding takes the k largest
     content.weights.done()
     sae = assemble(TopKConfig(d_sae=len(tensors["b_enc"]), k=content.k), tensors)
     return sae, fold_norms(sae)
@@ -112,10 +114,10 @@ def _matryoshka(content: Content) -> tuple[SAE, list[str]]:
     tensors["threshold"], notes = _threshold(content)
     n, sizes = len(tensors["b_enc"]), content.numbers.get("group_sizes")
     if not isinstance(sizes, Tensor) or sizes.ndim != 1 or sizes.is_floating_point() or len(sizes) > n:
-        raise ForeignError(f"{content.file}: group_sizes is no list of the sizes of groups")
+        raise ForeignError(f"{content.file}: group_sizes is not a list of the sizes of groups")
     if (sizes < 1).any() or int(sizes.sum()) != n:
         raise ForeignError(
-            f"{content.file}: group_sizes add up to {int(sizes.sum())} or have one below 1, needed are the {n} latents"
+            f"{content.file}: group_sizes add up to {int(sizes.sum())} or have one below 1, expected a sum of {n} latents"
         )
     prefixes = tuple(end / n for end in accumulate(sizes.tolist()))
     sae = assemble(MatryoshkaConfig(d_sae=n, k=content.k, prefixes=prefixes), tensors)
@@ -125,7 +127,7 @@ def _matryoshka(content: Content) -> tuple[SAE, list[str]]:
 def _jumprelu(content: Content) -> tuple[SAE, list[str]]:
     tensors = content.parameters()
     n = len(tensors["b_enc"])
-    # a ReLU follows the comparison, so that a threshold below 0 is one of 0
+    # a ReLU follows the comparison, so a threshold below 0 acts as 0
     tensors["log_threshold"] = content.weights.take("threshold", n).clamp_min(0).log()
     content.weights.done()
     sae = assemble(JumpReLUConfig(d_sae=n), tensors)
@@ -133,13 +135,13 @@ def _jumprelu(content: Content) -> tuple[SAE, list[str]]:
 
 
 def _threshold(content: Content) -> tuple[Tensor, list[str]]:
-    """Of a file whose latents fire above one number."""
+    """Take the one threshold of all latents, and return it with notes for the user."""
     threshold = content.weights.take("threshold")
     content.weights.done()
     if threshold >= 0:
         return threshold, []
     return torch.zeros_like(threshold), [
-        "its threshold was never set: every positive latent fires, as it does there"
+        "its threshold was never set: every positive latent fires, as in dictionary_learning"
     ]
 
 
@@ -155,25 +157,28 @@ READERS: dict[str, Callable[[Content], tuple[SAE, list[str]]]] = {
 
 
 def number_of(value: Any) -> Any:
-    """Of a tensor of one number that number; else the value."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 and _is_real(value) else value
+    """Return the number in a tensor of one element; any other value unchanged."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 and _has_data(value) else value
 
 
-def _is_real(tensor: Tensor) -> bool:
+def _has_data(tensor: Tensor) -> bool:
+    """Return whether `item` can read the tensor: a file may also hold meta or sparse tensors."""
     return tensor.device.type == "cpu" and tensor.layout is torch.strided
 
 
-def _whole(value: Any, name: str, file: Path) -> int:
+def _positive_integer(value: Any, name: str, file: Path) -> int:
     number = number_of(value)
     if type(number) is not int or number < 1:
-        found = repr(number) if isinstance(number, int | float | str | None) else f"a {type(number).__name__}"
-        raise ForeignError(f"{file}: {name} is {found}, needed is a whole number of at least 1")
+        shown = repr(number) if isinstance(number, int | float | str | None) else f"a {type(number).__name__}"
+        raise ForeignError(f"{file}: {name} is {shown}, expected an integer of at least 1")
     return number
 
 
 @torch.no_grad()
-def held(sae: SAE) -> tuple[str, dict[str, Tensor]]:
-    """The class that holds an SAE, and its state dict."""
+def to_theirs(sae: SAE) -> tuple[str, dict[str, Tensor]]:
+    """Return the name of dictionary_learning's class for an SAE, and its state dict there.
+
+    Raises ForeignError when no class computes the same."""
     for form in exact_forms.forms(sae, split_signs=True):
         b_dec = form.b_dec.float()
         match form:
@@ -217,5 +222,7 @@ def _linear(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor) -> dict[str, Tensor]:
 
 
 def _rule(k: float, threshold: Tensor) -> dict[str, Tensor]:
-    """k, a whole number there, which of a threshold's SAE only training uses; and the threshold, -1 for none."""
+    """Return k and the threshold. k is an integer there, and only training uses it where there is a threshold.
+
+    A threshold of -1 means that none is set."""
     return {"k": torch.tensor(max(1, round(k)), dtype=torch.int32), "threshold": threshold.float()}

@@ -14,7 +14,7 @@ from activations.disk import files
 from activations.errors import ConfigError, ForeignError
 from sae.architectures import SAE
 from sae.foreign import exact_forms, hook_names
-from sae.foreign.dictionaries import READERS, Content, held, number_of
+from sae.foreign.dictionaries import READERS, Content, number_of, to_theirs
 from sae.foreign.weights import Imported, Layout, Origin, finished, read_json, read_pt, state_dict
 
 TITLE = "dictionary_learning (ae.pt and config.json)"
@@ -148,7 +148,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write a folder with ae.pt and config.json for `dictionary_learning.utils.load_dictionary`.
 
     Raises ForeignError for an architecture that has no class there."""
-    name, tensors = held(sae)
+    name, tensors = to_theirs(sae)
     layer, site = hook_names.layer_of(origin.hook), hook_names.site_of(origin.hook)
     n_latents = len(tensors["encoder.weight"]) if "encoder.weight" in tensors else sae.d_sae
     trainer = {

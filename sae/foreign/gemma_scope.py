@@ -162,9 +162,9 @@ def _gemma_3(about: dict[str, Any]) -> str | None:
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
-    """A folder with params.npz, as version 1 has it. ReLU, BatchTopK, Matryoshka and gated SAEs are exactly JumpReLUs in use.
+    """Write a folder with params.npz, as in version 1. ReLU, BatchTopK, Matryoshka and gated SAEs are exactly JumpReLUs in use.
 
-    Raises ForeignError for other architectures. The format has no place for `origin`: name folders after it."""
+    Raises ForeignError for other architectures. The format cannot hold `origin`: name folders after it."""
     form = exact_forms.form_of(sae, JumpReLU)
     if form is None:
         raise exact_forms.refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")

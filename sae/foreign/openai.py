@@ -85,9 +85,9 @@ def read(path: Path) -> Imported:
 
 @torch.no_grad()
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
-    """A folder with autoencoder.pt, for `Autoencoder.from_state_dict(torch.load(file))`.
+    """Write a folder with autoencoder.pt, for `Autoencoder.from_state_dict(torch.load(file))`.
 
-    Raises ForeignError for any architecture but ReLU. The format has no place for `origin`."""
+    Raises ForeignError for every architecture except ReLU. The format cannot hold `origin`."""
     form = exact_forms.form_of(sae, ReLU)
     if form is None:
         raise exact_forms.refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")

@@ -245,8 +245,8 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
 
 def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, Any]]:
-    """Return SAELens' name for what this SAE does in use, the form of it that is written, the form's tensors and the
-    settings it has beside the usual ones."""
+    """Return SAELens' name for what this SAE does in use, the form that is written, its tensors, and the settings that it
+    needs besides the common ones."""
     for form in exact_forms.forms(sae):
         four = {
             name: getattr(form, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec") if hasattr(form, name)

@@ -115,18 +115,18 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
         (["/nowhere"], "there is no file or folder /nowhere"),
         (["STORE"], "looks like no format known here"),
         (["saelens", "/nowhere"], "there is no file or folder /nowhere"),
-        (["saelens", "STORE"], "cfg.json is missing in STORE; found there: index.json, shard-00000"),
+        (["saelens", "STORE"], "cfg.json is missing in STORE, which holds index.json, shard-00000"),
         (
             ["saelens", "BUCKET"],
-            "found there: ae.pt; this looks like dictionary_learning: sae import dictionary_learning BUCKET",
+            "which holds ae.pt; this looks like dictionary_learning: sae import dictionary_learning BUCKET",
         ),
         (
             ["saelens", "BUCKET/ae.pt"],
-            "BUCKET/ae.pt is no folder: needed is one with cfg.json in it; this looks like dic",
+            "BUCKET/ae.pt is not a folder, expected one with cfg.json in it; this looks like dic",
         ),
         (
             ["dictionary_learning", "FILES"],
-            "ae.pt is missing in FILES; found there: cfg.json, sae_weights.safetensors; this looks like saelens",
+            "ae.pt is missing in FILES, which holds cfg.json, sae_weights.safetensors; this looks like saelens",
         ),
         (["FILES", "--store", "/nowhere"], "no store at /nowhere"),
         (
@@ -194,5 +194,5 @@ def test_damaged_files_are_one_line(exported, sae, tmp_path):
     tensors = load_file(files / "sae_weights.safetensors")
     save_file({**tensors, "W_enc": tensors["W_enc"][:5].clone()}, files / "sae_weights.safetensors")
     line = sae("import", files, "--out", tmp_path / "run").complaint
-    assert "W_enc has shape (5, 32), needed is (16, 32)" in line
+    assert "W_enc has shape (5, 32), expected (16, 32)" in line
     assert not (tmp_path / "run").exists()

@@ -40,15 +40,15 @@ def cut(path):
         (partial(torch.save, torch.nn.Linear(2, 2)), "cannot be read safely"),
         (
             partial(torch.save, {"x": Opened()}, _use_new_zipfile_serialization=False),
-            "is no archive of arrays",
+            "is not an archive of arrays",
         ),
         (
             partial(torch.save, {"x": torch.ones(2)}, _use_new_zipfile_serialization=False),
-            "is no archive of arrays",
+            "is not an archive of arrays",
         ),
         (swollen, "would unpack to 100 MB, more than 8 times its size"),
-        (cut, "is no archive of arrays"),
-        (lambda path: path.write_text("<html>not found</html>"), "is no archive of arrays"),
+        (cut, "is not an archive of arrays"),
+        (lambda path: path.write_text("<html>not found</html>"), "is not an archive of arrays"),
     ],
     ids=["code", "a module", "code in the old form", "the old form", "swollen", "cut short", "a page"],
 )

@@ -205,8 +205,8 @@ WRONG = {
     ),
     "a crosscoder": ("CrossCoder", TOPK, {}, "is a crosscoder .CrossCoder."),
     "no class": (None, TOPK, {}, "does not give its dict_class"),
-    "two k": ("AutoEncoderTopK", TOPK, {"k": 4}, "says k = 3 and 4"),
-    "no k": ("AutoEncoderTopK", linear("b_dec"), {"k": 0}, "k is 0, needed is a whole number"),
+    "two k": ("AutoEncoderTopK", TOPK, {"k": 4}, "gives k = 3 and 4"),
+    "no k": ("AutoEncoderTopK", linear("b_dec"), {"k": 0}, "k is 0, expected an integer"),
     "too many": (
         "AutoEncoderTopK",
         {**TOPK, "k": torch.tensor(25)},
@@ -217,7 +217,7 @@ WRONG = {
         "AutoEncoderTopK",
         {**TOPK, "b_dec": draw(D + 1)},
         {},
-        r"b_dec has shape \(9,\), needed is \(8\)",
+        r"b_dec has shape \(9,\), expected \(8\)",
     ),
     "a gap": ("AutoEncoder", TOPK, {}, "lacks the tensor bias"),
     "nan": ("AutoEncoderTopK", {**TOPK, "b_dec": draw(D) * torch.nan}, {}, "not finite"),
@@ -232,10 +232,10 @@ WRONG = {
         "MatryoshkaBatchTopKSAE",
         {**CLASSES["MatryoshkaBatchTopKSAE"][0], "group_sizes": torch.tensor([6, 6])},
         {},
-        "group_sizes add up to 12 .* needed are the 24 latents",
+        "group_sizes add up to 12 .* expected a sum of 24",
     ),
-    "no names": ("AutoEncoderTopK", {**TOPK, 7: draw(D)}, {}, "holds a dict, needed is a state dict"),
-    "no dict": ("AutoEncoderTopK", [1, 2], {}, "holds a list, needed is a state dict"),
+    "no names": ("AutoEncoderTopK", {**TOPK, 7: draw(D)}, {}, "holds a dict, expected a state dict"),
+    "no dict": ("AutoEncoderTopK", [1, 2], {}, "holds a list, expected a state dict"),
 }
 
 

@@ -167,7 +167,7 @@ def test_transcoders_of_version_1_and_decoders_of_several_layers_are_told(tmp_pa
     ):
         gemma_scope.read(first(folder, tensors()))
     several = {**lower(tensors()), "w_dec": torch.zeros(F, 2, D)}
-    with pytest.raises(ForeignError, match=r"W_dec has shape \(24, 2, 8\), needed is \(24, 8\)"):
+    with pytest.raises(ForeignError, match=r"W_dec has shape \(24, 2, 8\), expected \(24, 8\)"):
         gemma_scope.read(second(tmp_path, several))
     skip = {**lower(tensors()), "affine_skip_connection": torch.zeros(D, D)}
     with pytest.raises(ForeignError, match="not understood here: affine_skip_connection"):
@@ -195,10 +195,10 @@ def test_damaged_missing_and_swollen_archives_are_told(tmp_path):
     whole = first(tmp_path, tensors()) / "params.npz"
     content = whole.read_bytes()
     whole.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ForeignError, match="is no archive of arrays"):
+    with pytest.raises(ForeignError, match="is not an archive of arrays"):
         gemma_scope.read(tmp_path)
     whole.write_bytes(pickle.dumps({}))
-    with pytest.raises(ForeignError, match="is no archive of arrays"):
+    with pytest.raises(ForeignError, match="is not an archive of arrays"):
         gemma_scope.read(tmp_path)
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("W_enc.npy", bytes(10**8))

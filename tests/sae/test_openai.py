@@ -71,7 +71,7 @@ def test_what_it_cannot_hold_is_refused_and_nothing_is_written(tmp_path, name):
         ({"activation": "Identity"}, "not a sparse autoencoder"),
         ({"activation": "Swish"}, "not known here"),
         ({"activation": torch.zeros(3)}, "the activation a Tensor: that is not a name; expected ReLU"),
-        ({"latent_bias": torch.zeros(F + 1)}, r"latent_bias has shape \(25,\), needed is \(24\)"),
+        ({"latent_bias": torch.zeros(F + 1)}, r"latent_bias has shape \(25,\), expected \(24\)"),
     ],
 )
 def test_mistakes_are_told(tmp_path, more, said):
@@ -84,5 +84,5 @@ def test_mistakes_are_told(tmp_path, more, said):
 def test_a_list_is_none(tmp_path):
     torch.save([1], tmp_path / "a.pt")
     assert not openai.recognises(tmp_path / "a.pt")
-    with pytest.raises(ForeignError, match="holds a list, needed is a state dict"):
+    with pytest.raises(ForeignError, match="holds a list, expected a state dict"):
         openai.read(tmp_path / "a.pt")

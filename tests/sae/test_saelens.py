@@ -201,8 +201,8 @@ def test_architectures_without_a_form_here_are_refused_by_name(tmp_path, name):
         ("the setting k is missing", {"k": None}, {}),
         ("k = 99 must lie between", {"k": 99}, {}),
         ("the setting d_in is 'eight'", {"d_in": "eight"}, {}),
-        (r"W_enc has shape \(8, 24\), needed is \(8, 23\)", {"d_sae": 23}, {}),
-        ("lacks the tensor b_enc; left in it: nothing", {}, {"b_enc": None}),
+        (r"W_enc has shape \(8, 24\), expected \(8, 23\)", {"d_sae": 23}, {}),
+        ("lacks the tensor b_enc; its remaining tensors: none", {}, {"b_enc": None}),
         ("not understood here: W_skip", {}, {"W_skip": torch.zeros(D, D)}),
         ("b_dec has values that are not finite", {}, {"b_dec": torch.full((D,), torch.nan)}),
         ("b_dec is torch.int64", {}, {"b_dec": torch.zeros(D, dtype=torch.int64)}),
@@ -279,7 +279,7 @@ def test_a_pt_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
 @pytest.mark.parametrize("reader", [read_json, read_safetensors, read_pt])
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, reader):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ForeignError, match="no ordinary file"):
+    with pytest.raises(ForeignError, match="not an ordinary file"):
         reader(tmp_path / "pipe")
 
 

@@ -118,8 +118,8 @@ def test_what_it_cannot_hold_is_refused_and_nothing_is_written(tmp_path, name):
         ({"skip_connection": True}, "linear skip connection"),
         ({"activation": "groupmax"}, "activation 'groupmax': one latent of each of k groups"),
         ({"k": F + 1}, r"k = 25 must lie between 1 and the 24 latents"),
-        ({"k": "3"}, "the setting k is '3', needed is one of type int"),
-        ({"d_in": D + 1}, r"encoder.weight has shape \(24, 8\), needed is \(any, 9\)"),
+        ({"k": "3"}, "the setting k is '3', expected one of type int"),
+        ({"d_in": D + 1}, r"encoder.weight has shape \(24, 8\), expected \(any, 9\)"),
     ],
 )
 def test_mistakes_are_told(tmp_path, about, said):
