@@ -113,12 +113,12 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
         (["nosuch", "FILES"], "there is no format 'nosuch'"),
         (["a", "b", "c"], "needed is sae import [FORMAT] PATH"),
         (["/nowhere"], "there is no file or folder /nowhere"),
-        (["STORE"], "looks like no format known here"),
+        (["STORE"], "looks like none of the known formats"),
         (["saelens", "/nowhere"], "there is no file or folder /nowhere"),
         (["saelens", "STORE"], "cfg.json is missing in STORE, which holds index.json, shard-00000"),
         (
             ["saelens", "BUCKET"],
-            "which holds ae.pt; this looks like dictionary_learning: sae import dictionary_learning BUCKET",
+            "which holds ae.pt; this looks like dictionary_learning; sae import dictionary_learning BUCKET",
         ),
         (
             ["saelens", "BUCKET/ae.pt"],
@@ -128,7 +128,7 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
             ["dictionary_learning", "FILES"],
             "ae.pt is missing in FILES, which holds cfg.json, sae_weights.safetensors; this looks like saelens",
         ),
-        (["FILES", "--store", "/nowhere"], "no store at /nowhere"),
+        (["FILES", "--store", "/nowhere"], "/nowhere is not a store"),
         (
             ["FILES", "--store", "STORE", "--hook", "blocks.7.hook_resid_pre"],
             f"holds {tiny.HOOK}: harvest it",
@@ -136,7 +136,7 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
         (["FILES", "--store", "STORE", "--model", "gpt2"], "--model gpt2 is not the model of"),
         (["WIDE", "--store", "STORE", "--hook", tiny.HOOK], "reads width 8"),
         (["LOST"], "does not say its hook: give --store, or --hook, as in --hook blocks.8"),
-        (["LOST", "--hook", "x\x1b[2J", "--model", "gpt2"], "the hook 'x\\x1b[2J' is no name"),
+        (["LOST", "--hook", "x\x1b[2J", "--model", "gpt2"], "the hook 'x\\x1b[2J' is not a name"),
         (["LOST", "--hook", "x"], "does not say its model"),
     ],
 )
