@@ -10,9 +10,8 @@ from activations.store import Store
 from benchmarks.matched_table import measured
 from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig
 from sae.workflows.label_tokens import label
 
 

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from sae.architectures import TopKConfig, build
 from sae.code import offsets_of
+from sae.config import TrainConfig
 from sae.kernels import Moments, Pace, reference
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 PARTS = ("kernels", "step", "million")
 GPU = torch.cuda.is_available()

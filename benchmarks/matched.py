@@ -28,11 +28,9 @@ from activations.store import Store
 from benchmarks.matched_table import Chosen, final_runs, frontier, measured, run_folder, table, write_chosen
 from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig, peak_rate
 from sae.runs.run import Run
 from sae.training.rates import next_rate
-from sae.training.schedules import peak_rate
-from sae.training.trainer import TrainConfig
 from sae.workflows.evaluate import evaluate
 from sae.workflows.label_tokens import label
 

@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae.architectures import SAE, TopKConfig
+from sae.config import TrainConfig
 from sae.training.schedules import warmup_then_decay
-from sae.training.trainer import TrainConfig
 
 
 class NaiveTopK:

@@ -29,7 +29,8 @@ def ours(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
     from activations.shuffle import sample
     from sae.architectures import TopKConfig, build
     from sae.architectures.shared import geometric_median
-    from sae.training.trainer import TrainConfig, Trainer, fit
+    from sae.config import TrainConfig
+    from sae.training.trainer import Trainer, fit
 
     reader = ShuffledReader(store, hook, args.batch, seed=args.seed)
     settings = TrainConfig(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)

@@ -37,7 +37,7 @@ CASES = {  # --arch and --train settings
 
 def settings(case: str, steps: int) -> tuple[Any, Any]:
     from sae.architectures import ARCHITECTURES
-    from sae.training.trainer import TrainConfig
+    from sae.config import TrainConfig
 
     name, arch, train = CASES[case]
     alive = {"dead_after_tokens": 10**12, "log_every": 5}

@@ -19,8 +19,9 @@ import torch.distributed as dist
 
 from activations.parallel import ranks
 from sae.architectures import TopKConfig, build
+from sae.config import TrainConfig
 from sae.training import distributed, sharing
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ from activations.rows import Split
 from activations.store import Store
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.architectures.shared import geometric_median
+from sae.config import TrainConfig, peak_rate
 from sae.training.rates import FACTOR, minimum, next_rate
-from sae.training.schedules import peak_rate
-from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer
+from sae.training.trainer import INIT_ROWS, Trainer
 
 
 @dataclass(frozen=True)

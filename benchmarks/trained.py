@@ -8,9 +8,9 @@ from torch import Tensor
 
 from benchmarks.timing import Shape
 from sae.architectures import TopKConfig, build
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 from sae.workflows.evaluate import evaluate
 from sae.workflows.train import train
 

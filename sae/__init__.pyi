@@ -29,7 +29,7 @@ from .architectures import (
     build,
 )
 from .code import SparseCode
-from .config import RunConfig
+from .config import RunConfig, TrainConfig
 from .features.store import FeatureStore
 from .reading.reader import read
 from .reading.reading import Reading
@@ -37,7 +37,6 @@ from .runs.run import Run
 from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
-from .training.trainer import TrainConfig
 from .workflows.evaluate import evaluate
 from .workflows.import_sae import import_sae
 from .workflows.train import train

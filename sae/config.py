@@ -1,16 +1,114 @@
-"""RunConfig: one training run as one frozen dataclass; flags, run.json and Python arguments are its fields."""
+"""Settings of a training run as frozen dataclasses: RunConfig and TrainConfig. Flags, run.json and Python arguments are their fields."""
 
 import dataclasses
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from activations.disk.schema import build
-from activations.errors import RunError
+from activations.errors import ConfigError, RunError
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
-from sae.training.trainer import TrainConfig
 
 LoggerName = Literal["tensorboard", "wandb"]
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
+LARGEST_SEED = 2**63 - 1
+# The least training between two checkpoints, in multiples of the time that writing the last one took.
+TRAINED_PER_SAVE = 20
+GAO = 2e-4  # for 2^14 latents
+LONG = 100_000
+STEPS_POWER = -0.38
+HIGHEST = 8e-3  # the best of the shortest runs measured, 100 steps of 1,024 latents
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; what is left out is derived from the data and the dictionary."""
+
+    steps: int | None = None
+    """Optimizer steps; when left out, one pass over the store's training rows, but at least 2000."""
+    batch: int = 2048
+    """Rows (tokens) per step, at least 2: the error is relative to a batch's variance, which one row does not have."""
+    lr: float | Literal["auto"] | None = None
+    """Peak learning rate of Adam; when left out, what suits the dictionary's width, the run's length and the method, by a
+    fit to measurements (docs/methods/README.md). auto measures it, on short trials with the run's first batches."""
+    warmup_steps: int | None = None
+    """Steps of linear warm-up; when left out, a twentieth of all, at most 1000."""
+    decay_share: float = 0.2
+    """Share of all steps, at the end, over which the learning rate falls linearly to 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; of a part that learns apart from the rest, such as a probe, its own."""
+    dead_after_tokens: int | None = None
+    """Tokens without firing after which a latent is dead; when left out, 10 million, or a tenth of the run's
+    tokens when that is less (10 million: Gao et al. 2024, appendix A.2)."""
+    ema: float | None = None
+    """Save an exponential moving average of the weights, of this rate a step, such as 0.999 (Gao et al. 2024, appendix A).
+    It reaches back some 1 / (1 - ema) steps, which should be a small share of the run. When left out, the last weights."""
+    scale_inputs: bool = True
+    """Scale activations to unit mean square per dimension in training; folded into the saved weights."""
+    seed: int = 0
+    """Of the initialisation and the order of rows."""
+    log_every: int = 10
+    """Steps between rows of log.jsonl."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints, more where writing one takes over a twentieth of that; 0 writes one after every step."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch",
+            "log_every",
+            "keep_checkpoints",
+            "dead_after_tokens",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{name} = {value} must be at least 1")
+        if self.batch < 2:
+            raise ConfigError(
+                f"train.batch = {self.batch} must be at least 2: the loss is relative to a batch's variance, which one row "
+                f"does not have"
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ConfigError(f"train.seed = {self.seed} must lie between 0 and {LARGEST_SEED}")
+        if not 0 <= self.decay_share <= 1:
+            raise ConfigError(f"train.decay_share = {self.decay_share} must lie between 0 and 1")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and value != "auto" and not 0 < value < math.inf:
+                raise ConfigError(f"train.{name} = {value} must be a number above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"train.ema = {self.ema} must lie between 0 and 1")
+        if not 0 <= self.checkpoint_minutes < math.inf:
+            raise ConfigError(
+                f"train.checkpoint_minutes = {self.checkpoint_minutes} must be a number of at least 0"
+            )
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ConfigError(f"train.warmup_steps = {self.warmup_steps} must be at least 0")
+
+    def resolved(self, rows: int, arch: ArchConfig) -> "TrainConfig":
+        """Fill in everything left out, for a store of `rows` training rows; a rate to be measured stays `auto`."""
+        steps = self.steps or max(rows // self.batch, 2000)
+        if (self.warmup_steps or 0) > steps:
+            raise ConfigError(
+                f"train.warmup_steps = {self.warmup_steps} is more than the {steps} steps of the run: its learning rate "
+                f"would never be reached"
+            )
+        filled = {
+            "steps": steps,
+            "lr": self.lr or arch.rate * peak_rate(arch.d_sae, steps),
+            "warmup_steps": min(steps // 20, 1000) if self.warmup_steps is None else self.warmup_steps,
+            "dead_after_tokens": self.dead_after_tokens or min(10_000_000, max(1, steps * self.batch // 10)),
+        }
+        return TrainConfig(**{**self.__dict__, **filled})
+
+    def seconds_to_next_checkpoint(self, last_save: float = 0.0) -> float:
+        """Return how many seconds to train before the next checkpoint when writing the last one took `last_save` seconds.
+
+        The seconds are at least 20 times `last_save`, so that writing takes at most a twentieth of the training time."""
+        every = 60 * self.checkpoint_minutes
+        return max(every, TRAINED_PER_SAVE * last_save) if every else 0.0
 
 
 @dataclass(frozen=True)
@@ -59,3 +157,12 @@ def arch_from_json(name: str, fields: dict[str, Any], batch: int | None = None) 
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
     kind = ARCHITECTURES[name].config
     return build(kind, kind.upgraded(fields, batch) if isinstance(fields, dict) else fields)
+
+
+def peak_rate(width: int, steps: int) -> float:
+    """The peak learning rate of Adam that suits a TopK of this width, fitted to `benchmarks/rates.py` (LOG.md).
+
+    Short runs want a higher rate than the 2e-4 / sqrt(width / 2^14) of Gao et al. 2024 (section 2.4), which was made for
+    runs of some 10^5 steps; the fit ends there and stays there for longer ones."""
+    longer = (min(steps, LONG) / LONG) ** STEPS_POWER
+    return min(HIGHEST, GAO * (2**14 / width) ** 0.5 * longer)

@@ -18,11 +18,11 @@ from activations.text import TextConfig
 from activations.token_text import TokenText, named_bytes
 from activations.tokens import PackingConfig
 from sae.architectures import ArchConfig, TopKConfig
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.store import SPELLINGS, VOCABULARY, FeatureStore
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig, Trainer, fit
+from sae.training.trainer import Trainer, fit
 from sae.workflows.evaluate import evaluate
 from sae.workflows.features import collect_features
 from sae.workflows.train import train

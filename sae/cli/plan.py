@@ -22,6 +22,7 @@ from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments
 from sae.cli.harvest import Harvest
+from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.plan import features, harvest, rates, training
 from sae.plan.forecast import Forecast, duration, size, total
@@ -30,7 +31,6 @@ from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
-from sae.training.trainer import TrainConfig
 from sae.workflows.harvest import with_hooks
 
 USAGE = """usage: sae plan {harvest,train ARCH,features} [OPTIONS]

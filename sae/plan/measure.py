@@ -19,13 +19,14 @@ from activations.disk import files
 from sae import kernels, losses
 from sae.architectures import TopK, TopKConfig
 from sae.code import SparseCode
+from sae.config import TrainConfig
 from sae.features.cofiring import add_together, cofiring
 from sae.features.examples import Selection
 from sae.features.firings import by_latent
 from sae.features.statistics import Statistics
 from sae.kernels import Moments, Pace
 from sae.plan.rates import Machine, Rates, memory, this_machine
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 B, D, F, K = 2048, 576, 8192, 32  # the sizes of a training step of the demo
 WIDE, FEW = 65_536, 64  # latents whose weights fit no cache; rows of a block when there are a million latents

@@ -12,11 +12,12 @@ from activations.shuffle import ShuffledReader
 from activations.store import Store
 from sae.architectures import ArchConfig, name_of
 from sae.architectures.config import ExpectedL0
+from sae.config import TrainConfig
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import Machine, Rates
 from sae.plan.work import Work, active, count
 from sae.training.distributed import Parallel, chosen, traffic
-from sae.training.trainer import INIT_ROWS, TrainConfig
+from sae.training.trainer import INIT_ROWS
 
 SHARD = HarvestConfig().shard_tokens
 WINDOW: int = inspect.signature(ShuffledReader).parameters["memory"].default  # bytes of the shuffle window

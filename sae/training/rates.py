@@ -11,8 +11,8 @@ from torch import Tensor
 
 from activations.errors import ConfigError, DivergedError
 from sae.architectures import SAE, ArchConfig
-from sae.training.schedules import STEPS_POWER
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import STEPS_POWER, TrainConfig
+from sae.training.trainer import Trainer
 
 FACTOR = 2.0
 MOST_TRIALS = 7

@@ -9,11 +9,10 @@ from activations.harvest import HarvestConfig
 from activations.progress import Progress, no_progress
 from activations.text import TextConfig
 from sae.architectures import TopKConfig
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
 from sae.runs.run import Run, device
-from sae.training.trainer import TrainConfig
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.evaluate import evaluate
 from sae.workflows.features import collect_features

@@ -13,8 +13,7 @@ from typing import Any, get_type_hints
 from activations.disk.schema import fits, named
 from activations.errors import ConfigError
 from sae.architectures import ARCHITECTURES
-from sae.config import RunConfig
-from sae.training.trainer import TrainConfig
+from sae.config import RunConfig, TrainConfig
 
 Settings = dict[str, Any]
 MOST_RUNS = 10_000  # of a grid

@@ -6,9 +6,10 @@ from torch import Tensor
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE, ArchConfig, build
 from sae.architectures.shared import geometric_median
+from sae.config import TrainConfig
 from sae.evaluation.synthetic import World
 from sae.runs.run import device
-from sae.training.trainer import INIT_ROWS, TrainConfig, Trainer, fit
+from sae.training.trainer import INIT_ROWS, Trainer, fit
 
 
 def train(

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 from activations.shuffle import ShuffledReader
 from sae.architectures import AdaptiveKConfig
 from sae.cli import train as training
-from sae.config import RunConfig, from_json, to_json
+from sae.config import RunConfig, TrainConfig, from_json, to_json
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig, fit
+from sae.training.trainer import fit
 from tests.cli.commands import Server, harvest
 
 ARCH = AdaptiveKConfig(d_sae=32, k_min=1, k_max=12, joint_share=0.5)

@@ -8,8 +8,7 @@ import pytest
 
 from activations.language_model import load
 from sae.architectures import BatchTopKConfig
-from sae.config import RunConfig
-from sae.training.trainer import TrainConfig
+from sae.config import RunConfig, TrainConfig
 from sae.workflows.train import train
 from tests import tiny
 from tests.cli.commands import Server, contents

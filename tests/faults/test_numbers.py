@@ -15,10 +15,11 @@ from activations.disk import files
 from activations.errors import DivergedError
 from activations.shard import shard_name
 from sae.architectures import ArchConfig, build
+from sae.config import TrainConfig
 from sae.runs.run import Run
 from sae.runs.saved_sae import load_sae
 from sae.training import checkpoints
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 from tests import tiny
 from tests.cli.commands import Server, contents, harvest, train
 from tests.faults.jobs import differences, end_state

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from activations.language_model import LanguageModel
 from sae.architectures import SAE, ArchConfig, build
+from sae.config import TrainConfig
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 from tests import tiny
 
 TOKENS = torch.randint(2, 258, (6, 40), generator=torch.Generator().manual_seed(3))

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae import kernels
 from sae.architectures import AbsTopKConfig, TopKConfig, build
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 
 D, F = 8, 24
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

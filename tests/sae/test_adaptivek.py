@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import AdaptiveK, AdaptiveKConfig, TopKConfig, build
 from sae.architectures.adaptivek import cross_validated, ridge
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 
 D, F = 32, 64
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

@@ -15,7 +15,7 @@ from activations.language_model import LanguageModel, load
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import TopKConfig
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import measure_effect
 from sae.features.store import FeatureStore
@@ -24,7 +24,6 @@ from sae.runs.run import Run
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
-from sae.training.trainer import TrainConfig
 from sae.workflows.features import collect_features
 from sae.workflows.train import train
 from tests import tiny, tokenizers

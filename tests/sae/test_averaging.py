@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from activations.errors import ConfigError
 from sae.architectures import MFR, TopKConfig, build
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 from tests.sae.small import SMALL, D, F
 from tests.sae.test_laws import rows
 

@@ -4,7 +4,8 @@ import torch
 from torch.testing import assert_close
 
 from sae.architectures import BatchTopK, BatchTopKConfig, TopKConfig, build
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 
 D, F = 8, 32
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

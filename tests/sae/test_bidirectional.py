@@ -7,12 +7,11 @@ from activations.errors import ConfigError
 from activations.language_model import load
 from sae.architectures import AbsTopKConfig
 from sae.cli import bidirectional as command
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.collect import FeaturesConfig
 from sae.features.store import FeatureStore
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig
 from sae.workflows.features import collect_features
 from sae.workflows.train import train
 

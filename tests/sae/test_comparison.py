@@ -11,10 +11,9 @@ from activations.disk import files
 from activations.errors import RunError
 from activations.progress import ignore
 from sae.architectures import AbsTopKConfig
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.evaluation.reconstruction import held_out_rows
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig
 from sae.workflows.compare import keep, kept, match_runs, place
 from sae.workflows.train import train
 

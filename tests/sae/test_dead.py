@@ -21,11 +21,12 @@ from sae.architectures import (
     build,
     name_of,
 )
+from sae.config import TrainConfig
 from sae.diagnosis import what_if
 from sae.diagnosis.causes import CAUSES, training_of
 from sae.diagnosis.diagnose import Trained, examine
 from sae.diagnosis.evidence import ranks
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 from tests.sae import planted as world
 from tests.sae.planted import (
     DUPLICATE,

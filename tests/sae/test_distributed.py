@@ -26,9 +26,10 @@ from sae.architectures import (
 )
 from sae.cli import train as command
 from sae.cli.main import main
+from sae.config import TrainConfig
 from sae.runs.run import Run
 from sae.training import distributed, sharing
-from sae.training.trainer import TrainConfig, Trainer, fit
+from sae.training.trainer import Trainer, fit
 from tests.ranks import together
 from tests.sae.small import SMALL, D, F
 

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import Gated, GatedConfig, JumpReLUConfig, ReLUConfig, build
 from sae.architectures.base import ArchConfig
+from sae.config import TrainConfig
 from sae.losses import squared_error
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 D, F = 8, 24
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

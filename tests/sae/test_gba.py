@@ -9,9 +9,10 @@ from torch.testing import assert_close
 from activations.errors import ConfigError, RunError
 from sae import config
 from sae.architectures import GBA, GBAConfig, build
+from sae.config import TrainConfig
 from sae.evaluation.recovery import recovery
 from sae.evaluation.synthetic import Gaussian
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 from sae.workflows.synthetic import train
 
 D, F = 6, 12

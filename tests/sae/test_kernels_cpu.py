@@ -9,9 +9,10 @@ from torch.testing import assert_close
 from sae import kernels
 from sae.architectures import KronConfig, TopKConfig, build
 from sae.code import offsets_of
+from sae.config import TrainConfig
 from sae.kernels import cpu, reference
 from sae.kernels.reference import Moments, Pace, Picked
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 shapes = st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 7, 32, 100, 1000]), st.integers(0, 10**6))
 signs = st.booleans()

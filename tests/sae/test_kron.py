@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import KronConfig, KronSAE, TopKConfig, build
 from sae.architectures.kron import mand
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 
 D, HEADS, M, N = 6, 3, 2, 4
 F = HEADS * M * N

@@ -20,9 +20,8 @@ from activations.store import Store
 from activations.token_labels import LabelSet, choose, surprisal
 from activations.tokens import NOWHERE, PackingConfig
 from sae.architectures import AdaptiveKConfig, BatchTopKConfig, TopKConfig, build
-from sae.config import RunConfig
+from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig
 from sae.workflows.label_tokens import label
 from sae.workflows.train import train
 from tests import tiny

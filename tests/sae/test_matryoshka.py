@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from activations.errors import ConfigError
 from sae.architectures import BatchTopKConfig, Matryoshka, MatryoshkaConfig, build
-from sae.config import RunConfig, from_json, to_json
+from sae.config import RunConfig, TrainConfig, from_json, to_json
 from sae.losses import fvu
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 D, F = 8, 24
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

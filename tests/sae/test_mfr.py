@@ -7,8 +7,9 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import MFR, MFRConfig, build
 from sae.architectures.mfr import mean_agreement
+from sae.config import TrainConfig
 from sae.losses import fvu, matched_mean
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 D, F = 6, 12
 NONE_DEAD = torch.zeros(F, dtype=torch.bool)

@@ -17,12 +17,12 @@ from sae.architectures import (
     TopKConfig,
     build,
 )
+from sae.config import TrainConfig
 from sae.plan import rates, training
 from sae.plan.forecast import Forecast, duration, size, total
 from sae.plan.rates import FAR, GPUS, NEAR, Machine, Rates
 from sae.plan.training import Data, Job, step_seconds
 from sae.plan.work import active, count
-from sae.training.trainer import TrainConfig
 from tests.tiny import HOOK
 from tests.tiny import store as tiny_store
 

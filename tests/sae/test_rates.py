@@ -9,11 +9,9 @@ from activations.errors import ConfigError
 from activations.progress import no_progress
 from sae.architectures import TopKConfig, build
 from sae.cli.train import show_rate
-from sae.config import RunConfig
+from sae.config import LONG, STEPS_POWER, RunConfig, TrainConfig, peak_rate
 from sae.runs.run import Run
 from sae.training import rates
-from sae.training.schedules import LONG, STEPS_POWER, peak_rate
-from sae.training.trainer import TrainConfig
 from sae.workflows.train import train
 
 ARCH = TopKConfig(d_sae=32, k=4)

@@ -15,13 +15,14 @@ from activations.language_model import LanguageModel, load
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import SAE, build
+from sae.config import TrainConfig
 from sae.features.store import FeatureStore
 from sae.reading import reader
 from sae.reading.reader import read
 from sae.reading.reading import Reading
 from sae.report.numbers import number
 from sae.runs.run import Run
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 from tests import tiny
 from tests.sae.small import SMALL, every_architecture
 

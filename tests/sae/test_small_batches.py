@@ -5,7 +5,8 @@ import torch
 
 from activations.errors import ConfigError, DivergedError
 from sae.architectures import TopKConfig, build
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 from tests.sae.small import D, F, every_architecture
 
 TOPK = TopKConfig(d_sae=F, k=3)

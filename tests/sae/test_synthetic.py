@@ -10,9 +10,9 @@ from torch.testing import assert_close
 
 from activations.errors import ConfigError
 from sae.architectures import TopKConfig, build
+from sae.config import TrainConfig
 from sae.evaluation.recovery import cosines, parent_recall, recovery, recovery_rate, shrinkage
 from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World, orthonormal
-from sae.training.trainer import TrainConfig
 from sae.workflows.synthetic import train
 
 WORLDS = [

@@ -8,7 +8,8 @@ from activations.errors import ConfigError
 from sae.architectures import TopAFA, TopAFAConfig, build
 from sae.architectures.topafa import nearest_norm, row_norms
 from sae.code import from_dense
-from sae.training.trainer import TrainConfig, Trainer
+from sae.config import TrainConfig
+from sae.training.trainer import Trainer
 
 D = 8
 NONE_DEAD = torch.zeros(D, dtype=torch.bool)

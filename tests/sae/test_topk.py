@@ -5,8 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from sae.architectures import TopKConfig, build
+from sae.config import TrainConfig
 from sae.losses import auxk, fvu
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 
 def test_each_row_keeps_k_latents_when_k_are_positive_and_fewer_when_they_are_not():

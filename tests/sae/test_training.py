@@ -12,14 +12,14 @@ from torch.testing import assert_close
 
 from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from sae.architectures import JumpReLUConfig, TopKConfig, build
-from sae.config import RunConfig, from_json, to_json
+from sae.config import RunConfig, TrainConfig, from_json, peak_rate, to_json
 from sae.kernels import SingleProcess
 from sae.runs.log import read
 from sae.runs.run import Run
 from sae.runs.saved_sae import load_sae
 from sae.training.loggers import JsonLines
-from sae.training.schedules import peak_rate, warmup_then_decay
-from sae.training.trainer import TrainConfig, Trainer, fit
+from sae.training.schedules import warmup_then_decay
+from sae.training.trainer import Trainer, fit
 from sae.workflows.train import train
 
 SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_minutes=0.1, keep_checkpoints=2)

@@ -14,9 +14,10 @@ import torch
 from torch.testing import assert_close
 
 from sae.architectures import BatchTopKConfig, TopKConfig, build, name_of
+from sae.config import TrainConfig
 from sae.kernels import reference
 from sae.kernels.reference import Groups, Moments, Pace, Picked
-from sae.training.trainer import TrainConfig, Trainer
+from sae.training.trainer import Trainer
 
 if sys.platform != "linux" or platform.machine() != "x86_64":
     pytest.skip("Triton is for Linux on x86-64", allow_module_level=True)
