@@ -1,1 +1,1 @@
-"""The browser app: runs and features as pages; started by `sae app`."""
+"""The browser app that `sae app` starts: a folder per page, and what the pages share."""

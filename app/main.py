@@ -1,6 +1,6 @@
-"""The app: `sae app RUNS` (`server` says how). A page is a folder and a line here.
+"""The app's frame: its pages, the links in the sidebar, and the display of errors. Streamlit runs it for every page.
 
-The first page is at / as well as at its own address."""
+A page is a folder and a line in PAGES. The first page lies at / as well as at its own address."""
 
 import streamlit as st
 
@@ -11,7 +11,7 @@ from app.session import address, problems
 from app.steering import state as steering
 from app.text import state as text
 
-# file and URL, title, icon, and what its links carry
+# folder and URL, title, icon, and what a link to the page carries
 PAGES = (
     ("runs", "Runs", ":material/table_rows:", address.run_alone),
     ("features", "Features", ":material/apps:", features.query),
@@ -27,14 +27,13 @@ st.set_page_config(
 )
 st.html(widgets.STYLE)
 pages = [st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name) for name, title, icon, _ in PAGES]
-front = st.Page(
-    "runs/page.py", title=pages[0].title, icon=pages[0].icon, url_path="front", default=True
-)  # at /
+# the page at /
+front = st.Page("runs/page.py", title=pages[0].title, icon=pages[0].icon, url_path="front", default=True)
 page = st.navigation([front, *pages], position="hidden")
 listed = [front, *pages[1:]] if page == front else pages
 links = [
-    address.here() if one == page else address.there(query)
-    for one, (*_, query) in zip(listed, PAGES, strict=True)
+    address.current_query() if target == page else address.link_query(query)
+    for target, (*_, query) in zip(listed, PAGES, strict=True)
 ]
 widgets.sidebar(zip(listed, links, strict=True))
 with problems.readable():

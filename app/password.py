@@ -1,19 +1,19 @@
-"""The door of the app: until a visitor's browser brings the password, nothing is served, no page and no socket.
+"""The app's password: until a visitor's browser sends it, nothing is served, neither a page nor a socket.
 
-HTTP Basic, which every browser asks for by itself; any user name will do. It travels as it is: without TLS, whoever can
-read the network can read it."""
+It is HTTP Basic authentication, which every browser supports; any user name is accepted. The password travels in the
+clear: without TLS, whoever can read the network can read it."""
 
 import asyncio
 import hashlib
 import hmac
 import secrets
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
-PASSWORD = "SAE_PASSWORD"  # the environment variable
+PASSWORD = "SAE_PASSWORD"  # environment variable that holds the password
 COOKIE = "sae_door"
-WAIT = 1.0  # seconds after a wrong password
+WAIT = 1.0  # seconds before a wrong password is refused, to slow down guessing
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -21,21 +21,23 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class Door:
-    """An ASGI layer around an app. Who has given the password gets a cookie, a secret of this process, since not every
-    browser repeats the password when it opens a socket."""
+class PasswordGate:
+    """ASGI middleware that serves the app only to requests with the password or with its cookie.
+
+    The cookie is a secret of this process. It exists because not every browser repeats the password when it opens a
+    socket."""
 
     def __init__(self, app: App, password: str):
         self._app, self._password, self._cookie = app, password, secrets.token_urlsafe(32)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let it in, or answer for the app."""
+        """Pass the request on to the app, or refuse it."""
         if scope["type"] not in ("http", "websocket") or _is_any(self._cookie, _cookies(scope)):
             await self._app(scope, receive, send)
-        elif _is_any(self._password, given := list(_passwords(scope))):
+        elif _is_any(self._password, sent := list(_passwords(scope))):
             await self._app(scope, receive, self._with_cookie(send))
         else:
-            if given:
+            if sent:
                 await asyncio.sleep(WAIT)
             await _refuse(scope, send)
 
@@ -60,11 +62,11 @@ async def _refuse(scope: Message, send: Send) -> None:
         (b"cache-control", b"no-store"),
     ]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": b"This app asks for a password.\n"})
+    await send({"type": "http.response.body", "body": b"This app needs a password.\n"})
 
 
 def _passwords(scope: Message) -> Iterator[str]:
-    """Those a request brings; what is no such header is none."""
+    """Yield the passwords that a request sends; malformed headers count as none."""
     for name, value in scope["headers"]:
         kind, _, coded = value.partition(b" ")
         if name == b"authorization" and kind.lower() == b"basic":
@@ -75,15 +77,18 @@ def _passwords(scope: Message) -> Iterator[str]:
 
 
 def _cookies(scope: Message) -> Iterator[str]:
+    """Yield the values of our cookie that a request sends."""
     for name, value in scope["headers"]:
         if name == b"cookie":
             for part in value.decode("latin-1").split(";"):
-                called, _, found = part.strip().partition("=")
-                if called == COOKIE:
-                    yield found
+                key, _, content = part.strip().partition("=")
+                if key == COOKIE:
+                    yield content
 
 
-def _is_any(secret: str, given: Any) -> bool:
-    """Whether the secret is among these, in a time that does not tell how much of it is right, nor how long it is."""
+def _is_any(secret: str, candidates: Iterable[str]) -> bool:
+    """Return whether the secret is among the candidates.
+
+    Digests are compared in constant time, so that the time reveals neither how much of a guess is right nor the length."""
     digest = hashlib.sha256(secret.encode()).digest()
-    return any(hmac.compare_digest(digest, hashlib.sha256(one.encode()).digest()) for one in given)
+    return any(hmac.compare_digest(digest, hashlib.sha256(text.encode()).digest()) for text in candidates)

@@ -1,4 +1,4 @@
-"""HTML one can press: what carries `data-do` and `data-to` tells the page, without loading it again."""
+"""HTML whose elements can be pressed: `data-do` and `data-to` reach the page without loading it again."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import streamlit as st
 from streamlit.components.v2 import component
 
-# A press with Ctrl or Cmd is left to the browser: a link opens in a new tab. Enter presses what has the focus.
+# A press with Ctrl or Cmd is left to the browser, which opens the link in a new tab. Enter presses what has the focus.
 SCRIPT = """
 export default function({ parentElement, data, setTriggerValue }) {
   let root = parentElement.querySelector(":scope > .pressable");
@@ -31,21 +31,21 @@ _mount = component("sae_pressable", js=SCRIPT, isolate_styles=False)
 
 
 class Press(NamedTuple):
-    """What was pressed."""
+    """The `data-do` and `data-to` of the element that was pressed."""
 
     do: str
     to: int
 
 
-def pressable(html: str, key: str, does: Mapping[str, Callable[[int], None]]) -> Press | None:
-    """Show HTML of the renderer, in which all foreign text is escaped; `does` says what each `data-do` calls.
+def pressable(html: str, key: str, actions: Mapping[str, Callable[[int], None]]) -> Press | None:
+    """Show HTML from `sae.report`, in which all foreign text is escaped. `actions` maps each `data-do` to a function.
 
-    The call is made before the page runs again. A press that `does` has nothing for is returned, once."""
+    The function is called before the page runs again. A press without an action is returned, once."""
 
     def pressed() -> None:
-        what, to = st.session_state[key].pressed
-        if what in does:
-            does[what](int(to))
+        do, to = st.session_state[key].pressed
+        if do in actions:
+            actions[do](int(to))
 
-    found = _mount(key=key, data={"html": html}, on_pressed_change=pressed).pressed
-    return Press(found[0], int(found[1])) if found and found[0] not in does else None
+    press = _mount(key=key, data={"html": html}, on_pressed_change=pressed).pressed
+    return Press(press[0], int(press[1])) if press and press[0] not in actions else None

@@ -1,11 +1,11 @@
-"""What `sae app` serves, and `streamlit run app/server.py -- RUNS`: the app, behind its door where there is a password."""
+"""The web application that `sae app` serves (by hand: `streamlit run app/server.py -- RUNS`), with its password if set."""
 
 import os
 
 from starlette.middleware import Middleware
 from streamlit.starlette import App
 
-from app.password import PASSWORD, Door
+from app.password import PASSWORD, PasswordGate
 
 password = os.environ.get(PASSWORD)
-app = App("main.py", middleware=[Middleware(Door, password=password)] if password else [])
+app = App("main.py", middleware=[Middleware(PasswordGate, password=password)] if password else [])

@@ -1,4 +1,4 @@
-"""The second run that the Compare page sets beside the first, the matching of the two, and the pair on show."""
+"""What the Compare page shows: the second run, the matching of the two runs, and the pair of features side by side."""
 
 from contextlib import suppress
 from typing import Any
@@ -15,49 +15,49 @@ from sae.runs.records import Comparison
 from sae.runs.run import Run
 from sae.workflows import compare
 
-ENCODING = 0.4  # share of the work that goes into encoding, about
+ENCODING = 0.4  # encoding takes about this share of the time
 
 
 def second(name: str, first: Run) -> tuple[str, Run]:
-    """The run that `other` in the URL names, or the one last compared with, or else the likeliest.
+    """Return name and run: the run that `other` in the URL names, or the last one compared with, or else the likeliest.
 
-    That is a finished one that reads the same activations, one with features before others. Raises Missing when
-    there is no other run, RunError when the URL names one that is not there."""
+    The likeliest run is a finished one that reads the same activations, if possible with features. Raises Missing when
+    there is no other run, RunError when the URL names a run that does not exist or `name` itself."""
     others = candidates(name)
     asked = st.query_params.get("other")
     chosen = asked or st.session_state.get(f"last other of {name}")
     if chosen not in others and not asked:
-        chosen = max(others, key=lambda other: _likeliness(first, others[other]))
+        chosen = max(others, key=lambda other: _likelihood(first, others[other]))
     if chosen not in others:
         why = (
-            "it is the run on the left itself"
+            "a run is not compared with itself"
             if chosen == name
-            else f"the Runs page lists those in {runs.folder()}"
+            else f"the Runs page lists the runs of {runs.folder()}"
         )
-        raise RunError(f"there is no run {chosen!r} to compare {name!r} with: {why}")
+        raise RunError(f"there is no run {chosen!r} to compare {name!r} with; {why}")
     st.session_state[f"last other of {name}"] = chosen
     return chosen, others[chosen]
 
 
 def query(run: str) -> Query:
-    """What the page's URL carries to compare a run with the one that this visit last compared it with."""
+    """Return what the page's URL carries to compare a run with the run that this visit compared it with last."""
     other = st.session_state.get(f"last other of {run}")
-    return {"run": run, "other": other} if other in runs.found() else {"run": run}
+    return {"run": run, "other": other} if other in runs.by_name() else {"run": run}
 
 
 def candidates(name: str) -> dict[str, Run]:
-    """All runs but this one. Raises Missing when there is none."""
-    others = {other: run for other, run in runs.needed().items() if other != name}
+    """Return all runs but this one. Raises Missing when there are none."""
+    others = {other: run for other, run in runs.require_any().items() if other != name}
     if not others:
-        why = f"{name} is the only run in {runs.folder()}: train another on the same store, with another seed or k."
+        why = f"{name} is the only run in {runs.folder()}. Train another one on the same store, with another seed or k."
         raise Missing("Nothing to compare with", why, "sae train … --out runs/another")
     return others
 
 
 def show_second(name: str) -> None:
-    """Set another run beside the first."""
-    for gone in ("a", "b"):
-        st.query_params.pop(gone, None)
+    """Compare the first run with another one."""
+    for parameter in ("a", "b"):
+        st.query_params.pop(parameter, None)
     st.query_params["other"] = name
 
 
@@ -69,7 +69,7 @@ def check(first: Run, second: Run) -> None:
 
 
 def matched(first: Run, second: Run) -> Comparison | None:
-    """The matching of the two: kept on disk, or just made; None when it has not been made."""
+    """Return the matching of the two runs, saved or just made; None when it has not been made."""
     job = matching(first, second)
     if job and job.result:
         return job.result
@@ -77,17 +77,19 @@ def matched(first: Run, second: Run) -> Comparison | None:
 
 
 def begin(first: Run, second: Run) -> None:
-    """Match the two in the background."""
+    """Start to match the two runs in the background."""
     start(_key(first, second), lambda report: _match(first, second, report))
 
 
 def matching(first: Run, second: Run) -> Job[Comparison] | None:
-    """The matching under way, done, stopped or failed; None when none was begun."""
+    """Return this visitor's matching, running or ended; None when none was started."""
     return find(_key(first, second))
 
 
 def pair(sizes: tuple[int, int]) -> tuple[int, int] | None:
-    """The two latents the URL puts side by side, None when it names none. Raises RunError when one is not there."""
+    """Return the two latents that the URL puts side by side; None when it names none.
+
+    `sizes` are the sizes of the two SAEs. Raises RunError when a latent does not exist."""
     asked = [st.query_params[name] for name in ("a", "b") if name in st.query_params]
     if len(asked) < len(sizes):
         return None
@@ -98,12 +100,12 @@ def pair(sizes: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def show_pair(first: int, second: int) -> None:
-    """Put two latents side by side."""
+    """Show two latents side by side."""
     st.query_params["a"], st.query_params["b"] = str(first), str(second)
 
 
 def table(run: Run) -> Any:
-    """The table of a run's features; None when they have not been collected."""
+    """Return the table of a run's features; None when they have not been collected."""
     return features.of(run).table if features.collected(run) else None
 
 
@@ -118,7 +120,7 @@ def _match(first: Run, second: Run, report: Report) -> Comparison:
     return found
 
 
-def _likeliness(first: Run, other: Run) -> tuple[bool, bool, bool]:
+def _likelihood(first: Run, other: Run) -> tuple[bool, bool, bool]:
     alike = (first.record.model, first.hook) == (other.record.model, other.hook)
     return alike, other.finished, features.collected(other)
 

@@ -49,8 +49,8 @@ DENSE = {
 }
 
 name, run = address.run()
-widgets.run_chooser(list(runs.needed()), name, address.show_run, render.facts(runs_report.brief(run.record)))
-report = state.found(run)
+widgets.run_chooser(list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record)))
+report = state.report(run)
 if report is None:
     widgets.heading("Dead latents", name)
     widgets.empty(

@@ -1,4 +1,4 @@
-"""What `sae dead` found out about a run, opened once; and the same begun from the page."""
+"""The report of `sae dead` on a run, opened once, and the job that makes it from the page."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +16,16 @@ from sae.report import dead as dead_report
 from sae.runs.run import Run
 from sae.workflows import diagnose
 
-__all__ = ["CAUSES", "KINDS", "begin", "command", "found", "job", "remark"]
+__all__ = ["CAUSES", "KINDS", "begin", "command", "job", "remark", "report"]
 CAUSES = causes.CAUSES
 
 
-def found(run: Run) -> DeadReport | None:
-    """The run's report, if there is one. Raises Missing when its training has not finished, RunError when it is damaged."""
+def report(run: Run) -> DeadReport | None:
+    """Return the run's report; None if it has not been made.
+
+    Raises Missing when the run's training has not finished, RunError when the report is damaged."""
     if not run.finished:
-        why = f"{run.path.name} has not finished training: who is dead is looked into when it is finished."
+        why = f"{run.path.name} has not finished training. Dead latents can be looked into after that."
         raise Missing("No report yet", why, f"sae train … --out {run.path} --resume")
     if not diagnose.is_there(run):
         return None
@@ -31,25 +33,25 @@ def found(run: Run) -> DeadReport | None:
 
 
 def command(run: Run) -> str:
-    """The command line that makes the report."""
+    """Return the command line that makes the report."""
     return runs.command("dead", run)
 
 
 def begin(run: Run) -> None:
-    """Make the report in the background, as `sae dead` does with what is left out."""
+    """Start to make the report in the background, with the defaults of `sae dead`."""
     jobs.start(_key(run), partial(_make, run))
 
 
 def job(run: Run) -> jobs.Job[DeadReport] | None:
-    """The run's report in the making, made or failed; None when nobody asked."""
+    """Return this visitor's job that makes the report, running or ended; None if none was started."""
     return jobs.find(_key(run))
 
 
 def remark(run: Run, latent: int) -> str:
-    """Why a latent never fires, in a line; where it was not looked into, the command that does."""
-    report = found(run) if run.finished else None
-    row = None if report is None else report.row(latent)
-    return dead_report.remark(row) if row else "" if report else f"Why: {command(run)}"
+    """Return why a latent never fires, in a line, or the command that finds out."""
+    known = report(run) if run.finished else None
+    row = None if known is None else known.row(latent)
+    return dead_report.remark(row) if row else "" if known else f"Why: {command(run)}"
 
 
 def _key(run: Run) -> str:
@@ -61,7 +63,7 @@ def _make(run: Run, report: jobs.Report) -> DeadReport:
 
     @contextmanager
     def borrow() -> Iterator[LanguageModel]:
-        report(0.0, "reading off-distribution text")
+        report(0.0, "running the language model on off-distribution text")
         with models.using(run) as (model, _):
             yield model
 

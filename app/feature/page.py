@@ -1,4 +1,4 @@
-"""Feature: one latent's examples by value band, its histogram, what it writes and does, what is near, own text."""
+"""The Feature page: one latent's examples by value band, histogram, logit lens, effect, neighbours, and a text to try."""
 
 from functools import partial
 
@@ -6,8 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.dead import state as dead
-from app.feature import state as feature
-from app.features import controls
+from app.feature import controls, state
 from app.session import address, features, runs
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
@@ -16,7 +15,7 @@ from sae.report import runs as runs_report
 
 name, run = address.run()
 widgets.run_chooser(
-    list(runs.needed()),
+    list(runs.require_any()),
     name,
     partial(address.show_run, address=address.with_feature),
     render.facts(runs_report.brief(run.record)),
@@ -24,34 +23,38 @@ widgets.run_chooser(
 store = features.of(run)
 index = address.feature(name, store)
 row = store.row(index)
-about, (label, note) = feature.names(store), feature.label(store, index)
+about, (label, note) = features.labels_and_tokens(store), features.label(store, index)
 
 with widgets.header(
     f"Feature {index}", f"{name} · {run.hook} · {store.about['tokens']:,} tokens read", row["peak_tokens"]
 ):
-    keep = partial(feature.save_label, store, index)
-    controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", keep)
-    page = partial(feature.html, store, index, name)
-    controls.file_button("HTML", page, f"{run.name}-{index}.html", "this page as a file that opens anywhere")
-    widgets.stepper(index, len(store) - 1, address.show_feature, partial(address.show_random_feature, store))
+    save = partial(state.save_label, store, index)
+    controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", save)
+    page = partial(state.as_html, store, index, name)
+    controls.file_button(
+        "HTML", page, f"{run.name}-{index}.html", "This feature as a file that opens anywhere"
+    )
+    controls.stepper(index, len(store) - 1, address.show_feature, partial(address.show_random_feature, store))
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
 controls.label(feature_report.labelled(label, note))
 widgets.warnings(runs.problems(run))
 widgets.metrics(feature_report.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")
-own = feature.own_text(run)
-tokens, values = feature.on_own(own.result, index) if own and own.result else ([], [])
+own = state.own_text(run)
+tokens, values = state.values_on(own.result, index) if own and own.result else ([], [])
 with left:
     with st.expander("Try your own text", expanded=own is not None):
-        controls.text_to_try(f"own text {name}", "type or paste, then Try", partial(feature.try_own, run))
+        controls.text_to_try(
+            f"own text {name}", "Type or paste a text, then press Try", partial(state.try_text, run)
+        )
         if own:
             widgets.job(own)
         if tokens:
             st.html(feature_report.trial(tokens, values, feature_report.full_scale(row, values)))
             st.caption(render.markdown(feature_report.strongest(tokens, values)[1]))
     if row["fired"]:
-        around, most = widgets.example_controls(render.legend(*feature_report.value_range(row)))
+        around, most = controls.example_controls(render.legend(*feature_report.value_range(row)))
         positive, negative, bands = store.strongest(index), store.strongest(index, -1), store.bands(index)
         for title, remark, windows in feature_report.groups(positive, negative, bands):
             widgets.section(title, remark)
@@ -63,32 +66,32 @@ with right:
     if row["fired"]:
         histogram = store.histogram(index)
         mark = feature_report.strongest(tokens, values)[0] if tokens else None
-        widgets.section("Values", "tokens by value, both axes logarithmic")
+        widgets.section("Values", "number of tokens by value, both axes logarithmic")
         figure = charts.activations(histogram.edges, histogram.counts, mark)
         widgets.chart(figure, "activation histogram", "values")
     if feature_report.has_lens(row):
-        widgets.section("Logit lens", "next tokens its direction favours and disfavours")
+        widgets.section("Logit lens", "next tokens that its decoder direction favours and disfavours")
         raised, lowered = st.columns(2)
         raised.html(render.logits("raised", row["raised_tokens"], row["raised_logits"]))
         lowered.html(render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]))
     if row["fired"]:
-        effect, effect_job = feature.effect(store, index), feature.effect_job(run, index)
-        widgets.section("Measured effect", "by taking it out where it fires")
+        effect, effect_job = state.effect(store, index), state.effect_job(run, index)
+        widgets.section("Measured effect", "of ablating it where it fires")
         if effect_job:
             widgets.job(effect_job)
         if not effect and not (effect_job and effect_job.running):
-            controls.ask(
+            controls.start_button(
                 "Measure",
-                "runs its examples with and without it: some ten seconds",
-                partial(feature.measure, run, index),
+                "Runs the model on its examples with and without the feature, in about ten seconds.",
+                partial(state.measure, run, index),
             )
         for title, side in feature_report.effect_sides(effect):
             st.html(feature_report.effect(title, side))
             with st.expander("Token by token"):
                 st.html(feature_report.effect_examples(side))
     if row["neighbours"]:
-        widgets.section("Nearest features", "by the cosine of their decoder directions")
+        widgets.section("Nearest features", "by decoder cosine")
         st.html(feature_report.neighbours(row, about, name))
     if partners := store.partners(index):
-        widgets.section("Fires together with", "on the same tokens more often than by chance")
+        widgets.section("Fires together with", "on the same tokens, more often than by chance")
         st.html(feature_report.partners(partners, about, name))

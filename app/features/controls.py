@@ -1,4 +1,4 @@
-"""What a visitor sets on the pages about features: filters, brushes, marks on the map, labels, own text."""
+"""Controls of the Features page: filters, the overview to look at, brushes, marks on the map, rows to compare."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,20 +7,46 @@ from zlib import crc32
 import plotly.graph_objects as go
 import pyarrow as pa
 import streamlit as st
+from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, TextColumn
 
 from app import widgets
 from app.features.state import VIEWS, Filters
 from sae.report import numbers, render
 
-LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
 HISTOGRAMS, BY_CLUSTER = VIEWS[:2]
 LOOKS = dict(zip(VIEWS, ("Histograms", "Map by cluster", "Map by density"), strict=True))
+
+
+COLUMNS = {
+    "feature": ButtonColumn(
+        width=72,
+        alignment="right",
+        key=widgets.OPEN,
+        help="The feature's number in the SAE. Click it to open its page.",
+    ),
+    "label": TextColumn(width="medium", help="The label that somebody gave it on its page."),
+    "density": NumberColumn(format="%.3g %%", help="Share of the tokens read on which it fires."),
+    "firings": NumberColumn(format="localized", help="Number of tokens on which it fires."),
+    "max": NumberColumn(format="%.3g", help="Its largest value on any token."),
+    "min": NumberColumn(format="%.3g", help="Its most negative value on any token."),
+    "mean": NumberColumn(format="%.3g", help="Mean of its values over the tokens on which it fires."),
+    "positive": NumberColumn(format="%.0f %%", help="Share of its firings whose value is above 0."),
+    "fires most on": ListColumn(
+        width="medium", help="The tokens at the peaks of its five strongest examples."
+    ),
+    "raises": ListColumn(
+        width=300, help="The next tokens that its decoder direction favours most (logit lens)."
+    ),
+    "enc·dec": NumberColumn(format="%.2f", help="Cosine between its encoder and decoder directions."),
+    "nearest": NumberColumn(format="%.2f", help="Decoder cosine with the nearest other feature."),
+    "first fired": NumberColumn(format="localized", help="Index of the first token on which it fired."),
+}
 
 
 def filters(
     tally: dict[str, int], densities: Sequence[float], chosen: Filters, change: Callable[..., None]
 ) -> None:
-    """Words to look for, which state of features, and between which densities."""
+    """Show the filters: words to look for, a state, and a range of densities. `tally` counts the features in each state."""
     with st.container(horizontal=True, gap="large", key="filters"):
         widgets.box(
             st.text_input,
@@ -56,7 +82,7 @@ def filters(
 
 
 def look(mapped: bool, chosen: Filters, change: Callable[..., None]) -> str:
-    """How to look at all features: by histograms, or by the map if there is one, in either colouring."""
+    """Let the visitor choose an overview and return it: histograms, or the map in one of its colourings if there is a map."""
     options = list(LOOKS) if mapped else [HISTOGRAMS]
     shown = chosen.view if chosen.view in options else HISTOGRAMS
     with st.container(key="looks"):
@@ -75,10 +101,10 @@ def look(mapped: bool, chosen: Filters, change: Callable[..., None]) -> str:
 
 
 def marks(texts: Sequence[str], clear: Callable[[], None]) -> None:
-    """What is brushed and marked, with a button that takes it away; nothing when there is nothing."""
+    """Show what is brushed and marked, with a button that clears it; nothing when `texts` is empty."""
     if texts:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(render.markdown(f"Kept: {'; '.join(texts)}"), width="content")
+            st.caption(render.markdown(f"Selected: {'; '.join(texts)}"), width="content")
             st.button("Clear", icon=":material/close:", key="clear marks", on_click=clear)
 
 
@@ -87,16 +113,16 @@ def brush(
     about: str,
     key: str,
     ends: Callable[[float, float], tuple[float, float]],
-    keep: Callable[[tuple[float, float]], None],
+    select: Callable[[tuple[float, float]], None],
 ) -> None:
-    """A figure whose x axis can be brushed; `keep` hears what `ends` makes of the stretch."""
+    """Show a figure whose x axis can be brushed. `ends` turns the brushed interval into the range passed to `select`."""
 
-    def select() -> None:
+    def brushed() -> None:
         boxes = st.session_state[key].selection.box
         if boxes:
-            keep(ends(*map(float, boxes[0]["x"])))
+            select(ends(*map(float, boxes[0]["x"])))
 
-    st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=about, on_select=select, selection_mode="box")
+    st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=about, on_select=brushed, selection_mode="box")
 
 
 def points(
@@ -106,19 +132,19 @@ def points(
     marked: Callable[[list[int]], None],
     clicked: Callable[[int], None],
 ) -> None:
-    """A figure of points with a number as customdata each: a box or a lasso marks several, a click is one alone."""
+    """Show a figure of points, each with a number as customdata. A box or a lasso marks several, a click takes one."""
 
     def select() -> None:
-        found = st.session_state[key].selection
-        numbers = [int(point["customdata"]) for point in found.points]
-        if found.box or found.lasso:
+        selection = st.session_state[key].selection
+        numbers = [int(point["customdata"]) for point in selection.points]
+        if selection.box or selection.lasso:
             marked(numbers)
         elif numbers:
             clicked(numbers[0])
 
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["toImage", "autoScale2d"], "scrollZoom": True}
     st.caption(
-        "Click a point to open its feature. Box or Lasso, at the corner of the map, keeps the features inside."
+        "Click a point to open its feature. Box and Lasso, in the corner of the map, select the features inside."
     )
     st.plotly_chart(figure, key=key, config=config, alt=about, on_select=select)
 
@@ -126,8 +152,9 @@ def points(
 def markable_rows(
     table: pa.Table, columns: dict[str, Any], marked: Sequence[int], mark: Callable[[list[int]], None]
 ) -> None:
-    """A long table whose rows can be marked: `marked` are so at the start, `mark` hears of every change."""
-    key = f"rows {crc32(table[0].combine_chunks().buffers()[-1])}"  # of this very choice of rows
+    """Show a long table whose rows can be ticked. `marked` rows are ticked at first; `mark` receives every change."""
+    # The key depends on the rows: the ticks of a table do not fit another choice of rows
+    key = f"rows {crc32(table[0].combine_chunks().buffers()[-1])}"
     st.session_state[key] = {"selection": {"rows": list(marked), "columns": [], "cells": []}}
     widgets.long_table(
         table,
@@ -135,51 +162,4 @@ def markable_rows(
         key=key,
         selection_mode="multi-row",
         on_select=lambda: mark(list(st.session_state[key].selection.rows)),
-    )
-
-
-def label_editor(label: str, note: str, where: str, key: str, save: Callable[[str, str], None]) -> None:
-    """A button that opens a form for a label and a note; `where` is where they go."""
-    with (
-        st.popover("Label", icon=":material/label:"),
-        st.form(f"form {key}", border=False, enter_to_submit=True),
-    ):
-        first = st.text_input(
-            "Label", label, key=f"label {key}", max_chars=LONGEST_LABEL, placeholder="what it stands for"
-        )
-        second = st.text_area(
-            "Note", note, key=f"note {key}", max_chars=LONGEST_NOTE, placeholder="anything worth keeping"
-        )
-        st.caption(render.markdown(f"Kept in {where}"))
-        if st.form_submit_button("Save", type="primary"):
-            save(first, second)
-            st.rerun()
-
-
-def label(html: str) -> None:
-    """The label and note as HTML, if there are any."""
-    if html:
-        st.html(html)
-
-
-def text_to_try(key: str, about: str, go: Callable[[str], None]) -> None:
-    """A box for one's own text, which `go` gets when the button is pressed."""
-    with st.form(f"form {key}", border=False):
-        text = st.text_area("Your text", key=key, placeholder=about, label_visibility="collapsed", height=90)
-        if st.form_submit_button("Try", icon=":material/play_arrow:"):
-            go(text)
-            st.rerun()
-
-
-def ask(label: str, about: str, go: Callable[[], None]) -> None:
-    """A button that begins long work, with a remark beside."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.button(label, icon=":material/play_arrow:", on_click=go)
-        st.caption(render.markdown(about))
-
-
-def file_button(label: str, content: Callable[[], str], name: str, about: str) -> None:
-    """A button that saves an HTML file, made when it is pressed."""
-    st.download_button(
-        label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=about
     )

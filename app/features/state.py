@@ -1,31 +1,36 @@
-"""What a visitor looks for and marks on the Features page: filters in the URL, brushed ranges, features on the map."""
+"""What a visitor chose on the Features page: filters and features to compare in the URL, brushes and marks in the visit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import streamlit as st
+from torch import Tensor
 
 from activations.errors import ConfigError
 from app.session import address
 from app.session.address import Query
+from sae.features.neighbours import cosines
+from sae.features.store import FeatureStore
 from sae.report.features import DENSITIES, STATES
+from sae.runs.run import Run
 
-KEPT = "filters of this visit"
+FILTERS_KEY = "filters of this visit"
+MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
 STOPS = {f"{share:g}": share for share in DENSITIES}
 
 
 @dataclass(frozen=True)
 class Filters:
-    """One state of the page's controls; a field's name is its parameter's in the URL."""
+    """The state of the page's filters. A field's name is its parameter in the URL."""
 
     find: str = ""
-    """Words."""
+    """Words to search for."""
     state: str = "all"
     density: tuple[float, float] = (DENSITIES[0], DENSITIES[-1])
-    """As a share of 1, ends included."""
+    """Lowest and highest density as shares of 1, both included."""
     view: str = "histograms"
 
 
@@ -33,44 +38,131 @@ NAMES = [field.name for field in fields(Filters)]
 
 
 def current() -> Filters:
-    """What the URL asks for. Raises ConfigError, in one line, for what cannot be."""
+    """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed."""
     asked = {name: st.query_params[name] for name in NAMES if name in st.query_params}
     for name, allowed in (("state", STATES), ("view", VIEWS)):
         if asked.get(name, allowed[0]) not in allowed:
             raise ConfigError(f"{name} = {asked[name][:60]!r} must be one of {', '.join(allowed)}")
     density = {"density": _density(asked["density"])} if "density" in asked else {}
-    st.session_state[KEPT] = replace(Filters(), **asked | density)
-    return st.session_state[KEPT]
+    st.session_state[FILTERS_KEY] = replace(Filters(), **asked | density)
+    return st.session_state[FILTERS_KEY]
 
 
 def change(**changes: Any) -> None:
-    """Set some fields to something else; the rest of the URL stays as it is.
+    """Change some filters and leave the rest of the URL as it is.
 
-    Begins from what the page holds: of two quick changes, the browser sends the second before it knows the first's
-    URL."""
-    st.session_state[KEPT] = replace(_kept(), **changes)
+    The change starts from this visit's filters and not from the URL, because of two quick changes the browser sends the
+    second before it knows the URL that the first one made."""
+    st.session_state[FILTERS_KEY] = replace(_filters(), **changes)
     others = {name: value for name, value in st.query_params.items() if name not in NAMES}
-    st.query_params.from_dict(others | _written())
+    st.query_params.from_dict(others | _as_query())
 
 
 def query(run: str) -> Query:
-    """What the page's URL carries to look in a run for what this visit last looked for."""
-    return {"run": run} | _written()
+    """Return what the page's URL carries to show a run with this visit's filters."""
+    return {"run": run} | _as_query()
 
 
-def _kept() -> Filters:
-    return st.session_state.get(KEPT, Filters())
+def ranges(run: str) -> dict[str, tuple[float, float]]:
+    """Return the brushed range of each brushed column of the table."""
+    return st.session_state.get(f"brushed {run}", {})
 
 
-def _written() -> dict[str, str]:
-    kept, usual = _kept(), Filters()
+def brush(run: str, column: str, ends: tuple[float, float]) -> None:
+    """Show only features whose value in a column lies between `ends`."""
+    st.session_state[f"brushed {run}"] = {**ranges(run), column: ends}
+
+
+def marked(run: str) -> list[int] | None:
+    """Return the features marked on the map; None when nothing is marked."""
+    return st.session_state.get(f"marked {run}")
+
+
+def mark(run: str, latents: Sequence[int]) -> None:
+    """Show only these features."""
+    st.session_state[f"marked {run}"] = list(latents)
+
+
+def clear(run: str) -> None:
+    """Clear all brushes and marks."""
+    for kind in ("brushed", "marked"):
+        st.session_state.pop(f"{kind} {run}", None)
+
+
+def compared(n_latents: int) -> list[int]:
+    """Return the features that the URL compares; what does not name a feature is ignored."""
+    asked = st.query_params.get("compare", "").split(",")
+    numbers = [int(text) for text in asked if text.isascii() and text.isdigit() and len(text) < 12]
+    return [latent for latent in dict.fromkeys(numbers) if latent < n_latents][:MOST_COMPARED]
+
+
+def compare(latents: Sequence[int]) -> None:
+    """Compare these features, or the last MOST_COMPARED of them; the URL keeps them."""
+    if latents:
+        st.query_params["compare"] = ",".join(map(str, latents[-MOST_COMPARED:]))
+    else:
+        st.query_params.pop("compare", None)
+
+
+def compare_rows(shown: pa.Table, before: Sequence[int], rows: Sequence[int]) -> None:
+    """Compare the features in these rows of the table, and those compared before that the table does not show."""
+    listed = shown["feature"].to_pylist()
+    chosen = [listed[row] for row in rows]
+    still = [latent for latent in before if latent in chosen or latent not in set(listed)]
+    compare([*still, *(latent for latent in chosen if latent not in still)])
+
+
+def click(latent: int) -> None:
+    """Ask for a feature's page from inside a callback, where pages cannot be switched; `follow` then opens it."""
+    st.session_state["clicked"] = latent
+
+
+def follow(run: str) -> None:
+    """Open the feature that was just clicked, if any."""
+    latent = st.session_state.pop("clicked", None)
+    if latent is not None:
+        address.open_feature(run, latent)
+
+
+class Pair(NamedTuple):
+    """Two features side by side."""
+
+    one: int
+    other: int
+    cosine: float
+    """The cosine of their decoder directions."""
+    together: int | None
+    """Number of tokens on which both fire; None when neither lists the other among its partners."""
+    pmi: float | None
+    """Pointwise mutual information of their firings; None likewise."""
+
+
+def pairs(run: Run, store: FeatureStore, latents: Sequence[int]) -> list[Pair]:
+    """Return every pair of these features with its decoder cosine, and how often both fire where that is known."""
+    cosine = cosines(_decoder(run.digest, run), latents)
+    listed = {(one, partner.latent): partner for one in latents for partner in store.partners(one)}
+    every = []
+    for i, one in enumerate(latents):
+        for j, other in enumerate(latents[i + 1 :], i + 1):
+            partner = listed.get((one, other)) or listed.get((other, one))
+            counts = (partner.count, partner.pmi) if partner else (None, None)
+            every.append(Pair(one, other, float(cosine[i, j]), *counts))
+    return every
+
+
+def _filters() -> Filters:
+    return st.session_state.get(FILTERS_KEY, Filters())
+
+
+def _as_query() -> dict[str, str]:
+    filters, usual = _filters(), Filters()
     texts = {
-        "find": kept.find,
-        "state": kept.state,
-        "density": ",".join(f"{share:g}" for share in kept.density),
-        "view": kept.view,
+        "find": filters.find,
+        "state": filters.state,
+        "density": ",".join(f"{share:g}" for share in filters.density),
+        "view": filters.view,
     }
-    return {name: text for name, text in texts.items() if getattr(kept, name) != getattr(usual, name)}
+    return {name: text for name, text in texts.items() if getattr(filters, name) != getattr(usual, name)}
 
 
 def _density(asked: str) -> tuple[float, float]:
@@ -80,65 +172,6 @@ def _density(asked: str) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-MOST_COMPARED = 4
-
-
-def ranges(run: str) -> dict[str, tuple[float, float]]:
-    """Column of the table -> the range brushed."""
-    return st.session_state.get(f"brushed {run}", {})
-
-
-def brush(run: str, column: str, ends: tuple[float, float]) -> None:
-    """Keep to features whose value in a column lies between these."""
-    st.session_state[f"brushed {run}"] = {**ranges(run), column: ends}
-
-
-def marked(run: str) -> list[int] | None:
-    """Features marked on the map; None when there is no mark."""
-    return st.session_state.get(f"marked {run}")
-
-
-def mark(run: str, latents: Sequence[int]) -> None:
-    """Keep to these features."""
-    st.session_state[f"marked {run}"] = list(latents)
-
-
-def clear(run: str) -> None:
-    """Take all brushes and marks away."""
-    for kind in ("brushed", "marked"):
-        st.session_state.pop(f"{kind} {run}", None)
-
-
-def compared(n_latents: int) -> list[int]:
-    """The features to compare that the URL names; what is none is left out."""
-    asked = st.query_params.get("compare", "").split(",")
-    found = [int(text) for text in asked if text.isascii() and text.isdigit() and len(text) < 12]
-    return [latent for latent in dict.fromkeys(found) if latent < n_latents][:MOST_COMPARED]
-
-
-def compare(latents: Sequence[int]) -> None:
-    """Put these features into the URL, the last few of them."""
-    if latents:
-        st.query_params["compare"] = ",".join(map(str, latents[-MOST_COMPARED:]))
-    else:
-        st.query_params.pop("compare", None)
-
-
-def compare_rows(shown: pa.Table, before: Sequence[int], rows: Sequence[int]) -> None:
-    """Compare the features in these rows of the table shown, and those compared before that are not in it."""
-    listed = shown["feature"].to_pylist()
-    chosen = [listed[row] for row in rows]
-    kept = [latent for latent in before if latent in chosen or latent not in set(listed)]
-    compare([*kept, *(latent for latent in chosen if latent not in kept)])
-
-
-def click(latent: int) -> None:
-    """Ask for a feature's page from inside a callback; `follow` then leaves for it."""
-    st.session_state["clicked"] = latent
-
-
-def follow(run: str) -> None:
-    """Leave for the feature that was just clicked on, if any."""
-    latent = st.session_state.pop("clicked", None)
-    if latent is not None:
-        address.open_feature(run, latent)
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _decoder(digest: str, _run: Run) -> Tensor:
+    return _run.sae().W_dec

@@ -1,32 +1,32 @@
-"""Several runs looked at together on the Runs page: which, as the URL says."""
+"""The runs that the Runs page shows side by side, which the URL names."""
 
 import streamlit as st
 
 from activations.errors import RunError
 from app.session import runs
 
-WITH = "with"
+WITH = "with"  # the URL's parameter
 
 
 def chosen() -> list[str] | None:
-    """The runs the URL puts together, in the order of the list of runs; None when it does not put any together.
+    """Return the runs side by side, in the order of the list of runs; None when the page shows a single run.
 
-    Raises RunError when one of them is not there."""
+    Raises RunError when the URL names a run that does not exist."""
     if WITH not in st.query_params:
         return None
     asked = [name for name in st.query_params.get_all(WITH) if name]
-    found = runs.found()
+    every = runs.by_name()
     for name in asked:
-        if name not in found:
-            raise RunError(f"there is no run {name!r} in {runs.folder()}: choose among those in the table")
-    return [name for name in found if name in asked]
+        if name not in every:
+            raise RunError(f"there is no run {name!r} in {runs.folder()}; choose from the table")
+    return [name for name in every if name in asked]
 
 
 def choose(names: list[str]) -> None:
-    """Put these together."""
+    """Show these runs side by side."""
     st.query_params[WITH] = names or [""]
 
 
 def end() -> None:
-    """Look at one run again."""
+    """Show a single run again."""
     st.query_params.pop(WITH, None)

@@ -1,1 +1,1 @@
-"""The app's one door to the disk and to `sae`: cached loaders, the choice in the URL, live models, background jobs."""
+"""What several pages share of a visit: cached runs and features, what the URL asks for, loaded models, background jobs."""

@@ -1,6 +1,6 @@
-"""Which run and which feature the URL asks for, and where links lead: to a page with what this visit chose on it.
+"""The URL: which run and feature it asks for, and what links to pages carry so that a page shows what this visit chose.
 
-A name from the URL is looked up among the runs that were found; it never becomes a path."""
+A run's name from the URL is looked up among the runs of the folder; it never becomes a path."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -13,56 +13,59 @@ from sae.features.store import FeatureStore
 from sae.runs.run import Run
 
 Query = Mapping[str, str | list[str]]
-Address = Callable[[str], Query]  # run -> what the URL of a page carries to show it as this visit left it
+Address = Callable[[str], Query]
+"""Returns, for a run, what a page's URL carries to show the page as this visit left it."""
 
 
 def run() -> tuple[str, Run]:
-    """The run the URL names, or without one the run last shown, or the first with features.
+    """Return name and run: the run that the URL names, or else the run shown last, or the first with features.
 
-    Raises Missing when there is no run, RunError when the URL names one that is not there."""
-    found = runs.needed()
+    Raises Missing when there are no runs, RunError when the URL names a run that does not exist."""
+    every = runs.require_any()
     asked = st.query_params.get("run")
     name = asked or st.session_state.get("last run")
-    if name not in found and not asked:
-        name = next((name for name, run in found.items() if features.collected(run)), next(iter(found)))
-    if name not in found:
-        raise RunError(f"there is no run {name!r} in {runs.folder()}: the Runs page lists those there are")
+    if name not in every and not asked:
+        name = next((name for name, run in every.items() if features.collected(run)), next(iter(every)))
+    if name not in every:
+        raise RunError(
+            f"there is no run {name!r} in {runs.folder()}; the Runs page lists the runs of the folder"
+        )
     st.session_state["last run"] = name
-    return name, found[name]
+    return name, every[name]
 
 
-def here() -> Query:
-    """All that the URL of the page on show carries."""
+def current_query() -> Query:
+    """Return all that the URL of the current page carries."""
     return {key: st.query_params.get_all(key) for key in st.query_params}
 
 
-def there(address: Address) -> Query:
-    """What a link to a page carries for the run on show; nothing where there is none."""
+def link_query(address: Address) -> Query:
+    """Return what a link to a page carries for the current run; empty when no run is shown."""
     run = st.query_params.get("run") or st.session_state.get("last run", "")
-    return address(run) if run in runs.found() else {}
+    return address(run) if run in runs.by_name() else {}
 
 
 def run_alone(run: str) -> Query:
-    """Address of a page on which nothing but the run is chosen for good."""
+    """Return the address of a page that keeps no choice but the run."""
     return {"run": run}
 
 
 def with_feature(run: str) -> Query:
-    """Address of a page about a feature: the one that the URL names, or that this visit last had on show."""
+    """Return the address of a page about a feature: the one that the URL names, or else the one this visit saw last."""
     asked = st.query_params.get("feature") if st.query_params.get("run") in (None, run) else None
     feature = asked or st.session_state.get(f"last feature of {run}")
     return {"run": run} if feature is None else {"run": run, "feature": feature}
 
 
 def show_run(name: str, address: Address = run_alone) -> None:
-    """Go to another run, on the same page."""
+    """Go to another run on the current page."""
     st.query_params.from_dict(address(name))
 
 
 def feature(run: str, store: FeatureStore) -> int:
-    """The feature the URL names, or without one the feature last shown of this run, or the first alive one.
+    """Return the feature that the URL names, or else the feature of this run shown last, or the first that fires.
 
-    Raises RunError when the URL names one that is not there."""
+    Raises RunError when the URL names a feature that does not exist."""
     first = (features.alive(store) or [0])[0]
     asked = st.query_params.get("feature") or st.session_state.get(f"last feature of {run}", f"{first}")
     if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < len(store)):
@@ -72,15 +75,15 @@ def feature(run: str, store: FeatureStore) -> int:
 
 
 def show_feature(latent: int) -> None:
-    """Go to another feature, on the Feature page."""
+    """Go to another feature on the Feature page."""
     st.query_params["feature"] = str(latent)
 
 
 def show_random_feature(store: FeatureStore) -> None:
-    """Go to a feature that fires, any."""
+    """Go to any feature that fires."""
     show_feature(random.choice(features.alive(store) or [0]))
 
 
 def open_feature(run: str, latent: int) -> None:
-    """Leave for the page of a feature."""
+    """Open a feature's page."""
     st.switch_page("feature/page.py", query_params={"run": run, "feature": str(latent)})

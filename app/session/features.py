@@ -1,4 +1,4 @@
-"""What `sae features` found out about a run's latents, opened once."""
+"""The features folders of runs, opened once: their tables, texts, map, and the labels that people gave."""
 
 from pathlib import Path
 from shlex import quote
@@ -9,68 +9,86 @@ import streamlit as st
 
 from app.session.problems import Missing
 from app.session.runs import command, stamp
+from sae.features.latent_labels import Label
 from sae.features.store import INDEX, FeatureStore
 from sae.report import features as features_report
+from sae.report.feature import About
 from sae.runs.run import Run
 
 
 def collected(run: Run) -> bool:
-    """Whether the run has features."""
+    """Return whether the run has a features folder."""
     return _index(run).exists()
 
 
 def of(run: Run) -> FeatureStore:
-    """The run's features. Raises Missing when they have not been collected, RunError when they are damaged."""
+    """Return the run's features. Raises Missing when they have not been collected, RunError when they are damaged."""
     if not collected(run) and not run.finished:
-        why = f"{run.path.name} has not finished training: features are collected when it is finished."
+        why = f"{run.path.name} has not finished training. Features can be collected after that."
         raise Missing("No features yet", why, f"sae train … --out {quote(str(run.path))} --resume")
     if not collected(run):
-        why = f"{run.path.name} is trained, but what its features fire on has not been collected."
+        why = f"{run.path.name} is trained, but nobody has collected what its features fire on."
         raise Missing("No features yet", why, command("features", run))
     return _features(run.path, stamp(_index(run)))
 
 
 def table(store: FeatureStore) -> pa.Table:
-    """All features of a run as the Features page shows them."""
+    """Return the table of all features as the Features page shows it."""
     return _table(store.path, stamp(store.path / INDEX))
 
 
 def haystack(store: FeatureStore) -> features_report.Haystack:
-    """What of each feature is searched for words."""
+    """Return the text of each feature that is searched for words."""
     return _haystack(store.path, stamp(store.path / INDEX))
 
 
 def mapped(store: FeatureStore) -> bool:
-    """Whether there is a map."""
+    """Return whether the features have a map."""
     return "map_x" in store.table.column_names
 
 
 def places(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
-    """The map: x and y of each feature, NaN where it has none."""
+    """Return x and y of each feature on the map, NaN for a feature without a place."""
     x, y = (store.table[name].to_numpy().astype(float) for name in ("map_x", "map_y"))
     return x, y
 
 
 def colours(store: FeatureStore, by_cluster: bool) -> list[int | None] | np.ndarray:
-    """Of each feature the cluster, None for none, or else its density."""
+    """Return each feature's cluster (None for no cluster), or its density."""
     return store.table["cluster"].to_pylist() if by_cluster else store.table["density"].to_numpy()
 
 
 def captions(store: FeatureStore) -> list[str]:
-    """A line about each feature: its number, peak tokens and cluster."""
+    """Return a line about each feature: its number, peak tokens and cluster."""
     return _captions(store.path, stamp(store.path / INDEX))
 
 
 def alive(store: FeatureStore) -> list[int]:
-    """Features that fire."""
+    """Return the features that fire."""
     return store.table["density"].to_numpy().nonzero()[0].tolist()
+
+
+def labels(store: FeatureStore) -> dict[int, Label]:
+    """Return all labels and notes of the run as they are now."""
+    return _labels(store.labels.path, stamp(store.labels.path), store)
+
+
+def label(store: FeatureStore, latent: int) -> Label:
+    """Return one feature's label and note; both are empty where nobody gave one."""
+    return labels(store).get(latent, Label())
+
+
+def labels_and_tokens(store: FeatureStore) -> About:
+    """Return a function from a feature to its label and the tokens it fires most on."""
+    known = labels(store)
+    return lambda latent: (known.get(latent, Label()).label, store.table["peak_tokens"][latent].as_py())
 
 
 def _index(run: Run) -> Path:
     return run.path / "features" / INDEX
 
 
-# The stamp is part of each key, so that `sae features`, run again, shows; old entries make room.
+# The stamp is part of each key, so that the result of another `sae features` shows up; old entries are dropped.
 @st.cache_resource(max_entries=4, show_spinner="Opening features")
 def _features(run: Path, stamp: tuple[int, int]) -> FeatureStore:
     return FeatureStore(run / "features")
@@ -97,3 +115,8 @@ def _captions(path: Path, stamp: tuple[int, int]) -> list[str]:
         near = "" if cluster is None else f" · cluster {cluster}: {', '.join(store.clusters[cluster])}"
         lines.append(f"{latent}: {' '.join(dict.fromkeys(tokens))}{near}")
     return lines
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _labels(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> dict[int, Label]:
+    return _store.labels.all()

@@ -1,4 +1,4 @@
-"""Long work of a page: in a thread of its own, with progress, stopped when the visitor says so."""
+"""Long work of a page: a thread with progress, which the visitor can stop."""
 
 import logging
 import threading
@@ -16,41 +16,41 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Report = Callable[[float, str], None]
-"""Called by the work with the share done, 0 to 1, and a note; does not return once the visitor pressed Stop."""
+"""The work calls it with the share done, 0 to 1, and a note. It raises, and so ends the work, once the visitor pressed Stop."""
 
 
 class _Stopped(Exception):
-    """Raised inside the work, through `Report`."""
+    """Ends the work from inside `Report`."""
 
 
 class Job(Generic[T]):
-    """Work under way, done, stopped or failed. It keeps going when the visitor looks at another page."""
+    """Work that is running, done, stopped or failed. It goes on while the visitor looks at another page."""
 
     def __init__(self, work: Callable[[Report], T]):
         self.share, self.note = 0.0, ""
         self.result: T | None = None
-        self.error: str | None = None
-        """What went wrong, in one line."""
+        self.error: WorkbenchError | None = None
+        """What went wrong, if anything did."""
         self.stopped = False
         self.running = True
-        self.heard = False
-        """Whether the page has run again since it ended."""
+        self.end_shown = False
+        """Whether the page has run again since the work ended."""
         self._stop = threading.Event()
         self._started, self._took = time.monotonic(), 0.0
         threading.Thread(target=self._run, args=[work], daemon=True).start()
 
     @property
     def seconds(self) -> float:
-        """How long it has been running, or ran."""
+        """How long the work has been running, or ran."""
         return time.monotonic() - self._started if self.running else self._took
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it will still take at the pace so far; None before there is one."""
+        """How long the rest will take at the pace so far; None before anything is done."""
         return self.seconds * (1 - self.share) / self.share if self.share > 0 else None
 
     def stop(self) -> None:
-        """Ask it to end; it does at its next report."""
+        """Ask the work to end, which it does at its next report."""
         self._stop.set()
 
     def _report(self, share: float, note: str = "") -> None:
@@ -64,32 +64,37 @@ class Job(Generic[T]):
         except _Stopped:
             self.stopped = True
         except WorkbenchError as error:
-            self.error = str(error)
-        except Exception as error:  # a thread has nobody to raise to: the page says so, the log has the trace
+            self.error = error
+        except (
+            Exception
+        ) as error:  # a thread has no caller to raise to: the page names the error, the log has the trace
             log.exception("a job failed")
-            self.error = f"this did not work ({type(error).__name__}: {error}); the terminal has the details"
+            self.error = WorkbenchError(
+                f"the work failed ({type(error).__name__}: {error}); the terminal shows the details"
+            )
         finally:
             self._took, self.running = self.seconds, False
 
 
 def start(key: str, work: Callable[[Report], T]) -> Job[T]:
-    """Begin work in the background, as this visitor's job of that key; one still running is stopped."""
+    """Start work in the background as this visitor's job under the key, and stop the job that still runs under it."""
     before = find(key)
     if before:
         before.stop()
-    st.session_state[_place(key)] = job = Job(work)
+    st.session_state[_state_key(key)] = job = Job(work)
     return job
 
 
 def find(key: str) -> Job[Any] | None:
-    """This visitor's last job of that key, or None."""
-    return st.session_state.get(_place(key))
+    """Return this visitor's last job under the key, or None."""
+    return st.session_state.get(_state_key(key))
 
 
 def progress(report: Report, stages: Mapping[str, tuple[float, float]] | None = None) -> Progress:
-    """Return a Progress that tells a job's `report` how far its work is.
+    """Return a Progress that passes on to a job's `report` how far its work is.
 
-    `stages` says from which to which share of the whole work each stage goes; a stage without an entry is the whole."""
+    `stages` maps a stage to the shares of the whole work at which it begins and ends; a stage without an entry is all of
+    the work."""
 
     @contextmanager
     def open_stage(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
@@ -107,5 +112,5 @@ def progress(report: Report, stages: Mapping[str, tuple[float, float]] | None = 
     return open_stage
 
 
-def _place(key: str) -> str:
+def _state_key(key: str) -> str:
     return f"job {key}"

@@ -1,6 +1,6 @@
-"""The language model and the SAEs of live pages: loaded when first needed, then shared by everybody who looks.
+"""The language models and SAEs that pages run: loaded when first needed, then shared by all visitors.
 
-One model at a time is kept, and one call at a time may run it: hooks are set on the shared modules."""
+One language model is kept at a time, and one thread at a time may run it, because hooks are set on the shared modules."""
 
 import gc
 import threading
@@ -14,34 +14,34 @@ from sae.runs.run import Run, device
 SAES_KEPT = 4
 
 _turn = threading.RLock()
-_models: dict[
-    str, LanguageModel
-] = {}  # by the hash of its weights, or its name where that is not known; one at most
-_saes: dict[str, SAE] = {}  # by the hash of its file, the one used last at the end
+# at most one, under the hash of its weights, or under its name where the hash is unknown
+_models: dict[str, LanguageModel] = {}
+_saes: dict[str, SAE] = {}  # under the hash of the file, the one used last at the end
 
 
 @contextmanager
 def using(run: Run) -> Iterator[tuple[LanguageModel, SAE]]:
-    """The run's language model and SAE, for as long as the block lasts; others wait. Loading takes seconds.
+    """Give the block the run's language model and SAE, on the device; other threads wait until it ends.
 
-    Raises ModelError or RunError when either cannot be had."""
+    Loading takes seconds. Raises ModelError or RunError when either cannot be loaded."""
     with _turn:
         yield _model(run), _sae(run)
 
 
 def ready(run: Run) -> bool:
-    """Whether the run's language model is in memory, so that `using` need not load it."""
+    """Return whether the run's language model is in memory, so that `using` does not load it."""
     return _key(run) in _models
 
 
 def _model(run: Run) -> LanguageModel:
     weights = _key(run)
     if weights not in _models:
-        _models.clear()  # two would not fit into many a laptop
+        _models.clear()  # many laptops have no memory for two
         gc.unfreeze()
-        gc.collect()  # a model is full of cycles: it would stay
+        gc.collect()  # a model is full of reference cycles, which keep it in memory
         _models[weights] = run.language_model()
-        gc.freeze()  # a million objects of its libraries, which Streamlit would look through after every run of a page
+        # Streamlit collects garbage after every run of a page, and would look through a million objects of its libraries
+        gc.freeze()
     return _models[weights]
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong or is not there yet, as one line or an empty state in the page."""
+"""Errors and what is still missing, as a page shows them: one line and the command that puts it right, ready to copy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from app import widgets
 
 
 class Missing(Exception):
-    """There is nothing to show yet: what, why, and the command that changes it."""
+    """A page has nothing to show yet: the title says what is missing, then come the reason and the command that makes it."""
 
     def __init__(self, title: str, why: str, command: str):
         super().__init__(title)
@@ -17,10 +17,15 @@ class Missing(Exception):
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Show what the block raises on purpose as one line in the page; nothing below it is shown."""
+    """Show what the block raises on purpose in the page, which ends there."""
     try:
         yield
     except Missing as missing:
         widgets.empty(missing.title, missing.why, missing.command, level=1)
     except WorkbenchError as error:
-        widgets.error(str(error))
+        show(error)
+
+
+def show(error: WorkbenchError) -> None:
+    """Show an error as its message and, below, the command that fixes it, if there is one."""
+    widgets.error(error.message, error.fix)

@@ -1,4 +1,4 @@
-"""The runs under the folder that the app shows, their logs and their evaluations."""
+"""The runs under the folder that the app shows, with their logs, evaluations and problems."""
 
 import sys
 import time
@@ -9,95 +9,94 @@ from typing import Any
 import streamlit as st
 
 from activations.errors import RunError
-from app import widgets
-from app.session.problems import Missing
+from app.session.problems import Missing, show
 from sae.runs.log import read as read_log
-from sae.runs.problems import problems as told
+from sae.runs.problems import problems as problems_of
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, find_runs
 
-REFRESH_SECONDS = 3.0  # a new run shows up at the next click after this
+REFRESH_SECONDS = 3.0  # a new run shows up at the first click after this time
 
 
 def folder() -> Path:
-    """The folder of runs, from the command line: `streamlit run app/main.py -- RUNS`."""
+    """Return the folder of runs, from the command line: `streamlit run app/server.py -- RUNS`."""
     return Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
 
 
-def found() -> dict[str, Run]:
-    """Every run by its name, its path below the folder; none is an empty dictionary."""
+def by_name() -> dict[str, Run]:
+    """Return every run under its name, which is its path below the folder; empty when there are no runs."""
     return _runs(folder())
 
 
-def needed() -> dict[str, Run]:
-    """Every run by its name. Raises Missing when there is none."""
-    if not found():
-        why = f"There is no run in {folder()}. The demo makes one in runs/demo, with a model and a text that come along."
+def require_any() -> dict[str, Run]:
+    """Return every run under its name. Raises Missing when there are no runs."""
+    if not by_name():
+        why = f"{folder()} has no runs. The demo trains one in runs/demo, on a small model and text that it brings along."
         raise Missing("No runs yet", why, "sae demo")
-    return found()
+    return by_name()
 
 
 def command(name: str, run: Run) -> str:
-    """A command line of `sae` for a run, such as `sae evaluate runs/demo`."""
+    """Return a command line for a run, such as `sae evaluate runs/demo`."""
     return f"sae {name} {quote(str(run.path))}"
 
 
 def evaluations(runs: dict[str, Run]) -> dict[str, Evaluation]:
-    """What `sae evaluate` found, of those runs it has seen; a damaged one is reported in the page and left out."""
-    measured = {}
+    """Return the evaluations of the runs that have one. A damaged evaluation is reported in the page and left out."""
+    evaluated = {}
     for name, run in runs.items():
         try:
-            measured[name] = run.evaluation
+            evaluated[name] = run.evaluation
         except RunError as error:
-            widgets.error(str(error))
-    return {name: evaluation for name, evaluation in measured.items() if evaluation}
+            show(error)
+    return {name: evaluation for name, evaluation in evaluated.items() if evaluation}
 
 
 def problems(run: Run) -> list[str]:
-    """What makes the run's SAE useless as it is, a line each; a damaged evaluation says nothing here."""
+    """Return what makes the run's SAE useless as it is, a line for each problem. A damaged evaluation is ignored here."""
     try:
-        measured = run.evaluation
+        evaluation = run.evaluation
     except RunError:
-        measured = None
-    return told(run.record, log(run) if run.finished else [], measured)
+        evaluation = None
+    return problems_of(run.record, log(run) if run.finished else [], evaluation)
 
 
 def log(run: Run) -> list[dict[str, float]]:
-    """Rows of the run's log, as it is now."""
+    """Return the rows of the run's log as it is now."""
     path = run.path / "log.jsonl"
-    now, last = stamp(path), _last_read(path)
-    if last.get("stamp") != now:
-        last |= {"stamp": now, "rows": read_log(path)}
-    return last["rows"]
+    now, newest = stamp(path), _newest_reading(path)
+    if newest.get("stamp") != now:
+        newest |= {"stamp": now, "rows": read_log(path)}
+    return newest["rows"]
 
 
 def steps_done(run: Run) -> int:
-    """The last step in the run's log; 0 before the first entry."""
+    """Return the last step in the run's log; 0 before the first entry."""
     entries = log(run)
     return int(entries[-1]["step"]) if entries else 0
 
 
 def quiet_for(run: Run) -> float:
-    """Seconds since the run last logged something; 0 before it has."""
+    """Return the seconds since the run's last log entry; 0 before the first."""
     path = run.path / "log.jsonl"
     return max(time.time() - path.stat().st_mtime, 0.0) if path.exists() else 0.0
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file is written again; zeros when it is not there. To be part of a cache's key."""
+    """Return a file's time and size, which change when it is written again; zeros for a missing file. It is part of cache keys."""
     if not path.exists():
         return 0, 0
-    about = path.stat()
-    return about.st_mtime_ns, about.st_size
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 @st.cache_resource(ttl=REFRESH_SECONDS, show_spinner=False)
-def _runs(where: Path) -> dict[str, Run]:
-    runs = find_runs(where)
-    return {run.name if run.path == where else run.path.relative_to(where).as_posix(): run for run in runs}
+def _runs(root: Path) -> dict[str, Run]:
+    runs = find_runs(root)
+    return {run.name if run.path == root else run.path.relative_to(root).as_posix(): run for run in runs}
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _last_read(path: Path) -> dict[str, Any]:
-    """Where the newest reading of a log is kept: of one that grows, a reading for each look would fill the memory."""
+def _newest_reading(path: Path) -> dict[str, Any]:
+    """Return where the newest reading of a log is kept. Caching every reading of a growing log would fill the memory."""
     return {}

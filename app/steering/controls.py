@@ -1,4 +1,4 @@
-"""The Steering page's controls. The URL holds their state: each shows what it says, and writes what is changed."""
+"""Controls of the Steering page. The URL holds their state: each control shows what it says and writes what is changed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,7 +7,6 @@ from typing import Any
 import streamlit as st
 
 from app import widgets
-from app.feature import state as feature
 from app.session import features
 from app.steering import state
 from app.steering.link import MOST_FEATURES, MOST_TEXTS, MOST_TOKENS, Settings
@@ -15,24 +14,26 @@ from sae.report import features as features_report
 from sae.report import render
 from sae.report import steering as steering_report
 
-REACH = 3.0  # how far a slider goes, in units of strength
-MATCHES = 6  # features offered for a word
+REACH = 3.0  # a slider of strength goes from -REACH to REACH
+MATCHES = 6  # features offered for a search word
 UNITS = {"max": "× max", "norm": "× norm"}
-UNIT_HELP = "max: its largest value on the corpus. norm: the root mean square norm of the activations."
+UNIT_HELP = (
+    "max: the feature's largest value on the corpus. norm: the root mean square norm of the activations."
+)
 ZERO_TO_TWO: dict[str, Any] = {"min_value": 0.0, "max_value": 2.0, "step": 0.1}
 SWITCHES = {
-    "chat": ("Chat", "Lay the tokenizer's chat template around the prompt."),
+    "chat": ("Chat", "Put the prompt into the tokenizer's chat template."),
     "keep_error": (
         "Keep error",
-        "Keep what the SAE does not reconstruct. Without, its reconstruction takes the activations' place.",
+        "Keep the part of the activations that the SAE does not reconstruct. Otherwise the reconstruction replaces them.",
     ),
-    "first_token": ("Steer BOS", "Steer the first token too, which SAEs are not trained on."),
+    "first_token": ("Steer BOS", "Steer the first token too. SAEs are not trained on it."),
 }
 PLACES = {"all": "all tokens", "after prompt": "after the prompt", "chosen": "chosen tokens"}
 
 
 def suggestions(run: str, store: Any) -> None:
-    """Features to begin with, and strengths to begin at: one press each."""
+    """Show buttons with features and strengths to begin with."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="suggestions"):
         st.caption("Try", width="content")
         for latent, word in state.suggestions(store):
@@ -43,13 +44,13 @@ def suggestions(run: str, store: Any) -> None:
             st.button(label, key=f"at {label}", on_click=state.at_strength, args=[run, mode, strength])
 
 
-def pushes(run: str, store: Any, chosen: Settings) -> None:
-    """Each steered feature with its mode and strength, and room for more."""
+def interventions(run: str, store: Any, chosen: Settings) -> None:
+    """Show each steered feature with its mode and strength, and a box to add another."""
     for place, intervention in enumerate(chosen.interventions):
-        with st.container(border=True, key=f"push-{place}"):
+        with st.container(border=True, key=f"intervention-{place}"):
             with st.container(horizontal=True, vertical_alignment="center"):
                 latent = intervention.latent
-                label = feature.label(store, latent).label
+                label = features.label(store, latent).label
                 st.html(steering_report.title(run, latent, label, *state.peaks(store, latent)))
                 st.button(
                     "Remove",
@@ -59,7 +60,7 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
                     on_click=state.remove,
                     args=[run, place],
                 )
-            _push(run, chosen, place)
+            _mode_and_strength(run, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)
         widgets.box(st.segmented_control, "Strength", chosen.unit, partial(state.in_unit, run),
@@ -68,7 +69,7 @@ def pushes(run: str, store: Any, chosen: Settings) -> None:
 
 
 def text(run: str, chosen: Settings) -> None:
-    """Prompt, how to go on with it, and where to steer."""
+    """Show the prompt, how to continue it, and where to steer."""
     change = partial(state.change, run)
     widgets.box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
     columns = [column.number_input for column in st.columns([3, 4, 3, 3])]
@@ -80,11 +81,15 @@ def text(run: str, chosen: Settings) -> None:
         min_value=1,
         max_value=MOST_TOKENS,
     )
-    warm, cold = chosen.temperature, "0 takes the likeliest token each time."
+    temperature, help_temperature = chosen.temperature, "0 always takes the likeliest token."
     widgets.box(
-        columns[1], "Temperature", warm, lambda v: change(temperature=float(v)), **ZERO_TO_TWO, help=cold
+        columns[1],
+        "Temperature",
+        temperature,
+        lambda v: change(temperature=float(v)),
+        **ZERO_TO_TWO,
+        help=help_temperature,
     )
-    noise = "Both texts are drawn with the same noise."
     widgets.box(
         columns[2],
         "Seed",
@@ -92,7 +97,7 @@ def text(run: str, chosen: Settings) -> None:
         lambda v: change(seed=v),
         min_value=0,
         max_value=10**9 - 1,
-        help=noise,
+        help="Both texts are sampled with the same random numbers.",
     )
     widgets.box(
         columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS
@@ -110,34 +115,34 @@ def text(run: str, chosen: Settings) -> None:
             )
 
 
-def begin(steer: Callable[[], None], sweep: Callable[[], None]) -> None:
-    """The buttons that begin either job."""
+def start_buttons(steer: Callable[[], None], sweep: Callable[[], None]) -> None:
+    """Show the buttons that start either job."""
     with st.container(horizontal=True, gap="small", key="run-steering"):
         st.button("Steer", type="primary", icon=":material/play_arrow:", on_click=steer)
         st.button("Dose-response", icon=":material/show_chart:", on_click=sweep)
 
 
 def remarks(lines: Sequence[str]) -> None:
-    """What of a steering did nothing, a line each."""
+    """Show a line for each intervention that had no effect."""
     for line in lines:
         st.caption(render.markdown(line))
 
 
 def complaint() -> None:
-    """What was wrong with the last thing typed, once."""
-    said = st.session_state.pop("steering complaint", None)
-    if said:
-        widgets.error(said)
+    """Show, once, what was wrong with the visitor's last input."""
+    message = st.session_state.pop(state.COMPLAINT, None)
+    if message:
+        widgets.error(message)
 
 
-def _push(run: str, chosen: Settings, place: int) -> None:
+def _mode_and_strength(run: str, chosen: Settings, place: int) -> None:
     intervention = chosen.interventions[place]
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         widgets.box(st.selectbox, "Mode", intervention.mode, partial(state.to_mode, run, place), options=list(steering_report.MODES),
              format_func=steering_report.MODES.__getitem__, width=150, key=f"mode {place}")  # fmt: skip
         reach = max(REACH, abs(intervention.strength))
         label = f"Strength, {UNITS[chosen.unit]}" if intervention.has_unit else "Strength"
-        widgets.box(st.slider, label, float(intervention.strength), lambda v: state.change_push(run, place, strength=v),
+        widgets.box(st.slider, label, float(intervention.strength), lambda v: state.change_intervention(run, place, strength=v),
              min_value=0.0 if intervention.mode == "clamp" else -reach, max_value=reach, step=0.05,
              key=f"strength {place}")  # fmt: skip
 
@@ -163,13 +168,13 @@ def _matches(run: str, store: Any) -> None:
     words = st.session_state.get("find", "").strip()
     if not words:
         return
-    found = features_report.filtered(
+    matches = features_report.filtered(
         features.table(store), features_report.Wanted(words, "alive"), features.haystack(store)
     ).sort_by([("max", "descending")])
-    if not len(found):
-        st.caption("No feature that fires has such a token.")
+    if not len(matches):
+        st.caption("No feature that fires matches.")
     with st.container(horizontal=True, gap="small", key="matches"):
-        for row in found.slice(0, MATCHES).to_pylist():
+        for row in matches.slice(0, MATCHES).to_pylist():
             word = render.markdown(next(iter(row["fires most on"]), "").strip())
             st.button(
                 f"{word} · {row['feature']}",
@@ -181,7 +186,7 @@ def _matches(run: str, store: Any) -> None:
 
 def _positions(run: str, chosen: Settings) -> None:
     is_chosen = isinstance(chosen.positions, tuple)
-    typed = partial(state.place, run)
+    typed = partial(state.steer_positions, run)
     widgets.box(st.segmented_control, "Steered", "chosen" if is_chosen else chosen.positions,
          lambda v: typed("1" if v == "chosen" else v),
          options=list(PLACES), format_func=PLACES.__getitem__, required=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Everything the Steering page is set to, as a link carries it: read strictly, written shortly."""
+"""The Steering page's settings as a link carries them. Links are read strictly and written without what is default."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 
 @dataclass(frozen=True)
 class Settings:
-    """One state of the page."""
+    """The page's settings."""
 
     interventions: tuple[Intervention, ...]
     prompt: str = "I think that"
@@ -32,36 +32,36 @@ class Settings:
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are drawn; from the likeliest that make up 95 %."""
+        """How tokens are drawn: by temperature, from the likeliest tokens that make up 95 % of the probability."""
         return Sampling(self.tokens, self.temperature, top_p=0.95)
 
     @property
     def seeds(self) -> range:
-        """One for each text."""
+        """The seed of each text."""
         return range(self.seed, self.seed + self.texts)
 
     @property
     def unit(self) -> Unit:
-        """What all strengths are measured in."""
+        """The unit of all strengths."""
         return self.interventions[0].unit
 
     def with_intervention(self, place: int, **changes: object) -> "Settings":
-        """The same with one intervention changed."""
+        """Return settings with one intervention changed."""
         changed = list(self.interventions)
         changed[place] = replace(changed[place], **changes)  # type: ignore[arg-type]
         return replace(self, interventions=tuple(changed))
 
 
 def read(query: Mapping[str, str], n_latents: int, default: int) -> Settings:
-    """The settings that a link asks for; of what it leaves out the usual ones, feature `default` among them.
+    """Return the settings that a link asks for, with defaults for what it leaves out; the default feature is `default`.
 
-    Raises ConfigError, in one line, for the first thing in it that cannot be."""
+    Raises ConfigError for the first part of the link that is not allowed."""
     feature = query.get("feature", str(default))
     unit = _one_of("unit", query.get("unit", "max"), get_args(Unit))
-    pushes = query.get("steer", f"{feature}:add:1").split(",")
-    if len(pushes) > MOST_FEATURES:
-        raise ConfigError(f"the link steers {len(pushes)} features: {MOST_FEATURES} at most are taken")
-    interventions = tuple(_intervention(push, unit, n_latents) for push in pushes)
+    parts = query.get("steer", f"{feature}:add:1").split(",")
+    if len(parts) > MOST_FEATURES:
+        raise ConfigError(f"the link steers {len(parts)} features, must be at most {MOST_FEATURES}")
+    interventions = tuple(_intervention(part, unit, n_latents) for part in parts)
     latents = [intervention.latent for intervention in interventions]
     if len(set(latents)) < len(latents):
         raise ConfigError(f"the link names a feature twice: steer = {query.get('steer', '')[:60]!r}")
@@ -69,7 +69,7 @@ def read(query: Mapping[str, str], n_latents: int, default: int) -> Settings:
     prompt = query.get("prompt", usual.prompt)
     if len(prompt) > LONGEST_PROMPT:
         raise ConfigError(
-            f"the link's prompt has {len(prompt):,} characters: {LONGEST_PROMPT:,} at most are taken"
+            f"the link's prompt has {len(prompt):,} characters, must have at most {LONGEST_PROMPT:,}"
         )
     return Settings(
         interventions,
@@ -86,10 +86,10 @@ def read(query: Mapping[str, str], n_latents: int, default: int) -> Settings:
 
 
 def write(run: str, settings: Settings) -> dict[str, str]:
-    """What a link to these settings carries: the run, the features, and what is not as usual."""
-    usual, pushes = Settings(settings.interventions), settings.interventions
+    """Return what a link to these settings carries: the run, the features, and what differs from the defaults."""
+    usual = Settings(settings.interventions)
     positions = settings.positions
-    found = {
+    values = {
         "prompt": settings.prompt,
         "chat": _bit(settings.chat),
         "tokens": str(settings.tokens),
@@ -101,21 +101,23 @@ def write(run: str, settings: Settings) -> dict[str, str]:
         "error": _bit(settings.keep_error),
         "unit": settings.unit,
     }
-    same = {"prompt": usual.prompt, "chat": "0", "tokens": str(usual.tokens), "temperature": _short(usual.temperature),
+    defaults = {"prompt": usual.prompt, "chat": "0", "tokens": str(usual.tokens), "temperature": _short(usual.temperature),
             "seed": "0", "texts": "1", "positions": "all", "first": "0", "error": "1", "unit": "max"}  # fmt: skip
-    steer = ",".join(f"{i.latent}:{i.mode}:{_short(i.strength)}" for i in pushes)
-    return {"run": run, "steer": steer} | {name: v for name, v in found.items() if v != same[name]}
+    steer = ",".join(f"{i.latent}:{i.mode}:{_short(i.strength)}" for i in settings.interventions)
+    return {"run": run, "steer": steer} | {
+        name: value for name, value in values.items() if value != defaults[name]
+    }
 
 
-def _intervention(push: str, unit: str, n_latents: int) -> Intervention:
-    parts = push.split(":")
+def _intervention(text: str, unit: str, n_latents: int) -> Intervention:
+    parts = text.split(":")
     if len(parts) != 3 or not WHOLE.fullmatch(parts[0]) or not DECIMAL.fullmatch(parts[2]):
-        raise ConfigError(f"steer = {push[:60]!r} is no feature:mode:strength, such as 17:add:1.5")
+        raise ConfigError(f"steer = {text[:60]!r} must be feature:mode:strength, such as 17:add:1.5")
     latent, strength = int(parts[0]), float(parts[2])
     if latent >= n_latents:
         raise ConfigError(f"feature {latent} does not exist: this run has 0 to {n_latents - 1}")
     if abs(strength) > MOST_STRENGTH:
-        raise ConfigError(f"strength = {parts[2]} is beyond {MOST_STRENGTH:g}")
+        raise ConfigError(f"strength = {parts[2]}, must be from {-MOST_STRENGTH:g} to {MOST_STRENGTH:g}")
     return Intervention(latent, _one_of("mode", parts[1], get_args(Mode)), strength, unit)  # type: ignore[arg-type]
 
 
@@ -148,5 +150,5 @@ def _bit(value: bool) -> str:
 
 
 def _short(value: float) -> str:
-    """A decimal number without an exponent, to six places."""
+    """Return a decimal number without an exponent, to six places."""
     return f"{value:.6f}".rstrip("0").rstrip(".") or "0"

@@ -1,4 +1,4 @@
-"""Steering: features turned up, down or off while the model writes; both texts, their numbers, the dose-response."""
+"""The Steering page: the model writes with features turned up, down or off; texts, measures and a dose-response."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from sae.report import steering as steering_report
 
 name, run = address.run()
 widgets.run_chooser(
-    list(runs.needed()),
+    list(runs.require_any()),
     name,
     partial(address.show_run, address=state.query),
     render.facts(runs_report.brief(run.record)),
@@ -25,7 +25,7 @@ written, swept = state.jobs_of(name)
 about = f"{name} · {run.hook} · what the model writes when features are turned up, down or off"
 with (
     widgets.header("Steering", about),
-    st.popover("Link", icon=":material/link:", help="reproduces this page"),
+    st.popover("Link", icon=":material/link:", help="A link that opens the page with these settings"),
 ):
     st.code(state.link(name, chosen), language=None, wrap_lines=True)
 controls.complaint()
@@ -34,33 +34,38 @@ controls.suggestions(name, store)
 form, results = st.columns([5, 8], gap="large")
 with form:
     widgets.section("Features")
-    controls.pushes(name, store, chosen)
+    controls.interventions(name, store, chosen)
     widgets.section("Text")
     controls.text(name, chosen)
-    controls.begin(partial(state.steer, name, run, store), partial(state.sweep, name, run, store))
+    controls.start_buttons(partial(state.steer, name, run, store), partial(state.sweep, name, run, store))
 with results:
     if not written and not swept:
         widgets.empty(
-            "Nothing written yet", "Press Steer: the model goes on with the prompt as it is, and steered."
+            "Nothing written yet", "Press Steer: the model continues the prompt twice, unsteered and steered."
         )
     if written:
         widgets.job(written)
     if written and written.result:
-        found = written.result
+        texts = written.result
         widgets.section(
-            "As it is, and steered", steering_report.about(found.settings, found.settings != chosen)
+            "Unsteered and steered", steering_report.about(texts.settings, texts.settings != chosen)
         )
-        for pair in found.pairs:
+        for pair in texts.pairs:
             scale = steering_report.largest_change([pair.baseline, pair.steered])
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.html(render.legend(-scale, scale), width="content")
-                st.caption("how much likelier steering makes a token, nats", width="content")
+                st.caption("how much likelier steering makes a token, in nats", width="content")
             left, right = st.columns(2, gap="medium")
-            for column, title, one in ((left, "as it is", pair.baseline), (right, "steered", pair.steered)):
+            for column, title, written_text in (
+                (left, "unsteered", pair.baseline),
+                (right, "steered", pair.steered),
+            ):
                 column.caption(f"{title}, seed {pair.seed}")
                 column.html(
                     text_changes.changed_text(
-                        found.prompt, steering_report.tokens(one, store.token_text.pieces(one.tokens)), scale
+                        texts.prompt,
+                        steering_report.tokens(written_text, store.token_text.pieces(written_text.tokens)),
+                        scale,
                     )
                 )
             controls.remarks(pair.remarks)
@@ -72,11 +77,11 @@ with results:
     if swept:
         widgets.job(swept)
     if swept and swept.result:
-        taken = swept.result
+        sweep = swept.result
         widgets.section(
-            "Dose and response", steering_report.about(taken.settings, taken.settings != chosen, dosed=True)
+            "Dose-response", steering_report.about(sweep.settings, sweep.settings != chosen, dosed=True)
         )
-        figure = steering_report.dose_response(taken.found.curves(), steering_report.axis(taken.settings))
+        figure = steering_report.dose_response(sweep.response.curves(), steering_report.axis(sweep.settings))
         widgets.chart(figure, "dose-response curves", "dose-response")
-        controls.remarks(taken.found.remarks)
-        st.html(text_changes.texts(steering_report.examples(taken.found)))
+        controls.remarks(sweep.response.remarks)
+        st.html(text_changes.texts(steering_report.examples(sweep.response)))

@@ -1,4 +1,4 @@
-"""Controls of the Your text page: the box to type in, what to colour by, how to rank, which token."""
+"""Controls of the Your text page: the box for the text, what to colour by, how to rank features, which token."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,7 +7,10 @@ import streamlit as st
 from app import widgets
 from sae.report.numbers import percent
 
-BOX, SHOWN = "text box", "text in the box"
+BOX, SHOWN = (
+    "text box",
+    "text in the box",
+)  # keys of what is being typed, and of the text last put into the box
 
 
 def text_box(
@@ -17,7 +20,7 @@ def text_box(
     longest: int,
     any_document: Callable[[], str],
 ) -> None:
-    """The text, with a button that reads it, and examples to press; what is typed is kept while pages rerun."""
+    """Show a box for the text with a button that reads it, and examples to press. Typed text stays while the page reruns."""
     if st.session_state.get(SHOWN) != current or BOX not in st.session_state:
         st.session_state[SHOWN] = st.session_state[BOX] = current
     with st.form("text form", border=False):
@@ -43,7 +46,7 @@ def text_box(
 
 
 def read_again(job: widgets.Job, forget: Callable[[], None]) -> None:
-    """Of a reading that was stopped or failed, a button to begin once more."""
+    """Show a button that reads the text again, if the reading was stopped or failed."""
     if not job.running:
         st.button("Read again", icon=":material/refresh:", on_click=forget)
 
@@ -51,7 +54,7 @@ def read_again(job: widgets.Job, forget: Callable[[], None]) -> None:
 def colour_controls(
     measures: Mapping[str, tuple[str, str]], current: str | int, choose: Callable[[str], None], legend: str
 ) -> None:
-    """What the tokens are coloured by: a measure, or the feature chosen; the colour scale beside."""
+    """Let the visitor choose what the tokens are coloured by: a measure, or the current feature. `legend` is shown beside."""
     options = [*measures, *([str(current)] if isinstance(current, int) else [])]
     widgets.box(
         st.segmented_control,
@@ -70,9 +73,9 @@ def colour_controls(
 def ranking_controls(
     rankings: Mapping[str, str], available: Sequence[str], densest: Sequence[float]
 ) -> tuple[str, float]:
-    """How features are ranked, and from which density on they are hidden (1: none); kept while pages change.
+    """Return how features are ranked and above which density they are hidden (1: none). Other pages do not reset it.
 
-    Without densities there is nothing to hide by."""
+    Without a ranking by rarity the densities are unknown, and no feature is hidden."""
     by = st.segmented_control(
         "Rank features by",
         available,
@@ -97,7 +100,7 @@ def ranking_controls(
 
 
 def token_stepper(place: int, last: int, go_to: Callable[[int], None]) -> None:
-    """The token before and the one after, by button or arrow key."""
+    """Show buttons to the previous and the next token, which the arrow keys press too."""
     widgets.step("Previous", "Left", place == 0, go_to, place - 1)
     widgets.step("Next", "Right", place == last, go_to, place + 1)
 

@@ -1,4 +1,4 @@
-"""Your text: what the features make of a text one types, token by token."""
+"""The Your text page: which features fire on a text that the visitor types, token by token."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from sae.report import text as text_report
 
 name, run = address.run()
 widgets.run_chooser(
-    list(runs.found()),
+    list(runs.by_name()),
     name,
     partial(address.show_run, address=state.query),
     render.facts(runs_report.brief(run.record)),
@@ -26,46 +26,46 @@ controls.text_box(
 )
 if not state.current():
     widgets.empty(
-        "Nothing to read yet", "Type or paste a text, or press an example. The model is loaded then."
+        "Nothing to read yet", "Type or paste a text, or press an example. Then the model is loaded."
     )
     st.stop()
 job = state.reading(run, state.current())
 widgets.job(job)
 if job.result is None:
-    controls.read_again(job, state.again)
+    controls.read_again(job, state.forget)
     st.stop()
 
-found, about = job.result, state.about(run)
-colour, place = state.colour(found, text_report.MEASURES), state.token(found)
-does = {"token": state.show_token, "colour": state.colour_by}
-widgets.metrics(text_report.about(found))
+reading, about = job.result, state.labels_and_tokens(run)
+colour, place = state.colour(reading, text_report.MEASURES), state.token(reading)
+actions = {"token": state.show_token, "colour": state.colour_by}
+widgets.metrics(text_report.about(reading))
 if about is None:
     widgets.empty(
         "No features yet",
-        "Without them nothing says what a feature stands for.",
+        "Without them, nothing tells what a feature stands for.",
         runs.command("features", run),
     )
 
-shown = text_report.coloured(found, colour)
+shown = text_report.coloured(reading, colour)
 with st.container(horizontal=True, vertical_alignment="bottom", gap="large", key="text-controls"):
     controls.colour_controls(text_report.MEASURES, colour, state.colour_by, shown.legend)
     by, densest = controls.ranking_controls(
-        text_report.RANKINGS, text_report.rankings(found), text_report.DENSEST
+        text_report.RANKINGS, text_report.rankings(reading), text_report.DENSEST
     )
 left, right = st.columns([3, 2], gap="large")
 with left:
-    tokens = reading_report.strip(found.tokens, shown.shades, shown.tips, found.is_text.tolist(), place)
-    pressable(tokens, "tokens", does)
+    tokens = reading_report.strip(reading.tokens, shown.shades, shown.tips, reading.is_text.tolist(), place)
+    pressable(tokens, "tokens", actions)
 with right:
-    with widgets.header("Token", text_report.followed_by(found, place), [found.names[place]], level=2):
-        controls.token_stepper(place, len(found) - 1, state.show_token)
-    widgets.metrics(text_report.token_numbers(found, place), key="token-metrics")
-    lines, count = text_report.at(found, place, by, densest, about)
+    with widgets.header("Token", text_report.followed_by(reading, place), [reading.names[place]], level=2):
+        controls.token_stepper(place, len(reading) - 1, state.show_token)
+    widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
+    lines, count = text_report.at(reading, place, by, densest, about)
     widgets.note(text_report.hidden(count, densest))
-    opened = pressable(reading_report.firings(lines, name, colour), "on-token", does)
+    opened = pressable(reading_report.firings(lines, name, colour), "on-token", actions)
 with left:
-    lines, count, of = text_report.over(found, by, densest, about)
+    lines, count, of = text_report.over(reading, by, densest, about)
     widgets.section("Over the whole text", text_report.listed(lines, count, of, densest))
-    opened = pressable(reading_report.firings(lines, name, colour), "on-text", does) or opened
+    opened = pressable(reading_report.firings(lines, name, colour), "on-text", actions) or opened
 if opened:
     address.open_feature(name, opened.to)

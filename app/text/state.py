@@ -1,4 +1,4 @@
-"""The text that the Your text page reads, what is chosen of it, and the reading itself, made in the background."""
+"""What the Your text page shows: the visitor's text, its reading in the background, the token and colour of the URL."""
 
 import random
 from functools import partial
@@ -8,7 +8,6 @@ import streamlit as st
 
 from activations.errors import ConfigError
 from activations.rows import is_held_out
-from app.feature.state import names
 from app.session import features
 from app.session.address import Query
 from app.session.jobs import Job, find, start
@@ -18,27 +17,28 @@ from sae.reading.reading import Reading
 from sae.report.feature import About
 from sae.runs.run import Run
 
-SHORT = 400  # characters of a text that goes into the URL
+SHORT = 400  # characters; a longer text is not put into the URL
 EXAMPLE_TOKENS = 100  # of a held-out document
-KEEP, TEXT, JOB = "text of this visit", "text", "reading"
+TEXT = "text"  # the URL's parameter
+VISIT_TEXT, READ, JOB = "text of this visit", "what is read", "reading"  # keys of the visit and of its job
 
 
 def current() -> str:
-    """The text the URL holds, which becomes that of this visit, or without one the text of this visit."""
+    """Return the text in the URL, which becomes the visit's text, or else the visit's text."""
     if st.query_params.get(TEXT):
-        st.session_state[KEEP] = st.query_params[TEXT]
-    return st.session_state.get(KEEP, "")
+        st.session_state[VISIT_TEXT] = st.query_params[TEXT]
+    return st.session_state.get(VISIT_TEXT, "")
 
 
 def query(run: str) -> Query:
-    """What the page's URL carries to read this visit's text with a run; a long one is in no URL."""
-    text = st.session_state.get(KEEP, "")
+    """Return what the page's URL carries to read this visit's text with a run. A long text is not in the URL."""
+    text = st.session_state.get(VISIT_TEXT, "")
     return {"run": run, TEXT: text} if 0 < len(text) <= SHORT else {"run": run}
 
 
 def show(text: str) -> None:
-    """Read another text; a short one goes into the URL. What was chosen of the one before is let go."""
-    st.session_state[KEEP] = text
+    """Read another text, which goes into the URL if it is short. The token chosen in the last text is forgotten."""
+    st.session_state[VISIT_TEXT] = text
     for name in (TEXT, "token"):
         st.query_params.pop(name, None)
     if 0 < len(text) <= SHORT:
@@ -46,37 +46,37 @@ def show(text: str) -> None:
 
 
 def reading(run: Run, text: str) -> Job[Reading]:
-    """The reading of a text, under way or done; begun if it is not this visit's last one.
+    """Return the reading of a text, running or done. It is started unless it is what this visit read last.
 
     Raises Missing when the run is not finished."""
     if not run.finished:
-        why = f"{run.path.name} has not finished training: texts can be read when it is finished."
+        why = f"{run.path.name} has not finished training. Texts can be read after that."
         raise Missing("No SAE yet", why, f"sae train … --out {run.path} --resume")
     wanted = (run.digest, features.collected(run), text)
-    if st.session_state.get("what is read") != wanted or not find(JOB):
-        st.session_state["what is read"] = wanted
+    if st.session_state.get(READ) != wanted or not find(JOB):
+        st.session_state[READ] = wanted
         start(JOB, partial(read_text, run, text))
     job = find(JOB)
     assert job is not None
     return job
 
 
-def again() -> None:
+def forget() -> None:
     """Forget the last reading, so that the text is read once more."""
-    st.session_state.pop("what is read", None)
+    st.session_state.pop(READ, None)
 
 
-def about(run: Run) -> About | None:
-    """What tells a feature's label and the tokens it fires most on; None when features have not been collected."""
-    return names(features.of(run)) if features.collected(run) else None
+def labels_and_tokens(run: Run) -> About | None:
+    """Return a function from a feature to its label and tokens; None if the run's features have not been collected."""
+    return features.labels_and_tokens(features.of(run)) if features.collected(run) else None
 
 
-def token(found: Reading) -> int:
-    """The token the URL names, or without one the first that counts. Raises ConfigError when there is none such."""
+def token(reading: Reading) -> int:
+    """Return the token that the URL names, or else the first that counts. Raises ConfigError if it does not exist."""
     asked = st.query_params.get("token")
     if asked is None:
-        return int(found.counted.nonzero()[0]) if bool(found.counted.any()) else 0
-    return _number(asked, len(found), "token", "this text")
+        return int(reading.counted.nonzero()[0]) if bool(reading.counted.any()) else 0
+    return _number(asked, len(reading), "token", "this text")
 
 
 def show_token(place: int) -> None:
@@ -84,10 +84,10 @@ def show_token(place: int) -> None:
     st.query_params["token"] = str(place)
 
 
-def colour(found: Reading, measures: Any) -> str | int:
-    """What the URL says to colour by: one of `measures`, or a feature. Raises ConfigError when it is neither."""
+def colour(reading: Reading, measures: Any) -> str | int:
+    """Return what the URL colours by: one of `measures`, or a feature's number. Raises ConfigError if it is neither."""
     asked = st.query_params.get("colour", next(iter(measures)))
-    return asked if asked in measures else _number(asked, found.code.n_latents, "feature", "this run")
+    return asked if asked in measures else _number(asked, reading.code.n_latents, "feature", "this run")
 
 
 def colour_by(what: str | int) -> None:
@@ -96,20 +96,19 @@ def colour_by(what: str | int) -> None:
 
 
 def held_out_example(run: Run) -> str:
-    """The beginning of one of the store's held-out documents, any, as its features spell it.
+    """Return the beginning of any of the store's held-out documents, as its features spell its tokens.
 
-    Raises StoreError when the store is not there, Missing when the run has no features, ConfigError when none
-    of the documents looked at is held out."""
+    Raises StoreError when the store is missing, Missing when the run has no features, ConfigError when the store has no
+    held-out document."""
     store, token_text = run.store, features.of(run).token_text
     for number in random.sample(range(len(store.shards)), len(store.shards)):
         shard = store.read(number)
-        there = shard.documents[is_held_out(shard.documents)].unique()
-        if len(there):
-            chosen = there[random.randrange(len(there))]
-            here = shard.documents == chosen
-            tokens, starts = shard.tokens[here][:EXAMPLE_TOKENS], shard.positions[here][:EXAMPLE_TOKENS] == 0
+        held_out = shard.documents[is_held_out(shard.documents)].unique()
+        if len(held_out):
+            rows = shard.documents == held_out[random.randrange(len(held_out))]
+            tokens, starts = shard.tokens[rows][:EXAMPLE_TOKENS], shard.positions[rows][:EXAMPLE_TOKENS] == 0
             return "".join(token_text.pieces(tokens.tolist(), starts.tolist()))
-    raise ConfigError(f"{store.path} has no held-out document")
+    raise ConfigError(f"{store.path} has no held-out documents")
 
 
 def _number(asked: str, count: int, what: str, where: str) -> int:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sae.report.charts import GREY, PALETTE, plain
-from sae.report.numbers import count, fixed, number, percent
+from sae.report.numbers import fixed, number, percent
 from sae.report.render import visible
 from sae.runs.records import Comparison, MatchedLatents
 
@@ -54,7 +54,7 @@ def sizes(comparison: Comparison) -> tuple[int, int]:
 
 def counts(comparison: Comparison, measure: str) -> dict[str, int]:
     """Count the latents of each of KINDS. Shared ones are counted in the first run."""
-    tally = {side: Counter(comparison.by(measure).latents[side].kind) for side in OTHER}
+    tally: dict[str, Counter[str]] = {side: Counter(comparison.by(measure).latents[side].kind) for side in OTHER}
     return {kind: tally[side][kind] for kind, (side, _) in KINDS.items()}
 
 
@@ -74,7 +74,7 @@ def numbers(comparison: Comparison, measure: str) -> list[tuple[str, str, str]]:
         ("nearest, other run", fixed(theirs["mean"], 3), f"{mean}, over the other run's features."),
         (
             "mutually nearest",
-            count(summary.mutual["count"]),
+            f"{summary.mutual['count']:,}",
             "Pairs of features that are each other's nearest.",
         ),
     ]

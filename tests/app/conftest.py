@@ -10,13 +10,13 @@ from tests.app import pages, worlds
 
 @pytest.fixture(scope="session")
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Those of `worlds.make`; not to be changed."""
+    """Return the folder that `worlds.make` fills; tests must not change it."""
     return worlds.make(tmp_path_factory.mktemp("app") / "runs", world / "runs" / "toy")
 
 
 @pytest.fixture
 def show(runs: Path, monkeypatch: pytest.MonkeyPatch):
-    """Open a page: show("features", run="toy"); of another folder with `folder=`."""
+    """Return a function that opens a page, as in show("features", run="toy"); `folder` shows another folder of runs."""
 
     def show(page: str = "runs", folder: Path = runs, **query: str) -> AppTest:
         monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(folder)])

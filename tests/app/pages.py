@@ -1,4 +1,4 @@
-"""Pages run by Streamlit's AppTest: opening one, and what its HTML says."""
+"""Helpers for pages that run in Streamlit's AppTest: open a page, wait for its job, read its HTML and numbers."""
 
 import json
 import time
@@ -16,7 +16,7 @@ MAIN = Path(app.__file__).with_name("main.py")
 
 
 def opened(page: str, query: dict[str, str]) -> AppTest:
-    """The page, run once, with nothing cached from before."""
+    """Return the page after one run, with empty caches."""
     streamlit.cache_resource.clear()
     at = AppTest.from_file(MAIN, default_timeout=60).run()
     if page != "runs":
@@ -28,7 +28,7 @@ def opened(page: str, query: dict[str, str]) -> AppTest:
 
 
 def settled(at: AppTest) -> AppTest:
-    """The page when no job of it is running any more."""
+    """Run the page until none of its jobs is running, and return it."""
     for _ in range(600):
         if "Stop" not in [button.label for button in at.button]:
             return at
@@ -39,8 +39,8 @@ def settled(at: AppTest) -> AppTest:
 
 
 def button(at: AppTest, label: str) -> Button:
-    """The first button of that label."""
-    return next(found for found in at.button if found.label == label)
+    """Return the first button with this label."""
+    return next(button for button in at.button if button.label == label)
 
 
 class Text(HTMLParser):
@@ -54,26 +54,26 @@ class Text(HTMLParser):
 
 
 def source(at: AppTest) -> str:
-    """All HTML of the page itself."""
+    """Return all HTML of the page itself."""
     pressed = [json.loads(element.proto.json)["html"] for element in at.main.get("bidi_component")]
     return "\n".join([element.value for element in at.main.get("html")] + pressed)
 
 
 def text(at: AppTest) -> str:
-    """What that HTML says."""
+    """Return the text of the page's HTML."""
     return " ".join(Text(source(at)).parts)
 
 
 def metrics(at: AppTest) -> dict[str, str]:
-    """Names and values of the rows of numbers."""
+    """Return names and values of the page's key numbers."""
     return {metric.label: metric.value for metric in at.metric}
 
 
 def features(at: AppTest) -> list[int]:
-    """Numbers of the features in the table."""
+    """Return the features in the page's table."""
     return [int(label) for label in at.dataframe[0].value["feature"]]
 
 
 def store(runs: Path, run: str = "toy") -> FeatureStore:
-    """What was collected of a run in this folder."""
+    """Return the features folder of a run."""
     return FeatureStore(runs / run / "features")

@@ -1,4 +1,4 @@
-"""Figures: what is counted is drawn, where it belongs; labels are escaped."""
+"""Figures of features draw every count in its place and escape labels."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""`sae app`: listens where it is told, says where, and ends in one line when it cannot."""
+"""`sae app` listens where it is told, prints the address, and ends with one line when it cannot."""
 
 import importlib
 import os
@@ -14,7 +14,7 @@ from sae.cli import app
 
 @pytest.fixture
 def streamlit(monkeypatch):
-    """Stands in for Streamlit's command line; keeps what it was called with."""
+    """Replace Streamlit's command line and record what it is called with."""
     monkeypatch.setenv(PASSWORD, "")  # put back when the test is over
     calls: list[list[str]] = []
 

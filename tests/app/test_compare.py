@@ -1,4 +1,4 @@
-"""The Compare page: matched at a press, shown again at once, one line for what cannot be compared, text stays text."""
+"""The Compare page matches at a press, shows a saved matching at once, and refuses in one line what cannot be compared."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from tests.app.worlds import HOSTILE, HOSTILE_RUN
 
 @pytest.fixture
 def folder(runs: Path, tmp_path: Path) -> Path:
-    """A copy of the runs: the page writes into them."""
+    """Return a copy of the runs, since the page writes into them."""
     return Path(shutil.copytree(runs, tmp_path / "runs"))
 
 
 def matched(at: AppTest) -> AppTest:
-    """Press the button, and wait."""
+    """Press the button and wait for the matching."""
     button(at, "Match the features").click().run()
     return settled(at)
 
@@ -94,7 +94,7 @@ def test_without_a_choice_the_likeliest_run_is_compared(show):
     ("query", "said"),
     [
         ({"other": "nosuch"}, "there is no run 'nosuch' to compare 'toy' with"),
-        ({"other": "toy"}, "it is the run on the left itself"),
+        ({"other": "toy"}, "compared with itself"),
         ({"other": "../toy"}, "there is no run '../toy'"),
         ({"other": "bare"}, "hold the same SAE"),
         ({"other": "sweep/unfinished"}, "is not finished: sae train"),

@@ -1,4 +1,4 @@
-"""What the Compare page shows of a comparison, against the comparison, and settings and measures side by side."""
+"""What the Compare page shows agrees with the comparison; settings and measures stand side by side."""
 
 import copy
 from collections import Counter
@@ -19,7 +19,7 @@ MEASURES = ("cosine", "activation")
 
 @pytest.fixture(scope="module")
 def found(runs: Path) -> dict:
-    """Of the toy run with the signed one: 32 latents, and 24."""
+    """Return the comparison of the toy run (32 latents) with the signed run (24 latents)."""
     return match_runs(Run(runs / "toy"), Run(runs / "signed"), near=0.4)
 
 

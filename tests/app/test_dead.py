@@ -1,4 +1,4 @@
-"""The Dead latents page: every number is the report's, causes filter, and what to do where there is no report."""
+"""The Dead latents page: its numbers are the report's, causes filter its table, and without a report it says what to do."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The door: who brings the password, or the cookie it gave, comes in; nobody else, and nothing is started for them."""
+"""The password: requests with it or with its cookie reach the app; for others nothing is served or started."""
 
 import asyncio
 from base64 import b64encode
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import password
-from app.password import COOKIE, Door
+from app.password import COOKIE, PasswordGate
 from tests.activations.toys import LAWS
 
 WORD = "a long and secret word"
@@ -21,8 +21,8 @@ def no_wait(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(password, "WAIT", 0.0)
 
 
-def asked(made: Door, *headers: tuple[bytes, bytes], kind: str = "http") -> list[dict[str, Any]]:
-    """What a request is answered."""
+def asked(made: PasswordGate, *headers: tuple[bytes, bytes], kind: str = "http") -> list[dict[str, Any]]:
+    """Return the messages that answer a request."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -37,7 +37,7 @@ def asked(made: Door, *headers: tuple[bytes, bytes], kind: str = "http") -> list
 
 
 async def inside(scope: Any, receive: Any, send: Any) -> None:
-    """An app."""
+    """Stand in for the app."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
 
 
@@ -51,14 +51,14 @@ def cookie_of(answer: list[dict[str, Any]]) -> bytes:
 
 
 def test_the_password_opens_it_and_gives_a_cookie_that_opens_it_too():
-    made = Door(inside, WORD)
+    made = PasswordGate(inside, WORD)
     answer = asked(made, basic(WORD))
     assert answer[0]["status"] == 200
     assert b"HttpOnly" in cookie_of(answer) and b"SameSite=Strict" in cookie_of(answer)
     cookie = cookie_of(answer).split(b";")[0]
     for kind in ("http", "websocket"):
         assert asked(made, (b"cookie", b"x=1; " + cookie), kind=kind)[0]["status"] == 200
-    assert asked(Door(inside, WORD), (b"cookie", cookie))[0]["status"] == 401, "of another process"
+    assert asked(PasswordGate(inside, WORD), (b"cookie", cookie))[0]["status"] == 401, "of another process"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_password_opens_it_and_gives_a_cookie_that_opens_it_too():
     ],
 )  # fmt: skip
 def test_nothing_else_does(header: tuple[bytes, bytes]):
-    made = Door(inside, WORD)
+    made = PasswordGate(inside, WORD)
     answer = asked(made, header)
     assert answer[0]["status"] == 401
     assert (b"www-authenticate", b'Basic realm="SAE workbench", charset="UTF-8"') in answer[0]["headers"]
@@ -80,7 +80,7 @@ def test_nothing_else_does(header: tuple[bytes, bytes]):
 @LAWS
 @given(st.text(min_size=1).filter(lambda text: "\ud800" not in text), st.text())
 def test_any_password_is_told_from_any_other(right: str, other: str):
-    made = Door(inside, right)
+    made = PasswordGate(inside, right)
     assert asked(made, basic(right))[0]["status"] == 200
     assert (asked(made, basic(other))[0]["status"] == 200) == (other == right)
 
@@ -88,7 +88,7 @@ def test_any_password_is_told_from_any_other(right: str, other: str):
 @LAWS
 @given(st.lists(st.tuples(st.sampled_from([b"authorization", b"cookie"]), st.binary(max_size=60))))
 def test_any_header_is_answered(headers: list[tuple[bytes, bytes]]):
-    assert asked(Door(inside, WORD), *headers)[0]["status"] == 401
+    assert asked(PasswordGate(inside, WORD), *headers)[0]["status"] == 401
 
 
 def test_a_wrong_password_waits_and_none_does_not(monkeypatch: pytest.MonkeyPatch):
@@ -98,9 +98,9 @@ def test_a_wrong_password_waits_and_none_does_not(monkeypatch: pytest.MonkeyPatc
         waits.append(seconds)
 
     monkeypatch.setattr(password.asyncio, "sleep", wait)
-    asked(Door(inside, WORD))
+    asked(PasswordGate(inside, WORD))
     assert waits == []
-    asked(Door(inside, WORD), basic("wrong"))
+    asked(PasswordGate(inside, WORD), basic("wrong"))
     assert len(waits) == 1
 
 

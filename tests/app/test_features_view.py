@@ -1,4 +1,4 @@
-"""The Features page over real run folders: its table, what is looked for, what is compared, the map."""
+"""The Features page over real run folders: its table, search, comparison and map."""
 
 import shutil
 from urllib.parse import parse_qsl
@@ -39,7 +39,7 @@ def test_features_can_be_filtered_by_token_state_and_density(show, runs):
 
     at.segmented_control(key="features state").set_value("dead").run()
     assert not at.dataframe
-    assert "No feature is like that" in text(at)
+    assert "No features match" in text(at)
 
 
 def test_what_is_looked_for_is_in_the_address_and_comes_back_from_it(show, runs):

@@ -1,4 +1,4 @@
-"""Imported SAEs in the app: what their files say in the place of curves, and pages that miss a store say so."""
+"""Imported SAEs in the app: facts of their files replace the curves, and pages that need a store say so."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ PAGES = ("runs", "features", "feature", "text", "dead", "steering", "compare")
 
 @pytest.fixture(scope="module")
 def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two imported runs without a store, and one with the toy world's and with features."""
+    """Return a folder with two imported runs without a store, and one with a store and features."""
     made = tmp_path_factory.mktemp("imported")
     about = {**lens.METADATA, "dataset_path": "<b>text</b>", "nested": {"not": "shown"}, "context_size": 1024}
     for name in ("one", "two"):

@@ -1,4 +1,4 @@
-"""Background jobs: results, progress, stopping, failures told in one line."""
+"""Background jobs have results and progress, can be stopped, and report failures in one line."""
 
 import threading
 import time
@@ -11,6 +11,7 @@ from app.session.jobs import Job
 
 
 def ended(job: Job) -> Job:
+    """Wait for the end of a job and return it."""
     for _ in range(500):
         if not job.running:
             return job
@@ -62,12 +63,14 @@ def test_mistakes_and_faults_are_one_line(caplog):
     def faulty(report):
         return {}["nothing"]
 
-    assert ended(Job(mistaken)).error == "k = 0 must be at least 1"
+    mistake = ended(Job(mistaken)).error
+    assert mistake is not None
+    assert mistake.message == "k = 0 must be at least 1"
     assert not caplog.records
     error = ended(Job(faulty)).error
     assert error is not None
-    assert "KeyError" in error
-    assert "\n" not in error
+    assert "KeyError" in error.message
+    assert "\n" not in error.message
     assert caplog.records, "the trace is in the log"
 
 

@@ -1,4 +1,4 @@
-"""Live pages share one model, and use it one at a time."""
+"""Pages share one language model, and one of them at a time uses it."""
 
 import threading
 import time

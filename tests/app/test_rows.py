@@ -1,4 +1,4 @@
-"""Tables the pages show: filters keep what they say, numbers are a run's own, texts are data."""
+"""Tables of runs and features: filters select what they say, numbers are the run's, texts stay texts."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Curves of trainings and the Pareto plot: what is drawn is what was logged and measured."""
+"""Training curves and the plot of quality against sparsity draw what was logged and measured."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The Runs page: several runs side by side, what stands against L0, and a training under way."""
+"""The Runs page: several runs side by side, the measure plotted against L0, and an unfinished training."""
 
 import gc
 import json
@@ -39,7 +39,7 @@ def test_several_runs_are_set_side_by_side_as_the_url_says(show, runs):
 def test_the_switch_leads_there_and_back(show):
     at = show(run="toy")
     at.toggle(key="together").set_value(True).run()
-    assert "No run is chosen" in text(at)
+    assert "No runs chosen" in text(at)
     assert "with" in at.query_params
     at.toggle(key="together").set_value(False).run()
     assert "with" not in at.query_params
@@ -88,7 +88,7 @@ def test_names_of_runs_stay_text_side_by_side(show):
 
 
 def test_of_a_log_that_grows_one_reading_is_kept(runs: Path, tmp_path: Path):
-    """A training watched for a day would fill the memory with what its log once was."""
+    """Watching a training for a day must not fill the memory with old readings of its log."""
     shutil.copytree(runs / "toy", tmp_path / "watched")
     run, path = Run(tmp_path / "watched"), tmp_path / "watched" / "log.jsonl"
     for step in range(10_000, 10_005):

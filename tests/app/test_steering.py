@@ -1,4 +1,4 @@
-"""The Steering page: its state is its link, its numbers are the library's, and no text or link does harm."""
+"""The Steering page: its link holds its state, its numbers are the library's, and no text or link does harm."""
 
 from pathlib import Path
 from urllib.parse import quote_plus
@@ -25,7 +25,7 @@ from tests.app.worlds import HOSTILE, HOSTILE_RUN
 
 @pytest.fixture
 def show(runs: Path, monkeypatch: pytest.MonkeyPatch):
-    """Open the Steering page: show(run="toy", steer="1:add:2")."""
+    """Return a function that opens the Steering page, as in show(run="toy", steer="1:add:2")."""
 
     def show(folder: Path = runs, **query: str) -> AppTest:
         monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(folder)])
@@ -40,7 +40,7 @@ def model(world) -> LanguageModel:
 
 
 def press(at: AppTest, label: str) -> AppTest:
-    """Press a button; if it begins a job, wait for its end."""
+    """Press a button, and wait for the end of the job if it starts one."""
     pages.button(at, label).click().run()
     return pages.settled(at)
 
@@ -216,7 +216,7 @@ def test_the_feature_page_links_here(show, runs):
 
 
 def links(block) -> dict[str, str]:
-    """Where the links in a part of the page lead, by their texts."""
+    """Return the targets of the links in a part of the page, by their texts."""
     return {link.value: link.proto.query_string for link in block.get("page_link")}
 
 

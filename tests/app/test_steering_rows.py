@@ -1,4 +1,4 @@
-"""What the Steering page is made of: links that hold its settings, suggestions, shares, and curves with bands."""
+"""Parts of the Steering page: links that hold its settings, suggestions, percentages, curves with bands."""
 
 import numpy as np
 import pyarrow as pa
@@ -94,7 +94,7 @@ def test_shares_are_shown_as_per_cent_and_signed():
 
 
 class Made:
-    """A point of a curve."""
+    """Stand in for a point of a curve."""
 
     def __init__(self, dose: float, mean: float | None, spread: float | None):
         self.dose, self._mean, self._spread = dose, mean, spread

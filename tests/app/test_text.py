@@ -1,4 +1,4 @@
-"""The Your text page: nothing is loaded before a text is there, every number is the library's, text stays text."""
+"""The Your text page: nothing is loaded before there is a text, every number is the library's, text stays text."""
 
 import html
 import json
@@ -24,7 +24,7 @@ TEXT = "the cat sat on a mat"
 
 @pytest.fixture
 def ready(show):
-    """Open the page and wait until the text is read."""
+    """Return a function that opens the page and waits until the text is read."""
 
     def ready(**query: str) -> AppTest:
         return settled(show("text", **{"run": "signed", "text": TEXT, **query}))
@@ -40,7 +40,7 @@ def reading(world: Path, runs: Path) -> Reading:
 
 
 def table(at: AppTest, key: str) -> list[tuple[int, str]]:
-    """Features and values in the table of that key."""
+    """Return features and values in the table with this key."""
     made = next(part for part in parts(at) if "firings" in part and ("peak</th>" in part) == (key == "text"))
     latents = [int(found) for found in re.findall(r'data-do="open" data-to="(\d+)"', made)]
     return list(zip(latents, re.findall(r"<i></i><span>([^<]*)</span>", made), strict=True))

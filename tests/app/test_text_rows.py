@@ -1,4 +1,4 @@
-"""What the Your text page shows of a reading, against the reading."""
+"""What the Your text page shows agrees with the reading."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ def features(run: Run) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def reading(world: Path, run: Run, features: FeatureStore) -> Reading:
-    """Of signed latents, in two windows."""
+    """Return a reading by signed latents, in two windows."""
     found = read(load(str(world / "model")), run.sae(), run.hook, TEXT, features, PackingConfig(context=16))
     assert (found.code.values < 0).any()
     return found

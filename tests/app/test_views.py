@@ -1,4 +1,4 @@
-"""Each page over real run folders: what it shows, what it says when there is nothing, where its links go."""
+"""All pages over real run folders: what they show, what they say when there is nothing, where their links lead."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A folder of runs that has one of everything: plain, signed, with hostile texts, dead and negative features, unfinished."""
+"""A folder with a run of every kind: plain, signed, hostile texts, dead and negative features, unfinished."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder with a run some of whose latents are dead for known reasons, looked into; and one not looked into yet."""
+"""A folder with a run whose latents are dead for known reasons and which has a report, and one without a report."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ CFG = DeadConfig(rows=600, off_tokens=0, batch=128)
 
 
 def make(folder: Path, toy: Path) -> Path:
-    """`wounded` with its report and features, `new` with neither; and a copy with a hostile name."""
+    """Make `wounded` with report and features, `new` with neither, and a copy of the first with a hostile name."""
     for name in ("wounded", "new"):
         shutil.copytree(toy, folder / name)
         wound(folder / name)
@@ -52,5 +52,5 @@ def wound(path: Path) -> None:
 
 
 def report(folder: Path) -> DeadReport:
-    """What was found out about the wounded run."""
+    """Return the report on the wounded run."""
     return DeadReport(folder / "wounded" / "dead")

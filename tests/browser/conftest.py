@@ -1,4 +1,4 @@
-"""The app as people meet it: the server that `sae app` starts, and a browser without a network."""
+"""The app as people use it: the server that `sae app` starts, and a browser without a network."""
 
 import os
 import re
@@ -38,20 +38,20 @@ expect.set_options(timeout=PATIENCE)
 
 @pytest.fixture(scope="session")
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs that the server shows."""
+    """Return the folder of runs that the server shows."""
     return worlds.make(tmp_path_factory.mktemp("browser") / "runs", world / "runs" / "toy")
 
 
 @pytest.fixture(scope="session")
 def address(runs: Path) -> Iterator[str]:
-    """Where `sae app` serves the runs."""
+    """Return the address where `sae app` serves the runs."""
     with serving(runs, 18600) as address:
         yield address
 
 
 @contextmanager
 def serving(runs: Path, port: int, **variables: str) -> Iterator[str]:
-    """`sae app` over a folder of runs, for as long as the block lasts; its address. More environment by name."""
+    """Run `sae app` over a folder of runs during the block and give its address. Keywords are environment variables."""
     port += 20 * int(
         os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
     )  # of two that begin at once, each has its own
@@ -71,7 +71,7 @@ def serving(runs: Path, port: int, **variables: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The first Chromium or Chrome on this machine; none is an error, not a reason to skip."""
+    """Return the first Chromium or Chrome on this machine. Without one the tests fail; they are not skipped."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.fail("no browser found: `apt-get install -y chromium` (Debian), or put one of "
@@ -84,7 +84,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """An empty tab. When the test is over: no request left this machine, and nothing went wrong in the page."""
+    """Give an empty tab. After the test, check that no request left this machine and that the page had no errors."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, base_url=address)
     tab = context.new_page()
     requests: list[str] = []
@@ -114,6 +114,6 @@ def _wait_for(address: str) -> None:
 
 
 def _is_fault(message) -> bool:
-    """Errors in the console, but for the one Streamlit itself makes: it looks for its health check below each
-    page's own address before it looks at the root."""
+    """Return the errors in the console but for Streamlit's own: it requests its health check below each page's address
+    before it requests it at the root."""
     return message.type == "error" and "/_stcore/" not in message.location.get("url", "")

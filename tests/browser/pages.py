@@ -1,4 +1,4 @@
-"""What tests in the browser do on any page: wait for its heading, click into its table."""
+"""Helpers for tests in the browser: wait for a page's heading, click into its table."""
 
 from playwright.sync_api import Page, expect
 
@@ -13,7 +13,7 @@ def heading(page: Page, text: str) -> None:
 
 
 def click_cell(page: Page, row: int, x: int) -> None:
-    """Click into a table: row 0 is its header."""
+    """Click into a table. Row 0 is its header."""
     table = page.get_by_test_id("stDataFrame").locator("canvas").first
     page.wait_for_timeout(1000)  # for one that is being drawn anew, as a filter takes hold
     table.scroll_into_view_if_needed()

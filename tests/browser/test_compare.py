@@ -1,4 +1,4 @@
-"""Compare in a real browser: two runs matched at a press, a row puts two features side by side, names stay text."""
+"""The Compare page in a real browser: a press matches two runs, a row puts two features side by side, names stay text."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.browser.pages import click_cell, heading
 
 @pytest.fixture(scope="module")
 def matched(runs: Path) -> dict:
-    """The toy run's features with the signed one's, kept on disk."""
+    """Save the comparison of the toy run with the signed run, and return it."""
     first, second = Run(runs / "toy"), Run(runs / "signed")
     keep(first, second, match_runs(first, second))
     return kept(first, second) or {}

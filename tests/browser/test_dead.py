@@ -1,4 +1,4 @@
-"""The Dead latents page in a real browser: bars that filter, rows that open, a report made on the spot and stopped."""
+"""The Dead latents page in a real browser: bars filter, rows open, a report is made from the page and stopped."""
 
 import re
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ PORT = 18602
 
 @pytest.fixture(scope="module")
 def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs that this file's server shows."""
+    """Return the folder of runs that this file's server shows."""
     return wounded.make(tmp_path_factory.mktemp("dead") / "runs", world / "runs" / "toy")
 
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """Where `sae app` serves them."""
+    """Return the address where `sae app` serves these runs."""
     with serving(folder, PORT) as address:
         yield address
 
 
 def rows_said(page: Page, count: int) -> None:
-    """Wait until the table is said to have so many rows."""
+    """Wait until the page says that the table has so many rows."""
     expect(page.get_by_text(re.compile(rf"^{count} dead"))).to_be_visible()
 
 

@@ -1,4 +1,4 @@
-"""The Feature page with real clicks: own text, a measured effect, co-firing features, a file to take along."""
+"""The Feature page with real clicks: a text to try, a measured effect, co-firing features, an HTML file."""
 
 import re
 from collections.abc import Callable

@@ -38,7 +38,7 @@ def test_brushing_a_histogram_keeps_the_features_in_it(page: Page, features: Fea
     page.goto("/features?run=toy")
     heading(page, "Features")
     drag(page, 2, 0.5, 1.02)  # mean values, the upper half
-    kept = page.get_by_text(re.compile(r"^Kept: mean"))
+    kept = page.get_by_text(re.compile(r"^Selected: mean"))
     expect(kept).to_be_visible()
     low, high = map(float, re.findall(r"[\d.]+", kept.inner_text().replace(",", ""))[:2])
     mean = features.table["mean"].to_numpy()

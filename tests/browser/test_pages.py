@@ -200,7 +200,7 @@ def test_in_a_narrow_window_labels_stay_whole_and_nothing_runs_off_the_page(page
 
 @pytest.mark.parametrize("path", ["/", "/features", "/feature", "/text", "/compare"])
 def test_the_first_paint_of_every_page_takes_less_than_two_seconds(page: Page, path: str):
-    """From the moment the browser, with Streamlit's own code loaded, asks for the page, to its heading."""
+    """Measure the time from the request for the page, with Streamlit's own code cached, to the page's heading."""
     asked: list[float] = []
     page.on("websocket", lambda _: asked.append(time.perf_counter()))
     took = []

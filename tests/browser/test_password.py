@@ -1,4 +1,4 @@
-"""`sae app` with a password, in a real browser: nothing without it, everything with it, and asked once."""
+"""`sae app` with a password, in a real browser: without it nothing is served, and it is asked for once."""
 
 import re
 import socket
@@ -19,7 +19,7 @@ WORD = "пароль: 7 & a long one"
 
 @pytest.fixture(scope="module")
 def guarded(runs: Path) -> Iterator[str]:
-    """Where `sae app` serves the runs to those who know the word."""
+    """Return the address where `sae app` serves the runs with a password."""
     with serving(runs, 18700, SAE_PASSWORD=WORD) as address:
         yield address
 

@@ -1,4 +1,4 @@
-"""A run in which every text is out to be markup, on every page of a real browser: it is shown, and does nothing."""
+"""A run in which every text is hostile markup, on every page in a real browser: it is shown and does nothing."""
 
 import json
 import os
@@ -45,7 +45,7 @@ PAGES = {
 
 @pytest.fixture(scope="module")
 def address(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where `sae app` serves them."""
+    """Return the address where `sae app` serves these runs."""
     folder = wounded.make(tmp_path_factory.mktemp("poison") / "runs", world / "runs" / "toy")
     shutil.copytree(world / "runs" / "toy", folder / "plain")
     poison(folder)
@@ -54,7 +54,7 @@ def address(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 
 def poison(folder: Path) -> None:
-    """Put it wherever a run has a text."""
+    """Put the hostile text wherever a run has a text."""
     run = Run(folder / HOSTILE_RUN)
     path = compare.keep(
         run, Run(folder / "wounded"), compare.match_runs(run, Run(folder / "new"), tokens=200)

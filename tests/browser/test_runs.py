@@ -1,4 +1,4 @@
-"""Runs in a real browser: curves move while a training goes on, a point chooses its run, several lie side by side."""
+"""The Runs page in a real browser: curves grow during a training, a point chooses its run, several are side by side."""
 
 import re
 import shutil
@@ -64,7 +64,7 @@ def test_rows_are_ticked_to_see_them_side_by_side(page: Page):
     page.goto("/?run=toy")
     heading(page, "Runs")
     page.get_by_text("Several side by side").click()
-    expect(page.get_by_text("No run is chosen")).to_be_visible()
+    expect(page.get_by_text("No runs chosen")).to_be_visible()
     click_cell(page, row=1, x=16)
     expect(page).to_have_url(re.compile("with="))
     click_cell(page, row=3, x=16)

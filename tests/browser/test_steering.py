@@ -18,7 +18,7 @@ from tests.browser.test_pages import FIRST_PAINT, heading
 def steer(page: Page) -> None:
     """Press Steer and wait for both texts."""
     page.get_by_role("button", name="Steer", exact=True).click()
-    expect(page.get_by_role("heading", name="As it is, and steered")).to_be_visible(timeout=LOADING)
+    expect(page.get_by_role("heading", name="Unsteered and steered")).to_be_visible(timeout=LOADING)
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
 
 
@@ -146,7 +146,7 @@ def test_no_text_of_a_run_or_a_prompt_is_ever_markup(page: Page, runs: Path):
 
 def test_a_bad_link_is_said_in_one_line(page: Page):
     page.goto(f"/steering?{urlencode({'run': 'toy', 'steer': '**x**:add:<b>'})}")
-    expect(page.get_by_role("alert")).to_contain_text("steer = '**x**:add:<b>' is no feature:mode:strength")
+    expect(page.get_by_role("alert")).to_contain_text("steer = '**x**:add:<b>' must be feature:mode:strength")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

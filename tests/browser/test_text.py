@@ -1,4 +1,4 @@
-"""Your text in a real browser: typing reads it, tokens and features are pressed, addresses hold it, and text is text."""
+"""The Your text page in a real browser: typing, pressing tokens and features, addresses that hold the text."""
 
 import re
 from pathlib import Path
@@ -22,14 +22,14 @@ TOKENS = ".reading .t"
 
 @pytest.fixture(scope="module")
 def reading(world: Path, runs: Path) -> Reading:
-    """Of signed latents."""
+    """Return a reading by signed latents."""
     run = Run(runs / "signed")
     model, features = load(str(world / "model")), FeatureStore(run.path / "features")
     return read(model, run.sae(), run.hook, TEXT, features, run.store.spec.packing, run.store.mean(run.hook))
 
 
 def expect_on_token(page: Page, features: list[tuple[str, str]]) -> None:
-    """Wait until the table of the token chosen lists these features with these values."""
+    """Wait until the chosen token's table lists these features with these values."""
     rows = page.locator(".st-key-on-token .firings tr:has(td)")
     expect(rows.locator("a")).to_have_text([latent for latent, _ in features])
     expect(rows.locator("td.bar")).to_have_text([value for _, value in features])

@@ -1,0 +1,101 @@
+"""Controls of the Feature page: other features, how much of the examples to show, the label, a text to try, a file."""
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from app import widgets
+from app.feature.state import LONGEST_LABEL, LONGEST_NOTE
+from sae.report import render
+
+ALL = 0  # stands for all among the choices of how many
+
+
+def stepper(index: int, last: int, go_to: Callable[[int], None], go_to_any: Callable[[], None]) -> None:
+    """Show buttons to the previous, the next and a random feature, and a box for a number from 0 to `last`."""
+    widgets.step("Previous", "Left", index == 0, go_to, index - 1)
+    widgets.box(
+        st.number_input,
+        "feature",
+        index,
+        go_to,
+        "number box",
+        min_value=0,
+        max_value=last,
+        width=130,
+        label_visibility="collapsed",
+    )
+    widgets.step("Next", "Right", index == last, go_to, index + 1)
+    st.button("Random", icon=":material/casino:", help="Any feature that fires", on_click=go_to_any)
+
+
+def example_controls(legend: str) -> tuple[int | None, int | None]:
+    """Let the visitor choose how many tokens of a window and how many examples of a group to show; None is all.
+
+    `legend` is HTML to show beside."""
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="example-controls"):
+        around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, key="around")
+        most = _how_many("Examples per group", (5, 10, ALL), 5, key="most")
+        st.html(legend)
+    return around or None, most or None
+
+
+def label_editor(label: str, note: str, path: str, key: str, save: Callable[[str, str], None]) -> None:
+    """Show a button that opens a form for a label and a note; `path` is the file that keeps them."""
+    with (
+        st.popover("Label", icon=":material/label:"),
+        st.form(f"form {key}", border=False, enter_to_submit=True),
+    ):
+        new_label = st.text_input(
+            "Label", label, key=f"label {key}", max_chars=LONGEST_LABEL, placeholder="what it stands for"
+        )
+        new_note = st.text_area(
+            "Note", note, key=f"note {key}", max_chars=LONGEST_NOTE, placeholder="anything worth keeping"
+        )
+        st.caption(render.markdown(f"Saved in {path}"))
+        if st.form_submit_button("Save", type="primary"):
+            save(new_label, new_note)
+            st.rerun()
+
+
+def label(html: str) -> None:
+    """Show the label and note, given as HTML; nothing if it is empty."""
+    if html:
+        st.html(html)
+
+
+def text_to_try(key: str, placeholder: str, go: Callable[[str], None]) -> None:
+    """Show a box for a text of the visitor's, which `go` receives when the button is pressed."""
+    with st.form(f"form {key}", border=False):
+        text = st.text_area(
+            "Your text", key=key, placeholder=placeholder, label_visibility="collapsed", height=90
+        )
+        if st.form_submit_button("Try", icon=":material/play_arrow:"):
+            go(text)
+            st.rerun()
+
+
+def start_button(label: str, about: str, start: Callable[[], None]) -> None:
+    """Show a button that starts long work, with a remark beside it."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(label, icon=":material/play_arrow:", on_click=start)
+        st.caption(render.markdown(about))
+
+
+def file_button(label: str, content: Callable[[], str], name: str, about: str) -> None:
+    """Show a button that saves an HTML file, which is made when the button is pressed."""
+    st.download_button(
+        label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=about
+    )
+
+
+def _how_many(label: str, options: Sequence[int], default: int, key: str) -> int:
+    return st.segmented_control(
+        label,
+        options,
+        default=default,
+        required=True,
+        key=key,
+        persist_state="session",
+        format_func=lambda n: "all" if n == ALL else str(n),
+    )
