@@ -112,12 +112,11 @@ def table(run: Run) -> Any:
 def _match(first: Run, second: Run, report: Report) -> Comparison:
     report(0.0, "opening the runs")
     stages = {"encode": (0.0, ENCODING), "match": (ENCODING, 1.0)}
-    found = compare.match_runs(first, second, progress=progress(report, stages))
-    with suppress(
-        OSError
-    ):  # a folder one may not write into: shown all the same, and matched again the next time
-        compare.keep(first, second, found)
-    return found
+    comparison = compare.match_runs(first, second, progress=progress(report, stages))
+    # in a folder that is not writable the comparison is shown, and made again the next time
+    with suppress(OSError):
+        compare.keep(first, second, comparison)
+    return comparison
 
 
 def _likelihood(first: Run, other: Run) -> tuple[bool, bool, bool]:

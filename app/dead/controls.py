@@ -46,7 +46,9 @@ def bar_chooser(figure: go.Figure, about: str, key: str) -> None:
         points = st.session_state[key].selection.points
         st.session_state[CAUSE] = points[0]["customdata"][0] if points else None
 
-    st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=about, on_select=clicked, selection_mode="points")
+    st.plotly_chart(
+        figure, key=key, config=widgets.QUIET, alt=about, on_select=clicked, selection_mode="points"
+    )
 
 
 def detailed_rows(table: pa.Table, columns: dict[str, Any]) -> int:

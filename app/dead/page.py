@@ -49,7 +49,9 @@ DENSE = {
 }
 
 name, run = address.run()
-widgets.run_chooser(list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record)))
+widgets.run_chooser(
+    list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record))
+)
 report = state.report(run)
 if report is None:
     widgets.heading("Dead latents", name)

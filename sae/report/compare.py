@@ -54,7 +54,9 @@ def sizes(comparison: Comparison) -> tuple[int, int]:
 
 def counts(comparison: Comparison, measure: str) -> dict[str, int]:
     """Count the latents of each of KINDS. Shared ones are counted in the first run."""
-    tally: dict[str, Counter[str]] = {side: Counter(comparison.by(measure).latents[side].kind) for side in OTHER}
+    tally: dict[str, Counter[str]] = {
+        side: Counter(comparison.by(measure).latents[side].kind) for side in OTHER
+    }
     return {kind: tally[side][kind] for kind, (side, _) in KINDS.items()}
 
 

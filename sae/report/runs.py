@@ -62,11 +62,11 @@ def progress(record: RunRecord, log: Sequence[Mapping[str, float]], quiet: float
 
 
 def runs(
-    found: Mapping[str, Run], measured: Mapping[str, Evaluation], steps_done: Mapping[str, int]
+    by_name: Mapping[str, Run], measured: Mapping[str, Evaluation], steps_done: Mapping[str, int]
 ) -> pa.Table:
     """Return the table of all runs, a row for each; None where something has not been measured."""
     rows = []
-    for name, run in found.items():
+    for name, run in by_name.items():
         config = run.record.config
         values = {line: value for line, (value, _, _) in _intervals(measured.get(name)).items()}
         rows.append(

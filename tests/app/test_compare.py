@@ -46,20 +46,20 @@ def test_links_here_and_another_run_keep_the_run_compared_with(show):
 
 def test_matching_shows_the_library_s_numbers_and_is_there_at_once_the_next_time(show, folder):
     at = matched(show("compare", folder=folder, run="toy", other="signed"))
-    found = kept(Run(folder / "toy"), Run(folder / "signed"))
-    assert found is not None, "it is on disk"
-    assert metrics(at)["one to one"] == f"{found['cosine']['summary']['one_to_one']['mean']:.3f}"
+    comparison = kept(Run(folder / "toy"), Run(folder / "signed"))
+    assert comparison is not None, "it is on disk"
+    assert metrics(at)["one to one"] == f"{comparison.cosine.summary.one_to_one['mean']:.3f}"
     again = show("compare", folder=folder, run="toy", other="signed")
     assert metrics(again) == metrics(at)
     assert "Match the features" not in [button.label for button in again.button]
 
     again.segmented_control(key="similarity").set_value("activation").run()
-    summary = found["activation"]["summary"]
-    assert metrics(again)["mutually nearest"] == str(summary["mutual"]["count"])
+    summary = comparison.activation.summary
+    assert metrics(again)["mutually nearest"] == str(summary.mutual["count"])
     for kind, side in (("lost", "first"), ("new", "second")):
         again.segmented_control(key="kind").set_value(kind).run()
-        kinds = found["activation"]["latents"][side]["kind"]
-        expected = [latent for latent, one in enumerate(kinds) if one == kind]
+        kinds = comparison.activation.latents[side].kind
+        expected = [latent for latent, of_kind in enumerate(kinds) if of_kind == kind]
         shown = [] if not again.dataframe else [int(label) for label in again.dataframe[0].value["feature"]]
         assert sorted(shown) == expected
 
@@ -77,7 +77,7 @@ def test_a_comparison_made_by_the_command_line_is_shown(show, folder):
     first, second = Run(folder / "toy"), Run(folder / "signed")
     keep(first, second, match_runs(first, second, tokens=100, near=0.2))
     at = show("compare", folder=folder, run="toy", other="signed")
-    assert "near: from 0.2 on" in text(at)
+    assert "near: 0.2 or more" in text(at)
     assert "100 held-out tokens" in text(at)
 
 
@@ -120,7 +120,7 @@ def test_a_store_that_is_gone_is_one_line_and_the_rest_stays(show, folder):
     (folder / "toy" / "run.json").write_text(json.dumps(about))
     at = matched(show("compare", folder=folder, run="toy", other="signed"))
     assert len(at.error) == 1
-    assert "no store at /nowhere" in at.error[0].value.replace("\\", "")
+    assert "/nowhere is not a store" in at.error[0].value.replace("\\", "")
     assert "Settings that differ" in text(at)
     assert "Match the features" in [button.label for button in at.button]
 

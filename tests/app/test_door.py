@@ -110,6 +110,6 @@ def test_the_app_starts_and_ends_behind_a_closed_door():
     async def app(scope: Any, receive: Any, send: Any) -> None:
         began.append(scope["type"])
 
-    asked(Door(app, WORD), kind="lifespan")
-    asked(Door(app, WORD))
+    asked(PasswordGate(app, WORD), kind="lifespan")
+    asked(PasswordGate(app, WORD))
     assert began == ["lifespan"]

@@ -87,7 +87,7 @@ def test_the_dose_response_is_the_library_s(show, runs, model):
     found = dose_response(
         model, own, [prompt_ids(model, "the cat")], chosen.sampling, (0,), SweepConfig(state.DOSES)
     )
-    assert at.session_state["job sweep toy"].result.found == found
+    assert at.session_state["job sweep toy"].result.response == found
     assert len(at.get("plotly_chart")) == 1
     for _, written in steering_report.examples(found):
         assert render.visible(written) in text(at)

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sae.features.store import FeatureStore
+from sae.runs.records import Comparison
 from sae.runs.run import Run
 from sae.workflows.compare import keep, kept, match_runs
 from tests.app.worlds import HOSTILE_RUN
@@ -15,11 +16,13 @@ from tests.browser.pages import click_cell, heading
 
 
 @pytest.fixture(scope="module")
-def matched(runs: Path) -> dict:
+def matched(runs: Path) -> Comparison:
     """Save the comparison of the toy run with the signed run, and return it."""
     first, second = Run(runs / "toy"), Run(runs / "signed")
     keep(first, second, match_runs(first, second))
-    return kept(first, second) or {}
+    comparison = kept(first, second)
+    assert comparison is not None
+    return comparison
 
 
 def test_features_are_matched_at_a_press_and_are_there_the_next_time(page: Page, runs: Path):
@@ -40,16 +43,16 @@ def test_features_are_matched_at_a_press_and_are_there_the_next_time(page: Page,
     next(runs.glob("bare/compare-*")).unlink()
 
 
-def test_a_row_puts_two_features_side_by_side(page: Page, runs: Path, matched: dict):
+def test_a_row_puts_two_features_side_by_side(page: Page, runs: Path, matched: Comparison):
     page.goto("/compare?run=toy&other=signed")
     heading(page, "Compare")
-    latents = matched["cosine"]["latents"]["first"]
-    lost = [latent for latent, kind in enumerate(latents["kind"]) if kind == "lost"]
+    latents = matched.cosine.latents["first"]
+    lost = [latent for latent, kind in enumerate(latents.kind) if kind == "lost"]
     page.get_by_test_id("stButtonGroup").get_by_text(f"lost {len(lost)}").click()
     expect(page.locator("h3").filter(has_text="Lost")).to_be_visible()
-    first = max(lost, key=lambda latent: (latents["similarity"][latent], -latent))
+    first = max(lost, key=lambda latent: (latents.similarity[latent], -latent))
     click_cell(page, row=1, x=30)
-    second = latents["nearest"][first]
+    second = latents.nearest[first]
     expect(page).to_have_url(re.compile(f"a={first}&b={second}$"))
     for name, latent in (("toy", first), ("signed", second)):
         fired = FeatureStore(runs / name / "features").row(latent)["fired"]
@@ -60,11 +63,11 @@ def test_a_row_puts_two_features_side_by_side(page: Page, runs: Path, matched: d
     expect(page).to_have_url(re.compile("run=signed"))
 
 
-def test_the_other_run_and_the_measure_are_chosen(page: Page, matched: dict):
+def test_the_other_run_and_the_measure_are_chosen(page: Page, matched: Comparison):
     page.goto("/compare?run=toy&other=signed")
     heading(page, "Compare")
     page.get_by_text("activation correlation").first.click()
-    count = matched["activation"]["summary"]["mutual"]["count"]
+    count = matched.activation.summary.mutual["count"]
     expect(page.get_by_test_id("stMetric").filter(has_text="mutually nearest")).to_contain_text(str(count))
     page.get_by_label("Compared with").click()
     page.get_by_role("option", name="bare").click()
