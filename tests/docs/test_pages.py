@@ -84,6 +84,16 @@ def test_a_file_that_a_page_names_exists(page: str):
             assert (ROOT / span).exists(), f"{page}: {span}"
 
 
+def test_the_files_of_the_fast_tests_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    fast = makefile.partition("FAST := ")[2].partition("\n\n")[0]
+    named = re.findall(r"(?<!addprefix )(tests/[\w/]+\.py)", fast)
+    for prefix, names in re.findall(r"addprefix (\S+?),([^)]*)\)", fast):
+        named += [prefix + name for name in names.split() if name != "\\"]
+    assert len(named) > 10
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 @cache
 def strings() -> str:
     """Return every string of the code, one a line; of f-strings only the fixed parts."""
