@@ -15,7 +15,7 @@ ALONE := eai-sparsify==1.3.3 dictionary-learning==0.1.0 nnsight==0.3.7 python-so
 
 # Tests for the inner loop: formulas, TopK's laws, pure functions and pages, without processes or a browser
 FAST := tests/test_layout.py tests/docs/test_pages.py tests/docs/test_reference.py \
-	$(addprefix tests/sae/test_,laws.py code.py relu.py topk.py matching.py logs.py problems.py render.py show.py comparison.py) \
+	$(addprefix tests/sae/test_,laws.py code.py relu.py matching.py render.py show.py comparison.py) \
 	$(addprefix tests/activations/test_,attribution.py text.py tokens.py token_text.py) \
 	$(addprefix tests/app/test_,charts.py rows.py run_charts.py)
 
