@@ -1,4 +1,4 @@
-"""`sae import` and `sae export saelens`: there and back, what an imported run is good for, what is said of mistakes."""
+"""`sae import` and `sae export saelens`: a round trip, what an imported run can be used for, and errors."""
 
 import json
 import re
@@ -20,7 +20,7 @@ FEATURES = ("--strongest", 4, "--sampled", 10, "--neighbours", 3, "--logits", 3,
 
 @pytest.fixture(scope="module")
 def exported(world: Path, sae: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy run's SAE as SAELens' files."""
+    """Export the toy run's SAE to SAELens' files."""
     out = tmp_path_factory.mktemp("exported") / "toy"
     ended = sae("export", "saelens", world / "runs/toy", "--out", out)
     assert ended.code == 0, ended.err
@@ -29,7 +29,7 @@ def exported(world: Path, sae: Server, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def imported(world: Path, exported: Path, sae: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It again, as a run over the toy store."""
+    """Import that export as a run over the toy store."""
     out = tmp_path_factory.mktemp("imported") / "back"
     ended = sae("import", "saelens", exported, "--out", out, "--store", world / "store")
     assert ended.code == 0, ended.err
@@ -39,7 +39,7 @@ def imported(world: Path, exported: Path, sae: Server, tmp_path_factory: pytest.
 
 
 def test_there_and_back_changes_no_number(world, imported, sae):
-    """Same weights, so the same evaluation to the last digit."""
+    """The weights are equal, so the evaluation is equal to the last digit."""
     ended = sae("evaluate", imported, "--windows", 8, "--batch", 64)
     assert ended.code == 0, ended.err
     first, again = Run(world / "runs/toy"), Run(imported)
@@ -175,7 +175,7 @@ def test_an_unfinished_run_is_not_exported(sae, run, tmp_path):
 
 
 def test_an_import_that_fails_halfway_leaves_nothing_and_can_be_made_again(world, exported, sae, tmp_path):
-    """The probe is written last but one: here of a store whose shard is gone."""
+    """The probe is written last but one, and fails here because the store's shard is gone."""
     store = Path(shutil.copytree(world / "store", tmp_path / "store"))
     (store / "shard-00000.safetensors").unlink()
     out = tmp_path / "runs/run"

@@ -1,4 +1,4 @@
-"""A hub of the test's own, commands that ask it, and an SAE to put on it."""
+"""Fixtures for tests of the hub: a fake hub of the test's own, and commands that ask it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from tests.hub.fake_hub import FakeHub, running
 
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
-    """A hub that holds nothing yet."""
+    """Start an empty hub."""
     with running() as hub:
         yield hub
 
 
 @pytest.fixture
 def asking(hub: FakeHub, sae: Server, tmp_path: Path) -> Callable[..., Ended]:
-    """Runs a command that knows this hub alone, and has a cache of its own; `token` is who asks."""
+    """Return a function that runs a command against this hub only, with its own cache; `token` identifies the user."""
 
     def ask(*args: object, token: str | None = None, url: str | None = None, **options: object) -> Ended:
         place = (url or hub.url, str(tmp_path / "cache"), token)
@@ -28,7 +28,7 @@ def asking(hub: FakeHub, sae: Server, tmp_path: Path) -> Callable[..., Ended]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, as a repository holds them."""
+    """Return the files of a folder, as a repository holds them."""
     return {
         file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
     }

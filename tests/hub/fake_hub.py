@@ -1,4 +1,4 @@
-"""A hub on loopback: what `huggingface_hub` asks of the real one, from memory, with the faults that a network has."""
+"""A fake hub on loopback that answers what `huggingface_hub` asks, from memory, with the faults that a network has."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ KINDS = {"models": "model", "datasets": "dataset"}
 
 @dataclass
 class Repository:
-    """Files at one commit, and who may read them."""
+    """The files of a repository at one commit, and who may read them."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
@@ -29,7 +29,7 @@ class Repository:
 
     @property
     def commit(self) -> str:
-        """A hash of everything in it."""
+        """A hash of all the repository's files."""
         whole = json.dumps(
             {path: hashlib.sha1(data).hexdigest() for path, data in sorted(self.files.items())}
         )
@@ -37,7 +37,7 @@ class Repository:
 
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
-    """What the hub tells of a file."""
+    """Return the hub's description of a file."""
     oid = hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
     found: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": oid}
     if path.endswith(LARGE):
@@ -46,21 +46,21 @@ def entry(path: str, data: bytes) -> dict[str, Any]:
 
 
 class FakeHub:
-    """Repositories by name, faults by file, and what was asked."""
+    """Repositories by name, faults by file, and a record of the requests."""
 
     def __init__(self) -> None:
         self.models: dict[str, Repository] = {}
         self.datasets: dict[str, Repository] = {}
         self.faults: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-        """File name, or `api` -> what becomes of its next requests: (status, 500), (cut, bytes), (long, bytes more),
+        """File name, or `api` -> faults of its next requests: (status, 500), (cut, bytes), (long, bytes more),
         (other, bytes), (wait, seconds)."""
         self.asked: list[tuple[str, str, str]] = []
-        """Method, path, Range."""
+        """Method, path and Range header of every request."""
         self.sent = 0
-        """Bytes of files that went out."""
+        """Number of bytes of files that were sent."""
         self.objects: dict[str, bytes] = {}
         self.stray: list[str] = []
-        """Requests that nothing here answers."""
+        """Requests that this fake has no answer to."""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -69,22 +69,22 @@ class FakeHub:
         ).start()
 
     def close(self) -> None:
-        """Stop answering."""
+        """Stop the server."""
         self.server.shutdown()
         self.server.server_close()
 
     def gets(self, name: str) -> list[str]:
-        """Ranges of the GETs of files of this name."""
+        """Return the Range headers of the GET requests for files of this name."""
         return [rng for method, path, rng in self.asked if method == "GET" and path.endswith(name)]
 
     def repository(self, kind: str, name: str) -> Repository | None:
-        """A repository, if it is there."""
+        """Return a repository, or None if it does not exist."""
         return (self.models if kind == "models" else self.datasets).get(name)
 
 
 @contextmanager
 def running() -> Iterator[FakeHub]:
-    """A hub while the block lasts."""
+    """Run a hub while the block lasts."""
     hub = FakeHub()
     try:
         yield hub
@@ -93,13 +93,13 @@ def running() -> Iterator[FakeHub]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request to the hub that `hub` stands for."""
+    """Handler of one request to `hub`."""
 
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -145,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def opened(self, kind: str, name: str, revision: str = "main") -> Repository | None:
-        """The repository, or a refusal sent."""
+        """Return the repository, or send a refusal and return None."""
         found = self.hub.repository(kind, name)
         faults = self.hub.faults["api"]
         if faults and faults[0][0] == "status":

@@ -1,4 +1,4 @@
-"""The catalogue: every entry is a name that parses and a format that is read, and words find what they mean."""
+"""Every entry of the catalogue has a name that parses and a format that can be read, and searches find what they ask for."""
 
 import json
 

@@ -14,7 +14,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture
 def model(hub, world):
-    """The toy model, on the hub."""
+    """Put the toy model on the hub."""
     hub.models["me/toy"] = Repository(contents(world / "model"))
     return "me/toy"
 
@@ -48,7 +48,7 @@ def test_a_silent_hub_is_told_within_seconds(asking, world, tmp_path, what):
 
 
 def test_a_hub_that_takes_connections_and_says_nothing_is_told_too(hub, asking, world):
-    """A socket that listens and never answers, as behind a bad proxy."""
+    """A socket that listens and never answers stands for a bad proxy."""
     import socket
 
     with socket.socket() as deaf:

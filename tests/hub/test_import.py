@@ -1,4 +1,4 @@
-"""`sae import hf:…`: what is fetched, what is kept of it, and what is said when the hub has not what was asked."""
+"""`sae import hf:…`: what is fetched, what is kept, and the errors when the hub lacks what was asked for."""
 
 import json
 import time
@@ -22,7 +22,7 @@ PLACE = "layer_20/width_16k/average_l0_71"
 
 @pytest.fixture
 def gemma(hub, tmp_path):
-    """A repository of three SAEs, and a file that nobody asked for."""
+    """Put a repository with three SAEs and an unrelated file on the hub."""
     folder = tmp_path / "made"
     for place in (PLACE, "layer_20/width_16k/average_l0_139", "layer_3/width_16k/average_l0_59"):
         first(folder / place, tensors())
@@ -88,7 +88,7 @@ REPOSITORIES = {
 @pytest.mark.parametrize("form", REPOSITORIES)
 @pytest.mark.parametrize("whole", [True, False])
 def test_every_layout_is_found(hub, asking, world, tmp_path, form, whole):
-    """By its path, and by the repository's name where it holds nothing else."""
+    """A shared run is found by its path, and by the repository's name where it holds nothing else."""
     name, path, make = REPOSITORIES[form]
     folder = tmp_path / "made"
     if make:
@@ -152,7 +152,7 @@ def test_a_token_opens_what_is_private(hub, asking, world, tmp_path):
 
 @pytest.mark.parametrize("fault", [("cut", 600), ("long", 500)])
 def test_a_download_that_breaks_off_is_gone_on_with(hub, gemma, asking, fault):
-    """Within a command, from where it was; what the server claims beyond the file's end is not waited for."""
+    """One command resumes where the download broke off, and does not wait for bytes that the server claims beyond the end."""
     hub.faults["params.npz"] = [fault]
     ended = asking("import", f"hf:{GEMMA}/{PLACE}", "--out", "run")
     whole = len(gemma.files[f"{PLACE}/params.npz"])
@@ -195,7 +195,7 @@ def test_a_hub_that_stays_out_of_order_is_told(hub, gemma, asking):
 
 
 def test_a_disk_without_room_is_told_before(hub, asking, tmp_path, monkeypatch):
-    """A repository may say any size."""
+    """A repository may claim any size."""
     hub.models["a/huge"] = Repository({"params.npz": b"a"})
     entry = fake_hub.entry
     monkeypatch.setattr(fake_hub, "entry", lambda path, data: _huge(entry(path, data)))

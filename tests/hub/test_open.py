@@ -1,4 +1,4 @@
-"""`sae open`: from a name to all that the pages need; finished work is not done again."""
+"""`sae open` goes from a name to everything that the pages need, and does not repeat finished work."""
 
 import pytest
 
@@ -12,7 +12,7 @@ SMALL = ("--tokens", 1600, "--context", 16, "--windows", 4, "--no-app")
 
 @pytest.fixture
 def shared(hub, world):
-    """A run of ours on the hub, whose model is a folder here."""
+    """Put a run of ours on the hub, whose model is a folder on this machine."""
     hub.models["me/mine"] = Repository(contents(world / "runs/toy"))
 
 

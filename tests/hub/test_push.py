@@ -1,4 +1,4 @@
-"""`sae push`: what is sent, that it comes back the same, that nothing of this machine goes along."""
+"""`sae push`: what is sent comes back the same and tells nothing about this machine."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.hub.fake_hub import TOKEN
 
 @pytest.fixture
 def run(world, tmp_path):
-    """The toy run, with labels."""
+    """Return the toy run with labels."""
     run = Path(shutil.copytree(world / "runs/toy", tmp_path / "runs/toy"))
     (run / ".env").write_text("HF_TOKEN=hf_secret")
     return run
@@ -46,7 +46,7 @@ def test_a_run_that_was_sent_comes_back_the_same_with_its_card(hub, asking, worl
 
 
 def test_no_path_of_this_machine_is_sent(hub, asking, world, run, tmp_path):
-    """Neither in settings, nor in what an import says of its files, nor in the card."""
+    """Paths are neither in settings, nor in the record of an import, nor in the card."""
     about = json.loads((run / "run.json").read_text())
     about.pop("checksum")
     about["imported"] = {

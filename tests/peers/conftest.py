@@ -1,4 +1,4 @@
-"""What the tests with other tools' packages share: the table of differences that is printed at their end."""
+"""Helper for tests with other tools' packages: the table of differences that is printed at their end."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,7 +15,7 @@ Record = Callable[..., None]
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Iterator[Record]:
-    """Hold two tools' latents and reconstructions of the same rows to each other, and put a row into the table."""
+    """Compare two tools' latents and reconstructions of the same rows, and add a row to the table."""
     table = request.config.stash.setdefault(TABLE, [])
 
     def compare(

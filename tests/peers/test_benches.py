@@ -1,4 +1,4 @@
-"""SAEBench and SAEDashboard themselves, on a random model, with an SAE of ours behind the adapter."""
+"""SAEBench and SAEDashboard themselves run on a random model with an SAE of ours behind the adapter."""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ HOOK, T = "blocks.0.hook_resid_post", 16
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """Two layers of width D over 50 tokens."""
+    """Build a model of two layers of width D over 50 tokens."""
     torch.manual_seed(0)
     sizes = {"n_layers": 2, "d_model": D, "n_ctx": T, "d_head": 4, "n_heads": 2, "d_vocab": 50}
     return lens.HookedTransformer(lens.HookedTransformerConfig(act_fn="relu", seed=0, device="cpu", **sizes))
@@ -37,7 +37,7 @@ def tokens() -> Tensor:
 
 @pytest.fixture(scope="module")
 def x(model: Any, tokens: Tensor) -> Tensor:
-    """What passes the hook point."""
+    """Return the activations at the hook point."""
     return model.run_with_cache(tokens)[1][HOOK].detach()
 
 

@@ -1,4 +1,4 @@
-"""dictionary_learning itself: what its classes save is read here, what is written here they load, and both compute the same."""
+"""The package dictionary_learning: we read what its classes save, they load what we write, and both compute the same."""
 
 import json
 from typing import Any
@@ -44,7 +44,7 @@ EXPORTED = {
 
 @torch.no_grad()
 def made(name: str) -> Any:
-    """One of theirs whose every parameter is random; decoders that its training keeps at norm 1 stay there."""
+    """Return an SAE of theirs with random parameters, with decoder rows of norm 1 where its training keeps them so."""
     theirs_ = getattr(theirs, name)(D, F, *SETTINGS[name])
     generator = torch.Generator().manual_seed(5)
     for key, tensor in theirs_.named_parameters():
@@ -58,7 +58,7 @@ def made(name: str) -> Any:
 
 
 def saved(folder, name: str, dictionary: Any) -> None:
-    """As `trainSAE` leaves it."""
+    """Save an SAE as `trainSAE` does."""
     folder.mkdir()
     trainer = {"dict_class": name, "lm_name": "gpt2", "layer": 3, "submodule_name": "resid_post_layer_3"}
     trainer |= {"k": K} if SETTINGS[name] else {}

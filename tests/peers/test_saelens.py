@@ -1,4 +1,4 @@
-"""SAELens itself: what it writes is read here, what is written here it reads, and both compute the same."""
+"""The package SAELens: we read what it writes, it reads what we write, and both compute the same."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def rows(d: int = D, n: int = 512) -> torch.Tensor:
 
 @torch.no_grad()
 def theirs(kind: str, settings: dict[str, Any]) -> Any:
-    """An SAE of theirs whose every parameter and threshold is random."""
+    """Return an SAE of theirs with random parameters and thresholds."""
     from sae_lens import saes
 
     about = saes.sae.SAEMetadata(model_name="gpt2", hook_name=HOOK, context_size=128)
@@ -72,7 +72,7 @@ def theirs(kind: str, settings: dict[str, Any]) -> Any:
 
 
 def both(path: Path, lensed: Any, x: torch.Tensor) -> tuple[Any, ...]:
-    """Latents and reconstructions, ours first. Ours carry the norms of the decoder, where latents may."""
+    """Return latents and reconstructions, ours first. Our latents carry the decoder norms where they may."""
     sae = saelens.read(path).sae
     code, z = sae.encode(x), lensed.encode(x)
     norms = lensed.W_dec.norm(dim=1) / sae.W_dec.norm(dim=1)

@@ -1,4 +1,4 @@
-"""sparsify itself: what it saves is read here, what is written here it loads, and both compute the same."""
+"""The package sparsify: we read what it saves, it loads what we write, and both compute the same."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ D, K = 16, 8
 
 @torch.no_grad()
 def made(**settings: Any) -> Any:
-    """One of theirs, six times as wide as its input, whose every number is random; `normalize_decoder` is kept to."""
+    """Return an SAE of theirs, six times as wide as its input, with random parameters that obey `normalize_decoder`."""
     coder = theirs.SparseCoder(D, theirs.SparseCoderConfig(expansion_factor=6, k=K, **settings))
     generator = torch.Generator().manual_seed(5)
     for tensor in coder.parameters():
@@ -33,7 +33,7 @@ def made(**settings: Any) -> Any:
 
 
 def both(coder: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Its latents, written out, and its reconstruction."""
+    """Return its dense latents and its reconstruction."""
     found = coder.encode(x)
     dense = torch.zeros(len(x), coder.num_latents).scatter_(1, found.top_indices, found.top_acts)
     return dense, coder.decode(found.top_acts, found.top_indices)

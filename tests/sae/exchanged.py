@@ -1,4 +1,4 @@
-"""What tests of other tools' files share: SAEs with every number set, rows to encode, how far two results are apart."""
+"""Helpers for tests of other tools' files: SAEs with all parameters set, rows to encode, and a distance between results."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ ORIGIN = Origin("gpt2", "blocks.3.hook_resid_post", {"context_size": 128})
 
 
 def trained(cfg: ArchConfig, seed: int = 1) -> SAE:
-    """As after training: biases, thresholds and magnitudes away from where they start; decoder rows of norm 1."""
+    """Return an SAE as after training: biases, thresholds and magnitudes differ from initial values; decoder rows have norm 1."""
     sae = build(cfg, D, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -29,12 +29,12 @@ def trained(cfg: ArchConfig, seed: int = 1) -> SAE:
 
 
 def rows(n: int = 256, seed: int = 2, width: int = D) -> Tensor:
-    """Rows about a point away from 0, as activations are."""
+    """Return rows around a point away from 0, like activations."""
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randn(n, width, generator=generator) + torch.randn(width, generator=generator)
 
 
 def apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest number."""
+    """Return the largest difference, relative to the largest number."""
     a, b = a.double(), b.double()
     return ((a - b).abs().max() / b.abs().max()).item()

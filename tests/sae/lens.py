@@ -1,6 +1,6 @@
-"""SAEs to exchange with SAELens, and its formulas, written out in float64 from what its classes say they compute.
+"""SAEs to exchange with SAELens, and its formulas, written out in float64 from the source of its classes.
 
-What our readers and writers are held to where the package itself is not at hand; tests/peers holds this to the package."""
+Readers and writers are tested against these where the package is not installed; tests/peers tests these against the package."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ TENSORS = {
 
 
 def ours(name: str) -> SAE:
-    """An SAE whose every parameter and threshold is random, in use."""
+    """Return an SAE in use whose parameters and thresholds are all random."""
     sae, generator = build(SMALL[name], D), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in sae.parameters():
@@ -59,7 +59,7 @@ def folder(
     tensors: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """Files of an SAE of this architecture with random weights, free decoder norms and thresholds on both sides of 0."""
+    """Write an SAE of this architecture with random weights, free decoder norms and thresholds on both sides of 0."""
     generator = torch.Generator().manual_seed(0)
     sizes = {"D": d, "F": f}
     made: dict[str, Any] = {
@@ -87,12 +87,12 @@ def folder(
 
 
 def tensors_of(path: Path) -> dict[str, Tensor]:
-    """Its tensors in float64."""
+    """Read the folder's tensors in float64."""
     return {name: tensor.double() for name, tensor in load_file(path / "sae_weights.safetensors").items()}
 
 
 def latents(path: Path, x: Tensor) -> Tensor:
-    """What the SAE in the folder makes of x."""
+    """Return the latents of x by the SAE in the folder."""
     cfg, t, x = json.loads((path / "cfg.json").read_text()), tensors_of(path), x.double()
     read = (x - t["b_dec"] if cfg["apply_b_dec_to_input"] else x) @ t["W_enc"]
     if cfg["architecture"] == "gated":

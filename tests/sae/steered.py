@@ -1,4 +1,4 @@
-"""What the tests of steering share: SAEs of every architecture on the toy model's activations, and made-up maxima."""
+"""Helpers for tests of steering: SAEs of every architecture on the toy model's activations, and made-up calibrations."""
 
 from functools import cache
 
@@ -18,13 +18,13 @@ TOKENS[:, 0] = 0
 
 
 def activations(model: LanguageModel) -> Tensor:
-    """What passes the toy hook point, [n, 16], BOS left out."""
+    """Return the activations at the toy hook point, [n, 16], without BOS."""
     return model.capture(TOKENS, [tiny.HOOK])[tiny.HOOK][:, 1:].flatten(0, 1)
 
 
 @cache
 def trained(model: LanguageModel, cfg: ArchConfig) -> SAE:
-    """An SAE of this architecture after a few steps on those activations, as it would be saved."""
+    """Train an SAE of this architecture for a few steps on those activations, and return it as it would be saved."""
     x = activations(model)
     settings = TrainConfig(steps=12, batch=len(x), lr=1e-2, dead_after_tokens=10**9, warmup_steps=0)
     scale = float((x.numel() / x.square().sum()) ** 0.5)
@@ -37,7 +37,7 @@ def trained(model: LanguageModel, cfg: ArchConfig) -> SAE:
 
 
 def calibration(sae: SAE, x: Tensor) -> Calibration:
-    """Extremes of every latent on these activations; of a few that never fire, none. Peaks are made up."""
+    """Return a calibration with each latent's extremes on these activations, 0 where it never fires. Peaks are made up."""
     dense = sae.encode(x).dense().detach()
     peaks = {latent: [latent + 2, latent + 40] for latent in range(sae.d_sae)}
     norm = x.square().sum(1).mean().sqrt().item()
@@ -45,11 +45,11 @@ def calibration(sae: SAE, x: Tensor) -> Calibration:
 
 
 def loudest(sae: SAE, x: Tensor, n: int = 2) -> list[int]:
-    """The latents that fire on most of these activations, of those that do not on all."""
+    """Return the latents that fire on most of these activations, but not on all."""
     fires = (sae.encode(x).dense() != 0).float().mean(0)
     return (fires * (fires < 0.9)).topk(n).indices.tolist()
 
 
 def steer(sae: SAE, x: Tensor, *interventions: Intervention, **settings) -> Steering:
-    """Steering at the toy hook point."""
+    """Return a steering at the toy hook point."""
     return Steering(sae, tiny.HOOK, interventions, calibration(sae, x), **settings)

@@ -1,4 +1,4 @@
-"""The whole way with tokenizers unlike the toy's: none changes, ids without a token, and examples that read as the text does."""
+"""The whole workflow with tokenizers unlike the toy's: they stay unchanged, ids may lack a token, and examples read as the text does."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def model_folder(path: Path, tokenizer: PreTrainedTokenizerFast, rows: int) -> P
 
 @pytest.fixture(scope="module", params=KINDS)
 def made(request, tmp_path_factory) -> tuple[str, LanguageModel, Run, list[str]]:
-    """The kind, its model, a run with features, and the documents."""
+    """Return the kind of tokenizer, its model, a run with features, and the documents."""
     kind, settings = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = tokenizers.tokenizer(kind, **settings)

@@ -1,4 +1,4 @@
-"""What a .pt may hold: tensors and plain containers. Nothing in one is run, nor trusted for how much memory it takes."""
+"""A .pt may hold tensors and plain containers. No code in it is run, and it does not decide how much memory it takes."""
 
 import io
 import zipfile
@@ -12,14 +12,14 @@ from sae.foreign.weights import Weights, read_pt
 
 
 class Opened:
-    """What a pickle would run."""
+    """An object whose unpickling fails the test."""
 
     def __reduce__(self):
         return pytest.fail, ("the pickle was opened",)
 
 
 def swollen(path):
-    """A storage of zeros, packed to a thousandth."""
+    """Write a file whose storage of zeros is compressed to a thousandth."""
     torch.save({"x": torch.zeros(4)}, path)
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}

@@ -1,4 +1,4 @@
-"""The cache of latents for delphi: read as its loader reads it, every firing is where the SAE has it."""
+"""The cache of latents for delphi, read as its loader reads it, has every firing where the SAE has it."""
 
 import json
 from itertools import pairwise
@@ -23,7 +23,7 @@ def parts(world):
 
 
 def loaded(folder):
-    """As delphi's TensorBuffer does: (window, column, latent) -> value, and the tokens of each file."""
+    """Read a cache as delphi's TensorBuffer does: (window, column, latent) -> value, and the tokens of each file."""
     found, tokens = {}, []
     for file in sorted(folder.glob("*.safetensors")):
         content = load_file(file)

@@ -1,4 +1,4 @@
-"""dictionary_learning's files: each class against its formula in float64, ours written and read, mistakes told."""
+"""dictionary_learning's files: each class against its formula in float64, ours written and read back, mistakes refused."""
 
 import json
 
@@ -110,7 +110,7 @@ def save(folder, name, state, **trainer):
 
 
 def compare(sae, name, state, scale=1.0):
-    """An SAE beside the class's formula, of inputs divided by `scale` that are rebuilt times it."""
+    """Compare an SAE with the class's formula, for inputs divided by `scale` and reconstructions multiplied by it."""
     x = rows()
     _, latents, bias = CLASSES[name]
     s = {key: value.double() for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""All formats alike: bytes that rot and settings of any kind are read or refused, in one line, and files are told apart."""
+"""Every format reads or refuses damaged bytes and arbitrary settings, in one line, and files are recognised by their format."""
 
 import json
 import random
@@ -56,7 +56,7 @@ def test_nothing_that_is_there_is_overwritten(tmp_path, form):
 
 @every_format
 def test_rotten_bytes_are_read_or_refused(tmp_path, form):
-    """Bits flipped, ends cut off, zeros written over: never another error, never a number that is none."""
+    """Flipped bits, missing ends and overwritten zeros never lead to another error or to a number that is not finite."""
     writable()[form].write(trained(SMALL[HELD[form]]), ORIGIN, tmp_path / "a")
     whole = {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     rng, refused = random.Random(0), []

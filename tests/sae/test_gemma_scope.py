@@ -1,4 +1,4 @@
-"""Gemma Scope's files of both versions against the formula, ours written and read, mistakes told."""
+"""Gemma Scope's files of both versions against the formula, ours written and read back, mistakes refused."""
 
 import json
 import pickle
@@ -175,7 +175,7 @@ def test_transcoders_of_version_1_and_decoders_of_several_layers_are_told(tmp_pa
 
 
 class Opened:
-    """What a pickle would run."""
+    """An object whose unpickling fails the test."""
 
     def __reduce__(self):
         return pytest.fail, ("the pickle was opened",)

@@ -1,4 +1,4 @@
-"""Llama Scope's files in both layouts against their formula written out in float64; what is no SAE is told."""
+"""Llama Scope's files in both layouts against their formula written out in float64; what is not an SAE is refused."""
 
 import json
 
@@ -17,14 +17,14 @@ RAW_THRESHOLD = 0.2021484375
 
 
 def linear(seed: int = 0) -> dict[str, Tensor]:
-    """Encoder (F, D), decoder (D, F) with rows of different norms, biases."""
+    """Return encoder (F, D), decoder (D, F) with latents of different norms, and biases."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {"encoder.weight": (F, D), "encoder.bias": (F,), "decoder.weight": (D, F), "decoder.bias": (D,)}
     return {name: torch.randn(*shape, generator=generator) / 2 for name, shape in shapes.items()}
 
 
 def first(folder, tensors, **changes):
-    """The layout of 2024, with the settings of the published Llama3_1-8B-Base-L8R-8x."""
+    """Write the layout of 2024, with the settings of the published Llama3_1-8B-Base-L8R-8x."""
     about = {
         "d_model": D,
         "d_sae": F,
@@ -46,7 +46,7 @@ def first(folder, tensors, **changes):
 
 
 def later(folder, tensors, **changes):
-    """The layout of llamascopium."""
+    """Write the layout of llamascopium."""
     about = {
         "sae_type": "sae",
         "d_model": D,
@@ -73,7 +73,7 @@ def parts(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("by_norm", [True, False])
 @pytest.mark.parametrize("subtracted", [True, False])
 def test_the_first_layout_is_its_formula(tmp_path, by_norm, subtracted):
-    """x is scaled to sqrt(D), and so is the threshold, which the file has in units of raw activations."""
+    """x is scaled to a norm of sqrt(D), and so is the threshold, which the file gives in units of raw activations."""
     tensors = linear()
     options = {"sparsity_include_decoder_norm": by_norm, "apply_decoder_bias_to_pre_encoder": subtracted}
     folder = first(tmp_path / "Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L8R-8x", tensors, **options)
@@ -95,7 +95,7 @@ def test_the_first_layout_is_its_formula(tmp_path, by_norm, subtracted):
 @pytest.mark.parametrize("names", ["encoder", "W_E"])
 @pytest.mark.parametrize("scaled", [True, False])
 def test_the_later_layout_is_its_formula(tmp_path, by_norm, names, scaled):
-    """Thresholds are a latent's own, and of scaled inputs."""
+    """Each latent has its own threshold, for scaled inputs."""
     tensors = linear(1)
     W_enc, b_enc, W_dec, b_dec = parts(tensors)
     log_threshold = torch.linspace(-2, 0, F)
@@ -122,7 +122,7 @@ def test_the_later_layout_is_its_formula(tmp_path, by_norm, names, scaled):
 
 @pytest.mark.parametrize("act_fn", ["topk", "relu"])
 def test_other_activations_are_their_formula(tmp_path, act_fn):
-    """TopK ranks a latent's pre-activation times its row's norm."""
+    """TopK ranks pre-activations times the norms of their decoder rows."""
     tensors = linear(2)
     folder = first(tmp_path / "a", tensors, act_fn=act_fn)
     sae = llama_scope.read(folder).sae

@@ -1,4 +1,4 @@
-"""Features in Neuronpedia's import layout: files, keys and what they say beside the features folder."""
+"""Features in Neuronpedia's import layout: files and keys, and values that agree with the features folder."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""OpenAI's files: a ReLU autoencoder against its formula, ours written and read, what has no exact form told."""
+"""OpenAI's files: a ReLU autoencoder against its formula, ours written and read back, what has no exact form refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SAEs of SAELens trained on a model that TransformerLens had processed: the same latents on the model as it is, or a refusal."""
+"""SAEs of SAELens trained on a model that TransformerLens processed have the same latents on the unprocessed model, or are refused."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ WRITTEN = list(SITES)[:5]
 
 @pytest.fixture(scope="module")
 def model() -> GPT2LMHeadModel:
-    """A GPT-2 in float64, with biases and norms away from where they start."""
+    """Build a GPT-2 in float64 whose biases and norms differ from their initial values."""
     torch.manual_seed(0)
     made = GPT2LMHeadModel(
         GPT2Config(vocab_size=50, n_positions=32, n_embd=D, n_layer=2, n_head=2, initializer_range=0.4)
@@ -45,7 +45,7 @@ def model() -> GPT2LMHeadModel:
 
 
 def centred(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """TransformerLens' center_writing_weights, by hand. The unembedding is tied to W_E and is not rewritten."""
+    """Apply TransformerLens' center_writing_weights by hand. The unembedding is tied to W_E and is not rewritten."""
     twin = copy.deepcopy(model)
     twin.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
@@ -59,7 +59,7 @@ def centred(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
 
 
 def without_value_biases(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """TransformerLens' fold_value_biases, by hand."""
+    """Apply TransformerLens' fold_value_biases by hand."""
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for block in twin.transformer.h:
@@ -71,7 +71,7 @@ def without_value_biases(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
 
 @torch.no_grad()
 def passing(model: GPT2LMHeadModel, hook: str) -> tuple[Tensor, Tensor]:
-    """What passes a hook point, [T, D], and the predictions."""
+    """Return the activations at a hook point, [T, D], and the predictions."""
     seen: list[Tensor] = []
     name, side = SITES[hook]
 
@@ -120,7 +120,7 @@ def test_centred_writing_weights_are_folded_into_the_encoder(model, tmp_path, ho
 
 
 def test_what_centring_and_value_biases_leave_alone_is_read_as_it_is(model, tmp_path):
-    """The table of hook points against the processed model itself."""
+    """The table of hook points agrees with the processed model itself."""
     for hook in SITES:
         for key, twin in (
             ("center_writing_weights", centred(model)),

@@ -1,4 +1,4 @@
-"""Qwen-Scope's files against the code on the models' cards, in float64; names are told apart, mistakes told."""
+"""Qwen-Scope's files against the code on the models' cards, in float64; names are parsed, mistakes refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What an SAE sees in a text: by hand, in float64, over all architectures; windows, rankings, and what is refused."""
+"""A reading recomputed by hand, in float64, for all architectures; its windows and rankings, and what is refused."""
 
 import math
 import re
@@ -33,7 +33,7 @@ WIDTH = 16
 
 @pytest.fixture(scope="module")
 def model(world: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """The toy world's, with a final norm of uneven gain."""
+    """Return the toy world's model with a final norm of uneven gain."""
     made = load(str(world / "model"))
     made.plain.model.norm.weight.data.copy_(torch.linspace(-1.0, 2.0, WIDTH))
     return made
@@ -55,7 +55,7 @@ def reading(model: LanguageModel, run: Run, features: FeatureStore) -> Reading:
 
 
 def trained(cfg, store: Store) -> SAE:
-    """A few steps on the toy store."""
+    """Return a run of a few steps on the toy store."""
     x = torch.cat([x for x, *_ in store.batches(tiny.HOOK, 64)])
     settings = TrainConfig(steps=8, batch=64, lr=1e-2, warmup_steps=1, dead_after_tokens=10**9)
     trainer = Trainer(build(cfg, WIDTH, seed=1), settings)
@@ -65,7 +65,7 @@ def trained(cfg, store: Store) -> SAE:
 
 
 def windows(model: LanguageModel, text: str = TEXT) -> list[torch.Tensor]:
-    """The text's windows of 16, by hand: a BOS, then fifteen bytes."""
+    """Cut the text into windows of 16 by hand: a BOS, then fifteen bytes."""
     ids = model.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [torch.tensor([[0, *ids[start : start + 15]]]) for start in range(0, len(ids), 15)]
 
@@ -127,7 +127,7 @@ def test_effects_are_value_times_decoder_row_through_the_frozen_norm(cfg, model:
 def test_at_the_last_residual_an_effect_is_the_exact_change_of_the_frozen_logit(
     model: LanguageModel, world: Path
 ):
-    """Take the latent's part out of the residual there, with the norm's scale held: the logit falls by the effect."""
+    """Removing the latent's part from the residual stream, with the norm's scale frozen, lowers the logit by the effect."""
     hook, store = model.last_residual, Store(world / "store")
     sae = trained(SMALL["abstopk"], store)
     reading = read(model, sae, hook, TEXT, packing=CONTEXT)

@@ -1,4 +1,4 @@
-"""The adapter for SAEBench and SAEDashboard: each thing that SAEBench's self-test and evaluations ask of an SAE."""
+"""The adapter for SAEBench and SAEDashboard does everything that SAEBench's self-test and evaluations ask of an SAE."""
 
 from dataclasses import asdict, is_dataclass
 

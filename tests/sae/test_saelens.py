@@ -1,4 +1,4 @@
-"""SAELens' files: read as its formulas say, written so that they say what ours does, and refused where neither can be."""
+"""SAELens' files are read by its formulas, written so that they compute what ours does, and refused where neither is possible."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def rows(n: int = 64) -> torch.Tensor:
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    """To 1e-5 of the largest value; latents fire in the same places."""
+    """Assert equality to 1e-5 of the largest value, and that the same latents fire."""
     assert torch.equal(found != 0, wanted != 0)
     assert (found.double() - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
@@ -141,7 +141,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
 
 
 def test_files_from_before_version_6_are_read(tmp_path):
-    """Settings lay flat; the activation function said what is now the architecture."""
+    """Settings were flat, and the activation function named what is now the architecture."""
     flat = {
         "hook_point": HOOK, "model_name": "gpt2-small", "d_in": D, "d_sae": F, "dtype": "torch.float32", "metadata": None,
         "hook_point_head_index": None, "dataset_path": "openwebtext", "normalize_activations": False,
@@ -292,7 +292,7 @@ def test_zeros_in_the_decoder_stay_zeros(tmp_path):
 
 
 def test_a_tied_weight_may_be_saved_as_a_view(tmp_path):
-    """safetensors holds no views, so writing makes copies."""
+    """safetensors cannot hold views, so writing copies."""
     sae = ours("topk")
     sae.W_enc.data = sae.W_dec.T
     saelens.write(sae, Origin("gpt2", HOOK), tmp_path / "a")

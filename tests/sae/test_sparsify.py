@@ -1,4 +1,4 @@
-"""sparsify's files: read as its own loader computes them, ours written and read, mistakes told."""
+"""sparsify's files: read as its own loader computes them, ours written and read back, mistakes refused."""
 
 import json
 
@@ -41,7 +41,7 @@ def save(folder, content=None, **about):
 
 
 def formula(x, s, signed=False):
-    """float64: the k largest of relu, or of |u|, with b_dec taken off."""
+    """Return latents and reconstruction in float64: the k largest of relu(u), or of |u|, with b_dec subtracted from x."""
     u = (x.double() - s["b_dec"].double()) @ s["encoder.weight"].double().T + s["encoder.bias"].double()
     u = u if signed else u.relu()
     places = u.abs().topk(K, dim=1).indices
@@ -52,7 +52,7 @@ def formula(x, s, signed=False):
 @pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize("signed", [True, False])
 def test_read_as_its_formula(tmp_path, normalised, signed):
-    """With `num_latents` 0, and with b_dec taken off whatever `normalize_decoder` says."""
+    """`num_latents` may be 0, and b_dec is subtracted whatever `normalize_decoder` says."""
     content, x = tensors(unit=normalised), rows()
     read = sparsify.read(save(tmp_path, content, normalize_decoder=normalised, signed=signed))
     z, x_hat = formula(x, content, signed)

@@ -36,7 +36,7 @@ def x(model) -> Tensor:
 
 
 def exact(sae, x: Tensor, latent: int) -> tuple[Tensor, Tensor, Tensor]:
-    """h, the latent's value on each row, and its decoder row, in float64."""
+    """Return h, the latent's value on each row, and its decoder row, in float64."""
     return x.double(), sae.encode(x).dense()[:, latent].double(), sae.W_dec[latent].double()
 
 
@@ -146,7 +146,7 @@ def test_ablation_equals_a_hand_written_hook(model, x):
 
 
 def test_set_makes_the_encoder_read_what_was_set_where_latents_do_not_overlap():
-    """An orthonormal dictionary that fires fully: the code after steering is the code with one value replaced."""
+    """With an orthonormal dictionary that fires fully, the code after steering is the code with one value replaced."""
     sae = build(AbsTopKConfig(d_sae=16, k=16), 16)
     with torch.no_grad():
         sae.W_dec.copy_(torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0])

@@ -1,4 +1,4 @@
-"""The ends of steering's and sampling's numbers: strengths that overflow, positions that do not occur, latents that rest."""
+"""The limits of steering and sampling: strengths that overflow, positions that do not occur, latents that never fire."""
 
 import math
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_a_strength_that_overflows_is_refused_with_the_largest_that_is_useful(mo
 
 
 def test_activations_that_overflow_only_while_the_model_runs_are_told(model, x):
-    """The corpus' maxima say it fits; what passes is far larger."""
+    """By the corpus' maxima the strength fits; the activations are far larger."""
     sae = steered.trained(model, SIGNED)
     (latent,) = steered.loudest(sae, x, 1)
     edit = steered.steer(sae, x, Intervention(latent, "scale", 1e13)).edits()

@@ -1,4 +1,4 @@
-"""What steering does, in numbers: each measure recomputed by hand in float64; a sweep's laws on the toy model."""
+"""Steering's measures, each recomputed by hand in float64, and the laws of a sweep on the toy model."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def model(world) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def steering(world) -> Steering:
-    """Two latents of the toy run turned up."""
+    """Return a steering that adds to two latents of the toy run."""
     run = Run(world / "runs/toy")
     features = FeatureStore(run.path / "features")
     best = np.argsort(features.table["density"].to_numpy())[::-1][3:5]
@@ -49,7 +49,7 @@ def pair(model, steering):
 
 
 def by_hand(model, steering, text, push: float) -> np.ndarray:
-    """Log-probabilities [n, V], float64, from the plain model with a hook that adds `push` times the directions."""
+    """Return log-probabilities [n, V], float64, from the plain model with a hook that adds `push` times the directions."""
 
     def hook(module, args, output):
         hidden = (output[0] if isinstance(output, tuple) else output).clone()
