@@ -101,4 +101,4 @@ def test_the_command_prints_names_and_json(sae):
     assert {row["model"] for row in rows} == {"gpt2"}
     assert {row["layer"] for row in rows} == {8}
     assert "nearest: hf:" in sae("catalogue", "gpt2 layer 80").complaint
-    assert "needed are words" in sae("catalogue").complaint
+    assert "no words to look for" in sae("catalogue").complaint
