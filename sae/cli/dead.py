@@ -18,6 +18,7 @@ from sae.cli import arguments
 from sae.diagnosis.causes import CAUSES, FIRES_ON, TRAINING
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig
+from sae.runs.records import Changes
 from sae.runs.run import Run
 from sae.workflows.diagnose import diagnose_run
 
@@ -64,42 +65,43 @@ def as_csv(found: DeadReport) -> str:
 def show_report(run: Run, found: DeadReport) -> None:
     """Print the summary."""
     about = found.about
-    kinds, by, d_sae = about["kinds"], about["dead_by"], about["d_sae"]
-    n_text = about["rows"]["train"] + about["rows"]["held_out"]
+    kinds, by, d_sae = about.kinds, about.dead_by, about.d_sae
+    n_text = about.rows["train"] + about.rows["held_out"]
     title = f"{run.path}: {kinds['dead']:,} of {d_sae:,} latents dead on {n_text:,} tokens of text"
     table = Table(title=title)
     for column in ("", "latents", ""):
         table.add_column(column, justify="right" if column else "left")
-    _section(table, "silent on", about["silent"], lambda name: f"{about['rows'][name]:,} rows")  # fmt: skip
-    _section(table, "dead that fire on", _ordered(by["fires_on"], FIRES_ON), lambda name: "")
-    _section(table, "what became of the dead", _ordered(by["training"], TRAINING), lambda name: "")
-    _section(table, "why they are dead", _ordered(by["cause"], CAUSES), CAUSES.__getitem__)
+    _section(table, "silent on", about.silent, lambda name: f"{about.rows[name]:,} rows")  # fmt: skip
+    _section(table, "dead that fire on", _ordered(by.fires_on, FIRES_ON), lambda name: "")
+    _section(table, "what became of the dead", _ordered(by.training, TRAINING), lambda name: "")
+    _section(table, "why they are dead", _ordered(by.cause, CAUSES), CAUSES.__getitem__)
     _section(table, "beside them", {kind: n for kind, n in kinds.items() if kind != "dead"}, lambda name: "")
-    _section(table, "dense", about["dense_by_kind"], lambda name: "")
-    for name, count, note in what_if(about["changes"]) if kinds["dead"] else ():
+    _section(table, "dense", about.dense_by_kind, lambda name: "")
+    for name, count, note in what_if(about.changes) if kinds["dead"] else ():
         table.add_row(name, count, note)
     console = Console()
     console.print(table)
     console.print(f"{found.path}: {len(found.table):,} latents; next: sae app {run.path.parent}")
 
 
-def what_if(changed: dict[str, Any]) -> list[tuple[str, str, str]]:
+def what_if(changes: Changes) -> list[tuple[str, str, str]]:
     """The what-if curves as lines: what, how many would fire, a note."""
     lines = []
-    if bias := changed["bias"]:
-        for by, fire in zip(bias["by"], bias["fire"], strict=True):
+    if bias := changes.bias:
+        for by, fire in zip(bias.by, bias.fire, strict=True):
             if by in (0.1, 0.5, 1.0, 2.0):
-                lines.append((f"would fire, bias moved by {by * bias['unit']:.3g}", f"{fire:,}", f"{by:g} of a living drive; each alone"))  # fmt: skip
-    if k := changed["k"]:
-        for extra, fire in list(zip(k["extra"], k["fire"], strict=True))[1:5]:
-            many = f"k = {k['k'] + extra:,}" if k["k"] else f"{extra:,} more kept"
+                lines.append((f"would fire, bias moved by {by * bias.unit:.3g}", f"{fire:,}", f"{by:g} of a living drive; each alone"))  # fmt: skip
+    if k := changes.k:
+        for extra, fire in list(zip(k.extra, k.fire, strict=True))[1:5]:
+            many = f"k = {k.k + extra:,}" if k.k else f"{extra:,} more kept"
             lines.append((f"would fire, {many}", f"{fire:,}", "each row keeps so many latents"))
-    if threshold := changed["threshold"]:
-        for share, fire in zip(threshold["share"], threshold["fire"], strict=True):
+    if threshold := changes.threshold:
+        for share, fire in zip(threshold.share, threshold.fire, strict=True):
             lines.append((f"would fire, thresholds x {share:g}", f"{fire:,}", "all of them at once"))
-    if resample := changed["resample"]:
-        for scale, fire, dense in zip(*(resample[key] for key in ("scale", "fire", "dense")), strict=True):
-            lines.append((f"would fire, resampled at {scale:g}", f"{fire:,}", f"of the living norm; {dense:,} of them dense"))  # fmt: skip
+    if resample := changes.resample:
+        dense = [f"; {count:,} of them dense" for count in resample.dense or []] or [""] * len(resample.fire)
+        for scale, fire, also in zip(resample.scale, resample.fire, dense, strict=True):
+            lines.append((f"would fire, resampled at {scale:g}", f"{fire:,}", f"of the living norm{also}"))
     return lines
 
 

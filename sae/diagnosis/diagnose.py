@@ -31,6 +31,7 @@ from sae.diagnosis.evidence import (
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig, Rows, off_distribution
 from sae.evaluation.measures import DENSE
+from sae.runs.records import Changes, DeadBy, DeadSummary
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def diagnose(
     Dead is a latent that fires on none of the rows of text looked at, nor on any that `sae features` saw. `borrow`
     lends the language model while it reads off-distribution text; without it nothing is said of that. Without
     `vocabulary`, the text of each token id, the model's own is taken; without either token classes are left out."""
-    about = {
+    job = {
         "sae_sha256": sae_sha256,
         "store_fingerprint": store.fingerprint,
         "hook": hook,
@@ -77,8 +78,8 @@ def diagnose(
         "history": trained.history is not None,
         "rules": {**asdict(RULES), "dense": asdict(dense.RULES)},
     }
-    if there := _there(out, about):
-        return there
+    if finished := _finished(out, job):
+        return finished
     rows = Rows(store, hook, cfg)
     other: dict[str, Tensor] = {}
     if borrow is not None:
@@ -86,20 +87,20 @@ def diagnose(
             other = off_distribution(model, store, hook, cfg)
             vocabulary = vocabulary or model.vocabulary.text.names
     summary, table = examine(sae, rows, other, trained, vocabulary, on_rows)
-    return report.write(out, {**about, **summary}, table)
+    return report.write(out, job, summary, table)
 
 
-def _there(out: Path, about: dict[str, Any]) -> DeadReport | None:
-    """The report in the folder, if it is of this job and whole; one that is damaged is to be made again."""
+def _finished(out: Path, job: dict[str, Any]) -> DeadReport | None:
+    """Return the report in the folder if it is whole and of this job, else None. A damaged one is reported and made again."""
     if not (out / report.INDEX).exists():
         return None
     try:
-        there = DeadReport(out)
-        _ = there.table
+        finished = DeadReport(out)
+        _ = finished.table
     except RunError as error:
-        log.warning("%s: that is done now", error)
+        log.warning("%s; making it again", error.message)
         return None
-    return there if about.items() <= there.about.items() else None
+    return finished if job.items() <= vars(finished.about).items() else None
 
 
 def examine(
@@ -109,8 +110,8 @@ def examine(
     trained: Trained,
     vocabulary: Sequence[str] | None = None,
     on_rows: Callable[[int], None] = lambda n: None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The diagnosis itself: counts and what-if curves, and a row for each latent there is something to say of.
+) -> tuple[DeadSummary, list[dict[str, Any]]]:
+    """Diagnose an SAE: counts and what-if curves, and a row for each latent that is dead, rare or dense.
 
     `other` are activations [n, D] by group, beside text and special positions."""
     found = firings(sae, rows, other, on_rows)
@@ -122,29 +123,32 @@ def examine(
     table += [_dense_row(row, found, trained) for row in dense_rows]
     is_dead = torch.tensor([kinds[latent] == "dead" for latent in chosen.tolist()], dtype=torch.bool)
     l0 = sae.cfg.expected_l0()
-    changes = {
-        "bias": what_if.bias_moved(measured, is_dead) if sae.encoder_bias() is not None else None,
-        "k": what_if.k_larger(measured, is_dead, None if l0.assumed else round(l0.value), sae.d_sae),
-        "threshold": what_if.thresholds_lower(measured, is_dead, sae.thresholds()),
-        "resample": what_if.resampled(sae, rows, chosen[is_dead], found.text > 0),
-    }
-    about = {"d_sae": sae.d_sae, "rows": found.rows, "resolution": 3 / found.n_text, "changes": changes}
-    return {**about, **_counts(table, found)}, table
+    changes = Changes(
+        bias=what_if.bias_moved(measured, is_dead) if sae.encoder_bias() is not None else None,
+        k=what_if.k_larger(measured, is_dead, None if l0.assumed else round(l0.value), sae.d_sae),
+        threshold=what_if.thresholds_lower(measured, is_dead, sae.thresholds()),
+        resample=what_if.resampled(sae, rows, chosen[is_dead], found.text > 0),
+    )
+    return _summary(sae.d_sae, found, table, changes), table
 
 
-def _counts(table: list[dict[str, Any]], found: Firings) -> dict[str, Any]:
-    """How many latents are of each kind; of the dead, how many by cause, by data and by what became of them."""
+def _summary(d_sae: int, found: Firings, table: list[dict[str, Any]], changes: Changes) -> DeadSummary:
+    """Count the latents by kind, and the dead by cause, by the data they fire on and by what became of them."""
     dead = [row for row in table if row["kind"] == "dead"]
-    by = {name: dict(Counter(row[name] for row in dead)) for name in ("cause", "fires_on", "training")}
-    dense_kinds = Counter(row["dense_kind"] for row in table if row["kind"] == "dense")
-    silent = {name: int((counts == 0).sum()) for name, counts in found.counts.items()}
     kinds = Counter(row["kind"] for row in table)
-    return {
-        "kinds": {kind: kinds[kind] for kind in report.KINDS},
-        "silent": silent,
-        "dead_by": by,
-        "dense_by_kind": dict(dense_kinds),
-    }
+    return DeadSummary(
+        d_sae=d_sae,
+        rows=found.rows,
+        resolution=3
+        / found.n_text,  # no firing in n rows excludes densities above 3 / n at p = 5 %: exp(-3) = 0.05
+        changes=changes,
+        kinds={kind: kinds[kind] for kind in report.KINDS},
+        silent={name: int((counts == 0).sum()) for name, counts in found.counts.items()},
+        dead_by=DeadBy(
+            *(dict(Counter(row[name] for row in dead)) for name in ("cause", "fires_on", "training"))
+        ),
+        dense_by_kind=dict(Counter(row["dense_kind"] for row in table if row["kind"] == "dense")),
+    )
 
 
 def kinds_of(found: Firings, trained: Trained) -> dict[int, str]:

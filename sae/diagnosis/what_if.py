@@ -2,7 +2,6 @@
 
 import copy
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from sae.architectures import SAE
 from sae.diagnosis.evidence import Drives
 from sae.diagnosis.sample import Rows
 from sae.evaluation.measures import DENSE
+from sae.runs.records import BiasCurve, KCurve, ResampleCurve, ThresholdCurve
 
 BIAS_STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # in typical living drives
 EXTRA_FACTORS = (1, 2, 4, 8, 16, 32, 64)  # of the k there is, for latents kept beyond it
@@ -21,7 +21,7 @@ SCALES = (0.2, 0.5, 1.0)  # of the living encoders' mean norm; the paper takes 0
 CANDIDATES = 8192  # training rows among which badly rebuilt ones are drawn
 
 
-def bias_moved(drives: Drives, dead: Tensor) -> dict[str, Any] | None:
+def bias_moved(drives: Drives, dead: Tensor) -> BiasCurve | None:
     """How many of the `dead` (places in `drives`) would fire somewhere were their bias moved by so much.
 
     Each alone, the others staying; upwards, or where latents are signed towards the sign that is nearer. Exact on
@@ -30,10 +30,10 @@ def bias_moved(drives: Drives, dead: Tensor) -> dict[str, Any] | None:
         return None
     missing = -drives.margin[dead] / drives.typical
     fire = [int((missing < step).sum()) for step in BIAS_STEPS]
-    return {"unit": drives.typical, "by": list(BIAS_STEPS), "fire": fire}
+    return BiasCurve(drives.typical, list(BIAS_STEPS), fire)
 
 
-def k_larger(drives: Drives, dead: Tensor, k: int | None, n_latents: int) -> dict[str, Any] | None:
+def k_larger(drives: Drives, dead: Tensor, k: int | None, n_latents: int) -> KCurve | None:
     """How many would fire were so many more latents kept of each row; None unless latents are chosen by rank.
 
     Exact on the rows looked at. `k` is what the rows keep now, if they all keep the same."""
@@ -45,20 +45,20 @@ def k_larger(drives: Drives, dead: Tensor, k: int | None, n_latents: int) -> dic
     )
     missing = drives.missing_places[dead]
     fire = [int(((missing >= 0) & (missing <= more)).sum()) for more in extra]
-    return {"k": k, "extra": extra, "fire": fire}
+    return KCurve(k, extra, fire)
 
 
-def thresholds_lower(drives: Drives, dead: Tensor, thresholds: Tensor) -> dict[str, Any] | None:
+def thresholds_lower(drives: Drives, dead: Tensor, thresholds: Tensor) -> ThresholdCurve | None:
     """How many would fire were all thresholds multiplied by a share; None where there are none, or rank decides too."""
     if drives.by_rank or not bool((thresholds > 0).any()):
         return None
     ratio, positive = drives.ratio[dead], drives.positive_share[dead] > 0
     fire = [int(((ratio > share) if share else positive).sum()) for share in THRESHOLD_SHARES]
-    return {"share": list(THRESHOLD_SHARES), "fire": fire}
+    return ThresholdCurve(list(THRESHOLD_SHARES), fire)
 
 
 @torch.no_grad()
-def resampled(sae: SAE, rows: Rows, dead: Int[Tensor, "n"], living: Tensor) -> dict[str, Any] | None:
+def resampled(sae: SAE, rows: Rows, dead: Int[Tensor, "n"], living: Tensor) -> ResampleCurve | None:
     """How many of the dead would fire on held-out rows once resampled, all of them at once.
 
     As in Bricken et al. 2023, appendix "Neuron Resampling": each gets a training row, drawn with probability
@@ -80,7 +80,7 @@ def resampled(sae: SAE, rows: Rows, dead: Int[Tensor, "n"], living: Tensor) -> d
             fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
         fire.append(int((fired[dead] > 0).sum()))
         dense.append(int((fired[dead] > DENSE * rows.n["held_out"]).sum()))
-    return {"scale": list(SCALES), "fire": fire, "dense": dense, "rows": rows.n["held_out"], "norm": norm}
+    return ResampleCurve(list(SCALES), fire, rows.n["held_out"], norm, dense)
 
 
 @torch.no_grad()

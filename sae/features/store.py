@@ -20,7 +20,7 @@ from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
 from sae.features.latent_labels import Labels
 from sae.runs.records import AboutFeatures
-from sae.runs.saved_sae import as_written, read_about, read_json, read_tensors
+from sae.runs.saved_sae import as_written, read_json, read_record, read_tensors
 
 if TYPE_CHECKING:
     from sae.features.feature import Feature
@@ -113,12 +113,10 @@ class FeatureStore:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished features at {path}", fix=self._fix)
-        self.about: dict[str, Any] = read_about(
-            self.path / INDEX, "features", FORMAT, AboutFeatures, self._fix
-        )
-        if self.about["d_sae"] < 1:
+        self.about = read_record(self.path / INDEX, "features", FORMAT, AboutFeatures, self._fix)
+        if self.about.d_sae < 1:
             raise RunError(
-                f"{self.path / INDEX} has d_sae = {self.about['d_sae']}, must be at least 1", fix=self._fix
+                f"{self.path / INDEX} has d_sae = {self.about.d_sae}, must be at least 1", fix=self._fix
             )
 
     @property
@@ -128,7 +126,7 @@ class FeatureStore:
 
     def __len__(self) -> int:
         """F, the number of latents."""
-        return self.about["d_sae"]
+        return self.about.d_sae
 
     @cached_property
     def table(self) -> pa.Table:
@@ -155,7 +153,7 @@ class FeatureStore:
         """Lower-case text around the strongest peaks of each latent, a line an example, to be searched.
 
         None in a folder from before it was kept."""
-        if TEXTS not in self.about["sha256"]:
+        if TEXTS not in self.about.sha256:
             return None
         return tables.read(self._whole(TEXTS), {"text": tables.text}, len(self), self._fix)["text"]
 
@@ -167,7 +165,7 @@ class FeatureStore:
     @property
     def clusters(self) -> list[list[str]]:
         """What each cluster of the map is called by: its latents' commonest peak tokens. Empty without a map."""
-        return self.about.get("clusters", [])
+        return self.about.clusters
 
     def partners(self, latent: int) -> list[Partner]:
         """Latents that fire on the same tokens, by falling PMI (`collect` says which are listed).
@@ -183,7 +181,7 @@ class FeatureStore:
     @property
     def labels(self) -> Labels:
         """What people wrote about this SAE's latents, beside the folder: read anew at each call, to be written too."""
-        return Labels(self.path.parent / latent_labels.FILE, self.about["sae_sha256"], len(self))
+        return Labels(self.path.parent / latent_labels.FILE, self.about.sae_sha256, len(self))
 
     def feature(self, latent: int) -> "Feature":
         """One latent with all that is known about it. Raises RunError when there is no such latent."""
@@ -253,7 +251,7 @@ class FeatureStore:
     @cached_property
     def token_text(self) -> TokenText:
         """How token ids are spelled. Folders of older releases hold no spellings: there the names tell."""
-        if SPELLINGS not in self.about["sha256"]:
+        if SPELLINGS not in self.about.sha256:
             return TokenText([named_bytes(name) for name in self.vocabulary])
         with self._sound(SPELLINGS):
             return TokenText.from_tensors(self._load(SPELLINGS))
@@ -271,12 +269,12 @@ class FeatureStore:
 
     def check(self) -> None:
         """Raise RunError when a file is missing or its bytes are not those that were written."""
-        for name in self.about["sha256"]:
+        for name in self.about.sha256:
             self._whole(name)
 
     def _whole(self, name: str) -> Path:
         """The path of a file whose bytes are those the index names."""
-        return as_written(self.path / name, self.about["sha256"].get(name), INDEX, self._fix)
+        return as_written(self.path / name, self.about.sha256.get(name), INDEX, self._fix)
 
     @contextmanager
     def _sound(self, name: str) -> Iterator[None]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from sae.report.charts import GREY, PALETTE, plain
 from sae.report.numbers import number, percent
 from sae.report.render import visible
+from sae.runs.records import AboutDead, Changes
 
 BAR = 26  # pixels a bar
 
@@ -72,31 +73,22 @@ def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = 
     return plain(figure, height=BAR * max(len(rows), 1) + 14, top=4, left=8, bottom=8)
 
 
-def changes(found: Mapping[str, Any]) -> list[WhatIf]:
+def changes(found: Changes) -> list[WhatIf]:
     """The what-if curves that have a meaning for the run."""
     curves = []
-    if bias := found["bias"]:
-        axis = f"in living drives, {bias['unit']:.3g}"
-        curves.append(WhatIf("Bias moved, each alone", axis, bias["by"], bias["fire"], True))
-    if k := found["k"]:
-        x = [(k["k"] or 0) + extra for extra in k["extra"]]
-        title = f"k larger than {k['k']}" if k["k"] else "More kept of each row"
-        curves.append(WhatIf(title, "k" if k["k"] else "more", x, k["fire"], True))
-    if threshold := found["threshold"]:
+    if bias := found.bias:
+        axis = f"in living drives, {bias.unit:.3g}"
+        curves.append(WhatIf("Bias moved, each alone", axis, bias.by, bias.fire, True))
+    if k := found.k:
+        x = [float((k.k or 0) + extra) for extra in k.extra]
+        title = f"k larger than {k.k}" if k.k else "More kept of each row"
+        curves.append(WhatIf(title, "k" if k.k else "more", x, k.fire, True))
+    if threshold := found.threshold:
         axis = "share of what they are"
-        curves.append(WhatIf("Thresholds lowered, all", axis, threshold["share"], threshold["fire"], False))
-    if resample := found["resample"]:
-        axis = "encoder norm, in living ones"
-        curves.append(
-            WhatIf(
-                "Resampled, all (dotted: dense)",
-                axis,
-                resample["scale"],
-                resample["fire"],
-                False,
-                resample["dense"],
-            )
-        )
+        curves.append(WhatIf("Thresholds lowered, all", axis, threshold.share, threshold.fire, False))
+    if resample := found.resample:
+        title, axis = "Resampled, all (dotted: dense)", "encoder norm, in living ones"
+        curves.append(WhatIf(title, axis, resample.scale, resample.fire, False, resample.dense))
     return curves
 
 
@@ -187,9 +179,9 @@ PER_CENT = (
 )
 
 
-def numbers(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def numbers(about: AboutDead, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """The header's numbers as (name, value, explanation)."""
-    kinds, d_sae = about["kinds"], about["d_sae"]
+    kinds, d_sae = about.kinds, about.d_sae
     found = [
         ("dead", f"{kinds['dead']:,}", "They fire on none of the text looked at."),
         ("share", percent(kinds["dead"] / d_sae), f"Of all {d_sae:,}."),
@@ -205,30 +197,26 @@ def numbers(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
         ),
         ("dense", f"{kinds['dense']:,}", "They fire on more than a tenth of all tokens."),
     ]
-    if about["history"]:
+    if about.history:
         lost = sum(1 for row in rows if row["kind"] == "dead" and row["training"] == "revived and lost")
         found.append(("revived and lost", f"{lost:,}", "Dead ones that had been brought back in training."))
     return found
 
 
-def basis(about: Mapping[str, Any]) -> str:
+def basis(about: AboutDead) -> str:
     """What was looked at, as a line."""
-    rows = about["rows"]
-    text = f"{rows['train'] + rows['held_out']:,} tokens of text"
-    seen = (
-        f", and {about['features_rows']:,} that the features were collected on"
-        if about["features_rows"]
-        else ""
-    )
-    rarest = f"; what fires on fewer than 1 in {1 / about['resolution']:,.0f} may pass for dead"
+    text = f"{about.rows['train'] + about.rows['held_out']:,} tokens of text"
+    seen = f", and {about.features_rows:,} that the features were collected on" if about.features_rows else ""
+    rarest = f"; what fires on fewer than 1 in {1 / about.resolution:,.0f} may pass for dead"
     return f"{text}{seen}{'' if seen else rarest}"
 
 
-def silent(about: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+def silent(about: AboutDead) -> list[tuple[str, int, str]]:
     """For each group of rows: its name, how many latents are silent on it, and how many rows that were."""
-    rows = about["rows"]
-    silent = about["silent"]
-    return [(GROUPS[name], count, f"{rows[name]:,} rows") for name, count in silent.items() if name in rows]
+    rows = about.rows
+    return [
+        (GROUPS[name], count, f"{rows[name]:,} rows") for name, count in about.silent.items() if name in rows
+    ]
 
 
 def tally(counts: Mapping[str, int], notes: Mapping[str, str] | None = None) -> list[tuple[str, int, str]]:

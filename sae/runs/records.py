@@ -105,52 +105,123 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class AboutFeatures:
-    """features.json."""
+    """features.json. Fields with a default are missing in folders of older releases."""
 
     d_sae: int
     tokens: int
+    """Rows that were looked at."""
     sae_sha256: str
     sha256: dict[str, str]
+    """SHA-256 of each other file of the folder, by name."""
     unit: float = 1.0
+    """Root mean square norm of the activations."""
     clusters: list[list[str]] = field(default_factory=list)
+    """For each cluster of the map the commonest peak tokens of its latents; empty without a map."""
+    store_fingerprint: str | None = None
+    hook: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    map: bool = False
 
 
-Curve = dict[str, list[float] | float | None]
 Kind = Literal["shared", "merged", "lost", "split", "new"]
 
 
 @dataclass(frozen=True)
-class Fates:
-    """Of dead.json the dead latents, counted."""
+class DeadBy:
+    """The dead latents of dead.json, counted by cause, by the data they fire on and by what became of them in training."""
 
     cause: dict[str, int]
+    fires_on: dict[str, int]
     training: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Changes:
-    """Of dead.json what would make them fire."""
+class BiasCurve:
+    """How many dead latents would fire, each alone, with its bias moved by `by` units."""
 
-    bias: Curve | None
-    k: Curve | None
-    threshold: Curve | None
-    resample: Curve | None
+    unit: float
+    """Median size of the pre-activations that make a latent fire."""
+    by: list[float]
+    fire: list[int]
 
 
 @dataclass(frozen=True)
-class AboutDead:
-    """dead.json."""
+class KCurve:
+    """How many dead latents would fire were `extra` more latents kept in each row."""
+
+    k: int | None
+    """How many each row keeps now; None where rows keep different numbers."""
+    extra: list[int]
+    fire: list[int]
+
+
+@dataclass(frozen=True)
+class ThresholdCurve:
+    """How many dead latents would fire with all thresholds multiplied by `share`."""
+
+    share: list[float]
+    fire: list[int]
+
+
+@dataclass(frozen=True)
+class ResampleCurve:
+    """How many dead latents would fire on held-out rows once all of them are resampled."""
+
+    scale: list[float]
+    """Encoder norms, as multiples of `norm`."""
+    fire: list[int]
+    rows: int
+    """Held-out rows that were encoded."""
+    norm: float
+    """Mean encoder norm of the living latents."""
+    dense: list[int] | None = None
+    """How many would fire on more than a tenth of the rows; None in a report of an older release."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What would make the dead latents of dead.json fire; None for a change that has no meaning for the SAE."""
+
+    bias: BiasCurve | None
+    k: KCurve | None
+    threshold: ThresholdCurve | None
+    resample: ResampleCurve | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadSummary:
+    """The counts of dead.json and its what-if curves."""
 
     d_sae: int
     rows: dict[str, int]
+    """Rows that were looked at, by group."""
     resolution: float
-    features_rows: int
-    history: bool
+    """Density below which a living latent passes for dead on the rows of text with p > 5 %."""
+    changes: Changes
     kinds: dict[str, int]
     silent: dict[str, int]
-    dead_by: Fates
+    """Latents that fire on no row of a group, by group."""
+    dead_by: DeadBy
     dense_by_kind: dict[str, int]
-    changes: Changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutDead(DeadSummary):
+    """dead.json: its summary, and what was looked at."""
+
+    features_rows: int
+    """Rows on which features had been collected; 0 where there were none."""
+    history: bool
+    """Whether the training history took part."""
+    sha256: dict[str, str]
+    sae_sha256: str | None = None
+    store_fingerprint: str | None = None
+    hook: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    off_distribution: bool = False
+    """Whether the language model took part, for text unlike any of the store."""
+    rules: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

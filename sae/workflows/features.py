@@ -102,16 +102,16 @@ def _tidy(out: Path) -> None:
 
 
 def _is_there(out: Path, about: dict[str, Any]) -> bool:
-    """Whether the folder is whole and of this job; one that is damaged is to be made again."""
+    """Whether the folder is whole and of this job. A damaged one is reported, and made again."""
     if not (out / store.INDEX).exists():
         return False
     try:
-        there = FeatureStore(out)
-        there.check()
+        finished = FeatureStore(out)
+        finished.check()
     except RunError as error:
-        log.warning("%s: that is done now", error)
+        log.warning("%s; making it again", error.message)
         return False
-    return about.items() <= there.about.items()
+    return about.items() <= vars(finished.about).items()
 
 
 def _lens(

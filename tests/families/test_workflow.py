@@ -47,14 +47,8 @@ def test_the_whole_way_from_text_to_steering(row: Family, tmp_path: Path):
     features = FeatureStore(run.path / "features")
     assert len(features) == 32
     assert len(features.feature(3).row["raised_logits"]) > 0, "a logit lens"
-    assert (
-        sum(
-            diagnose_run(run, DeadConfig(rows=200, off_tokens=40, batch=64), lambda: nullcontext(model))
-            .about["kinds"]
-            .values()
-        )
-        > 0
-    )
+    report = diagnose_run(run, DeadConfig(rows=200, off_tokens=40, batch=64), lambda: nullcontext(model))
+    assert sum(report.about.kinds.values()) > 0
 
     autoencoder = run.sae()
     reading = sae.read(model, autoencoder, run.hook, "a cat sat on the mat", features)

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 from sae.architectures import SAE, ArchConfig, BatchTopK, JumpReLU, Matryoshka, build
 from sae.diagnosis.diagnose import Trained, examine
 from sae.diagnosis.sample import DeadConfig, Piece, Rows
+from sae.runs.records import DeadSummary
 
 D, F, LIVING, CONTEXT = 16, 24, 9, 8
 TOKENS = LIVING + 3  # axes in the data: those that living latents read, and three that nobody else does
@@ -98,7 +99,7 @@ def planted(cfg: ArchConfig) -> SAE:
     return sae
 
 
-def diagnosed(cfg: ArchConfig, signed: bool = False) -> tuple[SAE, PlantedRows, dict, dict[int, dict]]:
+def diagnosed(cfg: ArchConfig, signed: bool = False) -> tuple[SAE, PlantedRows, DeadSummary, dict[int, dict]]:
     """The planted SAE, its rows, the summary, and the rows of the table by latent."""
     sae, rows = planted(cfg), PlantedRows(signed=signed)
     summary, table = examine(sae, rows, strange(), TRAINED)

@@ -75,7 +75,7 @@ def test_planted_causes_are_named(cfg):
     assert cause[STRANGE] == "unexplained"
     if isinstance(sae, JumpReLU):
         assert cause[HIGH] == "threshold too high"
-    assert summary["kinds"]["dead"] == len(cause) == sum(summary["dead_by"]["cause"].values())
+    assert summary.kinds["dead"] == len(cause) == sum(summary.dead_by.cause.values())
 
 
 @UNSIGNED
@@ -141,7 +141,7 @@ def test_every_architecture_is_examined_and_says_what_a_brute_force_says(cfg):
         assert row["positive_share"] == pytest.approx(float((level[:, j] > 0).float().mean()))
         assert row["mean_drive"] == pytest.approx(float(drive[:, j].mean()), abs=1e-4)
         assert row["encoder_norm"] == pytest.approx(float(sae.encoder_directions()[j].norm()), rel=1e-4)
-    assert summary["kinds"]["dead"] == int((fired == 0).sum())
+    assert summary.kinds["dead"] == int((fired == 0).sum())
 
 
 def test_a_rank_is_one_more_than_how_many_are_above():
@@ -166,17 +166,17 @@ ALL = pytest.mark.parametrize("cfg", [*BY_RANK, *BY_THRESHOLD, AbsTopKConfig(d_s
 @ALL
 def test_biases_moved_as_far_as_a_what_if_says_wake_as_many_as_it_says(cfg):
     sae, rows, summary, table = diagnosed(cfg)
-    what_if = summary["changes"]["bias"]
-    assert what_if["fire"][-1] > 0
-    assert what_if["fire"][0] < what_if["fire"][-1]
-    for by, expected in zip(what_if["by"], what_if["fire"], strict=True):
+    curve = summary.changes.bias
+    assert curve.fire[-1] > 0
+    assert curve.fire[0] < curve.fire[-1]
+    for by, expected in zip(curve.by, curve.fire, strict=True):
         woken = 0
         for latent in dead_of(table):
             directions = (1, -1) if sae.signed else (1,)
             fired = 0
             for sign in directions:
                 changed = copy.deepcopy(sae)
-                changed.b_enc[latent] += sign * by * what_if["unit"]
+                changed.b_enc[latent] += sign * by * curve.unit
                 fired |= fire(changed, rows, [latent])
             woken += fired
         assert woken == expected, by
@@ -185,10 +185,10 @@ def test_biases_moved_as_far_as_a_what_if_says_wake_as_many_as_it_says(cfg):
 @pytest.mark.parametrize("config", [TopKConfig, AbsTopKConfig])
 def test_a_larger_k_wakes_as_many_as_the_what_if_says(config):
     sae, rows, summary, table = diagnosed(config(d_sae=F, k=1))
-    what_if = summary["changes"]["k"]
-    assert what_if["k"] == 1
-    assert len(set(what_if["fire"])) > 2
-    for extra, expected in zip(what_if["extra"], what_if["fire"], strict=True):
+    curve = summary.changes.k
+    assert curve.k == 1
+    assert len(set(curve.fire)) > 2
+    for extra, expected in zip(curve.extra, curve.fire, strict=True):
         larger = config(d_sae=F, k=1 + extra)
         changed = build(larger, D).requires_grad_(False)
         changed.load_state_dict(sae.state_dict())
@@ -198,10 +198,10 @@ def test_a_larger_k_wakes_as_many_as_the_what_if_says(config):
 @pytest.mark.parametrize("cfg", BY_THRESHOLD, ids=name_of)
 def test_lower_thresholds_wake_as_many_as_the_what_if_says(cfg):
     sae, rows, summary, table = diagnosed(cfg)
-    what_if = summary["changes"]["threshold"]
-    assert summary["changes"]["k"] is None
-    assert what_if["fire"][0] == 0 or what_if["fire"][0] < what_if["fire"][-1]
-    for share, expected in zip(what_if["share"], what_if["fire"], strict=True):
+    curve = summary.changes.threshold
+    assert summary.changes.k is None
+    assert curve.fire[0] == 0 or curve.fire[0] < curve.fire[-1]
+    for share, expected in zip(curve.share, curve.fire, strict=True):
         changed = copy.deepcopy(sae)
         if isinstance(changed, JumpReLU):
             changed.log_threshold.add_(torch.tensor(share).log())
@@ -213,16 +213,16 @@ def test_lower_thresholds_wake_as_many_as_the_what_if_says(cfg):
 @ALL
 def test_resampled_latents_are_counted_by_doing_it(cfg):
     sae, rows, summary, table = diagnosed(cfg)
-    resample, dead = summary["changes"]["resample"], torch.tensor(dead_of(table))
-    assert resample["scale"][0] == 0.2  # as in the paper
-    assert resample["fire"][-1] > 0
+    curve, dead = summary.changes.resample, torch.tensor(dead_of(table))
+    assert curve.scale[0] == 0.2  # as in the paper
+    assert curve.fire[-1] > 0
     x = what_if._badly_rebuilt(sae, rows, len(dead))
-    for scale, expected, dense in zip(*(resample[key] for key in ("scale", "fire", "dense")), strict=True):
-        changed = what_if.with_encoders(sae, dead, x, scale * resample["norm"])
-        assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * resample["norm"]))
+    for scale, expected, dense in zip(curve.scale, curve.fire, curve.dense, strict=True):
+        changed = what_if.with_encoders(sae, dead, x, scale * curve.norm)
+        assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * curve.norm))
         read = (x - sae.b_dec) / (x - sae.b_dec).norm(dim=1, keepdim=True)
         own = changed.drive(rows.x)[:, dead]
-        assert_close(own, scale * resample["norm"] * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
+        assert_close(own, scale * curve.norm * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
         fired = changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0
         assert int(fired.any(0).sum()) == expected
         assert int((fired.float().mean(0) > 0.1).sum()) == dense

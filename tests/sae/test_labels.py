@@ -132,4 +132,4 @@ def test_a_features_folder_knows_its_labels(world, tmp_path):
     features.labels.set(7, "cats")
     assert features.feature(7).label.label == "cats"
     about = json.loads((tmp_path / "toy" / "labels.json").read_text())
-    assert list(about["saes"]) == [features.about["sae_sha256"]]
+    assert list(about["saes"]) == [features.about.sae_sha256]
