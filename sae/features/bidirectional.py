@@ -1,4 +1,4 @@
-"""Latents that fire with both signs: one latent for two opposites, as AbsTopK allows (arXiv:2510.00404)."""
+"""Find latents that fire with both signs, as AbsTopK allows: one latent for two opposites (arXiv:2510.00404)."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from sae.features.store import FeatureStore
 
 
 class Bidirectional(NamedTuple):
-    """How one latent uses its two signs; `FeatureStore.strongest(latent, sign)` shows either."""
+    """How often one latent fires with either sign; `FeatureStore.strongest(latent, sign)` gives its examples."""
 
     latent: int
     positive: int
@@ -16,22 +16,22 @@ class Bidirectional(NamedTuple):
 
     @property
     def rarer_share(self) -> float:
-        """Share of its firings that have the rarer sign, at most a half."""
+        """Share of its firings that have the rarer sign, from 0 to 0.5."""
         return min(self.positive, self.negative) / (self.positive + self.negative)
 
 
 def bidirectional(
     features: FeatureStore, least_share: float = 0.1, least_firings: int = 10
 ) -> list[Bidirectional]:
-    """The latents whose rarer sign has at least this share of their firings, and this number of them.
+    """Return the latents whose rarer sign has at least `least_share` of their firings, and at least `least_firings`.
 
-    Most balanced first, then those that fire more often. None where codes cannot be negative. Use of both signs
-    does not make two opposites: whether the examples of either sign are, is for a reader to judge."""
+    The most balanced come first, then those that fire more often. The list is empty where codes cannot be negative. A latent
+    that uses both signs need not stand for two opposites: whether its examples do is for a reader to judge."""
     table = features.table.select(["latent", "fired", "positive_share"]).to_pylist()
-    found = []
+    both_signs = []
     for row in table:
         positive = round(row["fired"] * (row["positive_share"] or 0.0))
-        one = Bidirectional(row["latent"], positive, row["fired"] - positive)
-        if min(one.positive, one.negative) >= max(least_firings, 1) and one.rarer_share >= least_share:
-            found.append(one)
-    return sorted(found, key=lambda one: (-one.rarer_share, -one.positive - one.negative, one.latent))
+        use = Bidirectional(row["latent"], positive, row["fired"] - positive)
+        if min(use.positive, use.negative) >= max(least_firings, 1) and use.rarer_share >= least_share:
+            both_signs.append(use)
+    return sorted(both_signs, key=lambda use: (-use.rarer_share, -use.positive - use.negative, use.latent))

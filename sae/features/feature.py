@@ -1,4 +1,4 @@
-"""One feature of a features folder, with all that is known about it; shows itself in a notebook."""
+"""One latent of a features folder with everything known about it; a notebook shows it as a card."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Feature:
-    """One latent of a `FeatureStore`, which says what each part means. Read when asked for."""
+    """One latent of a `FeatureStore`, whose methods document each part. Every part is read when it is accessed."""
 
     store: "FeatureStore"
     latent: int
@@ -43,7 +43,7 @@ class Feature:
 
     @property
     def histogram(self) -> "Histogram":
-        """How often it fires with which value."""
+        """Histogram of its nonzero values."""
         return self.store.histogram(self.latent)
 
     @property
@@ -53,12 +53,12 @@ class Feature:
 
     @property
     def effect(self) -> Effect | None:
-        """What it does to the model, if that has been measured."""
+        """Its measured effect on the model's predictions; None where it has not been measured."""
         return load_effect(self.store, self.latent)
 
     @property
     def label(self) -> Label:
-        """What somebody called it, as it is on the disk now."""
+        """The label and note that people gave it, read from the disk anew; both empty where there are none."""
         return self.store.labels.get(self.latent)
 
     def _repr_html_(self) -> str:

@@ -1,9 +1,12 @@
-"""The map: every live latent as a point, near its neighbours by decoder cosine; the layout minimises UMAP's objective."""
+"""The map of features: every living latent as a point in two dimensions, near the latents with a similar decoder row.
+
+The layout is UMAP's (McInnes, Healy & Melville 2018, arXiv:1802.03426, algorithms 1 to 5), written here because umap-learn
+would be one more dependency and finds its own approximate neighbours, while the exact ones are known already. It runs
+on one thread with a fixed seed: the same input gives the same map on the same machine."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -18,25 +21,32 @@ from torch import Tensor
 from activations.progress import Progress, no_progress
 from sae.features.neighbours import nearest
 
-NEAREST = 15  # neighbours that keep a latent in its place, itself among them: UMAP's default
-FEWEST = 5  # alive latents that are worth a map
-LEAST_UMAP = 64  # below, principal components show as much
+NEAREST = 15  # neighbours that attract a latent, itself among them: UMAP's default
+FEWEST = 5  # living latents that are worth a map
+LEAST_UMAP = 64  # with fewer latents, principal components show as much
 LEAST_CLUSTER = 10  # latents
-NAMES = 3  # tokens a cluster is called by
+NAMES = 3  # tokens that name a cluster
 SEED = 0
+# Parameters of the similarity 1 / (1 + a d^2b) of two points at distance d, fitted to UMAP's defaults: a minimal distance
+# of 0.1 and a spread of 1.
+A, B = 1.5769434, 0.8950609
+EPOCHS = 200  # UMAP's default from 10,000 points on
+NEGATIVES = 5  # random points that a point is pushed away from, for each pull
+STEPS = 64  # of the bisection for a point's scale
+LEAST_SCALE = 1e-3  # smallest scale of a point, as a share of the mean distance to its neighbours
 
 
 class Map(NamedTuple):
-    """Where each latent stands, and in which cluster."""
+    """Position and cluster of each latent."""
 
     places: Float[Tensor, "F 2"]
-    """No unit, only nearness means something; nan for latents left out."""
+    """Without a unit: only nearness has a meaning. NaN for latents that are left out."""
     clusters: NDArray[np.int64]
-    """Number of its cluster [F], the largest one 0; -1 for none."""
+    """Number of each latent's cluster [F], 0 for the largest cluster; -1 for none."""
 
 
 def available() -> bool:
-    """Whether the map can be made: scikit-learn is there (pip install 'sae-workbench[map]')."""
+    """Return whether the map can be made, which needs scikit-learn (pip install 'sae-workbench[map]')."""
     return find_spec("sklearn") is not None
 
 
@@ -46,40 +56,40 @@ def make_map(
     near: tuple[Tensor, Tensor] | None = None,
     progress: Progress = no_progress,
 ) -> Map:
-    """Lay out the alive latents so that those whose decoder rows have a large cosine stand together.
+    """Lay out the living latents so that those whose decoder rows have a large cosine lie together, and cluster them.
 
-    UMAP (McInnes et al. 2018, arXiv:1802.03426) of exact nearest neighbours by cosine, from principal components,
-    seeded and on one thread: the same input gives the same map on the same machine. Clusters are HDBSCAN's
-    (Campello et al. 2013) on the map. Dead latents, whose direction says nothing, are left out, and dictionaries of
-    fewer than 5 alive ones; fewer than 64 stand where principal components put them. `near`: what `nearest` finds for
-    all latents, at least `NEAREST - 1` for each, where it is known. Needs what `available` asks for."""
+    UMAP's layout of the exact nearest neighbours by cosine, started from principal components. Clusters are HDBSCAN's
+    (Campello, Moulavi & Sander 2013) on the map. Dead latents are left out, because their directions mean nothing; with
+    fewer than 5 living latents all are. With fewer than 64 the principal components are the map. `near` is the result of
+    `nearest` for all latents with n >= NEAREST - 1, where it is known. Needs scikit-learn (`available`)."""
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        found = _layout(W_dec[alive].float(), near if alive.all() else None, progress)
-        places[alive] = torch.from_numpy(found)
-        clusters[alive.numpy()] = _clusters(found)
+        living = _places(W_dec[alive].float(), near if alive.all() else None, progress)
+        places[alive] = torch.from_numpy(living)
+        clusters[alive.numpy()] = _clusters(living)
     return Map(places, clusters)
 
 
 def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequence[str]]) -> list[list[str]]:
-    """What each cluster is called by: the commonest peak tokens of its latents, at most `NAMES`, commonest first.
+    """Return for each cluster the commonest peak tokens of its latents, at most `NAMES`, commonest first.
 
-    Case and spaces around do not count; equally common: in the alphabet's order. `clusters` are numbers from 0 on,
-    None for none."""
+    Tokens that differ in case or surrounding spaces only are counted as one. Equally common ones are in alphabetical
+    order. `clusters` are numbers from 0 on, None for a latent without a cluster."""
     counts: list[Counter[str]] = [
         Counter() for _ in range(1 + max((c for c in clusters if c is not None), default=-1))
     ]
     for cluster, tokens in zip(clusters, peak_tokens, strict=True):
         if cluster is not None:
             counts[cluster].update(word for token in tokens if (word := token.strip().lower()))
-    ordered = (sorted(count.items(), key=lambda item: (-item[1], item[0])) for count in counts)
-    return [[token for token, _ in found[:NAMES]] for found in ordered]
+    by_count = (sorted(count.items(), key=lambda item: (-item[1], item[0])) for count in counts)
+    return [[token for token, _ in tokens[:NAMES]] for tokens in by_count]
 
 
-def _layout(
+def _places(
     rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None, progress: Progress
 ) -> NDArray[np.float32]:
+    """Return places [n, 2] of living latents with these decoder rows."""
     rows = torch.nn.functional.normalize(rows, dim=1)
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:
@@ -88,88 +98,92 @@ def _layout(
         with progress("neighbours of the alive", n, "latents") as advance:
             near = nearest(rows, NEAREST - 1, on_latents=advance)
     indices, cosines = (part[:, : NEAREST - 1] for part in near)
-    layout = import_module("sae.features.map").layout
     return layout(indices, (1 - cosines).clamp_min(0), start, SEED)
 
 
 def _start(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
-    """The first two principal components, each with a sign of its own choosing, at the scale UMAP starts from."""
+    """Return the first two principal components of the rows, scaled to at most 10, as UMAP's start.
+
+    An eigenvector's sign is arbitrary: its largest entry is made positive, so that the same rows give the same map."""
     centred = (rows - rows.mean(0)).double()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     axes = vectors[:, -2:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    found = centred @ axes
-    return (10 * found / found.abs().max().clamp_min(1e-12)).float().numpy()
+    components = centred @ axes
+    return (10 * components / components.abs().max().clamp_min(1e-12)).float().numpy()
 
 
 def _clusters(places: NDArray[np.float32]) -> NDArray[np.int64]:
-    """HDBSCAN's clusters, numbered by falling size."""
+    """Return HDBSCAN's cluster of each place, numbered by falling size; -1 for none."""
     from sklearn.cluster import HDBSCAN
 
     n = len(places)
     least = min(max(LEAST_CLUSTER, n // 500), max(2, n // 4))
     settings: dict[str, Any] = {"min_samples": 1, "algorithm": "kd_tree", "copy": True}
-    # "leaf": the finest clusters; the usual rule prefers one that holds nearly everything
-    found = HDBSCAN(least, cluster_selection_method="leaf", **settings).fit_predict(places)
-    order = [cluster for cluster, _ in Counter(found[found >= 0].tolist()).most_common()]
+    # "leaf" takes the finest clusters; the default rule tends to find one that holds nearly everything.
+    clusters = HDBSCAN(least, cluster_selection_method="leaf", **settings).fit_predict(places)
+    order = [cluster for cluster, _ in Counter(clusters[clusters >= 0].tolist()).most_common()]
     number = {cluster: place for place, cluster in enumerate(order)}
-    return np.array([number.get(cluster, -1) for cluster in found.tolist()])
-
-
-# of 1 / (1 + a d^2b), fitted to a least distance of 0.1 and a spread of 1: UMAP's defaults
-A, B = 1.5769434, 0.8950609
-EPOCHS = 200  # its default from 10,000 points on
-NEGATIVES = 5  # points drawn to push away from, for each pull
-STEPS = 64  # of bisection
-LEAST_SCALE = 1e-3  # of a point's scale, in its neighbours' mean distance
+    return np.array([number.get(cluster, -1) for cluster in clusters.tolist()])
 
 
 def layout(
     neighbours: Int[Tensor, "n k"], distances: Float[Tensor, "n k"], start: NDArray[np.float32], seed: int
 ) -> NDArray[np.float32]:
-    """Places [n, 2] from `start`, given each point's k nearest others and their distances in rising order."""
+    """Return UMAP's places [n, 2] of points, given each point's k nearest others and their distances in rising order.
+
+    `start` are the places [n, 2] to begin with; they are scaled to 0 to 10."""
     graph = _graph(neighbours, distances)
     low, high = start.min(0), start.max(0)
     places = (10 * (start - low) / np.maximum(high - low, 1e-12)).astype(np.float32)
-    every = graph.data.max() / graph.data
-    _settle(places, graph.row, graph.col, every.astype(np.float32), EPOCHS, np.uint64(seed))
+    every = (
+        graph.data.max() / graph.data
+    )  # the heaviest edge pulls in each epoch, one of half its weight in every second
+    _optimize(places, graph.row, graph.col, every.astype(np.float32), EPOCHS, np.uint64(seed))
     return places
 
 
 def _graph(neighbours: Int[Tensor, "n k"], distances: Float[Tensor, "n k"]) -> Any:
-    """The fuzzy union of each point's own view of which points are near; what is never drawn is left out."""
+    """Return the symmetric graph of nearness: a + b - a b of both points' views, UMAP's fuzzy union.
+
+    Edges too light to be drawn once in EPOCHS are left out."""
     n, k = neighbours.shape
     weights = _nearness(distances.double()).float().numpy().ravel()
     rows = np.repeat(np.arange(n), k)
-    one: Any = sparse.coo_matrix((weights, (rows, neighbours.numpy().ravel())), shape=(n, n)).tocsr()
-    graph = (one + one.T - one.multiply(one.T)).tocoo()
+    directed: Any = sparse.coo_matrix((weights, (rows, neighbours.numpy().ravel())), shape=(n, n)).tocsr()
+    graph = (directed + directed.T - directed.multiply(directed.T)).tocoo()
     graph.data[graph.data < graph.data.max() / EPOCHS] = 0
     graph.eliminate_zeros()
     return graph
 
 
 def _nearness(distances: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """exp(-(d - nearest) / scale), the scale such that a point's k values add up to log2(k + 1)."""
+    """Return exp(-(d - d_nearest) / scale), where each point's scale makes its k values add up to log2(k + 1).
+
+    The scale is found by bisection; it grows by doubling until an upper end is known (UMAP's algorithm 3)."""
     k = distances.shape[1]
     nearest = distances.masked_fill(distances <= 0, math.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
     beyond = (distances - nearest).clamp_min(0)
     low, scale = torch.zeros_like(nearest), torch.ones_like(nearest)
     high = torch.full_like(nearest, math.inf)
     for _ in range(STEPS):
-        much = (-beyond / scale).exp().sum(1, keepdim=True) > math.log2(k + 1)
-        low, high = torch.where(much, low, scale), torch.where(much, scale, high)
+        too_large = (-beyond / scale).exp().sum(1, keepdim=True) > math.log2(k + 1)
+        low, high = torch.where(too_large, low, scale), torch.where(too_large, scale, high)
         scale = torch.where(high.isinf(), 2 * scale, (low + high) / 2)
     mean = torch.where(nearest > 0, distances.mean(1, keepdim=True), distances.mean())
     return (-beyond / scale.maximum(LEAST_SCALE * mean).clamp_min(1e-30)).exp()
 
 
-# a number written in the loop would make doubles of all it meets
+# As float32 constants: a Python number in the loop would turn everything it meets into float64.
 _float32s = tuple(np.float32(v) for v in (1, A, B, -2 * A * B, 2 * B, 0.001))
 
 
 @njit(cache=True)
-def _settle(places, heads, tails, every, epochs, seed):
-    """Pull the ends of each edge together once in `every` epochs, and push its head away from points drawn at random."""
+def _optimize(places, heads, tails, every, epochs, seed):
+    """Move the places in turn: pull the ends of edge e together once in every[e] epochs, and push its head away from random points.
+
+    Stochastic gradient descent on UMAP's cross entropy with negative sampling (algorithm 5). Edges move their points one
+    after the other, which is why it runs on one thread."""
     n, due, state = np.uint64(len(places)), every.copy(), seed
     one, a, b, pull, push, least = _float32s
     for epoch in range(epochs):
@@ -190,6 +204,7 @@ def _settle(places, heads, tails, every, epochs, seed):
                 places[j, 0] -= mx
                 places[j, 1] -= my
             for _ in range(NEGATIVES):
+                # Knuth's linear congruential generator; its upper 32 bits, scaled to 0 to n - 1, draw a point
                 state = state * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
                 other = ((state >> np.uint64(32)) * n) >> np.uint64(32)
                 dx, dy = x - places[other, 0], y - places[other, 1]
@@ -202,4 +217,5 @@ def _settle(places, heads, tails, every, epochs, seed):
 
 @njit(cache=True)
 def _clip(v):
+    """Limit a move to 4 units, as UMAP does: the forces grow without bound as points meet."""
     return min(max(v, np.float32(-4)), np.float32(4))

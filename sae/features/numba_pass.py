@@ -1,10 +1,12 @@
-"""The pass over the store, compiled by numba: counts, sums, histograms and largest values of every latent."""
+"""The pass over a store's firings in loops that numba compiles: counts, sums, histograms and largest values of every latent.
+
+Each loop does latents lo to hi - 1 and writes to nothing else, so nothing depends on which thread does which latents.
+Firings are sorted by latent (`firings.Firings`): a latent's state stays in the cache while its firings go by. Floats
+are compared and added in the order written, without fastmath, so that the plain torch beside each call
+(`statistics.py`, `examples.py`, `cofiring.py`) gives the same bits; it does the work that is too small to compile for."""
 
 import math
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,37 +16,30 @@ from torch import Tensor
 
 from sae.kernels.threads import blocks_wanted, share
 
-WORTHWHILE = 2**18  # firings, or pairs
+WORTHWHILE = 2**18  # firings, or pairs, from which the loops repay the second or two it takes to load them
+LOW = 0xFFFFFFFF
 
 
-def loops(work: int) -> Any:
-    """The module of compiled loops for `work` firings, or None where plain torch is to do it."""
-    return import_module("sae.features.numba_pass") if work >= WORTHWHILE and _has_numba() else None
+def worthwhile(work: int) -> bool:
+    """Return whether `work` firings, or pairs, are enough to use the compiled loops instead of plain torch."""
+    return work >= WORTHWHILE
 
 
 def by_latents(loop: Callable[..., None], starts: Tensor, *args: Any) -> None:
-    """loop(lo, hi, starts, *args) for all latents, each by one thread of as many as torch uses; tensors as arrays.
+    """Call loop(lo, hi, starts, *args) for ranges of latents that cover them all, on as many threads as torch uses.
 
-    Blocks hold about equally many firings."""
+    Tensors are passed as arrays. Ranges hold about equally many firings: latent f has starts[f + 1] - starts[f]."""
     arrays = [arg.numpy() if isinstance(arg, Tensor) else arg for arg in (starts, *args)]
     n = len(starts) - 1
     targets = torch.linspace(0, float(starts[-1]), blocks_wanted() + 1)[1:-1].long()
     share(loop, [0, *torch.searchsorted(starts, targets).clamp_max(n).tolist(), n], *arrays)
 
 
-@cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
-
-
-LOW = 0xFFFFFFFF
-
-
 @njit(nogil=True, cache=True)
 def statistics(
     lo, hi, starts, rows, values, first_row, unit, quarters, lowest, fired, positive, powers, high, low, first, last, histogram
 ):  # fmt: skip
-    """See `statistics.Statistics.add`."""
+    """Add firings to the state of `statistics.Statistics`."""
     bins = histogram.shape[2]
     for f in range(lo, hi):
         begin, end = starts[f], starts[f + 1]
@@ -58,6 +53,7 @@ def statistics(
             most, least = max(most, value), min(least, value)
             side = 1 if value > 0 else 0
             above += side
+            # Powers are multiplied up one by one, as plain torch does: v**3 may round differently.
             v = np.float64(value)
             power = v
             one += power
@@ -67,6 +63,7 @@ def statistics(
             three += power
             power *= v
             four += power
+            # Bins are found from the mantissa, in [1/2, 1), and the exponent: exact, where a logarithm rounds.
             mantissa, exponent = math.frexp(abs(v) / unit)
             place = 4 * (exponent - 1 - lowest)
             for quarter in quarters:
@@ -84,11 +81,14 @@ def statistics(
 def selection(
     lo, hi, starts, rows, values, bits, first_row, context, first_latent, positive, negative, sampled
 ):
-    """See `examples.Selection.add`; `bits` are those of `values`, as integers."""
+    """Add firings to the state of `examples.Selection`; `bits` are the bits of `values`, as int32.
+
+    The bits of positive floats are in the order of their values, so they serve as the upper half of an int64 key."""
     for f in range(lo, hi):
         i, stop = starts[f], starts[f + 1]
         ups, downs, draws = positive[f], negative[f], sampled[f]
         while i < stop:
+            # A latent's firings are sorted by row, so those of a window follow one another.
             window = (first_row + rows[i]) // context
             end = (window + 1) * context - first_row
             high = low = i
@@ -100,13 +100,14 @@ def selection(
             if values[high] > 0:
                 keep(ups, np.int64(bits[high]) << 32 | (LOW - window))
             if values[low] < 0:
+                # without the sign bit: the size of the value
                 keep(downs, np.int64(bits[low] & 0x7FFFFFFF) << 32 | (LOW - window))
             keep(draws, -(hash31((first_latent + f) << 32 | window) << 32 | window))
 
 
 @njit(nogil=True, cache=True)
 def keep(best, key):
-    """Put a key in its place among the largest so far, which stay in falling order; the smallest drops out."""
+    """Insert a key among the largest so far, in falling order; the smallest drops out."""
     j = len(best) - 1
     if key <= best[j]:
         return
@@ -118,7 +119,7 @@ def keep(best, key):
 
 @njit(nogil=True, cache=True)
 def hash31(pair):
-    """See `examples.hash31`."""
+    """Return the 31 bits of `examples.hash31`."""
     h = pair * -7046029254386353131
     h = (h ^ (h >> 32 & LOW)) * -4658895280553007687
     return (h ^ (h >> 29 & 0x7FFFFFFFF)) >> 33 & 0x7FFFFFFF
@@ -126,7 +127,9 @@ def hash31(pair):
 
 @njit(nogil=True, cache=True)
 def gather(lo, hi, starts, rows, first_row, context, wanted, edges, places):
-    """See `examples.gather`: places[i] = place in `wanted` of firing i's pair, or -1."""
+    """Set places[i] to the place in `wanted` of the (latent, window) pair of firing i, or -1 where it is not wanted.
+
+    Latent f's pairs are wanted[edges[f]] to wanted[edges[f + 1] - 1], by rising window; see `examples.gather`."""
     for f in range(lo, hi):
         w, end = edges[f], edges[f + 1]
         window, stop = np.int64(-1), np.int64(0)
@@ -142,7 +145,7 @@ def gather(lo, hi, starts, rows, first_row, context, wanted, edges, places):
 
 @njit(nogil=True, cache=True)
 def together(lo, hi, starts, rows, row_starts, row_latents, counts):
-    """counts[f, j] += the number of f's rows on which latent j fires."""
+    """Add to counts[f, j] the number of latent f's rows on which latent j fires."""
     for f in range(lo, hi):
         row_of_counts = counts[f]
         for i in range(starts[f], starts[f + 1]):
@@ -153,7 +156,8 @@ def together(lo, hi, starts, rows, row_starts, row_latents, counts):
 
 @njit(nogil=True, cache=True)
 def partners(lo, hi, starts, counts, own, fired, n_rows, least, keys):
-    """See `cofiring._keys`: keys[f] = the largest keys of f's partners, in falling order."""
+    """Set keys[f] to the largest of latent f's keys of `cofiring._keys`, in falling order."""
+    # A float32 and an int32 view of the same four bytes: numba has no other way to read a float's bits.
     cell = np.empty(1, np.float32)
     bits = cell.view(np.int32)
     for f in range(lo, hi):

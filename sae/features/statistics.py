@@ -1,4 +1,4 @@
-"""Sums per latent over a stream of firings: density, moments, extremes, histograms, first and last firing."""
+"""Statistics of every latent over a stream of firings: density, moments, extremes, histograms, first and last firing."""
 
 import math
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from sae.features import numba_pass
 from sae.features.firings import Firings
 
-BINS = 64  # a side
+BINS = 64  # for each sign
 BINS_PER_OCTAVE = 4
-LOWEST_OCTAVE = -12  # of the first bin's lower edge, in octaves of the unit
+LOWEST_OCTAVE = -12  # the first bin begins at unit * 2^-12
 QUARTERS = tuple(2 ** (quarter / BINS_PER_OCTAVE - 1) for quarter in range(1, BINS_PER_OCTAVE))
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Statistics:
-    """Adds up firings of F latents, in any order of shards and any division into them.
+    """Accumulates statistics of F latents from their firings, shard by shard in any order.
 
-    Counts, extremes, histograms and first/last firings are exact; sums are float64. State: 1.2 kB a latent,
-    however many tokens pass. `unit` sets the histograms' bins: 64 a side, four to an octave of |value|, from
-    unit / 4096 to 16 unit; what lies beyond falls into the outermost bins."""
+    Counts, extremes, histograms and first and last rows are exact; sums are float64. The state takes 1.2 kB a latent
+    however many tokens are read. `unit` sets the bins of the histograms: 64 for each sign, four to an octave of |value|,
+    from unit / 4096 to 16 unit. Values beyond fall into the outermost bins."""
 
     def __init__(self, n_latents: int, unit: float):
         self.unit = unit
@@ -37,33 +37,32 @@ class Statistics:
         self.histogram = torch.zeros(n_latents, 2, BINS, dtype=torch.int64)
 
     def state(self) -> dict[str, Tensor]:
-        """All that is counted, a row a latent: that of some latents and that of others, one behind the other, is
-        that of them all."""
+        """Return the state's tensors by name, a row for each latent, so that the states of two sets of latents can be concatenated."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def add(self, firings: Firings) -> None:
-        """Take in finite firings of these latents."""
+        """Add firings of these latents, whose values must be finite."""
         state = list(self.state().values())
-        if loops := numba_pass.loops(len(firings.values)):
+        if numba_pass.worthwhile(len(firings.values)):
             quarters = np.array(QUARTERS)
-            numba_pass.by_latents(loops.statistics, *firings, self.unit, quarters, LOWEST_OCTAVE, *state)
+            numba_pass.by_latents(numba_pass.statistics, *firings, self.unit, quarters, LOWEST_OCTAVE, *state)
         else:
             _add(firings, self.unit, *state)
 
     def edges(self) -> Float[Tensor, "bins+1"]:
-        """Edges of the histograms' bins, as |value|."""
+        """Return the edges of the histograms' bins, as |value|."""
         octaves = LOWEST_OCTAVE + torch.arange(BINS + 1, dtype=torch.float64) / BINS_PER_OCTAVE
         return self.unit * 2**octaves
 
     def table(self, n_rows: int) -> dict[str, Tensor]:
-        """Columns [F], for a pass over n_rows rows; nan (or -1, for rows) where a latent never fired.
+        """Return columns [F] for a pass over n_rows rows; NaN, or -1 for row numbers, where a latent never fired.
 
-        density: firings / n_rows. mean, std, skew, kurtosis (of the normal distribution: 3): of the values it
-        fires with, zeros left out; std divides by the count. qXX: quantiles of those values, from the
-        histogram, so true to within one bin (19 %) and always between min and max."""
+        density is firings / n_rows. mean, std, skew and kurtosis (3 for the normal distribution) are of the nonzero values;
+        std divides by the count. qXX are quantiles of those values from the histogram: within one bin (19 %) of the true
+        ones, and always between min and max."""
         count = self.fired.double()
-        one, two, three, four = self.powers.T / count  # 0 / 0 is nan
-        variance = (two - one**2).clamp_min(0)
+        one, two, three, four = self.powers.T / count  # raw moments; 0 / 0 is NaN
+        variance = (two - one**2).clamp_min(0)  # rounding can make it negative where all values are equal
         third = three - 3 * one * two + 2 * one**3
         fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
         nan = torch.where(self.fired > 0, 0.0, math.nan)
@@ -85,9 +84,11 @@ class Statistics:
         return columns
 
     def quantile(self, q: float) -> Float[Tensor, "F"]:
-        """The q-quantile [F] of each latent's values, interpolated within a bin; nan where it never fired."""
+        """Return the q-quantile [F] of each latent's nonzero values, interpolated within a bin; NaN where it never fired."""
         edges = self.edges()
-        lower = torch.cat([-edges[1:].flip(0), edges[:-1]])  # all bins from most negative to most positive
+        lower = torch.cat(
+            [-edges[1:].flip(0), edges[:-1]]
+        )  # of all bins, from most negative to most positive
         upper = torch.cat([-edges[:-1].flip(0), edges[1:]])
         counts = torch.cat([self.histogram[:, 0].flip(1), self.histogram[:, 1]], 1).double()
         running = counts.cumsum(1)
@@ -112,7 +113,7 @@ def _add(
     last: Tensor,
     histogram: Tensor,
 ) -> None:
-    """`Statistics.add` in plain torch."""
+    """Do in plain torch what `numba_pass.statistics` does, with the same bits."""
     n, latents, values = len(fired), firings.latents(), firings.values
     rows = firings.rows.long() + firings.first_row
     fired += firings.starts.diff()
@@ -126,7 +127,7 @@ def _add(
     low.scatter_reduce_(0, latents, values, "amin")
     first.scatter_reduce_(0, latents, rows, "amin")
     last.scatter_reduce_(0, latents, rows, "amax")
-    # mantissa in [1/2, 1): exact, where a logarithm is not
+    # Bins are found from the mantissa, in [1/2, 1), and the exponent: exact, where a logarithm rounds.
     mantissa, exponent = torch.frexp(exact.abs() / unit)
     bins = BINS_PER_OCTAVE * (exponent.long() - 1 - LOWEST_OCTAVE)
     for quarter in QUARTERS:

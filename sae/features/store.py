@@ -1,4 +1,4 @@
-"""The features folder: a row per latent, histograms, examples; written once, read by app and notebook (FORMAT.md)."""
+"""Read a features folder: statistics, histograms and examples of every latent of an SAE (FORMAT.md, Features)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ COLUMNS = (
     | dict.fromkeys(("density", "mean", "max", "min", "enc_dec_cosine"), real)
     | {"neighbours": lists(whole), "neighbour_cosines": lists(real), "peak_tokens": lists(text)}
 )
-LATER = (
+OPTIONAL_COLUMNS = (
     dict.fromkeys(
         ("positive_share", "std", "skew", "kurtosis", "map_x", "map_y", "decoder_norm", "b_enc"), real
     )
@@ -43,43 +43,45 @@ LATER = (
     | dict.fromkeys(("cofiring_pmi", "raised_logits", "lowered_logits"), lists(real))
     | dict.fromkeys(("raised_tokens", "lowered_tokens"), lists(text))
 )
-"""Columns of features.parquet that must be there, and those that may be, or were not in older releases."""
-TOGETHER = (
+"""Columns of features.parquet that every folder has, and those that depend on the SAE or are missing in older releases."""
+PARALLEL_LISTS = (
     ("neighbours", "neighbour_cosines"), ("cofiring", "cofiring_counts", "cofiring_pmi"),
     ("raised_tokens", "raised_logits"), ("lowered_tokens", "lowered_logits"),
 )  # fmt: skip
-"""Columns of lists that say one thing each of the same."""
-Height = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # of a window's values: the peak is the highest
+"""Columns whose lists describe the same things, so that they must have the same lengths in each row."""
+Height = Callable[
+    [NDArray[np.float32]], NDArray[np.float32]
+]  # maps a window's values to heights; the peak is the highest
 
 
 class Example(NamedTuple):
-    """One window in which a latent fires."""
+    """A window of T tokens in which a latent fires. Its peak is the token with the strongest value."""
 
     document: int
-    """Number of the document the peak lies in, in the data set's order."""
+    """Document that the peak lies in, numbered in the data set's order."""
     position: int
-    """Place of the peak in that document, in tokens."""
+    """Position of the peak in that document, in tokens."""
     peak: int
-    """Place of the peak in the window."""
+    """Position of the peak in the window."""
     tokens: list[str]
-    """What each of the window's T tokens reads as; joined, they are the window's text (`TokenText.pieces`)."""
+    """Text of each token; joined, they are the window's text (`TokenText.pieces`)."""
     values: NDArray[np.float32]
-    """The latent's value on each of them, [T]; 0 where it does not fire."""
+    """The latent's value on each token, [T]; 0 where it does not fire."""
     ids: NDArray[np.int32]
-    """Their token ids, [T]."""
+    """Token ids, [T]."""
     owners: NDArray[np.int32]
-    """The document each of them belongs to, [T]; -1 for none."""
+    """Document that each token belongs to, [T]; -1 for none."""
 
 
 @dataclass(frozen=True)
 class Partner:
-    """A latent that fires on the same tokens."""
+    """A latent that fires on the same tokens as another, with how often."""
 
     latent: int
     count: int
     """Tokens on which both fire."""
     pmi: float
-    """Pointwise mutual information, in nats: ln of how many times more often than by chance they fire together."""
+    """Pointwise mutual information in nats: ln of how many times more often than by chance both fire."""
     given_latent: float
     """P(partner fires | the latent fires)."""
     given_partner: float
@@ -87,25 +89,27 @@ class Partner:
 
 
 class Band(NamedTuple):
-    """Examples whose peak lies in one quantile band of all the peaks sampled."""
+    """Sampled examples whose peaks lie in one quantile band of all sampled peaks."""
 
     share: tuple[float, float]
-    """Between which quantiles, such as (0.8, 1.0) for the strongest fifth."""
+    """Quantiles the band lies between, such as (0.8, 1.0) for the strongest fifth."""
     low: float
+    """The band's weakest peak."""
     high: float
+    """The band's strongest peak."""
     examples: list[Example]
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often a latent fires with which value: counts between consecutive edges, in rising order."""
+    """Counts of a latent's values between consecutive edges, in rising order."""
 
     edges: NDArray[np.float64]
     counts: NDArray[np.int64]
 
 
 class FeatureStore:
-    """What `sae features` found out about every latent of an SAE. Read-only; opened in milliseconds.
+    """What `sae features` found about every latent of an SAE. Read-only; opens in milliseconds, files are read when needed.
 
     Raises RunError when the folder is missing, unfinished, damaged or of a newer format."""
 
@@ -121,7 +125,7 @@ class FeatureStore:
 
     @property
     def _fix(self) -> str:
-        """The command that makes the folder again."""
+        """The command that makes the folder anew."""
         return f"sae features {self.path.parent}"
 
     def __len__(self) -> int:
@@ -130,130 +134,133 @@ class FeatureStore:
 
     @cached_property
     def table(self) -> pa.Table:
-        """A row per latent, in order; columns as FORMAT.md lists them."""
-        found = tables.read(self._whole(TABLE), COLUMNS, len(self), self._fix)
-        lens = {name: kind for name, kind in LATER.items() if name in found.column_names}
-        tables.check_columns(self.path / TABLE, found, lens, self._fix)
+        """The table with a row for each latent, in order; FORMAT.md lists its columns."""
+        table = tables.read(self._checked(TABLE), COLUMNS, len(self), self._fix)
+        optional = {name: kind for name, kind in OPTIONAL_COLUMNS.items() if name in table.column_names}
+        tables.check_columns(self.path / TABLE, table, optional, self._fix)
         for name in ("neighbours", "cofiring"):
-            if name in found.column_names and not tables.within(found, name, len(self)):
+            if name in table.column_names and not tables.within(table, name, len(self)):
                 raise RunError(
                     f"{self.path / TABLE} is damaged: {name} has numbers outside 0 to {len(self) - 1}",
                     fix=self._fix,
                 )
-        for names in TOGETHER:
-            if not tables.alike(found, *names):
+        for names in PARALLEL_LISTS:
+            if not tables.alike(table, *names):
                 raise RunError(
                     f"{self.path / TABLE} is damaged: {' and '.join(names)} have lists of different lengths",
                     fix=self._fix,
                 )
-        return found
+        return table
 
     @cached_property
     def texts(self) -> pa.ChunkedArray | None:
-        """Lower-case text around the strongest peaks of each latent, a line an example, to be searched.
+        """Lower-case text around each latent's strongest peaks, one example a line, for searching.
 
-        None in a folder from before it was kept."""
+        None in a folder of an older release, which did not keep it."""
         if TEXTS not in self.about.sha256:
             return None
-        return tables.read(self._whole(TEXTS), {"text": tables.text}, len(self), self._fix)["text"]
+        return tables.read(self._checked(TEXTS), {"text": tables.text}, len(self), self._fix)["text"]
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of features.json, which holds those of the other files: what is derived from them is known by it."""
+        """SHA-256 of features.json. It identifies the whole folder, since features.json holds the other files' SHA-256."""
         return files.sha256(self.path / INDEX)
 
     @property
     def clusters(self) -> list[list[str]]:
-        """What each cluster of the map is called by: its latents' commonest peak tokens. Empty without a map."""
+        """For each cluster of the map its name: its latents' commonest peak tokens. Empty without a map."""
         return self.about.clusters
 
     def partners(self, latent: int) -> list[Partner]:
-        """Latents that fire on the same tokens, by falling PMI (`collect` says which are listed).
+        """Return the latents that fire on the same tokens, by falling PMI; `cofiring` says which are listed.
 
-        Empty, too, in a folder from before they were counted."""
+        Empty in a folder of an older release, which did not count them. Raises RunError when there is no such latent."""
         row = self.row(latent)
         if not row.get("cofiring"):
             return []
         fired = self.table["fired"].take(row["cofiring"]).to_pylist()
-        listed = zip(row["cofiring"], row["cofiring_counts"], row["cofiring_pmi"], fired, strict=True)
-        return [Partner(other, n, pmi, n / row["fired"], n / own) for other, n, pmi, own in listed]
+        columns = zip(row["cofiring"], row["cofiring_counts"], row["cofiring_pmi"], fired, strict=True)
+        return [
+            Partner(other, count, pmi, count / row["fired"], count / other_fired)
+            for other, count, pmi, other_fired in columns
+        ]
 
     @property
     def labels(self) -> Labels:
-        """What people wrote about this SAE's latents, beside the folder: read anew at each call, to be written too."""
+        """Labels and notes on this SAE's latents, in labels.json beside the folder. Each access reads and writes the file anew."""
         return Labels(self.path.parent / latent_labels.FILE, self.about.sae_sha256, len(self))
 
     def feature(self, latent: int) -> "Feature":
-        """One latent with all that is known about it. Raises RunError when there is no such latent."""
+        """Return one latent with everything known about it. Raises RunError when there is no such latent."""
         from sae.features.feature import Feature
 
         self._check(latent)
         return Feature(self, latent)
 
     def row(self, latent: int) -> dict[str, Any]:
-        """The table's row of one latent. Raises RunError when there is no such latent."""
+        """Return the table's row of a latent as a dictionary by column. Raises RunError when there is no such latent."""
         self._check(latent)
         return self.table.slice(latent, 1).to_pylist()[0]
 
     def histogram(self, latent: int) -> Histogram:
-        """All values of a latent, by sign and size, zeros left out; bins without firings at the ends too."""
+        """Return the histogram of all nonzero values of a latent, both signs, with the empty bins at either end."""
         self._check(latent)
-        with self._sound(HISTOGRAMS):
+        with self._damage_named(HISTOGRAMS):
             negative, positive = self._histograms["counts"][latent].numpy()
             edges = self._histograms["edges"].numpy()
-            # the innermost bins meet at zero: values smaller than the first edge are counted in them
+            # The innermost bins reach to zero, because values below the first edge were counted in them.
             signed = np.concatenate([-edges[:0:-1], [0.0], edges[1:]])
             counts = np.concatenate([negative[::-1], positive])
             if not (len(signed) == len(counts) + 1 and (np.diff(signed) > 0).all() and (counts >= 0).all()):
-                raise ValueError("no histogram")
+                raise ValueError(f"edges and counts of latent {latent} do not fit together")
             if not counts.any() and self.table["fired"][latent].as_py():
-                raise ValueError("no value of a latent that fires")
+                raise ValueError(f"latent {latent} fires and has no counts")
             return Histogram(signed, counts)
 
     def strongest(self, latent: int, sign: int = 1) -> list[Example]:
-        """The windows with the largest (sign = 1) or most negative (sign = -1) values, best first.
+        """Return the windows with the largest (sign = 1) or most negative (sign = -1) values, strongest first.
 
-        Their peak is the value of that sign, even where the latent is stronger in the other one nearby."""
+        Their peak is the strongest value of that sign, even where the window has a stronger one of the other sign."""
         self._check(latent)
         kind = "positive" if sign > 0 else "negative"
         return self._examples_at(kind, latent, lambda values: sign * values)
 
     def sampled(self, latent: int) -> list[Example]:
-        """Windows drawn uniformly from all in which the latent fires, by falling peak; a peak is the largest |value|."""
+        """Return windows drawn uniformly from all in which the latent fires, by falling value of their peak, the largest |value|."""
         self._check(latent)
         examples = self._examples_at("sampled", latent, np.abs)
         return sorted(examples, key=lambda example: -example.values[example.peak])
 
     def bands(self, latent: int, n_bands: int = 5) -> list[Band]:
-        """Windows drawn uniformly from all in which the latent fires, by quantile band of their peak.
+        """Return the `sampled` windows in quantile bands of their peaks, strongest band first.
 
-        The strongest band first; bands hold equally many windows, as far as their number allows, and each
-        band's windows are in the order of their peaks."""
+        Bands hold equally many windows, up to rounding; each band's windows are in falling order of their peaks. Empty bands
+        are left out."""
         examples = self.sampled(latent)[::-1]
         cuts = np.linspace(0, len(examples), n_bands + 1).round().astype(int)
         bands = []
         for band in range(n_bands - 1, -1, -1):
-            part = examples[cuts[band] : cuts[band + 1]][::-1]
-            if part:
-                ends = part[-1].values[part[-1].peak], part[0].values[part[0].peak]
+            within = examples[cuts[band] : cuts[band + 1]][::-1]
+            if within:
+                low, high = within[-1].values[within[-1].peak], within[0].values[within[0].peak]
                 share = band / n_bands, (band + 1) / n_bands
-                bands.append(Band(share, float(ends[0]), float(ends[1]), part))
+                bands.append(Band(share, float(low), float(high), within))
         return bands
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """The name of every token id, no two alike: its text; a piece of a character reads like <0xE2>."""
-        found = read_json(self._whole(VOCABULARY), fix=self._fix)
-        if not fits(found, list[str]):
+        """The name of every token id, all different: its text, or such as <0xE2> for a piece of a character."""
+        names = read_json(self._checked(VOCABULARY), fix=self._fix)
+        if not fits(names, list[str]):
             raise RunError(f"{self.path / VOCABULARY} is damaged: it is not a list of texts", fix=self._fix)
-        return found
+        return names
 
     @cached_property
     def token_text(self) -> TokenText:
-        """How token ids are spelled. Folders of older releases hold no spellings: there the names tell."""
+        """The bytes of every token id. Folders of older releases do not hold them: there the names are used."""
         if SPELLINGS not in self.about.sha256:
             return TokenText([named_bytes(name) for name in self.vocabulary])
-        with self._sound(SPELLINGS):
+        with self._damage_named(SPELLINGS):
             return TokenText.from_tensors(self._load(SPELLINGS))
 
     @cached_property
@@ -265,20 +272,20 @@ class FeatureStore:
         return self._load(EXAMPLES)
 
     def _load(self, name: str) -> dict[str, Tensor]:
-        return read_tensors(self._whole(name), self._fix)
+        return read_tensors(self._checked(name), self._fix)
 
     def check(self) -> None:
-        """Raise RunError when a file is missing or its bytes are not those that were written."""
+        """Raise RunError when a file is missing or its bytes differ from those that were written."""
         for name in self.about.sha256:
-            self._whole(name)
+            self._checked(name)
 
-    def _whole(self, name: str) -> Path:
-        """The path of a file whose bytes are those the index names."""
+    def _checked(self, name: str) -> Path:
+        """Return the path of a file after checking its bytes against features.json."""
         return as_written(self.path / name, self.about.sha256.get(name), INDEX, self._fix)
 
     @contextmanager
-    def _sound(self, name: str) -> Iterator[None]:
-        """What does not fit together in a file that the block reads is one line."""
+    def _damage_named(self, name: str) -> Iterator[None]:
+        """Turn whatever fails in the block, which reads the file `name`, into a RunError that names the file."""
         try:
             yield
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -287,15 +294,16 @@ class FeatureStore:
             ) from error
 
     def _examples_at(self, kind: str, latent: int, height: Height) -> list[Example]:
-        with self._sound(EXAMPLES):
+        with self._damage_named(EXAMPLES):
             return [
-                self._example(place, height) for place in self._examples[kind][latent].tolist() if place >= 0
+                self._example(pair, height) for pair in self._examples[kind][latent].tolist() if pair >= 0
             ]
 
-    def _example(self, place: int, height: Height) -> Example:
+    def _example(self, pair: int, height: Height) -> Example:
+        """Return the example of a (latent, window) pair, given by its place in examples.safetensors."""
         data = self._examples
-        start, stop = data["offsets"][place : place + 2].tolist()
-        slot = int(data["window_of_pair"][place])
+        start, stop = data["offsets"][pair : pair + 2].tolist()
+        slot = int(data["window_of_pair"][pair])
         ids = data["tokens"][slot].numpy()
         values = np.zeros(len(ids), np.float32)
         values[data["value_positions"][start:stop].long().numpy()] = data["values"][start:stop].numpy()

@@ -1,5 +1,6 @@
-"""A features folder as it is written: table, histograms, examples and vocabulary, the index last (FORMAT.md)."""
+"""Write a features folder: table, histograms, examples and vocabulary, then features.json (FORMAT.md, Features)."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,26 +27,25 @@ from sae.features.store import (
     FeatureStore,
 )
 
-PEAK_TOKENS = 5  # strongest examples whose peak token is listed in the table
+PEAK_TOKENS = 5  # strongest examples whose peak token the table lists
 SIDES = (("positive", 1), ("negative", -1))
-TEXT_EXAMPLES, TEXT_AROUND = (
-    5,
-    10,
-)  # strongest examples of either sign, and tokens to either side, to search in
+TEXT_EXAMPLES = 5  # strongest examples of either sign whose text can be searched
+TEXT_AROUND = 10  # tokens to either side of their peaks
 
 
 def write(
     path: Path,
-    about: dict[str, Any],
-    columns: dict[str, Any],
+    job: Mapping[str, Any],
+    columns: Mapping[str, Sequence[Any]],
     collected: Collected,
     lens: LogitLens | None,
     token_text: TokenText,
     store: Store,
 ) -> FeatureStore:
-    """Write a whole features folder, index last, and open it.
+    """Write a whole features folder, features.json last, and open it.
 
-    `columns` are more columns [F] or lists per latent for the table, beside the statistics and the lens."""
+    `job` are the entries of features.json that say what was looked at. `columns` are further columns of the table, of F
+    entries each, beside the statistics and the logit lens."""
     vocabulary = token_text.names
     examples = _example_tensors(collected, store)
     table = {"latent": pa.array(range(len(collected.statistics.fired)), pa.int32())}
@@ -62,25 +62,30 @@ def write(
     files.write_tensors(path / SPELLINGS, token_text.to_tensors(), f"sae-token-text-{FORMAT}")
     texts = pa.table({"text": pa.array(_texts(examples, token_text), pa.string())})
     files.write_atomically(path / TEXTS, lambda part: pq.write_table(texts, part))
-    whole = {"d_sae": len(table["latent"]), "tokens": collected.rows, "unit": collected.statistics.unit}
+    index = {
+        "format": FORMAT,
+        "d_sae": len(table["latent"]),
+        "tokens": collected.rows,
+        "unit": collected.statistics.unit,
+    }
     if "cluster" in columns:
-        whole["clusters"] = cluster_tokens(columns["cluster"], table["peak_tokens"].to_pylist())
+        index["clusters"] = cluster_tokens(columns["cluster"], table["peak_tokens"].to_pylist())
     written = (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, SPELLINGS, TEXTS)
     digests = {name: files.sha256(path / name) for name in written}
-    files.write_sealed(path / INDEX, {"format": FORMAT, **whole, **about, "sha256": digests})
+    files.write_sealed(path / INDEX, {**index, **job, "sha256": digests})
     return FeatureStore(path)
 
 
 def _example_tensors(collected: Collected, store: Store) -> dict[str, Tensor]:
-    """The traces, the windows they lie in with their tokens, and for each latent which traces to show."""
-    found = collected.traces
-    windows, slots = found.windows.unique(return_inverse=True)
-    pairs = found.latents << 32 | found.windows  # sorted, as `wanted_pairs` made them
+    """Return the contents of examples.safetensors: traces, their windows, and for each latent which traces to show."""
+    traces = collected.traces
+    windows, window_of_pair = traces.windows.unique(return_inverse=True)
+    pairs = traces.latents << 32 | traces.windows  # sorted, because `wanted_pairs` sorts them
     tensors = {
-        "window_of_pair": slots.int(),
-        "offsets": found.offsets,
-        "value_positions": found.positions.short(),
-        "values": found.values,
+        "window_of_pair": window_of_pair.int(),
+        "offsets": traces.offsets,
+        "value_positions": traces.positions.short(),
+        "values": traces.values,
         "windows": windows,
         **_windows(store, windows, collected.shards),
     }
@@ -92,7 +97,7 @@ def _example_tensors(collected: Collected, store: Store) -> dict[str, Tensor]:
 
 
 def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
-    """Tokens, documents and positions [W, T] of windows given by number, in rising order."""
+    """Return tokens, documents and positions [W, T] of the windows with these numbers, which must rise."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for number in range(n_shards):
         first = store.first_windows[number]
@@ -104,18 +109,20 @@ def _windows(store: Store, windows: Tensor, n_shards: int) -> dict[str, Tensor]:
 
 
 class _Peaks(NamedTuple):
-    """Of the first few strongest windows of either sign [F, n]: which are there, and their peaks."""
+    """Peaks of the n strongest windows of one sign of each latent, [F, n]."""
 
-    there: Tensor
+    exists: Tensor
+    """False where a latent has fewer windows; the other entries mean nothing there."""
     heights: Tensor
-    """|value|, signed as the side is: larger is stronger."""
+    """Value at the peak times the sign, so that larger is stronger."""
     windows: Tensor
-    """Place of the window among those kept."""
+    """Place of the window in the list of windows kept."""
     positions: Tensor
+    """Position of the peak in the window."""
 
     @classmethod
     def of(cls, examples: dict[str, Tensor], kind: str, sign: int, n: int) -> "_Peaks":
-        """The last of equally high values is the peak."""
+        """Find the peaks of the windows of a kind. The last of equally high values is the peak."""
         heights = sign * examples["values"]
         counts = examples["offsets"].diff()
         pair = torch.arange(len(counts)).repeat_interleave(counts)
@@ -123,27 +130,27 @@ class _Peaks(NamedTuple):
         at = (heights == highest[pair]).nonzero()[:, 0]
         place = torch.zeros_like(counts).scatter_reduce(0, pair[at], at, "amax")
         chosen = examples[kind][:, :n].long()
-        there, pairs = chosen >= 0, chosen.clamp_min(0)
+        exists, pairs = chosen >= 0, chosen.clamp_min(0)
         if not len(counts):
-            return cls(there, *(chosen.new_zeros(chosen.shape) for _ in range(3)))
+            return cls(exists, *(chosen.new_zeros(chosen.shape) for _ in range(3)))
         windows = examples["window_of_pair"].long()[pairs]
-        return cls(there, highest[pairs], windows, examples["value_positions"].long()[place[pairs]])
+        return cls(exists, highest[pairs], windows, examples["value_positions"].long()[place[pairs]])
 
     def listed(self) -> list[list[tuple[float, int, int]]]:
-        """(height, window, position) of each latent's windows, the strongest first."""
+        """Return (height, window, position) of each latent's windows, strongest first."""
         columns = (column.tolist() for column in self)
         return [
             [
                 (height, window, position)
-                for is_there, height, window, position in zip(*row, strict=True)
-                if is_there
+                for exists, height, window, position in zip(*row, strict=True)
+                if exists
             ]
             for row in zip(*columns, strict=True)
         ]
 
 
 def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> list[list[str]]:
-    """For each latent the token at the peak of its strongest windows: of the sign it is stronger in."""
+    """Return for each latent the tokens at the peaks of its strongest windows, of the sign in which it is stronger."""
     sides = (_Peaks.of(examples, kind, sign, PEAK_TOKENS).listed() for kind, sign in SIDES)
     stronger = [
         max(up, down, key=lambda side: [h for h, *_ in side[:1]]) for up, down in zip(*sides, strict=True)
@@ -153,7 +160,7 @@ def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> list[lis
 
 
 def _texts(examples: dict[str, Tensor], token_text: TokenText) -> list[str]:
-    """For each latent what stands around the peaks of its strongest windows of either sign, in lower case, by lines."""
+    """Return for each latent the lower-case text around the peaks of its strongest windows of either sign, one a line."""
     starts = (examples["positions"] == 0).tolist()
     words = [
         [piece.lower() for piece in token_text.pieces(tokens, begin)]
@@ -164,13 +171,16 @@ def _texts(examples: dict[str, Tensor], token_text: TokenText) -> list[str]:
         return "".join(words[window][max(position - TEXT_AROUND, 0) : position + TEXT_AROUND + 1])
 
     sides = (_Peaks.of(examples, kind, sign, TEXT_EXAMPLES).listed() for kind, sign in SIDES)
-    return ["\n".join(around(*place) for _, *place in up + down) for up, down in zip(*sides, strict=True)]
+    return [
+        "\n".join(around(window, position) for _, window, position in up + down)
+        for up, down in zip(*sides, strict=True)
+    ]
 
 
-def _lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, Any]:
+def _lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, list[Any]]:
     if lens is None:
         return {}
-    columns: dict[str, Any] = {}
+    columns: dict[str, list[Any]] = {}
     for name in ("raised", "lowered"):
         ids, by = getattr(lens, name), getattr(lens, f"{name}_by")
         columns[f"{name}_tokens"] = [[vocabulary[token] for token in row] for row in ids.tolist()]
