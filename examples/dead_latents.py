@@ -14,7 +14,7 @@ def main(run: str = "runs/demo", rows: int = 20_000, off_tokens: int = 4096, top
     folder = sae.Run(run)
     model = folder.language_model()  # reads random and shuffled text too: some latents fire on nothing else
     report = diagnose_run(folder, DeadConfig(rows=rows, off_tokens=off_tokens), lambda: nullcontext(model))
-    print(report.about["kinds"])
+    print(report.record.kinds)
     for row in report.rows("dead")[:top]:
         print(f"latent {row['latent']}: {row['cause']}. {row['evidence']}")
 

@@ -86,7 +86,7 @@ def side(place: int, run_name: str, run: runs.Run, latent: int) -> None:
     row = store.row(latent)
     widgets.metrics(feature_report.numbers(row), key=f"side-metrics-{place}")
     if not row["fired"]:
-        widgets.empty(*feature_report.dead(store.about.tokens))
+        widgets.empty(*feature_report.dead(store.record.tokens))
         return
     values = store.histogram(latent)
     widgets.chart(charts.activations(values.edges, values.counts), "activation histogram", f"values-{place}")

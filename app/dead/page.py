@@ -69,8 +69,8 @@ if report is None:
         )
     st.stop()
 
-about, d_sae = report.about, report.about.d_sae
-with widgets.header("Dead latents", f"{name}: {dead_report.basis(about)}"):
+record, d_sae = report.record, report.record.d_sae
+with widgets.header("Dead latents", f"{name}: {dead_report.basis(record)}"):
     st.button(
         "Look again",
         icon=":material/refresh:",
@@ -80,42 +80,42 @@ with widgets.header("Dead latents", f"{name}: {dead_report.basis(about)}"):
 again = state.job(run)
 if again:
     widgets.job(again)
-widgets.metrics(dead_report.numbers(about, report.rows()))
+widgets.metrics(dead_report.numbers(record, report.rows()))
 
 left, right = st.columns([3, 2], gap="large")
 with left:
     widgets.section(
-        "In training", "" if about.history else "what became of each was not recorded in this run"
+        "In training", "" if record.history else "what became of each was not recorded in this run"
     )
     steps = run.record.config["train"].get("steps")
     widgets.chart(dead_report.deaths(runs.log(run), steps), "dead latents over training", "deaths")
 with right:
     widgets.section("Silent on", "latents that fire on no row of a kind")
     widgets.chart(
-        dead_report.bars(dead_report.silent(about), d_sae), "latents silent on each kind of data", "silent"
+        dead_report.bars(dead_report.silent(record), d_sae), "latents silent on each kind of data", "silent"
     )
-    if about.kinds["dead"]:
+    if record.kinds["dead"]:
         widgets.section("The dead, in training")
         widgets.chart(
-            dead_report.bars(dead_report.tally(about.dead_by.training), about.kinds["dead"]),
+            dead_report.bars(dead_report.tally(record.dead_by.training), record.kinds["dead"]),
             "what became of the dead",
             "fates",
         )
 
-causes = dead_report.tally(about.dead_by.cause, state.CAUSES)
-if about.kinds["dead"]:
+causes = dead_report.tally(record.dead_by.cause, state.CAUSES)
+if record.kinds["dead"]:
     left, right = st.columns([2, 3], gap="large")
     with left:
         widgets.section("Why", "click a bar to see those alone")
-        figure = dead_report.bars(causes, about.kinds["dead"], controls.chosen_cause())
+        figure = dead_report.bars(causes, record.kinds["dead"], controls.chosen_cause())
         controls.bar_chooser(figure, "causes of death", "causes")
     with right:
-        widgets.section("What would make them fire", f"of {about.kinds['dead']:,} dead")
-        curves = dead_report.changes(about.changes)
+        widgets.section("What would make them fire", f"of {record.kinds['dead']:,} dead")
+        curves = dead_report.changes(record.changes)
         for column, curve in zip(st.columns(len(curves)), curves, strict=True):
             column.caption(render.markdown(curve.title))
             with column:
-                widgets.chart(dead_report.what_if(curve, about.kinds["dead"]), curve.title, curve.title)
+                widgets.chart(dead_report.what_if(curve, record.kinds["dead"]), curve.title, curve.title)
 widgets.section("One by one")
 kind = controls.kind(dead_report.counts_of(report.table, state.KINDS))
 cause = controls.cause(dead_report.causes(report.table, kind))

@@ -26,7 +26,7 @@ row = store.row(index)
 about, (label, note) = features.labels_and_tokens(store), features.label(store, index)
 
 with widgets.header(
-    f"Feature {index}", f"{name} · {run.hook} · {store.about.tokens:,} tokens read", row["peak_tokens"]
+    f"Feature {index}", f"{name} · {run.hook} · {store.record.tokens:,} tokens read", row["peak_tokens"]
 ):
     save = partial(state.save_label, store, index)
     controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", save)
@@ -60,7 +60,7 @@ with left:
             widgets.section(title, remark)
             st.html(token_strips.examples(windows, feature_report.scale(row), around, most))
     else:
-        widgets.empty(*feature_report.dead(store.about.tokens))
+        widgets.empty(*feature_report.dead(store.record.tokens))
         st.caption(render.markdown(dead.remark(run, index)))
 with right:
     if row["fired"]:

@@ -21,7 +21,7 @@ widgets.run_chooser(
     render.facts(runs_report.brief(run.record)),
 )
 store = features.of(run)
-widgets.heading("Features", f"{name}: {len(store):,} features, measured on {store.about.tokens:,} tokens")
+widgets.heading("Features", f"{name}: {len(store):,} features, measured on {store.record.tokens:,} tokens")
 widgets.warnings(runs.problems(run))
 
 labels = {latent: label.label for latent, label in features.labels(store).items()}

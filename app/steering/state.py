@@ -225,7 +225,7 @@ def _key(run: str) -> str:
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _suggestions(path: Path, stamp: tuple[int, int]) -> list[tuple[int, str]]:
     store = FeatureStore(path)
-    return steering_report.suggestions(store.table, store.about.unit, SUGGESTED)
+    return steering_report.suggestions(store.table, store.record.unit, SUGGESTED)
 
 
 def _dose_response(

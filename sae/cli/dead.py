@@ -64,20 +64,20 @@ def as_csv(found: DeadReport) -> str:
 
 def show_report(run: Run, found: DeadReport) -> None:
     """Print the summary."""
-    about = found.about
-    kinds, by, d_sae = about.kinds, about.dead_by, about.d_sae
-    n_text = about.rows["train"] + about.rows["held_out"]
+    record = found.record
+    kinds, by, d_sae = record.kinds, record.dead_by, record.d_sae
+    n_text = record.rows["train"] + record.rows["held_out"]
     title = f"{run.path}: {kinds['dead']:,} of {d_sae:,} latents dead on {n_text:,} tokens of text"
     table = Table(title=title)
     for column in ("", "latents", ""):
         table.add_column(column, justify="right" if column else "left")
-    _section(table, "silent on", about.silent, lambda name: f"{about.rows[name]:,} rows")  # fmt: skip
+    _section(table, "silent on", record.silent, lambda name: f"{record.rows[name]:,} rows")  # fmt: skip
     _section(table, "dead that fire on", _ordered(by.fires_on, FIRES_ON), lambda name: "")
     _section(table, "what became of the dead", _ordered(by.training, TRAINING), lambda name: "")
     _section(table, "why they are dead", _ordered(by.cause, CAUSES), CAUSES.__getitem__)
     _section(table, "beside them", {kind: n for kind, n in kinds.items() if kind != "dead"}, lambda name: "")
-    _section(table, "dense", about.dense_by_kind, lambda name: "")
-    for name, count, note in what_if(about.changes) if kinds["dead"] else ():
+    _section(table, "dense", record.dense_by_kind, lambda name: "")
+    for name, count, note in what_if(record.changes) if kinds["dead"] else ():
         table.add_row(name, count, note)
     console = Console()
     console.print(table)

@@ -100,7 +100,7 @@ def _finished(out: Path, job: dict[str, Any]) -> DeadReport | None:
     except RunError as error:
         log.warning("%s; making it again", error.message)
         return None
-    return finished if job.items() <= vars(finished.about).items() else None
+    return finished if job.items() <= vars(finished.record).items() else None
 
 
 def examine(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from activations.disk import files, tables
 from activations.errors import RunError
 from sae.diagnosis.sample import GROUPS
-from sae.runs.records import AboutDead, DeadSummary
+from sae.runs.records import DeadRecord, DeadSummary
 from sae.runs.saved_sae import as_written, read_record
 
 FORMAT = 1
@@ -44,11 +44,11 @@ class DeadReport:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished report on dead latents at {path}", fix=self._fix)
-        self.about = read_record(self.path / INDEX, "dead", FORMAT, AboutDead, self._fix)
-        about = self.about
-        if not (about.d_sae > 0 < about.resolution and about.kinds.keys() >= {*KINDS}):
+        self.record = read_record(self.path / INDEX, "dead", FORMAT, DeadRecord, self._fix)
+        record = self.record
+        if not (record.d_sae > 0 < record.resolution and record.kinds.keys() >= {*KINDS}):
             raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted", fix=self._fix)
-        if not {"train", "held_out"} <= about.rows.keys() <= {*GROUPS}:
+        if not {"train", "held_out"} <= record.rows.keys() <= {*GROUPS}:
             raise RunError(f"{self.path / INDEX} is damaged: its rows are of other groups", fix=self._fix)
 
     @property
@@ -60,7 +60,7 @@ class DeadReport:
     def table(self) -> pa.Table:
         """A row for each latent that is dead, fires in training text only, is rare or dense, in order."""
         path = self.path / TABLE
-        as_written(path, self.about.sha256.get(TABLE), INDEX, self._fix)
+        as_written(path, self.record.sha256.get(TABLE), INDEX, self._fix)
         return tables.read(path, SCHEMA, fix=self._fix)
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ class DeadReport:
 def write(path: Path, job: dict[str, Any], summary: DeadSummary, table: list[dict[str, Any]]) -> DeadReport:
     """Write a whole dead folder, dead.json last, and open it. Columns that a row of the table lacks are null.
 
-    `job` says what was looked at: the fields that `AboutDead` adds to the summary."""
+    `job` says what was looked at: the fields that `DeadRecord` adds to the summary."""
     (path / INDEX).unlink(missing_ok=True)
     whole = pa.Table.from_pylist(sorted(table, key=lambda row: row["latent"]), SCHEMA)
     files.write_atomically(path / TABLE, lambda part: pq.write_table(whole, part))

@@ -62,7 +62,7 @@ def _examples(feature: Feature, around: int, most: int) -> str:
 
 
 def _never(feature: Feature) -> str:
-    title, why = feature_report.dead(feature.store.about.tokens)
+    title, why = feature_report.dead(feature.store.record.tokens)
     return render.section(title, "") + f"<p>{escaped(why)}</p>"
 
 

@@ -1,7 +1,7 @@
-"""What people wrote about latents: a label and a note each, in labels.json beside the features folder."""
+"""Labels and notes that people give to latents, in labels.json beside the features folder (FORMAT.md, Labels)."""
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,68 +9,71 @@ from filelock import FileLock
 
 from activations.disk import files
 from activations.errors import RunError
-from sae.runs.records import AllLabels
-from sae.runs.saved_sae import read_about
+from sae.runs.records import LabelsRecord
+from sae.runs.saved_sae import read_record
 
 FORMAT = 1
 FILE = "labels.json"
 COLUMNS = ("feature", "label", "note")
-NEEDED = "needed are the columns feature (a number), label and note (texts)"
+NEEDED = "expected the columns feature (a number), label and note (texts)"
 
 
 class Label(NamedTuple):
-    """What somebody calls a latent, and what else there is to say about it; both plain text."""
+    """A latent's name and a note on it, both plain text; empty where there is none."""
 
     label: str = ""
     note: str = ""
 
 
 class Labels:
-    """Labels and notes of one SAE's latents, read anew and written at once.
+    """Labels and notes of one SAE's latents. Every call reads the file anew, and changes are written at once.
 
-    The file keeps those of every SAE it was used for, by the SHA-256 of its weights, so that they come back with
-    it and never name another one's latents. It outlives `sae features`. Several programs may write at the same
-    time: each re-reads the file under a lock before it writes, and changes nothing but its own entries."""
+    The file keeps the labels of every SAE that the run has had, by the SHA-256 of its weights: they return with the SAE
+    and never name another one's latents. `sae features` leaves the file alone. Several programs may write at the same
+    time: each reads the file again under a lock before it writes, and changes its own entries only."""
 
     def __init__(self, path: Path, sae_sha256: str, n_latents: int):
         self.path, self.sae_sha256, self.n_latents = path, sae_sha256, n_latents
 
     def all(self) -> dict[int, Label]:
-        """Every latent that has a label or a note. Raises RunError when the file is damaged or of a newer format."""
-        found = self._read()["saes"].get(self.sae_sha256, {})
+        """Return every latent that has a label or a note. Raises RunError when the file is damaged or of a newer format."""
         try:
-            return {int(latent): _label(entry) for latent, entry in found.items()}
+            return {int(latent): label for latent, label in self._read().get(self.sae_sha256, {}).items()}
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {error!r}; restore it, or move it away") from error
 
     def get(self, latent: int) -> Label:
-        """One latent's; both texts empty when there is none."""
+        """Return the label of one latent; both texts are empty when it has none."""
         return self.all().get(latent, Label())
 
     def set(self, latent: int, label: str, note: str = "") -> None:
-        """Put these in the place of the latent's label and note; empty ones take the entry away.
+        """Replace the label and note of a latent; its entry is removed when both are empty.
 
         Raises RunError when there is no such latent."""
         self.update({latent: Label(label.strip(), note.strip())})
 
     def update(self, labels: Mapping[int, Label]) -> None:
-        """Set several latents' at once and leave all others as they are."""
+        """Replace the labels and notes of several latents at once; all others stay. Raises RunError as `set` does."""
         for latent in labels:
             if not 0 <= latent < self.n_latents:
                 raise RunError(
                     f"feature {latent} does not exist: {self.path.parent} has 0 to {self.n_latents - 1}"
                 )
 
-        def change(entries: dict[str, Any]) -> None:
+        with FileLock(self.path.with_name(FILE + ".lock")):
+            saes = self._read()
+            entries = saes.setdefault(self.sae_sha256, {})
             for latent, label in labels.items():
                 entries.pop(str(latent), None)
                 if label != Label():
-                    entries[str(latent)] = label._asdict()
-
-        self._change(change)
+                    entries[str(latent)] = label
+            content = {sae: {n: label._asdict() for n, label in its.items()} for sae, its in saes.items()}
+            files.write_json(self.path, {"format": FORMAT, "saes": content})
 
     def export(self, path: Path) -> int:
-        """Write them to a .csv or .json file, which `load` reads; returns how many. Raises RunError for other names."""
+        """Write the labels to a .csv or .json file, which `load` reads, and return their number.
+
+        Raises RunError for another suffix."""
         rows: list[dict[str, Any]] = [
             {"feature": latent, **label._asdict()} for latent, label in sorted(self.all().items())
         ]
@@ -88,37 +91,33 @@ class Labels:
         return len(rows)
 
     def load(self, path: Path) -> int:
-        """Take in a file that `export` wrote, over what is there; returns how many.
+        """Set the labels in a file that `export` wrote, replacing those of the same latents, and return their number.
 
-        Raises RunError, and takes nothing, when the file or a row of it cannot be read or a latent is in it twice."""
-        found: dict[int, Label] = {}
+        Raises RunError, and changes nothing, when the file or a row cannot be read or a latent occurs twice."""
+        labels: dict[int, Label] = {}
         places: dict[int, str] = {}
         for place, row in _rows(path):
             try:
                 latent, label = _number(row["feature"]), _label(row)
             except (ValueError, KeyError, TypeError) as error:
-                what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-                raise RunError(f"{path}, {place}: {what}; {NEEDED}") from error
+                fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                raise RunError(f"{path}, {place}: {fault}; {NEEDED}") from error
             if latent in places:
                 raise RunError(
-                    f"{path} has feature {latent} twice, in {places[latent]} and {place}: take one out"
+                    f"{path} has feature {latent} twice, in {places[latent]} and {place}: remove one"
                 )
-            found[latent], places[latent] = label, place
-        self.update(found)
-        return len(found)
+            labels[latent], places[latent] = label, place
+        self.update(labels)
+        return len(labels)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, dict[str, Label]]:
+        """Return the labels of all SAEs in the file: SHA-256 of the weights -> latent as text -> label."""
         if not self.path.exists():
-            return {"format": FORMAT, "saes": {}}
-        saes = read_about(self.path, "labels", FORMAT, AllLabels)["saes"]
-        kept = {sae: {n: _label(entry)._asdict() for n, entry in its.items()} for sae, its in saes.items()}
-        return {"format": FORMAT, "saes": kept}
-
-    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
-        with FileLock(self.path.with_name(FILE + ".lock")):
-            about = self._read()
-            change(about["saes"].setdefault(self.sae_sha256, {}))
-            files.write_json(self.path, about)
+            return {}
+        saes = read_record(self.path, "labels", FORMAT, LabelsRecord).saes
+        return {
+            sae: {n: Label(entry.label, entry.note) for n, entry in its.items()} for sae, its in saes.items()
+        }
 
 
 def _label(entry: Mapping[str, Any]) -> Label:
@@ -129,19 +128,19 @@ def _label(entry: Mapping[str, Any]) -> Label:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every row of a file of labels, and where in it that is."""
+    """Yield every row of a file of labels with its place in the file, for messages."""
     try:
         if _kind(path) == ".json":
             content = files.parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-                raise ValueError("it is no list of objects")
+                raise ValueError("it is not a list of objects")
             yield from ((f"entry {number}", row) for number, row in enumerate(content, 1))
             return
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             yield from ((f"line {reader.line_num}", row) for row in reader)
     except FileNotFoundError as error:
-        raise RunError(f"there is no file {path}: sae labels RUN --save {path} writes one") from error
+        raise RunError(f"{path} does not exist", fix=f"sae labels RUN --save {path}") from error
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read as labels ({error}); {NEEDED}") from error
 
@@ -150,11 +149,11 @@ def _number(latent: Any) -> int:
     if isinstance(latent, str) and latent.strip().isdecimal():
         return int(latent)
     if type(latent) is not int:
-        raise TypeError(f"{latent!r} is no feature's number")
+        raise TypeError(f"{latent!r} is not a feature's number")
     return latent
 
 
 def _kind(path: Path) -> str:
     if path.suffix not in (".csv", ".json"):
-        raise RunError(f"labels go to a .csv or a .json file, not to {path.name}")
+        raise RunError(f"{path.name} has suffix {path.suffix!r}, must be .csv or .json")
     return path.suffix

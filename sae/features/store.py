@@ -19,7 +19,7 @@ from activations.errors import RunError
 from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
 from sae.features.latent_labels import Labels
-from sae.runs.records import AboutFeatures
+from sae.runs.records import FeaturesRecord
 from sae.runs.saved_sae import as_written, read_json, read_record, read_tensors
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ class FeatureStore:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished features at {path}", fix=self._fix)
-        self.about = read_record(self.path / INDEX, "features", FORMAT, AboutFeatures, self._fix)
-        if self.about.d_sae < 1:
+        self.record = read_record(self.path / INDEX, "features", FORMAT, FeaturesRecord, self._fix)
+        if self.record.d_sae < 1:
             raise RunError(
-                f"{self.path / INDEX} has d_sae = {self.about.d_sae}, must be at least 1", fix=self._fix
+                f"{self.path / INDEX} has d_sae = {self.record.d_sae}, must be at least 1", fix=self._fix
             )
 
     @property
@@ -130,7 +130,7 @@ class FeatureStore:
 
     def __len__(self) -> int:
         """F, the number of latents."""
-        return self.about.d_sae
+        return self.record.d_sae
 
     @cached_property
     def table(self) -> pa.Table:
@@ -157,7 +157,7 @@ class FeatureStore:
         """Lower-case text around each latent's strongest peaks, one example a line, for searching.
 
         None in a folder of an older release, which did not keep it."""
-        if TEXTS not in self.about.sha256:
+        if TEXTS not in self.record.sha256:
             return None
         return tables.read(self._checked(TEXTS), {"text": tables.text}, len(self), self._fix)["text"]
 
@@ -169,7 +169,7 @@ class FeatureStore:
     @property
     def clusters(self) -> list[list[str]]:
         """For each cluster of the map its name: its latents' commonest peak tokens. Empty without a map."""
-        return self.about.clusters
+        return self.record.clusters
 
     def partners(self, latent: int) -> list[Partner]:
         """Return the latents that fire on the same tokens, by falling PMI; `cofiring` says which are listed.
@@ -188,7 +188,7 @@ class FeatureStore:
     @property
     def labels(self) -> Labels:
         """Labels and notes on this SAE's latents, in labels.json beside the folder. Each access reads and writes the file anew."""
-        return Labels(self.path.parent / latent_labels.FILE, self.about.sae_sha256, len(self))
+        return Labels(self.path.parent / latent_labels.FILE, self.record.sae_sha256, len(self))
 
     def feature(self, latent: int) -> "Feature":
         """Return one latent with everything known about it. Raises RunError when there is no such latent."""
@@ -258,7 +258,7 @@ class FeatureStore:
     @cached_property
     def token_text(self) -> TokenText:
         """The bytes of every token id. Folders of older releases do not hold them: there the names are used."""
-        if SPELLINGS not in self.about.sha256:
+        if SPELLINGS not in self.record.sha256:
             return TokenText([named_bytes(name) for name in self.vocabulary])
         with self._damage_named(SPELLINGS):
             return TokenText.from_tensors(self._load(SPELLINGS))
@@ -276,12 +276,12 @@ class FeatureStore:
 
     def check(self) -> None:
         """Raise RunError when a file is missing or its bytes differ from those that were written."""
-        for name in self.about.sha256:
+        for name in self.record.sha256:
             self._checked(name)
 
     def _checked(self, name: str) -> Path:
         """Return the path of a file after checking its bytes against features.json."""
-        return as_written(self.path / name, self.about.sha256.get(name), INDEX, self._fix)
+        return as_written(self.path / name, self.record.sha256.get(name), INDEX, self._fix)
 
     @contextmanager
     def _damage_named(self, name: str) -> Iterator[None]:

@@ -56,7 +56,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
         )
     if store is not None:
         density = store.table["density"].to_pylist()
-        (folder / PICTURE).write_text(model_card.densities(density, store.about.tokens), encoding="utf-8")
+        (folder / PICTURE).write_text(model_card.densities(density, store.record.tokens), encoding="utf-8")
     (folder / README).write_text(
         model_card.markdown(_card(run, name, about, store is not None, features)), encoding="utf-8"
     )

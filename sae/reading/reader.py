@@ -192,4 +192,4 @@ def _observed(features: FeatureStore | None) -> tuple[Tensor | None, Tensor | No
     low, high, fired = (torch.from_numpy(np.array(column, np.float64)) for column in columns)
     size = torch.maximum(low.abs(), high.abs())
     # a latent that never fired gets the density of one firing: its logarithm, the rarity, stays finite
-    return size.float(), (fired.clamp_min(1) / features.about.tokens).float()
+    return size.float(), (fired.clamp_min(1) / features.record.tokens).float()

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sae.report.charts import GREY, PALETTE, plain
 from sae.report.numbers import number, percent
 from sae.report.render import visible
-from sae.runs.records import AboutDead, Changes
+from sae.runs.records import Changes, DeadRecord
 
 BAR = 26  # pixels a bar
 
@@ -179,9 +179,9 @@ PER_CENT = (
 )
 
 
-def numbers(about: AboutDead, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def numbers(record: DeadRecord, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """The header's numbers as (name, value, explanation)."""
-    kinds, d_sae = about.kinds, about.d_sae
+    kinds, d_sae = record.kinds, record.d_sae
     found = [
         ("dead", f"{kinds['dead']:,}", "They fire on none of the text looked at."),
         ("share", percent(kinds["dead"] / d_sae), f"Of all {d_sae:,}."),
@@ -197,25 +197,27 @@ def numbers(about: AboutDead, rows: Sequence[Mapping[str, Any]]) -> list[tuple[s
         ),
         ("dense", f"{kinds['dense']:,}", "They fire on more than a tenth of all tokens."),
     ]
-    if about.history:
+    if record.history:
         lost = sum(1 for row in rows if row["kind"] == "dead" and row["training"] == "revived and lost")
         found.append(("revived and lost", f"{lost:,}", "Dead ones that had been brought back in training."))
     return found
 
 
-def basis(about: AboutDead) -> str:
+def basis(record: DeadRecord) -> str:
     """What was looked at, as a line."""
-    text = f"{about.rows['train'] + about.rows['held_out']:,} tokens of text"
-    seen = f", and {about.features_rows:,} that the features were collected on" if about.features_rows else ""
-    rarest = f"; what fires on fewer than 1 in {1 / about.resolution:,.0f} may pass for dead"
+    text = f"{record.rows['train'] + record.rows['held_out']:,} tokens of text"
+    seen = (
+        f", and {record.features_rows:,} that the features were collected on" if record.features_rows else ""
+    )
+    rarest = f"; what fires on fewer than 1 in {1 / record.resolution:,.0f} may pass for dead"
     return f"{text}{seen}{'' if seen else rarest}"
 
 
-def silent(about: AboutDead) -> list[tuple[str, int, str]]:
+def silent(record: DeadRecord) -> list[tuple[str, int, str]]:
     """For each group of rows: its name, how many latents are silent on it, and how many rows that were."""
-    rows = about.rows
+    rows = record.rows
     return [
-        (GROUPS[name], count, f"{rows[name]:,} rows") for name, count in about.silent.items() if name in rows
+        (GROUPS[name], count, f"{rows[name]:,} rows") for name, count in record.silent.items() if name in rows
     ]
 
 

@@ -104,7 +104,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class AboutFeatures:
+class FeaturesRecord:
     """features.json. Fields with a default are missing in folders of older releases."""
 
     d_sae: int
@@ -207,7 +207,7 @@ class DeadSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AboutDead(DeadSummary):
+class DeadRecord(DeadSummary):
     """dead.json: its summary, and what was looked at."""
 
     features_rows: int
@@ -288,14 +288,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LabelEntry:
-    """Of labels.json one latent's."""
+    """The label and note of one latent in labels.json."""
 
     label: str
     note: str
 
 
 @dataclass(frozen=True)
-class AllLabels:
+class LabelsRecord:
     """labels.json."""
 
     saes: dict[str, dict[str, LabelEntry]]

@@ -1,7 +1,7 @@
 """Files of a run folder: the SAE (sae.safetensors beside sae.json), and JSON and tensors checked as they are read."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +14,7 @@ from sae import config
 from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.runs.records import SAERecord
 
+T = TypeVar("T")
 FORMAT = 1
 WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
 
@@ -67,13 +68,7 @@ def read_json(
     return _parsed(path, content, kind, fix) if kind else content
 
 
-def read_about(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
-    """Read a JSON file and check it as `read_record` does, but return the dictionary that it holds."""
-    read_record(path, what, newest, kind, fix)
-    return read_json(path, fix=fix)
-
-
-def read_record(path: Path, what: str, newest: int, kind: type, fix: str | None = None) -> Any:
+def read_record(path: Path, what: str, newest: int, kind: type[T], fix: str | None = None) -> T:
     """Read a JSON file that names its format; return it as a record of type `kind`.
 
     Raises RunError as `read_json` does, and when its format is newer than `newest`, the latest this release reads."""
@@ -84,7 +79,7 @@ def read_record(path: Path, what: str, newest: int, kind: type, fix: str | None 
     return _parsed(path, content, kind, fix)
 
 
-def _parsed(path: Path, content: Any, kind: type, fix: str | None) -> Any:
+def _parsed(path: Path, content: Any, kind: type[T], fix: str | None) -> T:
     try:
         return parse(kind, content)
     except TypeError as error:

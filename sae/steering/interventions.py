@@ -95,7 +95,7 @@ class Calibration:
         ids = {name: token for token, name in reversed([*enumerate(features.vocabulary)])}
         listed = enumerate(features.table["peak_tokens"].to_pylist())
         peaks = {latent: sorted({ids[text] for text in texts if text in ids}) for latent, texts in listed}
-        return cls(high.clamp_min(0), (-low).clamp_min(0), features.about.unit, peaks)
+        return cls(high.clamp_min(0), (-low).clamp_min(0), features.record.unit, peaks)
 
     def extreme(self, latent: int, sign: float) -> float:
         """Return the size of the latent's largest value of that sign, or of the other sign where it never had that one.

@@ -64,12 +64,12 @@ def _features(run: Run, digest: str) -> FeatureStore | None:
     if not (run.path / "features" / store.INDEX).exists():
         return None
     found = FeatureStore(run.path / "features")
-    return found if found.about.sae_sha256 == digest else None
+    return found if found.record.sae_sha256 == digest else None
 
 
 def _trained(run: Run, features: FeatureStore | None) -> Trained:
     cfg = run.config.train  # of an imported SAE nothing is known of its training
     dead_after, seen = cfg.dead_after_tokens or DEAD_AFTER_TOKENS, (cfg.steps or 0) * cfg.batch
     fired = None if features is None else torch.tensor(features.table["fired"].to_pylist())
-    rows = 0 if features is None else features.about.tokens
+    rows = 0 if features is None else features.record.tokens
     return Trained(dead_after, seen, run.history, fired, rows)

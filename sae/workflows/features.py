@@ -111,7 +111,7 @@ def _is_there(out: Path, about: dict[str, Any]) -> bool:
     except RunError as error:
         log.warning("%s; making it again", error.message)
         return False
-    return about.items() <= vars(finished.about).items()
+    return about.items() <= vars(finished.record).items()
 
 
 def _lens(

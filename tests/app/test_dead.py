@@ -40,7 +40,7 @@ def listed(at: AppTest) -> list[int]:
 
 
 def test_the_header_s_numbers_are_the_report_s(show, report):
-    found, kinds = metrics(show()), report.about.kinds
+    found, kinds = metrics(show()), report.record.kinds
     assert kinds["dead"] >= 3
     assert {name: found[name] for name in ("dead", "rare", "dense")} == {
         name: f"{kinds[name]:,}" for name in ("dead", "rare", "dense")
@@ -75,14 +75,14 @@ def test_a_cause_lists_its_own_alone_and_another_click_all(show, report):
     assert set(LOW) <= set(listed(at))
     assert listed(at) == [row["latent"] for row in report.rows("dead") if row["cause"] == "bias too low"]
     at.pills(key="dead cause").set_value(None).run()
-    assert len(listed(at)) == report.about.kinds["dead"]
+    assert len(listed(at)) == report.record.kinds["dead"]
 
 
 def test_dense_latents_have_a_table_of_their_own(show, report):
     at = show()
     dense = at.dataframe[-1].value
     assert ALWAYS in [int(label) for label in dense["feature"]]
-    assert len(dense) == report.about.kinds["dense"]
+    assert len(dense) == report.record.kinds["dense"]
     assert list(dense["density"]) == pytest.approx([100 * row["density"] for row in report.rows("dense")])
 
 
@@ -93,9 +93,9 @@ def test_a_run_not_looked_into_says_what_to_run_and_can_be_looked_into_on_the_sp
     pages.button(at, "Run it now").click().run()
     pages.settled(at)
     made = DeadReport(folder / "new" / "dead")
-    assert metrics(at)["dead"] == f"{made.about.kinds['dead']:,}"
-    assert made.about.off_distribution, "the page has the language model read strange text too"
-    assert made.about.features_rows == 0
+    assert metrics(at)["dead"] == f"{made.record.kinds['dead']:,}"
+    assert made.record.off_distribution, "the page has the language model read strange text too"
+    assert made.record.features_rows == 0
     made_row = made.row(LOW[0])
     assert made_row is not None
     assert made_row["cause"] == "bias too low"
@@ -156,18 +156,18 @@ def test_a_damaged_report_is_one_line(show, folder):
 
 
 def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
-    about = report.about
-    bars = dead_report.silent(about)
-    assert [count for _, count, _ in bars] == list(about.silent.values())
-    figure = dead_report.bars(bars, about.d_sae)
-    assert list(figure.data[0].x) == list(about.silent.values())
-    curves = {curve.title: curve for curve in dead_report.changes(about.changes)}
-    assert curves["Bias moved, each alone"].fire == about.changes.bias.fire
-    k = about.changes.k
+    record = report.record
+    bars = dead_report.silent(record)
+    assert [count for _, count, _ in bars] == list(record.silent.values())
+    figure = dead_report.bars(bars, record.d_sae)
+    assert list(figure.data[0].x) == list(record.silent.values())
+    curves = {curve.title: curve for curve in dead_report.changes(record.changes)}
+    assert curves["Bias moved, each alone"].fire == record.changes.bias.fire
+    k = record.changes.k
     assert curves[f"k larger than {k.k}"].x == [k.k + extra for extra in k.extra]
-    shown = dead_report.what_if(curves["Resampled, all (dotted: dense)"], about.kinds["dead"])
-    assert list(shown.data[0].y) == about.changes.resample.fire
-    assert list(shown.data[1].y) == about.changes.resample.dense
+    shown = dead_report.what_if(curves["Resampled, all (dotted: dense)"], record.kinds["dead"])
+    assert list(shown.data[0].y) == record.changes.resample.fire
+    assert list(shown.data[1].y) == record.changes.resample.dense
     log = Run(folder / "wounded").log
     deaths = dead_report.deaths(log, 30)
     lines = {line.name: list(line.y) for line in deaths.data}

@@ -41,7 +41,7 @@ def click_row(page: Page, row: int, x: int) -> None:
 
 
 def test_the_page_tells_how_many_are_dead_and_why(page: Page, folder: Path):
-    found = wounded.report(folder).about
+    found = wounded.report(folder).record
     page.goto("/dead?run=wounded")
     heading(page, "Dead latents")
     dead = page.get_by_test_id("stMetric").filter(has_text="dead")
@@ -59,8 +59,8 @@ def test_a_click_on_a_bar_lists_that_cause_alone_and_a_row_tells_its_evidence(pa
     report = wounded.report(folder)
     page.goto("/dead?run=wounded")
     heading(page, "Dead latents")
-    rows_said(page, report.about.kinds["dead"])
-    counts = report.about.dead_by.cause
+    rows_said(page, report.record.kinds["dead"])
+    counts = report.record.dead_by.cause
     place = sorted(counts, key=lambda cause: -counts[cause]).index("bias too low")
     bars = page.get_by_test_id("stPlotlyChart").nth(3).locator(".point path")
     expect(bars).to_have_count(len(counts))
@@ -81,7 +81,7 @@ def test_a_number_opens_the_feature_s_page_which_says_why(page: Page, folder: Pa
     page.goto("/dead?run=wounded")
     heading(page, "Dead latents")
     page.get_by_test_id("stButtonGroup").get_by_text("encoder collapsed").click()
-    rows_said(page, wounded.report(folder).about.dead_by.cause["encoder collapsed"])
+    rows_said(page, wounded.report(folder).record.dead_by.cause["encoder collapsed"])
     expect(page.locator(".st-key-evidence h2")).to_contain_text(f"{TINY}: encoder collapsed")
     click_row(page, row=1, x=92)
     heading(page, f"Feature {TINY}")
@@ -97,5 +97,5 @@ def test_a_report_is_made_on_the_spot(page: Page, folder: Path):
     expect(why).to_be_visible(timeout=8 * PATIENCE)  # the language model is loaded first
     assert (folder / "new" / "dead" / "dead.json").exists()
     expect(page.get_by_test_id("stMetric").first).to_contain_text(
-        str(wounded.report(folder).about.kinds["dead"])
+        str(wounded.report(folder).record.kinds["dead"])
     )

@@ -74,7 +74,7 @@ def poison(folder: Path) -> None:
     _poison_table(run.path / "features" / "features.parquet")
     tiny.sealed_again(features.path)
     tiny.respelled(features.path, lambda name: f"{name}{POISON}")
-    digests = {name: files.sha256(features.path / name) for name in features.about.sha256}
+    digests = {name: files.sha256(features.path / name) for name in features.record.sha256}
     rewrite(
         features.path / "features.json", lambda about: about.update(sha256=digests, clusters=[[POISON]] * 99)
     )

@@ -50,11 +50,11 @@ def test_it_says_how_many_are_dead_and_why_and_writes_what_it_found(sae: Server,
     assert (row["kind"], row["cause"], row["fires_on"]) == ("dead", "bias too low", "nothing")
     assert "Bias -" in row["evidence"]
     assert row["training"] in ("alive at the end", "died", "revived and lost")  # the toy run's own history
-    assert found.about.kinds["dead"] == len(found.rows("dead"))
-    assert found.about.sae_sha256 == Run(wounded).digest
-    assert found.about.off_distribution and found.about.rows["random"] >= 60
-    assert found.about.features_rows == 0  # the features are of the SAE before it was wounded
-    assert set(found.about.kinds) == set(KINDS)
+    assert found.record.kinds["dead"] == len(found.rows("dead"))
+    assert found.record.sae_sha256 == Run(wounded).digest
+    assert found.record.off_distribution and found.record.rows["random"] >= 60
+    assert found.record.features_rows == 0  # the features are of the SAE before it was wounded
+    assert set(found.record.kinds) == set(KINDS)
 
 
 def test_its_files_are_as_the_format_says(sae: Server, wounded: Path):
@@ -75,7 +75,7 @@ def test_finished_work_is_not_done_twice_and_another_question_is_a_new_answer(sa
     assert again.code == 0
     assert {path: path.stat().st_mtime_ns for path in (wounded / "dead").iterdir()} == before
     sae("dead", wounded, *QUICK[2:], "--rows", 200)
-    assert DeadReport(wounded / "dead").about.config["rows"] == 200
+    assert DeadReport(wounded / "dead").record.config["rows"] == 200
 
 
 def test_it_runs_without_the_language_model_and_without_features_and_history(sae: Server, wounded: Path):
@@ -85,8 +85,8 @@ def test_it_runs_without_the_language_model_and_without_features_and_history(sae
     assert ended.code == 0, ended.err
     assert "not recorded" in ended.out
     found = DeadReport(wounded / "dead")
-    assert not found.about.off_distribution
-    assert found.about.history is False
+    assert not found.record.off_distribution
+    assert found.record.history is False
     row = found.row(KILLED_LATENT)
     assert row is not None
     assert row["fired_random"] is None

@@ -51,7 +51,7 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
     assert {"fvu", "l0"} <= run.evaluation.estimates.keys()
     assert "recovered_zero" in run.evaluation.splice.estimates
     assert len(FeatureStore("runs/toy/features")) == 32
-    assert DeadReport("runs/toy/dead").about.d_sae == 32
+    assert DeadReport("runs/toy/dead").record.d_sae == 32
     out = capsys.readouterr().out
     assert "fraction of variance unexplained" in out
     assert out.rstrip().endswith("sae app runs")

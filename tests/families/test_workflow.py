@@ -48,7 +48,7 @@ def test_the_whole_way_from_text_to_steering(row: Family, tmp_path: Path):
     assert len(features) == 32
     assert len(features.feature(3).row["raised_logits"]) > 0, "a logit lens"
     report = diagnose_run(run, DeadConfig(rows=200, off_tokens=40, batch=64), lambda: nullcontext(model))
-    assert sum(report.about.kinds.values()) > 0
+    assert sum(report.record.kinds.values()) > 0
 
     autoencoder = run.sae()
     reading = sae.read(model, autoencoder, run.hook, "a cat sat on the mat", features)

@@ -100,9 +100,9 @@ def run(world: Path) -> None:
     log = found.log
     runs_report.runs({"toy": found}, measured, {"toy": 1})
     (
-        runs_report.settings(found.about),
-        runs_report.summary(found.about),
-        runs_report.progress(found.about, log, 1e6),
+        runs_report.settings(found.record),
+        runs_report.summary(found.record),
+        runs_report.progress(found.record, log, 1e6),
     )
     runs_report.side_by_side([measured.get("toy")])
     runs_report.frontier({"toy": found}, measured)
@@ -179,7 +179,9 @@ def dead(world: Path) -> None:
     """The report on dead latents, as its page shows it."""
     found = DeadReport(world / RUN / "dead")
     rows = found.rows()
-    dead_report.numbers(found.about, rows), dead_report.basis(found.about), dead_report.silent(found.about)
+    dead_report.numbers(found.record, rows)
+    dead_report.basis(found.record)
+    dead_report.silent(found.record)
     found.row(0)
 
 

@@ -110,6 +110,6 @@ def test_the_folder_tells_counts_and_both_conditionals(world):
             listed += 1
             assert partner.given_latent == pytest.approx(partner.count / row["fired"])
             assert partner.given_partner == pytest.approx(partner.count / other)
-            chance = row["fired"] * other / features.about.tokens
+            chance = row["fired"] * other / features.record.tokens
             assert partner.pmi == pytest.approx(np.log(partner.count / chance), rel=1e-3, abs=1e-5)
     assert listed > 10

@@ -60,7 +60,7 @@ def firings(dense: np.ndarray, latent: int) -> np.ndarray:
 def test_statistics_equal_a_dense_brute_force(run, dense):
     features = FeatureStore(run.path / "features")
     n_rows = (~np.isnan(dense[..., 0])).sum()
-    assert features.about.tokens == n_rows
+    assert features.record.tokens == n_rows
     fired_somewhere = 0
     for latent in range(32):
         row, values = features.row(latent), firings(dense, latent)
@@ -249,7 +249,7 @@ def test_finished_features_are_left_alone_and_made_again_for_another_sae(run, mo
     stamp = (first.path / "features.json").stat().st_mtime_ns
     describe(*args, "one")
     assert (first.path / "features.json").stat().st_mtime_ns == stamp
-    assert describe(*args, "two").about.sae_sha256 == "two"
+    assert describe(*args, "two").record.sae_sha256 == "two"
 
 
 def test_every_stage_tells_how_far_it_is_and_ends_at_its_total(run, model, tmp_path):

@@ -89,13 +89,13 @@ def test_a_file_that_does_not_hold_labels_is_named_and_nothing_changes(labels, t
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.csv", None, "there is no file"),
-        ("a.csv", "feature,label\n1,x\n", "line 2: 'note' is missing; needed are the columns feature"),
-        ("a.csv", "feature,label,note\n1,x,\n2.5,y,z\n", "line 3: '2.5' is no feature's number; needed are"),
+        ("a.csv", None, "a.csv does not exist; sae labels RUN --save"),
+        ("a.csv", "feature,label\n1,x\n", "line 2: 'note' is missing; expected the columns feature"),
+        ("a.csv", "feature,label,note\n1,x,\n2.5,y,z\n", "line 3: '2.5' is not a feature's number; expected"),
         ("a.csv", "feature,label,note\n1\n", "line 2: a label and a note are texts"),
         ("a.csv", "feature,label,note\n1,x,\n2,y,\n1,z,\n", "has feature 1 twice, in line 2 and line 4"),
-        ("a.json", '[{"feature": true, "label": "", "note": ""}]', "entry 1: True is no feature's number"),
-        ("a.json", '{"feature": 1}', "it is no list of objects"),
+        ("a.json", '[{"feature": true, "label": "", "note": ""}]', "entry 1: True is not a feature's number"),
+        ("a.json", '{"feature": 1}', "it is not a list of objects"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line_and_nothing_is_taken(labels, tmp_path, name, text, says):
@@ -132,4 +132,4 @@ def test_a_features_folder_knows_its_labels(world, tmp_path):
     features.labels.set(7, "cats")
     assert features.feature(7).label.label == "cats"
     about = json.loads((tmp_path / "toy" / "labels.json").read_text())
-    assert list(about["saes"]) == [features.about.sae_sha256]
+    assert list(about["saes"]) == [features.record.sae_sha256]

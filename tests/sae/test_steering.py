@@ -262,7 +262,7 @@ def test_a_dose_multiplies_every_strength(model, x):
 def test_calibration_is_read_from_features(world):
     features = FeatureStore(world / "runs/toy/features")
     found, table = Calibration.of(features), features.table.to_pylist()
-    assert found.norm == features.about.unit
+    assert found.norm == features.record.unit
     assert found.highest.tolist() == pytest.approx([max(row["max"] or 0, 0) for row in table])
     assert not found.lowest.any()
     assert found.living() == [row["latent"] for row in table if row["fired"]]
