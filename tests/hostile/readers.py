@@ -17,7 +17,6 @@ from activations.store import INDEX, Store, verify
 from activations.store_writer import StoreWriter
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows
-from sae.cli import results
 from sae.diagnosis.report import DeadReport
 from sae.features import html_page
 from sae.features.store import FeatureStore
@@ -29,7 +28,7 @@ from sae.runs.run import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
 from sae.workflows import compare as comparison
-from sae.workflows import sweep_file
+from sae.workflows import results, sweep_file
 from tests import tiny
 from tests.activations.toys import window
 
