@@ -5,7 +5,8 @@ from functools import partial
 from app.session import jobs, models
 from app.session.features import of
 from app.session.readings import read_text
-from sae.features import effects, html_page
+from sae.features import effects
+from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
 from sae.features.store import FeatureStore
 from sae.reading.reading import Reading
@@ -55,9 +56,9 @@ def values_on(reading: Reading, latent: int) -> tuple[list[str], list[float]]:
 
 def as_html(store: FeatureStore, latent: int, title: str) -> str:
     """Return a feature as a self-contained HTML document."""
-    return html_page.document(
+    return feature_page.document(
         f"{title}: feature {latent}",
-        [html_page.body(store.feature(latent), html_page.AROUND, html_page.EXAMPLES)],
+        [feature_page.body(store.feature(latent), feature_page.AROUND, feature_page.EXAMPLES)],
     )
 
 

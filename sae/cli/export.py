@@ -10,7 +10,7 @@ from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.features.collect import shards_to_read
-from sae.features.html_page import export_html
+from sae.features.feature import export_html
 from sae.features.store import FeatureStore
 from sae.foreign import writable
 from sae.foreign.delphi import write_cache

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from sae.features.store import FeatureStore
+from sae.features.folder import FeaturesFolder
 
 
 class Bidirectional(NamedTuple):
-    """How often one latent fires with either sign; `FeatureStore.strongest(latent, sign)` gives its examples."""
+    """How often one latent fires with either sign; `FeaturesFolder.strongest(latent, sign)` gives its examples."""
 
     latent: int
     positive: int
@@ -21,7 +21,7 @@ class Bidirectional(NamedTuple):
 
 
 def bidirectional(
-    features: FeatureStore, least_share: float = 0.1, least_firings: int = 10
+    features: FeaturesFolder, least_share: float = 0.1, least_firings: int = 10
 ) -> list[Bidirectional]:
     """Return the latents whose rarer sign has at least `least_share` of their firings, and at least `least_firings`.
 

@@ -15,8 +15,8 @@ from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel
 from activations.views import Edit
 from sae.architectures import SAE
+from sae.features.folder import Example, FeaturesFolder
 from sae.features.logit_lens import sees
-from sae.features.store import Example, FeatureStore
 from sae.runs.saved_sae import read_json
 
 FORMAT = 1
@@ -104,7 +104,7 @@ class EffectConfig:
 def measure_effect(
     model: LanguageModel,
     sae: SAE,
-    features: FeatureStore,
+    features: FeaturesFolder,
     hook: str,
     latent: int,
     cfg: EffectConfig | None = None,
@@ -131,7 +131,7 @@ def measure_effect(
     return Effect(latent, *sides)
 
 
-def load_effect(features: FeatureStore, latent: int) -> Effect | None:
+def load_effect(features: FeaturesFolder, latent: int) -> Effect | None:
     """The effect measured before on these very features, or None. Raises RunError when its file is damaged."""
     path = _path(features, latent)
     if not path.exists():
@@ -147,7 +147,7 @@ def load_effect(features: FeatureStore, latent: int) -> Effect | None:
         raise RunError(f"{path} is damaged: {error!r}", fix=fix) from error
 
 
-def save_effect(features: FeatureStore, effect: Effect) -> Path:
+def save_effect(features: FeaturesFolder, effect: Effect) -> Path:
     """Keep an effect next to the features it was measured on; returns its file (FORMAT.md)."""
     path = _path(features, effect.latent)
     files.write_sealed(path, {"format": FORMAT, "features_sha256": features.digest, **asdict(effect)})
@@ -164,7 +164,7 @@ class _Row(NamedTuple):
     loss_change: list[float]
 
 
-def _examples(features: FeatureStore, latent: int, sign: int, cfg: EffectConfig) -> list[Example]:
+def _examples(features: FeaturesFolder, latent: int, sign: int, cfg: EffectConfig) -> list[Example]:
     """The strongest examples of a sign, then sampled ones of that sign that are not among them."""
     strongest = features.strongest(latent, sign)[: cfg.strongest]
     seen = {(example.document, example.position) for example in strongest}
@@ -247,7 +247,7 @@ def _side(
     rows: Sequence[_Row],
     sign: int,
     lens: Float[Tensor, "V"] | None,
-    features: FeatureStore,
+    features: FeaturesFolder,
     cfg: EffectConfig,
 ) -> SideEffect:
     by, known = torch.stack([row.by_presence for row in rows]).double().mean(0), features.token_text.known
@@ -301,7 +301,7 @@ def _for_reading(row: _Row) -> MeasuredExample:
     )
 
 
-def _path(features: FeatureStore, latent: int) -> Path:
+def _path(features: FeaturesFolder, latent: int) -> Path:
     return features.path / FOLDER / f"{latent}.json"
 
 

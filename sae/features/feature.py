@@ -1,21 +1,28 @@
-"""One latent of a features folder with everything known about it; a notebook shows it as a card."""
+"""One feature of a features folder with everything that is known about it, as an object, in a notebook and as an HTML file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from activations.disk import files
 from sae.features.effects import Effect, load_effect
+from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
 from sae.features.latent_labels import Label
+from sae.report import feature as feature_report
+from sae.report import histogram, render, token_strips
+from sae.report.render import escaped
 
-if TYPE_CHECKING:
-    from sae.features.store import Band, Example, FeatureStore, Histogram, Partner
+AROUND, EXAMPLES = 40, 10  # tokens of a window, and examples of a group, in a file
+SHORT_AROUND, SHORT_EXAMPLES = 24, 6  # in a notebook
 
 
 @dataclass(frozen=True)
 class Feature:
     """One latent of a `FeatureStore`, whose methods document each part. Every part is read when it is accessed."""
 
-    store: "FeatureStore"
+    store: FeaturesFolder
     latent: int
 
     def __repr__(self) -> str:
@@ -27,27 +34,27 @@ class Feature:
         return self.store.row(self.latent)
 
     @property
-    def strongest(self) -> "list[Example]":
+    def strongest(self) -> list[Example]:
         """Windows with its largest positive values, best first."""
         return self.store.strongest(self.latent)
 
     @property
-    def most_negative(self) -> "list[Example]":
+    def most_negative(self) -> list[Example]:
         """Windows with its most negative values, best first."""
         return self.store.strongest(self.latent, -1)
 
     @property
-    def bands(self) -> "list[Band]":
+    def bands(self) -> list[Band]:
         """Windows drawn uniformly from all in which it fires, in five bands by value."""
         return self.store.bands(self.latent)
 
     @property
-    def histogram(self) -> "Histogram":
+    def histogram(self) -> Histogram:
         """Histogram of its nonzero values."""
         return self.store.histogram(self.latent)
 
     @property
-    def partners(self) -> "list[Partner]":
+    def partners(self) -> list[Partner]:
         """Latents that fire on the same tokens."""
         return self.store.partners(self.latent)
 
@@ -62,6 +69,101 @@ class Feature:
         return self.store.labels.get(self.latent)
 
     def _repr_html_(self) -> str:
-        from sae.features.html_page import notebook
-
         return notebook(self)
+
+
+def export_html(features: FeaturesFolder, latents: Sequence[int], path: Path, title: str) -> Path:
+    """Write features as one self-contained HTML file, with effects and labels as far as there are any.
+
+    Raises RunError when there is no such feature."""
+    parts = [body(Feature(features, latent), AROUND, EXAMPLES) for latent in latents]
+    text = document(f"{title}: {'feature' if len(parts) == 1 else 'features'} {_listed(latents)}", parts)
+    files.write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    return path
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML page around these parts, with its style inside and nothing to fetch or run."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<title>{escaped(title)}</title><style>{render.style()}</style></head><body class="sae-document">'
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def notebook(feature: Feature) -> str:
+    """A feature as a card: what `_repr_html_` gives."""
+    return render.framed(f'<div class="sae-document">{body(feature, SHORT_AROUND, SHORT_EXAMPLES)}</div>')
+
+
+def body(feature: Feature, around: int, most: int) -> str:
+    """One feature: heading, label, numbers, and beside its examples all that is known about it."""
+    row, label = feature.row, feature.label
+    tokens = render.chips(row["peak_tokens"])
+    left = _examples(feature, around, most) if row["fired"] else _never(feature)
+    return (
+        f'<article class="sae feature"><header class="sae"><h2>Feature {feature.latent} <span>{tokens}</span></h2>'
+        f"{feature_report.labelled(*label)}</header>{render.figures(feature_report.numbers(row))}"
+        f'<div class="columns"><div>{left}</div><div>{"".join(_beside(feature))}</div></div></article>'
+    )
+
+
+def _examples(feature: Feature, around: int, most: int) -> str:
+    found = feature_report.groups(feature.strongest, feature.most_negative, feature.bands)
+    scale = feature_report.scale(feature.row)
+    return "".join(
+        render.section(group.title, group.about) + token_strips.examples(group.windows, scale, around, most)
+        for group in found
+    )
+
+
+def _never(feature: Feature) -> str:
+    title, why = feature_report.dead(feature.store.record.tokens)
+    return render.section(title, "") + f"<p>{escaped(why)}</p>"
+
+
+def _beside(feature: Feature) -> list[str]:
+    row, about = feature.row, names(feature.store)
+    parts = []
+    if row["fired"]:
+        found = feature.histogram
+        drawn = histogram.svg(found.edges.tolist(), found.counts.tolist())
+        parts.append(render.section("Values", "tokens by value, both axes logarithmic") + drawn)
+    if feature_report.has_lens(row):
+        lists = [
+            render.logits(f"{name}", row[f"{name}_tokens"], row[f"{name}_logits"])
+            for name in ("raised", "lowered")
+        ]
+        parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
+    for title, side in feature_report.effect_sides(feature.effect):
+        parts.append(
+            render.section("Measured effect", "taken out at its examples' peaks")
+            + feature_report.effect(title, side)
+        )
+    if row["neighbours"]:
+        parts.append(
+            render.section("Nearest features", "by decoder cosine")
+            + feature_report.neighbours(row, about, None)
+        )
+    if partners := feature.partners:
+        parts.append(
+            render.section("Fires together with", "") + feature_report.partners(partners, about, None)
+        )
+    return parts
+
+
+def names(features: FeaturesFolder) -> feature_report.About:
+    """What tells a feature's label and the tokens it fires most on."""
+    labels = features.labels.all()
+
+    def about(latent: int) -> tuple[str, Sequence[str]]:
+        label = labels[latent].label if latent in labels else ""
+        return label, features.table["peak_tokens"][latent].as_py()
+
+    return about
+
+
+def _listed(latents: Sequence[int]) -> str:
+    return ", ".join(map(str, latents[:5])) + (f" and {len(latents) - 5} more" if len(latents) > 5 else "")

@@ -13,9 +13,7 @@ from activations.disk import files
 from activations.store import Store
 from activations.token_text import TokenText
 from sae.features.collect import Collected
-from sae.features.logit_lens import LogitLens
-from sae.features.map import cluster_tokens
-from sae.features.store import (
+from sae.features.folder import (
     EXAMPLES,
     FORMAT,
     HISTOGRAMS,
@@ -24,8 +22,10 @@ from sae.features.store import (
     TABLE,
     TEXTS,
     VOCABULARY,
-    FeatureStore,
+    FeaturesFolder,
 )
+from sae.features.logit_lens import LogitLens
+from sae.features.map import cluster_tokens
 
 PEAK_TOKENS = 5  # strongest examples whose peak token the table lists
 SIDES = (("positive", 1), ("negative", -1))
@@ -41,7 +41,7 @@ def write(
     lens: LogitLens | None,
     token_text: TokenText,
     store: Store,
-) -> FeatureStore:
+) -> FeaturesFolder:
     """Write a whole features folder, features.json last, and open it.
 
     `job` are the entries of features.json that say what was looked at. `columns` are further columns of the table, of F
@@ -73,7 +73,7 @@ def write(
     written = (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, SPELLINGS, TEXTS)
     digests = {name: files.sha256(path / name) for name in written}
     files.write_sealed(path / INDEX, {**index, **job, "sha256": digests})
-    return FeatureStore(path)
+    return FeaturesFolder(path)
 
 
 def _example_tensors(collected: Collected, store: Store) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ def neighbours(row: dict[str, Any], about: About, run: str | None) -> str:
 
 
 def partners(cofiring: Iterable[Any], about: About, run: str | None) -> str:
-    """Return a table of features that fire on the same tokens (`sae.features.store.Partner`); no links if `run` is None."""
+    """Return a table of features that fire on the same tokens (`sae.features.folder.Partner`); no links if `run` is None."""
     lines = []
     for partner in cofiring:
         label, tokens = about(partner.latent)

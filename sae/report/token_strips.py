@@ -11,7 +11,7 @@ from sae.report.render import escaped, shade
 
 
 class Window(Protocol):
-    """A piece of text in which a feature fires, such as a `sae.features.store.Example`."""
+    """A piece of text in which a feature fires, such as a `sae.features.folder.Example`."""
 
     @property
     def document(self) -> int:

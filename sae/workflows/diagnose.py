@@ -11,7 +11,7 @@ from activations.progress import Progress, no_progress
 from sae.diagnosis.diagnose import Trained, diagnose
 from sae.diagnosis.report import INDEX, DeadReport
 from sae.diagnosis.sample import DeadConfig, Rows, off_rows
-from sae.features import store
+from sae.features import folder as features_folder
 from sae.features.store import FeatureStore
 from sae.runs.run import Run, device
 
@@ -61,7 +61,7 @@ def diagnose_run(
 
 def _features(run: Run, digest: str) -> FeatureStore | None:
     """The run's features, if they are of this SAE."""
-    if not (run.path / "features" / store.INDEX).exists():
+    if not (run.path / "features" / features_folder.INDEX).exists():
         return None
     found = FeatureStore(run.path / "features")
     return found if found.record.sae_sha256 == digest else None

@@ -15,7 +15,7 @@ from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.store import Store
 from sae.architectures import SAE
-from sae.features import collect, store, write
+from sae.features import collect, folder, write
 from sae.features import map as maps
 from sae.features.cofiring import Cofiring
 from sae.features.collect import Collected, FeaturesConfig
@@ -55,7 +55,7 @@ def describe(
         return FeatureStore(out)
     with ranks.alone_in(out):
         if ranks.rank() == 0:
-            (out / store.INDEX).unlink(missing_ok=True)
+            (out / folder.INDEX).unlink(missing_ok=True)
         scratch = out / collect.SCRATCH
         collected = collect.collect(sae, activations, hook, cfg, scratch, identity, progress)
         sae = sae.cpu()
@@ -103,7 +103,7 @@ def _tidy(out: Path) -> None:
 
 def _is_there(out: Path, about: dict[str, Any]) -> bool:
     """Whether the folder is whole and of this job. A damaged one is reported, and made again."""
-    if not (out / store.INDEX).exists():
+    if not (out / folder.INDEX).exists():
         return False
     try:
         finished = FeatureStore(out)

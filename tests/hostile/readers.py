@@ -18,7 +18,7 @@ from activations.store_writer import StoreWriter
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows
 from sae.diagnosis.report import DeadReport
-from sae.features import html_page
+from sae.features import feature as feature_page
 from sae.features.store import FeatureStore
 from sae.foreign import FORMATS
 from sae.report import compare as compare_report
@@ -137,9 +137,9 @@ def features(world: Path) -> None:
     found = FeatureStore(world / FEATURES)
     _ = found.texts, found.clusters
     for latent in range(3):
-        html_page.body(found.feature(latent), 40, 10)
+        feature_page.body(found.feature(latent), 40, 10)
         found.strongest(latent, -1)
-    html_page.names(found)(0)
+    feature_page.names(found)(0)
 
 
 def mend_features(world: Path) -> None:
