@@ -15,6 +15,7 @@ from sae.cli import arguments
 from sae.cli.results import table
 from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
+from sae.evaluation.measures import shown
 from sae.runs.records import Comparison, Matched
 from sae.runs.run import Run
 from sae.workflows.compare import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
@@ -99,17 +100,18 @@ def show_comparison(comparison: Comparison) -> None:
 def _lines(matched: Matched) -> dict[str, str]:
     """Return the lines of one measure: label -> value."""
     summary, pairs = matched.summary, matched.summary.one_to_one
-    lines = {"one to one: mean similarity": f"{pairs['mean']:.4f}"}
-    if pairs["at_most"] > pairs["mean"]:
-        lines["one to one: mean similarity"] += f" (best: at most {pairs['at_most']:.4f})"
-    lines |= {f"one to one: share from {level}": f"{pairs[f'above_{level}']:.1%}" for level in LEVELS}
+    mean, bound = pairs["mean"], pairs["at_most"]
+    lines = {"one to one: mean similarity": shown(mean, ".4f")}
+    if mean is not None and bound is not None and bound > mean:
+        lines["one to one: mean similarity"] += f" (best: at most {bound:.4f})"
+    lines |= {f"one to one: share from {level}": shown(pairs[f"above_{level}"], ".1%") for level in LEVELS}
     for place in ("first", "second"):
         own = summary.nearest[place]
-        lines[f"nearest of the {place}'s: mean similarity"] = f"{own['mean']:.4f}"
+        lines[f"nearest of the {place}'s: mean similarity"] = shown(own["mean"], ".4f")
         for level in LEVELS:
-            lines[f"nearest of the {place}'s: share from {level}"] = f"{own[f'above_{level}']:.1%}"
+            lines[f"nearest of the {place}'s: share from {level}"] = shown(own[f"above_{level}"], ".1%")
     lines["mutually nearest"] = f"{summary.mutual['count']:,}"
     for place, kinds in (("first", ("shared", "merged", "lost")), ("second", ("shared", "split", "new"))):
-        counts = Counter(matched.latents[place].kind)
+        counts: Counter[str] = Counter(matched.latents[place].kind)
         lines[f"the {place}'s {', '.join(kinds)}"] = ", ".join(f"{counts[kind]:,}" for kind in kinds)
     return lines
