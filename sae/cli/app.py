@@ -138,7 +138,7 @@ def _meaning(command: App) -> str:
 def _script() -> Path:
     """The app's entry. Loads what its pages need, so that the first page need not wait for it."""
     try:
-        return Path(import_module("app.session.address").__file__ or "").parents[1] / "served.py"
+        return Path(import_module("app.session.address").__file__ or "").parents[1] / "server.py"
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("streamlit", "plotly"):
             raise
