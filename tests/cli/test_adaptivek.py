@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 from activations.shuffle import ShuffledReader
 from sae.architectures import AdaptiveKConfig
-from sae.cli import train as training
 from sae.config import RunConfig, TrainConfig, from_json, to_json
 from sae.runs.run import Run
 from sae.training.trainer import fit
+from sae.workflows import train as training
 from tests.cli.commands import Server, harvest
 
 ARCH = AdaptiveKConfig(d_sae=32, k_min=1, k_max=12, joint_share=0.5)
@@ -54,7 +54,7 @@ def test_from_text_to_an_evaluated_run(sae: Server, labelled: Path, tmp_path: Pa
     ]
     assert run.evaluation.tokens == sum(int(chosen.sum()) for chosen in rows)
     l0 = run.evaluation.estimates["l0"]
-    assert 1 <= l0["low"] <= l0["high"] <= 12
+    assert 1 <= l0.low <= l0.high <= 12
 
 
 def test_the_saved_probe_reads_raw_activations(labelled: Path, tmp_path: Path):

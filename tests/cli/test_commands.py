@@ -18,7 +18,7 @@ LONG_JOBS = [
 
 def test_an_unknown_command_is_one_line_with_those_there_are(sae: Server):
     line = sae("harvst").complaint
-    assert "'harvst'" in line
+    assert "harvst" in line
     assert all(command in line for command in COMMANDS)
 
 

@@ -114,7 +114,7 @@ def test_another_store_may_be_shown_to_both(sae: Server, run: Path, other: Path,
         about["config"]["store"] = "/nowhere"
         (copy / "run.json").write_text(json.dumps(about))
     moved = [tmp_path / f"{gone.name}-moved" for gone in (run, other)]
-    assert "no store at /nowhere" in sae("compare", *moved).complaint
+    assert "/nowhere is not a store" in sae("compare", *moved).complaint
     assert sae("compare", *moved, "--store", store).code == 0
 
 

@@ -63,7 +63,7 @@ def test_what_a_dead_rank_left_is_finished_by_any_number_of_ranks(
 def test_a_mistake_is_told_by_the_rank_that_meets_it(sae: Server, world: Path, tmp_path: Path):
     (tmp_path / "mine").write_text("a file")
     first, second = together(sae, 2, harvest(world, tmp_path))
-    assert "neither a store nor a harvest" in first.complaint
+    assert "holds files that are not a store" in first.complaint
     assert "lost the others" in second.complaint
     first, second = together(sae, 2, harvest(world, tmp_path / "new", hooks="blocks.1.no"))
     assert "no hook point" in first.complaint

@@ -74,7 +74,7 @@ def test_a_store_that_is_gone_is_one_line(sae: Server, run: Path, command: str):
     about = json.loads((run / "run.json").read_text())
     about["config"]["store"] = "/nowhere"
     (run / "run.json").write_text(json.dumps(about))
-    assert "no store at /nowhere" in sae(command, run).complaint
+    assert "/nowhere is not a store" in sae(command, run).complaint
 
 
 @pytest.mark.parametrize("command", BOTH)
@@ -192,4 +192,4 @@ def test_store_verify_names_every_damaged_shard_and_fails(sae: Server, store: Pa
 
 @pytest.mark.parametrize("command", ["show", "verify"])
 def test_a_folder_that_is_no_store_is_one_line(sae: Server, tmp_path: Path, command: str):
-    assert "no store at" in sae("store", command, tmp_path).complaint
+    assert "is not a store" in sae("store", command, tmp_path).complaint

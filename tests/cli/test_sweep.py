@@ -155,7 +155,8 @@ def test_a_longer_grid_or_the_model_s_loss_is_added_to_what_is_there(
     longer = GRID.replace("4]", "4, 8]")
     ended = sae("sweep", file(tmp_path, world / "store", longer, top="windows = 4"))
     assert ended.code == 0
-    assert ended.err.count("train:") == 1  # of k = 8 alone
+    assert "run 3 of 3" in ended.err
+    assert "run 1 of 3" not in ended.err, "only k = 8 is trained"
     assert (out / "topk-d_sae32-k2/sae.safetensors").read_bytes() == weights
     assert len(lines(out)) == 3
     assert all(line["recovered_zero"] for line in lines(out))
@@ -169,7 +170,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(sae: Server, world: Path, tmp_
     running.kill(signal.SIGTERM)
     ended = running.wait()
     assert ended.code == 143
-    assert "the same command goes on" in ended.err
+    assert "same command to continue" in ended.err
     assert (out / "topk-d_sae32-k2/eval.json").exists()
     assert not (out / "topk-d_sae32-k4/sae.json").exists()
     assert sae("sweep", path).code == 0
@@ -198,7 +199,7 @@ def test_a_folder_with_something_else_in_it_is_refused_before_anything_is_traine
     path.write_text(path.read_text().replace("steps = 20", "steps = 30"))
     line = sae("sweep", path).complaint
     assert str(out / "topk-d_sae32-k4") in line
-    assert ("other settings (train)" if change == "steps" else "holds no run") in line
+    assert ("other settings (train)" if change == "steps" else "does not hold a run") in line
     assert contents(out) == before
 
 
