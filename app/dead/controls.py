@@ -6,12 +6,54 @@ from typing import Any
 import plotly.graph_objects as go
 import pyarrow as pa
 import streamlit as st
+from streamlit.column_config import ButtonColumn, NumberColumn, TextColumn
 
 from app import widgets
 from sae.report import render
 
 HEIGHT = 420  # of the table, in pixels
 CAUSE, KIND = "dead cause", "dead kind"  # keys of the controls
+OPEN_DENSE = "open dense"  # key of the button in each row of the table of dense latents
+COLUMNS = {
+    "feature": ButtonColumn(width=72, alignment="right", key=widgets.OPEN, help="Click it to open its page."),
+    "cause": TextColumn(width="medium", help="The main reason, by the first rule that applies."),
+    "fires on": TextColumn(help="The data on which it does fire."),
+    "in training": TextColumn(help="What happened to it in training."),
+    "margin": NumberColumn(
+        format="%.3g", help="How close it came to firing on any row; at 0 or above it would fire."
+    ),
+    "positive on": NumberColumn(
+        format="%.3g %%", help="Share of rows on which its pre-activation is above 0."
+    ),
+    "best rank": NumberColumn(format="localized", help="Its best rank among the latents of a row; 0: none."),
+    "norm": NumberColumn(format="%.3g", help="Norm of its encoder column."),
+    "bias": NumberColumn(format="%.3g", help="Its encoder bias, as if b_dec were subtracted from the row."),
+    "cos mean": NumberColumn(format="%.2f", help="Cosine between its encoder and the mean activation."),
+    "cos nearest": NumberColumn(format="%.2f", help="Decoder cosine with the nearest live latent."),
+    "died at": NumberColumn(format="localized", help="Step of its last death in training."),
+    "revived": NumberColumn(format="localized", help="Number of times it was revived in training."),
+}
+DENSE_COLUMNS = {
+    "feature": ButtonColumn(width=72, alignment="right", key=OPEN_DENSE, help="Click it to open its page."),
+    "kind": TextColumn(width="medium", help="The kind of signal, by the first rule that applies."),
+    "density": NumberColumn(format="%.3g %%", help="Share of tokens it fires on."),
+    "position": NumberColumn(format="%.2f", help="Correlation of its value with the position in the window."),
+    "first direction": NumberColumn(format="%.2f", help="Decoder cosine with the first principal direction."),
+    "mean": NumberColumn(format="%.2f", help="Decoder cosine with the mean activation."),
+    "token class": NumberColumn(
+        format="%.3g %%", help="Share of its variance that the token's class explains."
+    ),
+    "prefers": TextColumn(help="The class of tokens it prefers most."),
+    "of its firings": NumberColumn(format="%.3g %%", help="Share of its firings on that class."),
+    "of all tokens": NumberColumn(format="%.3g %%", help="Share of that class among all tokens."),
+    "antipode": NumberColumn(help="The dense latent that points in the opposite direction."),
+    "antipodality": NumberColumn(
+        format="%.2f", help="1: another latent reads and writes the opposite direction."
+    ),
+    "variance": NumberColumn(
+        format="%.3g %%", help="Share of the activations' variance that its own term has."
+    ),
+}
 
 
 def kind(tally: dict[str, int]) -> str:

@@ -1,6 +1,5 @@
-"""Pure: what `sae dead` found -> numbers, tables, figures and the facts of one latent, as the Dead latents page shows them."""
+"""What the Dead latents page shows of a report of `sae dead`: key numbers, tables, one latent's evidence, figures."""
 
-import html
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -8,16 +7,66 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from sae.report.charts import GREY, PALETTE, plain
-from sae.report.numbers import number, percent
-from sae.report.render import visible
+from sae.evaluation.measures import DENSE
+from sae.report.charts import GREY, PALETTE, plain, plain_text
+from sae.report.numbers import DASH, count, number, percent
 from sae.runs.records import Changes, DeadRecord
 
-BAR = 26  # pixels a bar
+pc: Any = import_module(
+    "pyarrow.compute"
+)  # creates its functions on import, where type checkers do not see them
+# Groups of rows in the report, and what to call them
+GROUPS = {
+    "train": "training text",
+    "held_out": "held-out text",
+    "special": "special positions",
+    "random": "random tokens",
+    "shuffled": "shuffled text",
+}
+# Columns of the report that the tables show, and their titles
+TABLE = {
+    "cause": "cause",
+    "fires_on": "fires on",
+    "training": "in training",
+    "margin": "margin",
+    "positive_share": "positive on",
+    "best_rank": "best rank",
+    "encoder_norm": "norm",
+    "bias": "bias",
+    "mean_cosine": "cos mean",
+    "near_decoder_cosine": "cos nearest",
+    "last_death": "died at",
+    "times_revived": "revived",
+}
+DENSE_TABLE = {
+    "dense_kind": "kind",
+    "density": "density",
+    "position_correlation": "position",
+    "principal_alignment": "first direction",
+    "mean_alignment": "mean",
+    "class_share": "token class",
+    "token_class": "prefers",
+    "token_class_firings": "of its firings",
+    "token_class_base": "of all tokens",
+    "antipode": "antipode",
+    "antipodality": "antipodality",
+    "variance_share": "variance",
+}
+SHARES = (  # columns shown as percentages
+    "positive_share",
+    "density",
+    "class_share",
+    "token_class_firings",
+    "token_class_base",
+    "variance_share",
+)
+BAR = 26  # height of a bar in pixels
 
 
 class WhatIf(NamedTuple):
-    """A curve: what is changed and how, along which axis, how far, how many would fire, and how many be dense."""
+    """How many dead latents would fire if something were changed, against how far it is changed.
+
+    `log` says whether the x axis is logarithmic; `dense` counts those that would be dense."""
 
     title: str
     axis: str
@@ -27,8 +76,132 @@ class WhatIf(NamedTuple):
     dense: list[int] | None = None
 
 
+def numbers(record: DeadRecord, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return the key numbers of a report as (name, value, explanation). `rows` are the rows of its table."""
+    kinds, d_sae = record.kinds, record.d_sae
+    numbers = [
+        ("dead", count(kinds["dead"]), "Latents that fire on none of the text examined."),
+        ("share", percent(kinds["dead"] / d_sae), f"Share of dead latents among all {d_sae:,}."),
+        (
+            "rare",
+            count(kinds["rare"]),
+            "Latents that fire, but so rarely that training may count them as dead by chance.",
+        ),
+        (
+            "training text only",
+            count(kinds["training only"]),
+            "Latents that fire in training text but on no held-out token.",
+        ),
+        ("dense", count(kinds["dense"]), f"Latents that fire on more than {percent(DENSE)} of all tokens."),
+    ]
+    if record.history:
+        lost = sum(1 for row in rows if row["kind"] == "dead" and row["training"] == "revived and lost")
+        numbers.append(("revived and lost", count(lost), "Dead latents that training had revived."))
+    return numbers
+
+
+def basis(record: DeadRecord) -> str:
+    """Return how much text a report is based on, as a line."""
+    text = f"{record.rows['train'] + record.rows['held_out']:,} tokens of text"
+    with_features = (
+        f", and {record.features_rows:,} tokens that the features were collected on"
+        if record.features_rows
+        else ""
+    )
+    rarest = f"; a latent that fires on fewer than 1 in {1 / record.resolution:,.0f} may count as dead"
+    return f"{text}{with_features or rarest}"
+
+
+def silent(record: DeadRecord) -> list[tuple[str, int, str]]:
+    """Return (name, number of silent latents, number of rows) of each group of rows."""
+    rows = record.rows
+    return [
+        (GROUPS[name], count, f"{rows[name]:,} rows") for name, count in record.silent.items() if name in rows
+    ]
+
+
+def tally(counts: Mapping[str, int], notes: Mapping[str, str] | None = None) -> list[tuple[str, int, str]]:
+    """Return (name, count, note) for bars, the largest count first."""
+    order = sorted(counts, key=lambda name: -counts[name])
+    return [(name, counts[name], (notes or {}).get(name, "")) for name in order]
+
+
+def chosen(table: pa.Table, kind: str, cause: str | None) -> pa.Table:
+    """Return the rows of the report of one kind, and of one cause unless it is None."""
+    keep = pc.equal(table["kind"], kind)
+    if cause is not None:
+        keep = pc.and_(keep, pc.equal(table["cause"], cause))
+    return table.filter(pc.fill_null(keep, False))
+
+
+def causes(table: pa.Table, kind: str) -> list[str]:
+    """Return the causes of the latents of a kind, the most frequent first."""
+    every = chosen(table, kind, None)["cause"].to_pylist()
+    return sorted(set(every), key=lambda cause: (-every.count(cause), cause))
+
+
+def shown(table: pa.Table, names: Mapping[str, str] = TABLE) -> pa.Table:
+    """Return the named columns as the page shows them, shares as percentages. Empty columns are left out."""
+    width = len(str(pc.max(table["latent"]).as_py() or 0))
+    columns: dict[str, Any] = {"feature": [f"{latent:>{width}}" for latent in table["latent"].to_pylist()]}
+    for name, label in names.items():
+        column = table[name]
+        if column.null_count < len(column):
+            columns[label] = pc.multiply(column, 100.0) if name in SHARES else column
+    return pa.table(columns)
+
+
+def counts_of(table: pa.Table, kinds: Sequence[str]) -> dict[str, int]:
+    """Count the latents of each kind but the dense ones, which have a table of their own."""
+    listed = table["kind"].to_pylist()
+    return {kind: listed.count(kind) for kind in kinds if kind != "dense"}
+
+
+def facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return one latent's evidence as (name, value)."""
+    fired = {label: row[f"fired_{name}"] for name, label in GROUPS.items()}
+    rank = row["best_rank"]
+    pairs = [
+        ("nearest to firing", f"{number(row['margin'])}, a pre-activation of {number(row['best_drive'])} where {number(row['needed'])} was needed"),
+        ("positive on", percent(row["positive_share"])),
+        ("best rank in a row", count(rank) if rank else DASH),
+        ("encoder, decoder norm", f"{number(row['encoder_norm'])}, {number(row['decoder_norm'])}"),
+        ("bias", number(row["bias"])),
+        ("threshold", number(row["threshold"]) if row["threshold"] else DASH),
+        ("encoder · mean activation", number(row["mean_cosine"])),
+        ("encoder · special positions", number(row["special_cosine"])),
+        ("nearest by decoder", _near(row["near_decoder"], row["near_decoder_cosine"])),
+        ("nearest by encoder", _near(row["near_encoder"], row["near_encoder_cosine"])),
+        ("fired on", ", ".join(f"{count:,} {label}" for label, count in fired.items() if count) or "nothing"),
+        ("in training", _training(row)),
+    ]  # fmt: skip
+    return [(name, value) for name, value in pairs if value != DASH]
+
+
+def _near(latent: int | None, cosine: float | None) -> str:
+    return DASH if latent is None or latent < 0 else f"{latent} (cosine {number(cosine)})"
+
+
+def _training(row: Mapping[str, Any]) -> str:
+    if row["times_died"] is None:
+        return "not recorded"
+    first, last = row["first_death"], row["last_death"]
+    died = f"died {row['times_died']}×, revived {row['times_revived']}×"
+    when = (
+        ""
+        if first is None
+        else f", first dead at step {first:,}" + (f", last at {last:,}" if last != first else "")
+    )
+    return f"{row['training']}: {died}{when}"
+
+
+def remark(row: Mapping[str, Any] | None) -> str:
+    """Return a line about why a feature never fires; empty when nothing is known."""
+    return f"{row['cause']}: {row['evidence']}" if row and row["cause"] else ""
+
+
 def deaths(log: Sequence[Mapping[str, float]], steps: int | None) -> go.Figure:
-    """Latents dead at each step, and deaths and revivals of all together so far, as far as they were logged."""
+    """Return the curves of dead latents at each step and of all deaths and revivals so far, as far as they were logged."""
     lines = (
         ("dead now", "dead", PALETTE[0], "solid"),
         ("deaths so far", "died", PALETTE[5], "dot"),
@@ -53,11 +226,13 @@ def deaths(log: Sequence[Mapping[str, float]], steps: int | None) -> go.Figure:
 
 
 def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = None) -> go.Figure:
-    """Counts by name as horizontal bars, the first on top; the chosen one stands out. A bar's customdata begins with its name."""
+    """Return counts by name as horizontal bars, the first on top; the chosen one stands out.
+
+    A bar's customdata begins with its name. Without a note, hovering tells its share of `total`."""
     figure = go.Figure(
         go.Bar(
             x=[count for _, count, _ in rows],
-            y=[html.escape(visible(name), quote=False) for name, *_ in rows],
+            y=[plain_text(name) for name, *_ in rows],
             orientation="h",
             text=[f"{count:,}" for _, count, _ in rows],
             textposition="outside",
@@ -73,27 +248,27 @@ def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = 
     return plain(figure, height=BAR * max(len(rows), 1) + 14, top=4, left=8, bottom=8)
 
 
-def changes(found: Changes) -> list[WhatIf]:
-    """The what-if curves that have a meaning for the run."""
+def changes(record: Changes) -> list[WhatIf]:
+    """Return the what-if curves that make sense for the run's architecture."""
     curves = []
-    if bias := found.bias:
-        axis = f"in living drives, {bias.unit:.3g}"
-        curves.append(WhatIf("Bias moved, each alone", axis, bias.by, bias.fire, True))
-    if k := found.k:
+    if bias := record.bias:
+        axis = f"in units of a live pre-activation, {bias.unit:.3g}"
+        curves.append(WhatIf("Bias moved, one latent at a time", axis, bias.by, bias.fire, True))
+    if k := record.k:
         x = [float((k.k or 0) + extra) for extra in k.extra]
-        title = f"k larger than {k.k}" if k.k else "More kept of each row"
+        title = f"k larger than {k.k}" if k.k else "More latents selected per row"
         curves.append(WhatIf(title, "k" if k.k else "more", x, k.fire, True))
-    if threshold := found.threshold:
-        axis = "share of what they are"
-        curves.append(WhatIf("Thresholds lowered, all", axis, threshold.share, threshold.fire, False))
-    if resample := found.resample:
-        title, axis = "Resampled, all (dotted: dense)", "encoder norm, in living ones"
+    if threshold := record.threshold:
+        axis = "share of the present threshold"
+        curves.append(WhatIf("All thresholds lowered", axis, threshold.share, threshold.fire, False))
+    if resample := record.resample:
+        title, axis = "All resampled (dotted: dense)", "encoder norm, relative to live latents"
         curves.append(WhatIf(title, axis, resample.scale, resample.fire, False, resample.dense))
     return curves
 
 
 def what_if(curve: WhatIf, total: int) -> go.Figure:
-    """How many of the dead would fire, against how far the change goes; a line at all of them."""
+    """Return how many of the `total` dead latents would fire, against how far the change goes; a line marks all of them."""
     figure = go.Figure(
         go.Scatter(
             x=curve.x,
@@ -122,7 +297,7 @@ def what_if(curve: WhatIf, total: int) -> go.Figure:
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Powers of ten within these, and where they are few round values between them too."""
+    """Return round values within the range of `values`: 1, 2, 5 times powers of ten, or fewer, so that at most five are shown."""
     low, high = min(values), max(values)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         inside = [
@@ -131,171 +306,3 @@ def _ticks(values: Sequence[float]) -> list[float]:
         if len(inside) <= 5:
             break
     return inside
-
-
-pc: Any = import_module("pyarrow.compute")  # makes its functions when imported, unseen by type checkers
-GROUPS = {
-    "train": "training text",
-    "held_out": "held-out text",
-    "special": "special positions",
-    "random": "random tokens",
-    "shuffled": "shuffled text",
-}
-TABLE = {
-    "cause": "cause",
-    "fires_on": "fires on",
-    "training": "in training",
-    "margin": "margin",
-    "positive_share": "positive on",
-    "best_rank": "best rank",
-    "encoder_norm": "norm",
-    "bias": "bias",
-    "mean_cosine": "cos mean",
-    "near_decoder_cosine": "cos nearest",
-    "last_death": "died at",
-    "times_revived": "revived",
-}
-DENSE = {
-    "dense_kind": "kind",
-    "density": "density",
-    "position_correlation": "position",
-    "principal_alignment": "first direction",
-    "mean_alignment": "mean",
-    "class_share": "token class",
-    "token_class": "prefers",
-    "token_class_firings": "of its firings",
-    "token_class_base": "of all tokens",
-    "antipode": "antipode",
-    "antipodality": "antipodality",
-    "variance_share": "variance",
-}
-PER_CENT = (
-    "positive_share",
-    "density",
-    "class_share",
-    "token_class_firings",
-    "token_class_base",
-    "variance_share",
-)
-
-
-def numbers(record: DeadRecord, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The header's numbers as (name, value, explanation)."""
-    kinds, d_sae = record.kinds, record.d_sae
-    found = [
-        ("dead", f"{kinds['dead']:,}", "They fire on none of the text looked at."),
-        ("share", percent(kinds["dead"] / d_sae), f"Of all {d_sae:,}."),
-        (
-            "rare",
-            f"{kinds['rare']:,}",
-            "They fire, but so seldom that training takes them for dead by chance.",
-        ),
-        (
-            "training text only",
-            f"{kinds['training only']:,}",
-            "They fire in training text and on no held-out token.",
-        ),
-        ("dense", f"{kinds['dense']:,}", "They fire on more than a tenth of all tokens."),
-    ]
-    if record.history:
-        lost = sum(1 for row in rows if row["kind"] == "dead" and row["training"] == "revived and lost")
-        found.append(("revived and lost", f"{lost:,}", "Dead ones that had been brought back in training."))
-    return found
-
-
-def basis(record: DeadRecord) -> str:
-    """What was looked at, as a line."""
-    text = f"{record.rows['train'] + record.rows['held_out']:,} tokens of text"
-    seen = (
-        f", and {record.features_rows:,} that the features were collected on" if record.features_rows else ""
-    )
-    rarest = f"; what fires on fewer than 1 in {1 / record.resolution:,.0f} may pass for dead"
-    return f"{text}{seen}{'' if seen else rarest}"
-
-
-def silent(record: DeadRecord) -> list[tuple[str, int, str]]:
-    """For each group of rows: its name, how many latents are silent on it, and how many rows that were."""
-    rows = record.rows
-    return [
-        (GROUPS[name], count, f"{rows[name]:,} rows") for name, count in record.silent.items() if name in rows
-    ]
-
-
-def tally(counts: Mapping[str, int], notes: Mapping[str, str] | None = None) -> list[tuple[str, int, str]]:
-    """Counts by name as bars, the largest first, each with a note."""
-    order = sorted(counts, key=lambda name: -counts[name])
-    return [(name, counts[name], (notes or {}).get(name, "")) for name in order]
-
-
-def chosen(table: pa.Table, kind: str, cause: str | None) -> pa.Table:
-    """Rows of the report of one kind, and one cause unless it is None."""
-    keep = pc.equal(table["kind"], kind)
-    if cause is not None:
-        keep = pc.and_(keep, pc.equal(table["cause"], cause))
-    return table.filter(pc.fill_null(keep, False))
-
-
-def causes(table: pa.Table, kind: str) -> list[str]:
-    """Causes of latents of a kind, the most frequent first."""
-    found = chosen(table, kind, None)["cause"].to_pylist()
-    return sorted(set(found), key=lambda cause: (-found.count(cause), cause))
-
-
-def shown(table: pa.Table, names: Mapping[str, str] = TABLE) -> pa.Table:
-    """The columns named, as the page shows them; those with nothing in them are left out. Shares in per cent."""
-    width = len(str(pc.max(table["latent"]).as_py() or 0))
-    columns: dict[str, Any] = {"feature": [f"{latent:>{width}}" for latent in table["latent"].to_pylist()]}
-    for name, label in names.items():
-        column = table[name]
-        if column.null_count < len(column):
-            columns[label] = pc.multiply(column, 100.0) if name in PER_CENT else column
-    return pa.table(columns)
-
-
-def counts_of(table: pa.Table, kinds: Sequence[str]) -> dict[str, int]:
-    """How many latents of each kind, dense ones left out: they have a table of their own."""
-    listed = table["kind"].to_pylist()
-    return {kind: listed.count(kind) for kind in kinds if kind != "dense"}
-
-
-def facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One latent's evidence as (name, value)."""
-    fired = {label: row[f"fired_{name}"] for name, label in GROUPS.items()}
-    places = row["best_rank"]
-    pairs = [
-        ("nearest to firing", f"{number(row['margin'])}, with {number(row['best_drive'])} where {number(row['needed'])} was needed"),
-        ("positive on", percent(row["positive_share"])),
-        ("best place in a row", f"{places:,}" if places else "–"),
-        ("encoder, decoder norm", f"{number(row['encoder_norm'])}, {number(row['decoder_norm'])}"),
-        ("bias", number(row["bias"])),
-        ("threshold", number(row["threshold"]) if row["threshold"] else "–"),
-        ("encoder · mean activation", number(row["mean_cosine"])),
-        ("encoder · special positions", number(row["special_cosine"])),
-        ("nearest by decoder", _near(row["near_decoder"], row["near_decoder_cosine"])),
-        ("nearest by encoder", _near(row["near_encoder"], row["near_encoder_cosine"])),
-        ("fired on", ", ".join(f"{count:,} {label}" for label, count in fired.items() if count) or "nothing"),
-        ("in training", _training(row)),
-    ]  # fmt: skip
-    return [(name, value) for name, value in pairs if value != "–"]
-
-
-def _near(latent: int | None, cosine: float | None) -> str:
-    return "–" if latent is None or latent < 0 else f"{latent} (cosine {number(cosine)})"
-
-
-def _training(row: Mapping[str, Any]) -> str:
-    if row["times_died"] is None:
-        return "not recorded"
-    first, last = row["first_death"], row["last_death"]
-    died = f"died {row['times_died']}×, revived {row['times_revived']}×"
-    when = (
-        ""
-        if first is None
-        else f", first dead at step {first:,}" + (f", last at {last:,}" if last != first else "")
-    )
-    return f"{row['training']}: {died}{when}"
-
-
-def remark(row: Mapping[str, Any] | None) -> str:
-    """What the page of a feature that never fires says of why, in a line; empty when nothing is known."""
-    return f"{row['cause']}: {row['evidence']}" if row and row["cause"] else ""

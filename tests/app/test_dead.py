@@ -162,10 +162,10 @@ def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
     figure = dead_report.bars(bars, record.d_sae)
     assert list(figure.data[0].x) == list(record.silent.values())
     curves = {curve.title: curve for curve in dead_report.changes(record.changes)}
-    assert curves["Bias moved, each alone"].fire == record.changes.bias.fire
+    assert curves["Bias moved, one latent at a time"].fire == record.changes.bias.fire
     k = record.changes.k
     assert curves[f"k larger than {k.k}"].x == [k.k + extra for extra in k.extra]
-    shown = dead_report.what_if(curves["Resampled, all (dotted: dense)"], record.kinds["dead"])
+    shown = dead_report.what_if(curves["All resampled (dotted: dense)"], record.kinds["dead"])
     assert list(shown.data[0].y) == record.changes.resample.fire
     assert list(shown.data[1].y) == record.changes.resample.dense
     log = Run(folder / "wounded").log
