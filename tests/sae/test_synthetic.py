@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -209,7 +210,12 @@ def test_training_on_a_world_finds_its_features_and_reads_raw_rows():
     world = Independent(d_model=16, n_features=16, least=1, most=1, low=50.0, high=150.0)
     settings = TrainConfig(steps=300, batch=64, lr=1e-2, warmup_steps=0)
     steps = []
-    sae = train(world, TopKConfig(d_sae=24, k=1), settings, advance=lambda n, note: steps.append(n))
+
+    @contextmanager
+    def progress(stage: str, total: int, unit: str, done: int = 0):
+        yield lambda n, note="": steps.append(n)
+
+    sae = train(world, TopKConfig(d_sae=24, k=1), settings, progress)
     assert sum(steps) == 300
     assert not sae.training
     found = recovery(sae, world, rows=2000)
