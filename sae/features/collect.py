@@ -1,4 +1,4 @@
-"""One pass over a store: every latent's statistics and examples, by any number of ranks, resumable, in bounded memory."""
+"""One pass over a store that collects every latent's statistics and examples: resumable, in bounded memory, on any number of ranks."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -29,22 +29,22 @@ SCRATCH, JOB = "codes", "job.json"
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """What to keep of each latent."""
+    """How much to collect about each latent."""
 
     tokens: int | None = None
-    """Look at the store's first tokens only, rounded up to whole shards; at all of them when left out."""
+    """Read only the store's first tokens, rounded up to whole shards; all of them when left out."""
     strongest: int = 20
     """Windows kept for each sign: those with the strongest activations."""
     sampled: int = 40
-    """Windows drawn uniformly from all in which a latent fires, to be shown by value band."""
+    """Windows drawn uniformly from all in which a latent fires, which are shown by value band."""
     neighbours: int = 10
     """Nearest latents listed by decoder cosine."""
     logits: int = 10
-    """Tokens listed at either end of the logit lens."""
+    """Tokens listed that the logit lens raises most, and as many that it lowers most."""
     cofiring: int = 10
-    """Latents listed that fire on the same tokens most for chance, by pointwise mutual information."""
+    """Latents listed that fire on the same tokens more often than by chance, by pointwise mutual information."""
     least_together: int = 10
-    """Tokens on which two latents must fire together to be listed so."""
+    """Tokens on which two latents must fire together to be listed as co-firing."""
     batch: int = 2048
     """Rows encoded at once."""
 
@@ -53,20 +53,22 @@ class FeaturesConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.tokens is not None and self.tokens < 1:
-            raise ConfigError(f"tokens = {self.tokens} must be at least 1; leave it out for all of them")
+            raise ConfigError(f"tokens = {self.tokens} must be at least 1, or left out for all of them")
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What the pass found."""
+    """The result of the pass over the store."""
 
     statistics: Statistics
     rows: int
+    """Rows that were encoded."""
     chosen: dict[str, Tensor]
     """Window numbers [F, n] by kind (`positive`, `negative`, `sampled`), -1 for none."""
     traces: Traces
     cofiring: Cofiring
     shards: int
+    """Shards that were read."""
 
 
 def collect(
@@ -78,19 +80,18 @@ def collect(
     identity: dict[str, Any],
     progress: Progress = no_progress,
 ) -> Collected:
-    """Encode each row of the store once and gather statistics and examples for all latents.
+    """Encode each row of the store once and collect statistics and examples of all latents.
 
-    Rows that the store excludes (BOS, padding) are left out, both splits are in. The firings of each finished
-    shard are kept in `scratch` (8 bytes each), so that an interrupted call goes on from there as long as `identity`
-    (JSON: which SAE, which store) is the same, and examples can be cut out at the end without encoding again. Of
-    several ranks each encodes its share of the shards, then gathers for its share of the latents over all shards;
-    all return the whole, which is the same whatever their number. Memory: the state of `Statistics` and `Selection`
-    (2 kB a latent with the defaults), one shard with its firings, the values of the chosen windows, and a block of
-    pair counts (`cofiring`).
+    Rows that the store excludes (BOS, padding) are left out; training and held-out rows are both read. The firings of each
+    finished shard are kept in `scratch` (8 bytes each): an interrupted call resumes from them as long as `identity`
+    (JSON that names the SAE and the store) is the same, and examples are cut out at the end without encoding again. With
+    several ranks each encodes its share of the shards, then collects its share of the latents over all shards; all return
+    the whole result, which does not depend on their number. Memory: the state of `Statistics` and `Selection` (2 kB a
+    latent with the defaults), one shard with its firings, the values of the chosen windows, and a block of pair counts
+    (`cofiring`).
 
-    The result does not depend on the order of shards or the batch size, except for float rounding: of the
-    encoder's matrix product in the values, and in the sums behind the moments. Raises RunError where the SAE gives
-    values that are not finite."""
+    The result does not depend on the order of shards or the batch size, up to float rounding of the encoder's matrix
+    product and of the sums behind the moments. Raises RunError where the SAE's values are not finite."""
     with ranks.first_goes_first():
         _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
@@ -114,8 +115,8 @@ def collect(
             together = cofiring(lambda: shards(everyone), latents, fired, rows, *limits, on_latents=advance)
         return {**_seen(shards, latents, store.context, cfg, unit), **_named("cofiring", together._asdict())}
 
-    found = ranks.share_latents(scratch, "pass", sae.d_sae, find)
-    return _collected(found, unit, rows, len(numbers))
+    tensors = ranks.share_latents(scratch, "pass", sae.d_sae, find)
+    return _collected(tensors, unit, rows, len(numbers))
 
 
 def _seen(
@@ -125,7 +126,7 @@ def _seen(
     cfg: FeaturesConfig,
     unit: float,
 ) -> dict[str, Tensor]:
-    """Statistics, chosen windows and traces of some latents, in tensors that can be put one behind the other's."""
+    """Collect statistics, chosen windows and traces of a range of latents, in tensors that can be concatenated over ranges."""
     statistics = Statistics(len(latents), unit)
     selection = Selection(latents, cfg.strongest, cfg.sampled)
     for part in shards(latents):
@@ -133,8 +134,9 @@ def _seen(
         selection.add(part, context)
     chosen = selection.windows()
     wanted = wanted_pairs(chosen)
-    found = traces(wanted, [gather(wanted, part, context) for part in shards(latents)])
-    pairs = {**found._asdict(), "latents": found.latents + latents.start, "offsets": found.offsets.diff()}
+    seen = traces(wanted, [gather(wanted, part, context) for part in shards(latents)])
+    # offsets as lengths, and latents by their number in the SAE: both can then be concatenated
+    pairs = {**seen._asdict(), "latents": seen.latents + latents.start, "offsets": seen.offsets.diff()}
     return {
         **_named("statistics", statistics.state()),
         **_named("chosen", chosen),
@@ -143,7 +145,7 @@ def _seen(
 
 
 def shards_to_read(store: Store, tokens: int | None) -> tuple[int, int]:
-    """How many shards, and how many rows, `collect` will look at: this rank."""
+    """Return how many shards, and how many rows, this rank reads in `collect`."""
     numbers = _mine(_shards(store, tokens))
     return len(numbers), sum(store.shards[number].rows for number in numbers)
 
@@ -167,7 +169,7 @@ def _mine(numbers: range) -> range:
 
 
 def _prepare(scratch: Path, job: dict[str, Any]) -> None:
-    """Keep the scratch of the same job; drop another's."""
+    """Keep the scratch of the same job and delete that of another."""
     if (scratch / JOB).exists() and read_json(scratch / JOB) == job:
         return
     clear(scratch)
@@ -178,7 +180,7 @@ def _prepare(scratch: Path, job: dict[str, Any]) -> None:
 def encode_shard(
     sae: SAE, store: Store, hook: str, number: int, batch: int, scratch: Path, on_rows: Callable[[int], None]
 ) -> None:
-    """Put a shard's firings into the scratch, if they are not there."""
+    """Encode a shard and write its firings to the scratch, unless they are there."""
     path = scratch / shard_name(number)
     if firings.is_whole(path):
         on_rows(store.shards[number].rows)
@@ -194,26 +196,29 @@ def encode_shard(
     rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
     if not values.isfinite().all():
         raise RunError(
-            f"the SAE's values on shard {number} of {store.path} are not all finite, needed are numbers: check the "
-            f"store with `sae store verify {store.path}`, or train again with a smaller --train.lr"
+            f"the SAE gives NaN or infinity on shard {number} of {store.path}: the shard is damaged, or training diverged and "
+            f"needs a smaller --train.lr",
+            fix=f"sae store verify {store.path}",
         )
     firings.write(path, firings.by_latent(rows, latents, values, sae.d_sae), len(chosen))
 
 
-def _collected(found: dict[str, Tensor], unit: float, rows: int, shards: int) -> Collected:
-    """Put together what `_seen` and `cofiring` found of all latents."""
+def _collected(tensors: dict[str, Tensor], unit: float, rows: int, shards: int) -> Collected:
+    """Build the result from the tensors of all latents, named as `find` names them."""
     statistics = Statistics(0, unit)
-    vars(statistics).update(_of("statistics", found))
-    pairs = _of("traces", found)
+    vars(statistics).update(_of("statistics", tensors))
+    pairs = _of("traces", tensors)
     seen = Traces(**{**pairs, "offsets": offsets_of(pairs["offsets"])})
-    return Collected(statistics, rows, _of("chosen", found), seen, Cofiring(**_of("cofiring", found)), shards)
+    return Collected(
+        statistics, rows, _of("chosen", tensors), seen, Cofiring(**_of("cofiring", tensors)), shards
+    )
 
 
 def _named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _of(part: str, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(f"{part}."): tensor for name, tensor in found.items() if name.startswith(f"{part}.")
-    }
+def _of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that `_named` gave the prefix of a part, under their own names."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What a latent does to the model, measured: taken out where it fires strongest, how the next tokens change."""
+"""Measure what a latent does to the model: ablate it where it fires strongest and see how the next tokens change."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,11 +22,11 @@ from sae.runs.saved_sae import read_json
 FORMAT = 1
 FOLDER = "effects"
 BATCH = 8  # windows run at once
-BEFORE = 20  # tokens before the peak kept of an example, for reading
+BEFORE = 20  # tokens before the peak that an example keeps, for reading
 
 
 class Word(NamedTuple):
-    """A token of the vocabulary and how far the latent's presence moves its log-probability, in nats."""
+    """A token of the vocabulary and by how much the latent's presence changes its log-probability, in nats."""
 
     text: str
     by: float
@@ -34,47 +34,47 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasuredExample:
-    """One window with the latent taken out at its peak."""
+    """One window, measured with the latent ablated at its peak."""
 
     document: int
     position: int
-    """Place of the peak in that document, in tokens."""
+    """Position of the peak in that document, in tokens."""
     value: float
-    """The latent's value at the peak, as the SAE sees it now."""
+    """The latent's value at the peak, encoded anew."""
     kl: list[float]
     """KL(clean || ablated) of the next token, in nats, at the peak and at the positions after it."""
     tokens: list[str]
-    """Text from a little before the peak on to the last token that is predicted."""
+    """Text of the tokens from `BEFORE` before the peak to the last one whose prediction is measured."""
     peak: int
-    """Place of the peak among them."""
+    """Position of the peak among `tokens`."""
     loss_change: list[float]
-    """Loss of each of these tokens without the latent, less its loss with it, in nats: above 0 where the latent helped
-    to predict it. 0 up to the peak, whose own prediction comes before it."""
+    """Loss of each of `tokens` without the latent minus its loss with it, in nats: above 0 where the latent helped to
+    predict it. 0 up to the peak, because the peak itself is predicted before the ablation."""
 
 
 @dataclass(frozen=True)
 class SideEffect:
-    """What firing with one sign does, as means over its examples."""
+    """The effect of firing with one sign, as means over examples."""
 
     loss_change: list[float]
-    """Of the actual next token, in nats, ablated less clean, at the peak and at each position after it; see `counted`."""
+    """Mean change of the actual next token's loss, ablated minus clean, in nats, at the peak and each position after it."""
     counted: list[int]
-    """Examples whose text goes on that far in the same document."""
+    """How many examples each of these means is over: those whose document goes on that far."""
     kl: list[float]
-    """KL(clean || ablated), in nats, at the same positions, over all examples that reach so far."""
+    """Mean KL(clean || ablated) in nats at the same positions, over all examples whose window reaches that far."""
     up: list[Word]
-    """Tokens made likelier by the latent's presence at the peak: mean of clean less ablated log-probability."""
+    """Tokens that the latent's presence makes likelier at the peak, by the mean of clean minus ablated log-probability."""
     down: list[Word]
     pearson: float | None
-    """Correlation over the vocabulary of that mean with what the logit lens says of the direction it then writes
-    (turned round for negative values). None where there is no lens, or nothing varies."""
+    """Correlation over the vocabulary of that mean with the logit lens of the direction written, which is the negated
+    decoder row for negative values. None where there is no lens, or nothing varies."""
     spearman: float | None
     examples: list[MeasuredExample]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The measured effect of a latent, for either sign of its values; None for a sign it never shows."""
+    """The measured effect of a latent for each sign of its values; None for a sign without examples."""
 
     latent: int
     positive: SideEffect | None
@@ -83,16 +83,16 @@ class Effect:
 
 @dataclass(frozen=True)
 class EffectConfig:
-    """How to measure."""
+    """Which examples to measure an effect on, and how far."""
 
     strongest: int = 6
     """Strongest examples of either sign."""
     sampled: int = 6
     """Examples of either sign drawn uniformly from all."""
     following: int = 3
-    """Positions after the peak that are looked at too."""
+    """Positions after the peak that are measured too."""
     words: int = 10
-    """Tokens listed at either end."""
+    """Tokens listed that become likelier, and as many that become less likely."""
 
     def __post_init__(self) -> None:
         for name, least in (("strongest", 1), ("sampled", 0), ("following", 0), ("words", 1)):
@@ -112,10 +112,10 @@ def measure_effect(
 ) -> Effect:
     """Ablate one latent at the peaks of its own examples and compare the model's next-token distributions.
 
-    At the peak x becomes x - f W_dec[latent], f being what `sae` gives there: the code with f set to 0, the SAE's
-    error kept. Other positions stay. Windows are those of the features folder, cut off behind the last position
-    looked at (what comes after has no influence) and run in batches, shortest first, each once as it is and once ablated.
-    `on_done` hears how many windows of how many are done; what it raises ends the measurement."""
+    At the peak x becomes x - f W_dec[latent], where f is the latent's value there: the code with f set to 0 is decoded and the
+    SAE's error is kept. Other positions stay. The windows of the features folder are cut off after the last position
+    measured (later tokens have no influence) and run in batches, shortest first, once clean and once ablated. `on_done` is
+    called with the number of windows done and of all; an exception that it raises ends the measurement."""
     cfg = cfg or EffectConfig()
     chosen = {sign: _examples(features, latent, sign, cfg) for sign in (1, -1)}
     total, done = sum(map(len, chosen.values())), 0
@@ -132,46 +132,47 @@ def measure_effect(
 
 
 def load_effect(features: FeaturesFolder, latent: int) -> Effect | None:
-    """The effect measured before on these very features, or None. Raises RunError when its file is damaged."""
+    """Return the effect that was measured on these features, or None. Raises RunError when its file is damaged."""
     path = _path(features, latent)
     if not path.exists():
         return None
     fix = f"rm {path}"  # then it is measured again when it is next asked for
-    about = read_json(path, within=features.path, fix=fix)
+    content = read_json(path, within=features.path, fix=fix)
     try:
-        if about["format"] > FORMAT or about["features_sha256"] != features.digest:
+        if content["format"] > FORMAT or content["features_sha256"] != features.digest:
             return None
-        sides = (about[name] and _read_side(about[name]) for name in ("positive", "negative"))
-        return Effect(about["latent"], *sides)
+        sides = (content[name] and _read_side(content[name]) for name in ("positive", "negative"))
+        return Effect(content["latent"], *sides)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error!r}", fix=fix) from error
 
 
 def save_effect(features: FeaturesFolder, effect: Effect) -> Path:
-    """Keep an effect next to the features it was measured on; returns its file (FORMAT.md)."""
+    """Write an effect beside the features it was measured on (FORMAT.md, effects/) and return its file."""
     path = _path(features, effect.latent)
     files.write_sealed(path, {"format": FORMAT, "features_sha256": features.digest, **asdict(effect)})
     return path
 
 
 class _Row(NamedTuple):
-    """What one example gives: changes in log-probability at the peak [V], and by position."""
+    """The measurements of one example."""
 
     example: Example
     value: float
     by_presence: Float[Tensor, "V"]
+    """Clean minus ablated log-probability of each token after the peak."""
     kl: list[float]
     loss_change: list[float]
 
 
 def _examples(features: FeaturesFolder, latent: int, sign: int, cfg: EffectConfig) -> list[Example]:
-    """The strongest examples of a sign, then sampled ones of that sign that are not among them."""
+    """Return the strongest examples of a sign, then sampled ones of that sign, evenly spaced by strength, without repeats."""
     strongest = features.strongest(latent, sign)[: cfg.strongest]
     seen = {(example.document, example.position) for example in strongest}
     sampled = [e for e in features.sampled(latent)[::sign] if sign * e.values[e.peak] > 0]
     others = [e for e in sampled if (e.document, e.position) not in seen]
     step = max(len(others) / max(cfg.sampled, 1), 1.0)
-    spaced = [others[int(place * step)] for place in range(min(cfg.sampled, len(others)))]
+    spaced = [others[int(number * step)] for number in range(min(cfg.sampled, len(others)))]
     return strongest + spaced
 
 
@@ -183,16 +184,17 @@ def _batches(examples: Sequence[Example]) -> list[list[Example]]:
 def _measure(
     model: LanguageModel, sae: SAE, hook: str, latent: int, batch: Sequence[Example], following: int
 ) -> list[_Row]:
-    """Run a batch as it is and ablated, and compare at the peak and the positions after it."""
+    """Run a batch clean and ablated, and compare the predictions at the peak and the positions after it."""
     peaks = torch.tensor([example.peak for example in batch])
     width = len(batch[0].ids)
     reach = min(int(peaks.max()) + following + 1, width)
     tokens = torch.stack([torch.from_numpy(example.ids[:reach]).long() for example in batch])
     values = torch.zeros(len(batch), dtype=torch.float64)
     each = torch.arange(len(batch))[:, None]
-    places = (peaks[:, None] + torch.arange(following + 1)).clamp_max(reach - 1)
+    # positions beyond the batch's last are clamped here and cut off below
+    positions = (peaks[:, None] + torch.arange(following + 1)).clamp_max(reach - 1)
     clean, ablated = (
-        _log_probabilities(model.logits(tokens, {hook: edit})[each, places])
+        _log_probabilities(model.logits(tokens, {hook: edit})[each, positions])
         for edit in (lambda x: x, _ablation(sae, latent, peaks, values))
     )
     kl = (clean.exp() * (clean - ablated)).sum(-1)
@@ -212,15 +214,15 @@ def _measure(
 
 
 def _ablation(sae: SAE, latent: int, peaks: Int[Tensor, "n"], values: Float[Tensor, "n"]) -> Edit:
-    """The edit that takes the latent out at each window's peak; leaves its values there in `values`."""
+    """Return the edit that ablates the latent at each window's peak. It stores the latent's values there in `values`."""
 
     def edit(x: Tensor) -> Tensor:
         each = torch.arange(len(peaks))
-        there = x[each, peaks]
-        value = sae.encode(there.to(sae.W_dec)).of(latent)
+        at_peaks = x[each, peaks]
+        value = sae.encode(at_peaks.to(sae.W_dec)).of(latent)
         values.copy_(value)
         out = x.clone()
-        out[each, peaks] = there - (value[:, None] * sae.W_dec[latent]).to(x)
+        out[each, peaks] = at_peaks - (value[:, None] * sae.W_dec[latent]).to(x)
         return out
 
     return edit
@@ -231,7 +233,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _targets(example: Example, following: int) -> list[int]:
-    """Ids of the tokens after the peak, as far as they are of the same document; 1 + following at most."""
+    """Return the ids of the tokens after the peak, up to 1 + following, until the document ends."""
     ahead = slice(example.peak + 1, example.peak + following + 2)
     owned = example.owners[ahead] == example.document
     return example.ids[ahead][owned.cumprod().astype(bool)].tolist()
@@ -269,13 +271,13 @@ def _side(
 
 
 def _means(lists: Sequence[Sequence[float]]) -> tuple[list[float], list[int]]:
-    """Mean at each place of lists of different lengths, and how many reach it."""
-    columns = [[row[place] for row in lists if len(row) > place] for place in range(max(map(len, lists)))]
+    """Return the mean at each index of lists of different lengths, and how many lists reach it."""
+    columns = [[row[i] for row in lists if len(row) > i] for i in range(max(map(len, lists)))]
     return [sum(column) / len(column) for column in columns], [len(column) for column in columns]
 
 
 def _correlations(by: Float[Tensor, "V"], lens: Tensor | None) -> tuple[float | None, float | None]:
-    """Pearson's and Spearman's, None where there is nothing to compare or one of the two is constant."""
+    """Return Pearson's and Spearman's correlation, None where there is no lens or one of the two is constant."""
     from scipy.stats import rankdata
 
     if lens is None or not by.std() > 0 or not lens.std() > 0:
@@ -305,20 +307,21 @@ def _path(features: FeaturesFolder, latent: int) -> Path:
     return features.path / FOLDER / f"{latent}.json"
 
 
-def _read_side(about: dict[str, Any]) -> SideEffect:
-    words = {name: [_read_word(pair) for pair in about[name]] for name in ("up", "down")}
-    examples = [build(MeasuredExample, example) for example in about["examples"]]
+def _read_side(side: Any) -> SideEffect:
+    """Build the effect of one sign from its JSON. Raises KeyError, TypeError or AttributeError where it does not fit."""
+    words = {name: [_read_word(pair) for pair in side[name]] for name in ("up", "down")}
+    examples = [build(MeasuredExample, example) for example in side["examples"]]
     for example in examples:
         if not (example.kl and 0 <= example.peak < len(example.tokens) == len(example.loss_change)):
-            raise TypeError("an example's lists do not go together")
-    content = {**about, **words, "examples": examples}
+            raise TypeError("an example's lists have different lengths")
+    content = {**side, **words, "examples": examples}
     check(SideEffect, content)
-    if not about["kl"] or (about["pearson"] is None) != (about["spearman"] is None):
-        raise TypeError("its numbers do not go together")
+    if not side["kl"] or (side["pearson"] is None) != (side["spearman"] is None):
+        raise TypeError("it has no KL, or one correlation without the other")
     return SideEffect(**content)
 
 
 def _read_word(pair: Any) -> Word:
     if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and fits(pair[1], float)):
-        raise TypeError(f"{pair!r} is no token with a number")
+        raise TypeError(f"{pair!r} is not a token with a number")
     return Word(*pair)

@@ -15,7 +15,7 @@ from sae.report import histogram, render, token_strips
 from sae.report.render import escaped
 
 AROUND, EXAMPLES = 40, 10  # tokens of a window, and examples of a group, in a file
-SHORT_AROUND, SHORT_EXAMPLES = 24, 6  # in a notebook
+SHORT_AROUND, SHORT_EXAMPLES = 24, 6  # the same in a notebook
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Feature:
 
 
 def export_html(features: FeaturesFolder, latents: Sequence[int], path: Path, title: str) -> Path:
-    """Write features as one self-contained HTML file, with effects and labels as far as there are any.
+    """Write features as one self-contained HTML file, with their measured effects and labels.
 
     Raises RunError when there is no such feature."""
     parts = [body(Feature(features, latent), AROUND, EXAMPLES) for latent in latents]
@@ -83,7 +83,7 @@ def export_html(features: FeaturesFolder, latents: Sequence[int], path: Path, ti
 
 
 def document(title: str, parts: Sequence[str]) -> str:
-    """A whole HTML page around these parts, with its style inside and nothing to fetch or run."""
+    """Return a whole HTML page around these parts, with its style inside and nothing to fetch or run."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -94,12 +94,12 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def notebook(feature: Feature) -> str:
-    """A feature as a card: what `_repr_html_` gives."""
+    """Return a feature as the card that `Feature._repr_html_` shows."""
     return render.framed(f'<div class="sae-document">{body(feature, SHORT_AROUND, SHORT_EXAMPLES)}</div>')
 
 
 def body(feature: Feature, around: int, most: int) -> str:
-    """One feature: heading, label, numbers, and beside its examples all that is known about it."""
+    """Return the HTML of one feature: heading, label, numbers, examples, and everything else known about it beside them."""
     row, label = feature.row, feature.label
     tokens = render.chips(row["peak_tokens"])
     left = _examples(feature, around, most) if row["fired"] else _never(feature)
@@ -111,11 +111,11 @@ def body(feature: Feature, around: int, most: int) -> str:
 
 
 def _examples(feature: Feature, around: int, most: int) -> str:
-    found = feature_report.groups(feature.strongest, feature.most_negative, feature.bands)
+    groups = feature_report.groups(feature.strongest, feature.most_negative, feature.bands)
     scale = feature_report.scale(feature.row)
     return "".join(
         render.section(group.title, group.about) + token_strips.examples(group.windows, scale, around, most)
-        for group in found
+        for group in groups
     )
 
 
@@ -125,11 +125,11 @@ def _never(feature: Feature) -> str:
 
 
 def _beside(feature: Feature) -> list[str]:
-    row, about = feature.row, names(feature.store)
+    row, about = feature.row, names(feature.store)  # `about` gives other features' labels and peak tokens
     parts = []
     if row["fired"]:
-        found = feature.histogram
-        drawn = histogram.svg(found.edges.tolist(), found.counts.tolist())
+        values = feature.histogram
+        drawn = histogram.svg(values.edges.tolist(), values.counts.tolist())
         parts.append(render.section("Values", "tokens by value, both axes logarithmic") + drawn)
     if feature_report.has_lens(row):
         lists = [
@@ -139,7 +139,7 @@ def _beside(feature: Feature) -> list[str]:
         parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
     for title, side in feature_report.effect_sides(feature.effect):
         parts.append(
-            render.section("Measured effect", "taken out at its examples' peaks")
+            render.section("Measured effect", "ablated at its examples' peaks")
             + feature_report.effect(title, side)
         )
     if row["neighbours"]:
@@ -155,7 +155,7 @@ def _beside(feature: Feature) -> list[str]:
 
 
 def names(features: FeaturesFolder) -> feature_report.About:
-    """What tells a feature's label and the tokens it fires most on."""
+    """Return a function from a feature to its label and the tokens it fires most on."""
     labels = features.labels.all()
 
     def about(latent: int) -> tuple[str, Sequence[str]]:
