@@ -1,7 +1,7 @@
-"""Why a latent does not fire: rules, in order, each with its threshold here and its evidence in words.
+"""Name the cause of a latent's death by rules, tried in order, and say the evidence for it in words.
 
-What each is about: Bricken et al. 2023, "Towards Monosemanticity" (collapse, resampling); Gao et al. 2024,
-arXiv:2406.04093, A.2 (AuxK); arXiv:2605.31518 (latents turned away from the mean activation never fire)."""
+Sources: Bricken et al. 2023, "Towards Monosemanticity" (collapse, resampling); Gao et al. 2024, arXiv:2406.04093,
+appendix A.2 (AuxK); arXiv:2605.31518 (latents turned away from the mean activation never fire)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,46 +9,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Causes, in the order in which they are tried: the first whose rule applies is the main one.
+# Causes in the order in which they are tried: the first whose rule applies is the main cause.
 CAUSES = {
-    "encoder collapsed": "its encoder is far shorter than those of living latents, so its drive is tiny",
-    "turned to special positions": "its encoder points at what stands at special positions, and it fires there",
-    "bias too low": "its bias is lower than nearly all living ones', and that is what keeps it from firing, or negative",
+    "encoder collapsed": "its encoder is far shorter than those of living latents, so its pre-activation is tiny",
+    "turned to special positions": "its encoder points at the activation of special positions, and it fires there",
+    "bias too low": "its bias is lower than nearly all living ones', and with their median it would fire, or at least be positive",
     "threshold too high": "its threshold is higher than nearly all living ones', and with their median it would fire",
-    "turned away from the mean": "the mean activation pushes it down, and that is what keeps it from firing, or negative",
-    "duplicate": "a living latent reads and writes the same direction, and is chosen in its stead",
+    "turned away from the mean": "the mean activation lowers its pre-activation, and without that it would fire, or at least be positive",
+    "duplicate": "a living latent has nearly the same encoder and decoder direction and fires instead",
     "encoder short": "its encoder is shorter than nearly all living ones', and with their median norm it would fire",
     "outcompeted": "it is positive on some rows, but others are always stronger",
     "below its threshold": "it is positive on some rows, but never above its threshold",
     "unexplained": "no rule applies",
-    "rare": "it fires, but on so few tokens that training takes it for dead by chance",
-    "only in training text": "it fires in training text, and what it reads is in no held-out text looked at",
+    "rare": "it fires, but on so few tokens that training may take it for dead by chance",
+    "only in training text": "it fires in training text, and in none of the held-out text that was read",
 }
-OF_KIND = {"rare": "rare", "training only": "only in training text"}  # what is said of those that do fire
+OF_KIND = {
+    "rare": "rare",
+    "training only": "only in training text",
+}  # kinds that do fire have a cause of their own
 FIRES_ON = ("text", "training text only", "special positions only", "off-distribution only", "special positions and off-distribution", "nothing")  # fmt: skip
 TRAINING = ("not recorded", "never fired", "died", "revived and lost", "alive at the end")
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds of the rules."""
+    """Thresholds of the rules that name causes."""
 
     collapsed: float = 0.1
-    """Encoder norm, against the living median, below which an encoder is collapsed."""
+    """Share of the living median norm below which an encoder counts as collapsed."""
     outlying: float = 0.01
-    """Share of the living latents that may lie as far out as a bias, threshold or mean projection called extreme."""
+    """Share of the living latents that may lie as far out as a bias, threshold or mean projection that counts as extreme."""
     special: float = 0.5
-    """Cosine with the special positions' activation from which an encoder points at them."""
+    """Cosine with the mean activation of special positions from which an encoder points at them."""
     duplicate: float = 0.95
-    """Decoder cosine from which two latents write the same."""
+    """Decoder cosine from which two latents write the same direction."""
     duplicate_encoder: float = 0.9
-    """Encoder cosine from which they read the same."""
+    """Encoder cosine from which they read the same direction."""
     expected: float = 10.0
-    """Held-out firings that the density in training text would give, from which none at all means training text
-    only. Firings come in clusters, a document each, so that this is more often chance than exp(-10) says."""
+    """Held-out firings expected from the density in training text, from which none at all means "training text only".
+
+    Chance alone gives none more often than exp(-10), because firings come in clusters, within documents."""
     rare: float = 3.0
-    """Firings expected in `dead_after_tokens` below which a living latent is rare: it passes for dead by chance
-    with p > 5 %."""
+    """Firings expected in `dead_after_tokens` below which a living latent is rare: with fewer, chance gives none with
+    p > exp(-3) = 5 %, and training takes the latent for dead."""
 
 
 RULES = Rules()
@@ -56,7 +60,7 @@ RULES = Rules()
 
 @dataclass(frozen=True)
 class Living:
-    """What is usual among living latents: medians, and the extremes that all but `outlying` stay within."""
+    """What is usual among the living latents: medians, and the extremes that all but a share `outlying` stay within."""
 
     encoder_norm: float
     shortest_encoder: float
@@ -66,12 +70,13 @@ class Living:
     threshold: float
     highest_threshold: float
     lowest_projection: float
-    """Of the mean activation's share of a latent's drive."""
+    """Lowest contribution of the mean activation to a latent's pre-activation."""
     latents: int
+    """How many are alive."""
 
 
 def cause_of(row: dict[str, Any], living: Living, rules: Rules = RULES) -> tuple[str, list[str]]:
-    """The main cause of a row of evidence, and the others that apply too."""
+    """Return the main cause of a row of evidence, one of CAUSES, and the others that apply too."""
     applies = {
         "encoder collapsed": row["encoder_norm"] < rules.collapsed * living.encoder_norm,
         "bias too low": _bias_too_low(row, living),
@@ -85,10 +90,10 @@ def cause_of(row: dict[str, Any], living: Living, rules: Rules = RULES) -> tuple
         "outcompeted": row["positive_share"] > 0 and row["by_competition"],
         "below its threshold": row["positive_share"] > 0 and not row["by_competition"],
     }
-    found = [cause for cause in CAUSES if applies.get(cause)]
-    if row["kind"] in OF_KIND:  # what else applies is why it fires no more often, if it did not on these rows
-        return OF_KIND[row["kind"]], [] if row["margin"] > 0 else found
-    return (found or ["unexplained"])[0], found[1:]
+    causes = [cause for cause in CAUSES if applies.get(cause)]
+    if row["kind"] in OF_KIND:  # the other causes explain why it fired on none of these rows, if it did not
+        return OF_KIND[row["kind"]], [] if row["margin"] > 0 else causes
+    return (causes or ["unexplained"])[0], causes[1:]
 
 
 def _bias_too_low(row: dict[str, Any], living: Living) -> bool:
@@ -110,21 +115,24 @@ def _turned_away(row: dict[str, Any], living: Living) -> bool:
 
 
 def _encoder_short(row: dict[str, Any], living: Living) -> bool:
-    """Judged on the row where it came nearest to firing; a tie with what was needed, to a hundredth, is no firing."""
+    """Return whether the latent would fire with an encoder of the living median norm, on the row where it came nearest.
+
+    Lengthening the encoder scales the pre-activation without its bias. A result within 1 % of what was needed does not
+    count: for latents chosen by rank it may be a tie with a duplicate."""
     if row["encoder_norm"] >= living.shortest_encoder or row["bias"] is None:
         return False
     bias = 0.0 if row["signed"] else row["bias"]
-    longer = (row["best_drive"] - bias) * living.encoder_norm / max(row["encoder_norm"], 1e-30) + bias
-    return longer > 1.01 * row["needed"] and longer > 0
+    lengthened = (row["best_drive"] - bias) * living.encoder_norm / max(row["encoder_norm"], 1e-30) + bias
+    return lengthened > 1.01 * row["needed"] and lengthened > 0
 
 
 def _enough(row: dict[str, Any], more: float) -> bool:
-    """Whether so much more drive would make it fire, or one that is negative on every row positive on some."""
+    """Return whether a pre-activation higher by `more` would fire, or be positive on some row where it is on none."""
     return row["margin"] + more > 0 or (row["positive_share"] == 0 and row["best_drive"] + more > 0)
 
 
 def fires_on(counts: dict[str, int], rows: dict[str, int], rules: Rules = RULES) -> str:
-    """On which data a latent fires, from its firings and the numbers of rows by group."""
+    """Return on which data a latent fires, one of FIRES_ON, from its firings and the numbers of rows by group."""
     train, held_out = counts["train"], counts["held_out"]
     if train + held_out:
         expected = train / max(rows["train"], 1) * rows["held_out"]
@@ -139,37 +147,42 @@ def fires_on(counts: dict[str, int], rows: dict[str, int], rules: Rules = RULES)
 def training_of(
     history: dict[str, Tensor] | None, dead_after: int, tokens: int, latent: int
 ) -> dict[str, Any]:
-    """What became of a latent in training: `training`, one of TRAINING, and the numbers behind it.
+    """Return what became of a latent in training: `training`, one of TRAINING, and the numbers behind it.
 
-    `tokens` is how many the training had in all. last_fired is counted in tokens from the start; None: never."""
+    `tokens` is the number of tokens of the whole training. last_fired is counted in tokens from its start; None for
+    never. Without a history all numbers are None."""
     if history is None:
         empty = ("times_died", "times_revived", "first_death", "last_death", "last_fired")
         return {"training": "not recorded", **dict.fromkeys(empty)}
-    one = {name: int(tensor[latent]) for name, tensor in history.items()}
-    silent, steps = one["silent_tokens"], {name: one[name] for name in ("first_death", "last_death")}
-    found = {name: None if step < 0 else step for name, step in steps.items()}
-    found |= {name: one[name] for name in ("times_died", "times_revived")}
-    found["last_fired"] = None if silent >= tokens else tokens - silent
+    own = {name: int(tensor[latent]) for name, tensor in history.items()}
+    silent = own["silent_tokens"]
+    numbers: dict[str, int | None] = {name: own[name] for name in ("times_died", "times_revived")}
+    for name in ("first_death", "last_death"):
+        numbers[name] = None if own[name] < 0 else own[name]
+    numbers["last_fired"] = None if silent >= tokens else tokens - silent
     if silent >= tokens:
         state = "never fired"
     elif silent < dead_after:
         state = "alive at the end"
     else:
-        state = "revived and lost" if one["times_revived"] else "died"
-    return {"training": state, **found}
+        state = "revived and lost" if own["times_revived"] else "died"
+    return {"training": state, **numbers}
 
 
 def words(row: dict[str, Any], living: Living, *, aux_k: bool) -> str:
-    """A row's evidence as a sentence or two: what each number of its main cause is, and what became of it."""
-    said = [_SAY[row["cause"]](row, living)]
+    """Return a row's evidence in a few sentences: the numbers behind its main cause, and what became of it in training.
+
+    `aux_k` says whether the architecture has an AuxK loss."""
+    sentences = [_SAY[row["cause"]](row, living)]
     if row["positive_share"] == 0:
-        said.append(
-            "It is negative on every row looked at" + (", so AuxK gives it no gradient." if aux_k else ".")
+        sentences.append(
+            "It is negative on every row that was read"
+            + (", so AuxK gives it no gradient." if aux_k else ".")
         )
     if row["also"]:
-        said.append(f"Also: {', '.join(row['also'])}.")
-    said.append(_history(row))
-    return " ".join(part for part in said if part)
+        sentences.append(f"Also: {', '.join(row['also'])}.")
+    sentences.append(_history(row))
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _history(row: dict[str, Any]) -> str:
@@ -189,7 +202,7 @@ def _history(row: dict[str, Any]) -> str:
 def _say_competition(row: dict[str, Any], living: Living) -> str:
     if row["best_rank"]:
         return (
-            f"Positive on {row['positive_share']:.1%} of rows, best place {row['best_rank']:,}, "
+            f"Positive on {row['positive_share']:.1%} of rows, best rank {row['best_rank']:,}, "
             f"{row['missing_places']:,} too low to be kept; nearest living encoder: {row['near_encoder']} "
             f"(cosine {row['near_encoder_cosine'] or 0:.2f})."
         )
@@ -227,11 +240,11 @@ _SAY = {
         f"{row['mean_cosine']:.2f} with the mean of text."
     ),
     "turned away from the mean": lambda row, living: (
-        f"The mean activation takes {-row['mean_projection']:.3g} off its drive (encoder cosine "
+        f"The mean activation lowers its pre-activation by {-row['mean_projection']:.3g} (encoder cosine "
         f"{row['mean_cosine']:.2f}); it was {-row['margin']:.3g} short at best."
     ),
     "duplicate": lambda row, living: (
-        f"Latent {row['near_decoder']} lives in its place: decoder cosine {row['near_decoder_cosine']:.2f}, "
+        f"Latent {row['near_decoder']} fires in its place: decoder cosine {row['near_decoder_cosine']:.2f}, "
         f"encoder cosine {row['near_decoder_encoder_cosine']:.2f}; it was {-row['margin']:.3g} short at best."
     ),
     "encoder short": lambda row, living: (
@@ -252,8 +265,10 @@ _SAY = {
 def living_of(
     norms: tuple[Tensor, Tensor], bias: Tensor | None, thresholds: Tensor, projection: Tensor, lives: Tensor
 ) -> Living:
-    """Medians and extremes over the living latents: of encoder and decoder norms, biases, thresholds, and the
-    mean activation's share of drives. Raises nothing: when none lives all latents stand in for them."""
+    """Return medians and extremes over the living latents, or over all latents when none is alive.
+
+    Tensors are [F]: encoder and decoder norms, biases, thresholds, and the contribution of the mean activation to each
+    pre-activation."""
     lives = lives if lives.any() else torch.ones_like(lives)
     encoder, decoder = (float(norm[lives].median()) for norm in norms)
     return Living(
@@ -270,5 +285,5 @@ def living_of(
 
 
 def _quantile(values: Tensor, q: float) -> float:
-    place = round(q * (len(values) - 1))
-    return float(values.sort().values[place])
+    rank = round(q * (len(values) - 1))
+    return float(values.sort().values[rank])

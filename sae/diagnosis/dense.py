@@ -1,7 +1,7 @@
-"""Latents that fire on more than a tenth of all tokens: what each is made of, and what kind of signal it carries.
+"""Describe dense latents, which fire on more than a tenth of all tokens: what signal does each of them carry?
 
-Sun et al. 2025, "Dense SAE Latents Are Features, Not Bugs", arXiv:2506.15679: they come in antipodal pairs and
-track positions, parts of speech and principal components. Kinds that need the model's output are not told here."""
+Sun et al. 2025, "Dense SAE Latents Are Features, Not Bugs", arXiv:2506.15679: dense latents come in antipodal pairs and
+track positions, parts of speech and principal components. The paper's kinds that need the model's output are left out."""
 
 import math
 from dataclasses import dataclass
@@ -17,32 +17,32 @@ from sae.diagnosis.evidence import Firings
 from sae.diagnosis.sample import Rows
 from sae.evaluation.measures import DENSE
 
-PCA_ROWS = 4096
+PCA_ROWS = 4096  # rows of text from which the first principal direction is computed
 CLASSES = ("first piece of a word", "inside a word", "number", "punctuation", "space or line break", "other")
 KINDS = ("position", "token class", "principal direction", "mean activation", "antipodal pair", "unexplained")
 
 
 @dataclass(frozen=True)
 class DenseRules:
-    """From where on a dense latent is called by a kind; tried in the order of KINDS."""
+    """Thresholds from which a dense latent is of a kind; the kinds are tried in the order of KINDS."""
 
     position: float = 0.4
-    """Size of the correlation of its value with the place in the window."""
+    """|correlation| of its value with the position in the window."""
     token_class: float = 0.3
-    """Share of its value's variance that the token's class accounts for."""
+    """Share of its value's variance that lies between token classes."""
     principal: float = 0.5
-    """Size of its decoder's cosine with the first principal direction."""
+    """|cosine| of its decoder row with the first principal direction."""
     mean: float = 0.5
-    """Size of its decoder's cosine with the mean activation."""
+    """|cosine| of its decoder row with the mean activation."""
     antipodal: float = 0.9
-    """Decoder cosine below minus which two dense latents are the two ends of one axis."""
+    """Two dense latents whose decoder cosine is below minus this are the two ends of one axis."""
 
 
 RULES = DenseRules()
 
 
 def classes_of(vocabulary: list[str]) -> Int[Tensor, "V"]:
-    """For each token text its place in CLASSES. A first piece begins with a space, then a letter."""
+    """Return the index in CLASSES of each token text. The first piece of a word begins with a space, then a letter."""
 
     def class_of(text: str) -> int:
         bare = text.strip()
@@ -60,29 +60,29 @@ def classes_of(vocabulary: list[str]) -> Int[Tensor, "V"]:
 
 
 @torch.no_grad()
-def describe(sae: SAE, rows: Rows, found: Firings, vocabulary: list[str] | None) -> list[dict[str, Any]]:
-    """A row for each dense latent: how dense, aligned with what, depending on what, paired with whom, its kind.
+def describe(sae: SAE, rows: Rows, counted: Firings, vocabulary: list[str] | None) -> list[dict[str, Any]]:
+    """Return a row for each dense latent: its density, alignments, correlations, antipode and kind.
 
-    Correlations are over all rows of text, zeros counted. `vocabulary` is the text of each token id; without it
-    token classes are left out. variance_share: of the variance of activations, what the latent's own term
-    z_j W_dec_j has."""
-    latents = (found.density > DENSE).nonzero()[:, 0]
+    Correlations are over all rows of text, zeros included. `vocabulary` is the text of each token id; without it token
+    classes are left out. variance_share is the variance of the latent's term z_j W_dec_j as a share of that of the
+    activations."""
+    latents = (counted.density > DENSE).nonzero()[:, 0]
     if not len(latents):
         return []
-    z = _values(found, latents)
-    tokens, columns = _places(rows)
+    z = _values(counted, latents)
+    tokens, columns = _tokens_and_columns(rows)
     decoder = F.normalize(sae.W_dec[latents.to(sae.device)].float().cpu(), dim=1)
     encoder = F.normalize(sae.encoder_directions()[latents.to(sae.device)].float().cpu(), dim=1)
-    mean = F.normalize(found.mean.float(), dim=0)
+    mean = F.normalize(counted.mean.float(), dim=0)
     principal = _principal(rows)
     norms = sae.W_dec.float().norm(dim=1).cpu()[latents].double()
     measured = {
         "latent": latents,
-        "density": found.density[latents],
+        "density": counted.density[latents],
         "mean_alignment": decoder @ mean,
         "principal_alignment": decoder @ principal,
         "position_correlation": _correlation(z, columns.double()),
-        "variance_share": z.var(0, correction=0) * norms.square() / found.variance,
+        "variance_share": z.var(0, correction=0) * norms.square() / counted.variance,
         "enc_dec_cosine": (encoder * decoder).sum(1),
     }
     table = [dict(zip(measured, values, strict=True)) for values in zip(*(c.tolist() for c in measured.values()), strict=True)]  # fmt: skip
@@ -98,7 +98,7 @@ _NO_CLASS = {"class_share": None, "token_class": None, "token_class_firings": No
 
 
 def kind_of(row: dict[str, Any], rules: DenseRules = RULES) -> str:
-    """The first of KINDS whose rule a dense latent's row meets."""
+    """Return the first of KINDS whose rule the row of a dense latent meets."""
     applies = (
         abs(row["position_correlation"]) >= rules.position,
         (row["class_share"] or 0.0) >= rules.token_class,
@@ -109,24 +109,27 @@ def kind_of(row: dict[str, Any], rules: DenseRules = RULES) -> str:
     return next((kind for kind, does in zip(KINDS, applies, strict=False) if does), "unexplained")
 
 
-def _values(found: Firings, latents: Tensor) -> Float[Tensor, "N n"]:
-    place = torch.full((found.code.n_latents,), -1)
-    place[latents] = torch.arange(len(latents))
-    column = place[found.code.indices]
-    z = torch.zeros(found.code.n_rows, len(latents), dtype=torch.float64)
+def _values(counted: Firings, latents: Tensor) -> Float[Tensor, "N n"]:
+    """Return the values of these latents on all N rows of text, zeros included."""
+    code = counted.code
+    column_of = torch.full((code.n_latents,), -1)
+    column_of[latents] = torch.arange(len(latents))
+    column = column_of[code.indices]
+    z = torch.zeros(code.n_rows, len(latents), dtype=torch.float64)
     inside = column >= 0
-    z[found.code.rows()[inside], column[inside]] = found.code.values[inside].double()
+    z[code.rows()[inside], column[inside]] = code.values[inside].double()
     return z
 
 
-def _places(rows: Rows) -> tuple[Tensor, Tensor]:
+def _tokens_and_columns(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return the token id and the position in its window of each row of text."""
     pieces = [(piece.tokens, piece.columns) for piece in rows.text()]
     tokens, columns = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return tokens, columns
 
 
 def _principal(rows: Rows) -> Float[Tensor, "D"]:
-    """First principal direction of the first rows of text, by power iteration."""
+    """Return the first principal direction of the first PCA_ROWS rows of text, by power iteration."""
     parts, seen = [], 0
     for piece in rows.text():
         parts.append(piece.x)
@@ -141,15 +144,18 @@ def _principal(rows: Rows) -> Float[Tensor, "D"]:
     return direction.float()
 
 
-def _correlation(z: Float[Tensor, "N n"], with_: Float[Tensor, "N"]) -> Float[Tensor, "n"]:
-    z, other = z - z.mean(0), with_ - with_.mean()
+def _correlation(z: Float[Tensor, "N n"], other: Float[Tensor, "N"]) -> Float[Tensor, "n"]:
+    """Return the correlation of each column of z with `other`; 0 where one of the two is constant."""
+    z, other = z - z.mean(0), other - other.mean()
     size = (z.norm(dim=0) * other.norm()).clamp_min(torch.finfo(z.dtype).tiny)
     return other @ z / size
 
 
 def _by_class(z: Float[Tensor, "N n"], classes: Int[Tensor, "N"]) -> list[dict[str, Any]]:
-    """Of each latent: the share of its value's variance between token classes, the class it prefers most, and that
-    class's share of its firings and of all tokens."""
+    """Return for each latent the share of its value's variance between token classes, and the class that it prefers.
+
+    Preferred is the class whose share of the latent's firings is largest relative to its share of all tokens; both shares
+    are returned too. Classes of less than 1 % of all tokens are left out, because their ratios are noise."""
     one_hot = F.one_hot(classes, len(CLASSES)).double()
     sizes = one_hot.sum(0)
     base = sizes / sizes.sum()
@@ -173,8 +179,10 @@ def _by_class(z: Float[Tensor, "N n"], classes: Int[Tensor, "N"]) -> list[dict[s
 
 
 def _antipodes(decoder: Tensor, encoder: Tensor, latents: Tensor) -> list[dict[str, Any]]:
-    """Of each: the dense latent that points the other way most, if it does, and section 3's score: the largest
-    product of encoder and decoder cosine with another that points away in both; 0 when none does."""
+    """Return for each dense latent its antipode, the dense latent with the most negative decoder cosine, if there is one.
+
+    antipodality is the score of the paper's section 3: the largest product of encoder and decoder cosine with a latent
+    for which both are negative; 0 when there is none."""
     if len(latents) < 2:
         return [{"antipode": None, "antipode_cosine": None, "antipodality": 0.0}] * len(latents)
     cosine, reading = decoder @ decoder.T, encoder @ encoder.T

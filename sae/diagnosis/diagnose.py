@@ -1,4 +1,4 @@
-"""From an SAE and a store to a diagnosis: which latents are dead, rare or dense, and why."""
+"""Diagnose an SAE on a store: which latents are dead, rare or dense, and why."""
 
 import logging
 import math
@@ -19,13 +19,13 @@ from sae.architectures import SAE
 from sae.diagnosis import dense, report, what_if
 from sae.diagnosis.causes import RULES, cause_of, fires_on, living_of, training_of, words
 from sae.diagnosis.evidence import (
-    Drives,
     Firings,
     Nearest,
+    PreActivations,
     Weights,
-    drives,
     firings,
     nearest_living,
+    pre_activations,
     weights,
 )
 from sae.diagnosis.report import DeadReport
@@ -38,17 +38,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known of a run beside its SAE and its store."""
+    """What is known about the training of an SAE."""
 
     dead_after_tokens: int
+    """Tokens without a firing after which training takes a latent for dead."""
     tokens: int
-    """How many the training saw in all."""
+    """Tokens of the whole training."""
     history: dict[str, Tensor] | None = None
     """As `Run.history` gives it."""
     fired: Tensor | None = None
-    """Firings [F] over all that `sae features` looked at, if it has run."""
+    """Firings [F] on the rows that `sae features` read, if it has run."""
     fired_rows: int = 0
-    """How many rows that was."""
+    """Number of those rows."""
 
 
 def diagnose(
@@ -63,11 +64,12 @@ def diagnose(
     vocabulary: Sequence[str] | None = None,
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> DeadReport:
-    """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
+    """Write the report into the folder `out` and return it opened; one of the same SAE, store and settings is kept as it is.
 
-    Dead is a latent that fires on none of the rows of text looked at, nor on any that `sae features` saw. `borrow`
-    lends the language model while it reads off-distribution text; without it nothing is said of that. Without
-    `vocabulary`, the text of each token id, the model's own is taken; without either token classes are left out."""
+    A latent is dead that fires on none of the rows of text that are read, nor on any that `sae features` read. `borrow`
+    lends the language model while it reads off-distribution text; without it that text is left out. `vocabulary` is the
+    text of each token id; without it the model's own is used, and without either token classes are left out. `on_rows`
+    is called with the number of rows of each batch (`workflows.diagnose.work` gives the total)."""
     job = {
         "sae_sha256": sae_sha256,
         "store_fingerprint": store.fingerprint,
@@ -113,37 +115,36 @@ def examine(
 ) -> tuple[DeadSummary, list[dict[str, Any]]]:
     """Diagnose an SAE: counts and what-if curves, and a row for each latent that is dead, rare or dense.
 
-    `other` are activations [n, D] by group, beside text and special positions."""
-    found = firings(sae, rows, other, on_rows)
-    kinds = kinds_of(found, trained)
+    `other` are activations [n, D] of further groups, beside text and special positions."""
+    counted = firings(sae, rows, other, on_rows)
+    kinds = kinds_of(counted, trained)
     chosen = torch.tensor([latent for latent, kind in kinds.items() if kind != "dense"], dtype=torch.int64)
-    measured = drives(sae, rows, chosen, on_rows)
-    table = _evidence(sae, found, measured, chosen, kinds, trained)
-    dense_rows = dense.describe(sae, rows, found, None if vocabulary is None else list(vocabulary))
-    table += [_dense_row(row, found, trained) for row in dense_rows]
+    measured = pre_activations(sae, rows, chosen, on_rows)
+    table = _evidence(sae, counted, measured, chosen, kinds, trained)
+    dense_rows = dense.describe(sae, rows, counted, None if vocabulary is None else list(vocabulary))
+    table += [_dense_row(row, counted, trained) for row in dense_rows]
     is_dead = torch.tensor([kinds[latent] == "dead" for latent in chosen.tolist()], dtype=torch.bool)
     l0 = sae.cfg.expected_l0()
     changes = Changes(
         bias=what_if.bias_moved(measured, is_dead) if sae.encoder_bias() is not None else None,
         k=what_if.k_larger(measured, is_dead, None if l0.assumed else round(l0.value), sae.d_sae),
         threshold=what_if.thresholds_lower(measured, is_dead, sae.thresholds()),
-        resample=what_if.resampled(sae, rows, chosen[is_dead], found.text > 0),
+        resample=what_if.resampled(sae, rows, chosen[is_dead], counted.text > 0),
     )
-    return _summary(sae.d_sae, found, table, changes), table
+    return _summary(sae.d_sae, counted, table, changes), table
 
 
-def _summary(d_sae: int, found: Firings, table: list[dict[str, Any]], changes: Changes) -> DeadSummary:
+def _summary(d_sae: int, counted: Firings, table: list[dict[str, Any]], changes: Changes) -> DeadSummary:
     """Count the latents by kind, and the dead by cause, by the data they fire on and by what became of them."""
     dead = [row for row in table if row["kind"] == "dead"]
     kinds = Counter(row["kind"] for row in table)
     return DeadSummary(
         d_sae=d_sae,
-        rows=found.rows,
-        resolution=3
-        / found.n_text,  # no firing in n rows excludes densities above 3 / n at p = 5 %: exp(-3) = 0.05
+        rows=counted.rows,
+        resolution=3 / counted.n_text,  # a latent of this density fires on no row with p = exp(-3) = 5 %
         changes=changes,
         kinds={kind: kinds[kind] for kind in report.KINDS},
-        silent={name: int((counts == 0).sum()) for name, counts in found.counts.items()},
+        silent={name: int((counts == 0).sum()) for name, counts in counted.counts.items()},
         dead_by=DeadBy(
             *(dict(Counter(row[name] for row in dead)) for name in ("cause", "fires_on", "training"))
         ),
@@ -151,33 +152,38 @@ def _summary(d_sae: int, found: Firings, table: list[dict[str, Any]], changes: C
     )
 
 
-def kinds_of(found: Firings, trained: Trained) -> dict[int, str]:
-    """The latents that there is something to say of, in order, each with its kind."""
-    text, fired = found.text, found.text
-    density = found.density
+def kinds_of(counted: Firings, trained: Trained) -> dict[int, str]:
+    """Return the kind of each latent that is dead, fires in training text only, is rare or dense, in order of latents."""
+    text, fired = counted.text, counted.text
+    density = counted.density
     if trained.fired is not None:
         fired = torch.maximum(text, trained.fired)
         density = torch.where(trained.fired > 0, trained.fired / max(trained.fired_rows, 1), density)
     rare = (fired > 0) & (density * trained.dead_after_tokens < RULES.rare)
     kinds: dict[int, str] = {}
     for latent in range(len(text)):
-        counts = {name: int(found.counts[name][latent]) for name in ("train", "held_out")}
+        counts = {name: int(counted.counts[name][latent]) for name in ("train", "held_out")}
         if not fired[latent]:
             kinds[latent] = "dead"
-        elif text[latent] and fires_on(counts, found.rows) == "training text only":
+        elif text[latent] and fires_on(counts, counted.rows) == "training text only":
             kinds[latent] = "training only"
         elif rare[latent]:
             kinds[latent] = "rare"
-        elif found.density[latent] > DENSE:
+        elif counted.density[latent] > DENSE:
             kinds[latent] = "dense"
     return kinds
 
 
 def _evidence(
-    sae: SAE, found: Firings, measured: Drives, chosen: Tensor, kinds: dict[int, str], trained: Trained
+    sae: SAE,
+    counted: Firings,
+    measured: PreActivations,
+    chosen: Tensor,
+    kinds: dict[int, str],
+    trained: Trained,
 ) -> list[dict[str, Any]]:
-    """A row of evidence, with its cause, for each of the chosen latents."""
-    lives, of_weights = found.text > 0, weights(sae, found)
+    """Return a row of evidence, with its cause, for each of the chosen latents."""
+    lives, of_weights = counted.text > 0, weights(sae, counted)
     near = nearest_living(sae, chosen, lives)
     projection = measured.mean_of_all.float()
     if of_weights.bias is not None:
@@ -187,7 +193,7 @@ def _evidence(
     living = living_of(norms, of_weights.bias, thresholds, projection, lives)
     shared = bool((thresholds == thresholds[0]).all())
     columns = {
-        **_of_drives(measured),
+        **_of_pre_activations(measured),
         **_of_weights(of_weights, thresholds, chosen),
         **_of_nearest(near),
         "mean_projection": projection[chosen],
@@ -198,7 +204,7 @@ def _evidence(
         row = {name: _plain(column[at]) for name, column in lists.items()}
         row |= {
             "kind": kinds[latent],
-            **_of_firings(found, trained, latent),
+            **_of_firings(counted, trained, latent),
             "by_competition": measured.by_rank or shared,
             "signed": sae.signed,
         }
@@ -209,20 +215,20 @@ def _evidence(
     return table
 
 
-def _of_firings(found: Firings, trained: Trained, latent: int) -> dict[str, Any]:
-    counts = {name: int(column[latent]) for name, column in found.counts.items()}
+def _of_firings(counted: Firings, trained: Trained, latent: int) -> dict[str, Any]:
+    counts = {name: int(column[latent]) for name, column in counted.counts.items()}
     history = training_of(trained.history, trained.dead_after_tokens, trained.tokens, latent)
     return {
         "latent": latent,
-        "density": float(found.density[latent]),
-        "fires_on": fires_on(counts, found.rows),
+        "density": float(counted.density[latent]),
+        "fires_on": fires_on(counts, counted.rows),
         **{f"fired_{name}": count for name, count in counts.items()},
         "fired_features": None if trained.fired is None else int(trained.fired[latent]),
         **history,
     }
 
 
-def _of_drives(measured: Drives) -> dict[str, Tensor]:
+def _of_pre_activations(measured: PreActivations) -> dict[str, Tensor]:
     return {
         "margin": measured.margin,
         "needed": measured.needed,
@@ -257,11 +263,16 @@ def _of_nearest(near: Nearest) -> dict[str, Tensor]:
     }
 
 
-def _dense_row(row: dict[str, Any], found: Firings, trained: Trained) -> dict[str, Any]:
-    kept = {name: value for name, value in row.items() if name in report.SCHEMA.names}
-    return {**kept, **_of_firings(found, trained, row["latent"]), "kind": "dense", "dense_kind": row["kind"]}
+def _dense_row(row: dict[str, Any], counted: Firings, trained: Trained) -> dict[str, Any]:
+    columns = {name: value for name, value in row.items() if name in report.SCHEMA.names}
+    return {
+        **columns,
+        **_of_firings(counted, trained, row["latent"]),
+        "kind": "dense",
+        "dense_kind": row["kind"],
+    }
 
 
 def _plain(value: float) -> float | None:
-    """None in the place of what is not a number, as JSON and words need it."""
+    """Return None for NaN and infinity, which Parquet and sentences show as missing."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What can be measured of latents that do not fire: who fires on what, margins, ranks, weights, nearest living ones."""
+"""Measure latents that do not fire: firings by group of rows, margins, ranks, weights, and the nearest living latents."""
 
 import math
 from collections.abc import Callable
@@ -14,48 +14,49 @@ from sae.architectures import SAE
 from sae.code import SparseCode
 from sae.diagnosis.sample import HELD_OUT, SPECIAL, TEXT, TRAIN, Rows
 
-BLOCK = 1024  # latents whose cosines with all others are in memory at once
+BLOCK = 1024  # latents whose cosines with all living ones are in memory at once
 
 OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Firings:
-    """Who fires on what."""
+    """Firings of all latents on each group of rows, and means of the activations."""
 
     counts: dict[str, Int[Tensor, "F"]]
-    """By group of rows, how many of them each latent is not zero on."""
+    """For each group of rows, the number of rows on which each latent is not zero."""
     rows: dict[str, int]
+    """Number of rows in each group."""
     code: SparseCode
-    """Of all rows of text, in order, for those who look at values."""
+    """Code of all rows of text, in the order in which `Rows.text` gives them."""
     mean: Float[Tensor, "D"]
-    """Of the activations on text, float64."""
+    """Mean activation on text, float64."""
     variance: float
-    """Summed over dimensions, of the same."""
+    """Variance of the activations on text, summed over dimensions."""
     special_mean: Float[Tensor, "D"] | None
-    """Of the activations at special positions; None where there are none."""
+    """Mean activation at special positions; None where the store has none."""
 
     @property
     def text(self) -> Int[Tensor, "F"]:
-        """Firings on text of either split."""
+        """Firings of each latent on text, training and held-out."""
         return torch.stack([self.counts[name] for name in TEXT]).sum(0)
 
     @property
     def n_text(self) -> int:
-        """Rows of text."""
+        """Number of rows of text, training and held-out."""
         return sum(self.rows[name] for name in TEXT)
 
     @property
     def density(self) -> Float[Tensor, "F"]:
-        """Share of the rows of text that each latent fires on."""
+        """Share of the rows of text on which each latent fires."""
         return self.text / self.n_text
 
 
 @torch.no_grad()
 def firings(sae: SAE, rows: Rows, other: dict[str, Tensor], on_rows: OnRows = lambda n: None) -> Firings:
-    """Encode all rows of text, the special positions and the `other` groups of activations [n, D].
+    """Encode all rows of text, the special positions and the `other` groups of activations [n, D], and count firings.
 
-    Memory: 12 bytes a firing on text."""
+    `on_rows` is called with the number of rows of each batch. Memory: 12 bytes a firing on text."""
     counts = {name: torch.zeros(sae.d_sae, dtype=torch.int64) for name in TEXT}
     total, square, parts = torch.zeros(sae.d_model, dtype=torch.float64), 0.0, []
     for piece in rows.text():
@@ -99,35 +100,42 @@ def _joined(parts: list[SparseCode]) -> SparseCode:
 
 
 @dataclass(frozen=True)
-class Drives:
-    """How some latents asked to fire on the rows of text. Tensors [n] unless said otherwise."""
+class PreActivations:
+    """How near n latents came to firing on the rows of text."""
 
     margin: Float[Tensor, "n"]
-    """The largest margin to firing of any row."""
+    """Largest margin of any row, as `SAE.firing` defines it; above 0 where the latent fires."""
     needed: Float[Tensor, "n"]
-    """What was needed on that row."""
+    """The pre-activation that was needed to fire on that row."""
     ratio: Float[Tensor, "n"]
-    """The largest drive (its size where latents are signed) over what was needed; nan where nothing is above 0."""
+    """Largest ratio of a pre-activation (its size where latents are signed) to what its row needed; NaN where no row needed
+    more than 0."""
     best_rank: Int[Tensor, "n"]
-    """Best place in a row, 1 for the first, among rows where its threshold alone would let it fire; 0: none."""
+    """Best rank in a row, 1 for the largest, among rows where the latent exceeds its own threshold; 0 where there are none."""
     missing_places: Int[Tensor, "n"]
-    """By how many places the nearest row, of those, had too few; 0 where it fires. -1: there is no such row, or
-    latents are not chosen by rank."""
+    """Least number of ranks by which it was too low to be kept in one of those rows; 0 where it fires, -1 where there is
+    no such row or latents are not chosen by rank."""
     positive_share: Float[Tensor, "n"]
-    """Share of rows on which its drive is above 0 (not 0 where latents are signed)."""
+    """Share of rows on which the pre-activation is above 0 (not 0 where latents are signed)."""
     mean: Float[Tensor, "n"]
-    """Mean drive."""
+    """Mean pre-activation."""
     mean_of_all: Float[Tensor, "F"]
+    """Mean pre-activation of all F latents."""
     typical: float
-    """Median size of the drives that fire, on the first batch of rows; nan when none does."""
+    """Median size of the pre-activations that fire, on the first batch with any; NaN when none does."""
     by_rank: bool
-    """Whether each row keeps a number of latents."""
+    """Whether each row keeps its largest latents, a given number of them."""
     rows: int
 
 
 @torch.no_grad()
-def drives(sae: SAE, rows: Rows, latents: Int[Tensor, "n"], on_rows: OnRows = lambda n: None) -> Drives:
-    """Go through the text once more and follow these latents. Sorts [batch, F] where latents are chosen by rank."""
+def pre_activations(
+    sae: SAE, rows: Rows, latents: Int[Tensor, "n"], on_rows: OnRows = lambda n: None
+) -> PreActivations:
+    """Read the text once more and follow the pre-activations of these latents.
+
+    Where latents are chosen by rank, this sorts a matrix [batch, F] for each batch. `on_rows` is called with the number
+    of rows of each batch."""
     n, device = len(latents), sae.device
     margin, needed, ratio = (torch.full((n,), start) for start in (-math.inf, 0.0, -math.inf))
     best, missing = (torch.full((n,), torch.iinfo(torch.int64).max) for _ in range(2))
@@ -137,30 +145,29 @@ def drives(sae: SAE, rows: Rows, latents: Int[Tensor, "n"], on_rows: OnRows = la
     floor = sae.thresholds()[latents.to(device)].cpu()
     for piece in rows.text():
         x = piece.x.to(device)
-        drive = sae.drive(x)
-        kept = sae.kept_per_row(x, drive)
+        pre = sae.drive(x)
+        kept = sae.kept_per_row(x, pre)
         if math.isnan(typical):
-            typical = _typical(sae, drive, kept)
-        total += drive.double().sum(0).cpu()
-        found = sae.firing_of(drive, kept, latents.to(device))
-        own, bar, over = (tensor.cpu() for tensor in found)
+            typical = _typical(sae, pre, kept)
+        total += pre.double().sum(0).cpu()
+        own, bar, over = (tensor.cpu() for tensor in sae.firing_of(pre, kept, latents.to(device)))
         level = own.abs() if sae.signed else own
-        at = over.argmax(0, keepdim=True)
-        better = over.gather(0, at)[0] > margin
-        margin = torch.where(better, over.gather(0, at)[0], margin)
-        needed = torch.where(better, bar.gather(0, at)[0], needed)
+        nearest_row = over.argmax(0, keepdim=True)
+        better = over.gather(0, nearest_row)[0] > margin
+        margin = torch.where(better, over.gather(0, nearest_row)[0], margin)
+        needed = torch.where(better, bar.gather(0, nearest_row)[0], needed)
         ratio = torch.maximum(ratio, torch.where(bar > 0, level / bar, -math.inf).amax(0))
         positive += (level > 0).sum(0)
         if kept is not None:
-            rank = ranks(drive.abs() if sae.signed else drive, level)
-            allowed = level > floor
-            far = (rank - kept.cpu()[:, None]).clamp_min(0)
+            rank = ranks(pre.abs() if sae.signed else pre, level)
+            allowed = level > floor  # below its own threshold a latent would not fire at any rank
+            too_low = (rank - kept.cpu()[:, None]).clamp_min(0)
             never = torch.iinfo(torch.int64).max
             best = torch.minimum(best, torch.where(allowed, rank, never).amin(0))
-            missing = torch.minimum(missing, torch.where(allowed, far, never).amin(0))
+            missing = torch.minimum(missing, torch.where(allowed, too_low, never).amin(0))
         on_rows(len(x))
     none = best == torch.iinfo(torch.int64).max
-    return Drives(
+    return PreActivations(
         margin,
         needed,
         torch.where(ratio > -math.inf, ratio, math.nan),
@@ -175,35 +182,37 @@ def drives(sae: SAE, rows: Rows, latents: Int[Tensor, "n"], on_rows: OnRows = la
     )
 
 
-def _typical(sae: SAE, drive: Tensor, kept: Tensor | None) -> float:
-    found = sae.firing_of(drive, kept, torch.arange(sae.d_sae, device=drive.device))
-    firing = found.drive[found.margin > 0]
-    return float(firing.abs().median()) if len(firing) else math.nan
+def _typical(sae: SAE, pre: Tensor, kept: Tensor | None) -> float:
+    """Return the median size of the pre-activations that fire, NaN when none does."""
+    firing = sae.firing_of(pre, kept, torch.arange(sae.d_sae, device=pre.device))
+    fired = firing.drive[firing.margin > 0]
+    return float(fired.abs().median()) if len(fired) else math.nan
 
 
 def ranks(level: Float[Tensor, "B F"], own: Float[Tensor, "B n"]) -> Int[Tensor, "B n"]:
-    """Place of each of `own` in its row of `level`: 1 more than the number of entries above it."""
-    rising = torch.from_numpy(np.sort(level.cpu().numpy(), axis=1))  # several times as fast as torch's
+    """Return the rank of each of `own` in its row of `level`: 1 more than the number of entries above it."""
+    rising = torch.from_numpy(np.sort(level.cpu().numpy(), axis=1))  # several times as fast as torch's sort
     return level.shape[1] - torch.searchsorted(rising, own.contiguous(), right=True) + 1
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The living latent most like each: by decoder row, or by encoder direction. -1 when nothing lives."""
+    """The living latent nearest to each of n latents, by decoder row and by encoder direction; -1 when none is alive."""
 
     by_decoder: Int[Tensor, "n"]
     decoder_cosine: Float[Tensor, "n"]
     its_encoder_cosine: Float[Tensor, "n"]
-    """Encoder cosine with the one nearest by decoder."""
+    """Encoder cosine with the latent that is nearest by decoder."""
     by_encoder: Int[Tensor, "n"]
     encoder_cosine: Float[Tensor, "n"]
 
 
 @torch.no_grad()
 def nearest_living(sae: SAE, latents: Int[Tensor, "n"], living: Bool[Tensor, "F"]) -> Nearest:
-    """Where latents are signed, a living one that points the opposite way in both is as near, and counts so.
+    """Find the living latents nearest to these. A latent is never its own neighbour.
 
-    A latent is never its own neighbour."""
+    Where latents are signed, a living latent whose encoder and decoder both point the opposite way does the same and counts
+    as near as one that points the same way."""
     others = living.nonzero()[:, 0]
     if not len(others):
         none, nan = torch.full((len(latents),), -1), torch.full((len(latents),), math.nan)
@@ -230,32 +239,32 @@ def _nearest(
 
 @dataclass(frozen=True)
 class Weights:
-    """Of every latent, [F]."""
+    """Norms, biases and directions of every latent, [F]."""
 
     encoder_norm: Float[Tensor, "F"]
     decoder_norm: Float[Tensor, "F"]
     bias: Float[Tensor, "F"] | None
-    """As if b_dec were taken off x in every architecture; None where latents have no bias of their own."""
+    """Encoder bias as if b_dec were subtracted from x in every architecture; None where latents have no bias of their own."""
     mean_cosine: Float[Tensor, "F"]
-    """Of the encoder direction with the mean activation on text, b_dec taken off."""
+    """Cosine of the encoder direction with the mean activation on text minus b_dec."""
     special_cosine: Float[Tensor, "F"] | None
-    """Of the encoder direction with the mean activation at special positions, b_dec taken off."""
+    """Cosine of the encoder direction with the mean activation at special positions minus b_dec."""
 
 
 @torch.no_grad()
-def weights(sae: SAE, found: Firings) -> Weights:
-    """Norms, biases and what encoders point at."""
+def weights(sae: SAE, on_text: Firings) -> Weights:
+    """Return norms, biases and cosines of every latent's weights with the mean activations."""
     directions, b_dec = sae.encoder_directions().float().cpu(), sae.b_dec.float().cpu()
     bias = sae.encoder_bias()
     if bias is not None:
         bias = bias.float().cpu()
         bias = bias if sae.pre_bias else bias + directions @ b_dec
-    special = found.special_mean
+    special = on_text.special_mean
     return Weights(
         directions.norm(dim=1),
         sae.W_dec.float().norm(dim=1).cpu(),
         bias,
-        _cosine(directions, found.mean.float() - b_dec),
+        _cosine(directions, on_text.mean.float() - b_dec),
         None if special is None else _cosine(directions, special.float() - b_dec),
     )
 

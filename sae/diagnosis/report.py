@@ -1,4 +1,4 @@
-"""The dead folder of a run: every latent that is dead, rare or dense, with its evidence and its cause (FORMAT.md)."""
+"""Read and write the dead folder of a run: latents that are dead, rare or dense, with evidence and cause (FORMAT.md, Dead)."""
 
 from dataclasses import asdict
 from functools import cached_property
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 class DeadReport:
-    """What `sae dead` found about a run. Read-only; opened in milliseconds.
+    """What `sae dead` found about a run. Read-only; opens in milliseconds.
 
     Raises RunError when the folder is missing, unfinished, damaged or of a newer format."""
 
@@ -47,30 +47,35 @@ class DeadReport:
         self.record = read_record(self.path / INDEX, "dead", FORMAT, DeadRecord, self._fix)
         record = self.record
         if not (record.d_sae > 0 < record.resolution and record.kinds.keys() >= {*KINDS}):
-            raise RunError(f"{self.path / INDEX} is damaged: not all kinds are counted", fix=self._fix)
+            raise RunError(
+                f"{self.path / INDEX} is damaged: it does not count all of {', '.join(KINDS)}", fix=self._fix
+            )
         if not {"train", "held_out"} <= record.rows.keys() <= {*GROUPS}:
-            raise RunError(f"{self.path / INDEX} is damaged: its rows are of other groups", fix=self._fix)
+            raise RunError(
+                f"{self.path / INDEX} is damaged: it has rows of {', '.join(record.rows)}, must be train, held_out and others of {', '.join(GROUPS)}",
+                fix=self._fix,
+            )
 
     @property
     def _fix(self) -> str:
-        """The command that makes the folder again."""
+        """The command that makes the folder anew."""
         return f"sae dead {self.path.parent}"
 
     @cached_property
     def table(self) -> pa.Table:
-        """A row for each latent that is dead, fires in training text only, is rare or dense, in order."""
+        """The table with a row for each latent that is dead, fires in training text only, is rare or dense, in order."""
         path = self.path / TABLE
         as_written(path, self.record.sha256.get(TABLE), INDEX, self._fix)
         return tables.read(path, SCHEMA, fix=self._fix)
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Rows of the table as dictionaries, of one kind or all."""
+        """Return the rows of the table as dictionaries by column, of one kind or all."""
         return [row for row in self.table.to_pylist() if kind in (None, row["kind"])]
 
     def row(self, latent: int) -> dict[str, Any] | None:
-        """One latent's row; None for a latent that there is nothing to say of."""
-        found = self.table.filter(pc.field("latent") == latent).to_pylist()
-        return found[0] if found else None
+        """Return one latent's row; None for a latent that is none of KINDS."""
+        rows = self.table.filter(pc.field("latent") == latent).to_pylist()
+        return rows[0] if rows else None
 
 
 def write(path: Path, job: dict[str, Any], summary: DeadSummary, table: list[dict[str, Any]]) -> DeadReport:

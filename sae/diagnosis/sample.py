@@ -1,4 +1,4 @@
-"""What dead latents are looked for on: rows of a store, its special positions, and text unlike any it holds."""
+"""Choose the rows on which latents are diagnosed: text of a store, its special positions, and text unlike any in it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,74 +16,74 @@ from activations.store import Store
 
 TRAIN, HELD_OUT, SPECIAL, RANDOM, SHUFFLED = GROUPS = ("train", "held_out", "special", "random", "shuffled")
 TEXT = (TRAIN, HELD_OUT)
-HELD_OUT_SHARE = 1 / 4  # of the rows of text, where the store has so many
-SPECIAL_ROWS = 512  # special positions are much alike: a few are enough
+HELD_OUT_SHARE = 1 / 4  # of the rows of text, where the store has as many
+SPECIAL_ROWS = 512  # special positions hold nearly the same activation: a few are enough
 WINDOWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class DeadConfig:
-    """How closely to look."""
+    """How much text to diagnose latents on."""
 
     rows: int = 32_768
-    """Rows of text to look at, spread evenly over the store, a quarter of them held out if it has so many."""
+    """Rows of text to read, spread evenly over the store, a quarter of them held out if it has as many."""
     off_tokens: int = 4096
-    """Tokens of uniformly random tokens, and as many of shuffled text, that the language model reads; 0: none."""
+    """Uniformly random tokens, and as many tokens of shuffled text, that the language model reads; 0 for none."""
     batch: int = 1024
     """Rows encoded at once."""
     seed: int = 0
-    """Of the choice of rows, of the random tokens and of the resampling that is tried."""
+    """Seed of the choice of rows, the random tokens and the resampling that is tried."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed = {self.seed} must lie between 0 and 2^63 - 1")
+            raise ConfigError(f"seed = {self.seed} must be between 0 and 2^63 - 1")
         if self.off_tokens < 0:
             raise ConfigError(
-                f"off_tokens = {self.off_tokens} must be at least 0, which leaves the model out"
+                f"off_tokens = {self.off_tokens} must be at least 0 (0 leaves off-distribution text out)"
             )
 
 
 class Piece(NamedTuple):
-    """Some rows of text."""
+    """A batch of rows of text."""
 
     x: Float[Tensor, "B D"]
     held_out: Bool[Tensor, "B"]
     tokens: Int[Tensor, "B"]
     columns: Int[Tensor, "B"]
-    """Place of each row in its window."""
+    """Position of each row in its window."""
 
 
 class Rows:
-    """The rows chosen from one hook point of a store: the same ones each time they are gone through.
+    """The rows chosen from one hook point of a store, the same ones at each iteration.
 
     Raises RunError when the store has no row of text."""
 
     def __init__(self, store: Store, hook: str, cfg: DeadConfig):
         self.store, self.hook, self.cfg = store, hook, cfg
         counts = [self._counts(number) for number in range(len(store.shards))]
-        there = torch.tensor(counts).T
-        n_train, n_held_out, n_special = there.sum(1).tolist()
+        rows_by_group = torch.tensor(counts).T  # [group, shard]
+        n_train, n_held_out, n_special = rows_by_group.sum(1).tolist()
         if not n_train + n_held_out:
-            raise RunError(f"{store.path} has no rows of text: harvest more")
+            raise RunError(f"{store.path} has 0 rows of text, must have at least 1: harvest more")
         train = min(cfg.rows - min(int(cfg.rows * HELD_OUT_SHARE), n_held_out), n_train)
         wanted = (train, min(cfg.rows - train, n_held_out), min(SPECIAL_ROWS, n_special))
         generator = torch.Generator().manual_seed(cfg.seed)
-        chosen = [_spread(rows, n, generator) for rows, n in zip(there, wanted, strict=True)]
+        chosen = [_spread(rows, n, generator) for rows, n in zip(rows_by_group, wanted, strict=True)]
         self.n = {name: sum(map(len, part)) for name, part in zip((*TEXT, SPECIAL), chosen, strict=True)}
         self._chosen, self._special = chosen[:2], chosen[2]
 
     @property
     def n_text(self) -> int:
-        """Rows of text, of both splits."""
+        """Number of rows of text, of both splits."""
         return sum(self.n[name] for name in TEXT)
 
     def text(self) -> Iterator[Piece]:
-        """The rows of text in the store's order, `batch` at a time; none spans two shards."""
+        """Yield the rows of text in the store's order, up to `batch` at a time; no batch spans two shards."""
         for number in range(len(self.store.shards)):
-            parts = [chosen[number] for chosen in self._chosen]
+            parts = [by_shard[number] for by_shard in self._chosen]
             if not sum(map(len, parts)):
                 continue
             shard = self.store.read(number, (self.hook,))
@@ -91,20 +91,20 @@ class Rows:
             splits = (
                 self.store.rows(shard, split).flatten().nonzero()[:, 0] for split in ("train", "held-out")
             )
-            places = torch.cat([rows[part] for rows, part in zip(splits, parts, strict=True)]).sort().values
+            chosen = torch.cat([rows[part] for rows, part in zip(splits, parts, strict=True)]).sort().values
             held_out, tokens = is_held_out(shard.documents).flatten(), shard.tokens.flatten().long()
-            for some in places.split(self.cfg.batch):
+            for some in chosen.split(self.cfg.batch):
                 yield Piece(flat[some].float(), held_out[some], tokens[some], some % self.store.context)
 
     def special(self) -> Float[Tensor, "n D"]:
-        """Activations at the positions that training leaves out: BOS, or what stands in for it."""
-        found = [torch.zeros(0, self.store.width(self.hook))]
+        """Return activations at the positions that training leaves out: BOS, or the token that replaces it."""
+        parts = [torch.zeros(0, self.store.width(self.hook))]
         for number, part in enumerate(self._special):
             if len(part):
                 shard = self.store.read(number, (self.hook,))
                 rows = self._special_rows(shard).flatten().nonzero()[:, 0][part]
-                found.append(shard.activations[self.hook].flatten(0, 1)[rows].float())
-        return torch.cat(found)
+                parts.append(shard.activations[self.hook].flatten(0, 1)[rows].float())
+        return torch.cat(parts)
 
     def _special_rows(self, shard: Shard) -> Bool[Tensor, "n T"]:
         return self.store.rows(shard, with_bos=True) & ~self.store.rows(shard)
@@ -116,7 +116,7 @@ class Rows:
 
 
 def _spread(counts: Tensor, n: int, generator: torch.Generator) -> list[Tensor]:
-    """About n of all the rows, one at random from each of n stretches of equal length, as places in each shard."""
+    """Draw about n of all rows, one at random from each of n stretches of equal length, as indices into each shard."""
     total = int(counts.sum())
     drawn = torch.rand(n, dtype=torch.float64, generator=generator) + torch.arange(n)
     chosen = (drawn * (total / max(n, 1))).long().clamp_max(max(total - 1, 0)).unique()
@@ -126,31 +126,31 @@ def _spread(counts: Tensor, n: int, generator: torch.Generator) -> list[Tensor]:
 
 
 def off_rows(store: Store, cfg: DeadConfig) -> int:
-    """Rows of each kind of off-distribution text: off_tokens, rounded up to whole windows."""
+    """Return the number of rows of each kind of off-distribution text: off_tokens, rounded up to whole windows."""
     width = store.context - store.spec.excluded
     return -(-cfg.off_tokens // width) * width
 
 
 @torch.no_grad()
 def off_distribution(model: LanguageModel, store: Store, hook: str, cfg: DeadConfig) -> dict[str, Tensor]:
-    """Activations [n, D], at least off_tokens rows of each, of text that no document holds.
+    """Return activations [n, D], n >= off_tokens, of each kind of text that is in no document.
 
-    random: tokens drawn uniformly from the vocabulary. shuffled: windows of the store, each with its tokens in
-    random order. Both keep the window's first token; its row is left out, as everywhere."""
+    `random` are tokens drawn uniformly from the vocabulary; `shuffled` are windows of the store with their tokens in random
+    order. Both keep the first token of a window, such as BOS, whose row is left out as everywhere."""
     generator = torch.Generator().manual_seed(cfg.seed)
     excluded = store.spec.excluded
     n = off_rows(store, cfg) // (store.context - excluded)
-    kept = _windows(store, n)
+    windows = _windows(store, n)
     known = model.vocabulary.known
     n_tokens = model.vocabulary.rows if known is None else len(known)
-    random = torch.randint(n_tokens, kept.shape, generator=generator)
+    random = torch.randint(n_tokens, windows.shape, generator=generator)
     random = random if known is None else known[random]
-    place = torch.rand(kept.shape, generator=generator)
-    place[:, :excluded] = -1  # these stay in front
-    shuffled = kept.gather(1, place.argsort(dim=1, stable=True))
-    random[:, :excluded] = kept[:, :excluded]
-    made = {RANDOM: random, SHUFFLED: shuffled}
-    return {name: _activations(model, tokens, hook, excluded) for name, tokens in made.items()}
+    order = torch.rand(windows.shape, generator=generator)
+    order[:, :excluded] = -1  # keeps the excluded tokens in front
+    shuffled = windows.gather(1, order.argsort(dim=1, stable=True))
+    random[:, :excluded] = windows[:, :excluded]
+    texts = {RANDOM: random, SHUFFLED: shuffled}
+    return {name: _activations(model, tokens, hook, excluded) for name, tokens in texts.items()}
 
 
 def _activations(model: LanguageModel, tokens: Tensor, hook: str, excluded: int) -> Tensor:
@@ -159,10 +159,10 @@ def _activations(model: LanguageModel, tokens: Tensor, hook: str, excluded: int)
 
 
 def _windows(store: Store, n: int) -> Tensor:
-    """Tokens [n, T] of windows spread evenly over the store; some twice when it has fewer."""
-    places = (torch.arange(n) * (store.windows / n)).long()
+    """Return the tokens [n, T] of windows spread evenly over the store, with repeats when it has fewer than n."""
+    chosen = (torch.arange(n) * (store.windows / n)).long()
     starts = torch.tensor(store.first_windows)
-    number = torch.searchsorted(starts, places, right=True) - 1
+    number = torch.searchsorted(starts, chosen, right=True) - 1
     return torch.cat(
-        [store.read(int(shard)).tokens[places[number == shard] - starts[shard]] for shard in number.unique()]
+        [store.read(int(shard)).tokens[chosen[number == shard] - starts[shard]] for shard in number.unique()]
     ).long()

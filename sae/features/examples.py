@@ -95,9 +95,9 @@ def gather(wanted: Int[Tensor, "E"], firings: Firings, context: int) -> tuple[Te
     return place[hit], positions, firings.values[hit]
 
 
-def traces(wanted: Int[Tensor, "E"], found: list[tuple[Tensor, Tensor, Tensor]]) -> Traces:
+def traces(wanted: Int[Tensor, "E"], gathered: list[tuple[Tensor, Tensor, Tensor]]) -> Traces:
     """Concatenate what `gather` found in each shard and sort it by latent, window and position."""
-    place, positions, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+    place, positions, values = (torch.cat(parts) for parts in zip(*gathered, strict=True))
     offsets = offsets_of(torch.bincount(place, minlength=len(wanted)))
     # A window lies in one shard, so a pair's firings follow one another and are in order: a counting sort of runs is enough.
     _, runs = place.unique_consecutive(return_counts=True)

@@ -115,7 +115,7 @@ def test_a_latent_of_which_nothing_is_wrong_is_unexplained_and_two_causes_are_bo
     *_, table = diagnosed(TopKConfig(d_sae=F, k=1))
     assert table[STRANGE]["also"] == []
     assert "outcompeted" in table[DUPLICATE]["also"]
-    assert "Latent 5 lives in its place" in table[DUPLICATE]["evidence"]
+    assert "Latent 5 fires in its place" in table[DUPLICATE]["evidence"]
     assert "AuxK gives it no gradient" in table[LOW_BIAS]["evidence"]
     assert all(row["cause"] in CAUSES for row in table.values() if row["kind"] == "dead")
 
@@ -216,7 +216,7 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
     curve, dead = summary.changes.resample, torch.tensor(dead_of(table))
     assert curve.scale[0] == 0.2  # as in the paper
     assert curve.fire[-1] > 0
-    x = what_if._badly_rebuilt(sae, rows, len(dead))
+    x = what_if._badly_reconstructed(sae, rows, len(dead))
     for scale, expected, dense in zip(curve.scale, curve.fire, curve.dense, strict=True):
         changed = what_if.with_encoders(sae, dead, x, scale * curve.norm)
         assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * curve.norm))
@@ -229,10 +229,10 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
         assert torch.equal(changed.W_enc[:, :LIVING], sae.W_enc[:, :LIVING])
 
 
-def test_badly_rebuilt_rows_are_drawn_and_well_rebuilt_ones_are_not():
+def test_badly_reconstructed_rows_are_drawn_and_well_rebuilt_ones_are_not():
     sae, rows = planted(TopKConfig(d_sae=F, k=1)), PlantedRows()
     rows.x[17] = 500.0
-    assert (what_if._badly_rebuilt(sae, rows, 1) == 500.0).all()
+    assert (what_if._badly_reconstructed(sae, rows, 1) == 500.0).all()
 
 
 def shifted(present: str, cfg: TrainConfig) -> tuple[SAE, Trainer]:
