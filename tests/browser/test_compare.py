@@ -34,9 +34,9 @@ def test_features_are_matched_at_a_press_and_are_there_the_next_time(page: Page,
     page.get_by_role("button", name="Match the features").click()
     metric = page.get_by_test_id("stMetric").filter(has_text="one to one")
     expect(metric).to_be_visible()
-    found = kept(Run(runs / "bare"), Run(runs / "signed"))
-    assert found is not None
-    expect(metric).to_contain_text(f"{found['cosine']['summary']['one_to_one']['mean']:.3f}")
+    comparison = kept(Run(runs / "bare"), Run(runs / "signed"))
+    assert comparison is not None
+    expect(metric).to_contain_text(f"{comparison.cosine.summary.one_to_one['mean']:.3f}")
     page.reload()
     expect(page.get_by_test_id("stMetric").filter(has_text="one to one")).to_be_visible()
     expect(page.get_by_role("button", name="Match the features")).to_have_count(0)
