@@ -1,4 +1,4 @@
-"""Rows of files: plain text cut into documents as it is read, JSON, CSV, Parquet and Arrow tables, in bounded memory."""
+"""Reads files in bounded memory: plain text as documents, and JSON, CSV, Parquet and Arrow tables as rows."""
 
 import codecs
 import io
@@ -19,18 +19,18 @@ from activations.sources import Source
 Unit = Literal["file", "paragraph", "line"]
 Row = dict[str, Any]
 
-BYTES = 2**20  # read at once
-MOST = 2**32  # bytes of one JSON document: as much as memory is to be had for
-ROWS = 256  # of a table, made Python objects at once
+BYTES = 2**20  # bytes read at once
+MOST = 2**32  # bytes of one JSON document, which has to fit into memory
+ROWS = 256  # rows of a table that become Python objects at once
 SEPARATORS: dict[Unit, str] = {"paragraph": "\n\n", "line": "\n"}
 SPACE = b" \t\r\n"
 
 
 def plain_documents(source: Source, unit: Unit) -> Iterator[Document]:
-    """The documents of a plain text: the file, its paragraphs (those of no character left out), or its lines.
+    """Yield the documents of a plain text: the whole file, its paragraphs (empty ones left out), or its lines.
 
-    Line ends are \\n, as Python reads them. A document of more than HEAD characters comes as a LongText. Raises
-    TextError where bytes are no UTF-8."""
+    Line ends become \\n, as Python reads them. A document of more than HEAD characters is yielded as a LongText. Raises
+    TextError for bytes that are not UTF-8 or cannot be unpacked."""
     pieces = _decoded(source)
     if unit == "file":
         head, ended = _filled("", pieces)
@@ -39,21 +39,21 @@ def plain_documents(source: Source, unit: Unit) -> Iterator[Document]:
     separator, empty_too = SEPARATORS[unit], unit == "line"
     left: str = ""
     for piece in pieces:
-        *whole, left = (left + piece).split(separator)
-        yield from (text for text in whole if text or empty_too)
+        *complete, left = (left + piece).split(separator)
+        yield from (text for text in complete if text or empty_too)
         if len(left) > HEAD:
-            keep = len(separator) - 1  # a separator may go on in the next piece
+            keep = len(separator) - 1  # the last characters may begin a separator that ends in the next piece
             long = _UntilSeparator(left[len(left) - keep :], separator, pieces)
             yield LongText(left[: len(left) - keep], long)
-            for _ in long:  # what its reader has left
+            for _ in long:  # skip what the consumer did not read
                 pass
             left = long.left
-    *whole, left = left.split(separator)  # what a long document left
-    yield from (text for text in [*whole, *([left] if left else [])] if text or empty_too)
+    *complete, left = left.split(separator)  # a long document may leave more than one behind it
+    yield from (text for text in [*complete, *([left] if left else [])] if text or empty_too)
 
 
 class _UntilSeparator:
-    """The pieces of a text up to a separator; `left` is what was read behind it."""
+    """Iterates over the pieces of a text up to a separator; `left` is what was read after it."""
 
     def __init__(self, begun: str, separator: str, pieces: Iterator[str]):
         self.left = ""
@@ -71,14 +71,14 @@ class _UntilSeparator:
                 yield begun[len(begun) - keep :]
                 return
             begun = begun[len(begun) - keep :] + following
-            if (place := begun.find(separator)) >= 0:
-                yield begun[:place]
-                self.left = begun[place + len(separator) :]
+            if (end := begun.find(separator)) >= 0:
+                yield begun[:end]
+                self.left = begun[end + len(separator) :]
                 return
 
 
 def _filled(begun: str, pieces: Iterator[str]) -> tuple[str, bool]:
-    """A text of more than HEAD characters, and whether it ended before."""
+    """Return the text up to just over HEAD characters, and whether it ends there."""
     parts, length = [begun], len(begun)
     for piece in pieces:
         parts.append(piece)
@@ -89,7 +89,7 @@ def _filled(begun: str, pieces: Iterator[str]) -> tuple[str, bool]:
 
 
 def _decoded(source: Source) -> Iterator[str]:
-    """A file's text, piece by piece, its line ends made \\n."""
+    """Yield a file's text piece by piece, with \\n for every line end."""
     bytes_only = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(bytes_only, translate=True)
     read = 0
@@ -99,7 +99,7 @@ def _decoded(source: Source) -> Iterator[str]:
                 content = file.read(BYTES)
             except packing_errors() as error:
                 raise TextError(
-                    f"{source.name} cannot be read behind byte {read:,} unpacked: {error}"
+                    f"{source.name} cannot be read after {read:,} unpacked bytes: {error}"
                 ) from error
             waiting = len(bytes_only.getstate()[0])
             try:
@@ -118,7 +118,7 @@ def _decoded(source: Source) -> Iterator[str]:
 
 
 def packing_errors() -> tuple[type[Exception], ...]:
-    """What is raised for a packed file that is damaged or ends too soon."""
+    """Return the exceptions that libraries raise for a packed file that is damaged or truncated."""
     from pyarrow import ArrowException
 
     return (
@@ -133,10 +133,10 @@ def packing_errors() -> tuple[type[Exception], ...]:
 
 
 def json_rows(source: Source) -> Iterator[Row]:
-    """The objects of a file of JSON lines, of a JSON list, or of JSON objects one behind the other.
+    """Yield the objects of a file of JSON lines, of a JSON list, or of concatenated JSON objects.
 
-    A text in the place of an object is a row with a `text`. Raises TextError, with the line, for what is no JSON, is
-    nested deeper than Python reads, or is something else."""
+    A string in place of an object becomes a row with a `text`. Raises TextError, with the line or the entry, for
+    invalid JSON, for other values, and for values nested deeper than Python's limit."""
     with source.open() as file:
         buffered = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
         start = buffered.read(len(codecs.BOM_UTF8))
@@ -167,7 +167,7 @@ def json_rows(source: Source) -> Iterator[Row]:
 
 
 class _Incomplete(Exception):
-    """A line of JSON that ends before its value does."""
+    """A line of JSON ends before its value does."""
 
 
 def _line(file: IO[bytes], source: Source, number: int) -> bytes:
@@ -188,9 +188,7 @@ def _parsed(line: bytes, source: Source, number: int) -> Any:
     except UnicodeDecodeError as error:
         raise TextError(f"{where}: {error}; save it as UTF-8") from error
     except RecursionError as error:
-        raise TextError(
-            f"{source.name} is nested deeper than Python reads at line {number}: no document is"
-        ) from error
+        raise TextError(f"{source.name} is nested deeper than Python's limit at line {number}") from error
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             raise _Incomplete(f"{where}: {error}") from error
@@ -206,7 +204,9 @@ def _refuse_surrogates(value: Any, where: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise TextError(f"{where}: half a character (\\u{ord(error.object[error.start]):04x})") from error
+        raise TextError(
+            f"{where}: half of a surrogate pair (\\u{ord(error.object[error.start]):04x})"
+        ) from error
 
 
 def _row(value: Any, source: Source, number: int) -> Row:
@@ -216,15 +216,15 @@ def _row(value: Any, source: Source, number: int) -> Row:
         return {"text": value}
     if value is None:
         raise TextError(
-            f"{source.name} has null at line {number}: needed is a document there, take the line out"
+            f"{source.name} has null at line {number}, must have a document there: remove the line"
         )
     raise TextError(
-        f"{source.name} cannot be read at line {number}: it has {type(value).__name__}, needed is an object"
+        f"{source.name} cannot be read at line {number}: it has {type(value).__name__}, must have an object"
     )
 
 
 def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
-    """The entries of a JSON list, one at a time; no more than one entry is held."""
+    """Yield the entries of a JSON list, holding no more than one of them in memory."""
     decoder, decode = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")()
     where, ended, number = f"{source.name} cannot be read", False, 0
     try:
@@ -235,7 +235,7 @@ def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
                 return
             try:
                 value, stop = decoder.raw_decode(text)
-                if stop == len(text) and not ended:  # a number may go on
+                if stop == len(text) and not ended:  # a number may continue
                     raise json.JSONDecodeError("more to come", text, stop)
             except json.JSONDecodeError as error:
                 if ended:
@@ -255,13 +255,11 @@ def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise TextError(f"{where}: {error}; save it as UTF-8") from error
     except RecursionError as error:
-        raise TextError(
-            f"{source.name} is nested deeper than Python reads at entry {number}: no document is"
-        ) from error
+        raise TextError(f"{source.name} is nested deeper than Python's limit at entry {number}") from error
 
 
 def csv_rows(source: Source) -> Iterator[Row]:
-    """The rows of a table of text, with its first line's names; empty fields are None."""
+    """Yield the rows of a CSV or TSV table, named by its first line; empty fields are None."""
     import pandas as pd
     import pyarrow as pa
 
@@ -272,7 +270,7 @@ def csv_rows(source: Source) -> Iterator[Row]:
 
 
 def parquet_rows(source: Source) -> Iterator[Row]:
-    """The rows of a Parquet file, a row group in memory at most."""
+    """Yield the rows of a Parquet file, holding at most one row group in memory."""
     import pyarrow.parquet as pq
 
     with _seekable(source) as file, pq.ParquetFile(file) as table:
@@ -281,7 +279,7 @@ def parquet_rows(source: Source) -> Iterator[Row]:
 
 
 def arrow_rows(source: Source) -> Iterator[Row]:
-    """The rows of an Arrow file or stream, or of a Feather file."""
+    """Yield the rows of an Arrow file, an Arrow stream or a Feather file."""
     import pyarrow as pa
     from pyarrow import feather
 
@@ -306,10 +304,10 @@ ROWS_OF: dict[str, Callable[[Source], Iterator[Row]]] = {
 
 
 def _seekable(source: Source) -> IO[bytes]:
-    """A file that can be read from any place: a packed one is unpacked onto the disk first."""
+    """Open a file for seeking; a packed one is unpacked into a temporary file first."""
     if not source.endings[1] and not source.member:
         return source.open()
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (its reader closes it)
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     with source.open() as packed:
         shutil.copyfileobj(packed, unpacked)
     unpacked.seek(0)
@@ -317,7 +315,9 @@ def _seekable(source: Source) -> IO[bytes]:
 
 
 def _without_none(row: Row) -> Row:
-    """A table has a place in each message for what any message has: what is None there was not there."""
+    """Drop fields that are None inside lists.
+
+    A table stores every field that any message has in all messages, so None stands for a field that was missing."""
     return {name: _pruned(value) if isinstance(value, list) else value for name, value in row.items()}
 
 

@@ -1,4 +1,4 @@
-"""Files of text: which ones a name stands for, each text once and one split of several, and their bytes unpacked."""
+"""Finds the files that `--dataset` names: each text once, of one kind and one split, and opens them unpacked."""
 
 import bz2
 import gzip
@@ -21,7 +21,7 @@ from activations.errors import TextError
 
 log = logging.getLogger(__name__)
 
-# Endings, and the reader that each goes to.
+# Ending of a file -> the reader that it goes to
 KINDS = {
     ".txt": "text", ".md": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet",
     ".csv": "csv", ".tsv": "tsv", ".arrow": "arrow", ".feather": "arrow",
@@ -33,26 +33,25 @@ SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
     "valid": "validation", "val": "validation", "dev": "validation", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-SHARD = re.compile(
-    r"(?:.*/)?([^/]+)-\d{5}-of-\d{5}[^/]*"
-)  # train_sft-00000-of-00002.parquet, as the hub has it
+# The hub's names of shards, such as train_sft-00000-of-00002.parquet
+SHARD = re.compile(r"(?:.*/)?([^/]+)-\d{5}-of-\d{5}[^/]*")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file, or one within a .zip file."""
+    """One file of text, or one within a .zip file."""
 
     path: Path
     member: str | None = None
 
     @property
     def name(self) -> str:
-        """Its path; within a .zip file, the path there behind the archive's."""
+        """The path of the file; within a .zip file, the archive's path followed by the path inside."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     @property
     def endings(self) -> tuple[str, str]:
-        """What its content and its packing end in, in small letters, such as (".jsonl", ".gz"); "" for no packing."""
+        """The endings of content and packing in lower case, such as (".jsonl", ".gz"); "" for no packing."""
         path = Path(self.member or self.path.name)
         packing = path.suffix.lower() if path.suffix.lower() in PACKED else ""
         content = Path(path.stem).suffix.lower() if packing else path.suffix.lower()
@@ -60,16 +59,16 @@ class Source:
 
     @property
     def kind(self) -> str | None:
-        """The reader it goes to; None for a file of another kind."""
+        """The reader that the file goes to; None for a file of an unknown kind."""
         return KINDS.get(self.endings[0])
 
     @property
     def unpacked_name(self) -> str:
-        """Its name without the ending of its packing."""
+        """The name without the ending of the packing."""
         return self.name[: len(self.name) - len(self.endings[1])]
 
     def open(self) -> IO[bytes]:
-        """Its bytes, unpacked as they are read."""
+        """Open the file for reading bytes, which are unpacked as they are read."""
         packing = self.endings[1]
         member = self.member
         raw: Any = zipfile.ZipFile(self.path).open(member) if member else self.path.open("rb")  # noqa: SIM115
@@ -81,7 +80,7 @@ class Source:
         return opener(raw) if opener else raw
 
     def size(self) -> int:
-        """Bytes on disk; within a .zip file, unpacked."""
+        """Return the size on disk in bytes; within a .zip file, the unpacked size."""
         return (
             zipfile.ZipFile(self.path).getinfo(self.member).file_size
             if self.member
@@ -90,7 +89,7 @@ class Source:
 
 
 def is_named(dataset: str) -> bool:
-    """Whether a name stands for files on this machine, there or not, and not for a data set of the hub."""
+    """Return whether a name stands for files on this machine, existing or not, instead of a data set of the hub."""
     path = Path(dataset).expanduser()
     ending = Source(path).kind or (path.suffix.lower() in PACKED)
     return bool(
@@ -99,13 +98,14 @@ def is_named(dataset: str) -> bool:
 
 
 def sources(dataset: str, split: str, quiet: bool = False) -> list[Source]:
-    """The files to read, all of one kind, in order. `quiet` neither looks for equal files nor tells what is left out.
+    """Return the files to read, all of one kind, in order.
 
-    Hidden files and folders are passed over, and so is what lies beside the data: README, LICENSE, what `datasets`
-    notes. Of files named for several splits those of `split` are taken. A text that is there twice is read once.
-    Raises TextError when there are none, or several kinds."""
+    Hidden files and folders are left out, and so is what accompanies data: README, LICENSE, the notes of `datasets`.
+    If files are named for several splits, those of `split` are taken. A text that exists twice is read once. With
+    `quiet`, copies are not looked for and nothing is logged. Raises TextError if there are no files, or files of several
+    kinds."""
     path = Path(dataset).expanduser()
-    several = True
+    is_whole = True  # unlike a glob, which may name the files of one split on purpose
     if path.is_file():
         taken = _unpacked([path])
     elif path.is_dir():
@@ -115,64 +115,67 @@ def sources(dataset: str, split: str, quiet: bool = False) -> list[Source]:
         taken = _unpacked(_visible(root))
         path = root
     else:
-        taken, several = _unpacked(_globbed(path)), False
+        taken, is_whole = _unpacked(_globbed(path)), False
     if not [source for source in taken if source.kind]:
         endings = sorted({source.endings[0] or source.path.name for source in taken})
-        there = f"it holds {', '.join(endings[:5])}" if endings else "nothing is there"
+        holds = f"it holds {', '.join(endings[:5])}" if endings else "nothing is there"
         raise TextError(
-            f"no text at {dataset}: {there}, needed are files ending in {' '.join([*KINDS, *PACKED])}"
+            f"no text at {dataset}: {holds}, must have files ending in {' '.join([*KINDS, *PACKED])}"
         )
     if path.is_file() and any(source.kind is None for source in taken) and not taken[0].member:
-        raise TextError(f"no text at {dataset}: no file there ends in {' '.join(KINDS)}")
+        raise TextError(f"no text at {dataset}: none of its files ends in {' '.join(KINDS)}")
     taken = _data([source for source in taken if source.kind])
     if not path.is_file() or taken[0].member:
-        taken = _of_split(taken, path, dataset, split, several, quiet)
+        taken = _of_split(taken, path, dataset, split, is_whole, quiet)
     if not quiet:
-        taken = _once(taken, dataset)
+        taken = _without_copies(taken, dataset)
     _refuse_mixture(taken, path, dataset)
     return taken
 
 
 def _root(path: Path, split: str) -> Path:
-    """The folder that holds the files: of a hub's cache the newest state, of a saved DatasetDict the split."""
+    """Return the folder that holds the files: the current snapshot of a hub cache, the split of a saved DatasetDict."""
     if (path / "snapshots").is_dir() and (path / "blobs").is_dir():
-        states = sorted(each for each in (path / "snapshots").iterdir() if each.is_dir())
+        snapshots = sorted(folder for folder in (path / "snapshots").iterdir() if folder.is_dir())
         main = path / "refs" / "main"
-        current = [s for s in states if main.is_file() and s.name == main.read_text().strip()]
-        if not current and len(states) != 1:
+        current = [s for s in snapshots if main.is_file() and s.name == main.read_text().strip()]
+        if not current and len(snapshots) != 1:
             raise TextError(
-                f"{path} holds {len(states)} states of a data set: name one, such as {states[-1] if states else path}"
+                f"{path} holds {len(snapshots)} snapshots of a data set: name one of them"
+                + (f", such as {snapshots[-1]}" if snapshots else "")
             )
-        path = (current or states)[0]
+        path = (current or snapshots)[0]
     if (path / "dataset_dict.json").is_file():
         splits = sorted(each.parent.name for each in path.glob("*/state.json"))
         if split not in splits:
             raise TextError(
-                f"{path} has no split {split!r}: choose with --split {' or '.join(splits) or '(it has none)'}"
+                f"{path} has no split {split!r}"
+                + (f": choose with --split {' or '.join(splits)}" if splits else ", nor any other")
             )
         path /= split
     return path
 
 
 def _saved(root: Path, state: Path) -> list[Source]:
-    """The Arrow files of a data set that `save_to_disk` wrote, in its order."""
+    """Return the Arrow files of a data set that `save_to_disk` wrote, in its order."""
     try:
-        names = [str(each["filename"]) for each in json.loads(state.read_text("utf-8"))["_data_files"]]
+        names = [str(file["filename"]) for file in json.loads(state.read_text("utf-8"))["_data_files"]]
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise TextError(f"{state} is damaged: {error!r}; save the data set again") from error
-    found = [Source(root / name) for name in names]
-    for source in found:
+    saved = [Source(root / name) for name in names]
+    for source in saved:
+        # A name must not lead out of the folder: the file may come from a stranger
         if source.path.parent != root or not source.path.is_file() or source.kind != "arrow":
             raise TextError(
-                f"{state} names {source.path.name!r}, which is no Arrow file of {root}: save it again"
+                f"{state} names {source.path.name!r}, which is not an Arrow file in {root}: save the data set again"
             )
-    if not found:
+    if not saved:
         raise TextError(f"{root} is empty: it was saved without a row")
-    return found
+    return saved
 
 
 def _visible(root: Path) -> list[Path]:
-    """Files below a folder, by name; hidden ones and hidden folders are left out, links to folders not followed."""
+    """Return the files below a folder, sorted. Hidden files and folders are left out, links to folders are not followed."""
     files = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not _is_hidden(name)]
@@ -189,7 +192,7 @@ def _is_glob(dataset: str) -> bool:
 
 
 def _globbed(path: Path) -> list[Path]:
-    """Files that match, by name; hidden ones only where the pattern names them."""
+    """Return the files that a pattern matches, sorted; hidden ones only if the pattern names hidden parts."""
     if not _is_glob(str(path)):
         return []
     pattern = path.relative_to(path.anchor) if path.is_absolute() else path
@@ -204,38 +207,38 @@ def _globbed(path: Path) -> list[Path]:
 
 
 def _unpacked(paths: Iterable[Path]) -> list[Source]:
-    """A source for each file, and for each file within a .zip."""
-    found = []
+    """Return a source for each file, and for each file within a .zip."""
+    unpacked = []
     for path in paths:
         if path.suffix.lower() != ".zip":
-            found.append(Source(path))
+            unpacked.append(Source(path))
             continue
         try:
             with zipfile.ZipFile(path) as archive:
                 names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
         except (zipfile.BadZipFile, OSError) as error:
             raise TextError(f"{path} cannot be read: {error}") from error
-        found += [Source(path, name) for name in names if not any(map(_is_hidden, name.split("/")))]
-    return found
+        unpacked += [Source(path, name) for name in names if not any(map(_is_hidden, name.split("/")))]
+    return unpacked
 
 
 def _data(taken: list[Source]) -> list[Source]:
-    """Leave out what is said about the data, where there is data beside it."""
+    """Leave out what only describes the data, if there is anything else."""
     rest = [
         source
         for source in taken
         if Path(source.name).name not in MADE_BY_DATASETS
         and not (source.kind == "text" and ABOUT.fullmatch(Path(source.name).name))
     ]
-    notes = all(source.endings[0] == ".md" for source in rest)  # a folder of notes may have one called README
+    notes = all(source.endings[0] == ".md" for source in rest)  # a folder of notes may hold one named README
     return taken if notes and {source.kind for source in taken} == {"text"} else rest or taken
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file names by its path within its data set's folder; None where it names none.
+    """Return the split that a file's path within its data set's folder names, or None.
 
-    The hub's shards say it outright. Elsewhere the name begins or ends with it, as train_small or wiki.train does, or
-    a folder is called so."""
+    Names of the hub's shards state it. Otherwise a file's name begins or ends with it, as in train_small or wiki.train,
+    or a folder has its name."""
     if shard := SHARD.fullmatch(name):
         return SPLITS.get(shard[1].lower(), shard[1])
     *folders, file = name.lower().split("/")
@@ -248,9 +251,11 @@ def split_of(name: str) -> str | None:
 
 
 def _of_split(
-    taken: list[Source], path: Path, dataset: str, split: str, choose: bool, quiet: bool
+    taken: list[Source], path: Path, dataset: str, split: str, is_whole: bool, quiet: bool
 ) -> list[Source]:
-    """The files of a split, where files are named for splits; of a pattern, only where it matches several."""
+    """Return the files of a split if files are named for splits. A pattern that matches only one split keeps it.
+
+    Raises TextError if no file is of the split."""
     above = (
         os.path.commonpath([str(source.path.parent) for source in taken])
         if _is_glob(str(path))
@@ -258,28 +263,30 @@ def _of_split(
     )
     named = {source: split_of(os.path.relpath(source.name, above).replace(os.sep, "/")) for source in taken}
     splits = {name for name in named.values() if name}
-    if not splits or (not choose and set(named.values()) == splits and len(splits) == 1):
+    if not splits or (not is_whole and set(named.values()) == splits and len(splits) == 1):
         return taken
     if "train" not in splits and None in named.values():
         named = {source: name or "train" for source, name in named.items()}
     wanted = SPLITS.get(split.lower(), split)
     chosen = [source for source, name in named.items() if name == wanted]
     if not chosen:
-        there = sorted({name for name in named.values() if name})
+        available = sorted({name for name in named.values() if name})
         raise TextError(
-            f"{dataset} has no files of the split {split!r}: choose with --split {' or '.join(there)}"
+            f"{dataset} has no files of the split {split!r}: choose with --split {' or '.join(available)}"
         )
     if not quiet and len(chosen) < len(taken):
-        left = sorted({name or "no split" for name in named.values() if name != wanted})
-        _tell(
-            f"{dataset}: {len(chosen)} of {len(taken)} files are of the split {split}; those of {', '.join(left)} are not read"
+        others = sorted({name or "no split" for name in named.values() if name != wanted})
+        _log_once(
+            f"{dataset}: {len(chosen)} of {len(taken)} files are of the split {split}; those of {', '.join(others)} are not read"
         )
     return chosen
 
 
-def _once(taken: list[Source], dataset: str) -> list[Source]:
-    """Each text once: of links to one file, of a file and its packed copy, of two formats of one text and of files with
-    equal bytes the first is kept, unpacked before packed."""
+def _without_copies(taken: list[Source], dataset: str) -> list[Source]:
+    """Keep one of several copies of a text, in its place, and an unpacked one before a packed one.
+
+    Copies are links to one file, a file and its packed form, files of one kind and name but other endings, and files
+    with equal bytes."""
     kept: dict[Any, Source] = {}
     copies: dict[Source, Source] = {}
     sizes = Counter(source.size() for source in taken)
@@ -296,13 +303,13 @@ def _once(taken: list[Source], dataset: str) -> list[Source]:
             kept.setdefault(key, first or source)
     if copies:
         named = ", ".join(f"{Path(copy.name).name} (of {Path(of.name).name})" for copy, of in copies.items())
-        _tell(f"{dataset}: {len(copies)} of {len(taken)} files are copies, read once: {named[:500]}")
+        _log_once(f"{dataset}: {len(copies)} of {len(taken)} files are copies, read once: {named[:500]}")
     return [source for source in taken if source not in copies]
 
 
 @cache
-def _tell(line: str) -> None:
-    """Say a line once, however often the files are listed."""
+def _log_once(line: str) -> None:
+    """Log a line once per process: the files of a data set are listed several times."""
     log.info(line)
 
 
@@ -319,5 +326,5 @@ def _refuse_mixture(taken: list[Source], path: Path, dataset: str) -> None:
         above = os.path.commonpath([str(source.path.parent) for source in taken])
         example = f"--dataset '{above}/**/*{common}'"
     raise TextError(
-        f"{dataset} holds files ending in {', '.join(sorted(endings))}: needed is one kind, such as {example}"
+        f"{dataset} holds files ending in {', '.join(sorted(endings))}, must be of one kind, such as {example}"
     )

@@ -1,4 +1,4 @@
-"""Documents in: the embedded texts, files of text or tables, or a data set of the hub."""
+"""Reads documents in a fixed order, from the embedded texts, from files, or from a data set of the hub."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from activations.messages import chosen_roles, columns_of, document_of
 from activations.readers import ROWS_OF, packing_errors, plain_documents
 from activations.sources import Source, is_named, sources
 
-LOOKED_AT = 1000  # rows among which the columns have to show
+SEARCHED = 1000  # rows to search for the column: a row of JSON may lack it
 
 
 @dataclass(frozen=True)
@@ -22,46 +22,46 @@ class TextConfig:
     dataset: str = "embedded"
     """`embedded` (Wikipedia articles and news, no network), `embedded:mixed` (28 M tokens of news, reviews, posts, code,
     abstracts and questions, fetched once), a .txt .md .jsonl .json .parquet .csv .tsv or .arrow
-    file, packed (.gz .bz2 .xz .zst .zip) or not, a folder or glob of such files, a folder that `save_to_disk` of
-    `datasets` wrote, or a data set of the Hugging Face hub."""
+    file, packed (.gz .bz2 .xz .zst .zip) or not, a folder or glob of such files, a folder written by `save_to_disk` of
+    `datasets`, or a data set of the Hugging Face hub."""
     split: str = "train"
     """Split of a hub data set, or of a folder whose files are named for splits."""
     subset: str | None = None
     """Configuration of a hub data set that has several, such as `sample-10BT`."""
     dataset_revision: str | None = None
-    """Branch, tag or commit of a hub data set; the commit found is written into the store."""
+    """Branch, tag or commit of a hub data set; the store records the commit."""
     column: str = "text"
     """Column that holds the text, a conversation or token ids, for everything but .txt and .md files; or several, such
-    as `prompt,completion`. Without a column `text` the usual names of conversations and token ids are looked for."""
+    as `prompt,completion`. If there is no column `text`, the usual names of conversations and token ids are tried."""
     document: Literal["file", "paragraph", "line"] = "file"
     """What one document is in a .txt or .md file."""
     streaming: bool = True
-    """Read a hub data set as it arrives instead of downloading all of it first."""
+    """Read a hub data set while it downloads, instead of downloading all of it first."""
     roles: str = "all"
-    """Of conversations, whose tokens count, such as `assistant` or `user,assistant`; the model reads the others too."""
+    """Roles whose tokens are used from conversations, such as `assistant` or `user,assistant`; the model reads all."""
 
     def __post_init__(self) -> None:
         chosen_roles(self.roles)
 
 
 def documents(config: TextConfig) -> Iterator[Document]:
-    """Yield every document in the source's order; document i of a store is the i-th one here.
+    """Yield every document in the source's order; document i of a store is the i-th document here.
 
-    The order is the same at each call. Empty documents are yielded too, so that numbers stay true to the
-    source. Raises TextError when the source or its column is not there."""
+    The order is the same at each call. Empty documents are yielded too, so that the numbers stay those of the source.
+    Raises TextError if the source or its column does not exist."""
     return (document for document, _ in rows(config))
 
 
 def described(config: TextConfig) -> dict[str, Any]:
-    """What a store notes of its text; what releases before knew nothing of is left out where it says nothing."""
-    noted = asdict(config)
-    if config.roles == "all":
-        del noted["roles"]
-    return noted
+    """Return what a store records of its text."""
+    recorded = asdict(config)
+    if config.roles == "all":  # stores of earlier releases lack it: their fingerprints must not change
+        del recorded["roles"]
+    return recorded
 
 
 class Counted:
-    """Documents as they pass by, once, and how many there were: all, and those without any text."""
+    """Passes documents on, once, and counts them: `read` are all, `empty` those without any text."""
 
     def __init__(self, texts: Iterable[Document]):
         self._texts, self.read, self.empty = texts, 0, 0
@@ -74,12 +74,12 @@ class Counted:
 
 
 def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
-    """Yield every document with all columns that the source has of it."""
+    """Yield every document together with all columns of its row. Raises what `documents` raises."""
     roles = chosen_roles(config.roles)
     own = _embedded(config)
     if own or (_is_local(config) and _sources(config)[0].kind == "text"):
         if roles is not None:
-            raise TextError(f"--roles is for conversations, and {config.dataset} is plain text: leave it out")
+            raise TextError(f"{config.dataset} is plain text, and --roles is for conversations: leave it out")
         plain = own.rows() if own else ({"text": text} for text in _plain(config))
         yield from ((row["text"], row) for row in plain)
         return
@@ -100,19 +100,19 @@ def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
         try:
             yield document_of(columns, filled, roles), filled
         except TextError as error:
-            raise TextError(f"{config.dataset}, document {number}: {error}") from error
+            raise TextError(f"{config.dataset}, document {number}: {error.message}", fix=error.fix) from error
         except RecursionError as error:
             raise TextError(
-                f"{config.dataset}, document {number} is nested too deep: no conversation is"
+                f"{config.dataset}, document {number} is nested deeper than Python's limit"
             ) from error
 
 
 def _until_column(config: TextConfig, read: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first rows, up to one that has the column; a row of JSON has only what was written for it."""
+    """Return the first rows, up to one that has the column or SEARCHED of them; a row of JSON may lack columns."""
     first: list[dict[str, Any]] = []
     for row in read:
         first.append(row)
-        if columns_of(config.column, row) or len(first) == LOOKED_AT:
+        if columns_of(config.column, row) or len(first) == SEARCHED:
             break
     return first
 
@@ -124,7 +124,9 @@ def _chained(first: list[dict[str, Any]], rest: Iterator[dict[str, Any]]) -> Ite
 
 
 def revision(config: TextConfig) -> str | None:
-    """The commit a hub data set's name stands for now, or None for files and when offline."""
+    """Return the version of the text: the current commit of a hub data set, the version of an embedded text, None for files.
+
+    Without a network it is `dataset_revision`. Raises TextError for a name that is neither a file nor possible on the hub."""
     if own := _embedded(config):
         return own.version
     if _is_local(config):
@@ -137,15 +139,16 @@ def revision(config: TextConfig) -> str | None:
             return HfApi().dataset_info(config.dataset, revision=config.dataset_revision).sha
     except HFValidationError as error:
         raise TextError(
-            f"{config.dataset} is neither a file here nor a possible name on the hub: {_first_line(error)}"
+            f"{config.dataset} is neither a file on this machine nor a possible name on the hub: {_first_line(error)}"
         ) from error
     except (OSError, HTTPError):
         return config.dataset_revision
 
 
 def make_ready(config: TextConfig) -> None:
-    """Fetch the mixed text if it is not here yet. Raises TextError when that fails, or files are not where the name says;
-    a data set of the hub is not looked for."""
+    """Fetch the mixed text if it is not cached, and check that files exist. A data set of the hub is not looked for.
+
+    Raises TextError if that fails."""
     if config.dataset == mixed.NAME:
         mixed.ready()
     elif not _embedded(config) and _is_local(config):
@@ -153,14 +156,16 @@ def make_ready(config: TextConfig) -> None:
 
 
 class _Embedded(NamedTuple):
-    """One of the texts that come from the package registry."""
+    """A text that comes from the package registry."""
 
     rows: Callable[[], Iterator[dict[str, Any]]]
     version: str
 
 
 def _embedded(config: TextConfig) -> _Embedded | None:
-    """The text that an `embedded` name stands for, None for any other name. Raises TextError when there is none."""
+    """Return the text that an `embedded` name stands for, None for any other name.
+
+    Raises TextError for an unknown name that begins with `embedded:`."""
     known = {
         "embedded": _Embedded(
             lambda: ({"text": text} for text in demo_assets.documents()), demo_assets.TEXT_VERSION
@@ -168,7 +173,7 @@ def _embedded(config: TextConfig) -> _Embedded | None:
         mixed.NAME: _Embedded(mixed.rows, mixed.VERSION),
     }
     if config.dataset.startswith("embedded:") and config.dataset not in known and not _is_local(config):
-        raise TextError(f"there is no embedded text {config.dataset!r}: there are {' and '.join(known)}")
+        raise TextError(f"no embedded text {config.dataset!r}, must be {' or '.join(known)}")
     return known.get(config.dataset)
 
 
@@ -189,7 +194,7 @@ def _plain(config: TextConfig) -> Iterator[Document]:
 
 
 def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
-    """The source's rows; a failure of the reader below becomes one readable line."""
+    """Yield the source's rows. Raises TextError, with the number of the document, for any failure of a reader."""
     number = 0
     try:
         for row in _from_files(config) if _is_local(config) else _from_hub(config):
@@ -221,16 +226,16 @@ def _from_hub(config: TextConfig) -> Iterator[dict[str, Any]]:
                 revision=config.dataset_revision,
                 streaming=config.streaming,
             )
-    except StopIteration as error:  # looking for its columns, the loader met no row
+    except StopIteration as error:  # the loader looked for columns and found no row
         raise TextError(f"{config.dataset} is empty") from error
     except _unreadable() as error:
-        reason = f"{silence}, and no cache on this machine holds it" if silence else _first_line(error)
+        reason = f"{silence}, and it is not cached on this machine" if silence else _first_line(error)
         raise TextError(f"cannot open the data set {config.dataset!r}: {reason}") from error
     yield from opened  # type: ignore[misc]
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What is raised below when a source cannot be read or reached."""
+    """Return the exceptions that libraries raise for a source that cannot be read or reached."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
 

@@ -151,5 +151,5 @@ def test_it_is_a_dataset_with_a_version_and_a_column_that_names_the_collection(c
 
 @pytest.mark.parametrize("look", [text.make_ready, text.revision, lambda config: next(text.rows(config))])
 def test_an_embedded_text_that_does_not_exist_is_refused_with_those_that_do(look):
-    with pytest.raises(TextError, match=r"'embedded:mixd'.*embedded and embedded:mixed"):
+    with pytest.raises(TextError, match=r"'embedded:mixd'.*embedded or embedded:mixed"):
         look(TextConfig("embedded:mixd"))
