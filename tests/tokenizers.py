@@ -1,4 +1,4 @@
-"""Small tokenizers of every common kind, trained on the spot, as transformers loads them."""
+"""Small tokenizers of every common kind, trained when needed and wrapped as transformers loads them."""
 
 import json
 from collections.abc import Callable
@@ -24,20 +24,21 @@ SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
 def byte_bpe(prefix_space: bool = False) -> Tokenizer:
-    """GPT-2, Llama 3 and Qwen: BPE over bytes."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    made.decoder = decoders.ByteLevel()
+    """Train a byte-level BPE, as GPT-2, Llama 3 and Qwen have."""
+    built = Tokenizer(models.BPE())
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    built.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
-    return made
+    built.train_from_iterator(CORPUS, trainer)
+    return built
 
 
 def sentencepiece_bpe(style: str) -> Tokenizer:
-    """Llama 2 (`legacy`: the normaliser puts ▁ in front; `metaspace`: Metaspace does) and Gemma (nothing does)."""
+    """Train a SentencePiece BPE: of Llama 2 (`legacy`: the normaliser puts ▁ in front; `metaspace`: Metaspace does) or of
+    Gemma (nothing does)."""
     learned = Tokenizer(models.BPE(unk_token="<unk>"))
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
     special = [*SPECIAL, *BYTES]
@@ -45,32 +46,32 @@ def sentencepiece_bpe(style: str) -> Tokenizer:
     learned.train_from_iterator(CORPUS, trainer)
     vocabulary = learned.get_vocab()
     merges: list[tuple[str, str]] = []
-    for run in (2, 4, 8, 16):  # runs of spaces are pieces there
+    for run in (2, 4, 8, 16):  # these tokenizers have runs of spaces as pieces
         vocabulary.setdefault("▁" * run, len(vocabulary))
         merges.append(("▁" * (run // 2), "▁" * (run // 2)))
     pairs = [tuple(pair) for pair in _merges(learned)]
     known = [*pairs, *(pair for pair in merges if pair not in pairs)]
-    made = Tokenizer(
+    built = Tokenizer(
         models.BPE(vocabulary, known, unk_token="<unk>", fuse_unk=True, byte_fallback=True)  # type: ignore[arg-type]
     )
     spaces = normalizers.Replace(" ", "▁")
     if style == "legacy":
-        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+        built.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
     elif style == "metaspace":
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     else:
-        made.normalizer = spaces
-        made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        built.normalizer = spaces
+        built.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     strip = [] if style == "gemma" else [decoders.Strip(" ", 1, 0)]
-    made.decoder = decoders.Sequence(
+    built.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
-    made.add_special_tokens(SPECIAL)
-    return made
+    built.add_special_tokens(SPECIAL)
+    return built
 
 
 def unigram() -> Tokenizer:
-    """T5 and XGLM: unigram pieces after NFKC, runs of spaces made one, byte fallback."""
+    """Train a unigram model, as T5 and XGLM have: NFKC, runs of spaces collapsed to one, byte fallback."""
     learned = Tokenizer(models.Unigram())
     learned.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -87,14 +88,14 @@ def unigram() -> Tokenizer:
 
 
 def wordpiece() -> Tokenizer:
-    """BERT: lower case, accents gone, words of more than 100 letters unknown."""
-    made = Tokenizer(models.WordPiece(unk_token="<unk>"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
+    """Train a WordPiece, as BERT has: lower case, no accents, words of more than 100 letters unknown."""
+    built = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    built.normalizer = normalizers.BertNormalizer(lowercase=True)
+    built.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    built.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=SPECIAL, show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
-    return made
+    built.train_from_iterator(CORPUS, trainer)
+    return built
 
 
 KINDS: dict[str, Callable[[], Tokenizer]] = {
@@ -110,14 +111,14 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
 
 @cache
 def trained(kind: str) -> str:
-    """A kind's tokenizer.json; training is done once a process."""
+    """Return the tokenizer.json of a kind, which is trained once per process."""
     return KINDS[kind]().to_str()
 
 
 def tokenizer(kind: str, **settings) -> PreTrainedTokenizerFast:
-    """A tokenizer of one of KINDS, with <s>, </s> and <unk>; settings go to transformers."""
-    given = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **settings}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(trained(kind)), **given)
+    """Return a tokenizer of one of KINDS, with <s>, </s> and <unk>; `settings` go to transformers."""
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **settings}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(trained(kind)), **special)
 
 
 def _model(learned: Tokenizer) -> dict[str, Any]:

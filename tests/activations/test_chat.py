@@ -1,4 +1,4 @@
-"""Chats: the ids are those of the tokenizer's own `apply_chat_template`, and every token knows who has said it."""
+"""Chats: the ids are those of the tokenizer's own `apply_chat_template`, and every token is assigned to the role that said it."""
 
 import json
 from dataclasses import replace
@@ -47,8 +47,8 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 every_template = pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 
 
-class Named:
-    """As much of a model as a prompt takes."""
+class ModelStub:
+    """The part of a model that `prompt_ids` uses."""
 
     name = "toy"
 
@@ -56,7 +56,7 @@ class Named:
         self.tokenizer = made
 
 
-def theirs(made: Any, messages: list[dict[str, Any]], **settings: Any) -> list[int]:
+def template_ids(made: Any, messages: list[dict[str, Any]], **settings: Any) -> list[int]:
     return made.apply_chat_template(messages, tokenize=True, return_dict=False, **settings)
 
 
@@ -66,7 +66,9 @@ def test_a_chat_prompt_has_the_ids_of_the_tokenizer_s_own_template(kind: str, te
     made = tokenizer(kind, chat_template=template)
     for said in SAID:
         turn = [{"role": "user", "content": said}]
-        assert prompt_ids(Named(made), said, chat=True) == theirs(made, turn, add_generation_prompt=True)  # type: ignore[arg-type]
+        assert prompt_ids(ModelStub(made), said, chat=True) == template_ids(
+            made, turn, add_generation_prompt=True
+        )  # type: ignore[arg-type]
 
 
 @every_kind
@@ -74,9 +76,9 @@ def test_a_chat_prompt_has_the_ids_of_the_tokenizer_s_own_template(kind: str, te
 def test_a_conversation_has_the_ids_of_the_tokenizer_s_own_template_whoever_counts(kind: str, template: str):
     made = tokenizer(kind, chat_template=template)
     for roles in (None, frozenset({"assistant"}), frozenset({"user", "system"})):
-        ids, kept, _ = ChatTemplate(made).marked_ids(Conversation(MESSAGES, roles))
-        assert ids.tolist() == theirs(made, MESSAGES)
-        assert (kept is None) == (roles is None)
+        ids, selected, _ = ChatTemplate(made).marked_ids(Conversation(MESSAGES, roles))
+        assert ids.tolist() == template_ids(made, MESSAGES)
+        assert (selected is None) == (roles is None)
 
 
 @every_kind
@@ -96,14 +98,14 @@ def test_special_tokens_that_a_user_spells_are_data(kind: str, template: str):
 def test_a_role_has_said_its_content_and_the_token_that_ends_its_turn(kind: str):
     for name in ("vicuna", "llama 2", "chatml", "says what is generated"):
         made = tokenizer(kind, chat_template=TEMPLATES[name])
-        ids, kept, _ = ChatTemplate(made).marked_ids(Conversation(MESSAGES, frozenset({"assistant"})))
-        shown = made.decode(ids[kept]).replace(" ", "")
+        ids, selected, _ = ChatTemplate(made).marked_ids(Conversation(MESSAGES, frozenset({"assistant"})))
+        shown = made.decode(ids[selected]).replace(" ", "")
         assert shown.lower() == "aperson.\n\nyes</b></s>bye</s>".replace(
             "\n\n", "" if kind == "wordpiece" else "\n\n"
         )
-        ids, kept, _ = ChatTemplate(made).marked_ids(Conversation(MESSAGES, frozenset({"user"})))
-        assert "person" not in made.decode(ids[kept])
-        assert "Bye" not in made.decode(ids[kept])
+        ids, selected, _ = ChatTemplate(made).marked_ids(Conversation(MESSAGES, frozenset({"user"})))
+        assert "person" not in made.decode(ids[selected])
+        assert "Bye" not in made.decode(ids[selected])
 
 
 def test_tool_calls_belong_to_the_message_that_makes_them():
@@ -118,11 +120,11 @@ def test_tool_calls_belong_to_the_message_that_makes_them():
         {"role": "assistant", "content": "Yes", "tool_calls": [call]},
         {"role": "tool", "content": "3"},
     ]
-    ids, kept, _ = ChatTemplate(made).marked_ids(Conversation(messages, frozenset({"assistant"})))
-    assert ids.tolist() == theirs(made, messages)
-    assert made.decode(ids[kept]).startswith("Yes[{")
-    assert '"first": "one' in made.decode(ids[kept])
-    assert "tool" not in made.decode(ids[kept])
+    ids, selected, _ = ChatTemplate(made).marked_ids(Conversation(messages, frozenset({"assistant"})))
+    assert ids.tolist() == template_ids(made, messages)
+    assert made.decode(ids[selected]).startswith("Yes[{")
+    assert '"first": "one' in made.decode(ids[selected])
+    assert "tool" not in made.decode(ids[selected])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_template_that_fails_is_said_in_one_line(template: str | None, says: s
     made = tokenizer("byte-bpe")
     made.chat_template = template
     with pytest.raises(GenerationError) as caught:
-        prompt_ids(Named(made), "hi", chat=True)  # type: ignore[arg-type]
+        prompt_ids(ModelStub(made), "hi", chat=True)  # type: ignore[arg-type]
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -149,7 +151,7 @@ def test_where_a_template_rewrites_what_is_said_roles_are_refused_and_all_is_rea
         "byte-bpe",
         chat_template="{{ messages | length }}{% for m in messages %}{{ m['content'][:9] }}{{ m['content'] | length }}{% endfor %}",
     )
-    assert ChatTemplate(made).marked_ids(Conversation(MESSAGES)).ids.tolist() == theirs(made, MESSAGES)
+    assert ChatTemplate(made).marked_ids(Conversation(MESSAGES)).ids.tolist() == template_ids(made, MESSAGES)
     with pytest.raises(ChatError, match="--roles all"):
         ChatTemplate(made).marked_ids(Conversation(MESSAGES, frozenset({"user"})))
 
@@ -164,7 +166,7 @@ SHAREGPT = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 
 
-def one(path: Path, row: dict[str, Any], **settings: str) -> Document:
+def only_document(path: Path, row: dict[str, Any], **settings: str) -> Document:
     path.write_text(json.dumps(row) + "\n")
     (document,) = documents(TextConfig(str(path), **settings))
     return document
@@ -185,16 +187,16 @@ def one(path: Path, row: dict[str, Any], **settings: str) -> Document:
     ids=lambda row: "+".join(row),
 )
 def test_the_usual_layouts_of_conversations_are_read_without_being_named(tmp_path: Path, row: dict[str, Any]):
-    document = one(tmp_path / "a.jsonl", row)
+    document = only_document(tmp_path / "a.jsonl", row)
     assert isinstance(document, Conversation)
     assert list(document.messages) == TURNS
 
 
 def test_columns_can_be_named_and_a_text_goes_before_a_conversation(tmp_path: Path):
     both = {"text": "plain", "messages": TURNS, "ask": "hi", "say": "yes"}
-    assert one(tmp_path / "a.jsonl", both) == "plain"
+    assert only_document(tmp_path / "a.jsonl", both) == "plain"
     for column in ("messages", "ask,say"):
-        document = one(tmp_path / "a.jsonl", both, column=column)
+        document = only_document(tmp_path / "a.jsonl", both, column=column)
         assert isinstance(document, Conversation)
         assert list(document.messages) == TURNS
 
@@ -214,7 +216,7 @@ def test_what_is_no_conversation_is_refused(
     tmp_path: Path, row: dict[str, Any], settings: dict[str, str], says: str
 ):
     with pytest.raises(TextError) as caught:
-        one(tmp_path / "a.jsonl", row, **settings)
+        only_document(tmp_path / "a.jsonl", row, **settings)
     assert says in str(caught.value)
 
 
@@ -259,7 +261,7 @@ def test_a_store_of_whole_conversations_holds_the_template_s_ids(tmp_path: Path)
     shard = store.read(0)
     made = tiny.tokenizer()
     made.chat_template = TEMPLATES["vicuna"].replace("</s>", "<eos>").replace("{% for", "<bos>{% for", 1)
-    want = theirs(
+    want = template_ids(
         made, [{"role": "user", "content": "ask 0 of it"}, {"role": "assistant", "content": "said 0"}]
     )
     assert shard.tokens[0, : len(want)].tolist() == want

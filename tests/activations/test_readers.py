@@ -1,4 +1,4 @@
-"""Plain text as it is read: the documents that Python's own reading gives, a long one piece by piece."""
+"""Plain text gives the documents that Python's own reading gives; a long document is read piece by piece."""
 
 from itertools import chain, islice
 from pathlib import Path

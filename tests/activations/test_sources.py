@@ -1,4 +1,4 @@
-"""Folders as other tools leave them: every text once, one split at a time, packed or not."""
+"""Folders that other tools wrote are read as they are: every text once, one split at a time, packed or not."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Documents in: every kind of source gives the same texts, in the source's order, or one readable line."""
+"""Every kind of source gives the same documents, in the source's order, or an error of one readable line."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def read(source: Path | str, **settings: str) -> list[str]:
 
 
 def complaint(source: Path | str, **settings: str) -> str:
-    """The one line that reading ends in."""
+    """Return the one-line error that reading ends in."""
     with pytest.raises(TextError) as caught:
         read(source, **settings)
     assert "\n" not in str(caught.value)
@@ -246,7 +246,7 @@ def test_with_a_hub_that_does_not_answer_the_revision_is_the_one_asked_for(monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(
         "huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9"
-    )  # the discard port: nobody is there
+    )  # the discard port: nothing listens
     assert revision(TextConfig("someone/some-text", dataset_revision="v2")) == "v2"
 
 

@@ -1,4 +1,4 @@
-"""Laws of ids and text, over every kind of tokenizer: pieces joined are the document, names are no two alike."""
+"""Laws of ids and text, for every kind of tokenizer: joined pieces are the document, and names are unique."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tests.activations.toys import LAWS
 KINDS = list(tokenizers.KINDS)
 FAITHFUL = [
     kind for kind in KINDS if kind not in ("unigram", "wordpiece")
-]  # these change white space, or more
+]  # the others change white space, or more
 SCRIPTS = [
     "The naïve cat's  mat\n\n\tit ", "人工智能正在改变世界", "الذكاء الاصطناعي", "कृत्रिम बुद्धिमत्ता", "👩‍👩‍👧‍👦🏳️‍🌈👍🏽",
     "\x00\x01\x07\x1b\x7f\u200b\u2028\ufeff", "e\u0301 ﬁ ü ß", "<0xE2> <s> </s> <|endoftext|> ▁ ##", " ", "  ", "\n", "ab",
@@ -27,7 +27,7 @@ documents = st.lists(st.one_of(st.sampled_from(SCRIPTS), st.text(max_size=8)), m
 
 
 def vocabulary(kind: str, extra: int = 5) -> Vocabulary:
-    """A tokenizer of this kind beside an embedding with more rows than it has tokens."""
+    """Return the vocabulary of a tokenizer of this kind with an embedding that has `extra` more rows than it has tokens."""
     tokenizer = tokenizers.tokenizer(kind)
     return Vocabulary(tokenizer, len(tokenizer) + extra)
 

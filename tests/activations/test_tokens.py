@@ -1,4 +1,4 @@
-"""Packing: every token once, in order, and each knows where it comes from."""
+"""Packing keeps every token once and in order, and notes where each comes from."""
 
 from typing import Any
 
@@ -25,20 +25,20 @@ CONFIGS = st.builds(
 
 
 def tokenizer_without(name: str) -> Any:
-    """The toy tokenizer with one special token taken away."""
+    """Return the toy tokenizer without one of its special tokens."""
     made = tiny.tokenizer()
     setattr(made, name, None)
     return made
 
 
 def ids_of(texts: list[str], config: PackingConfig) -> list[list[int]]:
-    """Each document's token ids, its end token included; an empty document has none at all."""
+    """Return each document's token ids, its separator included; an empty document has none."""
     end = [EOS] if config.separator == "eos" else []
     return [byte_ids(text) + end if text else [] for text in texts]
 
 
 def reference(texts: list[str], config: PackingConfig) -> list[tuple[list[int], list[int], list[int]]]:
-    """Packing, one token at a time."""
+    """Pack one token at a time, as a slow and plain reference for `windows`."""
     bos = [(BOS, NOWHERE, NOWHERE)] if config.bos else []
     made, open_window = [], list(bos)
     for document, ids in enumerate(ids_of(texts, config)):

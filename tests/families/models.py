@@ -1,4 +1,4 @@
-"""Model families as tiny random models: one row each, with what is meant to hold of it."""
+"""Model families as tiny random models: one row per family, with what must hold for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,30 +47,30 @@ LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 @dataclass(frozen=True)
 class Family:
-    """A row: how to make the model, and where it is not as most are."""
+    """A family: how to build its model, and where it differs from most others."""
 
     name: str
     config: str
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = ""
-    """Class of the model; the causal one of the configuration when left out."""
+    """Class of the model; left out, the causal one of the configuration."""
     refused: str = ""
-    """What the line of its refusal says; accepted when left out."""
+    """A part of the error that refuses the model; "" if it is accepted."""
     state: bool = True
-    """Whether generation goes on from a kept state; every step reads all tokens again where it does not."""
+    """Whether generation continues from a cached state; otherwise every step reads all tokens again."""
     inside: bool = True
-    """Whether TransformerLens' view computes what the model does, so that hook points inside blocks are had."""
+    """Whether TransformerLens computes what the model does, so that hook points inside blocks are available."""
     adds: bool | None = True
-    """Whether resid_pre + attn_out + mlp_out = resid_post; None where no block has both parts."""
+    """Whether resid_pre + attn_out + mlp_out = resid_post; None if no block has both parts."""
     effects: bool = True
-    """Whether there are direct effects on the next token: the head behind the final norm is linear."""
+    """Whether direct effects on the next token exist: the head after the final norm is linear."""
     quick: bool = False
-    """Whether the whole way from text to steering is gone with it in the default run of the tests."""
+    """Whether the default test run takes it through the whole workflow, from text to steering."""
     tokenizer: Callable[[], Any] = tiny.tokenizer
-    """Makes a tokenizer of its kind with at most as many tokens as the model has embeddings."""
+    """Builds a tokenizer with at most as many tokens as the model has embeddings."""
 
     def folder(self, path: Path) -> Path:
-        """Save the model, random but with no part so small that leaving it out would go unseen, and a tokenizer."""
+        """Save a random model and its tokenizer. Weights are scaled up so that leaving a part out would show."""
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.settings)
         kind = self.model or self.config.replace("Config", "ForCausalLM")
@@ -264,7 +264,7 @@ ROWS = [
 
 
 def table() -> str:
-    """The rows as docs/families.md shows them."""
+    """Return the rows as docs/families.md shows them."""
     lines = [
         "| family | harvest, steering, lens | steering goes on from | hook points inside blocks | resid_pre + attn_out + mlp_out | direct effects |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Every family of models: what is captured, edited, read out and generated is what the model itself computes."""
+"""For every family of models, what is captured, edited, read out and generated is what the model itself computes."""
 
 import warnings
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ PARTS = ("hook_attn_out", "hook_mlp_out", "attn.hook_z")
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Family, LanguageModel]:
-    """A row and its model, loaded as a user loads it."""
+    """Return a family and its model, loaded as a user loads it."""
     folder = request.param.folder(tmp_path_factory.mktemp("family") / "model")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kernels that are not installed
@@ -34,13 +34,13 @@ def made(
 
 
 def blocks(lm: LanguageModel) -> list[torch.nn.Module]:
-    """The plain model's blocks, found without TransformerLens: the longest list of modules that are called in turn."""
+    """Return the plain model's blocks, found without TransformerLens: its longest list of modules."""
     lists = [part for part in lm.plain.modules() if isinstance(part, torch.nn.ModuleList)]
     return next(list(part) for part in lists if len(part) == lm.n_layers)
 
 
 def by_hand(lm: LanguageModel, change: Any = None) -> tuple[list[Tensor], list[Tensor], Any]:
-    """What goes into and comes out of each block, and the model's output; `change` replaces the last block's output."""
+    """Return the input and output of each block, and the model's output; `change` replaces the last block's output."""
     into, out, last = [], [], lm.n_layers - 1
 
     def before(_: Any, args: tuple, kwargs: dict) -> None:
@@ -64,7 +64,7 @@ def by_hand(lm: LanguageModel, change: Any = None) -> tuple[list[Tensor], list[T
 
 
 def there(lm: LanguageModel, names: tuple[str, ...]) -> Iterator[str]:
-    """Hook points of these names in all blocks, as far as the model has them."""
+    """Return the hook points of these names in all blocks that the model has."""
     hooks = set(lm.hooks)
     yield from (hook for i in range(lm.n_layers) for name in names if (hook := f"blocks.{i}.{name}") in hooks)
 
@@ -73,7 +73,7 @@ def test_the_residual_stream_is_the_model_s_hidden_states(made):
     _, lm = made
     into, out, output = by_hand(lm)
     states = output.hidden_states
-    listed = out[:-1] if torch.equal(states[0], out[0]) else into  # Mamba and RWKV list outputs alone
+    listed = out[:-1] if torch.equal(states[0], out[0]) else into  # Mamba and RWKV list only outputs
     for state, x in zip(states, listed, strict=False):
         assert_same_up_to_rounding(x, state)
     hooks = list(there(lm, ("hook_resid_pre", "hook_resid_post")))
@@ -129,7 +129,7 @@ def test_the_readout_is_the_model_s_own_path_to_the_logits(made):
 
 
 def test_a_direct_effect_is_the_slope_of_the_model_s_own_logits(made):
-    """A step across the residual moves no norm's scale to first order, so that freezing it changes nothing."""
+    """A step orthogonal to the residual leaves the norm's scale as it is to first order, so freezing the scale changes nothing."""
     row, lm = made
     generator = torch.Generator().manual_seed(3)
     residual, step = torch.randn(2, 9, lm.bridge.cfg.d_model, generator=generator)

@@ -1,4 +1,4 @@
-"""From text to steering with models of every family: harvest, train, evaluate, features, dead, read, steer, exchange."""
+"""The workflow with models of every family: harvest, train, evaluate, features, dead, read, steer, export and import."""
 
 import math
 from contextlib import nullcontext
@@ -35,7 +35,7 @@ MIDDLE = "blocks.1.hook_resid_pre"
     ],
 )
 def test_the_whole_way_from_text_to_steering(row: Family, tmp_path: Path):
-    """Everything a user does with a model, in the order in which it is done."""
+    """Do everything that a user does with a model, in that order."""
     row.folder(tmp_path / "model")
     model = load(str(tmp_path / "model"))
     tiny.store(tmp_path, model, hooks=MIDDLE, tokens=1600)
