@@ -4,7 +4,6 @@ Sources: Bricken et al. 2023, "Towards Monosemanticity" (collapse, resampling); 
 appendix A.2 (AuxK); arXiv:2605.31518 (latents turned away from the mean activation never fire)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,60 +74,116 @@ class Living:
     """How many are alive."""
 
 
-def cause_of(row: dict[str, Any], living: Living, rules: Rules = RULES) -> tuple[str, list[str]]:
-    """Return the main cause of a row of evidence, one of CAUSES, and the others that apply too."""
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """What became of a latent in training; all numbers are None where that was not recorded."""
+
+    training: str = "not recorded"
+    """One of TRAINING."""
+    times_died: int | None = None
+    times_revived: int | None = None
+    first_death: int | None = None
+    """Step; None if it never died."""
+    last_death: int | None = None
+    last_fired: int | None = None
+    """In tokens from the start of training; None if it never fired."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Fate):
+    """What was measured of a latent that is dead, rare or fires in training text only: its columns of latents.parquet.
+
+    FORMAT.md says what each column means. None stands for what was not measured or has no meaning for the SAE."""
+
+    latent: int
+    kind: str
+    fires_on: str
+    density: float
+    fired_train: int
+    fired_held_out: int
+    fired_special: int
+    fired_random: int | None = None
+    fired_shuffled: int | None = None
+    fired_features: int | None
+    margin: float
+    needed: float
+    positive_share: float
+    best_drive: float
+    mean_drive: float
+    mean_projection: float | None
+    best_rank: int
+    missing_places: int
+    encoder_norm: float
+    decoder_norm: float
+    bias: float | None
+    threshold: float | None
+    mean_cosine: float
+    special_cosine: float | None
+    near_decoder: int
+    near_decoder_cosine: float | None
+    near_decoder_encoder_cosine: float | None
+    near_encoder: int
+    near_encoder_cosine: float | None
+    by_competition: bool
+    """Whether other latents can keep it from firing: rank decides, or all latents share one threshold."""
+    signed: bool
+    """Whether latents fire with both signs."""
+
+
+def cause_of(latent: Evidence, living: Living, rules: Rules = RULES) -> tuple[str, list[str]]:
+    """Return the main cause of a latent's death, one of CAUSES, and the others that apply too."""
     applies = {
-        "encoder collapsed": row["encoder_norm"] < rules.collapsed * living.encoder_norm,
-        "bias too low": _bias_too_low(row, living),
-        "threshold too high": _threshold_too_high(row, living),
-        "turned to special positions": row["fired_special"] > 0
-        and (row["special_cosine"] or 0.0) >= rules.special,
-        "turned away from the mean": _turned_away(row, living),
-        "duplicate": (row["near_decoder_cosine"] or 0.0) >= rules.duplicate
-        and row["near_decoder_encoder_cosine"] >= rules.duplicate_encoder,
-        "encoder short": _encoder_short(row, living),
-        "outcompeted": row["positive_share"] > 0 and row["by_competition"],
-        "below its threshold": row["positive_share"] > 0 and not row["by_competition"],
+        "encoder collapsed": latent.encoder_norm < rules.collapsed * living.encoder_norm,
+        "bias too low": _bias_too_low(latent, living),
+        "threshold too high": _threshold_too_high(latent, living),
+        "turned to special positions": latent.fired_special > 0
+        and (latent.special_cosine or 0.0) >= rules.special,
+        "turned away from the mean": _turned_away(latent, living),
+        "duplicate": (latent.near_decoder_cosine or 0.0) >= rules.duplicate
+        and (latent.near_decoder_encoder_cosine or 0.0) >= rules.duplicate_encoder,
+        "encoder short": _encoder_short(latent, living),
+        "outcompeted": latent.positive_share > 0 and latent.by_competition,
+        "below its threshold": latent.positive_share > 0 and not latent.by_competition,
     }
     causes = [cause for cause in CAUSES if applies.get(cause)]
-    if row["kind"] in OF_KIND:  # the other causes explain why it fired on none of these rows, if it did not
-        return OF_KIND[row["kind"]], [] if row["margin"] > 0 else causes
+    if latent.kind in OF_KIND:  # the other causes explain why it fired on none of these rows, if it did not
+        return OF_KIND[latent.kind], [] if latent.margin > 0 else causes
     return (causes or ["unexplained"])[0], causes[1:]
 
 
-def _bias_too_low(row: dict[str, Any], living: Living) -> bool:
-    if row["bias"] is None or living.bias is None or living.lowest_bias is None:
+def _bias_too_low(latent: Evidence, living: Living) -> bool:
+    if latent.bias is None or living.bias is None or living.lowest_bias is None:
         return False
-    return row["bias"] < living.lowest_bias and _enough(row, living.bias - row["bias"])
+    return latent.bias < living.lowest_bias and _enough(latent, living.bias - latent.bias)
 
 
-def _threshold_too_high(row: dict[str, Any], living: Living) -> bool:
-    if row["threshold"] is None:
+def _threshold_too_high(latent: Evidence, living: Living) -> bool:
+    if latent.threshold is None:
         return False
-    higher = row["threshold"] > living.highest_threshold
-    return higher and row["margin"] + row["threshold"] - living.threshold > 0
+    higher = latent.threshold > living.highest_threshold
+    return higher and latent.margin + latent.threshold - living.threshold > 0
 
 
-def _turned_away(row: dict[str, Any], living: Living) -> bool:
-    share = row["mean_projection"]
-    return share is not None and share < min(living.lowest_projection, 0) and _enough(row, -share)
+def _turned_away(latent: Evidence, living: Living) -> bool:
+    share = latent.mean_projection
+    return share is not None and share < min(living.lowest_projection, 0) and _enough(latent, -share)
 
 
-def _encoder_short(row: dict[str, Any], living: Living) -> bool:
+def _encoder_short(latent: Evidence, living: Living) -> bool:
     """Return whether the latent would fire with an encoder of the living median norm, on the row where it came nearest.
 
     Lengthening the encoder scales the pre-activation without its bias. A result within 1 % of what was needed does not
     count: for latents chosen by rank it may be a tie with a duplicate."""
-    if row["encoder_norm"] >= living.shortest_encoder or row["bias"] is None:
+    if latent.encoder_norm >= living.shortest_encoder or latent.bias is None:
         return False
-    bias = 0.0 if row["signed"] else row["bias"]
-    lengthened = (row["best_drive"] - bias) * living.encoder_norm / max(row["encoder_norm"], 1e-30) + bias
-    return lengthened > 1.01 * row["needed"] and lengthened > 0
+    bias = 0.0 if latent.signed else latent.bias
+    lengthened = (latent.best_drive - bias) * living.encoder_norm / max(latent.encoder_norm, 1e-30) + bias
+    return lengthened > 1.01 * latent.needed and lengthened > 0
 
 
-def _enough(row: dict[str, Any], more: float) -> bool:
+def _enough(latent: Evidence, more: float) -> bool:
     """Return whether a pre-activation higher by `more` would fire, or be positive on some row where it is on none."""
-    return row["margin"] + more > 0 or (row["positive_share"] == 0 and row["best_drive"] + more > 0)
+    return latent.margin + more > 0 or (latent.positive_share == 0 and latent.best_drive + more > 0)
 
 
 def fires_on(counts: dict[str, int], rows: dict[str, int], rules: Rules = RULES) -> str:
@@ -144,120 +199,119 @@ def fires_on(counts: dict[str, int], rows: dict[str, int], rules: Rules = RULES)
     return "special positions only" if special else "off-distribution only" if off else "nothing"
 
 
-def training_of(
-    history: dict[str, Tensor] | None, dead_after: int, tokens: int, latent: int
-) -> dict[str, Any]:
-    """Return what became of a latent in training: `training`, one of TRAINING, and the numbers behind it.
-
-    `tokens` is the number of tokens of the whole training. last_fired is counted in tokens from its start; None for
-    never. Without a history all numbers are None."""
+def training_of(history: dict[str, Tensor] | None, dead_after: int, tokens: int, latent: int) -> Fate:
+    """Return what became of a latent in training; `tokens` is the number of tokens of the whole training."""
     if history is None:
-        empty = ("times_died", "times_revived", "first_death", "last_death", "last_fired")
-        return {"training": "not recorded", **dict.fromkeys(empty)}
+        return Fate()
     own = {name: int(tensor[latent]) for name, tensor in history.items()}
-    silent = own["silent_tokens"]
-    numbers: dict[str, int | None] = {name: own[name] for name in ("times_died", "times_revived")}
-    for name in ("first_death", "last_death"):
-        numbers[name] = None if own[name] < 0 else own[name]
-    numbers["last_fired"] = None if silent >= tokens else tokens - silent
+    silent, times_revived = own["silent_tokens"], own["times_revived"]
     if silent >= tokens:
         state = "never fired"
     elif silent < dead_after:
         state = "alive at the end"
     else:
-        state = "revived and lost" if own["times_revived"] else "died"
-    return {"training": state, **numbers}
+        state = "revived and lost" if times_revived else "died"
+    first, last = (own[name] if own[name] >= 0 else None for name in ("first_death", "last_death"))
+    return Fate(
+        training=state,
+        times_died=own["times_died"],
+        times_revived=times_revived,
+        first_death=first,
+        last_death=last,
+        last_fired=None if silent >= tokens else tokens - silent,
+    )
 
 
-def words(row: dict[str, Any], living: Living, *, aux_k: bool) -> str:
-    """Return a row's evidence in a few sentences: the numbers behind its main cause, and what became of it in training.
+def words(latent: Evidence, cause: str, also: list[str], living: Living, *, aux_k: bool) -> str:
+    """Return a latent's evidence in a few sentences: the numbers behind its main `cause`, the causes that
+    apply too (`also`), and what became of it in training.
 
     `aux_k` says whether the architecture has an AuxK loss."""
-    sentences = [_SAY[row["cause"]](row, living)]
-    if row["positive_share"] == 0:
+    sentences = [_SAY[cause](latent, living)]
+    if latent.positive_share == 0:
         sentences.append(
             "It is negative on every row that was read"
             + (", so AuxK gives it no gradient." if aux_k else ".")
         )
-    if row["also"]:
-        sentences.append(f"Also: {', '.join(row['also'])}.")
-    sentences.append(_history(row))
+    if also:
+        sentences.append(f"Also: {', '.join(also)}.")
+    sentences.append(_history(latent))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _history(row: dict[str, Any]) -> str:
-    match row["training"]:
+def _history(latent: Evidence) -> str:
+    match latent.training:
         case "never fired":
             return "It never fired in training."
         case "died":
-            return f"It died at step {row['last_death']:,} and was not revived."
+            return f"It died at step {latent.last_death:,} and was not revived."
         case "revived and lost":
-            times = row["times_revived"]
-            return f"It was revived {times} time{'s' * (times > 1)} and lost again at step {row['last_death']:,}."
+            times = latent.times_revived or 0
+            return f"It was revived {times} time{'s' * (times > 1)} and lost again at step {latent.last_death:,}."
         case "alive at the end":
             return "It fired in the last stretch of training."
     return ""
 
 
-def _say_competition(row: dict[str, Any], living: Living) -> str:
-    if row["best_rank"]:
+def _say_competition(latent: Evidence, living: Living) -> str:
+    if latent.best_rank:
         return (
-            f"Positive on {row['positive_share']:.1%} of rows, best rank {row['best_rank']:,}, "
-            f"{row['missing_places']:,} too low to be kept; nearest living encoder: {row['near_encoder']} "
-            f"(cosine {row['near_encoder_cosine'] or 0:.2f})."
+            f"Positive on {latent.positive_share:.1%} of rows, best rank {latent.best_rank:,}, "
+            f"{latent.missing_places:,} too low to be kept; nearest living encoder: {latent.near_encoder} "
+            f"(cosine {latent.near_encoder_cosine or 0:.2f})."
         )
     return (
-        f"Positive on {row['positive_share']:.1%} of rows, at best {row['best_drive']:.3g} "
-        f"where {row['needed']:.3g} was needed."
+        f"Positive on {latent.positive_share:.1%} of rows, at best {latent.best_drive:.3g} "
+        f"where {latent.needed:.3g} was needed."
     )
 
 
-def _say_firings(row: dict[str, Any]) -> str:
-    text = f"Fired on {row['fired_train']:,} rows of training text and {row['fired_held_out']:,} of held-out text"
+def _say_firings(latent: Evidence) -> str:
+    text = f"Fired on {latent.fired_train:,} rows of training text and {latent.fired_held_out:,} of held-out text"
     more = (
         ""
-        if row["fired_features"] is None
-        else f", and {row['fired_features']:,} times where features were collected"
+        if latent.fired_features is None
+        else f", and {latent.fired_features:,} times where features were collected"
     )
     return f"{text}{more}."
 
 
 _SAY = {
-    "encoder collapsed": lambda row, living: (
-        f"Encoder norm {row['encoder_norm']:.3g}, the living median is {living.encoder_norm:.3g}; "
-        f"it was {-row['margin']:.3g} short at best."
+    "encoder collapsed": lambda latent, living: (
+        f"Encoder norm {latent.encoder_norm:.3g}, the living median is {living.encoder_norm:.3g}; "
+        f"it was {-latent.margin:.3g} short at best."
     ),
-    "bias too low": lambda row, living: (
-        f"Bias {row['bias']:.3g}, the living median is {living.bias:.3g} and nearly all are above "
-        f"{living.lowest_bias:.3g}; it was {-row['margin']:.3g} short at best."
+    "bias too low": lambda latent, living: (
+        f"Bias {latent.bias:.3g}, the living median is {living.bias:.3g} and nearly all are above "
+        f"{living.lowest_bias:.3g}; it was {-latent.margin:.3g} short at best."
     ),
-    "threshold too high": lambda row, living: (
-        f"Threshold {row['threshold']:.3g}, the living median is {living.threshold:.3g}; "
-        f"it was {-row['margin']:.3g} short at best."
+    "threshold too high": lambda latent, living: (
+        f"Threshold {latent.threshold:.3g}, the living median is {living.threshold:.3g}; "
+        f"it was {-latent.margin:.3g} short at best."
     ),
-    "turned to special positions": lambda row, living: (
-        f"Encoder cosine {row['special_cosine']:.2f} with the activation at special positions; "
-        f"{row['mean_cosine']:.2f} with the mean of text."
+    "turned to special positions": lambda latent, living: (
+        f"Encoder cosine {latent.special_cosine:.2f} with the activation at special positions; "
+        f"{latent.mean_cosine:.2f} with the mean of text."
     ),
-    "turned away from the mean": lambda row, living: (
-        f"The mean activation lowers its pre-activation by {-row['mean_projection']:.3g} (encoder cosine "
-        f"{row['mean_cosine']:.2f}); it was {-row['margin']:.3g} short at best."
+    "turned away from the mean": lambda latent, living: (
+        f"The mean activation lowers its pre-activation by {-latent.mean_projection:.3g} (encoder cosine "
+        f"{latent.mean_cosine:.2f}); it was {-latent.margin:.3g} short at best."
     ),
-    "duplicate": lambda row, living: (
-        f"Latent {row['near_decoder']} fires in its place: decoder cosine {row['near_decoder_cosine']:.2f}, "
-        f"encoder cosine {row['near_decoder_encoder_cosine']:.2f}; it was {-row['margin']:.3g} short at best."
+    "duplicate": lambda latent, living: (
+        f"Latent {latent.near_decoder} fires in its place: decoder cosine {latent.near_decoder_cosine:.2f}, "
+        f"encoder cosine {latent.near_decoder_encoder_cosine:.2f}; it was {-latent.margin:.3g} short at best."
     ),
-    "encoder short": lambda row, living: (
-        f"Encoder norm {row['encoder_norm']:.3g}, nearly all living ones are above {living.shortest_encoder:.3g} "
-        f"(median {living.encoder_norm:.3g}). {_say_competition(row, living)}"
+    "encoder short": lambda latent, living: (
+        f"Encoder norm {latent.encoder_norm:.3g}, nearly all living ones are above {living.shortest_encoder:.3g} "
+        f"(median {living.encoder_norm:.3g}). {_say_competition(latent, living)}"
     ),
     "outcompeted": _say_competition,
     "below its threshold": _say_competition,
-    "rare": lambda row, living: _say_firings(row),
-    "only in training text": lambda row, living: _say_firings(row),
-    "unexplained": lambda row, living: (
-        f"Norm and bias are usual; it was {-row['margin']:.3g} short at best, encoder cosine with the mean "
-        f"{row['mean_cosine']:.2f}."
+    "rare": lambda latent, living: _say_firings(latent),
+    "only in training text": lambda latent, living: _say_firings(latent),
+    "unexplained": lambda latent, living: (
+        f"Norm and bias are usual; it was {-latent.margin:.3g} short at best, encoder cosine with the mean "
+        f"{latent.mean_cosine:.2f}."
     ),
 }  # fmt: skip
 

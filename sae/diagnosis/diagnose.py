@@ -17,7 +17,7 @@ from activations.language_model import LanguageModel
 from activations.store import Store
 from sae.architectures import SAE
 from sae.diagnosis import dense, report, what_if
-from sae.diagnosis.causes import RULES, cause_of, fires_on, living_of, training_of, words
+from sae.diagnosis.causes import RULES, Evidence, cause_of, fires_on, living_of, training_of, words
 from sae.diagnosis.evidence import (
     Firings,
     Nearest,
@@ -201,30 +201,32 @@ def _evidence(
     lists = {name: column.tolist() for name, column in columns.items()}
     table = []
     for at, latent in enumerate(chosen.tolist()):
-        row = {name: _plain(column[at]) for name, column in lists.items()}
-        row |= {
-            "kind": kinds[latent],
+        numbers: dict[str, Any] = {name: _plain(column[at]) for name, column in lists.items()}
+        if of_weights.bias is None:
+            numbers["mean_projection"] = None
+        evidence = Evidence(
+            kind=kinds[latent],
+            by_competition=measured.by_rank or shared,
+            signed=sae.signed,
+            **numbers,
             **_of_firings(counted, trained, latent),
-            "by_competition": measured.by_rank or shared,
-            "signed": sae.signed,
-        }
-        row["mean_projection"] = None if of_weights.bias is None else row["mean_projection"]
-        row["cause"], row["also"] = cause_of(row, living)
-        row["evidence"] = words(row, living, aux_k=hasattr(sae.cfg, "aux_k"))
-        table.append(row)
+        )
+        cause, also = cause_of(evidence, living)
+        text = words(evidence, cause, also, living, aux_k=hasattr(sae.cfg, "aux_k"))
+        table.append({**vars(evidence), "cause": cause, "also": also, "evidence": text})
     return table
 
 
 def _of_firings(counted: Firings, trained: Trained, latent: int) -> dict[str, Any]:
     counts = {name: int(column[latent]) for name, column in counted.counts.items()}
-    history = training_of(trained.history, trained.dead_after_tokens, trained.tokens, latent)
+    fate = training_of(trained.history, trained.dead_after_tokens, trained.tokens, latent)
     return {
         "latent": latent,
         "density": float(counted.density[latent]),
         "fires_on": fires_on(counts, counted.rows),
         **{f"fired_{name}": count for name, count in counts.items()},
         "fired_features": None if trained.fired is None else int(trained.fired[latent]),
-        **history,
+        **vars(fate),
     }
 
 

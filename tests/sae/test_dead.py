@@ -277,7 +277,7 @@ def test_what_became_of_a_latent_when_the_data_shifted_is_told(present, training
     assert row["kind"] == "dead"
     assert row["training"] == training
     assert numbers.items() <= row.items()
-    assert training_of(None, 1, 1, 0)["training"] == "not recorded"
+    assert training_of(None, 1, 1, 0).training == "not recorded"
 
 
 def test_what_features_saw_keeps_a_latent_from_being_called_dead():
