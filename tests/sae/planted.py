@@ -1,4 +1,4 @@
-"""A small world in which it is known why each latent is dead: rows, and SAEs with causes planted in them."""
+"""A small world in which the cause of each latent's death is known: rows, and SAEs with causes planted in them."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ class PlantedRows(Rows):
         self.n = {"train": n - held_out, "held_out": held_out, "special": len(self.first)}
 
     def text(self) -> Iterator[Piece]:
-        """All rows, a batch at a time."""
+        """Yield all rows, a batch at a time."""
         columns = torch.arange(len(self.x)) % CONTEXT
         parts = (self.x, self.held_out, self.tokens, columns)
         yield from (
@@ -53,12 +53,12 @@ class PlantedRows(Rows):
         )
 
     def special(self) -> Tensor:
-        """The first positions."""
+        """Return the rows at the first positions."""
         return self.first
 
 
 def strange() -> dict[str, Tensor]:
-    """Off-distribution rows."""
+    """Return off-distribution rows."""
     return {
         "random": (5 * axes[OFF] + 4 * axes[MEAN]).expand(7, D).clone(),
         "shuffled": 4 * axes[MEAN].expand(3, D),
@@ -67,7 +67,7 @@ def strange() -> dict[str, Tensor]:
 
 @torch.no_grad()
 def planted(cfg: ArchConfig) -> SAE:
-    """An SAE whose first latents each read one axis of the world, with a cause of death in some of the rest.
+    """Return an SAE whose first latents each read one axis of the world, with a cause of death in some of the rest.
 
     b_dec is at half the mean, so that the mean still shows."""
     sae = build(cfg, D).requires_grad_(False).eval()
@@ -100,7 +100,7 @@ def planted(cfg: ArchConfig) -> SAE:
 
 
 def diagnosed(cfg: ArchConfig, signed: bool = False) -> tuple[SAE, PlantedRows, DeadSummary, dict[int, dict]]:
-    """The planted SAE, its rows, the summary, and the rows of the table by latent."""
+    """Return the planted SAE, its rows, the summary, and the rows of the table by latent."""
     sae, rows = planted(cfg), PlantedRows(signed=signed)
     summary, table = examine(sae, rows, strange(), TRAINED)
     return sae, rows, summary, {row["latent"]: row for row in table}

@@ -1,4 +1,4 @@
-"""Latents with two signs, on a toy run of AbsTopK: counted by brute force, shown by either sign."""
+"""Latents that fire with both signs, in a toy run of AbsTopK, are those that a brute force counts."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from sae.workflows.train import train
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory) -> Run:
-    """AbsTopK on the toy store, with features."""
+    """Return a run of AbsTopK on the toy store, with features."""
     cfg = TrainConfig(steps=30, batch=64, lr=3e-3)
     arch = AbsTopKConfig(d_sae=32, k=4)
     out = tmp_path_factory.mktemp("signed") / "run"
@@ -36,7 +36,7 @@ def features(run) -> FeatureStore:
 
 @pytest.fixture(scope="module")
 def dense(run) -> np.ndarray:
-    """All latents of all rows that count, [windows, T, F]; 0 in column 0, which does not."""
+    """Return all latents on all rows, [windows, T, F]; 0 at position 0, which does not count."""
     shards = [run.store.read(number, (run.hook,)) for number in range(len(run.store.shards))]
     codes = [run.sae().encode(s.activations[run.hook]).dense().view(*s.tokens.shape, 32) for s in shards]
     found = np.concatenate([code.numpy() for code in codes])

@@ -1,4 +1,4 @@
-"""Latents that fire together, against a dense float64 count; signs, blocks and both products."""
+"""Co-firing latents equal a dense float64 count, for both signs, any blocks and both products."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ F, ROWS = 24, 400
 
 
 def code(density: float, seed: int = 0) -> torch.Tensor:
-    """Dense codes in which latents 3 and 7 fire together, and 5 fires only where 3 does, with the other sign."""
+    """Return dense codes in which latents 3 and 7 fire together, and 5 fires only where 3 does, with the other sign."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(ROWS, F)) * (rng.random((ROWS, F)) < density)
     values[:, 9] = 0
@@ -26,7 +26,7 @@ def code(density: float, seed: int = 0) -> torch.Tensor:
 
 
 def firings(dense: torch.Tensor, shards: int):
-    """As the pass keeps them, shard by shard."""
+    """Return the firings shard by shard, as the pass keeps them."""
     for part in dense.chunk(shards):
         rows, latents = part.nonzero(as_tuple=True)
         yield by_latent(rows, latents, part[rows, latents], part.shape[1])

@@ -1,4 +1,4 @@
-"""Planted causes of death are named, what-ifs come true when done, and numbers are those of a brute force."""
+"""Planted causes of death are named, what-ifs come true when they are done, and numbers equal a brute force."""
 
 import copy
 from dataclasses import replace
@@ -156,7 +156,7 @@ def dead_of(table: dict[int, dict]) -> list[int]:
 
 
 def fire(sae: SAE, rows: PlantedRows, latents: list[int]) -> int:
-    """How many of these latents fire on some row of text."""
+    """Return how many of these latents fire on some row of text."""
     return int((sae.encode(rows.x).dense()[:, latents] != 0).any(0).sum())
 
 
@@ -236,7 +236,7 @@ def test_badly_reconstructed_rows_are_drawn_and_well_rebuilt_ones_are_not():
 
 
 def shifted(present: str, cfg: TrainConfig) -> tuple[SAE, Trainer]:
-    """A training in which latent 0's axis is in the data at step t where character t is x."""
+    """Train on data that contains latent 0's axis at step t where character t is x."""
     trainer = Trainer(planted(TopKConfig(d_sae=F, k=1)).requires_grad_(True), cfg)
     rows = PlantedRows(n=64)
     for there in present:

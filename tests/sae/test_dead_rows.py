@@ -1,4 +1,4 @@
-"""Which rows are looked at for dead latents: evenly chosen, the same each time, and text like no document."""
+"""The rows on which latents are diagnosed are evenly chosen, the same each time, and include text unlike any document."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ def test_a_run_of_the_toy_world_is_the_same_each_time(world):
 
 
 class Listener:
-    """A language model that notes what it is shown; activations are the tokens' own numbers."""
+    """A language model that records the tokens it reads and whose activations are the token ids."""
 
     def __init__(self, width: int, vocabulary: int):
         self.shown: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Dense latents: each planted kind is named, and its numbers are those of a plain computation."""
+"""Each planted kind of dense latent is named, and its numbers equal a plain computation."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ WORDS = [" a", "b", "7", "!", "\n", " the", "ing", " x", "y", " z", "q", " w"]
 
 
 def dense_world() -> tuple[SAE, PlantedRows, Firings]:
-    """Rows in which seven latents fire on half of all tokens, each for a reason of its own."""
+    """Return an SAE and rows on which seven latents fire on half of all tokens, each for a reason of its own."""
     rows = PlantedRows(n=2000)
     generator = torch.Generator().manual_seed(1)
     columns = torch.arange(len(rows.x)) % CONTEXT

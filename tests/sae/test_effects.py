@@ -1,4 +1,4 @@
-"""The measured effect against a hand-written hook in float64; zero where the latent writes nothing; both signs."""
+"""The measured effect equals that of a hand-written hook, for both signs, and is zero where the latent writes nothing."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def model(world) -> LanguageModel:
 
 
 def by_hand(model, sae, features, example, latent):
-    """Log-probabilities [T, V] of the whole window as it is and ablated, by a hook on the plain model; and f."""
+    """Return log-probabilities [T, V] of the whole window, clean and ablated by a hook on the plain model, and f."""
     tokens = torch.from_numpy(example.ids).long()[None]
     value = []
 
@@ -127,7 +127,7 @@ def test_a_latent_whose_decoder_row_is_zero_has_no_effect(run, model, features):
 
 
 def test_negative_values_are_measured_on_their_own(world, model, tmp_path):
-    """The hostile run's feature 5 is the toy's with all values turned round; so are its encoder and decoder here."""
+    """Feature 5 of the hostile run is the toy's with all values negated; its encoder and decoder are negated here too."""
     runs = worlds.make(tmp_path / "runs", world / "runs" / "toy")
     negative = FeatureStore(runs / worlds.HOSTILE_RUN / "features")
     run = Run(world / "runs/toy")
@@ -170,7 +170,7 @@ def test_what_progress_raises_ends_the_measurement(run, model, features):
 
 @architectures()
 def test_any_architecture_s_value_at_the_peak_is_what_is_taken_out(cfg, run, model, features):
-    """x - f d at the peak is what decoding the code without the latent gives, the error kept."""
+    """x - f d at the peak equals decoding the code without the latent and adding the SAE's error."""
     from dataclasses import replace
 
     from sae.architectures import build

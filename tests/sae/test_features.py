@@ -1,4 +1,4 @@
-"""One pass against a dense brute force; independence of batches and order; planted features; resumption."""
+"""The pass over a store equals a dense brute force, whatever the batches and order, and resumes after any interruption."""
 
 import json
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def model(world) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def dense(run) -> np.ndarray:
-    """All latents of all rows [windows, T, F]; NaN where a row does not count."""
+    """Return all latents on all rows, [windows, T, F]; NaN where a row does not count."""
     out = np.full((run.store.windows, CONTEXT, 32), np.nan)
     for number, first in enumerate(run.store.first_windows):
         shard = run.store.read(number, (run.hook,))
@@ -180,7 +180,7 @@ def test_negative_values_have_their_own_examples_and_side_of_the_histogram():
 
 
 def test_the_sample_is_uniform_over_windows():
-    """Of 1000 windows, 40 are drawn; each tenth of them gets its share (chi-square, 2000 latents)."""
+    """40 of 1000 windows are drawn for each of 2000 latents; each tenth of the windows gets its share (chi-square)."""
     windows = torch.arange(1000).repeat(2000)
     selection = Selection(range(2000), 1, 40)
     selection.add(Firings(torch.arange(2001) * 1000, windows.int(), torch.ones(len(windows))), context=1)

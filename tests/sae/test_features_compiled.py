@@ -1,4 +1,4 @@
-"""The compiled loops give to the bit what plain torch gives, on any number of threads; what is refused."""
+"""The compiled loops give the same bits as plain torch on any number of threads, and values that are not finite are refused."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ CONTEXT, F, WINDOWS = 8, 12, 24
 
 @contextmanager
 def looping(yes: bool, threads: int = 1) -> Iterator[None]:
-    """Within the block all work is done by the compiled loops, or none."""
+    """Let the compiled loops do all work within the block, or none."""
     kept, before = numba_pass.WORTHWHILE, torch.get_num_threads()
     numba_pass.WORTHWHILE = 0 if yes else 2**62
     torch.set_num_threads(threads)
@@ -33,7 +33,7 @@ def looping(yes: bool, threads: int = 1) -> Iterator[None]:
 
 
 def shards(seed: int, density: float) -> list[Firings]:
-    """Two shards, ties and both signs among the values, values at the histogram's edges and beyond both its ends."""
+    """Return two shards whose values have ties, both signs, and lie at the histogram's edges and beyond both its ends."""
     g = torch.Generator().manual_seed(seed)
     found = []
     for first_window, windows in ((0, WINDOWS), (WINDOWS, 5)):
@@ -46,7 +46,7 @@ def shards(seed: int, density: float) -> list[Firings]:
 
 
 def everything(parts: list[Firings]) -> list[torch.Tensor]:
-    """All that the pass makes of them."""
+    """Return everything that the pass computes from these shards."""
     statistics, selection = Statistics(F, unit=0.7), Selection(range(5, 5 + F), 2, 3)
     for part in parts:
         statistics.add(part)

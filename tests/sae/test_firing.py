@@ -1,4 +1,4 @@
-"""How far from firing a latent is: the same truth as `encode`'s, and what it says to add does make it fire."""
+"""A latent's margin to firing agrees with `encode`, and adding what it lacks makes it fire."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_the_margin_is_the_drive_less_what_is_needed(cfg):
 
 
 def raise_bias(sae: SAE, latent: int, by: float) -> None:
-    """Add to one latent's encoder bias; a gate's magnitude rises along with it."""
+    """Add to one latent's encoder bias, and to the bias of its magnitude where it is gated."""
     bias = sae.encoder_bias()
     assert bias is not None
     bias[latent] += by

@@ -1,4 +1,4 @@
-"""Labels beside the features: kept, shared by writers, tied to one SAE, plain text whatever they hold."""
+"""Labels outlive the features, are shared by several writers, belong to one SAE and are plain text whatever they hold."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The map of decoder directions: planted groups are found, the same each time; small and dead dictionaries."""
+"""The map of decoder directions finds planted groups, is the same each time, and exists for small and dead dictionaries."""
 
 import json
 import logging

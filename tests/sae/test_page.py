@@ -1,4 +1,4 @@
-"""A feature as one HTML file and in a notebook: everything in it, nothing fetched, nothing run."""
+"""A feature's HTML file and notebook card hold everything known about it, fetch nothing and run nothing."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ VOID = {"meta", "br", "img", "link"}
 
 
 class Elements(HTMLParser):
-    """Tags seen, their attributes, and the text."""
+    """The tags of an HTML page, their attributes, and its text."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -51,7 +51,7 @@ def runs(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def features(world, runs) -> FeatureStore:
-    """The hostile run's, with a hostile label and a measured effect."""
+    """Return the hostile run's features with a hostile label and a measured effect."""
     features = FeatureStore(runs / HOSTILE_RUN / "features")
     features.labels.set(7, HOSTILE["e"], HOSTILE["l"])
     run = Run(world / "runs/toy")
