@@ -94,7 +94,7 @@ def jumprelu(steps: int = 4000) -> go.Figure:
     x, codes = rows_of(world)
     found = cosines(world.features, sae.W_dec)
     feature, latent = divmod(int(found.argmax()), sae.d_sae)
-    y, threshold = sae.drive(x)[:, latent], sae.threshold[latent].item()
+    y, threshold = sae.dense_pre_activations(x)[:, latent], sae.threshold[latent].item()
     figure = panels("")
     for name, chosen, colour in (
         ("rows without the feature", codes[:, feature] == 0, ORANGE),

@@ -92,7 +92,7 @@ class AbsTopK(SAE):
             return u.above(self.threshold, by_size=True)
         return u.largest(self.cfg.k, by_size=True)
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
         """k of each token; chosen per batch, the threshold decides."""
         if self.cfg.per == "batch":
             return None

@@ -170,7 +170,7 @@ class AdaptiveK(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).largest(self.k_of(self.score(x))).relu()
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """Each row's own k."""
         return self.k_of(self.score(x))
 

@@ -234,7 +234,7 @@ class GBA(SAE):
         u = self.pre_activations(x)
         return self._code(u, self._switch(u))
 
-    def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
+    def dense_pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """y: the cosine plus the bias."""
         return self._switch(self.pre_activations(x))
 

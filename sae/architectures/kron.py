@@ -161,14 +161,14 @@ class KronSAE(SAE):
             return ands.keep(kernels.where(ands.dense() > self.threshold))
         return ands.keep(kernels.largest_ands(ands.u, ands.v, self.cfg.heads, self.cfg.k))
 
-    def drive(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
+    def dense_pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """Latents where both factors are positive; else the lower of the two, which keeps them off."""
         ands = self.ands(x)
         u, v = (side.dense.unflatten(1, (self.cfg.heads, -1)) for side in (ands.u, ands.v))
         lower = torch.minimum(u[:, :, :, None], v[:, :, None, :]).flatten(1)
         return torch.where(lower > 0, ands.dense(), lower)
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
         """k of each token; with batchtopk the threshold decides."""
         if self.cfg.select == "batchtopk":
             return None

@@ -139,7 +139,7 @@ class MFR(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self._code(x, 0)
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """k."""
         return torch.full((len(x),), self.cfg.k, device=x.device)
 

@@ -1,4 +1,4 @@
-"""What several methods share: losses, thresholds, warm-ups, starts, checks of settings. Functions, never parents."""
+"""Functions that several architectures share: losses, running thresholds, warm-ups, starts, checks of settings."""
 
 import math
 from typing import Any
@@ -15,9 +15,9 @@ from sae.code import SparseCode
 
 
 def start_centred(sae: SAE, centre: Float[Tensor, "D"]) -> None:
-    """Without `pre_bias`: biases with which latents first see x - centre, as where b_dec is taken off x.
+    """Set b_dec to the centre, and b_enc so that latents read x - centre at first, where b_dec is not subtracted from x.
 
-    With a centre of 0 they are 0, as in the papers; activations of language models are far from centred."""
+    With a centre of 0 both are 0, as in the papers. Activations of language models are far from centred."""
     sae.b_dec.copy_(centre)
     sae.b_enc.copy_(-(centre @ sae.W_enc))
 
@@ -31,14 +31,14 @@ def move_norms(sae: SAE) -> Float[Tensor, "F"]:
 
 
 def warmed(step: int, steps: int, share: float) -> float:
-    """Linear warm-up: 0 at step 0, 1 from the step on that ends this share of all steps; 1 when share is 0."""
+    """Return a linear warm-up's factor: 0 at step 0, 1 once this share of all steps is done; always 1 for a share of 0."""
     return min(1.0, step / (share * steps)) if share > 0 else 1.0
 
 
 def auxk_term(
     sae: SAE, x: Tensor, y: Tensor, y_hat: Tensor, dead: Tensor, k: int | None
 ) -> Float[Tensor, ""]:
-    """`losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (appendix B.1)."""
+    """Return `losses.auxk` of an SAE's dead latents; 0 when none is dead. k defaults to D / 2 (Gao et al. 2024, B.1)."""
     chosen = dead.nonzero()[:, 0]
     if not kernels.collective().any(len(chosen) > 0):
         return y.new_zeros(())
@@ -49,9 +49,9 @@ def auxk_term(
 
 @torch.no_grad()
 def follow_smallest(threshold: Float[Tensor, ""], values: Float[Tensor, "nnz"], rate: float) -> None:
-    """Move a running threshold, in place, by `rate` of the way to the smallest |value| a batch has kept.
+    """Move a running threshold, in place, by `rate` of the way to the smallest |value| that a batch keeps.
 
-    Zeros do not count; a batch of nothing else changes nothing. A threshold of 0 has no past: it is assigned."""
+    Zeros do not count, and a batch of zeros changes nothing. A threshold of 0 has no history: it is assigned."""
     sizes = values.abs()[values != 0]
     least = kernels.collective().least(sizes.min() if len(sizes) else values.new_tensor(torch.inf))
     if least.isfinite():
@@ -83,7 +83,7 @@ def check_at_least_0(name: str, value: float) -> None:
 
 
 def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: SparseCode, cfg: Any) -> Loss:
-    """FVU of the code's reconstruction plus `cfg.aux_weight` times AuxK: the loss of the TopK family."""
+    """Return the FVU of the code's reconstruction plus `cfg.aux_weight` times AuxK: the loss of the TopK family."""
     y_hat = sae.decode(code)
     reconstruction = losses.fvu(y, y_hat)
     aux = auxk_term(sae, x, y, y_hat, dead, cfg.aux_k)
@@ -97,7 +97,7 @@ def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: Spar
 def penalised_loss(
     y: Tensor, y_hat: Tensor, code: SparseCode, penalties: dict[str, tuple[float, Tensor]]
 ) -> Loss:
-    """Squared error plus weighted penalties, by name: the loss of the methods that put a price on sparsity."""
+    """Return the squared error plus penalties, given by name as (weight, term): the loss of methods that price sparsity."""
     error = losses.squared_error(y, y_hat)
     total = error + sum(weight * term for weight, term in penalties.values())
     terms = {"fvu": losses.fvu(y, y_hat.detach()), "l0": code.l0().float().mean(), "squared_error": error}

@@ -100,9 +100,9 @@ class TopAFA(SAE):
         scaled = u.relu() * self.W_dec.detach().norm(dim=1)
         return nearest_norm(scaled, (x - self.b_dec).detach().norm(dim=1))
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """The k that the row's norm asks for, as it is: it would follow a latent that grew."""
-        return self._chosen(x, drive).offsets.diff()
+        return self._chosen(x, u).offsets.diff()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """FVU + aux_weight * AuxK + afa_weight * D * mean((|z| - |x|)^2) / mean(|x|^2).

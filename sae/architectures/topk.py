@@ -77,7 +77,7 @@ class TopK(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).largest(self.cfg.k).relu()
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """k."""
         return torch.full((len(x),), self.cfg.k, device=x.device)
 

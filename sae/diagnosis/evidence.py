@@ -145,7 +145,7 @@ def pre_activations(
     floor = sae.thresholds()[latents.to(device)].cpu()
     for piece in rows.text():
         x = piece.x.to(device)
-        pre = sae.drive(x)
+        pre = sae.dense_pre_activations(x)
         kept = sae.kept_per_row(x, pre)
         if math.isnan(typical):
             typical = _typical(sae, pre, kept)
@@ -185,7 +185,7 @@ def pre_activations(
 def _typical(sae: SAE, pre: Tensor, kept: Tensor | None) -> float:
     """Return the median size of the pre-activations that fire, NaN when none does."""
     firing = sae.firing_of(pre, kept, torch.arange(sae.d_sae, device=pre.device))
-    fired = firing.drive[firing.margin > 0]
+    fired = firing.pre_activation[firing.margin > 0]
     return float(fired.abs().median()) if len(fired) else math.nan
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
-from sae.kernels.autograd_functions import Decoded, Entries, Some, SomeRows, entry_rows
+from sae.kernels.autograd_functions import Decoded, DenseColumns, GatherRows, SparseProject, entry_rows
 from sae.kernels.choice import backend
 from sae.kernels.collective import collective
 from sae.kernels.reference import Picked
@@ -59,7 +59,9 @@ class Projection:
 
     def of(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """u of these latents, all different, on every row, in the graph."""
-        return Some.apply(self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred)
+        return DenseColumns.apply(
+            self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred
+        )
 
     def largest(self, k: int | Int[Tensor, "B"], by_size: bool = False) -> SparseCode:
         """The k largest of each row, k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
@@ -127,7 +129,7 @@ class Projection:
 
     def _entries(self, values: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor) -> SparseCode:
         given = (self.x, self.shift, self.W, self.b)
-        kept = Entries.apply(*given, self.centred, values, indices, offsets, rows)
+        kept = SparseProject.apply(*given, self.centred, values, indices, offsets, rows)
         return SparseCode(kept, indices, offsets, self.W.shape[1])
 
 
@@ -162,7 +164,7 @@ def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"
 
 def rows_of(W: Float[Tensor, "F D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
     """W[latents], all different; its gradient is of these rows alone."""
-    return SomeRows.apply(W, latents)
+    return GatherRows.apply(W, latents)
 
 
 def where(chosen: Bool[Tensor, "B F"]) -> Pattern:

@@ -16,7 +16,7 @@ from sae.kernels.gradients import collected
 CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
 
 
-class Entries(torch.autograd.Function):
+class SparseProject(torch.autograd.Function):
     """Entries of (x - shift) W + b, already computed; the backward pass is sparse."""
 
     @staticmethod
@@ -43,7 +43,7 @@ class Entries(torch.autograd.Function):
         )
 
 
-class Some(torch.autograd.Function):
+class DenseColumns(torch.autograd.Function):
     """(x - shift) @ rows.T + b. The gradient of a shift takes no product of the size of the others."""
 
     @staticmethod
@@ -86,7 +86,7 @@ class Decoded(torch.autograd.Function):
         return grad_values, grad_W, None, None
 
 
-class SomeRows(torch.autograd.Function):
+class GatherRows(torch.autograd.Function):
     """Some rows of W."""
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""What the ranks that train one SAE tell each other within a step: each holds a part of the batch, or of the latents.
+"""What ranks that train one SAE exchange within a step; each rank holds a part of the batch, or a part of the latents.
 
-Losses and kernels ask `collective()` wherever a number is of the whole batch or of the whole dictionary. A process alone
-has both whole, and everything here gives back what it was given. `sae.training.distributed` has the other answers."""
+Losses and kernels ask `collective()` wherever a number concerns the whole batch or the whole dictionary. A single process
+holds both, so that everything here returns its argument. `sae.training.distributed` implements it for several ranks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,58 +13,62 @@ from torch import Tensor, nn
 
 
 class SingleProcess:
-    """No others. Each loss is such that the mean of the ranks' losses is the loss of the whole batch."""
+    """One process, which communicates with nobody.
+
+    Each rank computes its loss so that the mean over the ranks is the loss of the whole batch."""
 
     by_row: ClassVar[bool] = True
-    """Whether large gradients may be kept as the rows that have one: `settle` does not need them whole."""
+    """Whether large gradients may be kept as the rows that have one, because `combine_gradients` needs no dense ones."""
 
     def rows(self, own: int) -> int:
-        """Rows of the whole batch, when `own` are here."""
+        """Return the number of rows of the whole batch, of which `own` are on this rank."""
         return own
 
     def mean_over_rows(self, mean: Tensor) -> Tensor:
-        """Of a mean over the rows here that over all rows; outside the graph."""
+        """Average this rank's mean over all ranks. No gradient flows through it."""
         return mean
 
     def sum_over_rows(self, total: Tensor) -> Tensor:
-        """Of a sum over the rows here that over all rows; outside the graph."""
+        """Sum this rank's sum over all ranks. No gradient flows through it."""
         return total
 
     def max_over_rows(self, largest: Tensor) -> Tensor:
-        """Of a maximum over the rows here that over all rows; outside the graph."""
+        """Return the maximum of this rank's maximum and all others'. No gradient flows through it."""
         return largest
 
     def sum_over_latents(self, part: Tensor) -> Tensor:
-        """Of what the latents here add up to what all do; each part's gradient is that of the sum."""
+        """Sum what each rank's latents contribute. The gradient of every part is that of the sum."""
         return part
 
     def to_latents(self, common: Tensor) -> Tensor:
-        """The same tensor, on its way to the latents: its gradient is the sum of what all of them ask."""
+        """Return a tensor that all latents read. Its gradient is summed over the ranks' latents."""
         return common
 
     def any(self, here: bool) -> bool:
-        """Whether something is so on any rank."""
+        """Return whether `here` is true on any rank."""
         return here
 
     def least(self, value: Tensor) -> Tensor:
-        """The smallest of the ranks' values."""
+        """Return the elementwise smallest of the ranks' values."""
         return value
 
     def largest_of_row(self, keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"] | None:
-        """Which keys of a row are among the k largest of the row, latents elsewhere included. None: all of them, as
-        no more than k were given. At most k in all; of equal ones those of the lower rank, then the earlier."""
+        """Return which keys are among the k largest of their row, counting the latents of all ranks. None means all of them.
+
+        `keys` has at most k columns: this rank's own k largest. Of equal keys, those of the lower rank and then the
+        earlier are kept, so that all ranks together keep at most k."""
         return None
 
     def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"] | None:
-        """Which keys are among the k largest of the whole batch and dictionary; else as `largest_of_row`."""
+        """Return which keys are among the k largest of the whole batch and dictionary; see `largest_of_row`."""
         return None
 
-    def settle(self, parameters: Iterable[nn.Parameter]) -> None:
-        """After the backward pass: let each parameter's gradient be that of the whole loss."""
+    def combine_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Turn each parameter's gradient into that of the whole batch's loss, after the backward pass."""
 
-    def squares(self, found: dict[nn.Parameter, float]) -> float:
-        """Of each parameter's squared gradient norm the sum, parts elsewhere included and nothing counted twice."""
-        return sum(found.values())
+    def squares(self, by_parameter: dict[nn.Parameter, float]) -> float:
+        """Sum the parameters' squared gradient norms over all ranks, counting nothing twice."""
+        return sum(by_parameter.values())
 
 
 SINGLE_PROCESS = SingleProcess()
@@ -72,14 +76,14 @@ _collective: ContextVar[SingleProcess] = ContextVar("collective", default=SINGLE
 
 
 def collective() -> SingleProcess:
-    """Those to be asked now."""
+    """Return the process group that the current training step communicates with."""
     return _collective.get()
 
 
 @contextmanager
-def use_collective(asked: SingleProcess) -> Iterator[None]:
-    """Within, `collective()` are these."""
-    token = _collective.set(asked)
+def use_collective(ranks: SingleProcess) -> Iterator[None]:
+    """Let `collective()` return these ranks inside the `with` block."""
+    token = _collective.set(ranks)
     try:
         yield
     finally:

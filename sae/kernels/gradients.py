@@ -14,7 +14,7 @@ from sae.kernels.choice import backend
 class RowGradient:
     """Gradient of a matrix whose rows belong to latents, as the rows that have one; memory is kept from step to step.
 
-    After `settle` `rows` are whole, in no order: `slots[latent]` is the place of a latent's, -1 when it has none.
+    After `merge`, `rows` are whole, in no order: `slots[latent]` is the place of a latent's, -1 when it has none.
     `touched` says whether anything was added since `clear`, be it for no latent."""
 
     latents: Int[Tensor, "n"]
@@ -58,7 +58,7 @@ class RowGradient:
             (latents, rows)
         )  # those that come from entries, the most, need no copy if they are first
 
-    def settle(self) -> None:
+    def merge(self) -> None:
         """Bring together what was added."""
         for latents, rows in self._waiting:
             slots = self.slots[latents].long()
@@ -97,7 +97,7 @@ def gradients_by_row(gradients: Iterable[RowGradient]) -> Iterator[None]:
         for key in found:
             del _collecting[key]
     for gradient in found.values():
-        gradient.settle()
+        gradient.merge()
 
 
 def collected(matrix: Float[Tensor, "F D"]) -> RowGradient | None:

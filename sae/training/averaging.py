@@ -1,4 +1,4 @@
-"""The running mean of an SAE's weights, which is what a run with `train.ema` saves.
+"""A running mean of an SAE's weights: what a run with `train.ema` saves.
 
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv:2406.04093, appendix A."""
 
@@ -12,10 +12,10 @@ PREFIX = "average."
 
 
 class Average:
-    """Exponential moving average of the parameters over the steps taken, the start left out.
+    """An exponential moving average of the parameters over the steps taken; the initial weights do not count.
 
-    After t steps the weights of step s count (1 - rate) rate^(t - s) / (1 - rate^t): it has no bias toward the start, as
-    Adam's moments have none, and until about 1 / (1 - rate) steps it is close to a plain mean."""
+    After t steps the weights of step s count (1 - rate) rate^(t - s) / (1 - rate^t). The average is therefore not biased
+    towards its start, as Adam's corrected moments are not, and for about 1 / (1 - rate) steps it is close to a plain mean."""
 
     def __init__(self, sae: SAE, rate: float):
         self.rate = rate
@@ -23,14 +23,14 @@ class Average:
 
     @torch.no_grad()
     def add(self, sae: SAE, step: int) -> None:
-        """Count the weights in that this step, the first is 1, has left."""
+        """Add the weights after a step; the first step is number 1."""
         share = (1 - self.rate) / (1 - self.rate**step)
         for name, parameter in _parameters(sae).items():
             self.values[name].lerp_(parameter, share)
 
     @torch.no_grad()
     def put_into(self, sae: SAE) -> None:
-        """Give the SAE these weights, its decoder rows at norm 1 where training holds them there."""
+        """Copy the average into the SAE, with decoder rows normalised where training keeps them at norm 1."""
         for name, parameter in _parameters(sae).items():
             parameter.copy_(self.values[name])
         if sae.unit_norm_decoder:
@@ -38,13 +38,13 @@ class Average:
         sae.refresh()
 
     def tensors(self, sae: SAE) -> dict[str, Tensor]:
-        """Return what a checkpoint needs beside the averaged SAE it holds: the averages, and the weights themselves."""
+        """Return what a checkpoint needs beside the averaged SAE: the averages, and the weights as training has them."""
         units = {f"units.{name}": tensor for name, tensor in _parameters(sae).items()}
         return units | {PREFIX + name: value for name, value in self.values.items()}
 
     @torch.no_grad()
     def restore(self, sae: SAE, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` returned, the SAE's weights included."""
+        """Restore what `tensors` returned, including the SAE's weights."""
         for name, parameter in _parameters(sae).items():
             parameter.copy_(tensors[f"units.{name}"])
             self.values[name].copy_(tensors[PREFIX + name])

@@ -1,4 +1,4 @@
-"""Checkpoints: usable SAEs that training goes on from with the very same bits."""
+"""Checkpoints: complete SAEs from which training resumes with exactly the same bits."""
 
 import shutil
 from pathlib import Path
@@ -17,19 +17,18 @@ STATE, ABOUT = "training.safetensors", "training.json"
 
 
 def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
-    """Write checkpoints/step-*/ whole or not at all, and after the last step the latents' history and the finished SAE.
+    """Write checkpoints/step-*/ completely or not at all; after the last step also the latents' history and the final SAE.
 
-    Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place. Raises DivergedError, with
-    nothing written, when a weight is not finite: every checkpoint there is can be gone on from."""
+    Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place. Raises DivergedError, and writes
+    nothing, when a weight is not finite, so that training can resume from every checkpoint that exists."""
     folded = trainer.folded()
     if not all(torch.isfinite(weight).all() for weight in folded.parameters()):
         raise DivergedError(f"a weight is no longer finite at step {trainer.step}: lower --train.lr")
     about = {"hook": run.hook, "model": run.record.model, "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)
-    for left in folder.parent.glob(
-        f"*{files.PART}"
-    ):  # by a killed run, whose next checkpoint had another step
+    # A killed run may have left one under another step's name.
+    for left in folder.parent.glob(f"*{files.PART}"):
         shutil.rmtree(left)
     part.mkdir(parents=True)
     save_sae(part, folded, about)
@@ -43,24 +42,24 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
         shutil.rmtree(old)
     if trainer.finished:
         files.sweep(run.path)
-        if trainer.history.whole:
+        if trainer.history.complete:
             files.write_tensors(run.path / HISTORY, trainer.history.tensors(), "sae-latents-1")
             about["latents_file_sha256"] = files.sha256(run.path / HISTORY)
         save_sae(run.path, folded, about)
 
 
 def resume(run: Run, trainer: Trainer) -> dict[str, Any]:
-    """`restore` from the run's newest checkpoint; where that is damaged, RunError names the newest one that is not."""
+    """Call `restore` with the run's newest checkpoint. Where it is damaged, the RunError names the newest intact one."""
     try:
         return restore(run.checkpoints[-1], trainer)
     except RunError as error:
-        raise RunError(f"{error}: {_way_on(run)}") from error
+        raise RunError(f"{error}: {_remedy(run)}") from error
 
 
 def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
-    """Bring a fresh trainer of the same settings to where a checkpoint was; returns the reader's state.
+    """Restore a checkpoint into a new trainer of the same settings. Return the reader's state.
 
-    Raises RunError when a file of it is damaged."""
+    Raises RunError when one of its files is damaged."""
     try:
         sae, record, tensors = _read(checkpoint)
         trainer.sae.load_state_dict(sae)
@@ -71,14 +70,14 @@ def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
 
 
 def _read(checkpoint: Path) -> tuple[dict[str, Any], CheckpointRecord, dict[str, Any]]:
-    """Weights, place and state of a checkpoint; an error where its bytes are not those that were written."""
+    """Return a checkpoint's weights, record and training state. Raises RunError unless its bytes are those written."""
     record = read_json(checkpoint / ABOUT, kind=CheckpointRecord)
     state = as_written(checkpoint / STATE, record.state_file_sha256, ABOUT)
     return load_sae(checkpoint).state_dict(), record, read_tensors(state)
 
 
-def _way_on(run: Run) -> str:
-    """What to do when the newest checkpoint is damaged."""
+def _remedy(run: Run) -> str:
+    """Return what to do when the newest checkpoint is damaged."""
     for number, checkpoint in enumerate(reversed(run.checkpoints[:-1]), 1):
         try:
             _read(checkpoint)

@@ -1,7 +1,7 @@
-"""Several ranks train one SAE: each on a part of every batch (Data), or each a part of the latents (Latents).
+"""Training one SAE on several ranks: each has a part of every batch (DataParallel), or a part of the latents (LatentParallel).
 
-Both come to what one rank would, up to rounding. The step itself is the trainer's, the losses are the architectures': here
-are the answers of `sae.kernels.collective` over torch.distributed, and the choice between the two."""
+Both give what one rank would, up to rounding. The step is the trainer's and the losses are the architectures'; this file
+implements `sae.kernels.collective` over torch.distributed, and chooses between the two."""
 
 import math
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ from activations.errors import ConfigError
 from activations.parallel.ranks import rank, rank_errors, world
 from sae.architectures import SAE, ArchConfig, name_of
 from sae.kernels import SingleProcess
-from sae.training.optimizers import as_rows
+from sae.training.optimizer import as_rows
 
 Parallel = Literal["auto", "data", "latents"]
-# the axis of latents, of what Latents gives each rank a part of
+# The axis of latents of each parameter that LatentParallel splits.
 SPLITS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
 
 
-class Data(SingleProcess):
-    """Every rank holds the whole SAE and as many rows of each batch."""
+class DataParallel(SingleProcess):
+    """Every rank holds the whole SAE and an equal part of each batch's rows."""
 
     by_row = False
 
     def rows(self, own: int) -> int:
-        """All ranks have as many."""
+        """Return `own` times the number of ranks: all have equally many rows."""
         return own * world()
 
     def mean_over_rows(self, mean: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ class Data(SingleProcess):
         return reduced(total, dist.ReduceOp.SUM)
 
     def max_over_rows(self, largest: Tensor) -> Tensor:
-        """One all-reduce; true is more than false."""
-        whole = largest.byte() if largest.dtype == torch.bool else largest
-        return reduced(whole, dist.ReduceOp.MAX).to(largest.dtype)
+        """One all-reduce; true counts as larger than false."""
+        numbers = largest.byte() if largest.dtype == torch.bool else largest
+        return reduced(numbers, dist.ReduceOp.MAX).to(largest.dtype)
 
     def any(self, here: bool) -> bool:
         """One all-reduce."""
@@ -54,42 +54,43 @@ class Data(SingleProcess):
         return reduced(value, dist.ReduceOp.MIN)
 
     def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
-        """From the k best of each rank."""
+        """One all-gather of each rank's k largest."""
         return largest_of_ranks(keys[None], k)[0]
 
-    def settle(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The mean of the ranks' gradients, which is that of the mean of their losses."""
+    def combine_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients over the ranks, which gives the gradient of the mean of their losses."""
         for parameter in parameters:
             if parameter.grad is not None:
+                # A dense product may hand back another memory order, and as_rows would then transpose it on some ranks.
                 if parameter.grad.stride() != parameter.stride():
                     parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
                 rows = as_rows(parameter.grad)
                 rows.copy_(self.mean_over_rows(rows))
 
 
-class Latents(SingleProcess):
-    """Every rank sees the whole batch and holds F / world latents of `sae`: all it has, once this is made.
+class LatentParallel(SingleProcess):
+    """Every rank reads the whole batch and holds F / world of the latents. Creating this cuts `sae` down to them.
 
-    Raises ConfigError for a method or a number of latents that cannot be split so."""
+    Raises ConfigError for an architecture or a number of latents that cannot be split."""
 
     def __init__(self, sae: SAE):
         check_latents(sae.cfg, world())
         for name in SPLITS:
-            whole = getattr(sae, name)
-            setattr(sae, name, nn.Parameter(torch.clone(self.own(name, whole.detach()))))
+            unsharded = getattr(sae, name)
+            setattr(sae, name, nn.Parameter(torch.clone(self.own(name, unsharded.detach()))))
         self._parts = {getattr(sae, name) for name in SPLITS}
 
     @staticmethod
-    def own(name: str, whole: Tensor) -> Tensor:
-        """This rank's part of a tensor of latents; a view."""
-        return whole.chunk(world(), SPLITS[name])[rank()]
+    def own(name: str, unsharded: Tensor) -> Tensor:
+        """Return this rank's part of a parameter, as a view."""
+        return unsharded.chunk(world(), SPLITS[name])[rank()]
 
     def sum_over_latents(self, part: Tensor) -> Tensor:
-        """One all-reduce; none in the backward pass, where all ranks have the same gradient."""
+        """One all-reduce; none in the backward pass, in which all ranks have the same gradient."""
         return cast(Tensor, _Summed.apply(part))
 
     def to_latents(self, common: Tensor) -> Tensor:
-        """Nothing; one all-reduce in the backward pass."""
+        """Return the tensor; one all-reduce in the backward pass."""
         return cast(Tensor, _Common.apply(common))
 
     def any(self, here: bool) -> bool:
@@ -101,22 +102,22 @@ class Latents(SingleProcess):
         return reduced(value, dist.ReduceOp.MIN)
 
     def largest_of_row(self, keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
-        """From the k best of each rank."""
+        """One all-gather of each rank's k largest."""
         return largest_of_ranks(keys, k)
 
     def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
-        """From the k best of each rank."""
+        """One all-gather of each rank's k largest."""
         return largest_of_ranks(keys[None], k)[0]
 
-    def squares(self, found: dict[nn.Parameter, float]) -> float:
-        """The parts' added up over the ranks; the others are the same on each."""
-        parts = sum(square for parameter, square in found.items() if parameter in self._parts)
-        common = sum(square for parameter, square in found.items() if parameter not in self._parts)
+    def squares(self, by_parameter: dict[nn.Parameter, float]) -> float:
+        """Sum those of split parameters over the ranks, and add those of common ones, which every rank has alike."""
+        parts = sum(square for parameter, square in by_parameter.items() if parameter in self._parts)
+        common = sum(square for parameter, square in by_parameter.items() if parameter not in self._parts)
         return reduced(torch.tensor(parts, dtype=torch.float64), dist.ReduceOp.SUM).item() + common
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over ranks of what each has; whatever is made of it, all ranks make alike."""
+    """Sum over the ranks. What follows is computed alike on every rank, so the gradient passes unchanged."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class _Summed(torch.autograd.Function):
 
 
 class _Common(torch.autograd.Function):
-    """What all ranks have alike, and each makes something else of."""
+    """A tensor that all ranks have alike and each uses differently: the ranks' gradients are summed."""
 
     @staticmethod
     def forward(ctx: Any, common: Tensor) -> Tensor:
@@ -140,27 +141,28 @@ class _Common(torch.autograd.Function):
 
 
 def reduced(own: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
-    """The ranks' tensors put together, the same bits on each; in new memory."""
-    whole = own.detach().clone(memory_format=torch.contiguous_format)
+    """Return the ranks' tensors combined by `how`, with the same bits on each rank, in new memory."""
+    combined = own.detach().clone(memory_format=torch.contiguous_format)
     with rank_errors():
-        dist.all_reduce(whole, how)
-    return whole
+        dist.all_reduce(combined, how)
+    return combined
 
 
 def anywhere(here: bool) -> bool:
-    """Whether something is so on any rank."""
+    """Return whether `here` is true on any rank."""
     return bool(reduced(torch.tensor(int(here)), dist.ReduceOp.MAX))
 
 
 def largest_of_ranks(keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
-    """Which of the keys here are among the k largest of their row on all ranks; each gives its k largest or all it has.
+    """Return which of this rank's keys are among the k largest of their row on all ranks.
 
-    Exactly k are kept where there are as many: of equal ones those of the lower rank, then the earlier."""
+    Each rank passes its k largest, or all that it has. Exactly k are kept where the ranks have k: of equal keys, those of the
+    lower rank and then the earlier. Every rank comes to the same decision from the same gathered numbers."""
     own = nn.functional.pad(keys.detach(), (0, k - keys.shape[1]), value=-torch.inf).contiguous()
-    found = [torch.empty_like(own) for _ in range(world())]
+    gathered = [torch.empty_like(own) for _ in range(world())]
     with rank_errors():
-        dist.all_gather(found, own)
-    every = torch.cat(found, 1)
+        dist.all_gather(gathered, own)
+    every = torch.cat(gathered, 1)
     least = every.topk(k, 1).values[:, -1:]
     above, equal = every > least, every == least
     kept = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
@@ -168,8 +170,10 @@ def largest_of_ranks(keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
 
 
 def traffic(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, ranks: int) -> float:
-    """Bytes of float32 that each rank sends in a step: a ring's 2 (S - 1) / S of what is all-reduced, (S - 1) of its own
-    part of what is gathered. Data: the gradients. Latents: the k best of each row, and the reconstruction. Without AuxK."""
+    """Return the bytes of float32 that each rank sends in a step, without those of AuxK.
+
+    A ring of S ranks sends 2 (S - 1) / S of what is all-reduced and S - 1 times its own part of what is gathered. With `data`
+    the gradients are all-reduced; with `latents` the k largest of each row are gathered and the reconstruction is all-reduced."""
     ring = 2 * (ranks - 1) / ranks * 4
     if parallel == "data":
         return ring * 2 * arch.d_sae * d_model
@@ -180,9 +184,9 @@ def traffic(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, rank
 def chosen(
     parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, ranks: int | None = None
 ) -> Literal["data", "latents"]:
-    """What `auto` comes to for this many ranks, `world()` when not given: what moves fewer bytes, of what can be done.
+    """Return `parallel`, or for `auto` whichever of the possible two sends fewer bytes. `ranks` defaults to `world()`.
 
-    Raises ConfigError when what is asked for cannot be done."""
+    Raises ConfigError when the strategy asked for is not possible."""
     ranks = world() if ranks is None else ranks
     if parallel == "auto":
         less = traffic("latents", arch, d_model, batch, ranks) < traffic("data", arch, d_model, batch, ranks)
@@ -191,9 +195,7 @@ def chosen(
     if parallel == "latents":
         check_latents(arch, ranks)
     elif batch % ranks:
-        raise ConfigError(
-            f"train.batch = {batch} is no multiple of the {ranks} ranks that share it: choose one that is"
-        )
+        raise ConfigError(f"train.batch = {batch} is not a multiple of the {ranks} ranks that share it")
     return parallel
 
 
@@ -204,6 +206,4 @@ def check_latents(arch: ArchConfig, ranks: int) -> None:
             f"--parallel latents cannot split what {name_of(arch)} learns over ranks: train it with --parallel data"
         )
     if arch.d_sae % ranks:
-        raise ConfigError(
-            f"d_sae = {arch.d_sae} is no multiple of the {ranks} ranks that share it: choose one that is"
-        )
+        raise ConfigError(f"d_sae = {arch.d_sae} is not a multiple of the {ranks} ranks that share it")

@@ -1,4 +1,4 @@
-"""Peak learning rates: a default that knows the run's width, steps and batch, and a trial that measures one."""
+"""Measuring the best peak learning rate: short trials on the run's own first batches (`train.lr = auto`)."""
 
 import dataclasses
 import math
@@ -17,10 +17,10 @@ from sae.training.trainer import Trainer
 FACTOR = 2.0
 MOST_TRIALS = 7
 LEAST_STEPS, MOST_STEPS = 100, 400
-JUDGED = 8  # batches, beyond those trained on, that a trial is judged by
+JUDGED = 8  # batches after those trained on, whose loss judges a trial
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor, Tensor | None]]]
-"""Begins the run's batches from its first: x, y and labels, as `Trainer.train_step` takes them."""
+"""Starts the run's batches from the first one: x, y and labels, as `Trainer.train_step` takes them."""
 
 
 class Trial(NamedTuple):
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 
 
 def trial_steps(cfg: TrainConfig) -> int:
-    """Steps of each trial: a twentieth of the run's, within 100 and 400, but never more than the run has."""
+    """Return the steps of each trial: a twentieth of the run's, between 100 and 400, and at most the run's."""
     assert cfg.steps is not None
     return min(cfg.steps, max(LEAST_STEPS, min(MOST_STEPS, cfg.steps // 20)))
 
@@ -44,13 +44,13 @@ def try_rates(
     scale: float,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> tuple[float, list[Trial]]:
-    """The peak rate for `cfg`'s run, measured, and the trials it was measured by.
+    """Measure the best peak rate for `cfg`'s run. Return it, and the trials by rate.
 
-    Each trial is a whole short run with warm-up and decay, from the same start and on the same `batches`; the
-    method's loss on the next few, which it is not trained on, judges it. Rates are a factor of 2 apart, beginning at the default; they go on to
-    either side until the best has a worse neighbour on both. The minimum of the parabola through these three, loss over
-    log rate, is the best rate of a run of the trial's length; longer runs want lower ones, so it is carried over to the
-    run's length by the power that the default was fitted with. Raises ConfigError when every rate diverges."""
+    Each trial is a complete short run with warm-up and decay, from the same initial weights and on the same `batches`; the
+    architecture's loss on the next few batches judges it. Rates are a factor of 2 apart, start at the default and extend to
+    both sides until the best one has a worse neighbour on each. The minimum of the parabola through these three, loss over
+    log rate, is the best rate of a run as long as a trial. Longer runs need lower rates, so it is scaled to the run's length
+    by the power that the default was fitted with. Raises ConfigError when every rate diverges."""
     short = dataclasses.replace(
         cfg, steps=trial_steps(cfg), lr=None, warmup_steps=None, dead_after_tokens=None
     )
@@ -71,9 +71,9 @@ def try_rates(
 
 
 def next_rate(losses: Mapping[float, float], first: float) -> float | None:
-    """The rate to try after those tried: `first`, then a factor of 2 beyond the best, None once it has worse neighbours on both sides.
+    """Return the next rate to try: `first`, then a factor of 2 beyond the best; None once the best has worse neighbours.
 
-    Losses by rate are infinite for runs that diverged; while all are, lower rates come next."""
+    `losses` are those of the rates tried, infinite for runs that diverged; while all are infinite, lower rates come next."""
     if not losses:
         return first
     best = min(losses, key=lambda rate: (losses[rate], rate))
@@ -82,9 +82,9 @@ def next_rate(losses: Mapping[float, float], first: float) -> float | None:
 
 
 def minimum(losses: Mapping[float, float]) -> float:
-    """The minimum of the parabola, loss over log rate, through the best rate and its neighbours a factor of 2 away.
+    """Return the minimum of the parabola, loss over log rate, through the best rate and its neighbours a factor of 2 away.
 
-    The best rate itself where a neighbour is missing or diverged."""
+    Return the best rate itself where a neighbour is missing or diverged."""
     best = min(losses, key=lambda rate: losses[rate])
     below, above = (losses.get(rate, math.inf) for rate in (best / FACTOR, best * FACTOR))
     bend = below - 2 * losses[best] + above
@@ -103,7 +103,7 @@ def _loss(sae: SAE, cfg: TrainConfig, batches: Batches, scale: float) -> float:
     except DivergedError:
         return math.inf
     finally:
-        torch.set_rng_state(state)  # the run that follows draws what it would have drawn without a trial
+        torch.set_rng_state(state)  # the run must draw the same numbers as without trials
     sae.eval()
     losses = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The loop: batches in, log rows out. It knows steps; files, devices and the command line it does not."""
+"""Training: one step, and the loop over batches that logs and asks for checkpoints. It knows no files and no command line."""
 
 import copy
 import math
@@ -16,17 +16,17 @@ from sae.config import TrainConfig
 from sae.kernels import SINGLE_PROCESS, SingleProcess, products_in, use_collective
 from sae.training.averaging import Average
 from sae.training.history import History
-from sae.training.optimizers import Adam
-from sae.training.schedules import warmup_then_decay
+from sae.training.optimizer import Adam
+from sae.training.schedule import warmup_then_decay
 
 INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
 
 
 class Trainer:
-    """One SAE, its optimizer, and what has become of each latent.
+    """One SAE in training: its optimizer, schedule and the history of its latents.
 
-    `cfg` must be resolved. Activations are multiplied by `scale` before the SAE sees them.
-    `ranks` are those that train the same SAE: each has a part of it, or of every batch."""
+    `cfg` must be resolved. Activations are multiplied by `scale` before the SAE reads them. `ranks` are those that train
+    the same SAE; each has a part of it, or of every batch."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: SingleProcess = SINGLE_PROCESS):
         assert cfg.steps is not None
@@ -40,7 +40,7 @@ class Trainer:
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
         self.average = None if cfg.ema is None else Average(sae, cfg.ema)
-        # many times faster on a GPU that has it; slower on a CPU without AMX
+        # Many times faster on a GPU that has bfloat16, slower on a CPU without AMX.
         has = sae.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.precision = torch.bfloat16 if has else None
 
@@ -52,9 +52,9 @@ class Trainer:
     def train_step(
         self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], labels: Float[Tensor, "B"] | None = None
     ) -> tuple[Loss, dict[str, float]]:
-        """One step on raw activations, with their documents' labels if any; the loss here, and what else to log.
+        """Take one step on raw activations, with labels if there are any. Return this rank's loss, and what else to log.
 
-        Raises DivergedError, leaving the weights as they were, when the loss or its gradient is not finite."""
+        Raises DivergedError when the loss or its gradient is not finite; the weights then stay as they were."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -70,9 +70,10 @@ class Trainer:
         with self.optimizer.collecting():
             loss.total.backward()
         total = self.ranks.mean_over_rows(loss.total.detach())
-        if not torch.isfinite(total):  # asked here, when a GPU has work enough queued to be waited for
+        # Reading the loss waits for the GPU. After backward() has been queued, that costs the least.
+        if not torch.isfinite(total):
             raise self._diverged("loss", total.item())
-        self.ranks.settle(sae.parameters())
+        self.ranks.combine_gradients(sae.parameters())
         norm = self.optimizer.step()
         if not math.isfinite(norm):
             raise self._diverged("gradient", norm)
@@ -85,18 +86,18 @@ class Trainer:
         return loss._replace(total=total, fired=fired), {"lr": lr, "grad_norm": norm, "dead": int(dead.sum())}
 
     def _diverged(self, what: str, value: float) -> DivergedError:
-        """What to say of a loss or gradient that is not finite: before the first step no learning rate has had a part."""
-        said = f"the {what} is {value} at step {self.step}"
+        """Return the error for a loss or gradient that is not finite. Before the first step the learning rate is not to blame."""
+        message = f"the {what} is {value} at step {self.step}"
         if self.step == 0:
             scaled = "" if self.cfg.scale_inputs else ", or train with --train.scale-inputs"
             return DivergedError(
-                f"{said}, before any weight has moved: the activations or the weights they start from are too large or "
-                f"not finite; check the store with sae store verify{scaled}"
+                f"{message}, before any weight has moved: the activations or the initial weights are too large or not finite; "
+                f"check the store with sae store verify{scaled}"
             )
-        return DivergedError(f"{said}: lower --train.lr (it is {self.cfg.lr:g})")
+        return DivergedError(f"{message}: lower --train.lr (it is {self.cfg.lr:g})")
 
     def gathered(self, loss: Loss, extra: dict[str, float]) -> dict[str, float]:
-        """What a step says, of all ranks: its loss's terms, `extra`, and deaths and revivals so far."""
+        """Return what is logged of a step, over all ranks: the loss's terms, `extra`, and deaths and revivals so far."""
         terms = {name: self.ranks.mean_over_rows(term).item() for name, term in loss.terms.items()}
         counts = {"dead": int(extra["dead"]), **self.history.totals()}
         counts = {name: self.ranks.sum_over_latents(torch.tensor(n)).item() for name, n in counts.items()}
@@ -107,7 +108,7 @@ class Trainer:
         return own.copy_(x, non_blocking=True).mul_(self.scale)
 
     def folded(self) -> SAE:
-        """Return a copy of the SAE as it is saved: reading raw activations, decoder rows of norm 1, averaged with `ema`."""
+        """Return a copy of the SAE as it is saved: it reads raw activations, decoder rows have norm 1, `ema` is applied."""
         sae = copy.deepcopy(self.sae)
         if self.average and self.step:
             self.average.put_into(sae)
@@ -116,21 +117,22 @@ class Trainer:
         return sae
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything beyond the folded SAE that going on needs, as tensors: the rest is `step`."""
+        """Return everything that resuming needs beside the folded SAE and `step`."""
         sae = self.sae
-        found = {f"units.{name}": tensor.detach() for name, tensor in sae.folded_tensors().items()}
-        found |= self.history.tensors()
+        # "units." marks tensors in the units of training: unfolding them from the saved SAE would round.
+        tensors = {f"units.{name}": tensor.detach() for name, tensor in sae.folded_tensors().items()}
+        tensors |= self.history.tensors()
         if self.average:
-            found |= self.average.tensors(sae)
-        found["rng"] = torch.get_rng_state()
+            tensors |= self.average.tensors(sae)
+        tensors["rng"] = torch.get_rng_state()
         for name, parameter in sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{name}.{key}"] = value
-        return found
+                tensors[f"optimizer.{name}.{key}"] = value
+        return tensors
 
     @torch.no_grad()
     def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Take up `tensors` of a trainer whose SAE's weights this one's SAE has, folded."""
+        """Restore `tensors` of another trainer, whose folded SAE has been loaded into this one's."""
         self.step = step
         self.history.restore(tensors)
         torch.set_rng_state(tensors["rng"])
@@ -139,12 +141,12 @@ class Trainer:
         if self.average:
             self.average.restore(self.sae, tensors)
         for name, parameter in self.sae.named_parameters():
-            if f"optimizer.{name}.step" not in tensors:  # has had no gradient yet
+            if f"optimizer.{name}.step" not in tensors:  # it has had no gradient yet
                 continue
             state: dict[str, Any] = self.optimizer.state[parameter]
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 saved = tensors[f"optimizer.{name}.{key}"]
-                # in the parameter's own memory order, as the optimizer made it
+                # The parameter's own memory order, which the optimizer's pass over rows relies on.
                 state[key] = (
                     saved.to(self.sae.device) if key == "step" else torch.empty_like(parameter).copy_(saved)
                 )
@@ -159,14 +161,12 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> bool:
-    """Train until all steps are done (True) or any rank's `stop` says so (False); either way `save` has the last word.
+    """Train until all steps are done (return True) or `stop` is true on any rank (return False). Either way `save` ends it.
 
-    `batches` gives what `train_step` takes.
-
-    `log` gets a row every `log_every` steps and at the last: step, tokens, seconds since the call, tokens a
-    second since the last row, on a GPU its memory in use at most, the loss's terms, lr, grad_norm, latents dead
-    before the step, deaths and revivals so far. `save` writes a checkpoint, on all ranks after the same step, as often
-    as `TrainConfig.checkpoint_minutes` asks. `clock` tells the time in seconds."""
+    `batches` yields the arguments of `train_step`. `log` gets a row every `log_every` steps and at the last one: step,
+    tokens, seconds since the call, tokens per second since the last row, on a GPU its peak memory, the loss's terms, lr,
+    grad_norm, latents dead before the step, deaths and revivals so far. `save` writes a checkpoint, on all ranks after the
+    same step, as often as `TrainConfig.checkpoint_minutes` asks. `clock` tells the time in seconds."""
     cfg, started = trainer.cfg, clock()
     last_time, last_step = started, trainer.step
     next_save = started + cfg.seconds_to_next_checkpoint()
@@ -183,8 +183,8 @@ def fit(
             log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra)})
         if trainer.finished:
             break
-        # The ranks' clocks differ: all go on only if each wants to, and all save only once each finds it time. Rank 0,
-        # which alone writes and so has the longest pause to keep, thereby sets the pace.
+        # The ranks' clocks differ. All continue only if each wants to, and all save only once each finds it time, so
+        # that they take the same branch. Rank 0 alone writes, so its pause is the longest and sets the pace.
         wishes = torch.tensor([not stop(), clock() >= next_save], dtype=torch.int32)
         go_on, due = trainer.ranks.least(wishes).tolist()
         if not go_on:

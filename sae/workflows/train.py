@@ -214,7 +214,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, progress: Progress)
 
         def save() -> None:
             # Every rank takes part in gathering the shards; only rank 0 gets the result and writes it.
-            if unsharded := sharing.whole(trainer):
+            if unsharded := sharing.unsharded(trainer):
                 checkpoints.save(run, unsharded, reader.state())
 
         try:

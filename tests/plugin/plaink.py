@@ -49,7 +49,7 @@ class PlainK(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).largest(self.cfg.k).relu()
 
-    def kept_per_row(self, x: Float[Tensor, "B D"], drive: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
+    def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """Return k for every row."""
         return torch.full((len(x),), self.cfg.k, device=x.device)
 

@@ -127,7 +127,7 @@ def test_every_architecture_is_examined_and_says_what_a_brute_force_says(cfg):
     code = sae.encode(rows.x).dense() != 0
     fired = code.sum(0)
     assert {r["latent"] for r in table if r["kind"] == "dead"} == set((fired == 0).nonzero()[:, 0].tolist())
-    drive = sae.drive(rows.x)
+    drive = sae.dense_pre_activations(rows.x)
     level = drive.abs() if sae.signed else drive
     margin = sae.firing(rows.x, torch.arange(F)).margin
     for row in table:
@@ -221,7 +221,7 @@ def test_resampled_latents_are_counted_by_doing_it(cfg):
         changed = what_if.with_encoders(sae, dead, x, scale * curve.norm)
         assert_close(changed.W_enc[:, dead].norm(dim=0), torch.full((len(dead),), scale * curve.norm))
         read = (x - sae.b_dec) / (x - sae.b_dec).norm(dim=1, keepdim=True)
-        own = changed.drive(rows.x)[:, dead]
+        own = changed.dense_pre_activations(rows.x)[:, dead]
         assert_close(own, scale * curve.norm * (rows.x - sae.b_dec) @ read.T, atol=1e-4, rtol=1e-4)
         fired = changed.encode(rows.x[rows.held_out]).dense()[:, dead] != 0
         assert int(fired.any(0).sum()) == expected

@@ -71,7 +71,7 @@ def here(cfg, trainer: Trainer):
     """What this rank sees of the batches, as a reader that is shared gives it."""
     mine = (
         slice(ranks.rank(), None, ranks.world())
-        if isinstance(trainer.ranks, distributed.Data)
+        if isinstance(trainer.ranks, distributed.DataParallel)
         else slice(None)
     )
     for batch in batches(cfg):
@@ -110,7 +110,7 @@ def job(table: dict, parallel: str, out: Path) -> None:
 def result(trainer: Trainer, cfg, path: Path) -> None:
     log: list[dict[str, float]] = []
     fit(trainer, here(cfg, trainer), log=log.append, save=lambda: None)
-    whole = sharing.whole(trainer)
+    whole = sharing.unsharded(trainer)
     terms = {name: torch.tensor(value) for name, value in log[-1].items() if "second" not in name}
     if whole:
         tensors = {f"log.{name}": value for name, value in terms.items()}
@@ -190,8 +190,8 @@ def test_a_run_begun_by_two_ranks_is_ended_by_one_with_the_same_files(world: Pat
 @pytest.mark.parametrize(
     ("parallel", "cfg", "batch", "message"),
     [
-        ("data", TopKConfig(), 7, "train.batch = 7 is no multiple of the 2 ranks"),
-        ("latents", TopKConfig(d_sae=33), 8, "d_sae = 33 is no multiple of the 2 ranks"),
+        ("data", TopKConfig(), 7, "train.batch = 7 is not a multiple of the 2 ranks"),
+        ("latents", TopKConfig(d_sae=33), 8, "d_sae = 33 is not a multiple of the 2 ranks"),
         ("latents", MatryoshkaConfig(), 8, "matryoshka learns.*--parallel data"),
     ],
 )

@@ -53,7 +53,7 @@ def test_some_latents_are_judged_as_among_all(cfg):
 def test_the_margin_is_the_drive_less_what_is_needed(cfg):
     sae, x = trained(cfg)[0], rows(16, seed=99)
     firing = sae.firing(x, ALL)
-    level = firing.drive.abs() if sae.signed else firing.drive
+    level = firing.pre_activation.abs() if sae.signed else firing.pre_activation
     assert torch.equal(firing.margin, level - firing.needed)
 
 
@@ -78,7 +78,7 @@ def test_a_bias_raised_by_what_is_missing_makes_it_fire_and_by_a_little_less_doe
     found = sae.firing(x, ALL)
     silent = (found.margin[0] < -1e-3).nonzero()[:, 0].tolist()
     for latent in silent[:4]:
-        sign = -1.0 if sae.signed and found.drive[0, latent] < 0 else 1.0
+        sign = -1.0 if sae.signed and found.pre_activation[0, latent] < 0 else 1.0
         missing = -float(found.margin[0, latent])
         for share, fires in ((0.99, False), (1.01, True)):
             raise_bias(sae, latent, sign * share * missing)
@@ -92,7 +92,7 @@ def test_what_is_needed_is_the_kth_largest_of_the_others(name):
     sae, x = build(cfg, D, seed=1).double().requires_grad_(False), rows(20, seed=5).double()
     found = sae.firing(x, ALL)
     drive = ((x - sae.b_dec) @ (sae.encoder_directions().T)) + sae.encoder_bias()
-    assert_close(found.drive, drive)
+    assert_close(found.pre_activation, drive)
     for b in range(20):
         for j in range(F):
             others = [float(v) for i, v in enumerate(drive[b]) if i != j]

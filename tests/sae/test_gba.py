@@ -192,7 +192,7 @@ def test_untied_it_starts_as_tied_and_its_encoder_s_length_decides_nothing():
     expected = sae.amplitude * (centred @ W) * (cosine + sae.b_enc > 0)
     assert_close(code.double(), expected, rtol=1e-4, atol=1e-5)
     assert 0 < (code != 0).float().mean() < 0.9
-    assert_close(sae.drive(x).double(), cosine + sae.b_enc, rtol=1e-4, atol=1e-6)
+    assert_close(sae.dense_pre_activations(x).double(), cosine + sae.b_enc, rtol=1e-4, atol=1e-6)
     assert_close(sae(x), code @ sae.W_dec + sae.b_dec)
 
 

@@ -55,8 +55,8 @@ def test_a_checkpoint_of_an_older_release_has_no_deaths_and_the_history_says_so(
     saved = trainer.tensors()
     older = {name: tensor for name, tensor in saved.items() if "death" not in name and "times" not in name}
     trainer.restore(0, older)
-    assert not trainer.history.whole
+    assert not trainer.history.complete
     assert trainer.history.totals() == {}
     assert trainer.tensors().keys() == older.keys()
     trainer.restore(0, saved)
-    assert trainer.history.whole
+    assert trainer.history.complete

@@ -194,7 +194,7 @@ def test_training_by_either_gives_the_same_weights_and_the_same_latents(cfg, mon
     found = []
     for name in ("cpu", "reference"):
         monkeypatch.setenv("SAE_KERNELS", name)
-        monkeypatch.setattr("sae.training.optimizers.WORTHWHILE", 0)
+        monkeypatch.setattr("sae.training.optimizer.WORTHWHILE", 0)
         settings = TrainConfig(steps=6, batch=64, lr=1e-3, dead_after_tokens=100, warmup_steps=0)
         trainer = Trainer(build(cfg, 24), settings)
         trainer.history.silent_tokens[:50] = 200  # AuxK takes part

@@ -12,7 +12,7 @@ from sae.architectures import SAE, build, name_of
 from sae.code import SparseCode
 from sae.config import TrainConfig
 from sae.runs.saved_sae import load_sae, save_sae
-from sae.training.optimizers import Adam
+from sae.training.optimizer import Adam
 from sae.training.trainer import Trainer
 from tests.sae.small import SMALL, D, F, architectures, every_architecture
 

@@ -1,4 +1,4 @@
-"""The optimizer: Adam, with clipping, tangent gradients and unit decoder rows in the same pass over the weights."""
+"""Adam for SAEs: clipping, tangent gradients and unit decoder rows in the same pass over the weights."""
 
 import math
 from contextlib import AbstractContextManager
@@ -22,24 +22,24 @@ from sae.kernels import (
 
 
 class Gradient(NamedTuple):
-    """One parameter's gradient as rows: `rows[slots[r]]` is that of the parameter's row r, or `rows[r]`."""
+    """One parameter's gradient by rows: row r of the parameter has `rows[slots[r]]`, or `rows[r]` without slots."""
 
     parameter: nn.Parameter
     rows: Float[Tensor, "n C"]
     slots: Int[Tensor, "R"] | None
     along: Float[Tensor, "n"] | None
-    """What of each row does not count; see `kernels.reference.squares`."""
+    """The component of each row to be dropped; see `kernels.reference.squares`."""
     squares: Float[Tensor, ""]
 
 
 class Adam(torch.optim.Optimizer):
-    """Adam over an SAE's parameter groups; betas (0.9, 0.999) and eps 6.25e-10 (Gao et al. 2024, appendix A) where a
+    """Adam over an SAE's parameter groups, with betas (0.9, 0.999) and eps 6.25e-10 (Gao et al. 2024, appendix A) where a
     group has none of its own.
 
-    Each group's gradient is clipped to `clip_norm`. Where the SAE holds decoder rows at norm 1, what a row's gradient
-    has along the row is dropped first, and the row is brought back to norm 1. Idle latents move by momentum, as under
-    torch's Adam. A backward pass within `collecting()` leaves the gradients of large weights as the rows that have one.
-    `ranks` are those that train the same SAE."""
+    Each group's gradient is clipped to `clip_norm`. Where the SAE keeps decoder rows at norm 1, the component of a row's
+    gradient along the row is dropped before clipping, and the row is normalised after the step. Latents without a gradient
+    move by momentum, as under torch's Adam. A backward pass inside `collecting()` keeps the gradients of large weights as
+    the rows that have one. `ranks` are those that train the same SAE."""
 
     def __init__(self, sae: SAE, lr: float, clip_norm: float, ranks: SingleProcess = SINGLE_PROCESS):
         groups = [{"lr_scale": 1.0, **group} for group in sae.parameter_groups()]
@@ -51,24 +51,26 @@ class Adam(torch.optim.Optimizer):
         self._by_row = {p: RowGradient(as_rows(p.data)) for p in large}
 
     def collecting(self) -> AbstractContextManager[None]:
-        """For the backward pass."""
+        """Return the context in which the backward pass runs."""
         return gradients_by_row(self._by_row.values())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         super().zero_grad(set_to_none)
         for gradient in self._by_row.values():
             gradient.clear()
 
     @torch.no_grad()
     def step(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take a step; returns the norm of the whole gradient before clipping. What has no gradient stays, and all does
-        where the norm is not finite."""
+        """Take a step and return the norm of the whole gradient before clipping.
+
+        Parameters without a gradient do not move. Where the norm is not finite, no parameter moves."""
         moves = []
         for group in self.param_groups:
-            gradients = [found for p in group["params"] if (found := self._gradient(p))]
-            found = torch.stack([gradient.squares for gradient in gradients]).tolist() if gradients else []
-            squares = self.ranks.squares({g.parameter: n for g, n in zip(gradients, found, strict=True)})
+            gradients = [gradient for p in group["params"] if (gradient := self._gradient(p))]
+            # One transfer for all parameters: on a GPU each .item() would wait for the queue to drain.
+            norms = torch.stack([gradient.squares for gradient in gradients]).tolist() if gradients else []
+            squares = self.ranks.squares({g.parameter: n for g, n in zip(gradients, norms, strict=True)})
             moves.append((gradients, group, squares))
         total = sum(squares for *_, squares in moves)
         if not math.isfinite(total):
@@ -80,15 +82,16 @@ class Adam(torch.optim.Optimizer):
         return math.sqrt(total)
 
     def _gradient(self, parameter: nn.Parameter) -> Gradient | None:
-        some = self._by_row.get(parameter)
-        if some is not None and not some.touched:
-            some = None
+        by_row = self._by_row.get(parameter)
+        if by_row is not None and not by_row.touched:
+            by_row = None
         if parameter.grad is not None:
+            # Operations that are not kernels of ours put their part into .grad as usual: the gradient is the sum of both.
             rows, slots, which = as_rows(parameter.grad, like=parameter), None, None
-            if some is not None:
-                rows.index_add_(0, some.latents, some.rows)
-        elif some is not None:
-            rows, slots, which = some.rows, some.slots, some.latents
+            if by_row is not None:
+                rows.index_add_(0, by_row.latents, by_row.rows)
+        elif by_row is not None:
+            rows, slots, which = by_row.rows, by_row.slots, by_row.latents
         else:
             return None
         weights = as_rows(parameter)
@@ -105,6 +108,7 @@ class Adam(torch.optim.Optimizer):
         state["step"] += 1
         moments = Moments(*(as_rows(state[name], like=parameter) for name in ("exp_avg", "exp_avg_sq")))
         beta1, beta2 = group["betas"]
+        # int() of a CPU tensor: state["step"] stays on the CPU, so that this does not wait for a GPU.
         pace = Pace(group["lr"], beta1, beta2, group["eps"], int(state["step"]), shrink)
         weights = as_rows(parameter)
         unit_norm = parameter is self._unit_rows
@@ -113,10 +117,10 @@ class Adam(torch.optim.Optimizer):
 
 
 def as_rows(tensor: Tensor, like: Tensor | None = None) -> Float[Tensor, "R C"]:
-    """A parameter, or what belongs to one, as a matrix whose rows lie together in memory; a view.
+    """Return a view of a tensor as a matrix whose rows are contiguous in memory.
 
-    [R, C] as it is and [C, R] transposed, whichever lies so; a vector as one row. What belongs to a parameter is laid out
-    as the parameter is first, in new memory if it was not."""
+    A contiguous [R, C] stays, one in column order is transposed, a vector becomes one row. A tensor that belongs to a
+    parameter, such as its gradient, is first copied into the memory order of the parameter `like` if it has another."""
     if like is not None and tensor.stride() != like.stride():
         tensor = torch.empty_like(like).copy_(tensor)
     if tensor.dim() == 2 and not tensor.is_contiguous():

@@ -1,12 +1,12 @@
-"""Learning-rate schedules: step -> multiple of the peak."""
+"""The learning rate: its default peak, and its course over a run as a multiple of the peak."""
 
 from collections.abc import Callable
 
 
 def warmup_then_decay(steps: int, warmup_steps: int, decay_share: float) -> Callable[[int], float]:
-    """Linear from 1/warmup_steps to 1, constant, then linear towards 0 over the last share of all steps.
+    """Return the multiple of the peak rate by step: linear from 1/warmup_steps to 1, constant, then linear towards 0.
 
-    The multiple is above 0 at every step from 0 to steps - 1."""
+    It falls over the last `decay_share` of all steps and is above 0 at every step from 0 to steps - 1."""
     decay_steps = round(steps * decay_share)
 
     def multiple(step: int) -> float:
