@@ -1,4 +1,4 @@
-"""Losses as free functions: means over tokens, in float32; unitless unless they say otherwise."""
+"""Losses as functions: means over tokens, without a unit unless they say otherwise."""
 
 import torch
 from jaxtyping import Float
@@ -9,32 +9,32 @@ from sae.kernels import collective, strongest
 
 
 def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Fraction of variance unexplained: 0 is perfect, 1 is no better than the batch mean.
+    """Return the fraction of variance unexplained: 0 is perfect, 1 is no better than the batch mean.
 
-    Sum of squared errors over the sum of squared distances from the batch mean, per dimension. Unchanged
-    when both inputs are scaled or shifted alike. A batch whose rows are all equal has no variance: its error is
-    relative to its sum of squares instead, and where that is 0 too to B D, the scale the trainer gives inputs.
+    The sum of squared errors over the sum of squared distances from the batch mean. It does not change when both inputs are
+    scaled or shifted alike. A batch whose rows are all equal has no variance: its error is then relative to its sum of
+    squares, and where that is 0 too, to B D, the sum of squares of inputs that the trainer scales.
     Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
     return mse_loss(x_hat, x, reduction="sum") / _spread(x)
 
 
 @torch.no_grad()
 def _spread(x: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Sum of squared distances from the batch mean, or what stands for it; on a rank of several, the mean of the ranks'."""
+    """Return the sum of squared distances from the batch mean, or its stand-in; on several ranks the mean over the ranks."""
     centred = (x - collective().mean_over_rows(x.mean(0))).flatten()
     spread, squares = collective().mean_over_rows(
         torch.stack([centred.dot(centred), x.flatten().dot(x.flatten())])
     )
-    # the mean of equal rows is rounded, so that their spread is not quite 0; none of text comes near this
-    none = spread <= (8 * torch.finfo(x.dtype).eps) ** 2 * squares
-    return torch.where(none, torch.where(squares > 0, squares, x.numel()), spread)
+    # The mean of equal rows is rounded, so that their spread is not exactly 0. No batch of text comes near this bound.
+    all_equal = spread <= (8 * torch.finfo(x.dtype).eps) ** 2 * squares
+    return torch.where(all_equal, torch.where(squares > 0, squares, x.numel()), spread)
 
 
 def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Sum over dimensions of the squared error, mean over rows; in squared units of x.
+    """Return the squared error, summed over dimensions and averaged over rows; in squared units of x.
 
-    The error that a price on sparsity is set against, so that the price has a meaning of its own: as the
-    trainer scales inputs, a reconstruction of 0 costs D."""
+    A price on sparsity is weighed against this error, which gives the price a meaning: where the trainer scales inputs, a
+    reconstruction of 0 costs D."""
     return (x_hat - x).square().sum(1).mean()
 
 
@@ -44,20 +44,19 @@ def auxk(
     residual: Float[Tensor, "B D"],
     k: int,
 ) -> Float[Tensor, ""]:
-    """AuxK: how well the k most active dead latents of each row explain what the living ones left over.
+    """Return AuxK: how much of the living latents' error the k most active dead latents of each row leave unexplained.
 
-    `activations` (of either sign; the largest |value| is the most active) and `W_dec` are of the dead latents
-    only. The residual is detached and has no b_dec on either side; the result is its FVU, so 1 means the dead
-    explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
+    `activations` (of either sign; the largest |value| is the most active) and `W_dec` are those of the dead latents alone.
+    The residual is detached and contains no b_dec. The result is the FVU of its reconstruction: 1 means that the dead
+    latents explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
     return fvu(residual.detach(), collective().sum_over_latents(strongest(activations, k) @ W_dec))
 
 
 def matched_mean(scores: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
-    """Mean over the n rows of their score with a partner of their own, partners matched one to one for the largest sum.
+    """Return the mean over the n rows of their score with their partner, matched one to one for the largest sum.
 
-    A row left without a partner (n > m) counts 0. Of cosines of two dictionaries this is the one-to-one MMCS.
-    The matching itself is found outside the graph, so gradients flow through matched entries alone; it takes
-    time of order n^3 on the CPU. Kuhn 1955 (the Hungarian method), scipy's linear_sum_assignment."""
+    A row without a partner (n > m) counts as 0. For the cosines of two dictionaries this is the one-to-one MMCS. The matching
+    is not differentiated: gradients flow through matched entries alone. It takes time of order n^3 on the CPU. Kuhn 1955 (the Hungarian method), scipy's linear_sum_assignment."""
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(scores.detach().cpu().numpy(), maximize=True)

@@ -1,7 +1,7 @@
-"""The kernels as operations that gradients flow through: encode where it was chosen, decode, rows of a matrix.
+"""The kernels as differentiable operations: encode with a selection, decode, gather rows.
 
-Forward, encoding is one dense product into a buffer that is used again and again. Backward, everything costs
-O(nnz * D): gradients reach the weights through the selected entries alone, and no [B, F] tensor outlives the selection."""
+The forward pass encodes with a dense product into a buffer that is reused. The backward pass costs O(nnz * D): gradients reach
+the weights through the selected entries alone, and no [B, F] tensor outlives the selection."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -35,10 +35,10 @@ class Pattern(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Pre-activations u = (x - shift) W + b of some rows: chosen from block by block, in the graph where chosen.
+    """Pre-activations u = (x - shift) W + b of some rows, selected from block by block; only what is selected is in the graph.
 
-    Each way to choose gives a code of the entries of u that it keeps; d/dx, d/dshift, d/dW and d/db flow through
-    them and no others. `by_size` compares |u|; values keep their sign."""
+    Each way to select returns a code of the entries of u that it keeps; gradients of x, shift, W and b flow through these
+    and no others. `by_size` compares |u|; values keep their sign."""
 
     x: Float[Tensor, "B D"]
     W: Float[Tensor, "D F"]
@@ -47,30 +47,31 @@ class Projection:
 
     @cached_property
     def centred(self) -> Float[Tensor, "B D"]:
-        """x - shift, outside the graph."""
+        """x - shift, without gradients."""
         with torch.no_grad():
             return self.x if self.shift is None else self.x - self.shift
 
     @cached_property
     def dense(self) -> Float[Tensor, "B F"]:
-        """All of u, outside the graph, in memory of its own: for rules that look at everything."""
+        """All of u, without gradients and in memory of its own, for rules that look at all of it."""
         with torch.no_grad():
             return (self.centred @ self.W).add_(self.b)
 
     def of(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
-        """u of these latents, all different, on every row, in the graph."""
+        """Return u of these latents, which must all differ, on every row, with gradients."""
         return DenseColumns.apply(
             self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred
         )
 
     def largest(self, k: int | Int[Tensor, "B"], by_size: bool = False) -> SparseCode:
-        """The k largest of each row, k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
+        """Select the k largest of each row, or k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
 
         def choose(z: Tensor, rows: slice) -> Picked:
             return backend(z).largest_per_row(z, self._bias, k if isinstance(k, int) else k[rows], by_size)
 
         picked = _joined(list(self._blocks(choose)))
         if isinstance(k, int):
+            # Where ranks share the latents, each has selected its own k largest; together they keep the row's.
             kept = collective().largest_of_row(
                 _keys(picked, by_size).view(len(self.x), min(k, self.W.shape[1])), k
             )
@@ -78,7 +79,7 @@ class Projection:
         return self._code(picked)
 
     def largest_of_batch(self, k: float, by_size: bool = False) -> SparseCode:
-        """The floor(B k) largest of all B rows together, those of other ranks too: a row may have none or many."""
+        """Select the floor(B k) largest of all B rows together, those of other ranks included: a row may have none or many."""
         total = int(collective().rows(len(self.x)) * k)
 
         def choose(z: Tensor, rows: slice) -> Picked:
@@ -87,7 +88,7 @@ class Projection:
         return self._code(_largest(_joined(list(self._blocks(choose))), total, by_size))
 
     def above(self, threshold: Float[Tensor, "*F"], by_size: bool = False) -> SparseCode:
-        """All above a threshold, one for all latents or one for each."""
+        """Select all above a threshold, which is one for all latents or one for each."""
         level = threshold.detach().expand_as(self.b).contiguous()
 
         def choose(z: Tensor, rows: slice) -> Picked:
@@ -96,9 +97,9 @@ class Projection:
         return self._code(_joined(list(self._blocks(choose))))
 
     def keep(self, pattern: Pattern) -> SparseCode:
-        """The entries of a pattern of one's own choice, from `dense`.
+        """Select the entries of a pattern that the caller has computed from `dense`.
 
-        An entry may be selected more than once in a row: each counts (the result is then no code of that row)."""
+        An entry may be selected more than once in a row, and each counts; the result is then not a valid code."""
         rows = entry_rows(pattern.offsets)
         return self._entries(self.dense[rows, pattern.indices], *pattern, rows)
 
@@ -107,12 +108,13 @@ class Projection:
         return self.b.detach()
 
     def _blocks(self, choose: Callable[[Tensor, slice], Picked]) -> Iterator[Picked]:
-        """What `choose` finds in (x - shift) W, block of rows by block, each in the same memory."""
+        """Yield what `choose` selects from (x - shift) W, for one block of rows after the other, all in the same memory."""
         dtype = _products.get() or self.W.dtype
         x, W = self.centred.to(dtype), self.W.detach().to(dtype)
         n, width = len(x), W.shape[1]
         height = max(1, min(n, BLOCK // width))
         buffer = _buffer(height * width, W)
+        # Of no rows one empty block is yielded, so that callers get tensors of the right type and device.
         for start in range(0, max(n, 1), height):
             rows = slice(start, min(start + height, n))
             z = buffer[: (rows.stop - start) * width].view(-1, width)
@@ -122,23 +124,26 @@ class Projection:
 
     def _code(self, picked: Picked) -> SparseCode:
         values, indices, offsets = picked.values, picked.indices, offsets_of(picked.counts)
-        if _products.get() not in (None, self.W.dtype):  # chosen roughly, computed exactly
+        if _products.get() not in (
+            None,
+            self.W.dtype,
+        ):  # selected in low precision, evaluated in the weights' own
             W = self.W.detach().T
             values = backend(W).dots(self.centred, indices, offsets, W) + self._bias[indices]
         return self._entries(values, indices, offsets, entry_rows(offsets))
 
     def _entries(self, values: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor) -> SparseCode:
-        given = (self.x, self.shift, self.W, self.b)
-        kept = SparseProject.apply(*given, self.centred, values, indices, offsets, rows)
-        return SparseCode(kept, indices, offsets, self.W.shape[1])
+        inputs = (self.x, self.shift, self.W, self.b)
+        differentiable = SparseProject.apply(*inputs, self.centred, values, indices, offsets, rows)
+        return SparseCode(differentiable, indices, offsets, self.W.shape[1])
 
 
 @contextmanager
 def products_in(dtype: torch.dtype | None) -> Iterator[None]:
-    """Within, latents are chosen from products computed in this precision (None: the weights' own).
+    """Select latents from products computed in this precision (None: the weights' own), inside the `with` block.
 
-    What is chosen then gets its value in the weights' precision, at the cost of a decode: only the choice between
-    pre-activations that are nearly equal is left to the rounding."""
+    What is selected then gets its value in the weights' precision, at the cost of a decode. Rounding decides only between
+    pre-activations that are nearly equal."""
     token = _products.set(dtype)
     try:
         yield
@@ -152,33 +157,33 @@ def project(
     b: Float[Tensor, "F"],
     shift: Float[Tensor, "D"] | None = None,
 ) -> Projection:
-    """Pre-activations (x - shift) W + b, to choose from."""
+    """Return the pre-activations (x - shift) W + b, to select from."""
     return Projection(x, W, b, None if shift is None else collective().to_latents(shift))
 
 
 def decode(code: SparseCode, W_dec: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
-    """Sum of decoder rows weighted by the code's values; differentiable in both."""
+    """Return the sum of decoder rows weighted by the code's values; differentiable in both."""
     part = Decoded.apply(code.values.to(W_dec.dtype), W_dec, code.indices, code.offsets)
     return collective().sum_over_latents(part)
 
 
 def rows_of(W: Float[Tensor, "F D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
-    """W[latents], all different; its gradient is of these rows alone."""
+    """Return W[latents], where the latents must all differ; only these rows get a gradient."""
     return GatherRows.apply(W, latents)
 
 
 def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
-    """All entries that are true."""
+    """Return the pattern of all entries that are true."""
     return Pattern(chosen.nonzero()[:, 1], offsets_of(chosen.sum(1)))
 
 
 def largest_ands(u: Projection, v: Projection, heads: int, k: int) -> Pattern:
-    """KronSAE's k largest latents of each row, of all pairs of a head's u and v; see `reference.largest_ands`."""
+    """Select KronSAE's k largest latents of each row, among all pairs of a head's u and v; see `reference.largest_ands`."""
     return _pattern(backend(u.dense).largest_ands(u.dense, v.dense, heads, k))
 
 
 def largest_of_batch(dense: Float[Tensor, "B F"], k: float) -> Pattern:
-    """The floor(B k) largest entries of a matrix; see `Projection.largest_of_batch`."""
+    """Select the floor(B k) largest entries of a matrix; see `Projection.largest_of_batch`."""
     total = int(collective().rows(len(dense)) * k)
     no_bias = dense.new_zeros(dense.shape[1])
     picked = backend(dense).largest_of_batch(dense, no_bias, total, by_size=False)
@@ -186,23 +191,23 @@ def largest_of_batch(dense: Float[Tensor, "B F"], k: float) -> Pattern:
 
 
 def top(x: Float[Tensor, "B C"], n: int) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
-    """The n <= C largest entries of each row, falling, and their places: what `torch.topk` finds, sooner."""
+    """Return the n <= C largest entries of each row, in falling order, and their columns: `torch.topk`, but faster."""
     picked = backend(x).largest_per_row(x, x.new_zeros(x.shape[1]), n, by_size=False)
     values, order = picked.values.view(len(x), n).sort(1, descending=True)
     return values, picked.indices.view(len(x), n).gather(1, order)
 
 
 def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
-    """u where it is among the k largest of its row in size, else 0; all of u when k >= F."""
+    """Return u where it is among the k largest of its row in size, else 0; all of u when k >= F."""
     if k < u.shape[1]:
         best = backend(u).largest_per_row(u.detach(), u.new_zeros(u.shape[1]), k, by_size=True)
         best = best.indices.view(len(u), k)
-        found = u.gather(1, best)
+        values = u.gather(1, best)
     else:
-        best, found = None, u
-    kept = collective().largest_of_row(found.detach().abs(), k)
-    found = found if kept is None else torch.where(kept, found, 0.0)
-    return found if best is None else torch.zeros_like(u).scatter(1, best, found)
+        best, values = None, u
+    kept = collective().largest_of_row(values.detach().abs(), k)
+    values = values if kept is None else torch.where(kept, values, 0.0)
+    return values if best is None else torch.zeros_like(u).scatter(1, best, values)
 
 
 def _pattern(picked: Picked) -> Pattern:
@@ -216,7 +221,7 @@ def _joined(parts: list[Picked]) -> Picked:
 
 
 def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
-    """The `total` largest of what was picked, from several blocks or by several ranks."""
+    """Return the `total` largest of what was picked, from several blocks of rows or by several ranks."""
     keys = _keys(picked, by_size)
     if len(keys) > total:
         kept = torch.zeros_like(keys, dtype=torch.bool)
@@ -237,10 +242,12 @@ def _kept(picked: Picked, kept: Bool[Tensor, "nnz"]) -> Picked:
 
 
 def _buffer(size: int, like: Tensor) -> Tensor:
-    """Memory for `size` numbers, each thread's own, the same at every call: new memory costs more than the product."""
-    kept = _local.__dict__.setdefault("buffers", {})
+    """Return memory for `size` numbers, the same at every call of a thread."""
+    # Fresh memory of this size is zeroed page by page on first use, which costs more than the product itself. One buffer
+    # a thread, because reading and training may encode at once.
+    buffers = _local.__dict__.setdefault("buffers", {})
     key = (like.device, like.dtype)
-    if key not in kept or len(kept[key]) < size:
-        kept.pop(key, None)
-        kept[key] = torch.empty(size, dtype=like.dtype, device=like.device)
-    return kept[key]
+    if key not in buffers or len(buffers[key]) < size:
+        buffers.pop(key, None)  # free the smaller one before a larger one is taken
+        buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+    return buffers[key]

@@ -1,7 +1,7 @@
-"""Forward and backward of the kernels: what each operation of `autograd.py` computes, and which gradients it passes on.
+"""Forward and backward passes of the kernels: what the operations of `autograd.py` compute, and their gradients.
 
-A code with so many entries that dense products are faster is decoded and differentiated by them: within a constant
-factor the same memory."""
+A code with many entries is decoded and differentiated by dense products, which are faster from some density on and take the
+same memory up to a constant factor."""
 
 from typing import Any
 
@@ -13,11 +13,12 @@ from sae.code import SparseCode
 from sae.kernels.choice import backend
 from sae.kernels.gradients import collected
 
-CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10  # from here on dense products are faster (CPU, D = 576)
+# Beyond both, dense products are faster than sparse sums (measured on the CPU at D = 576).
+CROWDED_ENTRIES, CROWDED_SHARE = 2**16, 1 / 10
 
 
 class SparseProject(torch.autograd.Function):
-    """Entries of (x - shift) W + b, already computed; the backward pass is sparse."""
+    """Selected entries of (x - shift) W + b. Their values are given; only the backward pass computes, and it is sparse."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor | None, W: Tensor, b: Tensor, *rest: Tensor) -> Tensor:
@@ -32,6 +33,7 @@ class SparseProject(torch.autograd.Function):
         code = SparseCode(grads[0], indices, offsets, W.shape[1])
         grad_x = _weighted(code, W.T) if needs_x else None
         grad_b = code.values.new_zeros(W.shape[1]).index_add_(0, indices, code.values)
+        # A shift is subtracted from every row alike, so its gradient needs only the sums by latent: F D operations, not nnz D.
         grad_shift = -(W @ grad_b) if needs_shift else None
         grad_W = _to_rows(code, rows, centred, W.T) if needs_W else None
         return (
@@ -44,7 +46,7 @@ class SparseProject(torch.autograd.Function):
 
 
 class DenseColumns(torch.autograd.Function):
-    """(x - shift) @ rows.T + b. The gradient of a shift takes no product of the size of the others."""
+    """(x - shift) @ rows.T + b, all pre-activations of some latents. The gradient of the shift takes one small product."""
 
     @staticmethod
     def forward(
@@ -64,7 +66,7 @@ class DenseColumns(torch.autograd.Function):
 
 
 class Decoded(torch.autograd.Function):
-    """A code's values times the rows of W they name, summed by row."""
+    """The sum, for each row of a code, of its values times the rows of W that its indices name."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, W: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
@@ -79,15 +81,15 @@ class Decoded(torch.autograd.Function):
         code, rows = SparseCode(values, indices, offsets, len(W)), entry_rows(offsets)
         grad_values = grad_W = None
         if needs_values:
-            whole = crowded(code)
-            grad_values = (grad @ W.T)[rows, indices] if whole else backend(W).dots(grad, indices, offsets, W)
+            dense = crowded(code)
+            grad_values = (grad @ W.T)[rows, indices] if dense else backend(W).dots(grad, indices, offsets, W)
         if needs_W:
             grad_W = _to_rows(code, rows, grad, W)
         return grad_values, grad_W, None, None
 
 
 class GatherRows(torch.autograd.Function):
-    """Some rows of W."""
+    """Some rows of W, all different; only these get a gradient."""
 
     @staticmethod
     def forward(ctx: Any, W: Tensor, latents: Tensor) -> Tensor:
@@ -105,19 +107,21 @@ class GatherRows(torch.autograd.Function):
 
 
 def _to_rows(code: SparseCode, rows: Tensor, x: Tensor, W: Float[Tensor, "F D"]) -> Tensor | None:
-    """The gradient of W to which each entry gives its value times its row of x: returned, or, if collected, put there."""
+    """Compute the gradient of W, to which each entry adds its value times its row of x, in the row of its latent.
+
+    Return it, or add it to the collected gradient of W, where there is one, and return None."""
     gradient = collected(W)
     if crowded(code):
-        whole = scattered(code).T @ x
+        all_rows = scattered(code).T @ x
         if gradient is None:
-            return whole
-        gradient.add_rows(torch.arange(len(W), device=W.device), whole)
+            return all_rows
+        gradient.add_rows(torch.arange(len(W), device=W.device), all_rows)
     elif gradient is None:
         kernels = backend(W)
         groups = kernels.group(code.indices, code.n_latents)
-        some = x.new_empty(len(groups.latents), x.shape[1])
-        kernels.sums_by_latent(groups, rows, code.values, x, some)
-        return x.new_zeros(code.n_latents, x.shape[1]).index_copy_(0, groups.latents, some)
+        sums = x.new_empty(len(groups.latents), x.shape[1])
+        kernels.sums_by_latent(groups, rows, code.values, x, sums)
+        return x.new_zeros(code.n_latents, x.shape[1]).index_copy_(0, groups.latents, sums)
     else:
         gradient.add_entries(code, rows, x)
     return None
@@ -130,17 +134,17 @@ def _weighted(code: SparseCode, W: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]
 
 
 def crowded(code: SparseCode) -> bool:
-    """Whether dense products are faster for this code."""
+    """Return whether dense products are faster for this code."""
     entries = len(code.values)
     return entries > CROWDED_ENTRIES and entries > CROWDED_SHARE * code.n_rows * code.n_latents
 
 
 def scattered(code: SparseCode) -> Float[Tensor, "B F"]:
-    """The entries in a matrix, those of one place added up; in one fixed order on the CPU."""
+    """Return the entries as a matrix, adding entries of the same place; in a fixed order on the CPU."""
     out = code.values.new_zeros(code.n_rows, code.n_latents)
     return out.index_put((code.rows(), code.indices), code.values, accumulate=True)
 
 
 def entry_rows(offsets: Int[Tensor, "n"]) -> Int[Tensor, "nnz"]:
-    """The row of each entry."""
+    """Return the row of each entry."""
     return torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(offsets.diff())

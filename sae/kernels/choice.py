@@ -1,4 +1,4 @@
-"""Which backend does the work: Triton on a GPU, numba's loops on the CPU, plain torch where neither can."""
+"""Choosing a backend: Triton on a GPU, numba's compiled loops on the CPU, plain torch where neither applies."""
 
 import logging
 import os
@@ -14,23 +14,21 @@ from activations.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "SAE_KERNELS"  # in the environment: what `auto` is not to decide
+VARIABLE = "SAE_KERNELS"  # environment variable that overrides the automatic choice
 BACKENDS = ("auto", "reference", "cpu", "triton")
 TRITON_READS = (torch.float32, torch.bfloat16, torch.float16)
-WORTHWHILE = 2**18  # numbers in the largest operand; below, plain torch is as fast and has nothing to load
+WORTHWHILE = 2**18  # numbers in the largest operand; below, plain torch is as fast and needs no compiling
 
 
 def backend(operand: Tensor) -> ModuleType:
-    """The module of kernels (`reference.py` says what is in it) for work on a tensor as large as this one.
+    """Return the module of kernels for work on a tensor of this size, type and device. `reference.py` defines its functions.
 
-    The environment's SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton` (numbers
-    of up to 32 bits; needs a GPU, or TRITON_INTERPRET=1) for all work that it can do; `auto`, as when it is not set,
-    leaves small work to plain torch, since its result is the same to rounding. Raises ConfigError for another name."""
+    The environment variable SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton`
+    (numbers of at most 32 bits; needs a GPU, or TRITON_INTERPRET=1), which then does all work that it can do. `auto`, the
+    default, leaves small work to plain torch; results are the same to rounding. Raises ConfigError for another name."""
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted not in BACKENDS:
-        raise ConfigError(
-            f"{VARIABLE} = {wanted!r} in the environment: needed is one of {', '.join(BACKENDS)}"
-        )
+        raise ConfigError(f"{VARIABLE} = {wanted!r} in the environment, must be one of {', '.join(BACKENDS)}")
     if wanted == "auto" and operand.numel() < WORTHWHILE:
         return _module("reference")
     if wanted in ("auto", "triton") and _triton_can(operand, wanted == "triton"):
@@ -46,8 +44,9 @@ def backend(operand: Tensor) -> ModuleType:
 
 
 def _triton_can(operand: Tensor, wanted: bool) -> bool:
-    where = operand.is_cuda or (wanted and os.environ.get("TRITON_INTERPRET") == "1")
-    return where and operand.dtype in TRITON_READS and _has("triton")
+    # The interpreter is far slower than the CPU's own kernels: only tests that name it get it.
+    runs = operand.is_cuda or (wanted and os.environ.get("TRITON_INTERPRET") == "1")
+    return runs and operand.dtype in TRITON_READS and _has("triton")
 
 
 @cache
@@ -57,7 +56,7 @@ def _has(package: str) -> bool:
 
 @cache
 def _module(name: str) -> ModuleType:
-    found = import_module(f"sae.kernels.{name}")
+    module = import_module(f"sae.kernels.{name}")
     if name != "reference":
         log.info("kernels: %s (the first use on a machine compiles them)", name)
-    return found
+    return module

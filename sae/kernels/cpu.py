@@ -1,6 +1,7 @@
-"""The kernels on the CPU in float32: numba's compiled loops (`cpu_select.py`, `cpu_rows.py`), shared out over threads.
+"""The kernels on the CPU in float32: loops compiled by numba (`cpu_select.py`, `cpu_rows.py`) and run on several threads.
 
-Same functions as `reference.py`, same results to rounding; sums and choices do not depend on the number of threads."""
+The functions are those of `reference.py`, with the same results up to rounding. Neither sums nor selections depend on the
+number of threads."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from sae.kernels import cpu_rows, cpu_select
 from sae.kernels.reference import Groups, Moments, Pace, Picked
 from sae.kernels.threads import evenly, share
 
-SAMPLED = 16  # one row in so many says where the largest of a batch begin
+SAMPLED = 16  # one row in so many is looked at to guess the threshold of a batch's largest
 
 
 def largest_per_row(
@@ -37,8 +38,8 @@ def largest_per_row(
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
-    """See `reference.largest_of_batch`: a threshold is guessed from some rows' group maxima; what reaches it is gathered
-    while its row is in the cache, and is enough when it is as many as asked for."""
+    """See `reference.largest_of_batch`. A threshold is guessed from the group maxima of some rows; what reaches it is gathered
+    while its row is in the cache. The guess was good if at least `total` entries reach it."""
     n, width = z.shape
     total = min(total, z.numel())
     rows, shift, sign = *_arrays(z, bias), _sign(by_size)
@@ -46,6 +47,7 @@ def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: i
     maxima = np.empty((len(sample), _groups(width, -(-total // max(n, 1)))), np.float32)
     share(cpu_select.maxima_of_rows, evenly(len(sample)), sample, shift, sign, maxima)
     parts: list[tuple[NDArray[Any], ...]] = []
+    # The guess aims 20 % too low: gathering a few entries too many is cheap, a second pass over all rows is not.
     for threshold in _thresholds(maxima, int(1.2 * total * len(sample) / max(n, 1)) + 1):
         parts = share(cpu_select.candidates, evenly(n), rows, shift, sign, maxima.shape[1], threshold)
         if sum(len(keys) for keys, *_ in parts) >= total:
@@ -117,7 +119,7 @@ def sums_by_latent(
     x: Float[Tensor, "B D"],
     out: Float[Tensor, "n D"],
 ) -> None:
-    """See `reference.sums_by_latent`: the sum of a latent is that of a row whose entries name rows of x."""
+    """See `reference.sums_by_latent`: a latent's sum is that of a row of a code whose indices name rows of x."""
     names, weights = rows[groups.entries], values[groups.entries]
     share(cpu_rows.weighted_rows, evenly(len(out)), *_arrays(weights, names, groups.starts, x, out))
 
@@ -126,14 +128,14 @@ def squares(
     gradient: Float[Tensor, "n C"], toward: Float[Tensor, "R C"] | None, which: Int[Tensor, "n"] | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "n"] | None]:
     """See `reference.squares`."""
-    found = torch.empty(len(gradient))
+    by_row = torch.empty(len(gradient))
     if toward is None:
-        share(cpu_rows.squares, evenly(len(gradient)), *_arrays(gradient, found))
-        return found.sum(dtype=torch.float64), None
+        share(cpu_rows.squares, evenly(len(gradient)), *_arrays(gradient, by_row))
+        return by_row.sum(dtype=torch.float64), None
     along = torch.empty(len(gradient))
     which = torch.arange(len(gradient)) if which is None else which
-    share(cpu_rows.squares_beside, evenly(len(gradient)), *_arrays(gradient, toward, which, found, along))
-    return found.sum(dtype=torch.float64), along
+    share(cpu_rows.squares_beside, evenly(len(gradient)), *_arrays(gradient, toward, which, by_row, along))
+    return by_row.sum(dtype=torch.float64), along
 
 
 def adam(
@@ -155,9 +157,9 @@ def adam(
 
 
 def _groups(width: int, k: int) -> int:
-    """Into how many groups a row of this width is cut, of which k are looked at again; at least k.
+    """Return into how many groups a row of this width is cut; at least k, since k of them are looked at again.
 
-    Looking at groups costs what there are of them, looking into k of them k times their size."""
+    Comparing the maxima costs the number of groups, looking into k groups costs k times their size; the sizes are powers of 2."""
     size, k = 1, max(k, 1)
     while width // (2 * size) >= 4 * k and 4 * size * size * k <= 2 * width:
         size *= 2
@@ -165,7 +167,7 @@ def _groups(width: int, k: int) -> int:
 
 
 def _thresholds(maxima: NDArray[np.float32], wanted: int) -> Iterator[np.float32]:
-    """What `wanted` of the maxima reach, twice as many, and so on; last what everything does."""
+    """Yield a threshold that `wanted` of the maxima reach, one that twice as many reach, and so on, and last -inf."""
     while wanted < maxima.size:
         yield cpu_select.lower_bound(maxima.ravel(), wanted, np.float32(np.nan))
         wanted *= 2
@@ -173,7 +175,7 @@ def _thresholds(maxima: NDArray[np.float32], wanted: int) -> Iterator[np.float32
 
 
 def _best(keys: NDArray[np.float32], total: int) -> NDArray[np.bool_]:
-    """Which are the `total` largest; of equal ones the first."""
+    """Return which are the `total` largest keys; of equal ones the first are taken."""
     if len(keys) <= total or not total:
         return np.full(len(keys), total > 0)
     cut = np.partition(keys, len(keys) - total)[len(keys) - total]

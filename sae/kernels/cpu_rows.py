@@ -1,10 +1,11 @@
-"""Sums of rows, and Adam, on the CPU, compiled by numba: each function does items lo to hi - 1 of its first axis.
+"""Sums of rows, and Adam, on the CPU, compiled by numba. Functions with lo and hi do items lo to hi - 1 of their first axis.
 
-Sums run in one fixed order, so results do not depend on how the work is divided."""
+Sums run in one fixed order, so results do not depend on how the work is divided among threads."""
 
 import numpy as np
 from numba import njit
 
+# Reordering sums lets the compiler vectorise them; it does so the same way in every call, whatever the division of work.
 FAST = {"nnan", "ninf", "nsz", "contract", "reassoc"}
 
 
@@ -17,7 +18,9 @@ def add_weighted(total, a, row):
 
 @njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def add_four(total, a, b, c, d, rows, i, j, k, m):
-    """total += a rows[i] + b rows[j] + c rows[k] + d rows[m]: the total passes through registers once, not four times."""
+    """total += a rows[i] + b rows[j] + c rows[k] + d rows[m].
+
+    Four at once, because memory limits this loop: the total is then loaded and stored once instead of four times."""
     first, second, third, fourth = rows[i], rows[j], rows[k], rows[m]
     for n in range(len(total)):
         total[n] += (a * first[n] + b * second[n]) + (c * third[n] + d * fourth[n])
@@ -67,7 +70,7 @@ def dots(lo, hi, g, indices, offsets, W, out):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def group(indices, starts, latents, entries):
-    """Counting sort of entries by latent, stable; `starts` has room for all latents and one more. How many have any."""
+    """Sort entries by latent, stably, by counting. Return how many latents have one; `starts` has room for F + 1 numbers."""
     n_latents = len(starts) - 1
     counts = np.zeros(n_latents, np.int64)
     for e in range(len(indices)):
@@ -76,6 +79,7 @@ def group(indices, starts, latents, entries):
     for latent in range(n_latents):
         if counts[latent]:
             latents[n], starts[n] = latent, place
+            # From here on counts[latent] is where the latent's next entry goes.
             place, counts[latent] = place + counts[latent], place
             n += 1
     starts[n] = place
@@ -95,17 +99,18 @@ def squares(lo, hi, gradient, out):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def squares_beside(lo, hi, gradient, toward, which, out, along):
-    """out[i] = |gradient[i]|^2 less its part along the row toward[which[i]], whose factor goes to along[i]."""
+    """out[i] = |gradient[i]|^2 without its component along[i] times the row toward[which[i]]."""
     for i in range(lo, hi):
         row = toward[which[i]]
         product, size = dot(gradient[i], row), max(dot(row, row), np.finfo(np.float32).tiny)
         along[i] = product / size
+        # Pythagoras. Rounding could leave a gradient that is parallel to its row with less than nothing.
         out[i] = max(dot(gradient[i], gradient[i]) - along[i] * product, np.float32(0))
 
 
 @njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def step_row(w, mean, square, g, a, shrink, beta1, beta2, size, inverse, eps):
-    """Adam on one row with gradient shrink * (g - a w); the new |w|^2."""
+    """Take a step of Adam on one row, with the gradient shrink * (g - a w). Return the new |w|^2."""
     c1, c2 = np.float32(1) - beta1, np.float32(1) - beta2
     norm = np.float32(0)
     for i in range(len(w)):
@@ -121,7 +126,7 @@ def step_row(w, mean, square, g, a, shrink, beta1, beta2, size, inverse, eps):
 
 @njit(nogil=True, fastmath=FAST, error_model="numpy", cache=True)
 def step_idle_row(w, mean, square, beta1, beta2, size, inverse, eps):
-    """The same without a gradient: what momentum does."""
+    """Take a step of Adam on a row without a gradient, which momentum alone moves. Return the new |w|^2."""
     norm = np.float32(0)
     for i in range(len(w)):
         m = beta1 * mean[i]
@@ -144,7 +149,7 @@ def scale(row, factor):
 def adam(
     lo, hi, W, mean, square, gradient, slots, along, shrink, beta1, beta2, size, inverse, eps, unit_norm
 ):
-    """One step on rows lo to hi - 1; see `reference.adam`. `size` is lr / (1 - beta1^t), `inverse` 1 / sqrt(1 - beta2^t)."""
+    """Take a step on rows lo to hi - 1; see `reference.adam`. `size` is lr / (1 - beta1^t), `inverse` 1 / sqrt(1 - beta2^t)."""
     for r in range(lo, hi):
         slot = slots[r]
         if slot >= 0:

@@ -1,10 +1,11 @@
-"""Selection on the CPU, compiled by numba: each function does rows lo to hi - 1 and touches nothing else's.
+"""Selection on the CPU, compiled by numba. Functions with lo and hi do rows lo to hi - 1 and write nothing of other rows.
 
 The k largest of a row are found without sorting it. Cut the row into groups, here {j, j + S, j + 2 S, ...}, and take
 each group's largest: the k groups whose largest are largest hold a top k, since an entry of the top k outside them
 would have k larger entries above it, one in each. So a threshold with at least k group maxima above it bounds the
-k-th entry from below, and only members of those groups are looked at again. A threshold with not many more than k is
-found by bisection, begun where the row before ended. `sign` is -1 to compare sizes, else 1: max(v, sign * v)."""
+k-th entry from below, and only members of those groups are looked at again. A threshold with not many more than k maxima
+above it is found by bisection, which starts at the threshold of the previous row: rows are alike. The key that is compared is
+max(v, sign * v), with sign = -1 to compare sizes and 1 otherwise; this needs no branch, so that loops are vectorised."""
 
 import numpy as np
 from numba import njit
@@ -14,15 +15,14 @@ FAST = {"nsz", "contract", "reassoc"}  # not "nnan": a NaN must not lead a loop 
 
 @njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
 def group_maxima(row, bias, sign, out):
-    """out[j] = the largest of group j, for groups of stride len(out)."""
+    """out[j] = the largest key of group j, for groups of stride len(out)."""
     stride = len(out)
     for j in range(stride):
         v = row[j] + bias[j]
         out[j] = max(v, sign * v)
     for start in range(stride, len(row), stride):
-        part = row[
-            start : start + stride
-        ]  # slices, not offsets: an index that may be negative is not vectorised
+        # Slices and not offsets: numba wraps negative indices, and a loop that may do so is not vectorised.
+        part = row[start : start + stride]
         shift = bias[start : start + stride]
         for j in range(len(part)):
             v = part[j] + shift[j]
@@ -32,8 +32,8 @@ def group_maxima(row, bias, sign, out):
 
 @njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
 def count_from(values, threshold):
-    """How many values are at least the threshold."""
-    n = np.int32(0)
+    """Return how many values are at least the threshold."""
+    n = np.int32(0)  # as wide as a float32, so that both fit the same vector registers
     for j in range(len(values)):
         n += np.int32(values[j] >= threshold)
     return n
@@ -41,7 +41,7 @@ def count_from(values, threshold):
 
 @njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
 def extremes(values):
-    """Smallest and largest."""
+    """Return the smallest and the largest value."""
     lo = hi = values[0]
     for j in range(len(values)):
         lo = min(lo, values[j])
@@ -51,10 +51,10 @@ def extremes(values):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def lower_bound(maxima, k, guess):
-    """A threshold that at least k of the maxima reach, and mostly not many more; needs len(maxima) >= k."""
+    """Return a threshold that at least k of the maxima reach, and usually not many more. Needs len(maxima) >= k."""
     lo, hi = extremes(maxima)
     t = guess if lo < guess < hi else np.float32(0.5) * (lo + hi)
-    for _ in range(24):
+    for _ in range(24):  # by then the precision of a float32 is used up
         n = count_from(maxima, t)
         if n >= k:
             lo = t
@@ -70,7 +70,7 @@ def lower_bound(maxima, k, guess):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def kth_largest(a, n, k):
-    """The k-th largest of a[:n], k from 1; reorders a. Hoare's quickselect, median of three."""
+    """Return the k-th largest of a[:n], k counted from 1; reorders a. Hoare's quickselect with the median of three."""
     lo, hi, target = 0, n - 1, k - 1
     while lo < hi:
         first, middle, last = a[lo], a[(lo + hi) >> 1], a[hi]
@@ -96,7 +96,7 @@ def kth_largest(a, n, k):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def keep_best(keys, latents, values, n, k, scratch, out_values, out_indices):
-    """Of n candidates those with the k largest keys, of equal ones the first; fills all k places."""
+    """Write the values and indices of the candidates with the k largest keys, of equal ones the first. Fills all k places."""
     cut = -np.inf
     if n > k:
         scratch[:n] = keys[:n]
@@ -110,13 +110,13 @@ def keep_best(keys, latents, values, n, k, scratch, out_values, out_indices):
         if keys[i] == cut and m < k:
             out_values[m], out_indices[m] = values[i], latents[i]
             m += 1
-    for i in range(m, k):  # only where the row holds NaN
+    for i in range(m, k):  # reached only where the row holds NaN, which compares false with everything
         out_values[i], out_indices[i] = np.nan, i
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def gather(row, bias, sign, maxima, threshold, keys, latents, values):
-    """The entries of at least the threshold, from the groups that have one; how many."""
+    """Collect the entries that reach the threshold, from the groups whose maximum does. Return their number."""
     stride, n = len(maxima), 0
     for j in range(stride):
         if maxima[j] >= threshold:
@@ -131,7 +131,7 @@ def gather(row, bias, sign, maxima, threshold, keys, latents, values):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_indices):
-    """The ks[r] largest of row r, to the outputs from starts[r] on; stride: groups in a row, at least the largest k."""
+    """Write the ks[r] largest of row r to the outputs from starts[r] on. A row has `stride` groups, at least the largest k."""
     width = z.shape[1]
     maxima = np.empty(stride, np.float32)
     keys, values, scratch = (
@@ -163,14 +163,14 @@ def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_i
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def maxima_of_rows(lo, hi, z, bias, sign, out):
-    """Group maxima of each row."""
+    """out[r] = the group maxima of row r."""
     for r in range(lo, hi):
         group_maxima(z[r], bias, sign, out[r])
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def count_above(lo, hi, z, bias, sign, thresholds, counts):
-    """How many entries of each row are above their latent's threshold."""
+    """counts[r] = how many entries of row r are above their latent's threshold."""
     for r in range(lo, hi):
         row, n = z[r], np.int64(0)
         for j in range(len(row)):
@@ -181,7 +181,7 @@ def count_above(lo, hi, z, bias, sign, thresholds, counts):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indices):
-    """Those entries, each row's from starts[r] on."""
+    """Write the entries above their latent's threshold, those of row r from starts[r] on."""
     for r in range(lo, hi):
         row, n = z[r], starts[r]
         for j in range(len(row)):
@@ -193,7 +193,7 @@ def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indice
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def candidates(lo, hi, z, bias, sign, stride, threshold):
-    """Keys, latents and values of all entries of rows lo to hi - 1 that reach the threshold, and how many each row has."""
+    """Return keys, latents and values of all entries of rows lo to hi - 1 that reach the threshold, and the count by row."""
     width, n = z.shape[1], 0
     counts, maxima = np.empty(hi - lo, np.int64), np.empty(stride, np.float32)
     room = 2 * width
@@ -212,7 +212,7 @@ def candidates(lo, hi, z, bias, sign, stride, threshold):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def largest_ands(lo, hi, u, v, heads, k, out_values, out_indices):
-    """KronSAE's k largest latents of each row: heads are the groups, sqrt(max u) sqrt(max v) is a head's largest."""
+    """Select KronSAE's k largest latents of each row. Heads are the groups; a head's maximum is sqrt(max u) sqrt(max v)."""
     p, q = u.shape[1] // heads, v.shape[1] // heads
     a, b = np.empty(u.shape[1], np.float32), np.empty(v.shape[1], np.float32)
     maxima = np.empty(heads, np.float32)
@@ -226,6 +226,7 @@ def largest_ands(lo, hi, u, v, heads, k, out_values, out_indices):
             b[j] = np.sqrt(max(v[r, j], np.float32(0)))
         for h in range(heads):
             maxima[h] = a[h * p : h * p + p].max() * b[h * q : h * q + q].max()
+        # With fewer heads than k their maxima say nothing of the k-th latent: all latents are candidates.
         guess = lower_bound(maxima, k, guess) if heads >= k else np.float32(0)
         n = 0
         for h in range(heads):

@@ -1,4 +1,4 @@
-"""Gradients by rows: of a weight matrix's rows only those have one whose latents fired, and no more are kept."""
+"""Row-sparse gradients: only the weights of latents that fired have one, and only these rows are stored."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from sae.kernels.choice import backend
 
 
 class RowGradient:
-    """Gradient of a matrix whose rows belong to latents, as the rows that have one; memory is kept from step to step.
+    """The gradient of a matrix whose rows belong to latents, as the rows that have one. Memory is reused from step to step.
 
-    After `merge`, `rows` are whole, in no order: `slots[latent]` is the place of a latent's, -1 when it has none.
-    `touched` says whether anything was added since `clear`, be it for no latent."""
+    After `merge`, `rows` holds all that was added, in no order: `slots[latent]` is the place of a latent's row, -1 where it
+    has none. `touched` says whether anything was added since `clear`, even if it was for no latent."""
 
     latents: Int[Tensor, "n"]
-    """Whose rows there are, in their order."""
+    """The latents of the rows, in the order of the rows."""
     slots: Int[Tensor, "F"]
     touched: bool
 
@@ -30,20 +30,22 @@ class RowGradient:
 
     @property
     def rows(self) -> Float[Tensor, "n D"]:
-        """The gradient of row `latents[i]` is row i."""
+        """The stored rows: row i is the gradient of the matrix's row `latents[i]`."""
         return self._buffer[: len(self.latents)]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all rows; keep the memory."""
         self.latents = torch.empty(0, dtype=torch.int64, device=self.slots.device)
         self.slots.fill_(-1)
         self.touched = False
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add_entries(self, code: SparseCode, rows: Int[Tensor, "nnz"], x: Float[Tensor, "B D"]) -> None:
-        """For each entry of the code, add its value times its row of x to the gradient of its latent."""
+        """Add, for each entry of the code, its value times its row of x to the gradient of its latent."""
         kernels = backend(self.matrix)
         groups = kernels.group(code.indices, code.n_latents)
+        # In most steps this is the only or the first contribution to a matrix; it is then summed right into the buffer,
+        # without a copy of what is the largest part of the gradient.
         first = not len(self.latents)
         out = self._append(groups.latents) if first else x.new_empty(len(groups.latents), x.shape[1])
         kernels.sums_by_latent(groups, rows, code.values, x, out)
@@ -52,25 +54,24 @@ class RowGradient:
             self.add_rows(groups.latents, out)
 
     def add_rows(self, latents: Int[Tensor, "n"], rows: Float[Tensor, "n D"]) -> None:
-        """Add to the gradient of each of these latents, all different, a row."""
+        """Add a row to the gradient of each of these latents, which must all differ."""
         self.touched = True
-        self._waiting.append(
-            (latents, rows)
-        )  # those that come from entries, the most, need no copy if they are first
+        self._waiting.append((latents, rows))
 
     def merge(self) -> None:
-        """Bring together what was added."""
+        """Sum the rows that were added for the same latent."""
         for latents, rows in self._waiting:
             slots = self.slots[latents].long()
-            known = slots >= 0
+            known = slots >= 0  # latents that have a row already; within one addition all latents differ
             self._buffer.index_add_(0, slots[known], rows[known])
             self._append(latents[~known]).copy_(rows[~known])
         self._waiting.clear()
 
     def _append(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
-        """Places for these latents' rows, not filled."""
+        """Append rows for these latents. Return them, not yet filled."""
         begin, end = len(self.latents), len(self.latents) + len(latents)
         if end > len(self._buffer):
+            # A quarter more than needed, because which latents fire changes from step to step.
             larger = self.matrix.new_empty(min(len(self.matrix), end + end // 4), self.matrix.shape[1])
             larger[:begin] = self.rows
             self._buffer = larger
@@ -79,29 +80,29 @@ class RowGradient:
         return self._buffer[begin:end]
 
 
-_collecting: dict[
-    tuple[int, int], RowGradient
-] = {}  # of all threads: a GPU's backward pass runs in one of its own
+# Keyed by data pointer and shared by all threads on purpose: CUDA runs the backward pass on a thread of its own, so that a
+# ContextVar set around backward() would not be visible there. A matrix and its transpose share the pointer.
+_collecting: dict[tuple[int, int], RowGradient] = {}
 
 
 @contextmanager
 def gradients_by_row(gradients: Iterable[RowGradient]) -> Iterator[None]:
-    """Within, a backward pass puts what kernels contribute to the gradients of these matrices there, not into `.grad`.
+    """Collect what kernels contribute to the gradients of these matrices in `gradients`, inside the `with` block.
 
-    What other operations contribute goes to `.grad` as ever: the gradient is the sum of both."""
-    found = {_key(gradient.matrix): gradient for gradient in gradients}
-    _collecting.update(found)
+    What other operations contribute goes into `.grad` as usual: the gradient is the sum of both."""
+    by_key = {_key(gradient.matrix): gradient for gradient in gradients}
+    _collecting.update(by_key)
     try:
         yield
     finally:
-        for key in found:
+        for key in by_key:
             del _collecting[key]
-    for gradient in found.values():
+    for gradient in by_key.values():
         gradient.merge()
 
 
 def collected(matrix: Float[Tensor, "F D"]) -> RowGradient | None:
-    """Where the gradient of this matrix is to go, if it is collected by rows. Its transpose is the same matrix."""
+    """Return where the gradient of this matrix, or of its transpose, is collected by rows; None if it is not."""
     return _collecting.get(_key(matrix))
 
 

@@ -1,7 +1,7 @@
-"""The kernels in plain torch: any device and precision, and what every faster kernel is held to.
+"""The kernels in plain torch, for any device and precision: the definition that faster backends are tested against.
 
-A backend is a module with these functions. All work outside the graph (`autograd.py` puts them into it), on rows of
-pre-activations u = z + bias, of which z [n, F] lies in a buffer that is soon overwritten."""
+A backend is a module with these functions. None of them is differentiable (`autograd.py` adds the gradients). Pre-activations
+are u = z + bias, where z [n, F] lies in a buffer that is soon overwritten: results must be copies."""
 
 from typing import NamedTuple
 
@@ -14,19 +14,19 @@ from sae.code import offsets_of
 
 
 class Picked(NamedTuple):
-    """Selected entries of some rows, row after row."""
+    """The selected entries of some rows, one row after the other."""
 
     values: Float[Tensor, "nnz"]
     indices: Int[Tensor, "nnz"]
     counts: Int[Tensor, "n"]
-    """How many each row has."""
+    """How many entries each row has."""
 
 
 class Groups(NamedTuple):
-    """Entries of a code by latent: latent `latents[i]` has `entries[starts[i]:starts[i + 1]]`, places in the code."""
+    """The entries of a code grouped by latent: those of `latents[i]` are at `entries[starts[i]:starts[i + 1]]` in the code."""
 
     latents: Int[Tensor, "n"]
-    """Those that have an entry, rising."""
+    """The latents that have an entry, in rising order."""
     starts: Int[Tensor, "n+1"]
     entries: Int[Tensor, "nnz"]
 
@@ -39,24 +39,24 @@ class Moments(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """What sets the size of one step of Adam."""
+    """The numbers that set the size of one step of Adam."""
 
     lr: float
     beta1: float
     beta2: float
     eps: float
     step: int
-    """Number of this step, from 1 on."""
+    """The number of this step, counted from 1."""
     shrink: float
-    """What the gradient is multiplied by, to clip it."""
+    """Factor by which the gradient is multiplied, to clip it."""
 
 
 def largest_per_row(
     z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], k: int | Int[Tensor, "n"], by_size: bool
 ) -> Picked:
-    """The k largest u of each row (k[i] of row i), or largest |u|; all of a row when k >= F.
+    """Select the k largest u of each row (k[i] of row i), or the largest |u|; all of a row when k >= F.
 
-    In no particular order. Of equal ones some are taken, always k, and on the CPU always the same."""
+    They come in no particular order. Of equal ones some are taken, always k, and on the CPU always the same."""
     u = z + bias
     most = min(k if isinstance(k, int) else int(k.max()) if len(k) else 0, u.shape[1])
     indices = (u.abs() if by_size else u).topk(most, dim=1).indices
@@ -68,7 +68,7 @@ def largest_per_row(
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
-    """The `total` largest u of all rows together, or largest |u|: a row may have none or many."""
+    """Select the `total` largest u of all rows together, or the largest |u|: a row may have none or many."""
     u = z + bias
     flat = (u.abs() if by_size else u).flatten().topk(min(total, u.numel()), sorted=False).indices
     flat = flat.sort().values
@@ -79,14 +79,14 @@ def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: i
 def above(
     z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], threshold: Float[Tensor, "F"], by_size: bool
 ) -> Picked:
-    """All u above their latent's threshold, or all |u|; by index within a row."""
+    """Select all u, or all |u|, above their latent's threshold; within a row in the order of latents."""
     u = z + bias
     chosen = (u.abs() if by_size else u) > threshold
     return Picked(u[chosen], chosen.nonzero()[:, 1], chosen.sum(1))
 
 
 def largest_ands(u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int, k: int) -> Picked:
-    """Of KronSAE's latents sqrt(relu u) sqrt(relu v), of all pairs within a head, the k largest of each row.
+    """Select the k largest of each row among KronSAE's latents sqrt(relu u) sqrt(relu v), all pairs within a head.
 
     Latent (h p + i) q + j is the pair u[h p + i], v[h q + j] of head h."""
     a, b = (side.relu().sqrt().unflatten(1, (heads, -1)) for side in (u, v))
@@ -100,7 +100,7 @@ def weighted_rows(
     offsets: Int[Tensor, "offsets"],
     W: Float[Tensor, "F D"],
 ) -> Float[Tensor, "B D"]:
-    """For each of B rows of a code, with B + 1 offsets, the sum of its values times the rows of W they name."""
+    """Return, for each of the B rows of a code with B + 1 offsets, the sum of its values times the rows of W at its indices."""
     return F.embedding_bag(
         indices, W, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
@@ -109,20 +109,19 @@ def weighted_rows(
 def dots(
     g: Float[Tensor, "B D"], indices: Int[Tensor, "nnz"], offsets: Int[Tensor, "B+1"], W: Float[Tensor, "F D"]
 ) -> Float[Tensor, "nnz"]:
-    """For each entry of a code the scalar product of its row of g with the row of W it names."""
+    """Return, for each entry of a code, the scalar product of its row of g with the row of W at its index."""
     counts = offsets.diff()
-    found = torch.empty(len(indices), dtype=g.dtype, device=g.device)
-    width = max(
-        1, 2**24 // max(1, g.shape[1])
-    )  # entries at once: [nnz, D] would be the largest tensor of all
+    products = torch.empty(len(indices), dtype=g.dtype, device=g.device)
+    # In pieces: gathering all rows at once would take [nnz, D], the largest tensor of a training step.
+    width = max(1, 2**24 // max(1, g.shape[1]))
     rows = torch.arange(len(counts), device=g.device).repeat_interleave(counts)
-    for out, row, index in zip(found.split(width), rows.split(width), indices.split(width), strict=True):
+    for out, row, index in zip(products.split(width), rows.split(width), indices.split(width), strict=True):
         torch.sum(g[row] * W[index], 1, out=out)
-    return found
+    return products
 
 
 def group(indices: Int[Tensor, "nnz"], n_latents: int) -> Groups:
-    """The entries of a code by latent, each latent's in their order in the code."""
+    """Group the entries of a code by latent, each latent's in their order in the code."""
     counts = torch.bincount(indices, minlength=n_latents)
     latents = counts.nonzero()[:, 0]
     return Groups(latents, offsets_of(counts[latents]), indices.argsort(stable=True))
@@ -135,7 +134,7 @@ def sums_by_latent(
     x: Float[Tensor, "B D"],
     out: Float[Tensor, "n D"],
 ) -> None:
-    """For each latent of `groups`, into `out`, the sum over its entries of the value times the row of x."""
+    """Write into `out`, for each latent of `groups`, the sum over its entries of the value times the row of x."""
     entries = groups.entries
     out.copy_(weighted_rows(values[entries], rows[entries], groups.starts, x))
 
@@ -143,10 +142,10 @@ def sums_by_latent(
 def squares(
     gradient: Float[Tensor, "n C"], toward: Float[Tensor, "R C"] | None, which: Int[Tensor, "n"] | None
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "n"] | None]:
-    """Sum of squares of gradient rows in float64, and what of each goes along the row it belongs to.
+    """Return the sum of squares of gradient rows, in float64, and the component of each along the weight row it belongs to.
 
-    Row i belongs to `toward[which[i]]`, or `toward[i]`. With `toward`, what is along it does not count: row i
-    less `along[i]` times its row is tangent to it. Without, there is none."""
+    Row i belongs to `toward[which[i]]`, or to `toward[i]`. With `toward` the component along the weights is not counted: row
+    i minus `along[i]` times its weights is tangent to them. Without `toward` there is no such component, and None."""
     if toward is None:
         return gradient.double().square().sum(), None
     beside = toward if which is None else toward[which]
@@ -163,16 +162,16 @@ def adam(
     pace: Pace,
     unit_norm: bool,
 ) -> None:
-    """One step of Adam on all rows of W, in place; Kingma & Ba 2015, algorithm 1, as torch's.
+    """Take one step of Adam on all rows of W, in place; Kingma & Ba 2015, algorithm 1, as torch does.
 
-    Row r has the gradient `gradient[slots[r]]`, 0 where its slot is -1; without slots `gradient[r]`. With `along`
-    (see `squares`) the gradient is first made tangent to the row, with `unit_norm` the row ends with norm 1."""
+    Row r has the gradient `gradient[slots[r]]`, or 0 where its slot is -1; without slots it has `gradient[r]`. With `along`
+    (see `squares`) the gradient is first made tangent to the row; with `unit_norm` the row is normalised afterwards."""
     if along is not None:
         gradient = gradient - along[:, None] * (W if slots is None else W[_rows_with(slots, len(gradient))])
     if slots is not None:
-        whole = torch.zeros_like(W)
-        whole[_rows_with(slots, len(gradient))] = gradient
-        gradient = whole
+        all_rows = torch.zeros_like(W)
+        all_rows[_rows_with(slots, len(gradient))] = gradient
+        gradient = all_rows
     gradient = gradient * pace.shrink
     moments.mean.lerp_(gradient, 1 - pace.beta1)
     moments.square.mul_(pace.beta2).addcmul_(gradient, gradient, value=1 - pace.beta2)
@@ -183,7 +182,7 @@ def adam(
 
 
 def _rows_with(slots: Int[Tensor, "R"], n: int) -> Int[Tensor, "n"]:
-    """The row that each slot belongs to."""
+    """Return the row that each slot belongs to."""
     rows = torch.empty(n, dtype=torch.int64, device=slots.device)
     filled = (slots >= 0).nonzero()[:, 0]
     rows[slots[filled].long()] = filled

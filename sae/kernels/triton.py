@@ -1,7 +1,8 @@
-"""The kernels on a GPU, in Triton (`triton_select.py`, `triton_rows.py`): float32, bfloat16 and float16.
+"""The kernels on a GPU, in Triton (`triton_select.py`, `triton_rows.py`), for float32, bfloat16 and float16.
 
-Same functions as `reference.py`, same results to rounding; sums are of float32 and in one fixed order. The host waits
-for the GPU only where the size of a result depends on numbers: in `above`, in `group`, and for a k of each row."""
+The functions are those of `reference.py`, with the same results up to rounding; sums are taken in float32 and in one fixed
+order. The host waits for the GPU only where the size of a result depends on numbers: in `above`, in `group`, and where
+each row has its own k."""
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from dataclasses import dataclass
@@ -17,17 +18,17 @@ from sae.code import offsets_of
 from sae.kernels import triton_rows, triton_select
 from sae.kernels.reference import Groups, Moments, Pace, Picked
 
-TILE = 2048  # numbers that a program of the selection looks at at once: 16 a thread
-FEWER = 512  # where it writes entries, whose places take 64 bits
-ROWS = 16  # rows that it does one after the other, with the same biases
-COLUMNS = 256  # of a sum of rows that a program does
+TILE = 2048  # numbers that a program of the selection reads at once: 16 per thread
+FEWER = 512  # the same where it writes entries, whose places take 64 bits
+ROWS = 16  # rows that a program does one after the other, with the biases in registers
+COLUMNS = 256  # columns of a sum of rows that a program does
 ROUNDING = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def largest_per_row(
     z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], k: int | Int[Tensor, "n"], by_size: bool
 ) -> Picked:
-    """See `reference.largest_per_row`; of equal ones the first that are in the chosen groups. NaN is the largest."""
+    """See `reference.largest_per_row`. Of equal entries the first in the selected groups are taken; NaN is the largest."""
     n, width = z.shape
     if isinstance(k, int):
         most = min(k, width)
@@ -44,7 +45,7 @@ def largest_per_row(
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
-    """See `reference.largest_of_batch`: as the largest of a row are found, with the whole batch for a row."""
+    """See `reference.largest_of_batch`: the whole batch is treated as one row."""
     n, width = z.shape
     total = min(total, z.numel())
     rows = _Grouped(z.contiguous(), bias.contiguous(), by_size, _size(width, triton.cdiv(total, max(n, 1))))
@@ -58,7 +59,7 @@ def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: i
 def above(
     z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], threshold: Float[Tensor, "F"], by_size: bool
 ) -> Picked:
-    """See `reference.above`: counted in blocks, which gives each block its place; then written."""
+    """See `reference.above`. One pass counts by blocks, which gives each block its place; a second one writes."""
     n, width = z.shape
     blocks = triton.cdiv(width, FEWER)
     given = (z.contiguous(), bias.contiguous(), threshold.contiguous())
@@ -74,7 +75,7 @@ def above(
 
 
 def largest_ands(u: Float[Tensor, "n hp"], v: Float[Tensor, "n hq"], heads: int, k: int) -> Picked:
-    """See `reference.largest_ands`: heads are the groups, and the largest of a head is that of its largest u and v."""
+    """See `reference.largest_ands`. Heads are the groups; a head's largest latent is that of its largest u and v."""
     a, b = (side.relu().sqrt().unflatten(1, (heads, -1)) for side in (u, v))
     largest = a.amax(2) * b.amax(2)
     chosen = largest_per_row(largest, largest.new_zeros(heads), k, by_size=False).indices.view(
@@ -112,7 +113,7 @@ def dots(
 
 
 def group(indices: Int[Tensor, "nnz"], n_latents: int) -> Groups:
-    """See `reference.group`: a stable sort, of 32 bits since it goes through them eight at a time."""
+    """See `reference.group`: a stable radix sort, of 32-bit keys because it takes eight bits in a pass."""
     ordered, entries = indices.int().sort(stable=True)
     latents, counts = ordered.long().unique_consecutive(return_counts=True)
     return Groups(latents, offsets_of(counts), entries)
@@ -125,7 +126,7 @@ def sums_by_latent(
     x: Float[Tensor, "B D"],
     out: Float[Tensor, "n D"],
 ) -> None:
-    """See `reference.sums_by_latent`: the sum of a latent is that of a row whose entries name rows of x."""
+    """See `reference.sums_by_latent`: a latent's sum is that of a row of a code whose indices name rows of x."""
     _add_rows(values[groups.entries], rows[groups.entries], groups.starts, x, out)
 
 
@@ -137,11 +138,16 @@ def squares(
     n, width = gradient.shape
     how = _columns(width, whole=toward is not None)
     blocks = triton.cdiv(width, how["BLOCK"])
-    found, along = (gradient.new_empty(n, m, dtype=torch.float32) for m in (blocks, 1))
-    given = (gradient, gradient if toward is None else toward.contiguous(), found if which is None else which)
+    by_block, along = (gradient.new_empty(n, m, dtype=torch.float32) for m in (blocks, 1))
+    # An argument that the kernel does not read still has to be a tensor.
+    given = (
+        gradient,
+        gradient if toward is None else toward.contiguous(),
+        by_block if which is None else which,
+    )
     how |= {"TOWARD": toward is not None, "WHICH": which is not None}
-    _launch(triton_rows.squares, (n, blocks), *given, found, along, width, **how)
-    return found.sum(dtype=torch.float64), None if toward is None else along[:, 0]
+    _launch(triton_rows.squares, (n, blocks), *given, by_block, along, width, **how)
+    return by_block.sum(dtype=torch.float64), None if toward is None else along[:, 0]
 
 
 def adam(
@@ -169,7 +175,7 @@ def adam(
 
 @dataclass(frozen=True, eq=False)
 class _Grouped:
-    """Rows u = z + bias, each cut into groups of `size` neighbours; group g of row r has the number r n_groups + g."""
+    """Rows u = z + bias, each cut into groups of `size` neighbours. Group g of row r has the number r n_groups + g."""
 
     z: Float[Tensor, "n F"]
     bias: Float[Tensor, "F"]
@@ -178,32 +184,32 @@ class _Grouped:
 
     @property
     def n_groups(self) -> int:
-        """Of each row."""
+        """The number of groups of each row."""
         return triton.cdiv(self.z.shape[1], self.size)
 
     def maxima(self) -> Int[Tensor, "n groups"]:
-        """The largest key of each group."""
+        """Return the largest key of each group."""
         n, width = self.z.shape
-        found = torch.empty(n, self.n_groups, dtype=torch.int32, device=self.z.device)
+        largest = torch.empty(n, self.n_groups, dtype=torch.int32, device=self.z.device)
         groups = max(1, TILE // self.size)
         grid = (triton.cdiv(n, ROWS), triton.cdiv(self.n_groups, groups))
         how = {"BY_SIZE": self.by_size, "SIZE": self.size, "GROUPS": groups, "ROWS": ROWS}
-        _launch(triton_select.maxima, grid, self.z, self.bias, found, n, width, self.n_groups, **how)
-        return found
+        _launch(triton_select.maxima, grid, self.z, self.bias, largest, n, width, self.n_groups, **how)
+        return largest
 
     def members(self, groups: Int[Tensor, "m"]) -> Int[Tensor, "m size"]:
-        """The keys of these groups; lower than any where a row or the groups (-1) end."""
+        """Return the keys of these groups. Past the end of a row, and for group -1, they are lower than that of any number."""
         m, block = len(groups), max(1, TILE // self.size)
-        found = torch.empty(m, self.size, dtype=torch.int32, device=self.z.device)
+        keys = torch.empty(m, self.size, dtype=torch.int32, device=self.z.device)
         how = {"BY_SIZE": self.by_size, "SIZE": self.size, "GROUPS": block}
-        given = (self.z, self.bias, groups, found, m, self.z.shape[1], self.n_groups)
+        given = (self.z, self.bias, groups, keys, m, self.z.shape[1], self.n_groups)
         _launch(triton_select.members, (triton.cdiv(m, block),), *given, **how)
-        return found
+        return keys
 
     def entries(
         self, groups: Int[Tensor, "m"], places: Int[Tensor, "t"] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Values and columns of the entries at these places of `members(groups)`, or of all of groups of one."""
+        """Return values and columns of the entries at these places of `members(groups)`; of all, where groups have size 1."""
         places = torch.arange(len(groups), device=groups.device) if places is None else places
         values, columns = _entries(len(places), torch.result_type(self.z, self.bias), self.z.device)
         given = (
@@ -222,7 +228,7 @@ class _Grouped:
 
 
 def _size(width: int, k: int) -> int:
-    """Of groups of which k are looked at again: all maxima and all members of k groups are fewest; at least k groups."""
+    """Return the size of groups that makes all maxima and all members of k groups fewest, with at least k groups."""
     size = 1
     while 2 * max(k, 1) * size * size < width:
         size *= 2
@@ -232,15 +238,15 @@ def _size(width: int, k: int) -> int:
 def _choose(
     keys: Int[Tensor, "n m"], ks: Int[Tensor, "n"], starts: Tensor, total: int
 ) -> Int[Tensor, "total"]:
-    """Places in `keys` of the ks[r] largest of row r, from starts[r] on; -1 where no row puts any."""
-    found = torch.full((total,), -1, device=keys.device)
+    """Return the places in `keys` of the ks[r] largest of row r, from starts[r] on; -1 where no row writes one."""
+    places = torch.full((total,), -1, device=keys.device)
     block = min(TILE, triton.next_power_of_2(max(keys.shape[1], 1)))
-    _launch(triton_select.choose, (len(keys),), keys, ks, starts, found, keys.shape[1], BLOCK=block)
-    return found
+    _launch(triton_select.choose, (len(keys),), keys, ks, starts, places, keys.shape[1], BLOCK=block)
+    return places
 
 
 def _largest(keys: Int[Tensor, "m"], total: int) -> Int[Tensor, "total"]:
-    """Places of the `total` largest, rising."""
+    """Return the places of the `total` largest keys, in rising order."""
     return keys.topk(total, sorted=False).indices.sort().values
 
 
@@ -260,14 +266,14 @@ def _add_rows(weights: Tensor, names: Tensor, offsets: Tensor, rows: Tensor, out
 
 
 def _columns(width: int, whole: bool) -> dict[str, int]:
-    """How many columns a program does, and on how many warps: 16 numbers a thread, more where a row of more than 8,192
-    has to be done as a whole."""
+    """Return how many columns a program does, and on how many warps: 16 numbers per thread, and more where a row of more
+    than 8,192 columns has to be done by one program."""
     block = triton.next_power_of_2(width) if whole else min(1024, triton.next_power_of_2(width))
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run it where its first argument is, which need not be the current GPU."""
-    if all(grid):
+    """Run a kernel on the GPU of its first argument, which need not be the current one."""
+    if all(grid):  # CUDA refuses an empty grid
         with torch.cuda.device_of(args[0]):
             kernel[grid](*args, **constants)

@@ -1,7 +1,7 @@
-"""Sums of rows, and Adam, on a GPU, in Triton: kernels that `triton.py` launches.
+"""Sums of rows, and Adam, on a GPU, in Triton: the kernels that `triton.py` launches.
 
-Everything is added up in float32, whatever it comes in, in one fixed order: no atomics. Offsets are of 64 bits: F D
-may be more than 2^31."""
+Everything is summed in float32, whatever its own precision, and in one fixed order: no atomics, so that two runs give the same
+bits. Offsets have 64 bits, because F D may exceed 2^31."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -13,7 +13,7 @@ TINY = tl.constexpr(1.1754943508222875e-38)  # smallest normal float32
 
 @triton.jit
 def _piece(weights, names, rows, begin, end, columns, width, ENTRIES: tl.constexpr):
-    """The sum over entries begin to begin + ENTRIES - 1, before `end`, of weight times these columns of the row named."""
+    """Return the sum, over entries begin to begin + ENTRIES - 1 that lie before `end`, of weight * rows[name] in these columns."""
     entry = begin + tl.arange(0, ENTRIES)
     inside = entry < end
     name = tl.load(names + entry, mask=inside, other=0).to(tl.int64)
@@ -27,9 +27,10 @@ def _piece(weights, names, rows, begin, end, columns, width, ENTRIES: tl.constex
 def weighted_rows(
     weights, names, offsets, rows, out, width, BLOCK: tl.constexpr, MANY: tl.constexpr, FEW: tl.constexpr
 ):
-    """out[i] = sum over the entries of i of weight * rows[name]; a program does a block of columns of one i.
+    """out[i] = the sum over the entries of i of weight * rows[name]. A program does a block of columns of one i.
 
-    MANY entries at a time, to wait for memory once for all of them, and what is left FEW at a time."""
+    It takes MANY entries at a time, so that their loads are in flight together, and the rest FEW at a time, so that little of
+    a load is masked out."""
     i = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     begin, end = tl.load(offsets + i), tl.load(offsets + i + 1)
@@ -44,7 +45,7 @@ def weighted_rows(
 
 @triton.jit
 def dots(g, indices, offsets, W, out, width, BLOCK: tl.constexpr, ENTRIES: tl.constexpr):
-    """out[e] = g[r] . W[index] for each entry e of row r; a program does a row."""
+    """out[e] = g[r] . W[index] for each entry e of row r. A program does a row."""
     row = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(offsets + row), tl.load(offsets + row + 1)
     for first in range(begin, end, ENTRIES):
@@ -67,9 +68,9 @@ def dots(g, indices, offsets, W, out, width, BLOCK: tl.constexpr, ENTRIES: tl.co
 def squares(
     gradient, toward, which, out, along, width, TOWARD: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """out[i, b] = |block b of gradient[i]|^2, TOWARD less its part along the row of `toward` it belongs to.
+    """out[i, b] = |block b of gradient[i]|^2; with TOWARD without the component along[i] times its row of `toward`.
 
-    That row's factor is along[i]; a block then has to hold the whole row."""
+    With TOWARD a block has to hold the whole row, since the component follows from all of it."""
     i = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
@@ -88,7 +89,7 @@ def adam(
     W, mean, square, gradient, slots, along, width, shrink, beta2, rate1, rate2, size, inverse, eps,
     SLOTS: tl.constexpr, ALONG: tl.constexpr, UNIT_NORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One step on a block of columns of a row, UNIT_NORM on a whole row; see `reference.adam`.
+    """Take a step on a block of columns of a row, with UNIT_NORM on a whole row; see `reference.adam`.
 
     `rate1` is 1 - beta1, `rate2` 1 - beta2, `size` lr / (1 - beta1^t), `inverse` 1 / sqrt(1 - beta2^t)."""
     row = tl.program_id(0).to(tl.int64)

@@ -1,9 +1,9 @@
-"""Selection on a GPU, in Triton: kernels that `triton.py` puts together.
+"""Selection on a GPU, in Triton: the kernels that `triton.py` combines.
 
-As on the CPU (`cpu_select.py` has the proof), the largest of a row are looked for only in as many groups as there are
-to be found, those with the largest maxima; a group is SIZE neighbours, so that reading one is reading one piece of
-memory. Numbers are compared as integers that order as they do: a threshold is then found by bisection, exactly, and
-equal ones are told apart by their places. Offsets are of 64 bits: n F may be more than 2^31."""
+As on the CPU (`cpu_select.py` has the proof), the k largest of a row are searched only in the k groups with the largest
+maxima. A group is SIZE neighbours, so that reading it is one coalesced load. Numbers are compared as integers that have the
+same order: bisection then ends at the exact threshold after at most 32 steps, and equal numbers are told apart by their
+places. Offsets have 64 bits, because n F may exceed 2^31."""
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -15,9 +15,9 @@ NOTHING = tl.constexpr(-(2**31))  # below the key of any number
 
 @triton.jit
 def _key(z, bias, BY_SIZE: tl.constexpr):
-    """An int32 that orders as u = z + bias does, or as |u|: all bits of a negative number but the sign are turned over.
+    """Return an int32 with the order of u = z + bias, or of |u|: the bits of a negative number, except its sign, are inverted.
 
-    Of u before it is rounded to the precision it is kept in, which orders the same but that there are fewer equal ones."""
+    u is not rounded to the precision in which it is kept: the order is the same, but fewer numbers are equal."""
     u = z.to(tl.float32) + bias.to(tl.float32)
     u = tl.abs(u) if BY_SIZE else u
     bits = u.to(tl.int32, bitcast=True)
@@ -29,11 +29,11 @@ def maxima(
     z, bias, out, n, width, n_groups,
     BY_SIZE: tl.constexpr, SIZE: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """out[r, g] = the largest key of group g of row r. Programs share out blocks of ROWS rows and GROUPS groups."""
+    """out[r, g] = the largest key of group g of row r. A program does ROWS rows of GROUPS groups."""
     groups = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     columns = groups[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
     inside = columns < width
-    # once for all rows: it is twice as wide as z in bf16
+    # Loaded once for all rows: in bfloat16 it is twice as wide as a row of z, and would dominate the traffic.
     shift = tl.load(bias + columns, mask=inside, other=0)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):
@@ -61,7 +61,7 @@ def members(
 
 @triton.jit
 def _extremes(keys, width, BLOCK: tl.constexpr):
-    """Smallest and largest, in 64 bits so that their difference has room."""
+    """Return the smallest and the largest key, in 64 bits so that their difference does not overflow."""
     lane = tl.arange(0, BLOCK)
     low = tl.full([BLOCK], 0x7FFFFFFF, tl.int32)
     high = tl.full([BLOCK], NOTHING, tl.int32)
@@ -75,7 +75,7 @@ def _extremes(keys, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _count_from(keys, width, threshold, BLOCK: tl.constexpr):
-    """How many keys are at least the threshold."""
+    """Return how many keys are at least the threshold."""
     lane = tl.arange(0, BLOCK)
     found = tl.zeros([BLOCK], tl.int32)
     for start in range(0, width, BLOCK):
@@ -87,10 +87,11 @@ def _count_from(keys, width, threshold, BLOCK: tl.constexpr):
 
 @triton.jit
 def choose(keys, ks, starts, out, width, BLOCK: tl.constexpr):
-    """The places r width + j of the ks[r] <= width largest keys of row r, to out from starts[r] on; of equal ones the first.
+    """Write the places r width + j of the ks[r] <= width largest keys of row r to out, from starts[r] on; of equal ones the first.
 
-    A program does a row. `above` is how many keys are above `high`, fewer than k; at least k are from `low` on. With
-    exactly k from somewhere on the search is over, and those equal to the threshold are all taken."""
+    A program does a row. The bisection keeps two invariants: fewer than k keys, `above` of them, exceed `high`, and at
+    least k keys reach `low`. Where exactly k keys reach the middle the search ends there, and all keys equal to that
+    threshold are taken."""
     row = tl.program_id(0).to(tl.int64)
     keys += row * width
     out += tl.load(starts + row)
@@ -122,7 +123,7 @@ def take(
     z, bias, groups, places, values, indices, n, width, n_groups,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Value and column of the entries at `places` in the members of `groups`."""
+    """Write value and column of the entries at `places` among the members of `groups`."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < n
     place = tl.load(places + i, mask=inside, other=0)
@@ -136,7 +137,7 @@ def take(
 
 @triton.jit
 def _columns_of_block(bias, thresholds, width, BLOCK: tl.constexpr):
-    """A program's columns, which of them there are, and their biases and thresholds."""
+    """Return a program's columns, which of them exist, and their biases and thresholds."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
     shift = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
@@ -146,7 +147,9 @@ def _columns_of_block(bias, thresholds, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _above(z, inside, shift, level, BY_SIZE: tl.constexpr, ROUND: tl.constexpr):
-    """u at some places, as it is kept, and which are above their thresholds."""
+    """Return u at some places, in the precision in which it is kept, and which are above their thresholds.
+
+    It is rounded before it is compared, as in `reference.above`."""
     u = (tl.load(z, mask=inside, other=0).to(tl.float32) + shift).to(ROUND)
     size = tl.abs(u) if BY_SIZE else u
     return u, inside & (size.to(tl.float32) > level)
@@ -170,7 +173,7 @@ def take_above(
     z, bias, thresholds, starts, values, indices, n, width,
     BY_SIZE: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Values and columns of those, each block's from its start on."""
+    """Write values and columns of the entries that `count_above` counts, those of each block from its start on."""
     columns, inside, shift, level = _columns_of_block(bias, thresholds, width, BLOCK)
     first = tl.program_id(0).to(tl.int64) * ROWS
     for row in range(first, tl.minimum(first + ROWS, n)):

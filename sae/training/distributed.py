@@ -61,7 +61,7 @@ class DataParallel(SingleProcess):
         """Average the gradients over the ranks, which gives the gradient of the mean of their losses."""
         for parameter in parameters:
             if parameter.grad is not None:
-                # A dense product may hand back another memory order, and as_rows would then transpose it on some ranks.
+                # Autograd may choose another memory order for a gradient; all ranks have to reduce the same one.
                 if parameter.grad.stride() != parameter.stride():
                     parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
                 rows = as_rows(parameter.grad)

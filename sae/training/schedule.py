@@ -1,4 +1,4 @@
-"""The learning rate: its default peak, and its course over a run as a multiple of the peak."""
+"""The course of the learning rate over a run, as a multiple of its peak."""
 
 from collections.abc import Callable
 
