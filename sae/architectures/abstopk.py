@@ -1,4 +1,4 @@
-"""AbsTopK: keep the k latents largest in size, with their sign, so that one latent serves both ends of an axis.
+"""AbsTopK: keep the k latents largest in size, with their sign, so that one latent can stand for both ends of an axis.
 
 "Rethinking Sparse Autoencoders For Bidirectional Features", arXiv:2510.00404 (ICLR 2026)."""
 
@@ -35,16 +35,16 @@ class AbsTopKConfig(ArchConfig):
     )
 
     k: int = 32
-    """Latents kept per token; on average when chosen per batch."""
+    """Latents kept per token; on average where they are selected per batch."""
     per: Literal["token", "batch"] = "token"
-    """token: k of each token, the paper's form. batch: B * k of the batch in training and a threshold in use,
-    the form of the authors' code, which made the published numbers as far as one can tell."""
+    """token: k of each token, as in the paper. batch: B * k of the batch in training and a threshold in use, as in the
+    authors' code, which seems to have made the published numbers."""
     aux_k: int | None = None
     """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
     aux_weight: float = 1 / 32
     """Weight of AuxK (authors' code)."""
     threshold_rate: float = 0.01
-    """Share of each batch's smallest kept size in the running inference threshold (per batch only)."""
+    """Weight of each batch's smallest kept size in the running threshold of inference (per batch only)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,13 +68,13 @@ class AbsTopKConfig(ArchConfig):
 class AbsTopK(SAE):
     """u = (x - b_dec) W_enc + b_enc; z = u where |u| is among the k largest, else 0; x_hat = z W_dec + b_dec.
 
-    There is no ReLU anywhere: codes are signed, and negating a latent's encoder column, bias and decoder row
-    negates its code and changes nothing else. z is the nearest k-sparse vector to u. Of equal sizes some are
-    kept, always k (fixed on the CPU). b_enc is the paper's; the authors' code has none.
+    There is no ReLU: codes are signed, and negating a latent's encoder column, bias and decoder row negates its code and
+    changes nothing else. z is the k-sparse vector nearest to u. Of equal sizes some are kept, always k (on the CPU always
+    the same). b_enc is the paper's; the authors' code has none.
 
-    Chosen per batch, tokens in use keep every |u| above `threshold`, a running mean of the smallest size a
-    training batch keeps: two-sided, since a one-sided one would drop all negative codes. It moves in training
-    mode only, is assigned first and averaged then, and stays 0, unused, when latents are chosen per token."""
+    Where latents are selected per batch, tokens in use keep every |u| above `threshold`, a running mean of the smallest size
+    that a training batch keeps. It is two-sided, because a one-sided one would drop all negative codes. It moves in training
+    mode only; its first value is assigned. Where latents are selected per token it stays 0 and is not used."""
 
     cfg: AbsTopKConfig
     config = AbsTopKConfig
@@ -93,13 +93,13 @@ class AbsTopK(SAE):
         return u.largest(self.cfg.k, by_size=True)
 
     def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
-        """k of each token; chosen per batch, the threshold decides."""
+        """Return k for every row, or None where the threshold decides."""
         if self.cfg.per == "batch":
             return None
         return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """Return one threshold for all latents, which sizes are compared with; it is 0 when latents are chosen per token."""
+        """Return the threshold that all sizes are compared with; it is 0 where latents are selected per token."""
         return self.threshold.expand(self.d_sae)
 
     def simpler(self) -> TopK | BatchTopK:
@@ -119,19 +119,19 @@ class AbsTopK(SAE):
         return BatchTopK.from_tensors(BatchTopKConfig(2 * self.d_sae, self.cfg.k), tensors)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        """The B k pre-activations of the batch that are largest in size, or `encode`'s code."""
+        """Return the B k pre-activations of the batch that are largest in size, or per token `encode`'s code."""
         if self.cfg.per == "token":
             return self._encode(x)
         return self.pre_activations(x).largest_of_batch(self.cfg.k, by_size=True)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
-        """Pre-activations of these latents, with their sign: AuxK reaches every dead latent."""
+        """Return the pre-activations of these latents with their sign, so that AuxK reaches every dead latent."""
         return self.pre_activations(x).of(latents)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK of the training code; per batch, in training mode, the threshold follows it.
+        """Return FVU + aux_weight * AuxK of the training code. Per batch, in training mode, the threshold follows the code.
 
-        The authors' AuxK is an entrywise mean whose residual is not detached; here it is TopK's, signed."""
+        The authors' AuxK is an entrywise mean whose residual is not detached. Here it is that of TopK, with signs."""
         code = self.training_code(x)
         if self.training and self.cfg.per == "batch":
             follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)

@@ -18,7 +18,7 @@ from sae.code import SparseCode
 
 @dataclass(frozen=True)
 class BatchTopKConfig(ArchConfig):
-    """BatchTopK: k latents a token on average, shared out over the batch."""
+    """BatchTopK: k latents a token on average, distributed over the batch."""
 
     name = "batchtopk"
     rule = "it keeps what is above a threshold"
@@ -37,7 +37,7 @@ class BatchTopKConfig(ArchConfig):
     aux_weight: float = 1 / 32
     """Weight of AuxK (section 3)."""
     threshold_rate: float = 0.01
-    """Share of each batch's smallest kept value in the running inference threshold."""
+    """Weight of each batch's smallest kept value in the running threshold of inference."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,11 +59,11 @@ class BatchTopKConfig(ArchConfig):
 
 @final
 class BatchTopK(SAE):
-    """In training the floor(B k) largest positive pre-activations of the batch; in use all above `threshold`.
+    """Training keeps the floor(B k) largest positive pre-activations of the batch; in use all above `threshold` are kept.
 
-    The threshold is a running mean of the smallest value a training batch keeps, so a token's code does not
-    depend on its neighbours. It moves in training mode only; its first value is assigned, not averaged in.
-    Before any training step it is 0 and every positive latent fires."""
+    The threshold is a running mean of the smallest value that a training batch keeps, so that a token's code does not depend
+    on its neighbours. It moves in training mode only, and its first value is assigned. Before the first step it is 0, and
+    every positive latent fires."""
 
     cfg: BatchTopKConfig
     config = BatchTopKConfig
@@ -86,11 +86,11 @@ class BatchTopK(SAE):
         return thresholded(self)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        """The batch's largest floor(B k) pre-activations, negative ones at zero."""
+        """Return the batch's floor(B k) largest pre-activations, with negative ones set to zero."""
         return self.pre_activations(x).largest_of_batch(self.cfg.k).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK, of the training code; in training mode the threshold follows it."""
+        """Return FVU + aux_weight * AuxK of the training code. In training mode the threshold follows the code."""
         code = self.training_code(x)
         if self.training:
             follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)

@@ -1,4 +1,4 @@
-"""Gated: one path decides which latents fire, another how strongly, so that the price on firing shrinks nothing.
+"""Gated: one path decides which latents fire, another how strongly, so that a price on firing does not shrink values.
 
 Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", arXiv:2404.16014,
 section 3 and appendix D.1."""
@@ -20,7 +20,7 @@ from sae.code import SparseCode
 
 @dataclass(frozen=True)
 class GatedConfig(ArchConfig):
-    """Gated: L1 on a gate that decides what fires, magnitudes free of its shrinkage."""
+    """Gated: an L1 price on a gate that decides what fires, and magnitudes free of its shrinkage."""
 
     name = "gated"
     rule = "one path decides which latents fire, another how strongly"
@@ -33,8 +33,8 @@ class GatedConfig(ArchConfig):
 
     l1_weight: float | None = None
     """Price of the gate's pre-activations, against squared errors summed over dimensions, where inputs have
-    unit mean square per dimension (as `scale_inputs` makes them); when left out, sqrt(D) / 20. A price meant
-    for inputs of unit mean squared norm is to be multiplied by sqrt(D)."""
+    unit mean square per dimension (as `scale_inputs` makes them); when left out, sqrt(D) / 20. Multiply a price that is
+    meant for inputs of unit mean squared norm by sqrt(D)."""
     l1_warmup_share: float = 0.05
     """Share of all steps over which the price rises from 0."""
 
@@ -56,9 +56,9 @@ class GatedConfig(ArchConfig):
 class Gated(SAE):
     """v = (x - b_dec) W_enc; pi = v + b_enc; z = relu(v exp(r_mag) + b_mag) where pi > 0, else 0.
 
-    W_enc and b_enc are the paper's W_gate and b_gate; the magnitudes share W_enc up to a factor a latent
-    (section 3.2). Equal to a JumpReLU whose thresholds are b_mag - exp(r_mag) b_enc (appendix E). Adam runs
-    without momentum (D.1). The authors' resampling of dead latents is left out: nothing revives them."""
+    W_enc and b_enc are the paper's W_gate and b_gate; the magnitudes share W_enc up to one factor per latent (section 3.2).
+    It equals a JumpReLU whose thresholds are b_mag - exp(r_mag) b_enc (appendix E). Adam runs without momentum (D.1). The
+    authors' resampling of dead latents is left out: nothing revives them."""
 
     cfg: GatedConfig
     config = GatedConfig
@@ -100,7 +100,7 @@ class Gated(SAE):
         self.b_mag.mul_(factors)
 
     def gate_and_magnitudes(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, SparseCode]:
-        """relu(pi), and the code z, over the entries where pi > 0. No gradient of z reaches b_enc."""
+        """Return relu(pi) and the code z, over the entries where pi > 0. No gradient of z reaches b_enc."""
         v = kernels.project(x, self.W_enc, torch.zeros_like(self.b_enc), self.b_dec)
         open_ = v.above(-self.b_enc)
         gate = open_.values + open_.spread(self.b_enc)
@@ -108,9 +108,9 @@ class Gated(SAE):
         return open_._replace(values=gate), open_._replace(values=magnitudes.relu())
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """||y - y_hat||^2 + price |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
+        """Return ||y - y_hat||^2 + price |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
 
-        y_gate decodes relu(pi) with W_dec and b_dec held fixed: it teaches the gate and no decoder (eq. 8)."""
+        y_gate decodes relu(pi) with W_dec and b_dec held fixed, so that it trains the gate and not the decoder (eq. 8)."""
         gate, code = self.gate_and_magnitudes(x)
         y_gate = kernels.decode(gate, self.W_dec.detach()) + self.b_dec.detach()
         penalties = {
@@ -123,17 +123,17 @@ class Gated(SAE):
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """Start as TopK does, the encoder divided by the gain.
+        """Start as TopK does, with the encoder divided by the gain.
 
-        Half of all latents fire at first, and F / 2 overlapping ones add up: undivided, the first reconstructions are
-        F / 2 sqrt(3) D times the input, 4 times for 8,192 latents on width 576. Divided, FVU starts at .13 there."""
+        Half of all latents fire at first, and F / 2 overlapping ones add up: without the division the first reconstructions
+        are F / 2 sqrt(3) D times the input, 4 times for 8,192 latents on width 576. With it FVU starts at .13 there."""
         super().initialise(x, centre, generator)
         self.W_enc.div_(gain(self, generator))
 
     def begin_step(self, step: int, steps: int) -> None:
-        """The price's warm-up."""
+        """Set the price's warm-up."""
         self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters, without momentum (D.1)."""
+        """Return all parameters as one group without momentum (D.1)."""
         return [{"params": list(self.parameters()), "betas": (0.0, 0.999)}]

@@ -1,8 +1,8 @@
-"""GBA: biases set by how often a latent fires, group by group, not by gradients; no sparsity penalty, no k.
+"""GBA: biases follow how often a latent fires, group by group, and not gradients; it has no sparsity penalty and no k.
 
 "Taming Polysemanticity in LLMs: Provable Feature Recovery via Sparse Autoencoders" 2025, arXiv:2506.14002.
-The paper's code was not at hand: the form of the activation, the input norm and the initialisation are
-reconstructions, settled by recovery of planted features (LOG.md)."""
+The paper's code was not available: the form of the activation, the input norm and the initialisation are reconstructions,
+chosen by the recovery of planted features (LOG.md)."""
 
 import math
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from sae.architectures.base import SAE, Loss
 from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
 from sae.code import SparseCode
 
-SPREAD = 0.01  # of the last group's target to the first's, where only L0 is asked for
-MEASURED_TIED, MEASURED_UNTIED = 0.68, 0.35  # of L0 after training to the sum of all latents' targets
-UPDATES = 100  # in a run, at least
-COSINES_AT_ONCE = 2**22  # held while biases are set
-AMPLITUDE_ROWS = 4096  # of the sample
+SPREAD = 0.01  # ratio of the last group's target to the first's, where only L0 is set
+MEASURED_TIED, MEASURED_UNTIED = 0.68, 0.35  # ratio of L0 after training to the sum of all latents' targets
+UPDATES = 100  # least number of bias updates in a run
+COSINES_AT_ONCE = 2**22  # numbers held while biases are initialised
+AMPLITUDE_ROWS = 4096  # rows of the sample that amplitudes are fitted on
 
 
 @dataclass(frozen=True)
 class GBAConfig(ArchConfig):
-    """GBA: groups of latents, each held near a firing frequency of its own by adapting biases."""
+    """GBA: groups of latents, each kept near a firing frequency of its own by adapting biases."""
 
     name = "gba"
     rule = "whether a latent fires depends on its cosine with the row, so its threshold grows with the row's norm"
@@ -43,25 +43,25 @@ class GBAConfig(ArchConfig):
     )
 
     groups: int = 10
-    """Groups of latents, of equal size but for one latent; 1 is the paper's BA."""
+    """Groups of latents, whose sizes differ by at most one; 1 is the paper's BA."""
     l0: float | None = None
     """Latents that should fire per token at the end of training; the groups' target frequencies follow from it.
     When left out, 32, or d_sae / 16 if that is less. Measured L0 is met within about a fifth."""
     p_first: float | None = None
-    """Target firing frequency of the first group, in the place of l0: no latent in it should fire on more than this
-    share of rows. The paper has 0.5 since its second version; L0 is then 7 % of the dictionary."""
+    """Target firing frequency of the first group, instead of l0: no latent in it should fire on more than this share of
+    rows. The paper has 0.5 since its second version; L0 is then 7 % of the dictionary."""
     p_last: float | None = None
-    """Target firing frequency of the last group, beside p_first; in between the targets fall geometrically. When left
-    out, p_first / 100. The paper has 0.001."""
+    """Target firing frequency of the last group, together with p_first; targets in between fall geometrically. When left out,
+    p_first / 100. The paper has 0.001."""
     start: Literal["quantile", "zero"] = "quantile"
     """Biases before training. quantile: each latent fires as often as its target says, on a sample of rows. zero:
-    half of all latents fire, and a short run has not unlearned it at its end."""
+    half of all latents fire, and a short run ends before it has unlearned that."""
     tied: bool = True
-    """Whether encoder and decoder share their directions, as in the paper. An encoder of its own reaches a lower
-    error for the L0 it has."""
+    """Whether encoder and decoder share their directions, as in the paper. A separate encoder reaches a lower error at its
+    L0."""
     update_rows: int | None = None
-    """Rows between updates of the biases; statistics are of these rows and then begin anew. When left out, those in
-    which a latent at the last group's target fires five times, or fewer where a run had less than 100 updates."""
+    """Rows between updates of the biases; the statistics of these rows are then reset. When left out, as many as it takes for
+    a latent at the last group's target to fire five times, or fewer where a run would have less than 100 updates."""
     gamma_plus: float = 0.01
     """How far a silent latent's bias rises, as a share of its group's mean strongest activation."""
     gamma_minus: float = 0.01
@@ -74,7 +74,7 @@ class GBAConfig(ArchConfig):
         if not 1 <= self.groups <= self.d_sae:
             raise ConfigError(f"groups = {self.groups} must lie between 1 and d_sae = {self.d_sae}")
         if self.p_first is None and self.p_last is not None:
-            raise ConfigError(f"p_last = {self.p_last} goes with p_first: give both, or l0 alone")
+            raise ConfigError(f"p_last = {self.p_last} needs p_first: give both, or l0 alone")
         if self.p_first is not None:
             if self.l0 is not None:
                 raise ConfigError(
@@ -105,11 +105,11 @@ class GBAConfig(ArchConfig):
         return {**kept, "start": "zero", "update_rows": batch and fields["update_every"] * batch}
 
     def targets(self) -> Float[Tensor, "K"]:
-        """Target frequency of each group, geometric from the first's to the last's, both exact."""
+        """Return the target frequency of each group, falling geometrically from the first to the last, both exact."""
         return torch.tensor(self._falling(*self._ends()))
 
     def lowest_target(self) -> float:
-        """Target frequency of the last group."""
+        """Return the target frequency of the last group."""
         return self._falling(*self._ends())[-1]
 
     def expected_l0(self) -> ExpectedL0:
@@ -151,10 +151,10 @@ class GBA(SAE):
     """y = cos(w, x - b_dec) + b_enc; z = a <w, x - b_dec> where y > 0, else 0; x_hat = z W_dec + b_dec.
 
     w are the unit rows of W_dec, or untied the columns of W_enc, which start as those rows; a is an amplitude for each
-    latent. b_enc lies in [-1, 0] and is a buffer: no gradient and no optimizer reach it. Rows are judged by their
-    cosine, as in the paper, whose samples have unit norm, so b_enc has no unit and nothing but b_dec need follow the
-    input's scale. The output leaves the bias out: just above the switch it is -b_enc |x - b_dec| a, not 0, without
-    which features are not recovered.
+    latent. b_enc lies in [-1, 0] and is a buffer: no gradient and no optimizer reach it. Rows are compared by their cosine,
+    as in the paper, whose samples have unit norm; b_enc therefore has no unit, and only b_dec follows the input's scale. The
+    output leaves the bias out: just above the switch it is -b_enc |x - b_dec| a and not 0. Otherwise features are not
+    recovered.
 
     In training mode `loss` counts how often y > 0 and its maximum; every `update_rows` rows `after_step`
     moves the biases (Algorithm 1) and forgets the counts."""
@@ -166,7 +166,7 @@ class GBA(SAE):
     times_fired: Int[Tensor, "F"]
     strongest: Float[Tensor, "F"]
     group: Int[Tensor, "F"]
-    """Which group a latent belongs to: F / K of them each, in order."""
+    """The group of each latent: F / K latents each, in order."""
     target: Float[Tensor, "K"]
 
     def make_rule(self, d_model: int) -> None:
@@ -207,27 +207,28 @@ class GBA(SAE):
             self.amplitude.fill_(best if best > 0 else 1.0)  # nan where no latent fires
 
     def _fire_at_targets(self, directions: Float[Tensor, "n D"]) -> None:
-        """Set biases with which each latent fires on as many of these rows as its target says, rounded down."""
+        """Set biases with which each latent fires on its target's share of these rows, rounded down."""
         n, targets = len(directions), self.target[self.group]
         latents = torch.arange(self.d_sae).split(max(1, COSINES_AT_ONCE // n))
         for some in latents:
             cosines = self.W_dec[some] @ directions.T
             for target in targets[some].unique():
                 alike = targets[some] == target
-                # between the last row it fires on and the first it does not, or rounding would decide
+                # Halfway between the last row on which it fires and the first on which it does not: otherwise rounding
+                # would decide about the row at the threshold.
                 last = n - 1 - int(target * n)
                 places = [last, min(last + 1, n - 1)]
-                # torch's kthvalue takes ten times as long
+                # torch.kthvalue takes ten times as long.
                 ordered = np.partition(cosines[alike].numpy(), places, axis=1)
                 self.b_enc[some[alike]] = -torch.from_numpy(ordered[:, places].mean(1))
         self.b_enc.clamp_(-1, 0)
 
     def encoder_directions(self) -> Float[Tensor, "F D"]:
-        """The decoder's own rows, or untied W_enc's columns."""
+        """Return the decoder's rows, or, untied, the columns of W_enc."""
         return self.W_dec if self.cfg.tied else self.W_enc.T
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
-        """<w, x - b_dec>, without the bias."""
+        """Return <w, x - b_dec>, without the bias."""
         return kernels.project(x, self.encoder_directions().T, torch.zeros_like(self.b_enc), self.b_dec)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -235,12 +236,12 @@ class GBA(SAE):
         return self._code(u, self._switch(u))
 
     def dense_pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
-        """y: the cosine plus the bias."""
+        """Return y, the cosine plus the bias."""
         return self._switch(self.pre_activations(x))
 
     @torch.no_grad()
     def _switch(self, u: kernels.Projection) -> Float[Tensor, "B F"]:
-        """y, above 0 where a latent fires: its cosine with the row plus its bias."""
+        """Return y, which is above 0 where a latent fires: its cosine with the row plus its bias."""
         size = u.centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(u.x.dtype).tiny)
         cosine = u.dense / size
         if not self.cfg.tied:
@@ -252,10 +253,10 @@ class GBA(SAE):
         return code._replace(values=code.values * code.spread(self.amplitude))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU alone: what is sparse about the code is the biases' doing. In training mode counts who fires.
+        """Return the FVU alone: the biases make the code sparse. In training mode this counts which latents fire.
 
-        Logged for each group k: `frequency_ratio_k`, its latents' mean frequency in this batch over its target;
-        and `resonant`, the share of latents that fire in it, yet not above their target."""
+        Logged are `frequency_ratio_k` for each group k, its latents' mean frequency in this batch over its target, and
+        `resonant`, the share of all latents that fire in this batch, but not above their target."""
         u = self.pre_activations(x)
         switch = self._switch(u)
         code = self._code(u, switch)
@@ -293,26 +294,26 @@ class GBA(SAE):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the biases when enough rows have been seen since the last time."""
+        """Move the biases when enough rows have been seen since the last update."""
         if (self.place[0] + 1) % self.steps_between() == 0 and self.rows_seen > 0:
             self.adapt()
 
     def steps_between(self) -> int:
-        """Steps from one update of the biases to the next, in batches of the size that the last one had.
+        """Return the steps from one update of the biases to the next, for batches of the size of the last one.
 
-        Counted in steps, which begin_step knows, and not in `rows_seen`, which a GPU would have to be waited for."""
+        Steps are counted, which begin_step knows, and not `rows_seen`, for which the host would have to wait for a GPU."""
         wanted = self.cfg.update_rows or 5 / self.cfg.lowest_target()
         steps = math.ceil(wanted / self.batch)
         return steps if self.cfg.update_rows else max(1, min(steps, self.place[1] // UPDATES))
 
     @torch.no_grad()
     def adapt(self) -> None:
-        """Move the biases by the statistics gathered, and begin them anew.
+        """Move the biases according to the statistics, and reset these.
 
-        A latent that fired on more than its target share of rows falls by gamma_minus times its own strongest
-        y. One that was silent rises by gamma_plus times the mean of its group's strongest y (those above 0):
-        its own is 0. All stay in [-1, 0]; between the two nothing moves. Algorithm 1, with the minimum and
-        maximum of its clamps, swapped in print, put right."""
+        The bias of a latent that fired on more than its target share of rows falls by gamma_minus times the latent's own
+        strongest y. That of a silent latent rises by gamma_plus times the mean of its group's strongest y above 0, because
+        its own is 0. Others do not move, and all stay in [-1, 0]. This is Algorithm 1, with the minimum and maximum of its
+        clamps, which are swapped in print, corrected."""
         cfg, frequency = self.cfg, self.times_fired / self.rows_seen
         positive = self._by_group((self.strongest > 0).to(self.target.dtype)).clamp_min(1)
         mean = (self._by_group(self.strongest) / positive)[self.group]

@@ -1,4 +1,4 @@
-"""JumpReLU: each latent fires above a threshold of its own, which is learned through the kernel of a step.
+"""JumpReLU: each latent fires above a threshold of its own, which is learned through a smoothed step.
 
 Rajamanoharan et al. 2024, "Jumping Ahead", arXiv:2407.14435 ("l0"); Anthropic, "Circuits Updates", January
 2025 ("tanh"), its constants as SAELens 6.18 records them."""
@@ -27,7 +27,7 @@ from sae.code import SparseCode
 
 @dataclass(frozen=True)
 class JumpReLUConfig(ArchConfig):
-    """JumpReLU: a learned threshold a latent, and a price on how many latents fire."""
+    """JumpReLU: a learned threshold for each latent, and a price on how many latents fire."""
 
     name = "jumprelu"
     rule = "it keeps what is above a threshold of each latent's own"
@@ -40,8 +40,8 @@ class JumpReLUConfig(ArchConfig):
     )
 
     loss_form: Literal["l0", "tanh"] = "l0"
-    """l0: the number of latents that fire, unit-norm decoder (the paper). tanh: their sum of
-    tanh(c z ||W_dec row||), free decoder, and a pull on dead latents (Anthropic, January 2025)."""
+    """l0: a price on the number of latents that fire, unit-norm decoder (the paper). tanh: a price on the sum of
+    tanh(c z ||W_dec row||), free decoder norms, and a pull on dead latents (Anthropic, January 2025)."""
     sparsity_weight: float | None = None
     """Price of a latent that fires, against the squared error summed over dimensions, where inputs have unit
     mean square per dimension; when left out, D / 1000 (l0), i.e. 0.001 where they have unit mean squared norm,
@@ -59,7 +59,7 @@ class JumpReLUConfig(ArchConfig):
     tanh_slope: float = 4.0
     """c of the tanh form."""
     pre_act_weight: float = 3e-6
-    """Weight, in the tanh form, of how far dead latents stay below their thresholds."""
+    """Weight, in the tanh form, of the distance of dead latents below their thresholds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,9 +82,9 @@ class JumpReLUConfig(ArchConfig):
 class JumpReLU(SAE):
     """y = x W_enc + b_enc; z = y where y > theta, else 0; x_hat = z W_dec + b_dec; theta = exp(log_threshold).
 
-    b_dec is not taken off x. theta is above 0 whatever the optimizer does. Sizes that the papers give for inputs
-    of unit mean squared norm are multiplied by sqrt(D), prices by D. In the tanh form the decoder's norms are
-    free in training and move into the latents on saving. Adam runs without momentum."""
+    b_dec is not subtracted from x. theta stays above 0 whatever the optimizer does. Sizes that the papers give for inputs of
+    unit mean squared norm are multiplied by sqrt(D), prices by D. In the tanh form the decoder's norms are free in training
+    and move into the latents on saving. Adam runs without momentum."""
 
     cfg: JumpReLUConfig
     config = JumpReLUConfig
@@ -107,20 +107,20 @@ class JumpReLU(SAE):
 
     @property
     def threshold(self) -> Float[Tensor, "F"]:
-        """Value above which each latent fires, in the units of x; above 0."""
+        """The value above which each latent fires, in the units of x; above 0."""
         return self.log_threshold.exp()
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).above(self.threshold)
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """Each latent's own."""
+        """Return each latent's own threshold."""
         return self.threshold
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """||y - y_hat||^2 + price * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
+        """Return ||y - y_hat||^2 + price * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
 
-        The graph holds latents that fire and those below their threshold that its kernel still reaches."""
+        The graph holds the latents that fire, and those so little below their threshold that the kernel reaches them."""
         near = self.pre_activations(x).above(self.threshold - self.bandwidth / 2)
         thresholds = near.spread(self.threshold)
         code = near._replace(values=jump(near.values, thresholds, self.bandwidth))
@@ -137,16 +137,18 @@ class JumpReLU(SAE):
         return penalised_loss(y, self.decode(code), code, penalties)
 
     def _pull(self, x: Tensor, dead: Tensor) -> Float[Tensor, ""]:
-        """How far dead latents stay below their thresholds, each weighted by its row's norm; 0 when none is dead."""
+        """Return the distance of dead latents below their thresholds, weighted by the norms of their decoder rows.
+
+        0 when none is dead."""
         below = self.threshold[dead] - self.pre_activations(x).of(dead.nonzero()[:, 0])
         return (below.relu() @ self.W_dec[dead].norm(dim=1)).mean()
 
     def begin_step(self, step: int, steps: int) -> None:
-        """The price's warm-up."""
+        """Set the price's warm-up."""
         self.warmth = warmed(step, steps, self.warmup_share)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Weights, and log thresholds at a rate of their own; without momentum, eps 1e-8."""
+        """Return weights, and log thresholds with a learning rate of their own; without momentum, eps 1e-8."""
         weights = [p for name, p in self.named_parameters() if name != "log_threshold"]
         thresholds = {"params": [self.log_threshold], "lr_scale": self.threshold_lr_scale}
         return [{"betas": (0.0, 0.999), "eps": 1e-8, **group} for group in ({"params": weights}, thresholds)]
@@ -155,11 +157,11 @@ class JumpReLU(SAE):
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """Make encoder and decoder transposes of each other up to a factor, the gain, with outputs of the size of inputs.
+        """Make encoder and decoder transposes of each other up to a factor, the gain, so that outputs have the inputs' size.
 
-        l0: as TopK starts. tanh: W_enc from U(±1/sqrt F). Thresholds are low at first and nearly half of all latents
-        fire, so that without the factor they would add up to several times the input, as in Gated."""
-        self.log_threshold.fill_(-torch.inf)  # sizes are set as a ReLU's
+        l0 starts as TopK does; tanh draws W_enc from U(±1/sqrt F). Thresholds are low at first and nearly half of all
+        latents fire, so that without the factor they would add up to several times the input, as in Gated."""
+        self.log_threshold.fill_(-torch.inf)  # the gain is measured without thresholds
         if self.cfg.loss_form == "l0":
             tied_init(self, generator)
             self.W_enc.div_(gain(self, generator))
@@ -173,7 +175,7 @@ class JumpReLU(SAE):
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:
-        """As every architecture; thresholds are divided by `scale` too."""
+        """Fold as every architecture does; thresholds are divided by `scale` too."""
         super().fold_input_scale(scale)
         self.log_threshold.sub_(math.log(scale))
 
@@ -185,12 +187,12 @@ class JumpReLU(SAE):
 
     @torch.no_grad()
     def fold_decoder_norms(self) -> None:
-        """Rows of a free decoder to norm 1; latents and thresholds are multiplied by what the norms were."""
+        """Divide the rows of a free decoder by their norms; latents and thresholds are multiplied by them."""
         if not self.unit_norm_decoder:
             move_norms(self)
 
     def folded_tensors(self) -> dict[str, Tensor]:
-        """Biases and thresholds; of a free decoder both weights too."""
+        """Return biases and thresholds, and with a free decoder both weights."""
         weights = {} if self.unit_norm_decoder else {"W_enc": self.W_enc, "W_dec": self.W_dec}
         return {**super().folded_tensors(), "log_threshold": self.log_threshold, **weights}
 
@@ -221,14 +223,14 @@ def thresholded(
 
 
 def jump(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:
-    """y where y > threshold, else 0. Its derivative by y is 1 or 0 likewise; by the threshold it is that of
+    """Return y where y > threshold, else 0. Its derivative by y is 1 or 0 in the same places; by the threshold it is that of
     the jump smoothed by a rectangle: -threshold / bandwidth within half a bandwidth, else 0 (eq. 11)."""
     return _Jump.apply(y, threshold, bandwidth)
 
 
 def step(y: Float[Tensor, "nnz"], threshold: Float[Tensor, "nnz"], bandwidth: float) -> Float[Tensor, "nnz"]:
-    """1 where y > threshold, else 0. Its derivative by the threshold is -1 / bandwidth within half a bandwidth,
-    else 0 (eq. 12); it has none by y. y is the pre-activation: both sides of the threshold count."""
+    """Return 1 where y > threshold, else 0. Its derivative by the threshold is -1 / bandwidth within half a bandwidth, else 0
+    (eq. 12); it has none by y. y is the pre-activation, so that both sides of the threshold count."""
     return _Step.apply(y, threshold, bandwidth)
 
 

@@ -19,7 +19,7 @@ from sae.code import SparseCode
 
 @dataclass(frozen=True)
 class KronConfig(ArchConfig):
-    """KronSAE: latents are pairwise ANDs of factors, so the encoder is smaller and cheaper than the dictionary."""
+    """KronSAE: latents are pairwise ANDs of factors, so that the encoder is smaller and cheaper than the dictionary."""
 
     name = "kron"
     rule = "its latents are square roots of products of two pre-activations"
@@ -44,7 +44,7 @@ class KronConfig(ArchConfig):
     aux_weight: float = 1 / 32
     """Weight of AuxK (section 4)."""
     threshold_rate: float = 0.01
-    """Share of each batch's smallest kept value in the running inference threshold (batchtopk only)."""
+    """Weight of each batch's smallest kept value in the running threshold of inference (batchtopk only)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,8 +57,8 @@ class KronConfig(ArchConfig):
             below, above = self.d_sae // latents * latents, (self.d_sae // latents + 1) * latents
             nearest = f"{below} or {above}" if below else f"{above}"
             raise ConfigError(
-                f"d_sae = {self.d_sae} is no multiple of m * n = {latents}, the latents of a head: "
-                f"the nearest that is would be {nearest}"
+                f"d_sae = {self.d_sae} is not a multiple of m * n = {latents}, the latents of a head: "
+                f"the nearest would be {nearest}"
             )
 
     def selects(self) -> Selects:
@@ -82,7 +82,7 @@ class KronConfig(ArchConfig):
 
 
 class Ands(NamedTuple):
-    """All latents of some rows: dense to choose from, sparse to differentiate, never [B, F] in the graph."""
+    """All latents of some rows: dense to select from, sparse to differentiate; no [B, F] tensor is in the graph."""
 
     u: kernels.Projection
     """Pre-activations of the first groups, [B, h m]."""
@@ -92,12 +92,12 @@ class Ands(NamedTuple):
 
     @torch.no_grad()
     def dense(self) -> Float[Tensor, "B F"]:
-        """Every latent, outside the graph: each head's outer product of square roots."""
+        """Return every latent, without gradients: each head's outer product of square roots."""
         p, q = (side.dense.relu().sqrt().unflatten(1, (self.cfg.heads, -1)) for side in (self.u, self.v))
         return (p[:, :, :, None] * q[:, :, None, :]).flatten(1)
 
     def keep(self, pattern: kernels.Pattern) -> SparseCode:
-        """The selected latents, inside the graph: gradients flow through their own two factors alone."""
+        """Return the selected latents; gradients flow through their own two factors alone."""
         left, right = factors_of(pattern.indices, self.cfg)
         u = self.u.keep(kernels.Pattern(left, pattern.offsets)).values
         v = self.v.keep(kernels.Pattern(right, pattern.offsets)).values
@@ -108,14 +108,13 @@ class Ands(NamedTuple):
 class KronSAE(SAE):
     """u = (x - b_dec) P + b_P, v = (x - b_dec) Q + b_Q; latent (k m + i) n + j is mAND(u_ki, v_kj), k the head.
 
-    mAND is the geometric mean of two positive numbers and 0 otherwise: a latent is on when both factors are.
-    Then TopK or BatchTopK over all F latents, and a decoder like any other. Parameters in the place of W_enc and
-    b_enc: P [D, h m], Q [D, h n], b_P [h m], b_Q [h n], columns by head. The paper does not subtract b_dec from
+    mAND is the geometric mean of two positive numbers and 0 otherwise: a latent is on when both factors are. TopK or
+    BatchTopK over all F latents follows, and a decoder like any other. The parameters in place of W_enc and b_enc are P [D, h m], Q [D, h n], b_P [h m], b_Q [h n], columns by head. The paper does not subtract b_dec from
     x; the biases can undo that, so the functions are the same. A latent is exactly 0 when it is off, where the
     paper's listing has sqrt(1e-5); L0 <= k.
 
     The paper trains with AdamW at 8e-4, cosine decay to 1e-6, a tenth of linear warm-up, batches of 8192, and an
-    unnamed weight decay. Here the trainer's Adam is used, without decay, for all architectures alike."""
+    unnamed weight decay. Here all architectures use the trainer's Adam, without decay."""
 
     cfg: KronConfig
     config = KronConfig
@@ -127,7 +126,7 @@ class KronSAE(SAE):
         self.register_buffer("threshold", torch.zeros(()))
 
     def make_encoder(self, d_model: int) -> None:
-        """P, Q and their biases; memory order as W_enc's, one factor's weights together."""
+        """Create P, Q and their biases. As in W_enc, one factor's weights are contiguous in memory."""
         heads, m, n = self.cfg.heads, self.cfg.m, self.cfg.n
         self.P = nn.Parameter(torch.zeros(heads * m, d_model).T)
         self.Q = nn.Parameter(torch.zeros(heads * n, d_model).T)
@@ -140,8 +139,8 @@ class KronSAE(SAE):
     ) -> None:
         """Draw P and Q from N(0, 1 / 2F); the decoder row of (k, i, j) is the unit vector along P_ki + Q_kj (appendix H).
 
-        Columns so start at norm sqrt(D / 2F). They are not divided by the SAE's gain: that makes them five to nine
-        times as long, the first reconstructions twice too large, and a short run ends with an eighth more error."""
+        Columns start at norm sqrt(D / 2F). They are not divided by the SAE's gain: that would make them five to nine times as
+        long and the first reconstructions twice too large, and a short run would end with an eighth more error."""
         for factor in (self.P, self.Q):
             drawn = torch.randn(factor.T.shape, generator=generator)
             factor.copy_(drawn.T * (2 * self.d_sae) ** -0.5)
@@ -150,7 +149,7 @@ class KronSAE(SAE):
         self.b_dec.copy_(centre)
 
     def ands(self, x: Float[Tensor, "B D"]) -> Ands:
-        """All latents of x before any is chosen."""
+        """Return all latents of x, before any is selected."""
         u = kernels.project(x, self.P, self.b_P, self.b_dec)
         v = kernels.project(x, self.Q, self.b_Q, self.b_dec)
         return Ands(u, v, self.cfg)
@@ -162,67 +161,67 @@ class KronSAE(SAE):
         return ands.keep(kernels.largest_ands(ands.u, ands.v, self.cfg.heads, self.cfg.k))
 
     def dense_pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
-        """Latents where both factors are positive; else the lower of the two, which keeps them off."""
+        """Return each latent where both factors are positive, else the lower of the two, which keeps the latent off."""
         ands = self.ands(x)
         u, v = (side.dense.unflatten(1, (self.cfg.heads, -1)) for side in (ands.u, ands.v))
         lower = torch.minimum(u[:, :, :, None], v[:, :, None, :]).flatten(1)
         return torch.where(lower > 0, ands.dense(), lower)
 
     def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"] | None:
-        """k of each token; with batchtopk the threshold decides."""
+        """Return k for every row, or None with batchtopk, where the threshold decides."""
         if self.cfg.select == "batchtopk":
             return None
         return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """Return one threshold for all latents; it is 0 when latents are chosen per token."""
+        """Return one threshold for all latents; it is 0 where latents are selected per token."""
         return self.threshold.expand(self.d_sae)
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        """The B k largest latents of the batch, or `encode`'s code."""
+        """Return the B k largest latents of the batch, or with topk `encode`'s code."""
         if self.cfg.select == "topk":
             return self._encode(x)
         ands = self.ands(x)
         return ands.keep(kernels.largest_of_batch(ands.dense(), self.cfg.k))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK of the training code; with batchtopk, in training mode, the threshold follows."""
+        """Return FVU + aux_weight * AuxK of the training code. With batchtopk, in training mode, the threshold follows it."""
         code = self.training_code(x)
         if self.training and self.cfg.select == "batchtopk":
             follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
         return reconstruction_loss(self, x, y, dead, code, self.cfg)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
-        """mAND of these latents' factors; AuxK so moves factors that living latents of the head share."""
+        """Return mAND of these latents' factors. AuxK therefore moves factors that living latents of the head share."""
         centred, (left, right) = x - self.b_dec, factors_of(latents, self.cfg)
         u = (centred @ self.P + self.b_P)[:, left]
         v = (centred @ self.Q + self.b_Q)[:, right]
         return mand(u, v)
 
     def encoder_cost(self) -> EncoderCost:
-        """Parameters h (m + n) (D + 1); FLOPs 2 (D h (m + n) + m n h): two products, and one for each latent."""
+        """Return h (m + n) (D + 1) parameters and FLOPs of 2 (D h (m + n) + m n h): two products, and one for each latent."""
         factors = self.cfg.heads * (self.cfg.m + self.cfg.n)
         return EncoderCost(super().encoder_cost().parameters, 2 * (self.d_model * factors + self.d_sae))
 
     def encoder_directions(self) -> Float[Tensor, "F D"]:
-        """Sum of a latent's two factors' directions."""
+        """Return the sum of each latent's two factors' directions."""
         left, right = factors_of(torch.arange(self.d_sae, device=self.device), self.cfg)
         return self.P.T[left] + self.Q.T[right]
 
     def encoder_bias(self) -> None:
-        """There is none per latent: the factors have them."""
+        """Return None: the factors have biases, the latents have none."""
 
 
 def factors_of(latents: Int[Tensor, "n"], cfg: KronConfig) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
-    """Columns of P and of Q that latents (k m + i) n + j are ANDs of: k m + i and k n + j."""
+    """Return the columns of P and of Q that latents (k m + i) n + j are ANDs of: k m + i and k n + j."""
     return latents // cfg.n, latents // (cfg.m * cfg.n) * cfg.n + latents % cfg.n
 
 
 def mand(u: Float[Tensor, "*s"], v: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """sqrt(u v) where both are positive, else 0. Section 3.2.
+    """Return sqrt(u v) where both are positive, else 0 (section 3.2).
 
-    Its gradient is (sqrt(v / u), sqrt(u / v)) / 2 where it is on and 0 where it is off. Zero arguments are
-    taken out before the root, whose infinite slope at 0 would give NaN; two roots do not underflow as u v does."""
+    Its gradient is (sqrt(v / u), sqrt(u / v)) / 2 where it is on and 0 where it is off. Zeros are replaced before the root,
+    whose infinite slope at 0 would give NaN. Two roots are taken because the product u v may underflow."""
     on = (u > 0) & (v > 0)
     mean = torch.where(on, u, 1.0).sqrt() * torch.where(on, v, 1.0).sqrt()
     return torch.where(on, mean, 0.0)

@@ -1,4 +1,4 @@
-"""Matryoshka: BatchTopK whose first latents must reconstruct by themselves, so that general features stay whole.
+"""Matryoshka: BatchTopK whose first latents must also reconstruct alone, so that general features are not absorbed.
 
 Bussmann, Nabeshima, Karvonen, Nanda 2025, "Learning Multi-Level Features with Matryoshka Sparse
 Autoencoders", arXiv:2503.17547."""
@@ -36,14 +36,14 @@ class MatryoshkaConfig(ArchConfig):
     k: float = 32
     """Latents kept per token on average, of the whole dictionary; B * k is rounded down."""
     prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-    """Where the nested dictionaries end, as shares of d_sae counted from the first latent: rising, the last 1.
-    Not the sizes of the groups between them: sizes 1/16 1/16 1/8 1/4 1/2 are prefixes 1/16 1/8 1/4 1/2 1."""
+    """Where the nested dictionaries end, as shares of d_sae counted from the first latent: rising, and the last is 1.
+    These are not the sizes of the groups between them: sizes 1/16 1/16 1/8 1/4 1/2 are prefixes 1/16 1/8 1/4 1/2 1."""
     aux_k: int | None = None
     """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
     aux_weight: float = 1 / 32
     """Weight of AuxK, against the sum over the prefixes."""
     threshold_rate: float = 0.01
-    """Share of each batch's smallest kept value in the running inference threshold."""
+    """Weight of each batch's smallest kept value in the running threshold of inference."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,9 +84,9 @@ class MatryoshkaConfig(ArchConfig):
 
 @final
 class Matryoshka(SAE):
-    """One BatchTopK code over all latents, reconstructed from each prefix of the dictionary with the same b_dec.
+    """One BatchTopK code over all latents; each prefix of the dictionary reconstructs from it, with the same b_dec.
 
-    y_hat_m = z[:, :m] W_dec[:m] + b_dec. In use it is BatchTopK, threshold included; with one prefix wholly."""
+    y_hat_m = z[:, :m] W_dec[:m] + b_dec. In use it is a BatchTopK, threshold included; with one prefix in training too."""
 
     cfg: MatryoshkaConfig
     config = MatryoshkaConfig
@@ -110,12 +110,14 @@ class Matryoshka(SAE):
         return BatchTopK.from_tensors(cfg, self.state_dict())
 
     def training_code(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        """The batch's largest floor(B k) pre-activations, negative ones at zero."""
+        """Return the batch's floor(B k) largest pre-activations, with negative ones set to zero."""
         return self.pre_activations(x).largest_of_batch(self.cfg.k).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """Sum over the prefixes of the FVU from that prefix, equal weights, no gradient stopped, plus aux_weight
-        * AuxK of the whole; in training mode the threshold follows the code. `fvu` is the whole dictionary's."""
+        """Return the sum over the prefixes of the prefix's FVU plus aux_weight * AuxK of the whole dictionary.
+
+        Prefixes have equal weights and no gradient is stopped. In training mode the threshold follows the code. The logged
+        `fvu` is the whole dictionary's."""
         code = self.training_code(x)
         if self.training:
             follow_smallest(self.threshold, code.values, self.cfg.threshold_rate)
@@ -128,12 +130,12 @@ class Matryoshka(SAE):
         return Loss(total, whole.terms | {name: term.detach() for name, term in terms.items()}, whole.fired)
 
     def reconstructions(self, code: SparseCode) -> Float[Tensor, "G B D"]:
-        """The reconstruction from each prefix, shortest first; the last is the whole dictionary's."""
+        """Return the reconstruction from each prefix, the shortest first; the last is the whole dictionary's."""
         groups = len(self.cfg.ends)
         ends = torch.tensor(self.cfg.ends, device=code.indices.device)
         place = torch.bucketize(code.indices, ends, right=True) * code.n_rows + code.rows()
         order = place.argsort(stable=True)
-        # a row of this code is a row of the batch seen by one group of latents: one decode for all groups
+        # Each row of this code is one row of the batch restricted to one group of latents, so that one decode does all groups.
         offsets = offsets_of(torch.bincount(place, minlength=groups * code.n_rows))
         parts = SparseCode(code.values[order], code.indices[order], offsets, code.n_latents)
         return kernels.decode(parts, self.W_dec).view(groups, code.n_rows, -1).cumsum(0) + self.b_dec

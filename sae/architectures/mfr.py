@@ -1,4 +1,4 @@
-"""MFR: several SAEs trained side by side and pulled towards the same features, for what two of them find is likelier real.
+"""MFR: several SAEs trained side by side and pulled towards the same features, since what two of them find is likelier real.
 
 Marks et al. 2024, "Enhancing Neural Network Interpretability with Feature-Aligned Sparse Autoencoders",
 arXiv:2411.01220, and its code, luke-marks0/mutual-feature-regularization e9ec664."""
@@ -37,10 +37,10 @@ class MFRConfig(ArchConfig):
     k: int = 32
     """Latents kept per token."""
     peers: int = 2
-    """SAEs trained together on the same batches, at least 2. Time and memory are that many times as much."""
+    """SAEs trained together on the same batches, at least 2. Time and memory grow in proportion."""
     penalty_weight: float = 0.05
-    """Weight of their disagreement, 1 - mean matched cosine of every two; 0 trains them independently.
-    Matching takes time of order d_sae^3 a step and pair: a second or more from some 4,000 latents on."""
+    """Weight of the peers' disagreement, 1 - mean matched cosine over pairs; 0 trains them independently. Matching takes
+    time of order d_sae^3 per step and pair: a second or more from some 4,000 latents on."""
     penalty_warmup_steps: int = 100
     """Steps over which the weight rises, as half a cosine wave, from 0."""
 
@@ -48,7 +48,9 @@ class MFRConfig(ArchConfig):
         super().__post_init__()
         check_k(self.k, self)
         if self.peers < 2:
-            raise ConfigError(f"peers = {self.peers} must be at least 2: one SAE has none to agree with")
+            raise ConfigError(
+                f"peers = {self.peers} must be at least 2: a single SAE has no peer to agree with"
+            )
         if self.penalty_weight < 0:
             raise ConfigError(f"penalty_weight = {self.penalty_weight} must not be negative")
         if self.penalty_warmup_steps < 1:
@@ -72,14 +74,13 @@ class MFRConfig(ArchConfig):
 class MFR(SAE):
     """Every peer computes u = (x - b_dec) W^T + b; z = u where it is among the k largest; x_hat = z unit(W) + b_dec.
 
-    There is no ReLU: a row with fewer than k positive u keeps negative ones, and equals at the k-th place are
-    all kept. The decoder is the encoder's rows at unit norm. `weights` and `biases` hold all peers; the SAE
-    that encodes, decodes and is read by others is peer 0, whose unit rows W_dec keeps; `member` gives the rest.
-    b_dec, which the paper does not have, is the data's centre, shared and not learned: activations of language
-    models lie far from 0.
+    There is no ReLU: a row with fewer than k positive u keeps negative ones, and all that equal the k-th are kept. The
+    decoder is the encoder's rows at unit norm. `weights` and `biases` hold all peers. Peer 0 is the SAE that encodes and
+    decodes, and W_dec holds its unit rows; `member` returns the others. b_dec, which the paper does not have, is the data's
+    centre, shared and not learned: activations of language models lie far from 0.
 
-    Left out is the code's reinitialisation of a whole SAE whose latents fire at other rates than 1/16, a number
-    of its synthetic data's."""
+    The authors' code reinitialises an SAE whose latents fire at other rates than 1/16, a number of its synthetic data. That
+    is left out."""
 
     cfg: MFRConfig
     config = MFRConfig
@@ -94,12 +95,12 @@ class MFR(SAE):
         self.warmth = 1.0  # share of the penalty's weight in force
 
     def make_decoder(self, d_model: int) -> None:
-        """Buffers: W_dec follows from the encoder, b_dec from the data."""
+        """Create W_dec and b_dec as buffers: they follow from the encoder and from the data."""
         self.register_buffer("W_dec", torch.zeros(self.cfg.d_sae, d_model))
         self.register_buffer("b_dec", torch.zeros(d_model))
 
     def make_encoder(self, d_model: int) -> None:
-        """Weights and biases of all peers."""
+        """Create the weights and biases of all peers."""
         self.weights = nn.Parameter(torch.zeros(self.cfg.peers, self.d_sae, d_model))
         self.biases = nn.Parameter(torch.zeros(self.cfg.peers, self.d_sae))
 
@@ -107,44 +108,44 @@ class MFR(SAE):
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """Each peer an orthogonal matrix of its own; biases at 0."""
+        """Draw an orthogonal matrix for each peer; biases start at 0."""
         for weights in self.weights:
             nn.init.orthogonal_(weights, generator=generator)
         self.b_dec.copy_(centre)
         self.after_step()
 
     def member(self, i: int) -> "MFR":
-        """Peer i as an SAE in use, on its own copy of the weights. Raises ConfigError unless 0 <= i < peers."""
+        """Return peer i as an SAE in use, with its own copy of the weights. Raises ConfigError unless 0 <= i < peers."""
         if not 0 <= i < self.cfg.peers:
-            raise ConfigError(f"there is no member {i}: members are 0 to {self.cfg.peers - 1}")
-        found = copy.deepcopy(self)
+            raise ConfigError(f"member {i} does not exist: members are 0 to {self.cfg.peers - 1}")
+        member = copy.deepcopy(self)
         with torch.no_grad():
-            found.weights.copy_(self.weights.roll(-i, 0))
-            found.biases.copy_(self.biases.roll(-i, 0))
-        found.after_step()
-        return found
+            member.weights.copy_(self.weights.roll(-i, 0))
+            member.biases.copy_(self.biases.roll(-i, 0))
+        member.after_step()
+        return member
 
     def encoder_directions(self) -> Float[Tensor, "F D"]:
-        """Peer 0's rows."""
+        """Return peer 0's rows."""
         return self.weights[0]
 
     def encoder_bias(self) -> Float[Tensor, "F"]:
-        """Peer 0's biases."""
+        """Return peer 0's biases."""
         return self.biases[0]
 
     def pre_activations(self, x: Float[Tensor, "B D"], peer: int = 0) -> kernels.Projection:
-        """u of one peer."""
+        """Return u of one peer."""
         return kernels.project(x, self.weights[peer].T, self.biases[peer], self.b_dec)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self._code(x, 0)
 
     def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
-        """k."""
+        """Return k for every row."""
         return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def thresholds(self) -> Float[Tensor, "F"]:
-        """None: of a row with fewer than k positive entries negative ones are kept too."""
+        """Return -inf: negative latents of a row with fewer than k positive ones are kept too."""
         return torch.full((self.d_sae,), -torch.inf, device=self.device)
 
     def _code(self, x: Float[Tensor, "B D"], peer: int) -> SparseCode:
@@ -153,11 +154,11 @@ class MFR(SAE):
         return u.keep(kernels.where(u.dense >= least))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """Sum of the peers' FVUs + penalty_weight * warmth * (1 - agreement).
+        """Return the sum of the peers' FVUs + penalty_weight * warmth * (1 - agreement).
 
-        Agreement is the mean over pairs of peers of the mean cosine of their rows, matched one to one; its
-        gradient reaches both peers, through matched rows alone. Adam sees each peer's weights apart, so the
-        sum trains each on its own error. Logged: `fvu` and `l0` of peer 0, `fvu_others` (mean), `agreement`."""
+        Agreement is the mean over pairs of peers of the mean cosine of their rows, matched one to one; its gradient reaches
+        both peers, through matched rows alone. Each peer's FVU depends on its own weights only, so the sum trains each on its
+        own error. Logged are `fvu` and `l0` of peer 0, `fvu_others` (mean) and `agreement`."""
         codes = [self._code(x, peer) for peer in range(self.cfg.peers)]
         rows = normalize(self.weights, dim=2)
         errors = torch.stack(
@@ -177,13 +178,13 @@ class MFR(SAE):
         return Loss(total, {name: term.detach() for name, term in terms.items()}, codes[0].fired())
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Warm the penalty: half a cosine wave from 0 to 1."""
+        """Set the penalty's warm-up: half a cosine wave from 0 to 1."""
         share = min(step / self.cfg.penalty_warmup_steps, 1.0)
         self.warmth = (1 - math.cos(math.pi * share)) / 2
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """W_dec follows peer 0."""
+        """Let W_dec follow peer 0."""
         self.refresh()
 
     @torch.no_grad()
@@ -193,6 +194,6 @@ class MFR(SAE):
 
 
 def mean_agreement(rows: Float[Tensor, "N F D"]) -> Float[Tensor, ""]:
-    """Mean, over pairs of dictionaries with unit rows, of the mean cosine of rows matched one to one."""
+    """Return the mean, over pairs of dictionaries with unit rows, of the mean cosine of rows matched one to one."""
     pairs = itertools.combinations(rows, 2)
     return torch.stack([losses.matched_mean(a @ b.T) for a, b in pairs]).mean()

@@ -1,4 +1,4 @@
-"""ReLU with a price on the sum of latents (L1), each weighted by the norm of its decoder row.
+"""ReLU: the classic SAE, with a price on the sum of latents (L1), each weighted by the norm of its decoder row.
 
 The form of Anthropic's "Update on how we train SAEs", April 2024; constants as public libraries record them
 (dictionary_learning 60ec6bf, `standard.py`; SAELens 6.18)."""
@@ -24,7 +24,7 @@ from sae.architectures.shared import (
 )
 from sae.code import SparseCode
 
-DECODER_NORM = 0.1  # of decoder rows before training
+DECODER_NORM = 0.1  # norm of decoder rows before training
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class ReLUConfig(ArchConfig):
 class ReLU(SAE):
     """z = relu(x W_enc + b_enc); x_hat = z W_dec + b_dec.
 
-    b_dec is not taken off x. Decoder rows may have any norm: the penalty counts it, so that shrinking latents
-    and growing rows gains nothing. On saving the norms move into the latents. Nothing revives dead latents."""
+    b_dec is not subtracted from x. Decoder rows may have any norm: the penalty counts it, so that shrinking latents while
+    growing rows gains nothing. On saving, the norms move into the latents. Nothing revives dead latents."""
 
     cfg: ReLUConfig
     config = ReLUConfig
@@ -78,7 +78,7 @@ class ReLU(SAE):
         return self.pre_activations(x).above(x.new_zeros(()))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """||y - y_hat||^2 + price * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
+        """Return ||y - y_hat||^2 + price * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
         code = self._encode(x)
         of_latents = torch.zeros_like(self.b_enc).index_add(0, code.indices, code.values)
         l1 = of_latents @ self.W_dec.norm(dim=1) / len(x)
@@ -89,14 +89,14 @@ class ReLU(SAE):
         return thresholded(self)
 
     def begin_step(self, step: int, steps: int) -> None:
-        """The price's warm-up."""
+        """Set the price's warm-up."""
         self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
 
     @torch.no_grad()
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """Decoder rows in random directions, of norm 0.1; the encoder is their transpose."""
+        """Draw decoder rows of norm 0.1 in random directions; the encoder is their transpose."""
         rows = torch.empty_like(self.W_dec).normal_(generator=generator)
         self.W_dec.copy_(DECODER_NORM * normalize(rows, dim=1))
         self.W_enc.copy_(self.W_dec.T)
@@ -104,9 +104,9 @@ class ReLU(SAE):
 
     @torch.no_grad()
     def fold_decoder_norms(self) -> None:
-        """Rows to norm 1, latents multiplied by what the norms were: the same function and the same loss."""
+        """Divide decoder rows by their norms and multiply latents by them: the function and the loss stay."""
         move_norms(self)
 
     def folded_tensors(self) -> dict[str, Tensor]:
-        """The biases, and both weights: the norms move from one to the other."""
+        """Return the biases, and both weights: the norms move from one to the other."""
         return {**super().folded_tensors(), "W_enc": self.W_enc, "W_dec": self.W_dec}

@@ -1,4 +1,4 @@
-"""top-AFA: keep for each token as many latents as make the code's norm meet the input's, so no k is set.
+"""top-AFA: keep as many latents of each token as make the norm of the code that of the input, so that no k is set.
 
 "Evaluating and Designing Sparse Autoencoders by Approximating Quasi-Orthogonality", arXiv:2503.24277;
 authors' code SewoongLee/top-afa-sae 1c7a683, training/sae.py."""
@@ -32,7 +32,7 @@ class TopAFAConfig(ArchConfig):
     )
 
     afa_weight: float = 1 / 16
-    """Weight of the term that pulls the code's norm to the input's. 1/16 is what SAELens's port calls most
+    """Weight of the term that pulls the norm of the code to that of the input. 1/16 is what SAELens's port calls most
     stable; the authors try 1/128 to 1/16, and 1/128 fails on one of their three layers."""
     aux_k: int | None = None
     """Dead latents that AuxK lets explain the residual; half the activation width when left out."""
@@ -59,11 +59,10 @@ class TopAFAConfig(ArchConfig):
 class TopAFA(SAE):
     """a = relu((x - b_dec) W_enc); z = the k largest of a_j |W_dec_j|, k chosen so that their norm is |x - b_dec|.
 
-    Were the decoder rows orthogonal, a code would have the norm of what it reconstructs. k is the number of
-    latents, from 1 to F - 1, whose prefix norm comes nearest; it passes no gradient. A code too small to reach
-    |x - b_dec| keeps every positive latent, so L0 may exceed D, as in the authors' tables: there any dictionary
-    can reconstruct, and a low FVU is no sign that features were found. There is no encoder bias: b_enc is a
-    zero that stays.
+    If the decoder rows were orthogonal, a code would have the norm of what it reconstructs. k, from 1 to F - 1, is the number
+    of latents whose joint norm comes nearest; it passes no gradient. A code too small to reach |x - b_dec| keeps every
+    positive latent, so that L0 may exceed D, as in the authors' tables: there any dictionary can reconstruct, and a low FVU
+    does not show that features were found. There is no encoder bias: b_enc is a buffer of zeros.
 
     The authors normalise every token (mean 0, variance 1 over D), which makes |x| one constant, sqrt(D - 1).
     Here inputs are scaled by one number to unit mean square per dimension: |x| is sqrt(D) on average and
@@ -77,7 +76,7 @@ class TopAFA(SAE):
     activations FVU starts at 1.2 for 1,024 latents and 3.3 for 8,192."""
 
     def make_encoder(self, d_model: int) -> None:
-        """W_enc as everywhere; b_enc at zero, where the optimizer does not reach it."""
+        """Create W_enc as usual, and b_enc as a buffer of zeros, which the optimizer does not reach."""
         super().make_encoder(d_model)
         del self.b_enc
         self.register_buffer("b_enc", torch.zeros(self.d_sae))
@@ -86,10 +85,10 @@ class TopAFA(SAE):
     def initialise(
         self, x: Float[Tensor, "n D"], centre: Float[Tensor, "D"], generator: torch.Generator
     ) -> None:
-        """As TopK starts, but with b_dec at 0, as in the authors' code.
+        """Start as TopK does, but with b_dec at 0, as in the authors' code.
 
-        k makes |z| meet |x - b_dec|, the AFA term pulls it to |x|. Far from each other, as where b_dec starts at the
-        median of activations with a large mean, latents grow until a single one suffices (LOG.md)."""
+        k makes |z| meet |x - b_dec|, and the AFA term pulls it to |x|. Where the two are far apart, as when b_dec starts at
+        the median of activations with a large mean, latents grow until a single one suffices (LOG.md)."""
         super().initialise(x, torch.zeros_like(centre), generator)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -101,11 +100,11 @@ class TopAFA(SAE):
         return nearest_norm(scaled, (x - self.b_dec).detach().norm(dim=1))
 
     def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
-        """The k that the row's norm asks for, as it is: it would follow a latent that grew."""
+        """Return the k that each row's norm leads to now. It would change if a latent grew, which is not taken into account."""
         return self._chosen(x, u).offsets.diff()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK + afa_weight * D * mean((|z| - |x|)^2) / mean(|x|^2).
+        """Return FVU + aux_weight * AuxK + afa_weight * D * mean((|z| - |x|)^2) / mean(|x|^2).
 
         As in the authors' code this |x| still has b_dec in it and z is not scaled by decoder norms, unlike in
         the choice of k. The division makes the loss blind to units; at unit mean square it changes nothing.
@@ -115,17 +114,17 @@ class TopAFA(SAE):
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         norm = x.norm(dim=1)
         size = kernels.collective().mean_over_rows(norm.square().mean())
-        size = torch.where(size > 0, size, self.d_model)  # rows of zeros: as at unit mean square
+        size = torch.where(size > 0, size, self.d_model)  # for rows of zeros, as at unit mean square
         afa = (row_norms(code) - norm).square().mean() / size
         total = loss.total + self.cfg.afa_weight * self.d_model * afa
         return loss._replace(total=total, terms={**loss.terms, "afa": afa.detach()})
 
 
 def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kernels.Pattern:
-    """Keep the k largest of each row of values >= 0, with k from 1 to F - 1 such that their norm is nearest to `norm`.
+    """Select the k largest of each row of values >= 0, with the k from 1 to F - 1 that brings their norm nearest to `norm`.
 
-    The smallest such k when several are equally near. The authors forbid k = F by a sentinel of 1e8 in place
-    of the last squared norm, out of reach for their inputs; left out here, so that it is so in any units."""
+    Of equally near ones the smallest k. The authors exclude k = F by a sentinel of 1e8 in place of the last squared norm,
+    which their inputs do not reach; here the last norm is dropped, which works in any units."""
     ordered, latents = values.sort(dim=1, descending=True)
     reached = ordered.square().cumsum(1)[:, :-1].sqrt()
     k = (reached - norm[:, None]).abs().argmin(1) + 1
@@ -134,7 +133,7 @@ def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kern
 
 
 def row_norms(code: SparseCode) -> Float[Tensor, "B"]:
-    """Norm of each row of a code; the gradient at an all-zero row is 0."""
+    """Return the norm of each row of a code. The gradient at a row of zeros is 0."""
     squares = code.values.new_zeros(code.n_rows).index_add(0, code.rows(), code.values.square())
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)

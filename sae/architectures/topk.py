@@ -1,4 +1,4 @@
-"""TopK: keep the k largest latents of each token, so L0 is set, not tuned.
+"""TopK: keep the k largest latents of each token, so that L0 is set and not tuned.
 
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv:2406.04093, sections 2.3-2.4 and A.2."""
 
@@ -36,10 +36,10 @@ class TopKConfig(ArchConfig):
     aux_k: int | None = None
     """Dead latents that AuxK lets explain the residual; half the activation width when left out (B.1)."""
     aux_weight: float = 1 / 32
-    """Weight of AuxK, the loss that brings dead latents back (A.2)."""
+    """Weight of AuxK, the loss that revives dead latents (A.2)."""
     multi_weight: float = 0.0
-    """Weight of the error with 4 k latents beside that with k (Multi-TopK): a code that is cut off at another k in use
-    then stays good. The paper has 1 / 8. 0 leaves it out; each step else encodes twice."""
+    """Weight of the error with 4 k latents beside that with k (Multi-TopK), for SAEs that are used at other k too. The
+    paper has 1 / 8. 0 leaves it out; otherwise each step encodes twice."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +60,7 @@ class TopKConfig(ArchConfig):
 
     @property
     def multi_k(self) -> int:
-        """Latents of Multi-TopK's second code: 4 k, or all there are."""
+        """Latents of Multi-TopK's second code: 4 k, but at most all of them."""
         return min(4 * self.k, self.d_sae)
 
 
@@ -68,8 +68,8 @@ class TopKConfig(ArchConfig):
 class TopK(SAE):
     """u = (x - b_dec) W_enc + b_enc; z = relu of the k largest u; x_hat = z W_dec + b_dec.
 
-    The ReLU comes after the choice, as in the authors' code: a token with fewer than k positive
-    pre-activations keeps fewer latents, so L0 <= k and codes are never negative."""
+    The ReLU comes after the selection, as in the authors' code: a token with fewer than k positive pre-activations keeps
+    fewer latents, so L0 <= k and codes are never negative."""
 
     cfg: TopKConfig
     config = TopKConfig
@@ -78,12 +78,14 @@ class TopK(SAE):
         return self.pre_activations(x).largest(self.cfg.k).relu()
 
     def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
-        """k."""
+        """Return k for every row."""
         return torch.full((len(x),), self.cfg.k, device=x.device)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """FVU + aux_weight * AuxK (+ multi_weight * FVU with 4 k latents). All are relative to a variance, so that the
-        weights do not depend on units. A latent that is among the 4 k alone has not fired."""
+        """Return FVU + aux_weight * AuxK (+ multi_weight * FVU with 4 k latents).
+
+        Each is relative to a variance, so that the weights do not depend on units. A latent among the 4 k but not among the k
+        has not fired."""
         loss = reconstruction_loss(self, x, y, dead, self._encode(x), self.cfg)
         if not self.cfg.multi_weight:
             return loss

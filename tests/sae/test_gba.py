@@ -262,7 +262,7 @@ def test_the_log_tells_each_groups_frequency_against_its_target():
         ({"l0": 0.0}, "l0 = 0 must lie"),
         ({"d_sae": 100, "l0": 50}, "l0 = 50 .* d_sae = 100"),
         ({"l0": 32, "p_first": 0.1}, "l0 = 32 and p_first = 0.1"),
-        ({"p_last": 0.1}, "p_last = 0.1 goes with p_first"),
+        ({"p_last": 0.1}, "p_last = 0.1 needs p_first"),
         ({"p_first": 0.1, "p_last": 0.0}, "p_last = 0.0"),
         ({"gamma_plus": -1.0}, "gamma_plus"),
     ],
