@@ -151,7 +151,7 @@ def test_a_member_is_the_peer_as_an_sae_of_its_own():
     with torch.no_grad():
         second.weights.zero_()
     assert sae.weights[2].abs().sum() > 0
-    with pytest.raises(ConfigError, match="no member 3.*0 to 2"):
+    with pytest.raises(ConfigError, match="member 3.*0 to 2"):
         sae.member(3)
 
 
