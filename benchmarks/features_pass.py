@@ -58,7 +58,7 @@ def one_pass(codes: list[Code], n_latents: int, kept: int) -> dict[str, float]:
 
 
 def plainly(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The same by plain torch."""
+    """Do the work in plain torch instead of numba, and return its times."""
     kept, numba_pass.WORTHWHILE = numba_pass.WORTHWHILE, 2**62
     try:
         return work()

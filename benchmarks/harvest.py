@@ -111,7 +111,7 @@ def make_model(folder: Path) -> Path:
 
 
 def hooked(folder: Path) -> Any:
-    """The same weights as a HookedTransformer, which knows models of the hub by name only."""
+    """Return the saved weights as a HookedTransformer, which itself loads models only by their name on the hub."""
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
     lens: Any = import_module("transformer_lens")  # of SAELens' environment, older than ours

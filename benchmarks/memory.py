@@ -50,7 +50,7 @@ class Peak:
 
     @property
     def share(self) -> float:
-        """Of the need that was taken; at most 1.1 is asked for."""
+        """The memory taken over the memory needed; the target is at most 1.1."""
         return self.taken / (16 * self.parameters + self.buffer)
 
     def row(self) -> list[str]:

@@ -23,7 +23,7 @@ TABLES = {
 
 
 def measure(shape: Shape, repeats: int) -> list[float]:
-    """Of one step and the product, ms of wall and CPU time; then the ratios; then us a token, of CPU time."""
+    """Return wall and CPU time of one step and of the product in ms, their ratios, and the CPU time per token in us."""
     batches = endless(shape)
     made = trainer(shape, batches[0])
     steps = {FLOOR: product(shape), STEP: lambda x: made.train_step(x, x)}

@@ -9,6 +9,7 @@ import streamlit as st
 
 from app.session.problems import Missing
 from app.session.runs import command, stamp
+from sae.features.feature import describer
 from sae.features.folder import INDEX
 from sae.features.latent_labels import Label
 from sae.features.store import FeatureStore
@@ -81,8 +82,7 @@ def label(store: FeatureStore, latent: int) -> Label:
 
 def labels_and_tokens(store: FeatureStore) -> About:
     """Return a function from a feature to its label and the tokens it fires most on."""
-    known = labels(store)
-    return lambda latent: (known.get(latent, Label()).label, store.table["peak_tokens"][latent].as_py())
+    return describer(store, labels(store))
 
 
 def _index(run: Run) -> Path:

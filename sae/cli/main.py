@@ -156,7 +156,7 @@ def _usage() -> str:
 
 
 class _RetriesOnce(logging.Filter):
-    """Of all that the hub's library says of requests that failed and are tried again, one line of ours."""
+    """Replace the messages of the hub's library about requests that it retries by one line of ours."""
 
     said = False
 

@@ -1,6 +1,6 @@
 """One feature of a features folder with everything that is known about it, as an object, in a notebook and as an HTML file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,7 +125,10 @@ def _never(feature: Feature) -> str:
 
 
 def _beside(feature: Feature) -> list[str]:
-    row, about = feature.row, names(feature.store)  # `about` gives other features' labels and peak tokens
+    row, about = (
+        feature.row,
+        describer(feature.store, feature.store.labels.all()),
+    )  # `about` gives other features' labels and peak tokens
     parts = []
     if row["fired"]:
         values = feature.histogram
@@ -154,15 +157,12 @@ def _beside(feature: Feature) -> list[str]:
     return parts
 
 
-def names(features: FeaturesFolder) -> feature_report.About:
-    """Return a function from a feature to its label and the tokens it fires most on."""
-    labels = features.labels.all()
-
-    def about(latent: int) -> tuple[str, Sequence[str]]:
-        label = labels[latent].label if latent in labels else ""
-        return label, features.table["peak_tokens"][latent].as_py()
-
-    return about
+def describer(features: FeaturesFolder, labels: Mapping[int, Label]) -> feature_report.About:
+    """Return a function from a feature to its label, empty if it has none, and the tokens it fires most on."""
+    return lambda latent: (
+        labels.get(latent, Label()).label,
+        features.table["peak_tokens"][latent].as_py(),
+    )
 
 
 def _listed(latents: Sequence[int]) -> str:

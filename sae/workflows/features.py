@@ -1,4 +1,4 @@
-"""From an SAE and a store to a features folder: the pass, the lens, neighbours and the map, all written at once."""
+"""Collect the features of an SAE: the pass over a store, the logit lens, neighbours and the map, written as one folder."""
 
 import logging
 from dataclasses import asdict
@@ -38,18 +38,18 @@ def describe(
     sae_sha256: str,
     progress: Progress = no_progress,
 ) -> FeatureStore:
-    """Fill the folder `out` and return it opened; if it is there for the same SAE, store and settings, as it is.
+    """Fill the folder `out` and return it opened. A folder that is complete for the same SAE, store and settings is kept.
 
-    Interrupted and called again, it goes on from the last whole shard. Of several ranks (`activations.parallel.ranks`) each
-    does its share of the pass and of the lens, rank 0 writes, and the folder is the same whatever their number.
-    With several ranks, `progress` shows this one's share of each stage. See `collect.collect` for memory. Without
-    scikit-learn there is no map, and a folder made without one is made again once there is. Raises BusyError when
-    another process is at work in the folder."""
+    Interrupted and called again, the work continues after the last whole shard. With several ranks
+    (`activations.parallel.ranks`) each does its share of the pass and of the lens, and `progress` shows that share; rank 0
+    writes, and the folder has the same bytes whatever their number. See `collect.collect` for memory. Without scikit-learn
+    there is no map; a folder without one is made again once scikit-learn is installed. Raises BusyError when another
+    process works in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
     about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
         about["map"] = True
-    if ranks.from_first(_is_there(out, about)):
+    if ranks.from_first(_is_complete(out, about)):
         if not ranks.rank():
             locks.clear(out, lambda: _tidy(out))  # a crash may have come between the index and this
         return FeatureStore(out)
@@ -95,14 +95,14 @@ def measure_effects(
 
 
 def _tidy(out: Path) -> None:
-    """Remove the pass's scratch and what interrupted writes left from a folder that is whole."""
+    """Remove scratch files and the remains of interrupted writes from a complete folder."""
     collect.clear(out / collect.SCRATCH)
     files.sweep(out)
     files.sync(out)
 
 
-def _is_there(out: Path, about: dict[str, Any]) -> bool:
-    """Whether the folder is whole and of this job. A damaged one is reported, and made again."""
+def _is_complete(out: Path, about: dict[str, Any]) -> bool:
+    """Return whether the folder is complete and belongs to this job. A damaged one is reported, and made again."""
     if not (out / folder.INDEX).exists():
         return False
     try:
@@ -117,7 +117,7 @@ def _is_there(out: Path, about: dict[str, Any]) -> bool:
 def _lens(
     model: LanguageModel, sae: SAE, cfg: FeaturesConfig, scratch: Path, progress: Progress
 ) -> LogitLens | None:
-    """The logit lens of all latents, each rank having looked through it at its share."""
+    """Return the logit lens of all latents, of which each rank computes its share; None if the model's width is another."""
 
     def find(latents: range) -> dict[str, Tensor]:
         some = sae.W_dec[latents.start : latents.stop]
@@ -134,7 +134,7 @@ def _lens(
 def _columns(
     sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, progress: Progress
 ) -> dict[str, Any]:
-    """What the table says of each latent beside its statistics and the lens."""
+    """Return the table's columns beside statistics and lens: norms, biases, neighbours, co-firing and the map."""
     with progress("neighbours", sae.d_sae, "latents") as advance:
         neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), on_latents=advance)
     columns = {
@@ -164,6 +164,6 @@ def _cofiring_columns(found: Cofiring) -> dict[str, Any]:
 
 
 def _map_columns(made: maps.Map) -> dict[str, Any]:
-    """Places as null where there is none; clusters too."""
+    """Return positions and clusters as columns, with null for latents that are not on the map."""
     x, y = (np.where(np.isnan(axis), None, axis.astype(object)) for axis in made.places.numpy().T)
     return {"map_x": x, "map_y": y, "cluster": [None if c < 0 else c for c in made.clusters.tolist()]}

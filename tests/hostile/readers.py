@@ -139,7 +139,7 @@ def features(world: Path) -> None:
     for latent in range(3):
         feature_page.body(found.feature(latent), 40, 10)
         found.strongest(latent, -1)
-    feature_page.names(found)(0)
+    feature_page.describer(found, found.labels.all())(0)
 
 
 def mend_features(world: Path) -> None:
