@@ -26,8 +26,7 @@ from activations.progress import show_progress
 from benchmarks import acceptance_text as on_text
 from sae.architectures import ARCHITECTURES, MFR, ArchConfig
 from sae.config import TrainConfig
-from sae.evaluation.recovery import cosines, parent_recall, recovery
-from sae.evaluation.synthetic import Gaussian, Independent, Tree
+from sae.evaluation.synthetic import Gaussian, Independent, Tree, cosines, parent_recall, recovery
 from sae.losses import matched_mean
 from sae.workflows.synthetic import begin, finish, train
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sae.architectures import SAE, TopKConfig
 from sae.config import TrainConfig
-from sae.training.schedule import warmup_then_decay
+from sae.training.optimizer import warmup_then_decay
 
 
 class NaiveTopK:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from activations.parallel import ranks
 from sae.architectures import TopKConfig, build
 from sae.config import TrainConfig
-from sae.training import distributed, sharing
+from sae.training import distributed
 from sae.training.trainer import Trainer
 
 
@@ -64,7 +64,7 @@ def measure(arch: TopKConfig, args: argparse.Namespace, parallel: str) -> tuple[
     settings = TrainConfig(steps=10**6, batch=args.batch, lr=1e-4, warmup_steps=0, dead_after_tokens=10**9)
     trainer = Trainer(build(arch, args.d_model), settings)
     if ranks.world() > 1:
-        trainer = sharing.share(trainer, parallel, torch.device("cpu"))
+        trainer = distributed.share(trainer, parallel, torch.device("cpu"))
         if parallel == "data":
             x = x[ranks.rank() :: ranks.world()]
     for _ in range(2):

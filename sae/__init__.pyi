@@ -30,7 +30,7 @@ from .architectures import (
 )
 from .code import SparseCode
 from .config import RunConfig, TrainConfig
-from .features.store import FeatureStore
+from .features.feature import FeatureStore
 from .reading.reader import read
 from .reading.reading import Reading
 from .runs.run import Run

@@ -20,8 +20,8 @@ from activations.tokens import PackingConfig
 from sae.architectures import ArchConfig, TopKConfig
 from sae.config import RunConfig, TrainConfig
 from sae.features.collect import FeaturesConfig
+from sae.features.feature import FeatureStore
 from sae.features.folder import SPELLINGS, VOCABULARY
-from sae.features.store import FeatureStore
 from sae.runs.run import Run
 from sae.training.trainer import Trainer, fit
 from sae.workflows.evaluate import evaluate

@@ -1,4 +1,7 @@
-"""What was read from JSON or TOML against the types of a dataclass: built, or refused with the place that does not fit."""
+"""Build dataclasses from what was read from JSON or TOML, or refuse it and name the field that does not fit.
+
+This is our own code because msgspec's `convert` (0.22) does what our files cannot take: it ignores keys that a plain dataclass
+does not have, accepts NaN, infinity and whole numbers beyond 64 bits, and changes 1 to 1.0 where a field is a float."""
 
 import math
 from dataclasses import MISSING, fields, is_dataclass

@@ -8,7 +8,7 @@ from app.session.readings import read_text
 from sae.features import effects
 from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading.reading import Reading
 from sae.runs.run import Run
 

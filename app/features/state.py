@@ -11,8 +11,8 @@ from torch import Tensor
 from activations.errors import ConfigError
 from app.session import address
 from app.session.address import Query
-from sae.features.neighbours import cosines
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
+from sae.features.map import cosines
 from sae.report.features import DENSITIES, STATES
 from sae.runs.run import Run
 

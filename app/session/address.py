@@ -9,7 +9,7 @@ import streamlit as st
 
 from activations.errors import RunError
 from app.session import features, runs
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 
 Query = Mapping[str, str | list[str]]

@@ -9,10 +9,9 @@ import streamlit as st
 
 from app.session.problems import Missing
 from app.session.runs import command, stamp
-from sae.features.feature import describer
+from sae.features.feature import FeatureStore, describer
 from sae.features.folder import INDEX
 from sae.features.latent_labels import Label
-from sae.features.store import FeatureStore
 from sae.report import features as features_report
 from sae.report.feature import About
 from sae.runs.run import Run

@@ -7,7 +7,7 @@ import streamlit as st
 from app import widgets
 from app.session import address, features, runs
 from app.steering import controls, state
-from sae.report import render, text_changes
+from sae.report import render
 from sae.report import runs as runs_report
 from sae.report import steering as steering_report
 
@@ -62,7 +62,7 @@ with results:
             ):
                 column.caption(f"{title}, seed {pair.seed}")
                 column.html(
-                    text_changes.changed_text(
+                    steering_report.changed_text(
                         texts.prompt,
                         steering_report.tokens(written_text, store.token_text.pieces(written_text.tokens)),
                         scale,
@@ -70,7 +70,7 @@ with results:
                 )
             controls.remarks(pair.remarks)
             st.html(
-                text_changes.before_and_after(
+                steering_report.before_and_after(
                     steering_report.measures(pair.baseline.measures, pair.steered.measures)
                 )
             )
@@ -84,4 +84,4 @@ with results:
         figure = steering_report.dose_response(sweep.response.curves(), steering_report.axis(sweep.settings))
         widgets.chart(figure, "dose-response curves", "dose-response")
         controls.remarks(sweep.response.remarks)
-        st.html(text_changes.texts(steering_report.examples(sweep.response)))
+        st.html(steering_report.texts(steering_report.examples(sweep.response)))

@@ -16,8 +16,8 @@ from app.session.jobs import Job, Report
 from app.session.runs import stamp
 from app.steering.link import Settings, read, write
 from sae.architectures import SAE
+from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
-from sae.features.store import FeatureStore
 from sae.report import steering as steering_report
 from sae.runs.run import Run
 from sae.steering.compare import Comparison, compare

@@ -5,9 +5,9 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.pressable import pressable
 from app.session import address, readings, runs
 from app.text import controls, state
+from app.text.controls import pressable
 from sae.report import reading as reading_report
 from sae.report import render
 from sae.report import runs as runs_report

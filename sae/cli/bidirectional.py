@@ -11,7 +11,7 @@ from rich.text import Text
 from activations.errors import ConfigError
 from sae.cli import arguments
 from sae.features.bidirectional import Bidirectional, bidirectional
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 
 PEAKS = 5  # strongest windows whose peak token is shown, of either sign
 

@@ -10,8 +10,7 @@ from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.features.collect import shards_to_read
-from sae.features.feature import export_html
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore, export_html
 from sae.foreign import writable
 from sae.foreign.delphi import write_cache
 from sae.foreign.neuronpedia import Listing, write_listing

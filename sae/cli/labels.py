@@ -7,7 +7,7 @@ import tyro
 
 from activations.errors import ConfigError
 from sae.cli import arguments
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from activations.generation import Sampling, prompt_ids
 from activations.language_model import LanguageModel
 from activations.progress import show_progress
 from sae.cli import arguments
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run, device
 from sae.steering.compare import Comparison, compare
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit

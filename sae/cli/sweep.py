@@ -13,8 +13,7 @@ from sae.cli.results import table
 from sae.cli.train import show_problems
 from sae.runs.run import Run
 from sae.workflows.results import need_plotly, write_csv, write_pareto
-from sae.workflows.sweep import plan_sweep, run_sweep
-from sae.workflows.sweep_file import load
+from sae.workflows.sweep import load, plan_sweep, run_sweep
 
 TABLE, PLOT = "results.csv", "pareto.html"
 

@@ -12,8 +12,7 @@ from activations.progress import show_progress
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 from sae.cli import arguments
 from sae.config import TrainConfig
-from sae.evaluation.recovery import ROWS, Recovery, recovery
-from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree
+from sae.evaluation.synthetic import ROWS, Gaussian, Heads, Independent, Recovery, Tree, recovery
 from sae.workflows.synthetic import train
 
 LABELS = {

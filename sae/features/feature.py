@@ -167,3 +167,12 @@ def describer(features: FeaturesFolder, labels: Mapping[int, Label]) -> feature_
 
 def _listed(latents: Sequence[int]) -> str:
     return ", ".join(map(str, latents[:5])) + (f" and {len(latents) - 5} more" if len(latents) > 5 else "")
+
+
+class FeatureStore(FeaturesFolder):
+    """A features folder, opened (see `FeaturesFolder`); `feature` gives one latent with everything that is known about it."""
+
+    def feature(self, latent: int) -> Feature:
+        """Return one latent's row, examples, histogram, partners, effect and label. Raises RunError for a number out of range."""
+        self.check_latent(latent)
+        return Feature(self, latent)

@@ -16,8 +16,8 @@ from typing import Any
 
 from activations.disk import files
 from activations.errors import ConfigError
+from sae.features.feature import FeatureStore
 from sae.features.folder import Example
-from sae.features.store import FeatureStore
 
 IMPORTS = "clkht01d40000jv08hvalcvly"  # the user under whom Neuronpedia files its own bulk imports
 AT_ONCE = 256  # features in a file

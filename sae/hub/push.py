@@ -10,7 +10,7 @@ from activations.disk import files
 from activations.errors import HubError
 from sae.architectures import name_of
 from sae.evaluation.measures import measure
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.hub.fetch import asked
 from sae.hub.names import HubName
 from sae.report import model_card

@@ -16,8 +16,8 @@ from activations.rows import included
 from activations.tokens import NOWHERE, PackingConfig, Window, windows
 from sae.architectures import SAE
 from sae.code import SparseCode, offsets_of
+from sae.features.feature import FeatureStore
 from sae.features.logit_lens import sees
-from sae.features.store import FeatureStore
 from sae.reading.reading import Reading
 
 MOST_TOKENS = 8192  # tokens a text may have

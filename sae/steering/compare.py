@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 from activations.generation import Sampling, generate
 from activations.language_model import LanguageModel
 from sae.steering.measure import Measures, divergence, log_probabilities, measures, own, read
-from sae.steering.reach import check_positions, remarks
-from sae.steering.steering import Steering
+from sae.steering.steering import Steering, check_positions, remarks
 
 
 class Text(NamedTuple):

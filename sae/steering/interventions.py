@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activations.errors import ConfigError
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 
 Mode = Literal["add", "set", "clamp", "scale", "ablate", "project"]
 Unit = Literal["max", "norm"]

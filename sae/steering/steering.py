@@ -1,6 +1,7 @@
 """Steering: turn interventions on chosen latents into an edit of the activations at the SAE's hook point."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -64,7 +65,7 @@ class Steering:
     keep_error: bool = True
     """Whether h keeps the reconstruction error, the part that the SAE does not reconstruct."""
     directions: Float[Tensor, "k D"] | None = None
-    """Directions of a control, which replace the latents' decoder rows (see `sae.steering.controls`)."""
+    """Directions of a control, which replace the latents' decoder rows (see `sae.steering.sweep`)."""
 
     def __post_init__(self) -> None:
         latents = [intervention.latent for intervention in self.interventions]
@@ -122,7 +123,7 @@ class Steering:
         """Return the edits for `LanguageModel.logits` and `generate`, for sequences whose first n_prompt tokens are the prompt.
 
         Positions that are not steered pass unchanged, to the bit. The edit raises ConfigError when activations overflow. It
-        cannot tell whether any steered position will occur: `sae.steering.reach.check_positions` does."""
+        cannot tell whether any steered position will occur: `check_positions` does."""
 
         def edit(x: Tensor, first: int = 0) -> Tensor:
             steered = self.steered(torch.arange(first, first + x.shape[1]), n_prompt).to(x.device)
@@ -214,3 +215,53 @@ class Steering:
         else:
             inside = torch.isin(positions, torch.tensor(self.positions))
         return inside & (positions > 0) | inside & self.first_token
+
+
+def check_positions(steering: Steering, n_prompt: int, n_new: int) -> None:
+    """Raise ConfigError when a prompt followed by n_new tokens has no position that is steered."""
+    # The model never reads the last new token while it writes, so that token's position does not count.
+    last = n_prompt + n_new - 2
+    if steering.steered(torch.arange(last + 1), n_prompt).any():
+        return
+    positions = steering.positions
+    listed = ", ".join(map(str, positions[:8])) if isinstance(positions, tuple) else positions
+    only_first = last == 0 or positions == (0,)
+    advice = "steer the first token too (--first-token)" if only_first else "choose others"
+    raise ConfigError(
+        f"positions = {listed}: none of them is steered; a prompt of {n_prompt} tokens and {n_new} new ones have positions "
+        f"0 to {last}{'' if steering.first_token else ', of which 0 is left out'}: {advice}, or ask for more tokens"
+    )
+
+
+def remarks(
+    steering: Steering, n_prompt: int, passing: Sequence[Float[Tensor, "T D"]], n_new: int
+) -> list[str]:
+    """Return what part of a steering has no effect, one line each.
+
+    `passing` holds the unsteered model's activations at the hook point over some texts. Reported are positions that do
+    not occur, and interventions that change nothing on any of the steered tokens."""
+    lines = []
+    if isinstance(steering.positions, tuple):
+        beyond = [position for position in steering.positions if position > n_prompt + n_new - 2]
+        if beyond:
+            listed = ", ".join(map(str, beyond[:8])) + (" …" if len(beyond) > 8 else "")
+            lines.append(f"positions {listed} do not occur in a text of {n_prompt + n_new} tokens")
+    rows = torch.cat([x[steering.steered(torch.arange(len(x)), n_prompt).to(x.device)] for x in passing])
+    if not len(rows):
+        return [*lines, "the text ended before any of the positions that are steered"]
+    amounts = steering.amounts(rows)
+    for intervention, changed in zip(steering.interventions, amounts.ne(0).any(0).tolist(), strict=True):
+        if not changed:
+            lines.append(
+                f"feature {intervention.latent}: {intervention.mode} {intervention.strength:g} changes nothing on any of "
+                f"the steered tokens{_because_silent(steering, intervention, rows)}"
+            )
+    return lines
+
+
+def _because_silent(steering: Steering, intervention: Intervention, rows: Float[Tensor, "n D"]) -> str:
+    """Return the end of the sentence that explains an effect of nothing by a latent that never fires, or nothing."""
+    if intervention.mode not in READS_CODE:
+        return ""
+    values = steering.sae.encode(rows.float().to(steering.sae.device)).of(intervention.latent)
+    return "" if values.ne(0).any() else ", where it never fires"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,10 +11,46 @@ from torch import Tensor
 from activations.errors import ConfigError
 from activations.generation import PlacedEdit, Sampling, generate
 from activations.language_model import LanguageModel
-from sae.steering.controls import random_control, shuffled_control
 from sae.steering.measure import Measures, Read, log_probabilities, measures, read
-from sae.steering.reach import check_positions, remarks
-from sae.steering.steering import Steering
+from sae.steering.steering import Steering, check_positions, remarks
+
+
+def random_control(steering: Steering, seed: int = 0) -> Steering:
+    """Return a steering that moves every activation exactly as far, in random directions instead of the latents'.
+
+    Directions are uniform on the sphere, one per latent. Apart from the equal displacement they share nothing with the
+    latents, so the control shows what any intervention of that size does to a text."""
+    rows = steering.rows
+    # a normal vector's direction is uniform on the sphere
+    drawn = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    return replace(steering, directions=_with_norms_of(drawn, rows))
+
+
+def shuffled_control(steering: Steering, seed: int = 0) -> Steering:
+    """Return a steering that moves every activation exactly as far, along decoder rows of other latents that fire.
+
+    They are drawn uniformly, without replacement, from the live latents that are not steered. The control shows what
+    some other learned direction does. Raises ConfigError when there are too few live latents."""
+    others = [latent for latent in steering.calibration.living() if latent not in steering.latents]
+    wanted = len(steering.interventions)
+    if len(others) < wanted:
+        raise ConfigError(
+            f"the shuffled control needs {wanted} other latents that fire and has {len(others)}: "
+            f"collect features on more text, or leave the control out"
+        )
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+    chosen = [others[index] for index in order[:wanted].tolist()]
+    return replace(
+        steering, directions=_with_norms_of(steering.sae.W_dec[chosen].detach().float(), steering.rows)
+    )
+
+
+def _with_norms_of(directions: Tensor, rows: Tensor) -> Tensor:
+    """Scale each direction to the norm of the decoder row that it replaces."""
+    tiny = torch.finfo(rows.dtype).tiny
+    unit = directions.to(rows) / directions.norm(dim=1, keepdim=True).clamp_min(tiny).to(rows)
+    return unit * rows.norm(dim=1, keepdim=True)
+
 
 Kind = Literal["latent", "random", "shuffled"]
 ROWS = 16  # texts written in one batch; more gain little speed, and each one's logits take memory
@@ -124,7 +160,7 @@ def dose_response(
     """Write texts over a grid of doses, steered along the latents and along controls, and measure each text.
 
     A dose multiplies every strength, so with a strength of 1 it is the strength. Each control moves every activation
-    exactly as far as steering the latents would (`sae.steering.controls`). Every dose, kind and direction continues every
+    exactly as far as steering the latents would (`sae.steering.sweep`). Every dose, kind and direction continues every
     prompt once per seed, drawn with the same noise. The same arguments give the same numbers.
 
     `on_done` is called with the share done and a note; an exception that it raises ends the work. Raises ConfigError when

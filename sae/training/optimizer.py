@@ -1,12 +1,15 @@
-"""Adam for SAEs: clipping, tangent gradients and unit decoder rows in the same pass over the weights."""
+"""Adam for SAEs: clipping, tangent gradients and unit decoder rows in the same pass over the weights; the learning rate's course
+over a run, and the running mean of the weights that a run with `train.ema` saves."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from sae.architectures import SAE
 from sae.kernels import (
@@ -19,6 +22,20 @@ from sae.kernels import (
     backend,
     gradients_by_row,
 )
+
+
+def warmup_then_decay(steps: int, warmup_steps: int, decay_share: float) -> Callable[[int], float]:
+    """Return the multiple of the peak rate by step: linear from 1/warmup_steps to 1, constant, then linear towards 0.
+
+    It falls over the last `decay_share` of all steps and is above 0 at every step from 0 to steps - 1."""
+    decay_steps = round(steps * decay_share)
+
+    def multiple(step: int) -> float:
+        rising = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+        falling = min(1.0, (steps - step) / (decay_steps + 1))
+        return rising * falling
+
+    return multiple
 
 
 class Gradient(NamedTuple):
@@ -126,3 +143,50 @@ def as_rows(tensor: Tensor, like: Tensor | None = None) -> Float[Tensor, "R C"]:
     if tensor.dim() == 2 and not tensor.is_contiguous():
         tensor = tensor.T
     return tensor.view(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.view(1, -1)
+
+
+PREFIX = "average."
+
+
+class Average:
+    """An exponential moving average of the parameters over the steps taken; the initial weights do not count.
+
+    After t steps the weights of step s count (1 - rate) rate^(t - s) / (1 - rate^t). The average is therefore not biased
+    towards its start, as Adam's corrected moments are not, and for about 1 / (1 - rate) steps it is close to a plain mean."""
+
+    def __init__(self, sae: SAE, rate: float):
+        self.rate = rate
+        self.values = {name: torch.zeros_like(p) for name, p in _parameters(sae).items()}
+
+    @torch.no_grad()
+    def add(self, sae: SAE, step: int) -> None:
+        """Add the weights after a step; the first step is number 1."""
+        share = (1 - self.rate) / (1 - self.rate**step)
+        for name, parameter in _parameters(sae).items():
+            self.values[name].lerp_(parameter, share)
+
+    @torch.no_grad()
+    def put_into(self, sae: SAE) -> None:
+        """Copy the average into the SAE, with decoder rows normalised where training keeps them at norm 1."""
+        for name, parameter in _parameters(sae).items():
+            parameter.copy_(self.values[name])
+        if sae.unit_norm_decoder:
+            sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
+        sae.refresh()
+
+    def tensors(self, sae: SAE) -> dict[str, Tensor]:
+        """Return what a checkpoint needs beside the averaged SAE: the averages, and the weights as training has them."""
+        units = {f"units.{name}": tensor for name, tensor in _parameters(sae).items()}
+        return units | {PREFIX + name: value for name, value in self.values.items()}
+
+    @torch.no_grad()
+    def restore(self, sae: SAE, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` returned, including the SAE's weights."""
+        for name, parameter in _parameters(sae).items():
+            parameter.copy_(tensors[f"units.{name}"])
+            self.values[name].copy_(tensors[PREFIX + name])
+        sae.refresh()
+
+
+def _parameters(sae: SAE) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in sae.named_parameters()}

@@ -14,10 +14,8 @@ from activations.errors import DivergedError
 from sae.architectures import SAE, Loss
 from sae.config import TrainConfig
 from sae.kernels import SINGLE_PROCESS, SingleProcess, products_in, use_collective
-from sae.training.averaging import Average
 from sae.training.history import History
-from sae.training.optimizer import Adam
-from sae.training.schedule import warmup_then_decay
+from sae.training.optimizer import Adam, Average, warmup_then_decay
 
 INIT_ROWS = 32_768  # rows the initialisation sees (Gao et al. 2024's code)
 

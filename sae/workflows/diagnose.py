@@ -12,7 +12,7 @@ from sae.diagnosis.diagnose import Trained, diagnose
 from sae.diagnosis.report import INDEX, DeadReport
 from sae.diagnosis.sample import DeadConfig, Rows, off_rows
 from sae.features import folder as features_folder
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run, device
 
 DEAD_AFTER_TOKENS = 10_000_000  # where the run does not say it; Gao et al. 2024, appendix A.2

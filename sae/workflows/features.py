@@ -20,9 +20,9 @@ from sae.features import map as maps
 from sae.features.cofiring import Cofiring
 from sae.features.collect import Collected, FeaturesConfig
 from sae.features.effects import load_effect, measure_effect, save_effect
+from sae.features.feature import FeatureStore
 from sae.features.logit_lens import LogitLens, logit_lens, sees
-from sae.features.neighbours import encoder_decoder_cosine, nearest
-from sae.features.store import FeatureStore
+from sae.features.map import encoder_decoder_cosine, nearest
 from sae.runs.run import Run, device
 
 log = logging.getLogger(__name__)

@@ -1,18 +1,176 @@
-"""Train and evaluate every run of a sweep, one after the other."""
+"""Read a sweep's file, a TOML grid over methods and settings, and train and evaluate its runs one after the other."""
 
+import dataclasses
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from activations.disk import files
-from activations.errors import DivergedError, RunError
+from activations.disk.schema import fits, named
+from activations.errors import ConfigError, DivergedError, RunError
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress, part_of
 from activations.store import Store
-from sae.config import RunConfig
+from sae.architectures import ARCHITECTURES
+from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run, device
 from sae.workflows.evaluate import evaluate
 from sae.workflows.results import Result, result
-from sae.workflows.sweep_file import Sweep
 from sae.workflows.train import refuse_other, resolve, train
+
+Settings = dict[str, Any]
+MOST_RUNS = 10_000  # of a grid
+MOST_BYTES = 2**20  # of a file: what a parser makes of a byte can take long
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """The keys of a sweep's file, beside the tables [train] and [[grid]]."""
+
+    store: str
+    """Activation store to train every run on."""
+    out: str
+    """Folder of the sweep; each run gets a folder in it."""
+    hook: str | None = None
+    """Hook point to read; may be left out when the store has only one."""
+    windows: int = 64
+    """Held-out windows the language model reads to evaluate each run; 0 leaves the model out. A run that has
+    been evaluated with the model is not evaluated again."""
+
+    def __post_init__(self) -> None:
+        if self.windows < 0:
+            raise ConfigError(f"windows = {self.windows} must be at least 0, which leaves the model out")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to train, by name: each name says what the run's place in the grid is."""
+
+    file: SweepFile
+    runs: dict[str, RunConfig]
+
+
+def load(path: Path) -> Sweep:
+    """Read and expand a sweep's file, e.g.
+
+        store = "stores/demo"
+        out = "runs/sweep"
+        [train]
+        steps = 500
+        [[grid]]
+        arch = "topk"
+        k = [16, 32, 64]
+        d_sae = [4096]
+        train.lr = [1e-3, 3e-4]
+
+    [train] holds settings of TrainConfig for all runs. A [[grid]] names an architecture and settings of it,
+    and with `train.` of its training; each list is swept over, so the above makes six runs, the first named
+    topk-k16-d_sae4096-lr0.001. A setting that is a list itself is written as a list in a list.
+
+    Raises ConfigError, naming the place, for whatever cannot become a run."""
+    content = _read(path)
+    train, grids = content.pop("train", {}), content.pop("grid", [])
+    if not isinstance(train, dict) or not isinstance(grids, list) or not all(map(_is_table, grids)):
+        raise ConfigError(f"{path}: train must be a table, [train], and grid a list of tables, [[grid]]")
+    if not grids:
+        raise ConfigError(f"{path} has no [[grid]]: expected one with at least an arch")
+    file = SweepFile(**_checked(SweepFile, content, str(path)))
+    train = _checked(TrainConfig, train, f"{path}, train")
+    runs: dict[str, RunConfig] = {}
+    for number, grid in enumerate(grids, 1):
+        for name, config in _expanded(grid, file, train, f"{path}, grid {number}"):
+            if name in runs:
+                raise ConfigError(f"{path}, grid {number}: {name} is there twice")
+            runs[name] = config
+    return Sweep(file, runs)
+
+
+def _is_table(grid: Any) -> bool:
+    return isinstance(grid, dict) and isinstance(grid.get("train", {}), dict)
+
+
+def _read(path: Path) -> Settings:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1).decode("utf-8")
+        if len(text) > MOST_BYTES:
+            raise ConfigError(f"{path} is not a sweep: it is larger than {MOST_BYTES:,} bytes")
+        return tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no sweep at {path}: expected a TOML file with store, out and [[grid]]") from error
+    except (ValueError, RecursionError) as error:  # TOML's and Unicode's errors are ones
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def _expanded(
+    grid: Settings, file: SweepFile, train: Settings, where: str
+) -> Iterator[tuple[str, RunConfig]]:
+    """Yield every combination of a grid's lists, named in the order in which the lists are written."""
+    arch = grid.get("arch")
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise ConfigError(f"{where}: arch = {arch!r} is unknown: choose from {', '.join(ARCHITECTURES)}")
+    lists = {name: _choices(value, f"{where}, {name}") for name, value in _flat(grid).items()}
+    if (count := math.prod(map(len, lists.values()))) > MOST_RUNS:
+        raise ConfigError(f"{where} makes {count:,} runs: {MOST_RUNS:,} at most are taken")
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        name = "-".join([arch, *(_part(*setting) for setting in chosen.items())])
+        yield name, _config(arch, chosen, file, train, f"{where} ({name})")
+
+
+def _flat(grid: Settings) -> Settings:
+    """Return the grid's settings except arch, with `train.` before the names of training settings."""
+    own = {name: value for name, value in grid.items() if name not in ("arch", "train")}
+    return own | {f"train.{name}": value for name, value in grid.get("train", {}).items()}
+
+
+def _choices(value: Any, where: str) -> list[Any]:
+    choices = value if isinstance(value, list) else [value]
+    if not choices:
+        raise ConfigError(f"{where} is an empty list: there is nothing to sweep over")
+    return choices
+
+
+def _part(name: str, value: Any) -> str:
+    """Return a setting's part of a run's name, in characters that suit a folder."""
+    text = f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
+    return name.removeprefix("train.") + text
+
+
+def _config(arch: str, chosen: Settings, file: SweepFile, train: Settings, where: str) -> RunConfig:
+    own = {name: value for name, value in chosen.items() if not name.startswith("train.")}
+    training = {name[6:]: value for name, value in chosen.items() if name.startswith("train.")}
+    config = ARCHITECTURES[arch].config
+    own, training = _checked(config, own, where), _checked(TrainConfig, training, f"{where}, train")
+    try:
+        return RunConfig(file.store, file.hook, config(**own), TrainConfig(**{**train, **training}))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _checked(config: type, settings: Settings, where: str) -> Settings:
+    """Return the settings as `config` takes them.
+
+    Raises ConfigError for a name it has not, a value of a wrong type, a required one that is missing."""
+    kinds = {
+        name: kind for name, kind in get_type_hints(config).items() if name in config.__dataclass_fields__
+    }
+    for name, value in settings.items():
+        if name not in kinds:
+            raise ConfigError(f"{where}: unknown setting {name!r}: choose from {', '.join(kinds)}")
+        if not fits(value, kinds[name]):
+            raise ConfigError(
+                f"{where}: {name} = {value!r} is of type {type(value).__name__}, expected {named(kinds[name])}"
+            )
+    for field in dataclasses.fields(config):
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings:
+            raise ConfigError(f"{where}: {field.name} is missing")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def plan_sweep(sweep: Sweep) -> dict[str, RunConfig]:

@@ -20,7 +20,7 @@ from sae.architectures import SAE, build, name_of
 from sae.architectures.shared import geometric_median
 from sae.config import RunConfig
 from sae.runs.run import Run
-from sae.training import checkpoints, distributed, rates, sharing
+from sae.training import checkpoints, distributed, rates
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fit
 from sae.workflows.signals import Stopped, noted
@@ -53,7 +53,7 @@ def train(
     with ranks.alone_in(out):
         run, trainer = _prepare(run, cfg, out, reader, trials)
         if ranks.world() > 1:
-            trainer = sharing.share(trainer, strategy, ranks.device())
+            trainer = distributed.share(trainer, strategy, ranks.device())
         if strategy == "data":
             reader.share(ranks.rank(), ranks.world())
         _fit(trainer, reader, run, progress)
@@ -214,7 +214,7 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, progress: Progress)
 
         def save() -> None:
             # Every rank takes part in gathering the shards; only rank 0 gets the result and writes it.
-            if unsharded := sharing.unsharded(trainer):
+            if unsharded := distributed.unsharded(trainer):
                 checkpoints.save(run, unsharded, reader.state())
 
         try:

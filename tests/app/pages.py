@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 import app
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 
 MAIN = Path(app.__file__).with_name("main.py")
 

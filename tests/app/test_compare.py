@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.compare import state
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from sae.workflows.compare import keep, kept, match_runs
 from tests.app.pages import button, metrics, settled, source, text

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.report import compare as compare_report
 from sae.report import runs as runs_report
 from sae.report.render import columns

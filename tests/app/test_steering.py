@@ -10,8 +10,8 @@ from activations.generation import prompt_ids
 from activations.language_model import LanguageModel, load
 from app.steering import state
 from app.steering.link import Settings
-from sae.features.store import FeatureStore
-from sae.report import numbers, render, text_changes
+from sae.features.feature import FeatureStore
+from sae.report import numbers, render
 from sae.report import steering as steering_report
 from sae.runs.run import Run
 from sae.steering.compare import compare
@@ -71,7 +71,7 @@ def test_the_texts_and_every_number_are_the_library_s(show, runs, model):
     assert page.count('class="strip"') == 4
     for pair in pairs:
         rows = steering_report.measures(pair.baseline.measures, pair.steered.measures)
-        assert text_changes.before_and_after(rows) in page
+        assert steering_report.before_and_after(rows) in page
         for one in (pair.baseline, pair.steered):
             pieces = token_text.pieces(one.tokens)
             for piece, change, kl in zip(pieces, one.change, one.kl, strict=True):

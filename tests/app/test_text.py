@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from activations.language_model import load
 from app.session import models
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading.reader import read
 from sae.reading.reading import Reading
 from sae.report.numbers import number

@@ -8,7 +8,7 @@ import torch
 
 from activations.language_model import load
 from activations.tokens import PackingConfig
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading.reader import read
 from sae.reading.reading import Reading
 from sae.report import text as text_report

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.records import Comparison
 from sae.runs.run import Run
 from sae.workflows.compare import keep, kept, match_runs

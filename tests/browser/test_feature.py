@@ -9,7 +9,7 @@ from playwright.sync_api import Page, WebSocketRoute, expect
 
 from activations.language_model import load
 from sae.features.effects import load_effect
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading.reader import read
 from sae.report.numbers import number
 from sae.runs.run import Run

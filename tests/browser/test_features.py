@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.test_pages import OPEN, click_cell, heading
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from playwright.sync_api import Page, expect
 
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
 from tests.browser.pages import click_cell, heading
 

@@ -14,8 +14,8 @@ from playwright.sync_api import Page, expect
 
 from activations.disk import files
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
+from sae.features.feature import FeatureStore
 from sae.features.latent_labels import Label
-from sae.features.store import FeatureStore
 from sae.runs.run import Run
 from sae.workflows import compare
 from tests import tiny

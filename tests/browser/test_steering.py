@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.pages import LOADING
 from tests.browser.test_pages import FIRST_PAINT, heading

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from activations.language_model import load
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading.reader import read
 from sae.reading.reading import Reading
 from sae.report.numbers import number

@@ -8,7 +8,7 @@ import pytest
 from activations import demo_assets
 from sae.cli import demo
 from sae.diagnosis.report import DeadReport
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from tests import tiny
 

@@ -7,8 +7,8 @@ import pytest
 
 from sae.cli.main import main
 from sae.features.effects import load_effect
+from sae.features.feature import FeatureStore
 from sae.features.latent_labels import Label
-from sae.features.store import FeatureStore
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from activations.generation import Sampling, prompt_ids
 from activations.language_model import load
 from sae.cli.steer import LABELS
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention

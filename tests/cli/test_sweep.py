@@ -11,7 +11,7 @@ import pytest
 
 from activations.errors import ConfigError
 from sae.architectures import ARCHITECTURES, BatchTopKConfig, TopKConfig
-from sae.workflows import sweep_file
+from sae.workflows import sweep
 from sae.workflows.results import Result, write_csv, write_pareto
 from tests.cli.commands import Server, contents
 
@@ -48,7 +48,7 @@ def test_lists_are_multiplied_and_runs_named_by_their_settings(tmp_path: Path):
         train.lr = [1e-3, 3e-4]
         train.seed = [0, 1]
     """
-    runs = sweep_file.load(file(tmp_path, grid=grid)).runs
+    runs = sweep.load(file(tmp_path, grid=grid)).runs
     assert list(runs) == [
         "topk-k16-d_sae4096", "topk-k32-d_sae4096",
         "batchtopk-k2.5-d_sae64-lr0.001-seed0", "batchtopk-k2.5-d_sae64-lr0.001-seed1",
@@ -63,7 +63,7 @@ def test_lists_are_multiplied_and_runs_named_by_their_settings(tmp_path: Path):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_can_be_swept_with_all_its_defaults(tmp_path: Path, arch: str):
-    assert list(sweep_file.load(file(tmp_path, grid=f'[[grid]]\narch = "{arch}"')).runs) == [arch]
+    assert list(sweep.load(file(tmp_path, grid=f'[[grid]]\narch = "{arch}"')).runs) == [arch]
 
 
 MISTAKES = {
@@ -107,7 +107,7 @@ def test_a_file_without_a_store_or_a_place_says_which(tmp_path: Path, missing: s
     path = file(tmp_path)
     path.write_text(re.sub(rf"(?m)^{missing} = .*\n", "", path.read_text()))
     with pytest.raises(ConfigError, match=f"{missing} is missing"):
-        sweep_file.load(path)
+        sweep.load(path)
 
 
 def test_a_file_that_is_not_there_is_one_line(sae: Server):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sae.cli.synthetic import LABELS
-from sae.evaluation.recovery import Recovery
+from sae.evaluation.synthetic import Recovery
 from tests.cli.commands import Server
 
 SMALL = ("--arch.d-sae", "12", "--train.steps", "5", "--train.batch", "16")

@@ -12,7 +12,7 @@ import sae
 from activations.generation import Sampling, prompt_ids
 from activations.language_model import load
 from sae.diagnosis.sample import DeadConfig
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.foreign import writable
 from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention

@@ -19,7 +19,7 @@ from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows
 from sae.diagnosis.report import DeadReport
 from sae.features import feature as feature_page
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.foreign import FORMATS
 from sae.report import compare as compare_report
 from sae.report import dead as dead_report
@@ -28,7 +28,7 @@ from sae.runs.run import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
 from sae.workflows import compare as comparison
-from sae.workflows import results, sweep_file
+from sae.workflows import results, sweep
 from tests import tiny
 from tests.activations.toys import window
 
@@ -239,7 +239,7 @@ READERS: dict[str, Reader] = {
     "comparison": Reader(f"{RUN}/compare-other.json", compared),
     "dead": Reader(f"{RUN}/dead/dead.json", dead),
     "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, mend_dead),
-    "sweep": Reader("sweep.toml", lambda world: sweep_file.load(world / "sweep.toml")),
+    "sweep": Reader("sweep.toml", lambda world: sweep.load(world / "sweep.toml")),
     "data set .jsonl": Reader("text.jsonl", documents("text.jsonl")),
     "data set .json": Reader("text.json", documents("text.json")),
     "data set .csv": Reader("text.csv", documents("text.csv")),

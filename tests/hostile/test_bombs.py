@@ -24,7 +24,7 @@ from activations.shard import shard_name
 from activations.store import INDEX
 from activations.text import TextConfig
 from activations.tokens import PackingConfig, windows
-from sae.workflows import sweep_file
+from sae.workflows import sweep
 from tests import tiny
 from tests.hostile import worker
 from tests.hostile.readers import FEATURES, READERS, RUN, mend_features, mend_sae, mend_store, rewrite
@@ -132,13 +132,13 @@ def test_a_grid_of_too_many_runs_is_refused_before_it_is_laid_out(tmp_path: Path
     lists = "".join(f"train.{name} = [{', '.join(map(str, range(1, 300)))}]\n" for name in ("steps", "batch", "seed", "log_every"))  # fmt: skip
     (tmp_path / "sweep.toml").write_text(SWEEP.split("[[grid]]")[0] + f'[[grid]]\narch = "topk"\n{lists}')
     with pytest.raises(ConfigError, match="10,000 at most"):
-        sweep_file.load(tmp_path / "sweep.toml")
+        sweep.load(tmp_path / "sweep.toml")
 
 
 def test_a_sweep_larger_than_any_is_refused_unread(tmp_path: Path):
     (tmp_path / "sweep.toml").write_text("# long\n" * 200_000)
     with pytest.raises(ConfigError, match="larger than"):
-        sweep_file.load(tmp_path / "sweep.toml")
+        sweep.load(tmp_path / "sweep.toml")
 
 
 def read(path: Path, content: bytes) -> list[object]:

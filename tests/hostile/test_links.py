@@ -13,8 +13,8 @@ from activations.errors import RunError, StoreError, WorkbenchError
 from activations.shard import shard_name
 from activations.store import INDEX, Store, verify
 from sae.features.effects import load_effect
+from sae.features.feature import FeatureStore
 from sae.features.latent_labels import Labels
-from sae.features.store import FeatureStore
 from sae.runs.run import Run, find_runs
 from sae.runs.saved_sae import load_sae
 

@@ -16,8 +16,8 @@ from activations.store_writer import StoreWriter
 from sae.architectures import SAE, ReLUConfig, build
 from sae.diagnosis.sample import DeadConfig
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
+from sae.features.feature import FeatureStore
 from sae.features.latent_labels import Label
-from sae.features.store import FeatureStore
 from sae.foreign import Origin, writable
 from sae.runs.run import Run
 from sae.workflows import compare

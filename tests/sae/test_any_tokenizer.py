@@ -18,7 +18,7 @@ from sae.architectures import TopKConfig
 from sae.config import RunConfig, TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import measure_effect
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading.reader import read
 from sae.runs.run import Run
 from sae.steering.compare import compare

@@ -10,7 +10,7 @@ from sae.cli import bidirectional as command
 from sae.config import RunConfig, TrainConfig
 from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.collect import FeaturesConfig
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from sae.workflows.features import collect_features
 from sae.workflows.train import train

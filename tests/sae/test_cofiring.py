@@ -7,8 +7,8 @@ import torch
 from sae.architectures import build
 from sae.features import cofiring as module
 from sae.features.cofiring import cofiring
+from sae.features.feature import FeatureStore
 from sae.features.firings import by_latent
-from sae.features.store import FeatureStore
 from tests.sae.small import D, every_architecture
 
 F, ROWS = 24, 400

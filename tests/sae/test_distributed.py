@@ -27,7 +27,7 @@ from sae.architectures import (
 from sae.cli.main import main
 from sae.config import TrainConfig
 from sae.runs.run import Run
-from sae.training import distributed, sharing
+from sae.training import distributed
 from sae.training.trainer import Trainer, fit
 from sae.workflows import train as workflow
 from tests.ranks import together
@@ -103,14 +103,14 @@ def job(table: dict, parallel: str, out: Path) -> None:
     torch.set_num_threads(1)
     with ranks.group(), in_float64():
         for name, cfg in table.items():
-            trainer = sharing.share(begun(cfg), parallel, torch.device("cpu"))
+            trainer = distributed.share(begun(cfg), parallel, torch.device("cpu"))
             result(trainer, cfg, out / name)
 
 
 def result(trainer: Trainer, cfg, path: Path) -> None:
     log: list[dict[str, float]] = []
     fit(trainer, here(cfg, trainer), log=log.append, save=lambda: None)
-    whole = sharing.unsharded(trainer)
+    whole = distributed.unsharded(trainer)
     terms = {name: torch.tensor(value) for name, value in log[-1].items() if "second" not in name}
     if whole:
         tensors = {f"log.{name}": value for name, value in terms.items()}

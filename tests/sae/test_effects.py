@@ -12,7 +12,7 @@ from scipy import stats
 from activations.errors import RunError
 from activations.language_model import LanguageModel, load
 from sae.features.effects import EffectConfig, load_effect, measure_effect, save_effect
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from tests.app import worlds
 from tests.sae.small import architectures

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from activations.errors import RunError
+from sae.features.feature import FeatureStore
 from sae.features.latent_labels import Label, Labels
-from sae.features.store import FeatureStore
 
 HOSTILE = '<script>alert(1)</script> "quoted", =1+1\n**x** \u202e\x00'
 

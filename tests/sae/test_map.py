@@ -10,8 +10,8 @@ import torch
 from activations.language_model import load
 from sae.features import map as maps
 from sae.features.collect import FeaturesConfig
+from sae.features.feature import FeatureStore
 from sae.features.map import cluster_tokens, make_map
-from sae.features.store import FeatureStore
 from sae.runs.run import Run
 from sae.workflows.features import describe
 

@@ -8,8 +8,8 @@ import pytest
 
 from activations.errors import ConfigError
 from sae.cli.main import main
+from sae.features.feature import FeatureStore
 from sae.features.folder import Histogram
-from sae.features.store import FeatureStore
 from sae.foreign import neuronpedia
 from sae.foreign.neuronpedia import Listing, write_listing
 from tests import tiny

@@ -9,8 +9,7 @@ import pytest
 from activations.errors import RunError
 from activations.language_model import load
 from sae.features.effects import EffectConfig, measure_effect, save_effect
-from sae.features.feature import export_html
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore, export_html
 from sae.report.numbers import number
 from sae.runs.run import Run
 from tests import tiny

@@ -16,7 +16,7 @@ from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import SAE, build
 from sae.config import TrainConfig
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.reading import reader
 from sae.reading.reader import read
 from sae.reading.reading import Reading

@@ -11,10 +11,10 @@ from activations.errors import ConfigError
 from activations.language_model import LanguageModel, load
 from sae.architectures import AbsTopKConfig, TopKConfig, build
 from sae.code import from_dense
-from sae.features.store import FeatureStore
-from sae.steering.controls import random_control, shuffled_control
+from sae.features.feature import FeatureStore
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
+from sae.steering.sweep import random_control, shuffled_control
 from tests import tiny
 from tests.sae import steered
 from tests.sae.small import SMALL, every_architecture

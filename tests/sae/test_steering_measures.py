@@ -12,14 +12,13 @@ from scipy.special import log_softmax
 from activations.errors import ConfigError
 from activations.generation import Sampling, generate
 from activations.language_model import LanguageModel, load
-from sae.features.store import FeatureStore
+from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from sae.steering.compare import compare
-from sae.steering.controls import random_control, shuffled_control
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.measure import Measures, divergence, repetition
 from sae.steering.steering import Steering
-from sae.steering.sweep import ROWS, SweepConfig, dose_response
+from sae.steering.sweep import ROWS, SweepConfig, dose_response, random_control, shuffled_control
 from tests import tiny
 
 PROMPT = [0, 61, 90, 101, 77]

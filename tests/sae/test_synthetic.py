@@ -12,8 +12,19 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import TopKConfig, build
 from sae.config import TrainConfig
-from sae.evaluation.recovery import cosines, parent_recall, recovery, recovery_rate, shrinkage
-from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World, orthonormal
+from sae.evaluation.synthetic import (
+    Gaussian,
+    Heads,
+    Independent,
+    Tree,
+    World,
+    cosines,
+    orthonormal,
+    parent_recall,
+    recovery,
+    recovery_rate,
+    shrinkage,
+)
 from sae.workflows.synthetic import train
 
 WORLDS = [

@@ -18,7 +18,7 @@ from sae.runs.log import read
 from sae.runs.run import Run
 from sae.runs.saved_sae import load_sae
 from sae.training.loggers import JsonLines
-from sae.training.schedule import warmup_then_decay
+from sae.training.optimizer import warmup_then_decay
 from sae.training.trainer import Trainer, fit
 from sae.workflows.train import train
 
