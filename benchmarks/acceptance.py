@@ -49,7 +49,7 @@ class Expected:
         return self.right + (slack if gap > 0 else -slack)
 
     def met_by(self, value: float) -> bool:
-        """Whether a value is on the right side of the bound; nan never is."""
+        """Return whether a value is on the right side of the bound; nan never is."""
         return value <= self.bound if self.wrong > self.right else value >= self.bound
 
     def __str__(self) -> str:

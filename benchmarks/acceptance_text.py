@@ -16,7 +16,7 @@ from sae.workflows.label_tokens import label
 
 
 class Length(NamedTuple):
-    """How long a run is trained."""
+    """The length of a training run: its steps, and rows per step."""
 
     steps: int
     batch: int

@@ -29,7 +29,7 @@ PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec")
 
 
 class Outcome(NamedTuple):
-    """What has become of two trainers."""
+    """How far two trainers differ after they trained on the same batches."""
 
     apart: dict[str, float]
     """Largest difference, by parameter."""
@@ -43,13 +43,13 @@ class Outcome(NamedTuple):
     """Latents whose silent tokens differ after some step."""
     most_dead: int
     steps: int
-    """Taken with the same choices."""
+    """Steps in which both chose the same entries."""
     gap: float
-    """Between pre-activations that were chosen by one side only, the largest, relative; 0 if there are none."""
+    """Largest relative distance between pre-activations that only one of the two chose; 0 if there are none."""
 
     @property
     def verdict(self) -> str:
-        """Whether it is what is asked for."""
+        """Return "NO" if the trainers differ by more than rounding and ties explain, else "yes" with the number of steps."""
         if max(self.apart.values()) > LARGEST or self.miscounted or self.gap > TIE:
             return "NO"
         return f"yes, {self.steps} steps" + f", then a tie of {self.gap:.0e}" * (self.one_sided > 0)
@@ -84,8 +84,8 @@ def side_by_side(shape: Shape, steps: int, dead: float, clip_norm: float, seed: 
 
 @torch.no_grad()
 def _choices(ours: Trainer, naive: NaiveTopK, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What each of the two lets fire on a batch before it learns from it, [B, F], of which pre-activations of the naive one;
-    then AuxK's choice, if it makes one."""
+    """Yield which entries each trainer selects on a batch before it learns from it, [B, F] for ours and for the naive one,
+    with the naive one's pre-activations; then the same for AuxK's selection, if there is one."""
     u = naive.pre_activations(x)
     yield ours.sae.training_code(x).dense() != 0, naive.latents(u) != 0, u
     dead = ours.history.dead
@@ -95,7 +95,8 @@ def _choices(ours: Trainer, naive: NaiveTopK, x: Tensor) -> Iterator[tuple[Tenso
 
 
 def _gap(one_sided: Tensor, u: Tensor) -> float:
-    """The largest, over rows, of the distance between one-sided entries, relative to the larger; 0 if there are none."""
+    """Return the largest distance, over rows, between entries that one side alone chose, relative to the larger one;
+    0 if there are none."""
     rows = one_sided.any(1)
     if not rows.any():
         return 0.0
@@ -105,15 +106,15 @@ def _gap(one_sided: Tensor, u: Tensor) -> float:
 
 
 def _largest(u: Tensor, k: int) -> Tensor:
-    """Which entries are positive and among the k largest of their row."""
+    """Return which entries are positive and among the k largest of their row."""
     chosen = u.topk(k, dim=1, sorted=False).indices
     return torch.zeros_like(u, dtype=torch.bool).scatter(1, chosen, True) & (u > 0)
 
 
 def _parameters(ours: Trainer) -> dict[str, Tensor]:
-    """By name; W_enc as the naive one has it, [F, D]."""
-    found = {name: tensor.detach() for name, tensor in ours.sae.named_parameters()}
-    return {**found, "W_enc": found["W_enc"].T}
+    """Return our SAE's parameters by name, with W_enc transposed to [F, D] as the naive trainer has it."""
+    parameters = {name: tensor.detach() for name, tensor in ours.sae.named_parameters()}
+    return {**parameters, "W_enc": parameters["W_enc"].T}
 
 
 def main() -> None:

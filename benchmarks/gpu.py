@@ -1,4 +1,4 @@
-"""What training costs on a GPU: each kernel against plain torch, the whole step against its floors, what fits in memory.
+"""Measure training on a GPU: each kernel against plain torch, the whole step against its lower bounds, the memory it needs.
 
     TRITON_INTERPRET=0 python -m pytest tests/sae/test_triton.py   # first: the kernels are right on this card
     python benchmarks/gpu.py                                       # then: about 10 minutes on an H100
@@ -65,7 +65,7 @@ class Card:
 
 
 class Operands:
-    """What the kernels of one shape read; a code of k random latents a token."""
+    """Inputs of the kernels at one shape, with a code of k random latents for each token."""
 
     def __init__(self, shape: Shape):
         D, F, k, B = shape.D, shape.F, shape.k, shape.B

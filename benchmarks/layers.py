@@ -1,7 +1,7 @@
-"""Where a model's massive activations begin: norms of the residual stream after each block, BOS left out.
+"""Find the block after which a model has massive activations: norms of the residual stream after each block, without BOS.
 
     python benchmarks/layers.py [--model embedded] [--windows 16]
-A store from a block with rows of hundreds of times the median norm spends its variance on those few rows."""
+Where a few rows have hundreds of times the median norm, they hold most of the variance, and an SAE reconstructs little else."""
 
 import argparse
 

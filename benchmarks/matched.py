@@ -47,11 +47,11 @@ class Method:
     """The setting that L0 follows; None when there is none: the L0 is then what it comes to."""
     settings: dict[str, Any] = field(default_factory=dict)
     power: float | None = None
-    """How L0 goes with the knob, about L0 ~ knob^power; None when the knob is L0 itself."""
+    """Exponent in L0 ~ knob^power, roughly; None when the knob is L0 itself."""
     start: float = 1.0
-    """Where the search for the middle L0 begins, when the knob is not L0."""
+    """The knob's value at which the search for the middle L0 begins, when the knob is not L0."""
     width: float = 1.0
-    """Latents over those of the table: an equal-FLOPs rival has fewer."""
+    """Number of latents as a share of the table's: a rival of equal FLOPs has fewer."""
 
 
 METHODS = {

@@ -32,7 +32,7 @@ CHOSEN = "chosen.json"
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the searches of one method ended at."""
+    """The learning rate and the settings that the searches of one method chose."""
 
     lr: float
     values: dict[float, float | None]
@@ -41,23 +41,23 @@ class Chosen:
 
 
 def run_folder(out: Path, name: str, value: float | None, lr: float, seed: int) -> Path:
-    """Where one run lies."""
+    """Return the folder of one run."""
     setting = "" if value is None else f"{value:.6g}-"
     return method_folder(out, name) / f"{setting}lr{lr:.4g}-seed{seed}"
 
 
 def method_folder(out: Path, name: str) -> Path:
-    """Where a method's runs lie."""
+    """Return the folder of a method's runs."""
     return out / name.replace(" ", "_").replace(",", "").replace("/", "-")
 
 
 def write_chosen(out: Path, name: str, chosen: Chosen) -> None:
-    """Keep a method's name and what was chosen beside its runs."""
+    """Write a method's name and what was chosen for it into the folder of its runs."""
     files.write_json(method_folder(out, name) / CHOSEN, {"name": name, **asdict(chosen)})
 
 
 def final_runs(out: Path) -> dict[str, dict[float, list[Run]]]:
-    """The runs of the table by method and by the L0 that was aimed at, all seeds."""
+    """Return the runs of the table, all seeds, by method and by the L0 that was aimed at."""
     runs: dict[str, dict[float, list[Run]]] = {}
     for path in sorted(out.glob(f"*/{CHOSEN}")):
         chosen = json.loads(path.read_text())
@@ -70,7 +70,7 @@ def final_runs(out: Path) -> dict[str, dict[float, list[Run]]]:
 
 
 def measured(run: Run) -> tuple[float, float]:
-    """L0 and FVU on the held-out rows."""
+    """Return a run's L0 and FVU on the held-out rows."""
     estimates = evaluation_of(run).estimates
     l0, fvu = estimates["l0"].value, estimates["fvu"].value
     assert l0 is not None
@@ -79,7 +79,8 @@ def measured(run: Run) -> tuple[float, float]:
 
 
 def frontier(runs: dict[float, list[Run]]) -> Callable[[float], float]:
-    """FVU by L0 of one method: straight lines between its seeds' means in logarithms, the outer lines continued."""
+    """Return one method's FVU as a function of L0: straight lines between its seeds' means, both in logarithms, with the
+    outer lines continued."""
     points = sorted(tuple(np.mean([measured(run) for run in seeds], 0)) for seeds in runs.values())
     sizes, fvus = np.log(np.array(points)).T
 
@@ -87,28 +88,29 @@ def frontier(runs: dict[float, list[Run]]) -> Callable[[float], float]:
         if len(sizes) == 1:
             return math.exp(fvus[0])
         size = math.log(max(l0, 0.1))
-        place = int(np.clip(np.searchsorted(sizes, size), 1, len(sizes) - 1))
-        slope = (fvus[place] - fvus[place - 1]) / (sizes[place] - sizes[place - 1])
-        return math.exp(fvus[place] + slope * (size - sizes[place]))
+        right = int(np.clip(np.searchsorted(sizes, size), 1, len(sizes) - 1))
+        slope = (fvus[right] - fvus[right - 1]) / (sizes[right] - sizes[right - 1])
+        return math.exp(fvus[right] + slope * (size - sizes[right]))
 
     return fvu
 
 
 @dataclass(frozen=True)
 class Alike:
-    """How much of one seed's dictionary another seed's holds: shares of latents whose decoder row has a cosine above a
-    level with some row of the other."""
+    """The overlap of two seeds' dictionaries: shares of one seed's latents whose decoder row has a cosine above a level
+    with some decoder row of the other seed."""
 
     above: dict[float, float]
-    """Of all latents, by level."""
+    """Share of all latents, by level."""
     top_5: float
-    """Above .9, of the 5 % with the largest maximum activation (GBA's paper, its selection)."""
+    """Share above .9 among the 5 % of latents with the largest maximum activation, which GBA's paper selects."""
     top_20: float
-    """Above .7, of the 20 % with the largest maximum activation."""
+    """Share above .7 among the 20 % of latents with the largest maximum activation."""
 
 
 def alike(seeds: list[Run]) -> Alike | None:
-    """Means over all ordered pairs of seeds; None with one seed. Signed latents are compared by absolute cosines."""
+    """Return the overlap averaged over all ordered pairs of seeds; None with one seed. Signed latents are compared by
+    absolute cosines."""
     if len(seeds) < 2:
         return None
     saes = [run.sae() for run in seeds]

@@ -1,10 +1,10 @@
-"""Peak memory of training against what a step needs: 16 bytes a parameter, and one [B, F] buffer.
+"""Compare the peak memory of training with what a step needs: 16 bytes a parameter, and one [B, F] buffer.
 
     python -m benchmarks.memory [--quick] [--dead 0.1]
-16 bytes a parameter are the weight, its gradient and Adam's two moments; the buffer takes 4 B F bytes. Each line is a
-process of its own: it makes the activations, trains a small SAE, so that all code is loaded and compiled, notes what it has
-in memory, then builds the SAE in question and takes four steps. Its peak (getrusage) less what it had is what counts; it may
-exceed the need by a tenth. Read down a column: with B it should grow by the buffer alone, and no further than the buffer does.
+The 16 bytes are the weight, its gradient and Adam's two moments; the buffer takes 4 B F bytes. Each line of the table is
+measured in its own process: it makes the activations, trains a small SAE so that all code is loaded and compiled, notes its
+memory, then builds the SAE in question and takes four steps. The memory taken is the peak (getrusage) less what was noted,
+and may exceed the need by a tenth. As B grows, it should grow by the buffer alone.
 """
 
 import argparse
@@ -32,7 +32,7 @@ QUICK = [Shape(576, 8192, 32, batch) for batch in (512, 2048, 8192)]
 
 @dataclass(frozen=True)
 class Peak:
-    """What one process took, in bytes."""
+    """The memory that one process took, in bytes."""
 
     shape: Shape
     taken: int
@@ -40,7 +40,7 @@ class Peak:
 
     @property
     def parameters(self) -> int:
-        """Numbers that training sets."""
+        """The number of trained parameters."""
         return 2 * self.shape.width * self.shape.latents + self.shape.width + self.shape.latents
 
     @property
@@ -54,7 +54,7 @@ class Peak:
         return self.taken / (16 * self.parameters + self.buffer)
 
     def row(self) -> list[str]:
-        """Its cells."""
+        """Return the process's line of the table."""
         beyond = (self.taken - 16 * self.parameters) / self.buffer
         needs = (16 * self.parameters / MIB, self.buffer / MIB, self.taken / MIB)
         holds = "yes" if self.share <= 1 + SPARE else "NO"

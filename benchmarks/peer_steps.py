@@ -53,14 +53,15 @@ def sparsify(shape: Shape, x: Tensor) -> Step:
 
 
 def sparsify_adam(shape: Shape, x: Tensor) -> Step:
-    """sparsify with Adam, as ours has it."""
+    """Return sparsify's step with Adam, as our trainer uses it."""
     return _sparsify(shape, x, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr))
 
 
 def _sparsify(
     shape: Shape, x: Tensor, optimizer: Callable[[list[torch.nn.Parameter], float], torch.optim.Optimizer]
 ) -> Step:
-    """What its Trainer.fit does with a batch of activations: it has them from a language model alone."""
+    """Return a step that does what sparsify's Trainer.fit does with a batch, which itself reads activations from a language
+    model only."""
     with contextlib.redirect_stdout(io.StringIO()):
         from sparsify import SparseCoder, SparseCoderConfig
 

@@ -1,13 +1,13 @@
-"""Held-out FVU of TopK at equal k, width, tokens, steps and rows: this workbench beside the peers' own trainers.
+"""Compare the held-out FVU of a TopK SAE from this workbench's trainer with that from other packages' own trainers.
 
 Run it once per contestant, each in an environment that has that package:
     python benchmarks/peers.py ours --store stores/demo
     python benchmarks/peers.py saelens --store stores/demo               # pip install sae-lens==6.54.12
     python benchmarks/peers.py dictionary_learning --store stores/demo   # pip install dictionary-learning==0.1.0
-All read the very same batches, scaled by one constant as each package's own runner does. The peers train with
-their own loss, optimizer and schedule; --lr replaces the learning rate of all, and `--lr search` tries rates a factor of 2
-apart until the best has a worse neighbour on both sides. Needs PYTHONPATH=. where this
-project is not installed, and of its dependencies only torch, safetensors, numpy and jaxtyping; a search needs them all.
+k, width, tokens, steps and rows are equal: all read the very same batches, scaled by one constant as each package's own
+runner does. The peers train with their own loss, optimizer and schedule; --lr replaces the learning rate of all, and
+`--lr search` tries rates a factor of 2 apart until the best has a worse neighbour on both sides. Where this project is not
+installed, set PYTHONPATH=. and install torch, safetensors, numpy and jaxtyping; a search needs all of its dependencies.
 """
 # pyright: reportMissingImports=false
 
@@ -111,7 +111,7 @@ def rows(store: Store, hook: str, args: argparse.Namespace, scale: float) -> Ite
 
 @torch.no_grad()
 def held_out_fvu(reconstruct: Reconstruct, store: Store, hook: str) -> tuple[float, float]:
-    """FVU (centred per dimension, float64) and mean L0 on the held-out documents."""
+    """Return FVU (centred per dimension, float64) and mean L0 on the held-out documents."""
     x = torch.cat([piece for piece, *_ in store.batches(hook, 2048, "held-out")])
     error, l0 = 0.0, 0.0
     for piece in x.split(2048):

@@ -1,4 +1,4 @@
-"""What does each method do, in a picture? Planted features, so the true answer is known; drawn into docs/methods/.
+"""Draw the picture of each method's page in docs/methods/, on planted features, where the true answer is known.
 
     python -m benchmarks.pictures [--only gba,mfr]
 Some minutes of one core. Needs kaleido, and a browser that it finds (Chromium or Chrome), to write SVG. Prints the numbers that the
@@ -29,7 +29,8 @@ MARKS: dict[str, Any] = {"mode": "lines+markers", "marker": {"size": 6}}
 
 
 def topk(steps: int = 2500) -> go.Figure:
-    """Half of the latents begin with an encoder shrunk to a fiftieth: how many are dead, and the error."""
+    """Draw dead latents and FVU in training, with and without AuxK. Half of the latents begin with an encoder shrunk to a
+    fiftieth."""
     figure = panels("dead latents of 64", "FVU")
     world = Independent()
     for name, weight, colour in (("with AuxK", 1 / 32, BLUE), ("without", 0.0, ORANGE)):
@@ -40,7 +41,7 @@ def topk(steps: int = 2500) -> go.Figure:
 
 
 def batchtopk(steps: int = 2500) -> go.Figure:
-    """Latents used by rows of 0 to 6 features."""
+    """Draw how many latents fire on rows made of 0 to 6 features."""
     world = Independent(least=0, most=6)
     figure = by_number(world, {"TopK": "topk", "BatchTopK": "batchtopk"}, steps, d_sae=64, k=3)
     return titled(figure, "true features of a row", "latents used")
@@ -130,7 +131,7 @@ def kron(steps: int = 0) -> go.Figure:
 
 @torch.no_grad()
 def gba(steps: int = 6000) -> go.Figure:
-    """How often every latent fires, sorted within its group, and the group's target."""
+    """Draw how often each latent fires, sorted within its group, beside the group's target."""
     own = {"groups": 4, "p_first": 0.1, "p_last": 0.01, "start": "zero", "update_rows": 12_800}
     world, cfg = Gaussian(), arch("gba", d_sae=256, **own)
     with torch.enable_grad():
@@ -156,7 +157,7 @@ def gba(steps: int = 6000) -> go.Figure:
 
 
 def mfr(steps: int = 2000) -> go.Figure:
-    """Agreement of two peers in training, and the error of the one in use."""
+    """Draw the agreement of two peers during training, and the FVU of the peer in use."""
     figure = panels("agreement of the peers", "FVU")
     world = Independent()
     for name, weight, colour in (("penalty 0.05", 0.05, BLUE), ("none", 0.0, ORANGE)):
@@ -167,7 +168,7 @@ def mfr(steps: int = 2000) -> go.Figure:
 
 @torch.no_grad()
 def matryoshka(steps: int = 3000) -> go.Figure:
-    """How often the latent nearest to each planted feature fires, by which child the parent is beside."""
+    """Draw how often the latent nearest to each planted feature fires, by the child that is active beside the parent."""
     world = Tree()
     figure = panels("one prefix", "prefixes 1, 3, 9", shared_yaxes=True)
     x, codes = rows_of(world)
@@ -191,7 +192,8 @@ def matryoshka(steps: int = 3000) -> go.Figure:
 
 @torch.no_grad()
 def lengths(name: str, steps: int, **changes: Any) -> go.Figure:
-    """How long one method's reconstructions are, by how long their direction should be, in the units its price was measured in."""
+    """Draw the length of one method's reconstructions against the length of the rows, in unscaled inputs, in which the
+    method's sparsity weight was measured."""
     world = Independent(n_features=48)
     with torch.enable_grad():
         sae = train(world, arch(name, d_sae=48, **changes), settings(0, steps, scale_inputs=False))

@@ -159,7 +159,7 @@ def child(args: argparse.Namespace, job: str) -> dict[str, float]:
 
 
 def job(args: argparse.Namespace) -> dict[str, float]:
-    """What `--job` names, here."""
+    """Do the job that `--job` names in this process and return its cost: a forecast, or the measured job itself."""
     if args.job.startswith(AHEAD):
         return predicted(args.job.removeprefix(AHEAD), args)
     if args.job == "harvest":
@@ -172,7 +172,7 @@ def job(args: argparse.Namespace) -> dict[str, float]:
 
 
 def compared(args: argparse.Namespace, name: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Predicted, as the mean of a prediction before the job and one after it, and measured."""
+    """Return predicted and measured cost. The prediction is the mean of one made before the job and one made after it."""
     before, seen, after = (child(args, which) for which in (AHEAD + name, name, AHEAD + name))
     return {key: (before[key] + after[key]) / 2 for key in before}, seen
 

@@ -1,4 +1,6 @@
-"""What a second rank of one thread brings, and what the ranks send each other, against the model of the choice.
+"""Measure how much faster two ranks of one thread train than one, and the bytes they send, for both ways of sharing.
+
+The bytes are set beside those that `--parallel auto` computes to choose a way.
 
     python benchmarks/ranks.py [--d-sae 8192] [--d-model 576] [--k 32] [--batch 2048] [--steps 6] [--repeats 3]
 Ranks are processes on this machine, over gloo; the ways take turns. `bytes` are counted at each call of
@@ -100,7 +102,7 @@ def counted() -> Iterator[list[float]]:
 
 
 def together(world: int, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """What `job` gives on rank 0 of as many processes, with the environment torchrun would give each."""
+    """Run `job` in `world` processes, each with the environment that torchrun would give it, and return rank 0's result."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -113,18 +115,18 @@ def together(world: int, job: Callable[..., Any], arguments: tuple[Any, ...]) ->
     ]
     for process in processes:
         process.start()
-    found = answers.get()
+    answer = answers.get()
     for process in processes:
         process.join()
-    return found
+    return answer
 
 
 def begin(environment: dict[str, str], job: Callable[..., Any], arguments: Any, answers: Any) -> None:
     os.environ.update(environment)
     with ranks.group():
-        found = job(*arguments)
+        answer = job(*arguments)
         if not ranks.rank():
-            answers.put(found)
+            answers.put(answer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the best peak learning rate depends on method, width, steps and batch; the default of `--train.lr` is fitted to it.
+"""Search the best peak learning rate by method, width, steps and batch; the default of `--train.lr` is fitted to the result.
 
     python -m benchmarks.rates run --store stores/demo --results rates.jsonl [--methods topk] [--widths 1024 2048] …
     python -m benchmarks.rates fit --results rates.jsonl
@@ -35,7 +35,7 @@ from sae.training.trainer import INIT_ROWS, Trainer
 
 @dataclass(frozen=True)
 class Point:
-    """What a best rate is sought for."""
+    """A method and the settings of a training for which the best learning rate is searched."""
 
     method: str
     width: int

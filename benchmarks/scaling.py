@@ -1,4 +1,4 @@
-"""How a step grows with F, B and k: each beside the encoder's matrix product, which grows with B F alone.
+"""Measure how a training step grows with F, B and k, beside the encoder's matrix product, which grows with B F alone.
 
     python -m benchmarks.scaling [--repeats 5] [--threads 1] [--largest 65536]
 TopK at D = 576 from F = 8,192, k = 32, B = 2,048, one of them changed at a time. Medians of rounds by turns. The last columns

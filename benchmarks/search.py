@@ -1,4 +1,4 @@
-"""How long a search through 65,536 features takes: labels, tokens and the text of their examples.
+"""Time a search through the labels, tokens and example texts of 65,536 features.
 
 Run: python -m benchmarks.search [--features 65536]"""
 

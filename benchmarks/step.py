@@ -37,7 +37,8 @@ DEAD = (0.01, 0.1, 0.5)
 
 
 def ours(made: Trainer) -> dict[str, Step]:
-    """Our step with none dead and with shares of all latents dead: one trainer, its counter set before each step."""
+    """Return our training steps by name: with no dead latents, and with each share in DEAD. They use one trainer, whose
+    counter of silent tokens is set before each step."""
 
     def step(x: Tensor, share: float) -> None:
         silence(made.history.silent_tokens, share, made)
@@ -48,13 +49,14 @@ def ours(made: Trainer) -> dict[str, Step]:
 
 
 def others(made: Trainer, only: list[str] | None) -> dict[str, Make]:
-    """What is asked for beside ours, to be made when its turn comes: at the larger shape each takes gigabytes."""
+    """Return makers of the other contestants' steps, by name. Each is made when its turn comes, because at the larger shape
+    each takes gigabytes."""
     makers: dict[str, Make] = {NAIVE: lambda shape, x: NaiveTopK(made.sae, made.cfg).train_step, **PEERS}
     return {name: make for name, make in makers.items() if only is None or name in only}
 
 
 def row(name: str, times: dict[str, Times]) -> list[str]:
-    """A contestant's cells."""
+    """Return a contestant's line of the table."""
     own = times[name]
     wall, cpu = own.milliseconds()
     beside = [*own.over(times[FLOOR]), *own.over(times[OURS])]

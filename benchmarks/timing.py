@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: shapes, data, timing by turns, tables."""
+"""Shapes, data, timing by turns and tables, shared by the benchmarks of training."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ BATCHES, ACTIVE, NOISE, MEAN = 4, 24, 0.1, 0.3
 
 
 class Shape(NamedTuple):
-    """What a step is over."""
+    """The sizes of one training step."""
 
     width: int
     """D, of the activations."""
@@ -40,7 +40,7 @@ class Times:
     cpu: list[float]
 
     def over(self, other: "Times") -> tuple[float, float]:
-        """How many times as long as another took in the same round, the median of rounds: wall, CPU."""
+        """Return how many times as long this took as `other` in the same round, median over rounds: wall time, CPU time."""
         pairs = (self.wall, other.wall), (self.cpu, other.cpu)
         wall, cpu = (statistics.median(a / b for a, b in zip(*pair, strict=True)) for pair in pairs)
         return wall, cpu
@@ -117,7 +117,7 @@ def arguments(
 
 
 def heading(shape: object, threads: int) -> str:
-    """What a table is of, and how busy the machine was."""
+    """Return a table's heading: shape, threads, the machine's load and torch's version."""
     return f"\n{shape}, {threads} thread{'s' * (threads > 1)}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}\n"
 
 

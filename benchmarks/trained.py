@@ -1,4 +1,4 @@
-"""What benchmarks train: single steps of a TopK SAE at its start, and whole runs measured on held-out rows."""
+"""Training for the benchmarks: single steps of a TopK SAE at its start, and whole runs measured on held-out rows."""
 
 from pathlib import Path
 
