@@ -18,8 +18,8 @@ from activations.errors import HookError, ModelError
 from activations.probes import require_causal, state_kept
 from activations.readout import Readout, trace
 from activations.views import (
+    Captured,
     Edit,
-    Kept,
     Reached,
     Site,
     difference,
@@ -188,22 +188,22 @@ class LanguageModel:
         depends on its own window alone. Raises HookError for a hook point the model does not have or does not reach."""
         for hook in hooks:
             self.check_hook(hook)
-        kept = Kept(self._copied, stop_at=len(hooks))
+        captured = Captured(self._copied, stop_at=len(hooks))
         try:
-            self._run(tokens, {hook: kept.edit(hook) for hook in hooks}, logits=False)
+            self._run(tokens, {hook: captured.edit(hook) for hook in hooks}, logits=False)
         except Reached:
             # The second pass copies where the first one was overwritten
-            return self.capture(tokens, hooks) if kept.overwritten() else kept.activations
-        raise self._nothing_passes(hooks, kept.activations)
+            return self.capture(tokens, hooks) if captured.overwritten() else captured.activations
+        raise self._nothing_passes(hooks, captured.activations)
 
     @torch.no_grad()
     def observe(self, tokens: Tensor, hooks: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return next-token logits [n, T, V] and the activations that `capture` returns, from a single pass."""
-        kept = Kept(self._copied)
-        logits = self.logits(tokens, {hook: kept.edit(hook) for hook in hooks})
-        if len(kept.activations) < len({*hooks}):
-            raise self._nothing_passes(hooks, kept.activations)
-        return self.observe(tokens, hooks) if kept.overwritten() else (logits, kept.activations)
+        captured = Captured(self._copied)
+        logits = self.logits(tokens, {hook: captured.edit(hook) for hook in hooks})
+        if len(captured.activations) < len({*hooks}):
+            raise self._nothing_passes(hooks, captured.activations)
+        return self.observe(tokens, hooks) if captured.overwritten() else (logits, captured.activations)
 
     def _nothing_passes(self, hooks: Sequence[str], captured: Mapping[str, Tensor]) -> HookError:
         missing = ", ".join(hook for hook in hooks if hook not in captured)

@@ -27,7 +27,9 @@ KINDS = {
     ".csv": "csv", ".tsv": "tsv", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-ABOUT = re.compile(r"(readme|licen[cs]e|notice|changelog|citation|contributing|authors)\b.*", re.IGNORECASE)
+DOCUMENTATION = re.compile(
+    r"(readme|licen[cs]e|notice|changelog|citation|contributing|authors)\b.*", re.IGNORECASE
+)
 MADE_BY_DATASETS = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
@@ -228,7 +230,7 @@ def _data(taken: list[Source]) -> list[Source]:
         source
         for source in taken
         if Path(source.name).name not in MADE_BY_DATASETS
-        and not (source.kind == "text" and ABOUT.fullmatch(Path(source.name).name))
+        and not (source.kind == "text" and DOCUMENTATION.fullmatch(Path(source.name).name))
     ]
     notes = all(source.endings[0] == ".md" for source in rest)  # a folder of notes may hold one named README
     return taken if notes and {source.kind for source in taken} == {"text"} else rest or taken
@@ -287,7 +289,7 @@ def _without_copies(taken: list[Source], dataset: str) -> list[Source]:
 
     Copies are links to one file, a file and its packed form, files of one kind and name but other endings, and files
     with equal bytes."""
-    kept: dict[Any, Source] = {}
+    firsts: dict[Any, Source] = {}
     copies: dict[Source, Source] = {}
     sizes = Counter(source.size() for source in taken)
     for source in sorted(taken, key=lambda source: (source.endings[1] != "", source.name)):
@@ -296,11 +298,11 @@ def _without_copies(taken: list[Source], dataset: str) -> list[Source]:
         if sizes[source.size()] > 1 and source.size():
             with source.path.open("rb") if not source.member else source.open() as file:
                 keys.append(("bytes", hashlib.file_digest(file, "sha256").hexdigest()))  # type: ignore[arg-type]
-        first = next((kept[key] for key in keys if key in kept), None)
+        first = next((firsts[key] for key in keys if key in firsts), None)
         if first:
             copies[source] = first
         for key in keys:
-            kept.setdefault(key, first or source)
+            firsts.setdefault(key, first or source)
     if copies:
         named = ", ".join(f"{Path(copy.name).name} (of {Path(of.name).name})" for copy, of in copies.items())
         _log_once(f"{dataset}: {len(copies)} of {len(taken)} files are copies, read once: {named[:500]}")

@@ -24,7 +24,7 @@ class Reached(Exception):
     """Raised within a forward pass to end it as soon as every activation that was asked for is captured."""
 
 
-class Kept:
+class Captured:
     """The activations captured at hook points during a pass, which notices when the model overwrites them.
 
     Falcon adds the attention's output into the MLP's in place, OLMo clips queries in place: an activation kept by reference
@@ -40,8 +40,8 @@ class Kept:
         """Return an edit that captures the activation unchanged. It raises Reached after capture number `stop_at`."""
 
         def keep(activation: Tensor) -> Tensor:
-            kept = activation.clone() if hook in self._copied else activation
-            self.activations[hook], self._writes[hook] = kept, kept._version
+            captured = activation.clone() if hook in self._copied else activation
+            self.activations[hook], self._writes[hook] = captured, captured._version
             if len(self.activations) == self._stop_at:
                 raise Reached
             return activation
@@ -50,7 +50,9 @@ class Kept:
 
     def overwritten(self) -> bool:
         """Return whether a captured activation has been written to since, so that the pass has to be repeated."""
-        late = {hook for hook, kept in self.activations.items() if kept._version != self._writes[hook]}
+        late = {
+            hook for hook, activation in self.activations.items() if activation._version != self._writes[hook]
+        }
         self._copied |= late
         return bool(late)
 

@@ -89,25 +89,25 @@ def box(
     widget(label, key=name, on_change=lambda: changed(st.session_state[name]), **options)
 
 
-def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None], about: str) -> None:
+def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None], facts: str) -> None:
     """Show a box in the sidebar that leads to another run, and below it HTML about the current run."""
     with st.sidebar:
         box(st.selectbox, "Run", current, choose, "run box", options=names, format_func=render.visible)
-        st.html(about)
+        st.html(facts)
 
 
-def heading(title: str, about: str, tokens: Sequence[str] = (), level: int = 1) -> None:
+def heading(title: str, remark: str, tokens: Sequence[str] = (), level: int = 1) -> None:
     """Show a title with texts of tokens beside it and a remark below, all plain text. Level 1 is the page's title."""
     above = f"<h{level}>{render.escaped(title)} <span>{render.chips(tokens)}</span></h{level}>"
-    st.html(f'<header class="sae">{above}<p>{render.escaped(about)}</p></header>')
+    st.html(f'<header class="sae">{above}<p>{render.escaped(remark)}</p></header>')
 
 
 def header(
-    title: str, about: str, tokens: Sequence[str] = (), level: int = 1, key: str = "header"
+    title: str, remark: str, tokens: Sequence[str] = (), level: int = 1, key: str = "header"
 ) -> DeltaGenerator:
     """Show a heading and return the container at its right for controls. Each header of a page needs its own key."""
     with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-{level}"):
-        heading(title, about, tokens, level)
+        heading(title, remark, tokens, level)
         return st.container(
             horizontal=True,
             vertical_alignment="center",
@@ -138,23 +138,23 @@ def pressed(key: str = OPEN) -> int | None:
     return press.row if press else None
 
 
-def download(about: str, content: Callable[[], bytes], name: str) -> None:
+def download(remark: str, content: Callable[[], bytes], name: str) -> None:
     """Show a remark and a button that saves a CSV file, which is made when the button is pressed."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.caption(render.markdown(about))
+        st.caption(render.markdown(remark))
         st.download_button("CSV", content, name, "text/csv", icon=":material/download:", on_click="ignore")
 
 
-def section(title: str, about: str = "") -> None:
+def section(title: str, remark: str = "") -> None:
     """Show the title of a part of the page with a remark beside it, both plain text."""
-    remark = f"<small>{render.escaped(about)}</small>" if about else ""
-    st.html(f'<h3 class="sae">{render.escaped(title)}{remark}</h3>')
+    small = f"<small>{render.escaped(remark)}</small>" if remark else ""
+    st.html(f'<h3 class="sae">{render.escaped(title)}{small}</h3>')
 
 
-def note(about: str) -> None:
+def note(text: str) -> None:
     """Show a line of plain text in grey; nothing for an empty one."""
-    if about:
-        st.caption(render.markdown(about))
+    if text:
+        st.caption(render.markdown(text))
 
 
 def page_button(
@@ -172,9 +172,9 @@ def metrics(numbers: Iterable[tuple[str, str, str]], key: str = "metrics") -> No
             st.metric(name, value, help=why, width="content")
 
 
-def chart(figure: go.Figure, about: str, key: str) -> None:
+def chart(figure: go.Figure, alt: str, key: str) -> None:
     """Show a plotly figure without its toolbar. `about` is the alternative text for screen readers."""
-    st.plotly_chart(figure, key=key, config=QUIET, alt=about)
+    st.plotly_chart(figure, key=key, config=QUIET, alt=alt)
 
 
 def job(job: Job) -> None:

@@ -81,7 +81,7 @@ def chosen_cause() -> str | None:
     return st.session_state.get(CAUSE)
 
 
-def bar_chooser(figure: go.Figure, about: str, key: str) -> None:
+def bar_chooser(figure: go.Figure, alt: str, key: str) -> None:
     """Show bars of causes. A click on one lists only this cause, another click lists all."""
 
     def clicked() -> None:
@@ -89,7 +89,7 @@ def bar_chooser(figure: go.Figure, about: str, key: str) -> None:
         st.session_state[CAUSE] = points[0]["customdata"][0] if points else None
 
     st.plotly_chart(
-        figure, key=key, config=widgets.QUIET, alt=about, on_select=clicked, selection_mode="points"
+        figure, key=key, config=widgets.QUIET, alt=alt, on_select=clicked, selection_mode="points"
     )
 
 

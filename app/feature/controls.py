@@ -75,17 +75,17 @@ def text_to_try(key: str, placeholder: str, go: Callable[[str], None]) -> None:
             st.rerun()
 
 
-def start_button(label: str, about: str, start: Callable[[], None]) -> None:
+def start_button(label: str, remark: str, start: Callable[[], None]) -> None:
     """Show a button that starts long work, with a remark beside it."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(label, icon=":material/play_arrow:", on_click=start)
-        st.caption(render.markdown(about))
+        st.caption(render.markdown(remark))
 
 
-def file_button(label: str, content: Callable[[], str], name: str, about: str) -> None:
+def file_button(label: str, content: Callable[[], str], name: str, help: str) -> None:
     """Show a button that saves an HTML file, which is made when the button is pressed."""
     st.download_button(
-        label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=about
+        label, content, name, "text/html", icon=":material/download:", on_click="ignore", help=help
     )
 
 

@@ -23,7 +23,7 @@ widgets.run_chooser(
 store = features.of(run)
 index = address.feature(name, store)
 row = store.row(index)
-about, (label, note) = features.labels_and_tokens(store), features.label(store, index)
+describe, (label, note) = features.labels_and_tokens(store), features.label(store, index)
 
 with widgets.header(
     f"Feature {index}", f"{name} · {run.hook} · {store.record.tokens:,} tokens read", row["peak_tokens"]
@@ -91,7 +91,7 @@ with right:
                 st.html(feature_report.effect_examples(side))
     if row["neighbours"]:
         widgets.section("Nearest features", "by decoder cosine")
-        st.html(feature_report.neighbours(row, about, name))
+        st.html(feature_report.neighbours(row, describe, name))
     if partners := store.partners(index):
         widgets.section("Fires together with", "on the same tokens, more often than by chance")
-        st.html(feature_report.partners(partners, about, name))
+        st.html(feature_report.partners(partners, describe, name))

@@ -110,7 +110,7 @@ def marks(texts: Sequence[str], clear: Callable[[], None]) -> None:
 
 def brush(
     figure: go.Figure,
-    about: str,
+    alt: str,
     key: str,
     ends: Callable[[float, float], tuple[float, float]],
     select: Callable[[tuple[float, float]], None],
@@ -122,12 +122,12 @@ def brush(
         if boxes:
             select(ends(*map(float, boxes[0]["x"])))
 
-    st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=about, on_select=brushed, selection_mode="box")
+    st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=alt, on_select=brushed, selection_mode="box")
 
 
 def points(
     figure: go.Figure,
-    about: str,
+    alt: str,
     key: str,
     marked: Callable[[list[int]], None],
     clicked: Callable[[int], None],
@@ -146,7 +146,7 @@ def points(
     st.caption(
         "Click a point to open its feature. Box and Lasso, in the corner of the map, select the features inside."
     )
-    st.plotly_chart(figure, key=key, config=config, alt=about, on_select=select)
+    st.plotly_chart(figure, key=key, config=config, alt=alt, on_select=select)
 
 
 def markable_rows(

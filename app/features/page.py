@@ -39,7 +39,7 @@ with overview:
         panels = features_charts.panels(table, shown)
         for place, panel in zip(st.columns(len(panels), gap="medium"), panels, strict=True):
             with place:
-                widgets.section(panel.title, panel.about)
+                widgets.section(panel.title, panel.remark)
                 brush = partial(state.brush, name, panel.column)
                 controls.brush(panel.figure, panel.title, f"brush {panel.title}", panel.ends, brush)
     else:
@@ -53,8 +53,8 @@ with overview:
 
 compared = state.compared(len(store))
 if len(shown):
-    about = f"{len(shown):,} of {len(table):,} features. Click a number to open the feature's page; tick rows to compare them."
-    widgets.download(about, partial(features_report.csv, shown), f"{run.name}-features.csv")
+    caption = f"{len(shown):,} of {len(table):,} features. Click a number to open the feature's page; tick rows to compare them."
+    widgets.download(caption, partial(features_report.csv, shown), f"{run.name}-features.csv")
     marked = features_report.places(shown, compared)
     compare = partial(state.compare_rows, shown, compared)
     controls.markable_rows(features_report.labelled(shown), controls.COLUMNS, marked, compare)

@@ -127,7 +127,7 @@ def follow(run: str) -> None:
 class Pair(NamedTuple):
     """Two features side by side."""
 
-    one: int
+    latent: int
     other: int
     cosine: float
     """The cosine of their decoder directions."""
@@ -140,13 +140,13 @@ class Pair(NamedTuple):
 def pairs(run: Run, store: FeatureStore, latents: Sequence[int]) -> list[Pair]:
     """Return every pair of these features with its decoder cosine, and how often both fire where that is known."""
     cosine = cosines(_decoder(run.digest, run), latents)
-    listed = {(one, partner.latent): partner for one in latents for partner in store.partners(one)}
+    listed = {(latent, partner.latent): partner for latent in latents for partner in store.partners(latent)}
     every = []
-    for i, one in enumerate(latents):
+    for i, latent in enumerate(latents):
         for j, other in enumerate(latents[i + 1 :], i + 1):
-            partner = listed.get((one, other)) or listed.get((other, one))
+            partner = listed.get((latent, other)) or listed.get((other, latent))
             counts = (partner.count, partner.pmi) if partner else (None, None)
-            every.append(Pair(one, other, float(cosine[i, j]), *counts))
+            every.append(Pair(latent, other, float(cosine[i, j]), *counts))
     return every
 
 

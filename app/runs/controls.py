@@ -98,7 +98,7 @@ def height_chooser(heights: Mapping[str, str]) -> str:
     )
 
 
-def pressed_point(figure: go.Figure, about: str, key: str, choose: Callable[[str], None]) -> None:
+def pressed_point(figure: go.Figure, alt: str, key: str, choose: Callable[[str], None]) -> None:
     """Show a figure whose points have names as `customdata`; a click on a point chooses its name."""
 
     def picked() -> None:
@@ -106,6 +106,4 @@ def pressed_point(figure: go.Figure, about: str, key: str, choose: Callable[[str
         if points:
             choose(points[0]["customdata"])
 
-    st.plotly_chart(
-        figure, key=key, config=widgets.QUIET, alt=about, on_select=picked, selection_mode="points"
-    )
+    st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=alt, on_select=picked, selection_mode="points")

@@ -13,7 +13,7 @@ from sae.features.feature import FeatureStore, describer
 from sae.features.folder import INDEX
 from sae.features.latent_labels import Label
 from sae.report import features as features_report
-from sae.report.feature import About
+from sae.report.feature import Describe
 from sae.runs.run import Run
 
 
@@ -79,7 +79,7 @@ def label(store: FeatureStore, latent: int) -> Label:
     return labels(store).get(latent, Label())
 
 
-def labels_and_tokens(store: FeatureStore) -> About:
+def labels_and_tokens(store: FeatureStore) -> Describe:
     """Return a function from a feature to its label and the tokens it fires most on."""
     return describer(store, labels(store))
 

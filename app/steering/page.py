@@ -22,9 +22,9 @@ store = features.of(run)
 chosen = state.settings(name, store)
 written, swept = state.jobs_of(name)
 
-about = f"{name} · {run.hook} · what the model writes when features are turned up, down or off"
+subtitle = f"{name} · {run.hook} · what the model writes when features are turned up, down or off"
 with (
-    widgets.header("Steering", about),
+    widgets.header("Steering", subtitle),
     st.popover("Link", icon=":material/link:", help="A link that opens the page with these settings"),
 ):
     st.code(state.link(name, chosen), language=None, wrap_lines=True)

@@ -201,9 +201,9 @@ def jobs_of(name: str) -> tuple[Job[Written] | None, Job[Swept] | None]:
 
 def doses(chosen: Settings) -> Sequence[float]:
     """Return the strengths that a sweep tries for the strongest intervention; a limit (clamp) has no negative ones."""
-    one = NORM_SHARE if chosen.unit == "norm" else 1.0
+    unit = NORM_SHARE if chosen.unit == "norm" else 1.0
     has_limit = any(i.mode == "clamp" for i in chosen.interventions)
-    return tuple(round(one * dose, 6) for dose in DOSES if dose >= 0 or not has_limit)
+    return tuple(round(unit * dose, 6) for dose in DOSES if dose >= 0 or not has_limit)
 
 
 def _now(run: str) -> Settings:

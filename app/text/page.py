@@ -35,11 +35,11 @@ if job.result is None:
     controls.read_again(job, state.forget)
     st.stop()
 
-reading, about = job.result, state.labels_and_tokens(run)
+reading, describe = job.result, state.labels_and_tokens(run)
 colour, place = state.colour(reading, text_report.MEASURES), state.token(reading)
 actions = {"token": state.show_token, "colour": state.colour_by}
 widgets.metrics(text_report.about(reading))
-if about is None:
+if describe is None:
     widgets.empty(
         "No features yet",
         "Without them, nothing tells what a feature stands for.",
@@ -60,11 +60,11 @@ with right:
     with widgets.header("Token", text_report.followed_by(reading, place), [reading.names[place]], level=2):
         controls.token_stepper(place, len(reading) - 1, state.show_token)
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
-    lines, count = text_report.at(reading, place, by, densest, about)
+    lines, count = text_report.at(reading, place, by, densest, describe)
     widgets.note(text_report.hidden(count, densest))
     opened = pressable(reading_report.firings(lines, name, colour), "on-token", actions)
 with left:
-    lines, count, of = text_report.over(reading, by, densest, about)
+    lines, count, of = text_report.over(reading, by, densest, describe)
     widgets.section("Over the whole text", text_report.listed(lines, count, of, densest))
     opened = pressable(reading_report.firings(lines, name, colour), "on-text", actions) or opened
 if opened:

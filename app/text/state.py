@@ -14,7 +14,7 @@ from app.session.jobs import Job, find, start
 from app.session.problems import Missing
 from app.session.readings import read_text
 from sae.reading.reading import Reading
-from sae.report.feature import About
+from sae.report.feature import Describe
 from sae.runs.run import Run
 
 SHORT = 400  # characters; a longer text is not put into the URL
@@ -66,7 +66,7 @@ def forget() -> None:
     st.session_state.pop(READ, None)
 
 
-def labels_and_tokens(run: Run) -> About | None:
+def labels_and_tokens(run: Run) -> Describe | None:
     """Return a function from a feature to its label and tokens; None if the run's features have not been collected."""
     return features.labels_and_tokens(features.of(run)) if features.collected(run) else None
 

@@ -243,14 +243,14 @@ class SAE(ABC, nn.Module):
         return self.firing_of(u, self.kept_per_row(x, u), latents)
 
     def firing_of(
-        self, u: Float[Tensor, "B F"], kept: Int[Tensor, "B"] | None, latents: Int[Tensor, "n"]
+        self, u: Float[Tensor, "B F"], k_per_row: Int[Tensor, "B"] | None, latents: Int[Tensor, "n"]
     ) -> Firing:
         """Return `firing` from the `dense_pre_activations` and `kept_per_row` of the rows."""
         level = u.abs() if self.signed else u
         own = level[:, latents]
         needed = self.thresholds()[latents].expand_as(own)
-        if kept is not None:
-            needed = torch.maximum(needed, to_be_among(level, kept, own))
+        if k_per_row is not None:
+            needed = torch.maximum(needed, to_be_among(level, k_per_row, own))
         return Firing(u[:, latents], needed, own - needed)
 
     def encoder_cost(self) -> EncoderCost:

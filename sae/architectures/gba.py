@@ -101,8 +101,8 @@ class GBAConfig(ArchConfig):
         """Read version 0.1.0's settings: updates were counted in steps, of `batch` rows, and biases began at 0."""
         if "update_every" not in fields:
             return fields
-        kept = {name: value for name, value in fields.items() if name != "update_every"}
-        return {**kept, "start": "zero", "update_rows": batch and fields["update_every"] * batch}
+        unchanged = {name: value for name, value in fields.items() if name != "update_every"}
+        return {**unchanged, "start": "zero", "update_rows": batch and fields["update_every"] * batch}
 
     def targets(self) -> Float[Tensor, "K"]:
         """Return the target frequency of each group, falling geometrically from the first to the last, both exact."""

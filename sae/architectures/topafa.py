@@ -128,8 +128,8 @@ def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kern
     ordered, latents = values.sort(dim=1, descending=True)
     reached = ordered.square().cumsum(1)[:, :-1].sqrt()
     k = (reached - norm[:, None]).abs().argmin(1) + 1
-    kept = torch.arange(values.shape[1], device=values.device) < k[:, None]
-    return kernels.Pattern(latents[kept], offsets_of(k))
+    is_kept = torch.arange(values.shape[1], device=values.device) < k[:, None]
+    return kernels.Pattern(latents[is_kept], offsets_of(k))
 
 
 def row_norms(code: SparseCode) -> Float[Tensor, "B"]:

@@ -50,8 +50,10 @@ def choose(names: Iterable[str], what: str, prog: str, args: list[str]) -> None:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return that a name is unknown, and which known name it is nearest to."""
-    whole = {one.lstrip("-"): one for one in known}
-    typed = whole | {short.rpartition(".")[2]: one for short, one in whole.items()}  # --lr for --train.lr
+    whole = {option.lstrip("-"): option for option in known}
+    typed = whole | {
+        short.rpartition(".")[2]: option for short, option in whole.items()
+    }  # --lr for --train.lr
     near = get_close_matches(name.lstrip("-"), typed, n=1)
     return f"unknown {what} {name}" + (f"; did you mean {typed[near[0]]}?" if near else "")
 

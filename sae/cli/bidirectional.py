@@ -44,25 +44,25 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(BidirectionalLatents, "sae bidirectional", args)
     features = FeatureStore(command.run / "features")
-    found = bidirectional(features, command.least_share, command.least_firings)
+    firing_both_ways = bidirectional(features, command.least_share, command.least_firings)
     table = Table(
-        title=f"{command.run}: {len(found):,} of {len(features):,} latents fire with both signs, "
+        title=f"{command.run}: {len(firing_both_ways):,} of {len(features):,} latents fire with both signs, "
         f"at least {command.least_firings} times and {command.least_share:.0%} of the time with the rarer"
     )
     for column in ("latent", "above 0", "below 0"):
         table.add_column(column, justify="right")
     for column in ("strongest above 0 on", "strongest below 0 on"):
         table.add_column(column)
-    for one in found[: command.show]:
-        table.add_row(*_row(features, one))
+    for latent in firing_both_ways[: command.show]:
+        table.add_row(*_row(features, latent))
     Console().print(table)
     return 0
 
 
-def _row(features: FeatureStore, one: Bidirectional) -> list[str | Text]:
-    firings = one.positive + one.negative
-    shares = [f"{one.positive / firings:.1%}", f"{one.negative / firings:.1%}"]
-    return [str(one.latent), *shares, *(_peak_tokens(features, one.latent, sign) for sign in (1, -1))]
+def _row(features: FeatureStore, latent: Bidirectional) -> list[str | Text]:
+    firings = latent.positive + latent.negative
+    shares = [f"{latent.positive / firings:.1%}", f"{latent.negative / firings:.1%}"]
+    return [str(latent.latent), *shares, *(_peak_tokens(features, latent.latent, sign) for sign in (1, -1))]
 
 
 def _peak_tokens(features: FeatureStore, latent: int, sign: int) -> Text:

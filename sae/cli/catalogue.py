@@ -38,25 +38,25 @@ class Catalogue:
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(Catalogue, "sae catalogue", args)
-    found = catalogue.search(" ".join(command.query))
+    entries = catalogue.search(" ".join(command.query))
     if command.as_json:
-        print(json.dumps([entry._asdict() for entry in found], indent=1))
+        print(json.dumps([entry._asdict() for entry in entries], indent=1))
         return 0
-    show(found[: command.limit])
-    if len(found) > command.limit:
-        print(f"{command.limit} of {len(found):,}: more words narrow it down, --limit shows more")
-    first = next((entry for entry in found if entry.unsupported is None), None)
+    show(entries[: command.limit])
+    if len(entries) > command.limit:
+        print(f"{command.limit} of {len(entries):,}: more words narrow it down, --limit shows more")
+    first = next((entry for entry in entries if entry.unsupported is None), None)
     if first:
         print(f"next: sae open {first.name}")
     return 0
 
 
-def show(found: list[Entry]) -> None:
+def show(entries: list[Entry]) -> None:
     """Print each SAE's name on a line of its own, to be copied whole, and a description below it."""
-    for entry in found:
+    for entry in entries:
         width = f"{entry.width:,} latents" if entry.width else "width not said"
         l0 = "L0 not said" if entry.l0 is None else f"L0 {entry.l0}"
         form = entry.format if entry.unsupported is None else "cannot be read"
         print(f"{entry.name}\n    {entry.model} · {entry.hook or 'hook not said'} · {width} · {l0} · {form}")
-    for reason in dict.fromkeys(entry.unsupported for entry in found if entry.unsupported):
+    for reason in dict.fromkeys(entry.unsupported for entry in entries if entry.unsupported):
         print(f"cannot be read: {reason}")

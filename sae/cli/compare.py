@@ -82,19 +82,19 @@ def main(args: list[str]) -> int:
 def show_comparison(comparison: Comparison) -> None:
     """Print how alike two SAEs are."""
     names = [f"first: {comparison.first.run}", f"second: {comparison.second.run}"]
-    made = Table(title="\n".join([*names, f"{comparison.tokens:,} held-out tokens"]))
+    table = Table(title="\n".join([*names, f"{comparison.tokens:,} held-out tokens"]))
     for column in ("", *MEASURES.values()):
-        made.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left")
     lines = [_lines(comparison.by(name)) for name in MEASURES]
     for label in lines[0]:
-        made.add_row(label, *(column[label] for column in lines))
+        table.add_row(label, *(column[label] for column in lines))
     firing = comparison.firing
-    made.caption = (
+    table.caption = (
         f"{firing['first']:.1%} of the first's latents and {firing['second']:.1%} of the second's fire on these tokens. "
         f"{'Absolute values' if comparison.absolute else 'Signed values'} are compared. Shared: mutually nearest, "
         f"from {comparison.near:g} on; split, merged: near to one that is nearer to another; new, lost: near to none."
     )
-    Console().print(made)
+    Console().print(table)
 
 
 def _lines(matched: Matched) -> dict[str, str]:

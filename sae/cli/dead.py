@@ -44,27 +44,27 @@ def main(args: list[str]) -> int:
     _ = run.digest  # refuses a run that is not finished, before a model is loaded for it
     model = run.language_model() if command.config.off_tokens else None
     borrow = None if model is None else lambda: nullcontext(model)
-    found = diagnose_run(run, command.config, borrow, show_progress)
+    report = diagnose_run(run, command.config, borrow, show_progress)
     if command.csv:
-        sys.stdout.write(as_csv(found))
+        sys.stdout.write(as_csv(report))
     else:
-        show_report(run, found)
+        show_report(run, report)
     return 0
 
 
-def as_csv(found: DeadReport) -> str:
+def as_csv(report: DeadReport) -> str:
     """The table of latents as CSV, a line each under a header; lists separated by semicolons."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(found.table.column_names)
-    for row in found.rows():
+    writer.writerow(report.table.column_names)
+    for row in report.rows():
         writer.writerow("; ".join(value) if isinstance(value, list) else value for value in row.values())
     return out.getvalue()
 
 
-def show_report(run: Run, found: DeadReport) -> None:
+def show_report(run: Run, report: DeadReport) -> None:
     """Print the summary."""
-    record = found.record
+    record = report.record
     kinds, by, d_sae = record.kinds, record.dead_by, record.d_sae
     n_text = record.rows["train"] + record.rows["held_out"]
     title = f"{run.path}: {kinds['dead']:,} of {d_sae:,} latents dead on {n_text:,} tokens of text"
@@ -81,7 +81,7 @@ def show_report(run: Run, found: DeadReport) -> None:
         table.add_row(name, count, note)
     console = Console()
     console.print(table)
-    console.print(f"{found.path}: {len(found.table):,} latents; next: sae app {run.path.parent}")
+    console.print(f"{report.path}: {len(report.table):,} latents; next: sae app {run.path.parent}")
 
 
 def what_if(changes: Changes) -> list[tuple[str, str, str]]:

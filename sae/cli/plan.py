@@ -132,8 +132,8 @@ def _harvest(args: list[str]) -> int:
     key = harvest.key(_name(), command.model, command.revision, str(dtype), command.config)
     pace = harvest.pace(key, load, command.plan.measure)
     machine = here(command.plan.measure)
-    found = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)
-    return show(found, machine, command.plan)
+    forecast = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)
+    return show(forecast, machine, command.plan)
 
 
 def _train(args: list[str]) -> int:
@@ -166,8 +166,8 @@ def _features(args: list[str]) -> int:
     key = f"{_name()}: {run.record.model} {run.record.model_revision or ''} to describe latents"
     reader = features.reader(key, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
-    found = features.forecast(run, command.config, reader, machine, command.plan.ranks)
-    return show(found, machine, command.plan)
+    forecast = features.forecast(run, command.config, reader, machine, command.plan.ranks)
+    return show(forecast, machine, command.plan)
 
 
 def _check(plan: Planned) -> None:
@@ -197,45 +197,49 @@ def _data(command: PlanTrain) -> Data:
 
 def here(again: bool = False) -> Machine:
     """Return the rates of this machine, as measured earlier, or measured now and saved."""
-    found = None if again else rates.load(torch.get_num_threads())
-    if found is None:
+    rates_here = None if again else rates.load(torch.get_num_threads())
+    if rates_here is None:
         print("measuring this machine, once (some seconds)", file=sys.stderr)
-        found = measure()
-        rates.save(found)
-    return found
+        rates_here = measure()
+        rates.save(rates_here)
+    return rates_here
 
 
 def _name() -> str:
     return rates.this_machine(torch.get_num_threads())
 
 
-def show(found: Forecast, machine: Machine, plan: Planned) -> int:
+def show(forecast: Forecast, machine: Machine, plan: Planned) -> int:
     """Print a forecast. Raises ConfigError when the job cannot be done."""
     if plan.json:
-        print(json.dumps(as_json(found, machine), indent=1))
+        print(json.dumps(as_json(forecast, machine), indent=1))
     else:
-        _print(found, machine)
-    if found.refusals:
-        raise ConfigError("; ".join(found.refusals))
+        _print(forecast, machine)
+    if forecast.refusals:
+        raise ConfigError("; ".join(forecast.refusals))
     return 0
 
 
-def as_json(found: Forecast, machine: Machine) -> dict[str, Any]:
+def as_json(forecast: Forecast, machine: Machine) -> dict[str, Any]:
     """Return a forecast as JSON, in bytes and seconds."""
-    parts = dataclasses.asdict(found)
-    totals = {"disk": total(found.disk), "memory": total(found.memory), "seconds": total(found.seconds)}
-    about = {"limit": found.limit, "total": totals, "computed": machine.measured is None}
-    return {**about, **parts, "machine": dataclasses.asdict(machine)}
+    parts = dataclasses.asdict(forecast)
+    totals = {
+        "disk": total(forecast.disk),
+        "memory": total(forecast.memory),
+        "seconds": total(forecast.seconds),
+    }
+    summary = {"limit": forecast.limit, "total": totals, "computed": machine.measured is None}
+    return {**summary, **parts, "machine": dataclasses.asdict(machine)}
 
 
-def _print(found: Forecast, machine: Machine) -> None:
+def _print(forecast: Forecast, machine: Machine) -> None:
     console = Console()
-    table = Table(title=found.what, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=forecast.what, title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
     for name, parts, text in (
-        ("time", found.seconds, duration), ("memory", found.memory, size), ("disk", found.disk, size),
+        ("time", forecast.seconds, duration), ("memory", forecast.memory, size), ("disk", forecast.disk, size),
     ):  # fmt: skip
         whole = total(parts)
         table.add_row(f"[bold]{name}[/]", f"[bold]{text(whole)}[/]", "")
@@ -243,14 +247,14 @@ def _print(found: Forecast, machine: Machine) -> None:
             if value:
                 table.add_row(f"  {part}", text(value), f"{value / whole:4.0%}")
     console.print(table)
-    for name, fact in found.facts.items():
+    for name, fact in forecast.facts.items():
         console.print(f"{name}: {fact}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"limited by: {found.limit}", highlight=False, markup=False, soft_wrap=True)
-    for note in (*found.notes, *_about(machine)):
+    console.print(f"limited by: {forecast.limit}", highlight=False, markup=False, soft_wrap=True)
+    for note in (*forecast.notes, *_origin_of_rates(machine)):
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _about(machine: Machine) -> Sequence[str]:
+def _origin_of_rates(machine: Machine) -> Sequence[str]:
     """Return notes on where the figures come from."""
     r = machine.rates
     figures = (

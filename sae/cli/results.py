@@ -11,12 +11,12 @@ from sae.workflows.results import LABELS, Result
 
 def table(results: Sequence[Result], title: str | None = None) -> Table:
     """Return the lines as a table, with a dash for what has not been measured."""
-    made = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
-    made.add_column(LABELS["run"], overflow="fold")
-    made.add_column(LABELS["architecture"], no_wrap=True)
+    rows = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
+    rows.add_column(LABELS["run"], overflow="fold")
+    rows.add_column(LABELS["architecture"], no_wrap=True)
     for name in Result._fields[2:]:
-        made.add_column(LABELS[name], justify="right", min_width=max(map(len, LABELS[name].split())))
+        rows.add_column(LABELS[name], justify="right", min_width=max(map(len, LABELS[name].split())))
     for line in results:
         shares = (shown(share, ".1%") for share in line[5:])
-        made.add_row(*line[:2], f"{line.width:,}", shown(line.l0, ".1f"), shown(line.fvu, ".4f"), *shares)
-    return made
+        rows.add_row(*line[:2], f"{line.width:,}", shown(line.l0, ".1f"), shown(line.fvu, ".4f"), *shares)
+    return rows

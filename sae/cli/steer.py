@@ -118,15 +118,15 @@ def main(args: list[str]) -> int:
     steering = Steering(sae, run.hook, interventions, calibration, positions, cfg.first_token, cfg.keep_error)
     model = run.language_model()
     prompts = [prompt_ids(model, text, cfg.chat, run.first_tokens) for text in cfg.prompt]
-    about = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),
+    settings = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),
              "chat": cfg.chat, "sampling": asdict(cfg.sampling), "seeds": list(cfg.seeds)}  # fmt: skip
     if cfg.sweep:
         swept = _sweep(model, steering, prompts, cfg)
-        found = {"sweep": asdict(cfg.sweeping), "points": swept.to_json(), "remarks": swept.remarks}
+        results = {"sweep": asdict(cfg.sweeping), "points": swept.to_json(), "remarks": swept.remarks}
     else:
-        found = {"comparisons": _compare(model, steering, prompts, cfg)}
+        results = {"comparisons": _compare(model, steering, prompts, cfg)}
     if cfg.json:
-        files.write_json(cfg.json, {"format": FORMAT, **about, **found})
+        files.write_json(cfg.json, {"format": FORMAT, **settings, **results})
         print(f"{cfg.json}: written")
     return 0
 
@@ -134,23 +134,23 @@ def main(args: list[str]) -> int:
 def _compare(
     model: LanguageModel, steering: Steering, prompts: list[list[int]], cfg: Steer
 ) -> list[list[dict[str, Any]]]:
-    found = []
+    comparisons = []
     for text, ids in zip(cfg.prompt, prompts, strict=True):
         with _told(2 * cfg.sampling.tokens) as on_done:
             pairs = compare(model, steering, ids, cfg.sampling, cfg.seeds, on_done)
         show(text, pairs, cfg)
         _say([line for pair in pairs for line in pair.remarks])
-        found.append([pair.to_json() for pair in pairs])
-    return found
+        comparisons.append([pair.to_json() for pair in pairs])
+    return comparisons
 
 
 def _sweep(model: LanguageModel, steering: Steering, prompts: list[list[int]], cfg: Steer) -> DoseResponse:
     texts = len(prompts) * (1 + len(cfg.sweeping.doses))
     with _told(texts * cfg.sampling.tokens) as on_done:
-        found = dose_response(model, steering, prompts, cfg.sampling, cfg.seeds, cfg.sweeping, on_done)
-    show_sweep(found, cfg)
-    _say(found.remarks)
-    return found
+        response = dose_response(model, steering, prompts, cfg.sampling, cfg.seeds, cfg.sweeping, on_done)
+    show_sweep(response, cfg)
+    _say(response.remarks)
+    return response
 
 
 def _say(remarks: list[str]) -> None:
@@ -197,9 +197,9 @@ def show(prompt: str, pairs: list[Comparison], cfg: Steer) -> None:
     console.print(numbers)
 
 
-def show_sweep(found: DoseResponse, cfg: Steer) -> None:
+def show_sweep(response: DoseResponse, cfg: Steer) -> None:
     """Print mean ± spread of every measure: strengths below each other, kinds of direction side by side."""
-    curves = found.curves()
+    curves = response.curves()
     table = Table(
         title=Text(f"dose and response: {_summary(cfg)}"),
         caption=f"mean ± standard deviation over texts; {NOTE}",

@@ -61,7 +61,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def show(cfg: Synthetic, found: Recovery) -> None:
+def show(cfg: Synthetic, measured: Recovery) -> None:
     """Print the table of recovery."""
     world = cfg.world
     table = Table(
@@ -70,7 +70,7 @@ def show(cfg: Synthetic, found: Recovery) -> None:
     )
     table.add_column("")
     table.add_column("value", justify="right")
-    for name, value in found._asdict().items():
+    for name, value in measured._asdict().items():
         table.add_row(LABELS[name], "-" if math.isnan(value) else f"{value:.4g}")
     Console().print(table)
 

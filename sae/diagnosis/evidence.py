@@ -141,16 +141,16 @@ def pre_activations(
     best, missing = (torch.full((n,), torch.iinfo(torch.int64).max) for _ in range(2))
     positive = torch.zeros(n, dtype=torch.int64)
     total = torch.zeros(sae.d_sae, dtype=torch.float64)
-    typical, kept = math.nan, None
+    typical, k_per_row = math.nan, None
     floor = sae.thresholds()[latents.to(device)].cpu()
     for piece in rows.text():
         x = piece.x.to(device)
         pre = sae.dense_pre_activations(x)
-        kept = sae.kept_per_row(x, pre)
+        k_per_row = sae.kept_per_row(x, pre)
         if math.isnan(typical):
-            typical = _typical(sae, pre, kept)
+            typical = _typical(sae, pre, k_per_row)
         total += pre.double().sum(0).cpu()
-        own, bar, over = (tensor.cpu() for tensor in sae.firing_of(pre, kept, latents.to(device)))
+        own, bar, over = (tensor.cpu() for tensor in sae.firing_of(pre, k_per_row, latents.to(device)))
         level = own.abs() if sae.signed else own
         nearest_row = over.argmax(0, keepdim=True)
         better = over.gather(0, nearest_row)[0] > margin
@@ -158,10 +158,10 @@ def pre_activations(
         needed = torch.where(better, bar.gather(0, nearest_row)[0], needed)
         ratio = torch.maximum(ratio, torch.where(bar > 0, level / bar, -math.inf).amax(0))
         positive += (level > 0).sum(0)
-        if kept is not None:
+        if k_per_row is not None:
             rank = ranks(pre.abs() if sae.signed else pre, level)
             allowed = level > floor  # below its own threshold a latent would not fire at any rank
-            too_low = (rank - kept.cpu()[:, None]).clamp_min(0)
+            too_low = (rank - k_per_row.cpu()[:, None]).clamp_min(0)
             never = torch.iinfo(torch.int64).max
             best = torch.minimum(best, torch.where(allowed, rank, never).amin(0))
             missing = torch.minimum(missing, torch.where(allowed, too_low, never).amin(0))
@@ -177,14 +177,14 @@ def pre_activations(
         total[latents] / rows.n_text,
         total / rows.n_text,
         typical,
-        kept is not None,
+        k_per_row is not None,
         rows.n_text,
     )
 
 
-def _typical(sae: SAE, pre: Tensor, kept: Tensor | None) -> float:
+def _typical(sae: SAE, pre: Tensor, k_per_row: Tensor | None) -> float:
     """Return the median size of the pre-activations that fire, NaN when none does."""
-    firing = sae.firing_of(pre, kept, torch.arange(sae.d_sae, device=pre.device))
+    firing = sae.firing_of(pre, k_per_row, torch.arange(sae.d_sae, device=pre.device))
     fired = firing.pre_activation[firing.margin > 0]
     return float(fired.abs().median()) if len(fired) else math.nan
 

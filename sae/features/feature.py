@@ -114,7 +114,7 @@ def _examples(feature: Feature, around: int, most: int) -> str:
     groups = feature_report.groups(feature.strongest, feature.most_negative, feature.bands)
     scale = feature_report.scale(feature.row)
     return "".join(
-        render.section(group.title, group.about) + token_strips.examples(group.windows, scale, around, most)
+        render.section(group.title, group.remark) + token_strips.examples(group.windows, scale, around, most)
         for group in groups
     )
 
@@ -125,7 +125,7 @@ def _never(feature: Feature) -> str:
 
 
 def _beside(feature: Feature) -> list[str]:
-    row, about = (
+    row, describe = (
         feature.row,
         describer(feature.store, feature.store.labels.all()),
     )  # `about` gives other features' labels and peak tokens
@@ -148,16 +148,16 @@ def _beside(feature: Feature) -> list[str]:
     if row["neighbours"]:
         parts.append(
             render.section("Nearest features", "by decoder cosine")
-            + feature_report.neighbours(row, about, None)
+            + feature_report.neighbours(row, describe, None)
         )
     if partners := feature.partners:
         parts.append(
-            render.section("Fires together with", "") + feature_report.partners(partners, about, None)
+            render.section("Fires together with", "") + feature_report.partners(partners, describe, None)
         )
     return parts
 
 
-def describer(features: FeaturesFolder, labels: Mapping[int, Label]) -> feature_report.About:
+def describer(features: FeaturesFolder, labels: Mapping[int, Label]) -> feature_report.Describe:
     """Return a function from a feature to its label, empty if it has none, and the tokens it fires most on."""
     return lambda latent: (
         labels.get(latent, Label()).label,

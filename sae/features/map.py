@@ -187,7 +187,7 @@ def _optimize(places, heads, tails, every, epochs, seed):
     Stochastic gradient descent on UMAP's cross entropy with negative sampling (algorithm 5). Edges move their points one
     after the other, which is why it runs on one thread."""
     n, due, state = np.uint64(len(places)), every.copy(), seed
-    one, a, b, pull, push, least = _float32s
+    unit, a, b, attract, repel, least = _float32s
     for epoch in range(epochs):
         pace = np.float32(1 - epoch / epochs)
         for e in range(len(heads)):
@@ -200,7 +200,7 @@ def _optimize(places, heads, tails, every, epochs, seed):
             d = dx * dx + dy * dy
             if d > 0:
                 power = d**b
-                force = pull * power / (d * (one + a * power))
+                force = attract * power / (d * (unit + a * power))
                 mx, my = pace * _clip(force * dx), pace * _clip(force * dy)
                 x, y = x + mx, y + my
                 places[j, 0] -= mx
@@ -212,7 +212,7 @@ def _optimize(places, heads, tails, every, epochs, seed):
                 dx, dy = x - places[other, 0], y - places[other, 1]
                 d = dx * dx + dy * dy
                 if d > 0 and other != np.uint64(i):
-                    force = push / ((least + d) * (one + a * d**b))
+                    force = repel / ((least + d) * (unit + a * d**b))
                     x, y = x + pace * _clip(force * dx), y + pace * _clip(force * dy)
             places[i, 0], places[i, 1] = x, y
 

@@ -18,10 +18,10 @@ from sae.foreign.dictionaries import READERS, Content, number_of, to_theirs
 from sae.foreign.weights import Imported, Layout, Origin, finished, read_json, read_pt, state_dict
 
 TITLE = "dictionary_learning (ae.pt and config.json)"
-WEIGHTS, ABOUT = "ae.pt", "config.json"
+WEIGHTS, CONFIG = "ae.pt", "config.json"
 LAYOUTS = (
-    Layout(re.escape(WEIGHTS), (), (ABOUT, f"../{ABOUT}")),
-    Layout(r"ae_\w+\.pt", (), (ABOUT, f"../{ABOUT}"), names_file=True),
+    Layout(re.escape(WEIGHTS), (), (CONFIG, f"../{CONFIG}")),
+    Layout(r"ae_\w+\.pt", (), (CONFIG, f"../{CONFIG}"), names_file=True),
 )
 IN_ACTIVATION_UNITS = frozenset(
     "bias encoder.bias decoder.bias decoder_bias b_enc b_dec mag_bias gate_bias threshold".split()
@@ -48,14 +48,14 @@ def read(path: Path) -> Imported:
     Raises ForeignError when it cannot be read, lacks its config.json, or is of a class that has no exact form here."""
     file = path / WEIGHTS if path.is_dir() else path
     content = read_pt(file)
-    about, where = _config(file)
+    config, where = _config(file)
     notes = []
     if isinstance(content, dict) and "ae" in content:  # a backup, written under the same name while training
-        about = {**about, "trainer": {**_part(about, "trainer"), **_part(content, "config")}}
+        config = {**config, "trainer": {**_part(config, "trainer"), **_part(content, "config")}}
         notes.append(f"a backup from the middle of training{_at(content.get('step'))}, not its end")
         content = _in_raw_units(content["ae"], content.get("norm_factor"), file)
     content = state_dict(content, file)
-    trainer, buffer = _part(about, "trainer"), _part(about, "buffer")
+    trainer, buffer = _part(config, "trainer"), _part(config, "buffer")
     name = trainer.get("dict_class")
     if what := _other_dictionary(name, content, buffer):
         raise ForeignError(f"{file} is {what}: an SAE here reconstructs what it reads")
@@ -89,14 +89,14 @@ def _other_dictionary(name: Any, content: dict[str, Any], buffer: dict[str, Any]
 
 def _config(file: Path) -> tuple[dict[str, Any], Path | None]:
     """Read the config.json beside a weights file, or above its folder of checkpoints, and return it with its path."""
-    for path in (file.parent / ABOUT, file.parent.parent / ABOUT):
+    for path in (file.parent / CONFIG, file.parent.parent / CONFIG):
         if path.is_file():
             return read_json(path), path
     return {}, None
 
 
-def _part(about: dict[str, Any], name: str) -> dict[str, Any]:
-    part = about.get(name)
+def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
+    part = config.get(name)
     return part if isinstance(part, dict) else {}
 
 
@@ -167,5 +167,5 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     state = {key: value.contiguous().clone() for key, value in tensors.items()}
     with files.new_folder(path) as folder:
         files.write_atomically(folder / WEIGHTS, lambda part: torch.save(state, part))
-        files.write_json(folder / ABOUT, {"trainer": trainer, "buffer": buffer})
+        files.write_json(folder / CONFIG, {"trainer": trainer, "buffer": buffer})
     return exact_forms.notes_on(sae, n_latents)

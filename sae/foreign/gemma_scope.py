@@ -30,8 +30,8 @@ from sae.foreign.weights import (
 )
 
 TITLE = "Gemma Scope (params.npz; version 2: config.json and params.safetensors)"
-FIRST, SECOND, ABOUT = "params.npz", "params.safetensors", "config.json"
-LAYOUTS = (Layout(re.escape(FIRST)), Layout(re.escape(SECOND), (), (ABOUT,)))
+FIRST, SECOND, CONFIG = "params.npz", "params.safetensors", "config.json"
+LAYOUTS = (Layout(re.escape(FIRST)), Layout(re.escape(SECOND), (), (CONFIG,)))
 TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 """Last part of version 1's repositories -> hook within a block."""
@@ -120,28 +120,28 @@ def _npz(file: Path) -> dict[str, Tensor]:
 
 
 def _second_version(file: Path) -> tuple[dict[str, Tensor], Origin]:
-    about = read_json(file.parent / ABOUT) if (file.parent / ABOUT).exists() else _about_by_path(file)
-    if about.get("architecture") != "jump_relu":
+    settings = read_json(file.parent / CONFIG) if (file.parent / CONFIG).exists() else _settings_by_path(file)
+    if settings.get("architecture") != "jump_relu":
         raise ForeignError(
-            f"{file.parent / ABOUT}: architecture is {about.get('architecture')!r}, expected jump_relu"
+            f"{file.parent / CONFIG}: architecture is {settings.get('architecture')!r}, expected jump_relu"
         )
-    source, target = about.get("hf_hook_point_in"), about.get("hf_hook_point_out")
-    if about.get("affine_connection") or target not in (None, source):
+    source, target = settings.get("hf_hook_point_in"), settings.get("hf_hook_point_out")
+    if settings.get("affine_connection") or target not in (None, source):
         raise ForeignError(
             f"{file.parent} is a transcoder from {source!r} to {target!r}: an SAE here reconstructs what it reads"
         )
     module = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", str(source))
     hook = f"blocks.{module[1]}.{MODULES[module[2]]}" if module and module[2] in MODULES else None
-    return read_safetensors(file), Origin(_gemma_3(about), hook, about)
+    return read_safetensors(file), Origin(_gemma_3(settings), hook, settings)
 
 
-def _about_by_path(file: Path) -> dict[str, Any]:
+def _settings_by_path(file: Path) -> dict[str, Any]:
     """Return the settings of a version 2 file without a config.json, from its path within the hub's folders."""
     parts = "/".join(file.absolute().parts)
     match = re.search(r"gemma-scope-(2-\w+-(?:pt|it)).*/(\w+?)(?:_all)?/layer_(\d+)_", parts)
     if not match:
         raise ForeignError(
-            f"{ABOUT} is missing in {file.parent}, and the path does not give model, site and layer"
+            f"{CONFIG} is missing in {file.parent}, and the path does not give model, site and layer"
         )
     release, site, layer = match.groups()
     if site not in FOLDERS:
@@ -151,10 +151,10 @@ def _about_by_path(file: Path) -> dict[str, Any]:
     return {"architecture": "jump_relu", "hf_hook_point_in": module, "model_name": model}
 
 
-def _gemma_3(about: dict[str, Any]) -> str | None:
+def _gemma_3(settings: dict[str, Any]) -> str | None:
     """Return the hub's name of the model. Some files write gemma-v3, some omit the owner, and the smallest model's name has
     no -pt."""
-    name = about.get("model_name")
+    name = settings.get("model_name")
     if not isinstance(name, str):
         return None
     full_name = ("" if "/" in name else "google/") + name.replace("-v3", "-3")

@@ -35,7 +35,7 @@ FIRST, LATER = (
     ("hyperparams.json", "checkpoints/final.safetensors"),
     ("config.json", "sae_weights.safetensors"),
 )
-LAYOUTS = tuple(Layout(re.escape(weights), (about,)) for about, weights in (FIRST, LATER))
+LAYOUTS = tuple(Layout(re.escape(weights), (config,)) for config, weights in (FIRST, LATER))
 NORM = "dataset_average_activation_norm"
 NOT_SAES = {
     "crosscoder": "a crosscoder, which reads several hook points at once",
@@ -56,57 +56,57 @@ def recognises(path: Path) -> bool:
     """Return whether this is a folder in one of the two layouts.
 
     SAELens' weights have the same name as the later layout's, but lie beside a cfg.json."""
-    return any((path / about).is_file() and (path / weights).is_file() for about, weights in (FIRST, LATER))
+    return any((path / config).is_file() and (path / weights).is_file() for config, weights in (FIRST, LATER))
 
 
 def read(path: Path) -> Imported:
     """Read the SAE in a folder. Raises ForeignError when it is damaged or has no exact form here."""
     first = (path / FIRST[0]).is_file()
-    about_file, file = (path / name for name in (FIRST if first else LATER))
-    about = read_json(about_file)
-    hook = _hook(about, about_file)
+    settings_file, file = (path / name for name in (FIRST if first else LATER))
+    settings = read_json(settings_file)
+    hook = _hook(settings, settings_file)
     weights = Weights(file, read_safetensors(file))
-    width = setting(about, "d_model", int, about_file)
-    scale_in, scale_out = _scales(about, weights, hook, width, about_file)
+    width = setting(settings, "d_model", int, settings_file)
+    scale_in, scale_out = _scales(settings, weights, hook, width, settings_file)
     W_enc, b_enc, W_dec, b_dec = _linear(weights, width)
     n = len(b_enc)
-    arch = _arch(about, n, about_file)
+    arch = _arch(settings, n, settings_file)
     tensors = {
         "W_enc": W_enc,
         "b_enc": b_enc / scale_in,
         "W_dec": W_dec * (scale_in / scale_out),
         "b_dec": b_dec / scale_out,
     }
-    by_norm = about.get("sparsity_include_decoder_norm", True) is not False
+    by_norm = settings.get("sparsity_include_decoder_norm", True) is not False
     if isinstance(arch, JumpReLUConfig):
-        threshold = _threshold(about, weights, n, scale_in, about_file)
+        threshold = _threshold(settings, weights, n, scale_in, settings_file)
         # the threshold applies to a pre-activation times the norm of its decoder row, before the rows are scaled
         norms = W_dec.norm(dim=1).clamp_min(torch.finfo(W_dec.dtype).tiny)
         tensors["log_threshold"] = (threshold.clamp_min(0) / (norms if by_norm else 1)).log()
     weights.done()
     sae = assemble(arch, tensors)
-    subtracted = about.get("apply_decoder_bias_to_pre_encoder") is True
+    subtracted = settings.get("apply_decoder_bias_to_pre_encoder") is True
     notes = fold_pre_bias(sae, subtracted) + fold_norms(sae, ranked_by_norm=by_norm)
     if scale_in != 1:
         notes.append(f"the file's SAE multiplies inputs by {scale_in:.6g}: the factor is folded in")
-    return Imported(finished(sae), Origin(_model(about, path), hook, {"settings": about}), notes)
+    return Imported(finished(sae), Origin(_model(settings, path), hook, {"settings": settings}), notes)
 
 
-def _hook(about: dict[str, Any], path: Path) -> str:
+def _hook(settings: dict[str, Any], path: Path) -> str:
     """Return the hook point. Raises ForeignError when the file does not hold a plain SAE."""
-    kind = about.get("sae_type", "sae")
+    kind = settings.get("sae_type", "sae")
     if kind != "sae":
         what = NOT_SAES.get(str(kind), f"a {kind!r}, which is not known here")
         raise ForeignError(
             f"{path.parent} is {what} (sae_type in {path.name}): an SAE here reconstructs what it reads"
         )
-    source = setting(about, "hook_point_in", str, path)
-    target = about.get("hook_point_out", source)
+    source = setting(settings, "hook_point_in", str, path)
+    target = settings.get("hook_point_out", source)
     if target != source:
         raise ForeignError(
             f"{path.parent} is a transcoder from {source} to {target!r}: an SAE here reconstructs what it reads"
         )
-    if about.get("use_glu_encoder"):
+    if settings.get("use_glu_encoder"):
         raise ForeignError(
             f"{path.parent} has a gated linear encoder (use_glu_encoder), which no architecture here has"
         )
@@ -114,19 +114,21 @@ def _hook(about: dict[str, Any], path: Path) -> str:
 
 
 def _scales(
-    about: dict[str, Any], weights: Weights, hook: str, width: int, path: Path
+    settings: dict[str, Any], weights: Weights, hook: str, width: int, path: Path
 ) -> tuple[float, float]:
     """Return the factors by which inputs are multiplied before encoding and targets before they are compared."""
     tensor = float(weights.take(f"{NORM}.{hook}")) if f"{NORM}.{hook}" in weights else None
-    how = about.get("norm_activation", "dataset-wise")
+    how = settings.get("norm_activation", "dataset-wise")
     if how == "inference":
         return 1.0, 1.0
     if how != "dataset-wise":
         raise ForeignError(f"{path}: norm_activation is {how!r}: rows are scaled by their own norms, which fixed weights "
                            f"cannot do; expected dataset-wise or inference")  # fmt: skip
-    given = about.get(NORM)
+    recorded = settings.get(NORM)
     norms = (
-        [given.get("in"), given.get("out", given.get("in"))] if isinstance(given, dict) else [tensor, tensor]
+        [recorded.get("in"), recorded.get("out", recorded.get("in"))]
+        if isinstance(recorded, dict)
+        else [tensor, tensor]
     )
     for norm in norms:
         if not isinstance(norm, int | float) or not 0 < norm < math.inf:
@@ -153,9 +155,9 @@ def _linear(weights: Weights, width: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     return W_enc, b_enc, W_dec, b_dec
 
 
-def _arch(about: dict[str, Any], n: int, path: Path) -> ArchConfig:
+def _arch(settings: dict[str, Any], n: int, path: Path) -> ArchConfig:
     """Return the config of our architecture for the file's activation function."""
-    name = setting(about, "act_fn", str, path).lower()
+    name = setting(settings, "act_fn", str, path).lower()
     try:
         match name:
             case "jumprelu":
@@ -163,7 +165,7 @@ def _arch(about: dict[str, Any], n: int, path: Path) -> ArchConfig:
             case "relu":
                 return ReLUConfig(d_sae=n)
             case "topk":
-                return TopKConfig(d_sae=n, k=setting(about, "top_k", int, path))
+                return TopKConfig(d_sae=n, k=setting(settings, "top_k", int, path))
     except ConfigError as error:
         raise ForeignError(f"{path}: {error}") from error
     raise ForeignError(
@@ -172,16 +174,16 @@ def _arch(about: dict[str, Any], n: int, path: Path) -> ArchConfig:
     )
 
 
-def _threshold(about: dict[str, Any], weights: Weights, n: int, scale: float, path: Path) -> Tensor:
+def _threshold(settings: dict[str, Any], weights: Weights, n: int, scale: float, path: Path) -> Tensor:
     """Return each latent's threshold, in units of raw pre-activations."""
     for name in ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold"):
         if name in weights:
             return weights.take(name, n).exp() / scale
-    return torch.full((n,), setting(about, "jump_relu_threshold", float, path), dtype=torch.float64)
+    return torch.full((n,), setting(settings, "jump_relu_threshold", float, path), dtype=torch.float64)
 
 
-def _model(about: dict[str, Any], path: Path) -> str | None:
-    name, full_path = about.get("model_name"), "/".join(path.absolute().parts)
+def _model(settings: dict[str, Any], path: Path) -> str | None:
+    name, full_path = settings.get("model_name"), "/".join(path.absolute().parts)
     if isinstance(name, str):
         return name
     return next((model for part, model in MODELS.items() if re.search(part, full_path)), None)

@@ -72,7 +72,7 @@ def write_listing(features: FeatureStore, hook: str, model: str, listing: Listin
         listing = replace(listing, layer=_layer(hook))
     target, now = out / listing.model_id / listing.source, datetime.now(UTC).isoformat()
     with files.new_folder(target) as folder:
-        for name, row in _about(features, hook, model, listing, now).items():
+        for name, row in _header_rows(features, hook, model, listing, now).items():
             files.write_atomically(
                 folder / f"{name}.jsonl", lambda part, row=row: part.write_bytes(_line(row))
             )
@@ -98,7 +98,7 @@ def _layer(hook: str) -> int:
     return int(match[1])
 
 
-def _about(
+def _header_rows(
     features: FeatureStore, hook: str, model: str, listing: Listing, now: str
 ) -> dict[str, dict[str, Any]]:
     """Return the rows of release, model, source set and source, by the name of their file."""

@@ -93,25 +93,25 @@ def norm_of(model: str) -> str | None:
     return next((norm for norm, pattern in FAMILIES.items() if re.search(pattern, name)), None)
 
 
-def plain_activations(sae: SAE, about: Mapping[str, Any], path: Path) -> list[str]:
+def plain_activations(sae: SAE, metadata: Mapping[str, Any], path: Path) -> list[str]:
     """Change an SAE of SAELens in place so that it reads the activations of the unprocessed model.
 
-    `about` is the metadata of its file. Returns notes for the user. Raises ForeignError where the rewritings leave no exact
+    `metadata` is that of its file. Returns notes for the user. Raises ForeignError where the rewritings leave no exact
     form."""
-    asked = about.get("model_from_pretrained_kwargs")
+    asked = metadata.get("model_from_pretrained_kwargs")
     if asked is not None and not isinstance(asked, dict):
         raise ForeignError(
             f"{path}: model_from_pretrained_kwargs is {asked!r}, expected an object of settings"
         )
-    name = about.get("model_class_name") or "HookedTransformer"
+    name = metadata.get("model_class_name") or "HookedTransformer"
     if name not in ("HookedTransformer", "HookedSAETransformer", "AutoModelForCausalLM"):
         raise ForeignError(
             f"{path}: the SAE was trained on a model loaded as {name}, whose activations may differ from those that sae "
             f"harvest stores; if they do not, delete model_class_name from {path.name}"
         )
-    hook, model = str(about.get("hook_name")), about.get("model_name")
+    hook, model = str(metadata.get("hook_name")), metadata.get("model_name")
     if asked is None:
-        return _not_recorded(hook, model, about, path) if name != "AutoModelForCausalLM" else []
+        return _not_recorded(hook, model, metadata, path) if name != "AutoModelForCausalLM" else []
     done = {key for key in PLAIN if _switch(asked, key, path)}
     notes = [] if not done or name == "AutoModelForCausalLM" else _undo(sae, done, hook, model, path)
     return notes + _loaded(asked)
@@ -206,9 +206,9 @@ def _loaded(asked: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _not_recorded(hook: str, model: Any, about: Mapping[str, Any], path: Path) -> list[str]:
+def _not_recorded(hook: str, model: Any, metadata: Mapping[str, Any], path: Path) -> list[str]:
     """Return a warning for a file that does not record how its model was loaded, if that may have changed activations."""
-    version = str(about.get("sae_lens_training_version") or about.get("sae_lens_version") or "")
+    version = str(metadata.get("sae_lens_training_version") or metadata.get("sae_lens_version") or "")
     number = re.match(r"(\d+)\.(\d+)", version)
     if number and (int(number[1]), int(number[2])) >= (3, 20):
         return []

@@ -96,28 +96,28 @@ def read(path: Path) -> Imported:
     weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
     sae = assemble(arch, _tensors(cfg, name, weights, arch.d_sae, path / CFG))
     notes = fold_pre_bias(sae, subtracted) + fold_norms(sae, ranked)
-    about = cfg["metadata"]
-    notes += processing.plain_activations(sae, about, path / CFG) + _rows(about)
-    trained = about.get("training_architecture")
+    meta = cfg["metadata"]
+    notes += processing.plain_activations(sae, meta, path / CFG) + _rows(meta)
+    trained = meta.get("training_architecture")
     if name == "jumprelu" and trained not in (None, name):
         notes.append(f"trained as {trained!r}, saved by SAELens as the {name} that it is in use")
     if cfg.get("dtype", "float32") != "float32":
         notes.append(f"SAELens computes this SAE in {cfg['dtype']!r}, here it is float32")
-    facts = {key: value for key, value in about.items() if key not in PLACE}
-    return Imported(finished(sae), Origin(about.get("model_name"), _hook(about), facts), notes)
+    facts = {key: value for key, value in meta.items() if key not in PLACE}
+    return Imported(finished(sae), Origin(meta.get("model_name"), _hook(meta), facts), notes)
 
 
-def _hook(about: dict[str, Any]) -> Any:
+def _hook(meta: dict[str, Any]) -> Any:
     """Return TransformerLens' name of the hook point, or the file's own where it has none."""
-    hook = about.get("hook_name")
-    if about.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
+    hook = meta.get("hook_name")
+    if meta.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
         return hook_names.hook_of_module(hook) or hook
     return hook
 
 
-def _rows(about: dict[str, Any]) -> list[str]:
+def _rows(meta: dict[str, Any]) -> list[str]:
     """Return notes on tokens that training left out and a store holds."""
-    notes, part, special = [], about.get("seqpos_slice"), about.get("exclude_special_tokens")
+    notes, part, special = [], meta.get("seqpos_slice"), meta.get("exclude_special_tokens")
     if isinstance(part, list) and any(bound is not None for bound in part):
         notes.append(
             f"trained only on positions [{':'.join('' if b is None else str(b) for b in part)}] of each window"
@@ -130,8 +130,8 @@ def _rows(about: dict[str, Any]) -> list[str]:
 
 def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
     """Return settings in the layout of version 6, which keeps `metadata` apart; older files are flat."""
-    about = cfg.get("metadata")
-    if isinstance(about, dict) and about.get("sae_lens_version"):
+    meta = cfg.get("metadata")
+    if isinstance(meta, dict) and meta.get("sae_lens_version"):
         return cfg
     flat = {OLD_NAMES.get(key, key): value for key, value in cfg.items()}
     if flat.get("activation_fn", "relu") == "topk":
@@ -139,8 +139,8 @@ def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
         flat |= {"architecture": "topk", "k": arguments.get("k") if isinstance(arguments, dict) else None}
     if isinstance(scaled := flat.get("normalize_activations"), bool):
         flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
-    about = {key: value for key, value in flat.items() if key not in OF_THE_SAE}
-    return {"architecture": "standard", **flat, "metadata": about}
+    meta = {key: value for key, value in flat.items() if key not in OF_THE_SAE}
+    return {"architecture": "standard", **flat, "metadata": meta}
 
 
 def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
@@ -156,10 +156,10 @@ def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
         raise ForeignError(f"{path} scales activations when it is used ({scaled!r}): {how}")
     if cfg.get("activation_fn", "relu") not in ("relu", "topk"):
         raise ForeignError(f"{path} has the activation function {cfg['activation_fn']!r}, expected relu")
-    about = cfg["metadata"]
-    if about.get("hook_name_out") not in (None, about.get("hook_name")):
-        raise ForeignError(f"{path} writes {about['hook_name_out']!r}: {NOT_READ['transcoder']}")
-    if (head := about.get("hook_head_index")) is not None:
+    meta = cfg["metadata"]
+    if meta.get("hook_name_out") not in (None, meta.get("hook_name")):
+        raise ForeignError(f"{path} writes {meta['hook_name_out']!r}: {NOT_READ['transcoder']}")
+    if (head := meta.get("hook_head_index")) is not None:
         raise ForeignError(f"{path} reads only attention head {head}: an SAE here reads all of a hook point")
 
 
@@ -212,7 +212,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     Raises ForeignError when SAELens cannot compute this SAE, FileExistsError when the folder exists."""
     architecture, form, tensors, settings = _theirs(sae)
-    about = {
+    meta = {
         "training_architecture": name_of(sae.cfg),
         "training_architecture_details": dict(vars(sae.cfg)),
         **origin.facts,  # for an SAE trained elsewhere, its own facts replace the two above
@@ -234,7 +234,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
         "normalize_activations": "none",
         "reshape_activations": "hook_z" if (origin.hook or "").endswith("hook_z") else "none",
         **settings,
-        "metadata": about,
+        "metadata": meta,
     }
     with files.new_folder(path) as folder:
         files.write_tensors(

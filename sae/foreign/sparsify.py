@@ -25,8 +25,8 @@ from sae.foreign.weights import (
 )
 
 TITLE = "sparsify (cfg.json and sae.safetensors)"
-WEIGHTS, ABOUT, RUN = "sae.safetensors", "cfg.json", "config.json"
-LAYOUTS = (Layout(re.escape(WEIGHTS), (ABOUT,), (f"../{RUN}", f"../../{RUN}")),)
+WEIGHTS, CFG, RUN = "sae.safetensors", "cfg.json", "config.json"
+LAYOUTS = (Layout(re.escape(WEIGHTS), (CFG,), (f"../{RUN}", f"../../{RUN}")),)
 REFUSED = {
     "transcode": "a transcoder, which reconstructs a module's output from its input",
     "skip_connection": "with a linear skip connection, which adds x W_skip",
@@ -37,32 +37,32 @@ MULTI_WEIGHT = 1 / 8  # weight of the error with 4 k latents, fixed in sparsify'
 
 def recognises(path: Path) -> bool:
     """Return whether this is a folder whose cfg.json gives an expansion factor or a number of latents."""
-    if not ((path / ABOUT).is_file() and (path / WEIGHTS).is_file()):
+    if not ((path / CFG).is_file() and (path / WEIGHTS).is_file()):
         return False
     try:
-        about = read_json(path / ABOUT)
+        settings = read_json(path / CFG)
     except ForeignError:
         return False
-    return "expansion_factor" in about or "num_latents" in about
+    return "expansion_factor" in settings or "num_latents" in settings
 
 
 def read(path: Path) -> Imported:
     """Read the SAE of one hook point. Raises ForeignError when it is damaged or has no exact form here."""
-    about_file = path / ABOUT
-    about = read_json(about_file)
+    settings_file = path / CFG
+    settings = read_json(settings_file)
     for name, what in REFUSED.items():
-        if about.get(name):
+        if settings.get(name):
             raise ForeignError(
-                f"{path} is {what} ({name} in {ABOUT}): an SAE here reconstructs what it reads, from features alone"
+                f"{path} is {what} ({name} in {CFG}): an SAE here reconstructs what it reads, from features alone"
             )
-    activation = about.get("activation", "topk")  # older files do not name it
+    activation = settings.get("activation", "topk")  # older files do not name it
     if activation != "topk":
         raise ForeignError(
             f"{path} has activation {activation!r}: one latent of each of k groups fires, a rule that no architecture here "
             f"has; expected topk"
         )
     weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
-    encoder = weights.take("encoder.weight", None, setting(about, "d_in", int, about_file))
+    encoder = weights.take("encoder.weight", None, setting(settings, "d_in", int, settings_file))
     n, d = encoder.shape
     tensors = {
         "W_enc": encoder.T,
@@ -71,20 +71,20 @@ def read(path: Path) -> Imported:
         "b_dec": weights.take("b_dec", d),
     }
     weights.done()
-    k = setting(about, "k", int, about_file)
+    k = setting(settings, "k", int, settings_file)
     if not 0 < k <= n:
-        raise ForeignError(f"{about_file}: k = {k} must lie between 1 and the {n} latents of {WEIGHTS}")
+        raise ForeignError(f"{settings_file}: k = {k} must lie between 1 and the {n} latents of {WEIGHTS}")
     signed = bool(
-        about.get("signed")
+        settings.get("signed")
     )  # an option of old releases: latents are ranked by size and keep their sign
-    multi = MULTI_WEIGHT if about.get("multi_topk") else 0.0  # matters in training only
+    multi = MULTI_WEIGHT if settings.get("multi_topk") else 0.0  # matters in training only
     cfg = AbsTopKConfig(d_sae=n, k=k) if signed else TopKConfig(d_sae=n, k=k, multi_weight=multi)
     sae = assemble(cfg, tensors)
     notes = ["its latents are signed: read as AbsTopK"] if signed else []
-    return Imported(finished(sae), _origin(path, about), notes + fold_norms(sae))
+    return Imported(finished(sae), _origin(path, settings), notes + fold_norms(sae))
 
 
-def _origin(path: Path, about: dict[str, Any]) -> Origin:
+def _origin(path: Path, settings: dict[str, Any]) -> Origin:
     """Return the origin, from the folder's name and the run's config.json above it.
 
     The folder is named after the module that the SAE reads, or is one seed's folder within such a folder."""
@@ -94,7 +94,7 @@ def _origin(path: Path, about: dict[str, Any]) -> Origin:
     model = run.get("model")
     facts = {
         "hookpoint": module.name,
-        "cfg": about,
+        "cfg": settings,
         "context_size": run.get("ctx_len"),
         "dataset_path": run.get("dataset"),
     }
@@ -109,7 +109,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     if form is None:
         raise exact_forms.refusal(sae, "sparsify", "TopK SAEs")
     n, d = form.W_dec.shape
-    about = {
+    settings = {
         "activation": "topk",
         "expansion_factor": max(1, n // d),
         "normalize_decoder": True,
@@ -130,5 +130,5 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
         files.write_tensors(
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
-        files.write_json(folder / ABOUT, about)
+        files.write_json(folder / CFG, settings)
     return exact_forms.notes_on(sae, n)

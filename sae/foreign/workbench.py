@@ -6,15 +6,15 @@ from pathlib import Path
 from activations.errors import ForeignError, RunError
 from sae.foreign.weights import Imported, Layout, Origin
 from sae.runs.run import Run
-from sae.runs.saved_sae import ABOUT, WEIGHTS, load_sae
+from sae.runs.saved_sae import INDEX, WEIGHTS, load_sae
 
 TITLE = "SAE workbench (a finished run: run.json, sae.json and sae.safetensors)"
-LAYOUTS = (Layout(re.escape(ABOUT), ("run.json", WEIGHTS), ("eval.json", "labels.json", "features/*")),)
+LAYOUTS = (Layout(re.escape(INDEX), ("run.json", WEIGHTS), ("eval.json", "labels.json", "features/*")),)
 
 
 def recognises(path: Path) -> bool:
     """Return whether this is a folder with a finished run."""
-    return all((path / name).is_file() for name in ("run.json", ABOUT, WEIGHTS))
+    return all((path / name).is_file() for name in ("run.json", INDEX, WEIGHTS))
 
 
 def read(path: Path) -> Imported:

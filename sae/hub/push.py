@@ -16,7 +16,7 @@ from sae.hub.names import HubName
 from sae.report import model_card
 from sae.report.model_card import Card
 from sae.runs.run import Run
-from sae.runs.saved_sae import ABOUT, WEIGHTS
+from sae.runs.saved_sae import INDEX, WEIGHTS
 
 README, PICTURE = "README.md", "densities.svg"
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the embedded model
@@ -32,10 +32,10 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     is unfinished or damaged, HubError when features are asked for and the run has none."""
     _ = run.digest  # raises for an unfinished run
     _ = run.sae()  # raises for a damaged one
-    about = without_paths(_object(run.path / "run.json"))
-    about["config"]["store"] = ""
-    files.write_sealed(folder / "run.json", about)
-    files.write_sealed(folder / ABOUT, without_paths(_object(run.path / ABOUT)))
+    run_json = without_paths(_object(run.path / "run.json"))
+    run_json["config"]["store"] = ""
+    files.write_sealed(folder / "run.json", run_json)
+    files.write_sealed(folder / INDEX, without_paths(_object(run.path / INDEX)))
     shutil.copyfile(run.path / WEIGHTS, folder / WEIGHTS)
     if run.evaluation is not None:
         shutil.copyfile(run.path / "eval.json", folder / "eval.json")
@@ -58,7 +58,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
         density = store.table["density"].to_pylist()
         (folder / PICTURE).write_text(model_card.densities(density, store.record.tokens), encoding="utf-8")
     (folder / README).write_text(
-        model_card.markdown(_card(run, name, about, store is not None, features)), encoding="utf-8"
+        model_card.markdown(_card(run, name, run_json, store is not None, features)), encoding="utf-8"
     )
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -81,8 +81,8 @@ def without_paths(content: Any) -> Any:
     return content
 
 
-def _card(run: Run, name: HubName, about: dict[str, Any], picture: bool, features: bool) -> Card:
-    model = about["model"]
+def _card(run: Run, name: HubName, run_json: dict[str, Any], picture: bool, features: bool) -> Card:
+    model = run_json["model"]
     base = (
         EMBEDDED
         if model == "embedded"

@@ -72,10 +72,10 @@ class Projection:
         picked = _joined(list(self._blocks(choose)))
         if isinstance(k, int):
             # Where ranks share the latents, each has selected its own k largest; together they keep the row's.
-            kept = collective().largest_of_row(
+            is_kept = collective().largest_of_row(
                 _keys(picked, by_size).view(len(self.x), min(k, self.W.shape[1])), k
             )
-            picked = picked if kept is None else _kept(picked, kept.flatten())
+            picked = picked if is_kept is None else _keep(picked, is_kept.flatten())
         return self._code(picked)
 
     def largest_of_batch(self, k: float, by_size: bool = False) -> SparseCode:
@@ -205,8 +205,8 @@ def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
         values = u.gather(1, best)
     else:
         best, values = None, u
-    kept = collective().largest_of_row(values.detach().abs(), k)
-    values = values if kept is None else torch.where(kept, values, 0.0)
+    is_kept = collective().largest_of_row(values.detach().abs(), k)
+    values = values if is_kept is None else torch.where(is_kept, values, 0.0)
     return values if best is None else torch.zeros_like(u).scatter(1, best, values)
 
 
@@ -224,21 +224,21 @@ def _largest(picked: Picked, total: int, by_size: bool) -> Picked:
     """Return the `total` largest of what was picked, from several blocks of rows or by several ranks."""
     keys = _keys(picked, by_size)
     if len(keys) > total:
-        kept = torch.zeros_like(keys, dtype=torch.bool)
-        kept[keys.topk(total, sorted=False).indices] = True
-        picked = _kept(picked, kept)
-    kept = collective().largest_of_all(_keys(picked, by_size), total)
-    return picked if kept is None else _kept(picked, kept)
+        is_kept = torch.zeros_like(keys, dtype=torch.bool)
+        is_kept[keys.topk(total, sorted=False).indices] = True
+        picked = _keep(picked, is_kept)
+    is_kept = collective().largest_of_all(_keys(picked, by_size), total)
+    return picked if is_kept is None else _keep(picked, is_kept)
 
 
 def _keys(picked: Picked, by_size: bool) -> Float[Tensor, "nnz"]:
     return picked.values.abs() if by_size else picked.values
 
 
-def _kept(picked: Picked, kept: Bool[Tensor, "nnz"]) -> Picked:
-    rows = entry_rows(offsets_of(picked.counts))[kept]
+def _keep(picked: Picked, is_kept: Bool[Tensor, "nnz"]) -> Picked:
+    rows = entry_rows(offsets_of(picked.counts))[is_kept]
     counts = torch.bincount(rows, minlength=len(picked.counts))
-    return Picked(picked.values[kept], picked.indices[kept], counts)
+    return Picked(picked.values[is_kept], picked.indices[is_kept], counts)
 
 
 def _buffer(size: int, like: Tensor) -> Tensor:

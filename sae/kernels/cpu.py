@@ -55,9 +55,11 @@ def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: i
     if not parts:
         return Picked(torch.empty(0), torch.empty(0, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
     keys, latents, values, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
-    kept, starts = torch.from_numpy(_best(keys, total)), offsets_of(torch.from_numpy(counts))
-    running = torch.cat([starts.new_zeros(1), kept.cumsum(0)])
-    return Picked(torch.from_numpy(values)[kept], torch.from_numpy(latents)[kept], running[starts].diff())
+    is_kept, starts = torch.from_numpy(_best(keys, total)), offsets_of(torch.from_numpy(counts))
+    running = torch.cat([starts.new_zeros(1), is_kept.cumsum(0)])
+    return Picked(
+        torch.from_numpy(values)[is_kept], torch.from_numpy(latents)[is_kept], running[starts].diff()
+    )
 
 
 def above(
@@ -65,11 +67,11 @@ def above(
 ) -> Picked:
     """See `reference.above`."""
     counts = torch.empty(len(z), dtype=torch.int64)
-    given = (*_arrays(z, bias), _sign(by_size), *_arrays(threshold))
-    share(cpu_select.count_above, evenly(len(z)), *given, counts.numpy())
+    inputs = (*_arrays(z, bias), _sign(by_size), *_arrays(threshold))
+    share(cpu_select.count_above, evenly(len(z)), *inputs, counts.numpy())
     starts = offsets_of(counts)
     values, indices = torch.empty(int(starts[-1])), torch.empty(int(starts[-1]), dtype=torch.int64)
-    share(cpu_select.take_above, evenly(len(z)), *given, *_arrays(starts, values, indices))
+    share(cpu_select.take_above, evenly(len(z)), *inputs, *_arrays(starts, values, indices))
     return Picked(values, indices, counts)
 
 
@@ -179,10 +181,10 @@ def _best(keys: NDArray[np.float32], total: int) -> NDArray[np.bool_]:
     if len(keys) <= total or not total:
         return np.full(len(keys), total > 0)
     cut = np.partition(keys, len(keys) - total)[len(keys) - total]
-    kept = keys > cut
+    is_best = keys > cut
     equal = np.flatnonzero(keys == cut)
-    kept[equal[: total - int(kept.sum())]] = True
-    return kept
+    is_best[equal[: total - int(is_best.sum())]] = True
+    return is_best
 
 
 def _sign(by_size: bool) -> np.float32:

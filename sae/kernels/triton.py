@@ -62,15 +62,15 @@ def above(
     """See `reference.above`. One pass counts by blocks, which gives each block its place; a second one writes."""
     n, width = z.shape
     blocks = triton.cdiv(width, FEWER)
-    given = (z.contiguous(), bias.contiguous(), threshold.contiguous())
+    inputs = (z.contiguous(), bias.contiguous(), threshold.contiguous())
     dtype = torch.result_type(z, bias)
     how = {"BY_SIZE": by_size, "ROUND": ROUNDING[dtype], "BLOCK": FEWER, "ROWS": ROWS}
     grid = (triton.cdiv(n, ROWS), blocks)
     counts = torch.empty(n, blocks, dtype=torch.int32, device=z.device)
-    _launch(triton_select.count_above, grid, *given, counts, n, width, **how)
+    _launch(triton_select.count_above, grid, *inputs, counts, n, width, **how)
     starts = offsets_of(counts.flatten())
     values, indices = _entries(int(starts[-1]), dtype, z.device)
-    _launch(triton_select.take_above, grid, *given, starts, values, indices, n, width, **how)
+    _launch(triton_select.take_above, grid, *inputs, starts, values, indices, n, width, **how)
     return Picked(values, indices, counts.sum(1))
 
 
@@ -106,9 +106,9 @@ def dots(
 ) -> Float[Tensor, "nnz"]:
     """See `reference.dots`."""
     out = g.new_empty(len(indices))
-    given = (g.contiguous(), indices.contiguous(), offsets.contiguous(), W.contiguous())
+    inputs = (g.contiguous(), indices.contiguous(), offsets.contiguous(), W.contiguous())
     block = min(COLUMNS, triton.next_power_of_2(W.shape[1]))
-    _launch(triton_rows.dots, (len(g),), *given, out, W.shape[1], BLOCK=block, ENTRIES=32)
+    _launch(triton_rows.dots, (len(g),), *inputs, out, W.shape[1], BLOCK=block, ENTRIES=32)
     return out
 
 
@@ -140,13 +140,13 @@ def squares(
     blocks = triton.cdiv(width, how["BLOCK"])
     by_block, along = (gradient.new_empty(n, m, dtype=torch.float32) for m in (blocks, 1))
     # An argument that the kernel does not read still has to be a tensor.
-    given = (
+    inputs = (
         gradient,
         gradient if toward is None else toward.contiguous(),
         by_block if which is None else which,
     )
     how |= {"TOWARD": toward is not None, "WHICH": which is not None}
-    _launch(triton_rows.squares, (n, blocks), *given, by_block, along, width, **how)
+    _launch(triton_rows.squares, (n, blocks), *inputs, by_block, along, width, **how)
     return by_block.sum(dtype=torch.float64), None if toward is None else along[:, 0]
 
 
@@ -162,7 +162,7 @@ def adam(
     """See `reference.adam`."""
     assert all(tensor.is_contiguous() for tensor in (W, *moments)), "changed in place"
     gradient = gradient.contiguous()
-    given = (gradient, gradient if slots is None else slots, gradient if along is None else along)
+    inputs = (gradient, gradient if slots is None else slots, gradient if along is None else along)
     size = pace.lr / (1 - pace.beta1**pace.step)
     inverse = (1 - pace.beta2**pace.step) ** -0.5
     numbers = (pace.shrink, pace.beta2, 1 - pace.beta1, 1 - pace.beta2, size, inverse, pace.eps)
@@ -170,7 +170,7 @@ def adam(
     how = _columns(width, whole=unit_norm)
     grid = (n, triton.cdiv(width, how["BLOCK"]))
     how |= {"SLOTS": slots is not None, "ALONG": along is not None, "UNIT_NORM": unit_norm}
-    _launch(triton_rows.adam, grid, W, *moments, *given, width, *numbers, **how)
+    _launch(triton_rows.adam, grid, W, *moments, *inputs, width, *numbers, **how)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,8 +202,8 @@ class _Grouped:
         m, block = len(groups), max(1, TILE // self.size)
         keys = torch.empty(m, self.size, dtype=torch.int32, device=self.z.device)
         how = {"BY_SIZE": self.by_size, "SIZE": self.size, "GROUPS": block}
-        given = (self.z, self.bias, groups, keys, m, self.z.shape[1], self.n_groups)
-        _launch(triton_select.members, (triton.cdiv(m, block),), *given, **how)
+        inputs = (self.z, self.bias, groups, keys, m, self.z.shape[1], self.n_groups)
+        _launch(triton_select.members, (triton.cdiv(m, block),), *inputs, **how)
         return keys
 
     def entries(
@@ -212,7 +212,7 @@ class _Grouped:
         """Return values and columns of the entries at these places of `members(groups)`; of all, where groups have size 1."""
         places = torch.arange(len(groups), device=groups.device) if places is None else places
         values, columns = _entries(len(places), torch.result_type(self.z, self.bias), self.z.device)
-        given = (
+        inputs = (
             self.z,
             self.bias,
             groups,
@@ -223,7 +223,7 @@ class _Grouped:
             self.z.shape[1],
             self.n_groups,
         )
-        _launch(triton_select.take, (triton.cdiv(len(places), FEWER),), *given, SIZE=self.size, BLOCK=FEWER)
+        _launch(triton_select.take, (triton.cdiv(len(places), FEWER),), *inputs, SIZE=self.size, BLOCK=FEWER)
         return values, columns
 
 
@@ -260,9 +260,9 @@ def _add_rows(weights: Tensor, names: Tensor, offsets: Tensor, rows: Tensor, out
     assert out.is_contiguous(), "changed in place"
     n, width = out.shape
     block = min(COLUMNS, triton.next_power_of_2(width))
-    given = (weights.contiguous(), names.contiguous(), offsets.contiguous(), rows.contiguous())
+    inputs = (weights.contiguous(), names.contiguous(), offsets.contiguous(), rows.contiguous())
     grid = (n, triton.cdiv(width, block))
-    _launch(triton_rows.weighted_rows, grid, *given, out, width, BLOCK=block, MANY=32, FEW=4)
+    _launch(triton_rows.weighted_rows, grid, *inputs, out, width, BLOCK=block, MANY=32, FEW=4)
 
 
 def _columns(width: int, whole: bool) -> dict[str, int]:

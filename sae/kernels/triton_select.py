@@ -77,12 +77,12 @@ def _extremes(keys, width, BLOCK: tl.constexpr):
 def _count_from(keys, width, threshold, BLOCK: tl.constexpr):
     """Return how many keys are at least the threshold."""
     lane = tl.arange(0, BLOCK)
-    found = tl.zeros([BLOCK], tl.int32)
+    counts = tl.zeros([BLOCK], tl.int32)
     for start in range(0, width, BLOCK):
         inside = start + lane < width
         key = tl.load(keys + start + lane, mask=inside, other=0)
-        found += (inside & (key >= threshold)).to(tl.int32)
-    return tl.sum(found, 0)
+        counts += (inside & (key >= threshold)).to(tl.int32)
+    return tl.sum(counts, 0)
 
 
 @triton.jit
@@ -100,10 +100,10 @@ def choose(keys, ks, starts, out, width, BLOCK: tl.constexpr):
     above = 0
     while low < high:
         middle = low + ((high - low + 1) >> 1)
-        found = _count_from(keys, width, middle.to(tl.int32), BLOCK)
-        above = tl.where(found < k, found, tl.where(found == k, 0, above))
-        high = tl.where(found < k, middle - 1, tl.where(found == k, middle, high))
-        low = tl.where(found < k, low, middle)
+        reaching = _count_from(keys, width, middle.to(tl.int32), BLOCK)
+        above = tl.where(reaching < k, reaching, tl.where(reaching == k, 0, above))
+        high = tl.where(reaching < k, middle - 1, tl.where(reaching == k, middle, high))
+        low = tl.where(reaching < k, low, middle)
     threshold = low.to(tl.int32)
     lane = tl.arange(0, BLOCK)
     seen, done = 0, 0

@@ -108,8 +108,8 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
     }
     resources = {name: RESOURCES[name] for name in seconds}
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} latents per token"
-    made = Forecast(what, disk, memory, seconds, resources, facts)
-    return dataclasses.replace(made, refusals=_refusals(made, run))
+    cost = Forecast(what, disk, memory, seconds, resources, facts)
+    return dataclasses.replace(cost, refusals=_refusals(cost, run))
 
 
 def _firing(run: Run) -> float:
@@ -118,14 +118,14 @@ def _firing(run: Run) -> float:
     return float(log[-1]["l0"]) if log else active(run.config.arch).value
 
 
-def _refusals(made: Forecast, run: Run) -> tuple[str, ...]:
+def _refusals(cost: Forecast, run: Run) -> tuple[str, ...]:
     refusals = []
-    if total(made.memory) > rates.memory():
+    if total(cost.memory) > rates.memory():
         refusals.append(
-            f"too little memory: it takes {size(total(made.memory))} and the machine has {size(rates.memory())}; fewer "
+            f"too little memory: it takes {size(total(cost.memory))} and the machine has {size(rates.memory())}; fewer "
             f"--strongest and --sampled would take less"
         )
-    need, free = total(made.disk), files.free_bytes(run.path)
+    need, free = total(cost.disk), files.free_bytes(run.path)
     if need > free:
         refusals.append(
             f"too little disk: it takes {size(need)} and {run.path.absolute()} has {size(free)} free; fewer --tokens "

@@ -173,7 +173,7 @@ def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
     resolved = resolve(job, machine)
     seconds = seconds_of(resolved, job.data, machine.rates)
     what = f"{job.arch.d_sae:,} latents on width {job.data.width}, {resolved.firing.value:,.4g} per token"
-    made = Forecast(
+    cost = Forecast(
         f"train {name_of(job.arch)}: {what}",
         disk_of(resolved, job.data),
         memory_of(resolved, job.data, machine),
@@ -182,7 +182,7 @@ def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
         _facts(resolved, job),
         _notes(job, resolved.firing, machine),
     )
-    return replace(made, refusals=_refusals(made, job, machine, out))
+    return replace(cost, refusals=_refusals(cost, job, machine, out))
 
 
 def seconds_of(resolved: ResolvedJob, data: Data, rates: Rates) -> dict[str, float]:
@@ -202,9 +202,9 @@ def seconds_of(resolved: ResolvedJob, data: Data, rates: Rates) -> dict[str, flo
 
 def disk_of(resolved: ResolvedJob, data: Data) -> dict[str, float]:
     """Return the most disk space by part: while a checkpoint is written, the oldest one still exists."""
-    kept = resolved.train.keep_checkpoints
+    n_kept = resolved.train.keep_checkpoints
     disk = {
-        f"checkpoints: {kept} and one being written": (kept + 1) * resolved.checkpoint,
+        f"checkpoints: {n_kept} and one being written": (n_kept + 1) * resolved.checkpoint,
         "the finished SAE": 4.0 * resolved.work.parameters * resolved.parts,
     }
     return disk if data.exists else {**disk, "the store, not there yet": float(data.tokens * data.row)}
@@ -272,8 +272,8 @@ def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _refusals(made: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
-    refusals, need, disk = [], total(made.memory), total(made.disk)
+def _refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
+    refusals, need, disk = [], total(cost.memory), total(cost.disk)
     if need > machine.memory:
         smaller, ranks = _latents_that_fit(job, machine), _ranks_that_fit(job, machine)
         ways = [f"--arch.d-sae {smaller}"] if smaller else []
@@ -283,7 +283,7 @@ def _refusals(made: Forecast, job: Job, machine: Machine, out: Path) -> tuple[st
             f"{' or '.join(ways) or 'a smaller --train.batch, or another device,'} would fit"
         )
     if machine.measured and disk > files.free_bytes(out):
-        largest = max(made.disk, key=lambda name: made.disk[name])
+        largest = max(cost.disk, key=lambda name: cost.disk[name])
         fewer = "--tokens" if "store" in largest else "--train.keep-checkpoints"
         refusals.append(
             f"too little disk: it takes {size(disk)}, most of it {largest}, and {out.absolute()} has "

@@ -7,7 +7,7 @@ from sae.report import render, token_strips
 from sae.report.numbers import count, fixed, number, percent
 from sae.report.render import escaped
 
-About = Callable[[int], tuple[str, Sequence[str]]]
+Describe = Callable[[int], tuple[str, Sequence[str]]]
 """Returns a feature's label and the tokens it fires most on."""
 CARD_AROUND, CARD_EXAMPLES = 16, 4  # tokens of a window, and examples of a sign, in a card
 SCALE = 1.0  # change of loss, in nats, that gets the full colour where no example has a larger one
@@ -17,7 +17,7 @@ class Group(NamedTuple):
     """Examples under one heading, which has a remark."""
 
     title: str
-    about: str
+    remark: str
     windows: Sequence[Any]
 
 
@@ -74,8 +74,8 @@ def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[An
     every = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
     for band in bands:
         low, high = band.share
-        about = f"windows drawn at random whose peak is {number(band.low)} to {number(band.high)}"
-        every.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", about, band.examples))
+        sampled = f"windows drawn at random whose peak is {number(band.low)} to {number(band.high)}"
+        every.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", sampled, band.examples))
     return [group for group in every if group.windows]
 
 
@@ -85,17 +85,17 @@ def dead(tokens: int) -> tuple[str, str]:
     return "Never fired", f"{why} On the right is what its weights alone tell."
 
 
-def neighbours(row: dict[str, Any], about: About, run: str | None) -> str:
+def neighbours(row: dict[str, Any], describe: Describe, run: str | None) -> str:
     """Return a table of the nearest features by decoder cosine."""
     pairs = zip(row["neighbours"], row["neighbour_cosines"], strict=True)
-    return render.neighbours([(latent, cosine, *about(latent)) for latent, cosine in pairs], run)
+    return render.neighbours([(latent, cosine, *describe(latent)) for latent, cosine in pairs], run)
 
 
-def partners(cofiring: Iterable[Any], about: About, run: str | None) -> str:
+def partners(cofiring: Iterable[Any], describe: Describe, run: str | None) -> str:
     """Return a table of features that fire on the same tokens (`sae.features.folder.Partner`); no links if `run` is None."""
     lines = []
     for partner in cofiring:
-        label, tokens = about(partner.latent)
+        label, tokens = describe(partner.latent)
         lines.append(
             f"<tr><td>{render.feature_anchor(run, partner.latent)}</td>"
             f'<td class="n">{number(partner.pmi)}</td><td class="n">{count(partner.count)}</td>'
@@ -129,10 +129,10 @@ def card(feature: Any, run: str | None) -> str:
 def pairs(compared: Iterable[Any], run: str | None) -> str:
     """Return a table of pairs (one, other, cosine, together, pmi) of compared features; the last two may be None."""
     lines = [
-        f"<tr><td>{render.feature_anchor(run, one)} · {render.feature_anchor(run, other)}</td>"
+        f"<tr><td>{render.feature_anchor(run, latent)} · {render.feature_anchor(run, other)}</td>"
         f'<td class="n">{fixed(cosine, 3)}</td><td class="n">{count(together)}</td>'
         f'<td class="n">{number(pmi)}</td></tr>'
-        for one, other, cosine, together, pmi in compared
+        for latent, other, cosine, together, pmi in compared
     ]
     head = (
         '<tr><th>pair</th><th class="n">decoder cosine</th><th class="n" title="Tokens on which both fire; '

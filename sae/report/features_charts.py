@@ -26,7 +26,7 @@ class Panel(NamedTuple):
 
     column: str
     title: str
-    about: str
+    remark: str
     figure: go.Figure
     ends: Callable[[float, float], tuple[float, float]]
     """Turns an interval of the axis into a range of the column."""

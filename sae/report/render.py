@@ -145,10 +145,10 @@ def named(label: str) -> str:
     return f'<b class="label">{escaped(label)}</b> ' if label else ""
 
 
-def section(title: str, about: str) -> str:
+def section(title: str, remark: str) -> str:
     """Return a heading with a remark beside it."""
-    remark = f"<small>{escaped(about)}</small>" if about else ""
-    return f'<h3 class="sae">{escaped(title)}{remark}</h3>'
+    small = f"<small>{escaped(remark)}</small>" if remark else ""
+    return f'<h3 class="sae">{escaped(title)}{small}</h3>'
 
 
 def pair(left: str, right: str) -> str:

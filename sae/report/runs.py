@@ -95,9 +95,9 @@ def estimates(evaluation: Evaluation) -> list[Estimate]:
     order += [name for name in intervals if name not in MEASURES]
     lines = []
     for name in order:
-        about = measure(name)
-        value, low, high = (shown(number, about.format) for number in intervals[name])
-        lines.append(Estimate(about.symbol, about.help, value, f"{low} to {high}"))
+        known = measure(name)
+        value, low, high = (shown(number, known.format) for number in intervals[name])
+        lines.append(Estimate(known.symbol, known.help, value, f"{low} to {high}"))
     dead, dense = (percent(share) for share in (evaluation.dead, evaluation.dense))
     lines.append(Estimate("dead", "Share of features that fire on none of these tokens.", dead, ""))
     lines.append(

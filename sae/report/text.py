@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import exp, isnan
 from typing import Any, NamedTuple
 
-from sae.report.feature import About
+from sae.report.feature import Describe
 from sae.report.numbers import number, percent
 from sae.report.reading import Line, level_legend, level_shades, signed_shades
 from sae.report.render import legend
@@ -109,20 +109,22 @@ def followed_by(reading: Any, place: int) -> str:
     return f"followed by “{reading.names[place + 1 + int(later[0])]}”"
 
 
-def at(reading: Any, place: int, by: str, densest: float, about: About | None) -> tuple[list[Line], int]:
+def at(
+    reading: Any, place: int, by: str, densest: float, describe: Describe | None
+) -> tuple[list[Line], int]:
     """Return lines for the features that fire on a token, ranked, and the number of features hidden as dense.
 
     A feature is hidden if its density is above `densest`; at most MOST lines are returned."""
     firings = reading.at(place, by)
     shown = [firing for firing in firings if not _dense(reading, firing.latent, densest)]
     lines = [
-        Line(f.latent, f.value, f.effect, f.rarity, _density(reading, f.latent), *_named(about, f.latent))
+        Line(f.latent, f.value, f.effect, f.rarity, _density(reading, f.latent), *_named(describe, f.latent))
         for f in shown[:MOST]
     ]
     return lines, len(firings) - len(shown)
 
 
-def over(reading: Any, by: str, densest: float, about: About | None) -> tuple[list[Line], int, int]:
+def over(reading: Any, by: str, densest: float, describe: Describe | None) -> tuple[list[Line], int, int]:
     """Return lines for the features that fire on the whole text, the number hidden as dense, and the number of all."""
     peaks = reading.latents(by)
     shown = [peak for peak in peaks if not _dense(reading, peak.latent, densest)]
@@ -133,7 +135,7 @@ def over(reading: Any, by: str, densest: float, about: About | None) -> tuple[li
             p.effect,
             p.rarity,
             _density(reading, p.latent),
-            *_named(about, p.latent),
+            *_named(describe, p.latent),
             p.tokens,
             p.position,
         )
@@ -176,7 +178,7 @@ def _dense(reading: Any, latent: int, densest: float) -> bool:
     return reading.density is not None and float(reading.density[latent]) > densest
 
 
-def _named(about: About | None, latent: int) -> tuple[str, list[str]]:
+def _named(describe: Describe | None, latent: int) -> tuple[str, list[str]]:
     """Return a feature's label and the tokens it fires most on; both are empty without a features folder."""
-    label, tokens = about(latent) if about else ("", [])
+    label, tokens = describe(latent) if describe else ("", [])
     return label, list(dict.fromkeys(tokens))[:4]

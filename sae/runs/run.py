@@ -23,7 +23,7 @@ from sae.config import RunConfig
 from sae.runs import log
 from sae.runs.problems import problems
 from sae.runs.records import Evaluation, RunRecord, SAERecord
-from sae.runs.saved_sae import ABOUT, FORMAT, as_written, load_sae, read_json, read_record, read_tensors
+from sae.runs.saved_sae import FORMAT, INDEX, as_written, load_sae, read_json, read_record, read_tensors
 
 HISTORY = "latents.safetensors"  # what became of each latent in training
 PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datasets", "safetensors", "numpy")
@@ -58,7 +58,7 @@ class Run:
         `rate_trials` are rates tried and the losses they reached, where the learning rate was measured."""
         if files.is_taken(path):
             raise RunError(f"{path} is not empty: choose another --out")
-        about = {
+        record = {
             **made_by(),
             "config": config.to_json(cfg),
             "hook": hook,
@@ -71,8 +71,8 @@ class Run:
             "store_fingerprint": store.fingerprint,
         }
         if rate_trials:
-            about["rate_trials"] = rate_trials
-        files.write_sealed(path / "run.json", about)
+            record["rate_trials"] = rate_trials
+        files.write_sealed(path / "run.json", record)
         return cls(path)
 
     @property
@@ -83,7 +83,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether training reached its last step."""
-        return (self.path / ABOUT).exists()
+        return (self.path / INDEX).exists()
 
     @property
     def digest(self) -> str:
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def _sae_record(self) -> SAERecord:
-        return read_json(self.path / ABOUT, kind=SAERecord, fix=self._fix_sae)
+        return read_json(self.path / INDEX, kind=SAERecord, fix=self._fix_sae)
 
     @property
     def hook(self) -> str:
@@ -156,7 +156,7 @@ class Run:
         if not path.exists():
             return None
         if self.finished:
-            as_written(path, self._sae_record.latents_file_sha256, ABOUT, self._fix_sae)
+            as_written(path, self._sae_record.latents_file_sha256, INDEX, self._fix_sae)
         return read_tensors(path, self._fix_sae)
 
     @property
@@ -202,7 +202,7 @@ class Run:
         return (
             self.digest
             if self.finished
-            else read_json(self.newest_checkpoint / ABOUT, kind=SAERecord).weights_file_sha256
+            else read_json(self.newest_checkpoint / INDEX, kind=SAERecord).weights_file_sha256
         )
 
     @property
@@ -213,7 +213,7 @@ class Run:
         holds the same weights."""
         if not self.checkpoints:
             return None
-        return f"rm {self.path / ABOUT} && sae train … --out {self.path} --resume"
+        return f"rm {self.path / INDEX} && sae train … --out {self.path} --resume"
 
 
 def made_by() -> dict[str, Any]:
@@ -228,13 +228,13 @@ def made_by() -> dict[str, Any]:
 
 def find_runs(folder: Path) -> list[Run]:
     """Every run at or below a folder, by path. Folders whose run.json cannot be read are left out."""
-    found = []
+    runs = []
     for path in sorted(folder.rglob("run.json")):
         try:
-            found.append(Run(path.parent))
+            runs.append(Run(path.parent))
         except RunError:
             continue
-    return found
+    return runs
 
 
 def _git_commit() -> str | None:
@@ -249,8 +249,8 @@ def _git_commit() -> str | None:
         "--abbrev=40",
         "--exclude=*",
     ]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    return described.stdout.strip() or None
 
 
 def device() -> torch.device:

@@ -16,15 +16,15 @@ from sae.runs.records import SAERecord
 
 T = TypeVar("T")
 FORMAT = 1
-WEIGHTS, ABOUT = "sae.safetensors", "sae.json"
+WEIGHTS, INDEX = "sae.safetensors", "sae.json"
 
 
-def save_sae(folder: Path, sae: SAE, about: dict[str, Any]) -> None:
+def save_sae(folder: Path, sae: SAE, source: dict[str, Any]) -> None:
     """Write sae.safetensors, then sae.json, which marks the pair whole. The SAE must read raw activations."""
     files.write_tensors(folder / WEIGHTS, sae.state_dict(), f"sae-weights-{FORMAT}")
     arch = {"architecture": name_of(sae.cfg), "arch": dict(vars(sae.cfg)), "d_model": sae.d_model}
     digest = files.sha256(folder / WEIGHTS)
-    files.write_sealed(folder / ABOUT, {"format": FORMAT, **arch, **about, "weights_file_sha256": digest})
+    files.write_sealed(folder / INDEX, {"format": FORMAT, **arch, **source, "weights_file_sha256": digest})
 
 
 def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
@@ -33,18 +33,18 @@ def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
     Raises RunError when it is missing, damaged (its SHA-256 differs, tensors are missing or hold NaN), of a newer format or
     of an unknown architecture. `fix` is the command that the error carries where the SAE is damaged."""
     folder = Path(folder)
-    if not (folder / ABOUT).exists():
-        raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {ABOUT}")
-    record = read_record(folder / ABOUT, "SAE", FORMAT, SAERecord, fix)
+    if not (folder / INDEX).exists():
+        raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {INDEX}")
+    record = read_record(folder / INDEX, "SAE", FORMAT, SAERecord, fix)
     path = folder / WEIGHTS
-    tensors = read_tensors(as_written(path, record.weights_file_sha256, ABOUT, fix))
+    tensors = read_tensors(as_written(path, record.weights_file_sha256, INDEX, fix))
     try:
         cfg = config.arch_from_json(record.architecture, record.arch)
         with torch.device("meta"):  # takes no memory: the settings may claim any size
             wanted = ARCHITECTURES[record.architecture](record.d_model, cfg, seed=None).state_dict()
-        shapes, needed = ({n: tuple(t.shape) for n, t in one.items()} for one in (tensors, wanted))
+        shapes, needed = ({n: tuple(t.shape) for n, t in state.items()} for state in (tensors, wanted))
         if shapes != needed:
-            raise RunError(f"{path} holds {shapes}, and {ABOUT} asks for {needed}", fix=fix)
+            raise RunError(f"{path} holds {shapes}, and {INDEX} asks for {needed}", fix=fix)
         sae = ARCHITECTURES[record.architecture](record.d_model, cfg, seed=None)
         sae.load_state_dict(tensors)
         if broken := [name for name, tensor in tensors.items() if tensor.isnan().any()]:

@@ -13,7 +13,7 @@ from sae.runs.run import HISTORY, Run
 from sae.runs.saved_sae import as_written, load_sae, read_json, read_tensors, save_sae
 from sae.training.trainer import Trainer
 
-STATE, ABOUT = "training.safetensors", "training.json"
+STATE, INDEX = "training.safetensors", "training.json"
 
 
 def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
@@ -24,17 +24,17 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     folded = trainer.folded()
     if not all(torch.isfinite(weight).all() for weight in folded.parameters()):
         raise DivergedError(f"a weight is no longer finite at step {trainer.step}: lower --train.lr")
-    about = {"hook": run.hook, "model": run.record.model, "step": trainer.step}
+    source = {"hook": run.hook, "model": run.record.model, "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)
     # A killed run may have left one under another step's name.
     for left in folder.parent.glob(f"*{files.PART}"):
         shutil.rmtree(left)
     part.mkdir(parents=True)
-    save_sae(part, folded, about)
+    save_sae(part, folded, source)
     files.write_tensors(part / STATE, trainer.tensors(), "sae-training-1")
-    place = {"step": trainer.step, "reader": reader_state, "state_file_sha256": files.sha256(part / STATE)}
-    files.write_sealed(part / ABOUT, place)
+    progress = {"step": trainer.step, "reader": reader_state, "state_file_sha256": files.sha256(part / STATE)}
+    files.write_sealed(part / INDEX, progress)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     files.sync(folder.parent)
@@ -44,8 +44,8 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
         files.sweep(run.path)
         if trainer.history.complete:
             files.write_tensors(run.path / HISTORY, trainer.history.tensors(), "sae-latents-1")
-            about["latents_file_sha256"] = files.sha256(run.path / HISTORY)
-        save_sae(run.path, folded, about)
+            source["latents_file_sha256"] = files.sha256(run.path / HISTORY)
+        save_sae(run.path, folded, source)
 
 
 def resume(run: Run, trainer: Trainer) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
 
 def _read(checkpoint: Path) -> tuple[dict[str, Any], CheckpointRecord, dict[str, Any]]:
     """Return a checkpoint's weights, record and training state. Raises RunError unless its bytes are those written."""
-    record = read_json(checkpoint / ABOUT, kind=CheckpointRecord)
-    state = as_written(checkpoint / STATE, record.state_file_sha256, ABOUT)
+    record = read_json(checkpoint / INDEX, kind=CheckpointRecord)
+    state = as_written(checkpoint / STATE, record.state_file_sha256, INDEX)
     return load_sae(checkpoint).state_dict(), record, read_tensors(state)
 
 

@@ -167,8 +167,8 @@ def largest_of_ranks(keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
     every = torch.cat(gathered, 1)
     least = every.topk(k, 1).values[:, -1:]
     above, equal = every > least, every == least
-    kept = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
-    return kept[:, rank() * k :][:, : keys.shape[1]]
+    is_kept = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    return is_kept[:, rank() * k :][:, : keys.shape[1]]
 
 
 def traffic(parallel: Parallel, arch: ArchConfig, d_model: int, batch: int, ranks: int) -> float:

@@ -27,8 +27,8 @@ class JsonLines:
     """One JSON object a line in log.jsonl; a resumed run first drops the rows after its checkpoint."""
 
     def __init__(self, path: Path, resume_at: int = 0):
-        kept = [json.dumps(row) + "\n" for row in log.read(path) if row["step"] <= resume_at]
-        files.write_atomically(path, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+        lines = [json.dumps(row) + "\n" for row in log.read(path) if row["step"] <= resume_at]
+        files.write_atomically(path, lambda part: part.write_text("".join(lines), encoding="utf-8"))
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, row: dict[str, float]) -> None:

@@ -56,20 +56,22 @@ def match_runs(
     or it lacks a hook point."""
     refuse_other_widths(first, second)
     runs, names = (first, second), ("first", "second")
-    about = {
+    sources = {
         name: {"run": str(run.path), "weights_file_sha256": run.digest}
         for name, run in zip(names, runs, strict=True)
     }
     store = store or first.store
     saes = [run.sae().to(device()) for run in runs]
     with progress("encode", 2 * min(tokens, held_out_rows(store)), "tokens") as advance:
-        both = [
+        encoded = [
             codes(sae, store, run.hook, tokens, on_rows=advance) for sae, run in zip(saes, runs, strict=True)
         ]
     decoders = saes[0].W_dec, saes[1].W_dec
     with progress("match", len(MEASURES) * first.config.arch.d_sae, "latents") as advance:
-        found = compare(decoders, (both[0], both[1]), near, absolute, block, advance)
-    return parse(Comparison, {"format": FORMAT, **about, "store_fingerprint": store.fingerprint, **found})
+        matchings = compare(decoders, (encoded[0], encoded[1]), near, absolute, block, advance)
+    return parse(
+        Comparison, {"format": FORMAT, **sources, "store_fingerprint": store.fingerprint, **matchings}
+    )
 
 
 def keep(first: Run, second: Run, comparison: Comparison) -> Path:

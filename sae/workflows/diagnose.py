@@ -63,8 +63,8 @@ def _features(run: Run, digest: str) -> FeatureStore | None:
     """The run's features, if they are of this SAE."""
     if not (run.path / "features" / features_folder.INDEX).exists():
         return None
-    found = FeatureStore(run.path / "features")
-    return found if found.record.sae_sha256 == digest else None
+    features = FeatureStore(run.path / "features")
+    return features if features.record.sae_sha256 == digest else None
 
 
 def _trained(run: Run, features: FeatureStore | None) -> Trained:

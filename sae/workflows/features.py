@@ -46,10 +46,10 @@ def describe(
     there is no map; a folder without one is made again once scikit-learn is installed. Raises BusyError when another
     process works in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
-    about = {**identity, "config": asdict(cfg), "model": activations.spec.model}
+    job = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
-        about["map"] = True
-    if ranks.from_first(_is_complete(out, about)):
+        job["map"] = True
+    if ranks.from_first(_is_complete(out, job)):
         if not ranks.rank():
             locks.clear(out, lambda: _tidy(out))  # a crash may have come between the index and this
         return FeatureStore(out)
@@ -62,7 +62,7 @@ def describe(
         lens = _lens(model, sae, cfg, scratch, progress)
         if ranks.rank() == 0:
             columns = _columns(sae, collected, cfg, mapped, progress)
-            write.write(out, about, columns, collected, lens, model.vocabulary.text, activations)
+            write.write(out, job, columns, collected, lens, model.vocabulary.text, activations)
             _tidy(out)
         ranks.barrier()
     return FeatureStore(out)
@@ -101,7 +101,7 @@ def _tidy(out: Path) -> None:
     files.sync(out)
 
 
-def _is_complete(out: Path, about: dict[str, Any]) -> bool:
+def _is_complete(out: Path, job: dict[str, Any]) -> bool:
     """Return whether the folder is complete and belongs to this job. A damaged one is reported, and made again."""
     if not (out / folder.INDEX).exists():
         return False
@@ -111,7 +111,7 @@ def _is_complete(out: Path, about: dict[str, Any]) -> bool:
     except RunError as error:
         log.warning("%s; making it again", error.message)
         return False
-    return about.items() <= vars(finished.record).items()
+    return job.items() <= vars(finished.record).items()
 
 
 def _lens(
@@ -147,23 +147,23 @@ def _columns(
     }
     if mapped:
         log.info("laying out the map of features")
-        made = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), progress)
-        columns |= _map_columns(made)
+        layout = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), progress)
+        columns |= _map_columns(layout)
     else:
         log.info("no map of the features: it needs scikit-learn (pip install 'sae-workbench[map]')")
     return columns
 
 
-def _cofiring_columns(found: Cofiring) -> dict[str, Any]:
-    there = (found.latents >= 0).sum(1).tolist()
-    named = {"cofiring": found.latents, "cofiring_counts": found.counts, "cofiring_pmi": found.pmi}
+def _cofiring_columns(cofiring: Cofiring) -> dict[str, Any]:
+    n_partners = (cofiring.latents >= 0).sum(1).tolist()
+    named = {"cofiring": cofiring.latents, "cofiring_counts": cofiring.counts, "cofiring_pmi": cofiring.pmi}
     return {
-        name: [row[:n] for row, n in zip(column.tolist(), there, strict=True)]
+        name: [row[:n] for row, n in zip(column.tolist(), n_partners, strict=True)]
         for name, column in named.items()
     }
 
 
-def _map_columns(made: maps.Map) -> dict[str, Any]:
+def _map_columns(layout: maps.Map) -> dict[str, Any]:
     """Return positions and clusters as columns, with null for latents that are not on the map."""
-    x, y = (np.where(np.isnan(axis), None, axis.astype(object)) for axis in made.places.numpy().T)
-    return {"map_x": x, "map_y": y, "cluster": [None if c < 0 else c for c in made.clusters.tolist()]}
+    x, y = (np.where(np.isnan(axis), None, axis.astype(object)) for axis in layout.places.numpy().T)
+    return {"map_x": x, "map_y": y, "cluster": [None if c < 0 else c for c in layout.clusters.tolist()]}

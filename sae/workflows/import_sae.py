@@ -44,12 +44,12 @@ class Probe(NamedTuple):
 
 def format_of(path: Path) -> str:
     """Return the format that a file or folder looks like. Raises ForeignError unless it is exactly one."""
-    found = [name for name, form in FORMATS.items() if form.recognises(path)]
-    if len(found) == 1:
-        return found[0]
-    if not found and (what := other_dictionaries.at(path)):
+    formats = [name for name, form in FORMATS.items() if form.recognises(path)]
+    if len(formats) == 1:
+        return formats[0]
+    if not formats and (what := other_dictionaries.at(path)):
         raise ForeignError(f"{path} is {what}: {other_dictionaries.WHY}")
-    looks = f"looks like {' and '.join(found)}" if found else "looks like none of the known formats"
+    looks = f"looks like {' and '.join(formats)}" if formats else "looks like none of the known formats"
     known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
     raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")
 
@@ -108,18 +108,18 @@ def import_sae(
         if origin.model not in (None, opened.spec.model):
             notes = [*notes, f"the files name the model {origin.model}, the store {opened.spec.model}"]
     notes = [*notes, *unlike_training(origin.facts, opened)]
-    about = _about(path, form, sae, origin, notes, opened, hook, model)
+    record = _record(path, form, sae, origin, notes, opened, hook, model)
     if located:
         name, commit = located.name, located.commit
-        about["imported"]["path"] = str(name._replace(revision=commit))
+        record["imported"]["path"] = str(name._replace(revision=commit))
         hub = {"repository": name.repository, "path": name.path, "revision": name.revision, "commit": commit}
-        about["imported"]["hub"] = hub
+        record["imported"]["hub"] = hub
     with files.new_folder(out) as folder:
         if form == "workbench" and opened is None:
             _copy_results(path, folder)
-        save_sae(folder, sae, {"hook": about["hook"], "model": about["model"], "step": None})
-        _write_probe(folder, opened, about["hook"])
-        files.write_sealed(folder / "run.json", about)
+        save_sae(folder, sae, {"hook": record["hook"], "model": record["model"], "step": None})
+        _write_probe(folder, opened, record["hook"])
+        files.write_sealed(folder / "run.json", record)
     return Run(out)
 
 
@@ -166,7 +166,7 @@ def _hook_in(store: Store, hook: str | None, width: int) -> str:
     return hook
 
 
-def _about(
+def _record(
     path: Path,
     form: str,
     sae: SAE,
@@ -235,9 +235,9 @@ def _write_probe(folder: Path, store: Store | None, hook: str) -> None:
 def read_probe(run: Run) -> Probe:
     """Read the probe of an imported run. Raises RunError when it has none, or when it cannot be read."""
     try:
-        found = load_file(run.path / PROBE)
-        code = SparseCode(found["values"], found["indices"], found["offsets"], run.config.arch.d_sae)
-        return Probe(found["x"], code, found["x_hat"])
+        tensors = load_file(run.path / PROBE)
+        code = SparseCode(tensors["values"], tensors["indices"], tensors["offsets"], run.config.arch.d_sae)
+        return Probe(tensors["x"], code, tensors["x_hat"])
     except (OSError, KeyError, SafetensorError) as error:
         raise RunError(f"{run.path / PROBE} cannot be read: {error!r}") from error
 

@@ -87,9 +87,9 @@ def _needed(run: Run, store: Store, batch: int) -> tuple[tuple[str, ...], dict[s
         )
 
     def label(shard: Shard) -> Tensor:
-        there = shard.documents != NOWHERE
-        labels = torch.full(there.shape, torch.nan)
-        labels[there] = needed(sae, shard.activations[run.hook][there], batch)
+        in_text = shard.documents != NOWHERE
+        labels = torch.full(in_text.shape, torch.nan)
+        labels[in_text] = needed(sae, shard.activations[run.hook][in_text], batch)
         return labels
 
     return (run.hook,), {"sae_sha256": digest}, label
