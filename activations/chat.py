@@ -267,7 +267,8 @@ class ChatTemplate:
         return spans
 
     def _with_generated(self, hidden: Messages, messages: Messages, spans: list[Span]) -> list[Span]:
-        """Where the template marks what is generated, give the assistant exactly that."""
+        """Reassign the spans so that the assistant owns exactly what the template marks as generated. Templates without
+        such marks keep their spans."""
         template = self._tokenizer.get_chat_template()
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         if not re.search(r"\{%-?\s*generation\s*-?%\}", template) or not answers:

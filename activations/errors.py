@@ -35,7 +35,7 @@ class WorkbenchError(Exception):
 
     @property
     def message(self) -> str:
-        """What is wrong, in one line of readable length, whatever it quotes of a file or a library."""
+        """The message in one line, shortened in the middle where it quotes much of a file or a library."""
         line = " ".join(str(self.args[0]).split())
         return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
 
@@ -48,7 +48,7 @@ class TextError(WorkbenchError):
 
 
 class LabelError(WorkbenchError):
-    """A source of labels is missing, fails, or gives something that is no number."""
+    """A source of labels is missing, fails, or gives something that is not a number."""
 
 
 class ModelError(WorkbenchError):

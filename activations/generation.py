@@ -32,7 +32,7 @@ class PlacedEdit(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How next tokens are chosen."""
+    """Settings that choose the next token."""
 
     tokens: int = 40
     """Most new tokens: a continuation ends earlier at an end-of-text token."""

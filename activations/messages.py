@@ -31,7 +31,7 @@ ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""What data sets, ShareGPT's among them, call the roles -> what chat templates call them."""
+"""Names of roles in data sets such as ShareGPT's -> their names in chat templates."""
 
 
 def chosen_roles(roles: str) -> frozenset[str] | None:

@@ -1,4 +1,4 @@
-"""How far long work is: one protocol for the command line, the app and notebooks, and the display of the first and last.
+"""Report the progress of long work: one protocol for the command line, the app and notebooks, and a bar for terminals.
 
 Every function that works for long takes `progress: Progress = no_progress` and opens each of its stages with it:
 
@@ -50,7 +50,9 @@ def show_progress(stage: str, total: int, unit: str, done: int = 0) -> Iterator[
     """Show a stage on stderr with its rate and the time left: a bar on a terminal, a plain line now and then elsewhere.
 
     Of several processes that `torchrun` started only rank 0 shows anything."""
-    if int(os.environ.get("RANK", "0")):  # ranks.rank(), which lies on a higher floor
+    if int(
+        os.environ.get("RANK", "0")
+    ):  # as ranks.rank() reads it; that module lies above this one and cannot be imported here
         yield ignore
     elif sys.stderr.isatty():
         with _bar(stage, total, unit, done) as advance:
@@ -125,14 +127,14 @@ def _lines(what: str, total: int, unit: str, done: int) -> Advance:
 
 
 def shown(rate: float) -> str:
-    """A rate as a person reads it: 12,345, and 0.27 where whole numbers would say nothing."""
+    """Return a rate as text: 12,345, or two digits such as 0.27 below 10."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 class _Meter:
-    """How much is done, how fast of late, how long the rest will take."""
+    """Counts finished work, its recent rate and the time that the rest will take."""
 
-    WINDOW = 30.0  # seconds the rate is taken over: work found done from an earlier run soon drops out of it
+    WINDOW = 30.0  # seconds the rate is taken over: work that an earlier run had done soon drops out of it
 
     def __init__(self, total: int, done: int):
         self.total, self.done = total, done

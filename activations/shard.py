@@ -31,7 +31,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the index says of one shard."""
+    """A shard's entry in the store's index."""
 
     windows: int
     rows: int

@@ -18,7 +18,7 @@ from activations.token_labels import LabelSet, choose
 
 
 class Batch(NamedTuple):
-    """What a training step reads: inputs x and targets y, [B, D] float32; one tensor for both in an autoencoder.
+    """The data of one training step: inputs x and targets y, [B, D] float32; in an autoencoder both are one tensor.
 
     `labels` [B] float32 are those of the rows or of their documents, NaN for none; None unless they were asked for."""
 

@@ -34,7 +34,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What a store holds and how it was made: enough to make it again."""
+    """A description of a store's content and origin, complete enough to make the store again."""
 
     model: str
     model_revision: str | None
@@ -49,7 +49,7 @@ class StoreSpec:
     dtype: str
     windows_per_shard: int
     labels: str | None = None
-    """Where the labels come from; None for a store without labels."""
+    """Source of the labels; None for a store without labels."""
     labels_per: Literal["document", "token"] = "document"
     """Whether a label belongs to a whole document or to one token."""
     model_dtype: str = "float32"

@@ -33,7 +33,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Note:
-    """What `shard-00000.json` notes of a finished shard until the index is written."""
+    """The content of `shard-00000.json`, which describes a finished shard until the index is written."""
 
     entry: ShardEntry
     sums: dict[str, Sums]

@@ -14,7 +14,7 @@ Edit = Callable[[Tensor], Tensor]  # activations at a hook point, [n, T, D] -> w
 
 
 class Site(NamedTuple):
-    """Where a hook point lies in the plain transformers model: a module's input or its output."""
+    """The place of a hook point in the plain transformers model: the input or the output of a module."""
 
     module: str
     side: Literal["in", "out"]

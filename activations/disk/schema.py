@@ -52,8 +52,9 @@ def check(kind: type, content: Any) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value as JSON and TOML have them can stand for one of this type; no bool is a number, no number
-    is infinite."""
+    """Return whether a value read from JSON or TOML can stand for one of this type.
+
+    A bool does not count as a number, and infinity and NaN do not either."""
     origin, inside = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

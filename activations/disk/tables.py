@@ -19,7 +19,7 @@ Kind = Callable[[pa.DataType], bool]
 
 
 def whole(kind: pa.DataType) -> bool:
-    """Return whether a column holds integers."""
+    """Return whether a column's type is an integer type."""
     return pa.types.is_integer(kind)
 
 

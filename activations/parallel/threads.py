@@ -1,4 +1,4 @@
-"""Work in threads of its own: items prefetched ahead of their reader, and writing in the background."""
+"""Do work in separate threads: prefetch the items of a stream, and write in the background."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
