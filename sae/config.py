@@ -22,7 +22,7 @@ HIGHEST = 8e-3  # the best of the shortest runs measured, 100 steps of 1,024 lat
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; what is left out is derived from the data and the dictionary."""
+    """Settings of training; those left out are derived from the data and the dictionary."""
 
     steps: int | None = None
     """Optimizer steps; when left out, one pass over the store's training rows, but at least 2000."""
@@ -46,7 +46,7 @@ class TrainConfig:
     scale_inputs: bool = True
     """Scale activations to unit mean square per dimension in training; folded into the saved weights."""
     seed: int = 0
-    """Of the initialisation and the order of rows."""
+    """Seed of the initialisation and of the order of rows."""
     log_every: int = 10
     """Steps between rows of log.jsonl."""
     checkpoint_minutes: float = 10.0
@@ -113,7 +113,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What to train, on what, and how."""
+    """Settings of a whole run: the store, the architecture and the training."""
 
     store: str
     """Activation store to train on, as `sae harvest` makes it."""
@@ -132,7 +132,7 @@ class RunConfig:
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """The configuration as JSON, with the architecture's name."""
+    """Return the configuration as JSON content, with the architecture's name."""
     return {"architecture": name_of(config.arch), **asdict(config)}
 
 
@@ -160,7 +160,7 @@ def arch_from_json(name: str, fields: dict[str, Any], batch: int | None = None) 
 
 
 def peak_rate(width: int, steps: int) -> float:
-    """The peak learning rate of Adam that suits a TopK of this width, fitted to `benchmarks/rates.py` (LOG.md).
+    """Return the peak learning rate of Adam that suits a TopK of this width, fitted to `benchmarks/rates.py` (LOG.md).
 
     Short runs want a higher rate than the 2e-4 / sqrt(width / 2^14) of Gao et al. 2024 (section 2.4), which was made for
     runs of some 10^5 steps; the fit ends there and stays there for longer ones."""

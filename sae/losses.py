@@ -1,4 +1,4 @@
-"""Losses as functions: means over tokens, without a unit unless they say otherwise."""
+"""Losses as functions. Each is a mean over tokens and has no unit, unless its docstring says otherwise."""
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,9 @@ from sae.kernels import collective, strongest
 def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Return the fraction of variance unexplained: 0 is perfect, 1 is no better than the batch mean.
 
-    The sum of squared errors over the sum of squared distances from the batch mean. It does not change when both inputs are
-    scaled or shifted alike. A batch whose rows are all equal has no variance: its error is then relative to its sum of
-    squares, and where that is 0 too, to B D, the sum of squares of inputs that the trainer scales.
+    This is the sum of squared errors over the sum of squared distances from the batch mean. It does not change when both
+    inputs are scaled or shifted alike. A batch whose rows are all equal has no variance: its error is then divided by its sum
+    of squares, or where that is 0 too by B D, which is the sum of squares of a batch that the trainer has scaled.
     Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
     return mse_loss(x_hat, x, reduction="sum") / _spread(x)
 

@@ -1,4 +1,4 @@
-"""What installed packages add to the workbench: names from their entry points, beside those that are built in."""
+"""Add architectures and file formats that installed packages name in their entry points to those that are built in."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""What a configuration says about its architecture: name, rule, advice, expected sparsity, cost of a training step."""
+"""The base of all configurations. Each describes its architecture: name, rule, advice, expected L0, cost of a training step."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ GUESSED_L0 = 100.0  # latents a token where neither k nor a target says: of the 
 
 
 class Selects(Enum):
-    """How an SAE in use decides which latents fire on a row."""
+    """The ways in which an SAE in use decides which latents fire on a row."""
 
     BY_RANK = "the largest of each row"
     ABOVE_ONE_THRESHOLD = "those above a threshold that all latents share"
@@ -25,23 +25,23 @@ class ExpectedL0(NamedTuple):
 
     value: float
     assumed: str | None = None
-    """Where the number comes from when no setting fixes it."""
+    """The assumption behind the number, when no setting fixes it."""
 
 
 class TrainingCost(NamedTuple):
-    """What one training step does with a code and with pre-activations, beside the products that encode and decode.
+    """The work of one training step on a code and on pre-activations, beside the matrix products that encode and decode.
 
     `sae plan` turns these counts into seconds and bytes. B rows, D the activations' width, F latents."""
 
     scan: Scan
-    """How latents are selected among [B, F] pre-activations, by the name of the rate that `sae plan` measures."""
+    """The way latents are selected among [B, F] pre-activations, by the name of the rate that `sae plan` measures."""
     passes: float = 0
     """Elementwise operations on all of [B, F], each into new memory; 0 where pre-activations lie in the one buffer."""
     held: float | None = None
     """Numbers held at once for each pre-activation; None where one buffer of limited size serves all rows."""
     reads: int = 4
-    """How often the decoder or encoder rows of all entries are read: decoding, and the gradients of values, decoder and
-    encoder."""
+    """Number of times that the decoder or encoder rows of all entries are read: for decoding, and for the gradients of
+    values, decoder and encoder."""
     errors: float = 1.0
     """Errors of [B, D] that the loss is made of."""
     codes: int = 1
@@ -56,13 +56,14 @@ class TrainingCost(NamedTuple):
 
 @dataclass(frozen=True)
 class ArchConfig:
-    """What every architecture has; each adds its own fields."""
+    """The fields that every architecture has; each adds its own."""
 
     name: ClassVar[str]
-    """What the architecture is called on the command line, in run.json and in the table of architectures."""
+    """The architecture's name on the command line, in run.json and in the table of architectures."""
 
     rule: ClassVar[str]
-    """How latents are selected in use, as a clause: what keeps the SAE out of a file format that has no such rule."""
+    """The rule by which latents are selected in use, as a clause; it explains why a file format without such a rule cannot
+    hold the SAE."""
 
     shards_latents: ClassVar[bool] = False
     """Whether ranks can share out the latents: they are selected by order alone, and all a latent has are its parts of

@@ -1,4 +1,4 @@
-"""How far a latent is from firing on a row: what it has, what it would need, and the difference."""
+"""Measure how far a latent is from firing on a row: its pre-activation, the one it would need, and the difference."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Firing(NamedTuple):
-    """How far some latents are from firing on each row."""
+    """The distance of some latents from firing, on each row."""
 
     pre_activation: Float[Tensor, "B n"]
     """The number that decides whether each fires (`SAE.dense_pre_activations`)."""
     needed: Float[Tensor, "B n"]
-    """What that number has to exceed, in size where latents are signed, while all other latents stay as they are."""
+    """The number that the pre-activation has to exceed, in size where latents are signed, if all others stay as they are."""
     margin: Float[Tensor, "B n"]
-    """By how much it does: above 0 where the latent fires, below 0 where it does not. It is 0 where two latents tie for
+    """The excess over `needed`: above 0 where the latent fires, below 0 where it does not. It is 0 where two latents tie for
     the last place of a row; the architecture keeps one of them, or both."""
 
 

@@ -63,9 +63,9 @@ class GBAConfig(ArchConfig):
     """Rows between updates of the biases; the statistics of these rows are then reset. When left out, as many as it takes for
     a latent at the last group's target to fire five times, or fewer where a run would have less than 100 updates."""
     gamma_plus: float = 0.01
-    """How far a silent latent's bias rises, as a share of its group's mean strongest activation."""
+    """Rise of a silent latent's bias, as a share of its group's mean strongest activation."""
     gamma_minus: float = 0.01
-    """How far the bias of one that fires too often falls, as a share of its own strongest activation."""
+    """Fall of the bias of a latent that fires too often, as a share of its own strongest activation."""
     eps: float = 1e-6
     """Frequency below which a latent counts as silent."""
 

@@ -23,7 +23,7 @@ PORTS_TRIED = 20
 
 
 def has_display() -> bool:
-    """Whether a browser opened here would be seen: not over SSH, not on a Linux machine without a desktop."""
+    """Return whether a browser opened here would be seen: not over SSH, not on a Linux machine without a desktop."""
     if "SSH_CONNECTION" in os.environ:
         return False
     return sys.platform in ("darwin", "win32") or bool(
@@ -75,9 +75,9 @@ def _set_password(wanted: bool) -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or the next one that nobody listens on; says so.
+    """Return the port, or the next free one, which is then printed.
 
-    Raises ConfigError when there is none, or the host is no address of this machine."""
+    Raises ConfigError when all of PORTS_TRIED are taken, or when the host is not an address of this machine."""
     if not 0 < port < 65536:
         raise ConfigError(f"--port {port} must lie between 1 and 65535")
     for candidate in range(port, min(port + PORTS_TRIED, 65536)):
@@ -123,7 +123,7 @@ def serve(command: App, port: int) -> None:
 
 
 def _meaning(command: App) -> str:
-    """What it means to listen on an address that others can reach."""
+    """Return a warning about listening on an address that others can reach."""
     if command.password:
         return (
             f"the password and all pages travel unencrypted to {command.host}: use it in a network you trust, or "
@@ -131,12 +131,12 @@ def _meaning(command: App) -> str:
         )
     return (
         f"anyone who can reach {command.host} can read these runs, write labels and run the model here, "
-        f"there is no password: --password asks for one"
+        f"because no password is set: --password asks for one"
     )
 
 
 def _script() -> Path:
-    """The app's entry. Loads what its pages need, so that the first page need not wait for it."""
+    """Return the path of the app's entry script. Loads what its pages need, so that the first page does not wait for it."""
     try:
         return Path(import_module("app.session.address").__file__ or "").parents[1] / "server.py"
     except ModuleNotFoundError as error:
@@ -161,5 +161,5 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _shown(host: str) -> str:
-    """The host as a browser on this machine would write it."""
+    """Return the host as a browser on this machine writes it in a URL."""
     return "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host

@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
 
 
 def as_csv(report: DeadReport) -> str:
-    """The table of latents as CSV, a line each under a header; lists separated by semicolons."""
+    """Return the table of latents as CSV: a header, then one line for each latent; lists are separated by semicolons."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(report.table.column_names)
@@ -85,12 +85,12 @@ def show_report(run: Run, report: DeadReport) -> None:
 
 
 def what_if(changes: Changes) -> list[tuple[str, str, str]]:
-    """The what-if curves as lines: what, how many would fire, a note."""
+    """Return the what-if curves as lines (change, number of latents that would fire, note)."""
     lines = []
     if bias := changes.bias:
         for by, fire in zip(bias.by, bias.fire, strict=True):
             if by in (0.1, 0.5, 1.0, 2.0):
-                lines.append((f"would fire, bias moved by {by * bias.unit:.3g}", f"{fire:,}", f"{by:g} of a living drive; each alone"))  # fmt: skip
+                lines.append((f"would fire, bias moved by {by * bias.unit:.3g}", f"{fire:,}", f"{by:g} times the median pre-activation that fires; each alone"))  # fmt: skip
     if k := changes.k:
         for extra, fire in list(zip(k.extra, k.fire, strict=True))[1:5]:
             many = f"k = {k.k + extra:,}" if k.k else f"{extra:,} more kept"

@@ -18,12 +18,12 @@ AGAIN = "nothing was kept: the same command starts from the beginning"
 
 
 class Command(NamedTuple):
-    """A subcommand, in the module of its name."""
+    """A subcommand of `sae`, implemented by the module `sae.cli.NAME`."""
 
     what: str
-    """Its purpose."""
+    """Its purpose, as `sae --help` lists it."""
     stopped: str
-    """What happens to its work when a signal stops it."""
+    """The line printed when a signal stops it: how to continue, or that nothing was kept."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command] = {
     "store": Command("what a store holds (show), and whether its bytes are right (verify)", AGAIN),
     "train": Command("a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES),
     "evaluate": Command(
-        "how well a run's SAE rebuilds held-out activations and the model's predictions", AGAIN
+        "how well a run's SAE reconstructs held-out activations and the model's predictions", AGAIN
     ),
     "synthetic": Command(
         "trains an architecture on planted features and counts those it finds: sae synthetic topk", AGAIN

@@ -44,11 +44,12 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Steer:
-    """Turn latents of a run up, down or off while the model writes; print the text beside the one without.
+    """Turn latents of a run up, down or off while the model writes; print the text beside the unsteered one.
 
     Example: sae steer runs/demo --feature 17 --strength 2 --prompt "I think that". Several: --feature 17 20
     --strength 2 -1 --mode add ablate. With --sweep: the dose-response table, beside random directions and other
-    latents' directions that push as hard. The run needs features: strengths are multiples of what they found."""
+    latents' directions that change activations by as much. The run needs features (`sae features`): strengths are multiples
+    of the values measured there."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""

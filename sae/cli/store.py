@@ -29,7 +29,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check the SHA-256 of every shard; exit code 2 if one is wrong."""
+    """Check the SHA-256 of every shard, and exit with code 2 if one is wrong."""
 
     path: tyro.conf.Positional[Path]
     """Folder of the store."""

@@ -36,7 +36,7 @@ AnyWorld = (
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Train on planted features and print how many of them were found. Nothing is written to disk."""
+    """Train on planted features and print how many of them the SAE recovers. Nothing is written to disk."""
 
     arch: ArchConfig = field(default_factory=TopKConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -59,7 +59,7 @@ RULES = Rules()
 
 @dataclass(frozen=True)
 class Living:
-    """What is usual among the living latents: medians, and the extremes that all but a share `outlying` stay within."""
+    """Typical values among the living latents: medians, and bounds that all but a share `outlying` stay within."""
 
     encoder_norm: float
     shortest_encoder: float
@@ -71,12 +71,12 @@ class Living:
     lowest_projection: float
     """Lowest contribution of the mean activation to a latent's pre-activation."""
     latents: int
-    """How many are alive."""
+    """Number of living latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """What became of a latent in training; all numbers are None where that was not recorded."""
+    """The history of a latent in training; all numbers are None where it was not recorded."""
 
     training: str = "not recorded"
     """One of TRAINING."""
@@ -91,7 +91,7 @@ class Fate:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence(Fate):
-    """What was measured of a latent that is dead, rare or fires in training text only: its columns of latents.parquet.
+    """Measurements of a latent that is dead, rare or fires in training text only: its columns of latents.parquet.
 
     FORMAT.md says what each column means. None stands for what was not measured or has no meaning for the SAE."""
 

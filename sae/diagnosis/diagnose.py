@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known about the training of an SAE."""
+    """Facts about the training of an SAE, and about its features if they were collected."""
 
     dead_after_tokens: int
     """Tokens without a firing after which training takes a latent for dead."""
     tokens: int
     """Tokens of the whole training."""
     history: dict[str, Tensor] | None = None
-    """As `Run.history` gives it."""
+    """The latents' history in training, as `Run.history` returns it."""
     fired: Tensor | None = None
     """Firings [F] on the rows that `sae features` read, if it has run."""
     fired_rows: int = 0

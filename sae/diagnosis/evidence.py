@@ -101,7 +101,7 @@ def _joined(parts: list[SparseCode]) -> SparseCode:
 
 @dataclass(frozen=True)
 class PreActivations:
-    """How near n latents came to firing on the rows of text."""
+    """The pre-activations of n latents on the rows of text, and how near they came to firing."""
 
     margin: Float[Tensor, "n"]
     """Largest margin of any row, as `SAE.firing` defines it; above 0 where the latent fires."""

@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 class DeadReport:
-    """What `sae dead` found about a run. Read-only; opens in milliseconds.
+    """A report that `sae dead` wrote about a run. Read-only; opens in milliseconds.
 
     Raises RunError when the folder is missing, unfinished, damaged or of a newer format."""
 

@@ -23,7 +23,7 @@ WINDOWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class DeadConfig:
-    """How much text to diagnose latents on."""
+    """The amount of text to diagnose latents on."""
 
     rows: int = 32_768
     """Rows of text to read, spread evenly over the store, a quarter of them held out if it has as many."""

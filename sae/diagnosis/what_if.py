@@ -38,8 +38,8 @@ def bias_moved(measured: PreActivations, dead: Tensor) -> BiasCurve | None:
     """Count how many dead latents would fire on some row with their bias moved by each of BIAS_STEPS units.
 
     `dead` marks them among the latents that were measured. Each bias moves alone: upwards, or where latents are signed
-    towards the nearer sign. Exact on the rows that were read. The unit is the median pre-activation that fires; None where
-    nothing fires."""
+    towards the nearer sign. Counts are exact on the rows that were read. The unit is the median pre-activation that fires.
+    Returns None where nothing fires."""
     if math.isnan(measured.typical):
         return None
     missing = -measured.margin[dead] / measured.typical
@@ -50,7 +50,7 @@ def bias_moved(measured: PreActivations, dead: Tensor) -> BiasCurve | None:
 def k_larger(measured: PreActivations, dead: Tensor, k: int | None, n_latents: int) -> KCurve | None:
     """Count how many dead latents would fire were more latents kept in each row; None unless latents are chosen by rank.
 
-    Exact on the rows that were read. `k` is the number that every row keeps now; None where rows differ."""
+    Counts are exact on the rows that were read. `k` is the number that every row keeps now; None where rows differ."""
     if not measured.by_rank:
         return None
     start = k or 32

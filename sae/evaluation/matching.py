@@ -39,7 +39,7 @@ class OneToOne(NamedTuple):
 
 
 class Matching(NamedTuple):
-    """How the latents of two SAEs match under one similarity."""
+    """The matching of two SAEs' latents under one similarity."""
 
     first: Nearest
     second: Nearest

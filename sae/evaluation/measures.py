@@ -10,20 +10,20 @@ DENSE = 0.1
 
 
 class Measure(NamedTuple):
-    """How a measure is called, defined and shown."""
+    """The names, the definition and the number format of one measure."""
 
     symbol: str
     """Short name for the heads of tables and for figures."""
     title: str
-    """What it is, in words."""
+    """Full name of the measure."""
     formula: str
     """Its definition as docs/metrics.md gives it; x is an activation, x̂ its reconstruction, z its code."""
     help: str
-    """How to read it: one sentence."""
+    """A sentence that says how to read the number."""
     format: str = ".4g"
     """Format specification of a value."""
     compared: bool = True
-    """Whether it tells runs apart, and is shown where several stand side by side."""
+    """Whether it is shown where several runs stand side by side, because it differs between them."""
 
 
 MEASURES = {

@@ -1,4 +1,4 @@
-"""How well an SAE reconstructs held-out activations, and how its latents are used there (docs/metrics.md)."""
+"""Measure how well an SAE reconstructs held-out activations, and how its latents are used there (docs/metrics.md)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much the language model loses when the SAE's reconstruction replaces the activations (docs/metrics.md)."""
+"""Measure how much the language model loses when the SAE's reconstruction replaces the activations (docs/metrics.md)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -232,7 +232,7 @@ ROWS = 20_000
 
 
 class Recovery(NamedTuple):
-    """How well an SAE recovers a planted world, on fresh rows."""
+    """Measures of how well an SAE recovers the features of a planted world, on fresh rows."""
 
     nmse: float
     """Fraction of variance unexplained: 0 is perfect."""

@@ -6,7 +6,7 @@ from sae.features.folder import FeaturesFolder
 
 
 class Bidirectional(NamedTuple):
-    """How often one latent fires with either sign; `FeaturesFolder.strongest(latent, sign)` gives its examples."""
+    """Counts of one latent's firings with either sign; `FeaturesFolder.strongest(latent, sign)` gives its examples."""
 
     latent: int
     positive: int

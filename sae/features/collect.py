@@ -29,7 +29,7 @@ SCRATCH, JOB = "codes", "job.json"
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """How much to collect about each latent."""
+    """Settings of `sae features`: the text to read, and how many examples, neighbours and tokens to collect per latent."""
 
     tokens: int | None = None
     """Read only the store's first tokens, rounded up to whole shards; all of them when left out."""

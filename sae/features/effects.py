@@ -59,7 +59,7 @@ class SideEffect:
     loss_change: list[float]
     """Mean change of the actual next token's loss, ablated minus clean, in nats, at the peak and each position after it."""
     counted: list[int]
-    """How many examples each of these means is over: those whose document goes on that far."""
+    """Number of examples that each of these means is over: those whose document goes on that far."""
     kl: list[float]
     """Mean KL(clean || ablated) in nats at the same positions, over all examples whose window reaches that far."""
     up: list[Word]

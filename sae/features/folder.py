@@ -106,7 +106,8 @@ class Histogram:
 
 
 class FeaturesFolder:
-    """What `sae features` found about every latent of an SAE. Read-only; opens in milliseconds, files are read when needed.
+    """A folder in which `sae features` described every latent of an SAE. Read-only; opens in milliseconds and reads files
+    when they are needed.
 
     Raises RunError when the folder is missing, unfinished, damaged or of a newer format."""
 

@@ -44,8 +44,8 @@ def write(
 ) -> FeaturesFolder:
     """Write a whole features folder, features.json last, and open it.
 
-    `job` are the entries of features.json that say what was looked at. `columns` are further columns of the table, of F
-    entries each, beside the statistics and the logit lens."""
+    `job` holds the entries of features.json that identify the SAE, the store and the settings. `columns` are further columns
+    of the table, with F entries each, beside the statistics and the logit lens."""
     vocabulary = token_text.names
     examples = _example_tensors(collected, store)
     table = {"latent": pa.array(range(len(collected.statistics.fired)), pa.int32())}

@@ -31,7 +31,7 @@ class Format(Protocol):
 
     @property
     def LAYOUTS(self) -> tuple[Layout, ...]:
-        """How its files lie in a folder, by which SAEs are found in a list of files."""
+        """Arrangements of the format's files in a folder, by which SAEs are recognised in a list of files."""
         ...
 
     def recognises(self, path: Path) -> bool:

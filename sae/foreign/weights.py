@@ -30,7 +30,7 @@ SMALL, MOST_UNPACKED = 2**26, 8
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file says about the model that its SAE reads and about its training."""
+    """Facts that a file states about the model that its SAE reads and about its training."""
 
     model: str | None
     """The language model, as the file names it."""
@@ -51,7 +51,7 @@ class Imported(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a format's files lie in a folder, by which `sae/hub` finds SAEs in a repository and knows what to fetch."""
+    """An arrangement of a format's files in a folder, by which `sae/hub` finds SAEs in a repository and knows what to fetch."""
 
     weights: str
     """Regular expression of the file that marks an SAE, as a path within the SAE's folder."""

@@ -1,7 +1,7 @@
 """Fetch an SAE's files from the hub into the hub library's cache, announce their size, verify hashes, resume downloads.
 
-The library starts a file over when its download breaks off. Here the bytes that arrived stay beside the cache's blobs and
-only the rest is requested. A file enters the cache once its bytes have the hash that the hub gives."""
+The hub library starts a file again from its first byte when a download breaks off. Here the bytes that arrived stay beside
+the cache's blobs and only the rest is requested. A file enters the cache once its bytes have the hash that the hub gives."""
 
 import errno
 import hashlib

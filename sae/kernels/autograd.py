@@ -27,7 +27,7 @@ _products: ContextVar[torch.dtype | None] = ContextVar("products", default=None)
 
 
 class Pattern(NamedTuple):
-    """Which entries of a [B, F] matrix are selected, compressed by rows."""
+    """The selected entries of a [B, F] matrix, as column indices compressed by rows."""
 
     indices: Int[Tensor, "nnz"]
     offsets: Int[Tensor, "B+1"]

@@ -1,4 +1,4 @@
-"""What ranks that train one SAE exchange within a step; each rank holds a part of the batch, or a part of the latents.
+"""Exchange numbers among ranks that train one SAE; each rank holds a part of the batch, or a part of the latents.
 
 Losses and kernels ask `collective()` wherever a number concerns the whole batch or the whole dictionary. A single process
 holds both, so that everything here returns its argument. `sae.training.distributed` implements it for several ranks."""

@@ -19,7 +19,7 @@ class Picked(NamedTuple):
     values: Float[Tensor, "nnz"]
     indices: Int[Tensor, "nnz"]
     counts: Int[Tensor, "n"]
-    """How many entries each row has."""
+    """Number of entries of each row."""
 
 
 class Groups(NamedTuple):

@@ -36,7 +36,7 @@ STATE, EXAMPLE = 2000, 900  # bytes per latent: statistics and candidates; its e
 
 @dataclass(frozen=True)
 class Reader:
-    """What describing latents takes of a language model."""
+    """The cost of the language model that `sae features` needs for token texts and the logit lens."""
 
     start: float
     """Seconds to load it."""

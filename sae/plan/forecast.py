@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a job takes, in bytes and seconds, by part, in the order in which the parts are shown."""
+    """The predicted disk, memory and time of a job, in bytes and seconds, by part in the order in which they are shown."""
 
     what: str
     """The job in one line."""
@@ -13,7 +13,7 @@ class Forecast:
     memory: dict[str, float]
     seconds: dict[str, float]
     resources: dict[str, str]
-    """What limits each part of the time: `compute`, `memory bandwidth`, `disk` or `network`."""
+    """The limiting resource of each part of the time: `compute`, `memory bandwidth`, `disk` or `network`."""
     facts: dict[str, str] = field(default_factory=dict)
     """Further facts, such as the shuffle window."""
     notes: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ INDEX = 1600  # bytes per shard of the index and of the shard's header
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a model runs up to its deepest hook point, and what it takes."""
+    """The measured speed of a model up to its deepest hook point, and its memory."""
 
     tokens_per_second: float
     start: float

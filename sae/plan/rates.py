@@ -1,4 +1,4 @@
-"""How fast a machine does each kind of work that a plan counts: measured once and stored, or computed for a GPU."""
+"""Rates at which a machine does each kind of work that a plan counts: measured once and stored, or computed for a GPU."""
 
 import json
 import math

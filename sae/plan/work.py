@@ -12,7 +12,7 @@ from sae.kernels.autograd_functions import CROWDED_ENTRIES, CROWDED_SHARE
 
 @dataclass(frozen=True)
 class Work:
-    """The work of one step on one device."""
+    """Operations, bytes and numbers that one training step processes on one device."""
 
     encode: float
     """Floating-point operations of the dense products that encode."""

@@ -1,1 +1,1 @@
-"""How results are shown: HTML, tables and figures for the app, notebooks and files alike. Pure."""
+"""Present results as HTML, tables and figures, for the app, notebooks and files. These functions have no side effects."""

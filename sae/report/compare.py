@@ -1,4 +1,4 @@
-"""What the Compare page shows of two runs' matched latents: counts, key numbers, a figure, a table.
+"""Present the matched latents of two runs, as the Compare page shows them: counts, key numbers, a figure, a table.
 
 The comparison is the content of a compare-NAME.json (FORMAT.md)."""
 

@@ -1,4 +1,4 @@
-"""What the Dead latents page shows of a report of `sae dead`: key numbers, tables, one latent's evidence, figures."""
+"""Present a report of `sae dead`, as the Dead latents page shows it: key numbers, tables, one latent's evidence, figures."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -64,9 +64,10 @@ BAR = 26  # height of a bar in pixels
 
 
 class WhatIf(NamedTuple):
-    """How many dead latents would fire if something were changed, against how far it is changed.
+    """A curve of the number of dead latents that would fire, by how far one property is changed.
 
-    `log` says whether the x axis is logarithmic; `dense` counts those that would be dense."""
+    `log` says whether the x axis is logarithmic; `dense` counts those of them that would fire on more than a tenth of the
+    rows."""
 
     title: str
     axis: str

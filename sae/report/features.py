@@ -59,7 +59,7 @@ def counts(table: pa.Table) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which features to show: those that meet all conditions."""
+    """Conditions for the features to show; a feature has to meet all of them."""
 
     words: str = ""
     """Searched, in any case, in the tokens they fire on or raise, their label, and the text of their strongest examples."""

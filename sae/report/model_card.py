@@ -12,7 +12,7 @@ PER_DECADE = 5  # bins of a factor of ten
 
 
 class Card(NamedTuple):
-    """What a model card says."""
+    """The facts that a model card states."""
 
     name: str
     """hf:OWNER/REPOSITORY[/PATH]."""
@@ -27,7 +27,7 @@ class Card(NamedTuple):
     rows: Sequence[tuple[str, str, str]]
     """Measures as (name, value, interval)."""
     measured_on: str
-    """How much text they were measured on; empty where nothing was measured."""
+    """The amount of text that the numbers were measured on; empty where nothing was measured."""
     picture: str | None
     """The histogram's file beside the card; None where there is none."""
     features: bool

@@ -1,4 +1,4 @@
-"""How numbers are written wherever results are shown: digits, signs, percentages, durations, a dash for what is unknown."""
+"""Format numbers wherever results are shown: digits, signs, percentages, durations, a dash for what is unknown."""
 
 from math import isnan
 from typing import Any

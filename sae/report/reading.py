@@ -30,7 +30,7 @@ class Line(NamedTuple):
     rarity: float | None
     density: float | None
     label: str
-    """What somebody called it; empty for no label."""
+    """The label that somebody gave it; empty for none."""
     tokens: Sequence[str]
     """The tokens it fires most on, as far as known."""
     times: int | None = None

@@ -1,4 +1,4 @@
-"""What pages and notebooks show of runs: the table of all runs, one run's evaluation and settings, several side by side."""
+"""Present runs on pages and in notebooks: the table of all runs, one run's evaluation and settings, several side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ from sae.runs.records import Evaluation, RunRecord
 
 
 class Run(Protocol):
-    """What these functions read of a run, such as a `sae.runs.run.Run`."""
+    """The part of a `sae.runs.run.Run` that these functions read."""
 
     @property
     def record(self) -> RunRecord:

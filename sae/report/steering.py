@@ -1,4 +1,4 @@
-"""What the Steering page shows: suggested features, both texts and their measures, and the dose-response figure."""
+"""Present steering on its page: suggested features, both texts and their measures, and the dose-response figure."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the Your text page shows of a text read by an SAE: colours, numbers, and the features that fire, ranked."""
+"""Present a text read by an SAE, as the Your text page shows it: colours, numbers, and the features that fire, ranked."""
 
 from collections.abc import Sequence
 from math import exp, isnan
@@ -34,7 +34,7 @@ MOST = 40  # lines of a table at most
 
 
 class Coloured(NamedTuple):
-    """How the tokens are shown."""
+    """The colours and tooltips of a text's tokens, with a legend."""
 
     shades: Sequence[float]
     tips: Sequence[str]

@@ -1,1 +1,1 @@
-"""What a run folder holds: settings, log, checkpoints, the finished SAE and its evaluation."""
+"""Run folders: settings, log, checkpoints, the finished SAE and its evaluation."""

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Imported:
-    """Where an imported SAE came from: `imported` in run.json."""
+    """The origin of an imported SAE: `imported` in run.json."""
 
     format: str
     path: str
     notes: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the files say beyond the SAE itself, under SAELens' names."""
+    """Facts that the files state beyond the SAE itself, under SAELens' names."""
     sha256: dict[str, str] = field(default_factory=dict)
     model: str | None = None
     hook: str | None = None
@@ -24,10 +24,10 @@ class Imported:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """run.json."""
+    """The content of run.json."""
 
     config: dict[str, Any]
-    """Settings as they were written; `Run.config` is what they mean."""
+    """Settings as they were written; `Run.config` is their parsed form."""
     hook: str
     d_model: int
     input_scale: float
@@ -57,11 +57,11 @@ class SAERecord:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """training.json of a checkpoint."""
+    """The content of a checkpoint's training.json."""
 
     step: int
     reader: dict[str, Any]
-    """Where the reader of the store was, as `ShuffledReader.state` gives it."""
+    """Position of the store's reader, as `ShuffledReader.state` returns it."""
     state_file_sha256: str | None = None
 
 
@@ -138,7 +138,7 @@ class DeadBy:
 
 @dataclass(frozen=True)
 class BiasCurve:
-    """How many dead latents would fire, each alone, with its bias moved by `by` units."""
+    """Number of dead latents that would fire, each alone, with the bias moved by `by` units."""
 
     unit: float
     """Median size of the pre-activations that make a latent fire."""
@@ -148,17 +148,17 @@ class BiasCurve:
 
 @dataclass(frozen=True)
 class KCurve:
-    """How many dead latents would fire were `extra` more latents kept in each row."""
+    """Number of dead latents that would fire if `extra` more latents were kept in each row."""
 
     k: int | None
-    """How many each row keeps now; None where rows keep different numbers."""
+    """Number that each row keeps now; None where rows keep different numbers."""
     extra: list[int]
     fire: list[int]
 
 
 @dataclass(frozen=True)
 class ThresholdCurve:
-    """How many dead latents would fire with all thresholds multiplied by `share`."""
+    """Number of dead latents that would fire with all thresholds multiplied by `share`."""
 
     share: list[float]
     fire: list[int]
@@ -166,7 +166,7 @@ class ThresholdCurve:
 
 @dataclass(frozen=True)
 class ResampleCurve:
-    """How many dead latents would fire on held-out rows once all of them are resampled."""
+    """Number of dead latents that would fire on held-out rows once all of them are resampled."""
 
     scale: list[float]
     """Encoder norms, as multiples of `norm`."""
@@ -176,12 +176,12 @@ class ResampleCurve:
     norm: float
     """Mean encoder norm of the living latents."""
     dense: list[int] | None = None
-    """How many would fire on more than a tenth of the rows; None in a report of an older release."""
+    """Number that would fire on more than a tenth of the rows; None in a report of an older release."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What would make the dead latents of dead.json fire; None for a change that has no meaning for the SAE."""
+    """Changes that would make dead latents fire, in dead.json; None for a change that has no meaning for the SAE."""
 
     bias: BiasCurve | None
     k: KCurve | None
@@ -208,7 +208,7 @@ class DeadSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadRecord(DeadSummary):
-    """dead.json: its summary, and what was looked at."""
+    """The content of dead.json: its summary, and what was looked at."""
 
     features_rows: int
     """Rows on which features had been collected; 0 where there were none."""
@@ -220,13 +220,13 @@ class DeadRecord(DeadSummary):
     hook: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     off_distribution: bool = False
-    """Whether the language model took part, for text unlike any of the store."""
+    """Whether the language model took part, which reads text unlike any in the store."""
     rules: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class MatchedLatents:
-    """What one measure says of each latent of one SAE in compare-NAME.json; all lists have an entry per latent."""
+    """The result of one measure for each latent of one SAE in compare-NAME.json; all lists have an entry per latent."""
 
     nearest: list[int]
     similarity: list[float]
@@ -242,7 +242,7 @@ Levels = dict[str, float | None]
 
 @dataclass(frozen=True)
 class MatchingSummary:
-    """What one measure says of two SAEs in compare-NAME.json."""
+    """The summary of one measure for two SAEs in compare-NAME.json."""
 
     one_to_one: Levels
     nearest: dict[str, Levels]
@@ -267,7 +267,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """compare-NAME.json."""
+    """The content of compare-NAME.json."""
 
     format: int
     first: ComparedRun
@@ -282,7 +282,7 @@ class Comparison:
     activation: Matched
 
     def by(self, measure: str) -> Matched:
-        """Return what a measure found, `cosine` or `activation`."""
+        """Return the matching under a measure, `cosine` or `activation`."""
         return {"cosine": self.cosine, "activation": self.activation}[measure]
 
 
@@ -296,6 +296,6 @@ class LabelEntry:
 
 @dataclass(frozen=True)
 class LabelsRecord:
-    """labels.json."""
+    """The content of labels.json."""
 
     saes: dict[str, dict[str, LabelEntry]]

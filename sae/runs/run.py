@@ -128,8 +128,8 @@ class Run:
         return [] if bos is None else [bos]
 
     def language_model(self) -> LanguageModel:
-        """The language model whose activations the SAE reads, on `device()`: its weights in the precision they were
-        harvested in, what it computes in float32.
+        """Load the language model whose activations the SAE reads onto `device()`. Its weights have the precision of the
+        harvest, and it computes in float32.
 
         Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
         known of a run that was imported without a store."""
@@ -150,8 +150,8 @@ class Run:
 
     @property
     def history(self) -> dict[str, Tensor] | None:
-        """What became of each latent in training (FORMAT.md), or None where it was not recorded: in a run that is
-        not finished, or of an older release. Raises RunError when it cannot be read."""
+        """The history of each latent in training (FORMAT.md); None where it was not recorded: in a run that is not finished,
+        or of an older release. Raises RunError when it cannot be read."""
         path = self.path / HISTORY
         if not path.exists():
             return None
@@ -171,20 +171,21 @@ class Run:
 
     @property
     def problems(self) -> list[str]:
-        """What makes the SAE useless as it is, a line each, from the log and the evaluation; nothing is computed.
+        """Problems that make the SAE useless as it is, one line each, from the log and the evaluation; computes nothing.
 
         The log counts when training is finished: at its beginning any SAE is worse than the mean."""
         return problems(self.record, self.log if self.finished else [], self.evaluation)
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        whole = (path.parent for path in self.path.glob("checkpoints/step-*/training.json"))
-        # one killed between its last file and its renaming would never get its name, were it gone on with
-        return sorted(path for path in whole if path.suffix != files.PART)
+        """Complete checkpoints, oldest first."""
+        complete = (path.parent for path in self.path.glob("checkpoints/step-*/training.json"))
+        # A process killed after the last file but before the renaming leaves a folder that ends in PART. Nothing would ever
+        # rename it, so a run that resumed from it would depend on a folder that the next checkpoint deletes.
+        return sorted(path for path in complete if path.suffix != files.PART)
 
     def sae(self) -> SAE:
-        """The trained SAE; of an unfinished run, the newest checkpoint's. Raises RunError when there is none."""
+        """Load the trained SAE, or an unfinished run's newest checkpoint. Raises RunError when there is neither."""
         if self.finished:
             return load_sae(self.path, self._fix_sae)
         return load_sae(self.newest_checkpoint)
@@ -217,7 +218,7 @@ class Run:
 
 
 def made_by() -> dict[str, Any]:
-    """What every run.json begins with: format, a random id, and the code that makes the run."""
+    """Return the first entries of every run.json: format, a random id, and the versions of the code that makes the run."""
     return {
         "format": FORMAT,
         "id": uuid.uuid4().hex,
@@ -227,7 +228,7 @@ def made_by() -> dict[str, Any]:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Every run at or below a folder, by path. Folders whose run.json cannot be read are left out."""
+    """Return every run at or below a folder, in order of their paths, without those whose run.json cannot be read."""
     runs = []
     for path in sorted(folder.rglob("run.json")):
         try:
@@ -238,7 +239,7 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout this code runs from, with a + when it was changed since; None outside one."""
+    """Return the commit of the checkout that this code runs from, with a + if it was changed since; None outside one."""
     command = [
         "git",
         "-C",
@@ -254,5 +255,5 @@ def _git_commit() -> str | None:
 
 
 def device() -> torch.device:
-    """The device to compute on: this rank's GPU, or the CPU."""
+    """Return the device to compute on: this rank's GPU, or the CPU."""
     return ranks.device()

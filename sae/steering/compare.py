@@ -25,7 +25,7 @@ class Text(NamedTuple):
 
     @property
     def change(self) -> list[float]:
-        """How much likelier steering makes each token: the difference of log-probabilities, nats."""
+        """The change of each token's log-probability by steering, in nats."""
         return [s - c for s, c in zip(self.steered_log_probability, self.log_probability, strict=True)]
 
 
@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
     """The unsteered model's text. Its measures are those of a steering that does nothing."""
     steered: Text
     remarks: list[str]
-    """What part of the steering had no effect, one line each: positions that do not occur, latents that never fire."""
+    """Parts of the steering that had no effect, one line each: positions that do not occur, latents that never fire."""
 
     def to_json(self) -> dict[str, Any]:
         """Return both texts with all their numbers as JSON content."""

@@ -42,7 +42,7 @@ class Intervention:
     latent: int
     """The latent's number in the SAE, from 0."""
     mode: Mode = "add"
-    """How h changes, as in the table above."""
+    """The change of h, as in the table above."""
     strength: float = 1.0
     """s: in units for add, set and clamp, a bare factor for the others. Signed, except for clamp."""
     unit: Unit = "max"

@@ -22,7 +22,7 @@ class Measures(NamedTuple):
     """Measures of one text that the steered model wrote after a prompt. Means are over its new tokens and over the latents."""
 
     concept: float
-    """How much of the concept the text holds. The unsteered model reads the text and the SAE encodes its activations: the
+    """Strength of the concept in the text. The unsteered model reads the text and the SAE encodes its activations: the
     mean of the latent's value as a share of its largest on the corpus, signed. The intervention itself is not seen."""
     fires: float
     """In the same reading, the share of tokens on which the latent is not zero."""

@@ -123,7 +123,7 @@ class DoseResponse(NamedTuple):
 
     points: list[Point]
     remarks: list[str]
-    """What part of the steering had no effect at any dose, for any prompt; one line each."""
+    """Parts of the steering that had no effect at any dose, for any prompt; one line each."""
 
     def curves(self) -> dict[Kind, list[Point]]:
         """Return the points of each kind, in rising order of dose."""

@@ -35,15 +35,15 @@ class DataParallel(SingleProcess):
         return own * world()
 
     def mean_over_rows(self, mean: Tensor) -> Tensor:
-        """One all-reduce."""
+        """Average over the ranks, by one all-reduce."""
         return self.sum_over_rows(mean) / world()
 
     def sum_over_rows(self, total: Tensor) -> Tensor:
-        """One all-reduce."""
+        """Sum over the ranks, by one all-reduce."""
         return reduced(total, dist.ReduceOp.SUM)
 
     def max_over_rows(self, largest: Tensor) -> Tensor:
-        """One all-reduce; true counts as larger than false."""
+        """Return the maximum over the ranks, by one all-reduce; true counts as larger than false."""
         numbers = largest.byte() if largest.dtype == torch.bool else largest
         return reduced(numbers, dist.ReduceOp.MAX).to(largest.dtype)
 
@@ -88,11 +88,11 @@ class LatentParallel(SingleProcess):
         return unsharded.chunk(world(), SPLITS[name])[rank()]
 
     def sum_over_latents(self, part: Tensor) -> Tensor:
-        """One all-reduce; none in the backward pass, in which all ranks have the same gradient."""
+        """Sum over the ranks, by one all-reduce. The backward pass needs none: all ranks have the same gradient there."""
         return cast(Tensor, _Summed.apply(part))
 
     def to_latents(self, common: Tensor) -> Tensor:
-        """Return the tensor; one all-reduce in the backward pass."""
+        """Return the tensor itself. Its gradient is summed over the ranks, by one all-reduce in the backward pass."""
         return cast(Tensor, _Common.apply(common))
 
     def any(self, here: bool) -> bool:
@@ -104,7 +104,7 @@ class LatentParallel(SingleProcess):
         return reduced(value, dist.ReduceOp.MIN)
 
     def largest_of_row(self, keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
-        """One all-gather of each rank's k largest."""
+        """Return which keys are among their row's k largest of all ranks, by one all-gather of each rank's k largest."""
         return largest_of_ranks(keys, k)
 
     def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
@@ -112,7 +112,7 @@ class LatentParallel(SingleProcess):
         return largest_of_ranks(keys[None], k)[0]
 
     def squares(self, by_parameter: dict[nn.Parameter, float]) -> float:
-        """Sum those of split parameters over the ranks, and add those of common ones, which every rank has alike."""
+        """Sum the squares of split parameters over the ranks, and add those of common ones, which are equal on every rank."""
         parts = sum(square for parameter, square in by_parameter.items() if parameter in self._parts)
         common = sum(square for parameter, square in by_parameter.items() if parameter not in self._parts)
         return reduced(torch.tensor(parts, dtype=torch.float64), dist.ReduceOp.SUM).item() + common

@@ -1,4 +1,4 @@
-"""Where training metrics go: to log.jsonl always, to TensorBoard and Weights & Biases when asked for."""
+"""Write training metrics to log.jsonl, and on request to TensorBoard and Weights & Biases."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ class TensorBoard:
         self._writer = SummaryWriter(folder / "tensorboard")
 
     def log(self, row: dict[str, float]) -> None:
-        """One scalar a column."""
+        """Write one scalar for each column of the row."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, int(row["step"]))
@@ -82,7 +82,7 @@ class WandB:
         )
 
     def log(self, row: dict[str, float]) -> None:
-        """One history row."""
+        """Write the row to the run's history."""
         self._run.log(row, step=int(row["step"]))
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ MEASURES = {"cosine": "decoder cosine", "activation": "activation correlation"}
 
 
 def place(first: Run, second: Run) -> Path:
-    """Where the comparison of these two is kept. Another run of the second's name shares the place."""
+    """Return the file of the comparison of two runs. It is named after the second run, so runs of one name share it."""
     return first.path / f"compare-{second.name}.json"
 
 

@@ -44,7 +44,7 @@ class Demo:
     not the default's, as in runs/demo-width2048, so that runs of one store share it."""
 
     def path(self, folder: str, *settings: str) -> Path:
-        """Where in `folder` something lies that depends on these settings."""
+        """Return the path in `folder` of a store or run, named after those of `settings` that are not at their defaults."""
         changed = [
             f"{field.name}{getattr(self, field.name)}"
             for field in fields(self)

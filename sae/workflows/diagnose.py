@@ -1,4 +1,4 @@
-"""The diagnosis of a run: all that its folder knows, brought together and kept in its dead/."""
+"""Diagnose the dead and dense latents of a run, from everything in its folder, and write the report into its dead/."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,12 +20,12 @@ Borrow = Callable[[], AbstractContextManager[LanguageModel]]
 
 
 def folder(run: Run) -> Path:
-    """Where the report of a run is, or will be."""
+    """Return the folder of a run's report, which may not exist yet."""
     return run.path / "dead"
 
 
 def is_there(run: Run) -> bool:
-    """Whether the run has a finished report."""
+    """Return whether the run has a finished report."""
     return (folder(run) / INDEX).exists()
 
 
@@ -60,7 +60,7 @@ def diagnose_run(
 
 
 def _features(run: Run, digest: str) -> FeatureStore | None:
-    """The run's features, if they are of this SAE."""
+    """Return the run's features if they were collected for this SAE, else None."""
     if not (run.path / "features" / features_folder.INDEX).exists():
         return None
     features = FeatureStore(run.path / "features")

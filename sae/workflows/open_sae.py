@@ -85,7 +85,7 @@ def prepare(command: Open, progress: Progress = no_progress, tell: Tell = ignore
 
 
 def is_run(path: Path) -> bool:
-    """Whether there is a finished run at a path."""
+    """Return whether there is a finished run at a path."""
     return (path / "run.json").is_file() and (path / "sae.json").is_file()
 
 

@@ -49,7 +49,7 @@ class SweepFile:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to train, by name: each name says what the run's place in the grid is."""
+    """The runs of a sweep, by names that say their place in the grid."""
 
     file: SweepFile
     runs: dict[str, RunConfig]

@@ -55,5 +55,5 @@ def finish(trainer: Trainer, world: World, progress: Progress = no_progress) -> 
 
 
 def n_active(codes: Tensor) -> Tensor:
-    """How many features each row is made of, [B]: the label that a method which reads labels learns from."""
+    """Return the number of features in each row, [B]: the label for methods that read labels."""
     return (codes != 0).sum(1).float()
