@@ -22,7 +22,7 @@ STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_
 
 
 class Job(Protocol):
-    """Work in the background, such as an `app.session.jobs.Job`."""
+    """The part of an `app.session.jobs.Job`, work in the background, that a progress bar needs."""
 
     end_shown: bool
     """Whether the page has run again since the work ended."""
@@ -39,17 +39,17 @@ class Job(Protocol):
 
     @property
     def note(self) -> str:
-        """What it is doing, in words."""
+        """A short text about what the work is doing now."""
         ...
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest will take; None before anything is done."""
+        """Seconds that the rest will take; None before anything is done."""
         ...
 
     @property
     def error(self) -> WorkbenchError | None:
-        """What went wrong, if anything did."""
+        """The error that ended the work; None if there was none."""
         ...
 
     def stop(self) -> None:

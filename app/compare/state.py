@@ -1,4 +1,4 @@
-"""What the Compare page shows: the second run, the matching of the two runs, and the pair of features side by side."""
+"""State of the Compare page: the second run, the matching of the two runs, and the pair of features side by side."""
 
 from contextlib import suppress
 from typing import Any
@@ -19,9 +19,10 @@ ENCODING = 0.4  # encoding takes about this share of the time
 
 
 def second(name: str, first: Run) -> tuple[str, Run]:
-    """Return name and run: the run that `other` in the URL names, or the last one compared with, or else the likeliest.
+    """Return the name and the run to compare run `name` with: the one that `other` in the URL names, or the last one that
+    it was compared with, or else the most suitable one.
 
-    The likeliest run is a finished one that reads the same activations, if possible with features. Raises Missing when
+    A finished run that reads the same activations is the most suitable, if possible one with features. Raises Missing when
     there is no other run, RunError when the URL names a run that does not exist or `name` itself."""
     others = candidates(name)
     asked = st.query_params.get("other")

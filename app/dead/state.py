@@ -1,4 +1,4 @@
-"""The report of `sae dead` on a run, opened once, and the job that makes it from the page."""
+"""State of the Dead latents page: the report of `sae dead` on a run, which is opened once, and the job that makes it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

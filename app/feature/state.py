@@ -1,4 +1,4 @@
-"""What the Feature page does with one feature: its label, its measured effect, a text to try it on, an HTML file."""
+"""State of the Feature page and its actions: label, measured effect, a text to try the feature on, an HTML file."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What a visitor chose on the Features page: filters and features to compare in the URL, brushes and marks in the visit."""
+"""State of the Features page: filters and features to compare, in the URL, and brushes and marks, kept for the visit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

@@ -1,1 +1,1 @@
-"""What several pages share of a visit: cached runs and features, what the URL asks for, loaded models, background jobs."""
+"""State that pages share during a visit: cached runs and features, the URL's choices, loaded models, background jobs."""

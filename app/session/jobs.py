@@ -30,7 +30,7 @@ class Job(Generic[T]):
         self.share, self.note = 0.0, ""
         self.result: T | None = None
         self.error: WorkbenchError | None = None
-        """What went wrong, if anything did."""
+        """The error that ended the work; None if there was none."""
         self.stopped = False
         self.running = True
         self.end_shown = False
@@ -41,12 +41,12 @@ class Job(Generic[T]):
 
     @property
     def seconds(self) -> float:
-        """How long the work has been running, or ran."""
+        """Seconds that the work has been running, or ran until it ended."""
         return time.monotonic() - self._started if self.running else self._took
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest will take at the pace so far; None before anything is done."""
+        """Seconds that the rest will take at the pace so far; None before anything is done."""
         return self.seconds * (1 - self.share) / self.share if self.share > 0 else None
 
     def stop(self) -> None:

@@ -32,7 +32,7 @@ class Settings:
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are drawn: by temperature, from the likeliest tokens that make up 95 % of the probability."""
+        """The sampling of tokens: by temperature, from the likeliest tokens that make up 95 % of the probability."""
         return Sampling(self.tokens, self.temperature, top_p=0.95)
 
     @property

@@ -1,4 +1,4 @@
-"""What the Steering page is set to, which the URL holds, and its two jobs: the texts, and the dose-response."""
+"""State of the Steering page: its settings, which the URL holds, and its two jobs, the texts and the dose-response."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What the Your text page shows: the visitor's text, its reading in the background, the token and colour of the URL."""
+"""State of the Your text page: the visitor's text, its reading in the background, the token and colour of the URL."""
 
 import random
 from functools import partial
