@@ -1,4 +1,4 @@
-"""Of two processes on one folder, the second is refused in one line and changes nothing; the first ends as if alone."""
+"""Two processes on one folder: the second is refused in one line and changes nothing; the first ends as if alone."""
 
 import signal
 from pathlib import Path

@@ -84,7 +84,7 @@ def deep(rng: random.Random, content: bytes) -> bytes:
 
 
 def value(rng: random.Random, content: bytes) -> bytes:
-    """Of JSON, or of a safetensors header, one value or name by something else."""
+    """Replace one value or name in JSON, or in a safetensors header, by something else."""
     start, stop = _json(content)
     try:
         tree = json.loads(content[start:stop])

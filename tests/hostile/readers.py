@@ -48,7 +48,7 @@ class Reader(NamedTuple):
     mend: Callable[[Path], None] | None = None
     """Makes what is kept of the file elsewhere, such as its checksum, agree with it again."""
     seconds: float = 5.0
-    """Of the processor's time, at most, a case."""
+    """Most seconds of processor time for one case."""
 
 
 def rewrite(path: Path, change: Callable[[Any], None]) -> None:

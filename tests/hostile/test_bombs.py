@@ -64,7 +64,7 @@ def claim_shape(world: Path) -> None:
 
 
 def overlay_segments(world: Path) -> None:
-    """The same stretch of tokens over and over: 20 bytes of file for each 16 rows."""
+    """Write one stretch of tokens over and over: 20 bytes of file for each 16 rows."""
     whole = torch.tensor([[0, 0, 16, 0, 0]], dtype=torch.int32)
     tensors(world / "store" / shard_name(0), lambda t: t.update(segments=whole.repeat(2_000_000, 1)))
     mend_store(world)

@@ -127,8 +127,8 @@ def test_every_architecture_is_examined_and_says_what_a_brute_force_says(cfg):
     code = sae.encode(rows.x).dense() != 0
     fired = code.sum(0)
     assert {r["latent"] for r in table if r["kind"] == "dead"} == set((fired == 0).nonzero()[:, 0].tolist())
-    drive = sae.dense_pre_activations(rows.x)
-    level = drive.abs() if sae.signed else drive
+    pre = sae.dense_pre_activations(rows.x)
+    level = pre.abs() if sae.signed else pre
     margin = sae.firing(rows.x, torch.arange(F)).margin
     for row in table:
         j = row["latent"]
@@ -139,7 +139,7 @@ def test_every_architecture_is_examined_and_says_what_a_brute_force_says(cfg):
             continue
         assert row["margin"] == pytest.approx(float(margin[:, j].max()), abs=1e-5)
         assert row["positive_share"] == pytest.approx(float((level[:, j] > 0).float().mean()))
-        assert row["mean_drive"] == pytest.approx(float(drive[:, j].mean()), abs=1e-4)
+        assert row["mean_drive"] == pytest.approx(float(pre[:, j].mean()), abs=1e-4)
         assert row["encoder_norm"] == pytest.approx(float(sae.encoder_directions()[j].norm()), rel=1e-4)
     assert summary.kinds["dead"] == int((fired == 0).sum())
 

@@ -50,7 +50,7 @@ def test_some_latents_are_judged_as_among_all(cfg):
 
 
 @every_case
-def test_the_margin_is_the_drive_less_what_is_needed(cfg):
+def test_the_margin_is_the_pre_activation_less_what_is_needed(cfg):
     sae, x = trained(cfg)[0], rows(16, seed=99)
     firing = sae.firing(x, ALL)
     level = firing.pre_activation.abs() if sae.signed else firing.pre_activation
@@ -91,11 +91,11 @@ def test_what_is_needed_is_the_kth_largest_of_the_others(name):
     cfg = SMALL[name]
     sae, x = build(cfg, D, seed=1).double().requires_grad_(False), rows(20, seed=5).double()
     found = sae.firing(x, ALL)
-    drive = ((x - sae.b_dec) @ (sae.encoder_directions().T)) + sae.encoder_bias()
-    assert_close(found.pre_activation, drive)
+    pre_activation = ((x - sae.b_dec) @ (sae.encoder_directions().T)) + sae.encoder_bias()
+    assert_close(found.pre_activation, pre_activation)
     for b in range(20):
         for j in range(F):
-            others = [float(v) for i, v in enumerate(drive[b]) if i != j]
+            others = [float(v) for i, v in enumerate(pre_activation[b]) if i != j]
             others = sorted((abs(v) for v in others) if name == "abstopk" else others)
             floor = -torch.inf if isinstance(sae, MFR) else 0.0
             assert_close(float(found.needed[b, j]), max(floor, others[-cfg.k]))

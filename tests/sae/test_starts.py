@@ -25,7 +25,7 @@ def rows(n: int = 2000) -> Tensor:
 
 
 def wide(cfg: ArchConfig) -> ArchConfig:
-    """The same method with a dictionary wider than its input."""
+    """Return the method's configuration with a dictionary wider than its input."""
     own = {name: K for name in ("k", "l0") if getattr(cfg, name, None)}
     return dataclasses.replace(cfg, d_sae=F, **own)
 

@@ -54,7 +54,8 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def assert_same_choice(ours: Picked, theirs: Picked, u: torch.Tensor, by_size: bool) -> None:
-    """Of equal ones each may take others: each row has entries of u, none twice, of the same sorted keys."""
+    """Check that each row has entries of u, none twice, with the same sorted keys. Which of several equal keys are taken may
+    differ."""
     assert ours.counts.tolist() == theirs.counts.tolist()
     assert ours.values.dtype == theirs.values.dtype
     counts = ours.counts.tolist()
