@@ -52,7 +52,7 @@ class LabelError(WorkbenchError):
 
 
 class ModelError(WorkbenchError):
-    """The language model cannot be found, fetched or booted."""
+    """The language model cannot be found, fetched or loaded."""
 
 
 class HookError(WorkbenchError):

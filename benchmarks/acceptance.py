@@ -163,7 +163,7 @@ def mfr(seed: int) -> Iterator[float]:
 
 
 def gamma(name: str, **changes: Any) -> Callable[[int], Iterator[float]]:
-    """An experiment on shrinkage, in the units the prices were measured in: rows as they are, not scaled."""
+    """An experiment on shrinkage, in the units the weights were measured in: rows as they are, not scaled."""
 
     def experiment(seed: int) -> Iterator[float]:
         world = Independent(n_features=48, seed=seed)

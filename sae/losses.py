@@ -33,7 +33,7 @@ def _spread(x: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
 def squared_error(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Return the squared error, summed over dimensions and averaged over rows; in squared units of x.
 
-    A price on sparsity is weighed against this error, which gives the price a meaning: where the trainer scales inputs, a
+    A penalty on sparsity is weighed against this error, which gives its weight a meaning: where the trainer scales inputs, a
     reconstruction of 0 costs D."""
     return (x_hat - x).square().sum(1).mean()
 

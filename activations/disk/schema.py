@@ -29,7 +29,7 @@ def build(kind: type[T], content: Any) -> T:
 
     Raises TypeError for a field that is missing, unknown or of another type; and what `kind` itself raises."""
     if not isinstance(content, dict):
-        raise TypeError(f"{_short.repr(content)} is no object of {kind.__name__}'s fields")
+        raise TypeError(f"{_short.repr(content)} is not an object of {kind.__name__}'s fields")
     unknown = [name for name in content if name not in _kinds(kind)]
     if unknown:
         raise TypeError(f"{kind.__name__} has no field {_short.repr(unknown[0])}")
@@ -40,7 +40,7 @@ def build(kind: type[T], content: Any) -> T:
 def check(kind: type, content: Any) -> None:
     """Check that `content` has the fields of `kind`, with the right types. Extra keys are ignored; raises TypeError."""
     if not isinstance(content, dict):
-        raise TypeError(f"{_short.repr(content)} is no object")
+        raise TypeError(f"{_short.repr(content)} is not an object")
     for field in fields(kind):
         if field.name in content:
             if not fits(content[field.name], wanted := _kinds(kind)[field.name]):

@@ -1,4 +1,4 @@
-"""Gated: one path decides which latents fire, another how strongly, so that a price on firing does not shrink values.
+"""Gated: one path decides which latents fire, another how strongly, so that a penalty on firing does not shrink values.
 
 Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", arXiv:2404.16014,
 section 3 and appendix D.1."""
@@ -20,23 +20,23 @@ from sae.code import SparseCode
 
 @dataclass(frozen=True)
 class GatedConfig(ArchConfig):
-    """Gated: an L1 price on a gate that decides what fires, and magnitudes free of its shrinkage."""
+    """Gated: an L1 penalty on a gate that decides what fires, and magnitudes free of its shrinkage."""
 
     name = "gated"
     rule = "one path decides which latents fire, another how strongly"
 
     advice = (
-        "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
+        "L0 follows from l1_weight, the learning rate and the length of the run: sweep three weights over "
         "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, the "
         "default, which is 1.2 there, gives an L0 of 48, 2.5 one of 17 and 3.8 one of 9."
     )
 
     l1_weight: float | None = None
     """Price of the gate's pre-activations, against squared errors summed over dimensions, where inputs have
-    unit mean square per dimension (as `scale_inputs` makes them); when left out, sqrt(D) / 20. Multiply a price that is
+    unit mean square per dimension (as `scale_inputs` makes them); when left out, sqrt(D) / 20. Multiply a weight that is
     meant for inputs of unit mean squared norm by sqrt(D)."""
     l1_warmup_share: float = 0.05
-    """Share of all steps over which the price rises from 0."""
+    """Share of all steps over which the weight rises from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,10 +65,10 @@ class Gated(SAE):
     in_activation_units = (*SAE.in_activation_units, "b_mag")
 
     def make_rule(self, d_model: int) -> None:
-        """Create the magnitudes' parameters, and set the price, which nothing has warmed up yet."""
+        """Create the magnitudes' parameters, and set the penalty weight, which nothing has warmed up yet."""
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
-        self.price = d_model**0.5 / 20 if self.cfg.l1_weight is None else self.cfg.l1_weight
+        self.penalty_weight = d_model**0.5 / 20 if self.cfg.l1_weight is None else self.cfg.l1_weight
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
@@ -108,13 +108,13 @@ class Gated(SAE):
         return open_._replace(values=gate), open_._replace(values=magnitudes.relu())
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """Return ||y - y_hat||^2 + price |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
+        """Return ||y - y_hat||^2 + weight |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.
 
         y_gate decodes relu(pi) with W_dec and b_dec held fixed, so that it trains the gate and not the decoder (eq. 8)."""
         gate, code = self.gate_and_magnitudes(x)
         y_gate = kernels.decode(gate, self.W_dec.detach()) + self.b_dec.detach()
         penalties = {
-            "l1": (self.warmth * self.price, gate.values.sum() / len(x)),
+            "l1": (self.warmth * self.penalty_weight, gate.values.sum() / len(x)),
             "gate_error": (1.0, losses.squared_error(y, y_gate)),
         }
         return penalised_loss(y, self.decode(code), code, penalties)
@@ -131,7 +131,7 @@ class Gated(SAE):
         self.W_enc.div_(gain(self, generator))
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Set the price's warm-up."""
+        """Set the warm-up of the penalty weight."""
         self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

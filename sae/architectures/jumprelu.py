@@ -27,27 +27,27 @@ from sae.code import SparseCode
 
 @dataclass(frozen=True)
 class JumpReLUConfig(ArchConfig):
-    """JumpReLU: a learned threshold for each latent, and a price on how many latents fire."""
+    """JumpReLU: a learned threshold for each latent, and a penalty on how many latents fire."""
 
     name = "jumprelu"
     rule = "it keeps what is above a threshold of each latent's own"
 
     advice = (
-        "L0 follows from sparsity_weight, the learning rate and the length of the run: sweep three prices "
+        "L0 follows from sparsity_weight, the learning rate and the length of the run: sweep three weights "
         "over short runs. At a width of 576, with 600 steps at the default rate, the default, which is 0.58 "
         "there, gives an L0 of 20, and with --arch.loss-form tanh, where it is 0.22, one of 34. At a rate of "
         "3.9e-3, 0.43 gives an L0 of 32."
     )
 
     loss_form: Literal["l0", "tanh"] = "l0"
-    """l0: a price on the number of latents that fire, unit-norm decoder (the paper). tanh: a price on the sum of
+    """l0: a penalty on the number of latents that fire, unit-norm decoder (the paper). tanh: a penalty on the sum of
     tanh(c z ||W_dec row||), free decoder norms, and a pull on dead latents (Anthropic, January 2025)."""
     sparsity_weight: float | None = None
     """Price of a latent that fires, against the squared error summed over dimensions, where inputs have unit
     mean square per dimension; when left out, D / 1000 (l0), i.e. 0.001 where they have unit mean squared norm,
     or D / 2600 (tanh). On the embedded model's activations a short run ends at L0 20 and 34 (LOG.md)."""
     warmup_share: float | None = None
-    """Share of all steps over which the price rises from 0; when left out, 0.05 (l0) or 1 (tanh)."""
+    """Share of all steps over which the weight rises from 0; when left out, 0.05 (l0) or 1 (tanh)."""
     threshold: float | None = None
     """Thresholds before training, in units of scaled inputs; when left out, sqrt(D) / 1000 (l0) or 0.1 (tanh)."""
     bandwidth: float | None = None
@@ -83,7 +83,7 @@ class JumpReLU(SAE):
     """y = x W_enc + b_enc; z = y where y > theta, else 0; x_hat = z W_dec + b_dec; theta = exp(log_threshold).
 
     b_dec is not subtracted from x. theta stays above 0 whatever the optimizer does. Sizes that the papers give for inputs of
-    unit mean squared norm are multiplied by sqrt(D), prices by D. In the tanh form the decoder's norms are free in training
+    unit mean squared norm are multiplied by sqrt(D), sparsity weights by D. In the tanh form the decoder's norms are free in training
     and move into the latents on saving. Adam runs without momentum."""
 
     cfg: JumpReLUConfig
@@ -91,18 +91,18 @@ class JumpReLU(SAE):
     pre_bias = False
 
     def make_rule(self, d_model: int) -> None:
-        """Create thresholds, and set what follows from the loss's form: price, bandwidth, warm-up."""
+        """Create thresholds, and set what follows from the loss's form: weight, bandwidth, warm-up."""
         cfg = self.cfg
         self.log_threshold = nn.Parameter(torch.zeros(cfg.d_sae))
         self.unit_norm_decoder = cfg.loss_form == "l0"
         small = d_model**0.5 / 1000
         l0, tanh = (small, small, 10.0, 0.05, 1 / 1000), (0.1, 2.0, 1.0, 1.0, 1 / 2600)
-        threshold, bandwidth, lr_scale, share, price = l0 if self.unit_norm_decoder else tanh
+        threshold, bandwidth, lr_scale, share, weight = l0 if self.unit_norm_decoder else tanh
         self.first_threshold = cfg.threshold or threshold
         self.bandwidth = cfg.bandwidth or bandwidth
         self.threshold_lr_scale = cfg.threshold_lr_scale or lr_scale
         self.warmup_share = share if cfg.warmup_share is None else cfg.warmup_share
-        self.price = d_model * price if cfg.sparsity_weight is None else cfg.sparsity_weight
+        self.penalty_weight = d_model * weight if cfg.sparsity_weight is None else cfg.sparsity_weight
         self.warmth = 1.0
 
     @property
@@ -118,20 +118,20 @@ class JumpReLU(SAE):
         return self.threshold
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """Return ||y - y_hat||^2 + price * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
+        """Return ||y - y_hat||^2 + weight * sparsity (+ pre_act_weight * pull), mean over rows; in squared units of y.
 
         The graph holds the latents that fire, and those so little below their threshold that the kernel reaches them."""
         near = self.pre_activations(x).above(self.threshold - self.bandwidth / 2)
         thresholds = near.spread(self.threshold)
         code = near._replace(values=jump(near.values, thresholds, self.bandwidth))
-        price = self.warmth * self.price
+        weight = self.warmth * self.penalty_weight
         if self.cfg.loss_form == "l0":
             fire = step(near.values, thresholds, self.bandwidth)
-            penalties = {"sparsity": (price, fire.sum() / len(x))}
+            penalties = {"sparsity": (weight, fire.sum() / len(x))}
         else:
             counted = self.cfg.tanh_slope * code.values * code.spread(self.W_dec.norm(dim=1))
             penalties = {
-                "sparsity": (price, counted.tanh().sum() / len(x)),
+                "sparsity": (weight, counted.tanh().sum() / len(x)),
                 "pre_act": (self.cfg.pre_act_weight, self._pull(x, dead)),
             }
         return penalised_loss(y, self.decode(code), code, penalties)
@@ -144,7 +144,7 @@ class JumpReLU(SAE):
         return (below.relu() @ self.W_dec[dead].norm(dim=1)).mean()
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Set the price's warm-up."""
+        """Set the warm-up of the penalty weight."""
         self.warmth = warmed(step, steps, self.warmup_share)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

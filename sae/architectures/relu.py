@@ -1,4 +1,4 @@
-"""ReLU: the classic SAE, with a price on the sum of latents (L1), each weighted by the norm of its decoder row.
+"""ReLU: the classic SAE, with a penalty on the sum of latents (L1), each weighted by the norm of its decoder row.
 
 The form of Anthropic's "Update on how we train SAEs", April 2024; constants as public libraries record them
 (dictionary_learning 60ec6bf, `standard.py`; SAELens 6.18)."""
@@ -35,7 +35,7 @@ class ReLUConfig(ArchConfig):
     rule = "it keeps every positive latent"
 
     advice = (
-        "L0 follows from l1_weight, the learning rate and the length of the run: sweep three prices over "
+        "L0 follows from l1_weight, the learning rate and the length of the run: sweep three weights over "
         "short runs, then train the best one long. At a width of 576, with 600 steps at the default rate, the "
         "default, which is 1 there, gives an L0 of 38 and 2 one of 11."
     )
@@ -43,9 +43,9 @@ class ReLUConfig(ArchConfig):
     l1_weight: float | None = None
     """Price of a latent's value times its decoder row's norm, against the squared error summed over
     dimensions, where inputs have unit mean square per dimension (as `scale_inputs` makes them); when left out,
-    sqrt(D) / 24. The same price weighs more on narrow models: values of latents grow as sqrt(D), errors as D."""
+    sqrt(D) / 24. An equal weight counts more on narrow models: values of latents grow as sqrt(D), errors as D."""
     l1_warmup_share: float = 0.05
-    """Share of all steps over which the price rises from 0."""
+    """Share of all steps over which the weight rises from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,26 +70,26 @@ class ReLU(SAE):
     unit_norm_decoder = False
 
     def make_rule(self, d_model: int) -> None:
-        """Set the price, which nothing has warmed up yet."""
-        self.price = d_model**0.5 / 24 if self.cfg.l1_weight is None else self.cfg.l1_weight
+        """Set the penalty weight, which nothing has warmed up yet."""
+        self.penalty_weight = d_model**0.5 / 24 if self.cfg.l1_weight is None else self.cfg.l1_weight
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self.pre_activations(x).above(x.new_zeros(()))
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
-        """Return ||y - y_hat||^2 + price * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
+        """Return ||y - y_hat||^2 + weight * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""
         code = self._encode(x)
         of_latents = torch.zeros_like(self.b_enc).index_add(0, code.indices, code.values)
         l1 = of_latents @ self.W_dec.norm(dim=1) / len(x)
-        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.price, l1)})
+        return penalised_loss(y, self.decode(code), code, {"l1": (self.warmth * self.penalty_weight, l1)})
 
     def simpler(self) -> JumpReLU:
         """Return the JumpReLU whose thresholds are 0."""
         return thresholded(self)
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Set the price's warm-up."""
+        """Set the warm-up of the penalty weight."""
         self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
 
     @torch.no_grad()

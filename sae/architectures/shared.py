@@ -97,7 +97,7 @@ def reconstruction_loss(sae: SAE, x: Tensor, y: Tensor, dead: Tensor, code: Spar
 def penalised_loss(
     y: Tensor, y_hat: Tensor, code: SparseCode, penalties: dict[str, tuple[float, Tensor]]
 ) -> Loss:
-    """Return the squared error plus penalties, given by name as (weight, term): the loss of methods that price sparsity."""
+    """Return the squared error plus penalties, given by name as (weight, term): the loss of methods with a sparsity penalty."""
     error = losses.squared_error(y, y_hat)
     total = error + sum(weight * term for weight, term in penalties.values())
     terms = {"fvu": losses.fvu(y, y_hat.detach()), "l0": code.l0().float().mean(), "squared_error": error}

@@ -48,7 +48,7 @@ class Compare:
 
     def __post_init__(self) -> None:
         if len(self.runs) < 2:
-            raise ConfigError(f"runs given: {len(self.runs)}; needed: two or more")
+            raise ConfigError(f"runs given: {len(self.runs)}, must be at least 2")
         for name in ("tokens", "block"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")

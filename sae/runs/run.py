@@ -35,7 +35,7 @@ class Run:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not (self.path / "run.json").exists():
-            raise RunError(f"no run at {path}: needed is a folder with run.json, as `sae train` makes it")
+            raise RunError(f"no run at {path}: expected a folder with run.json, as `sae train` makes it")
         self.record = read_record(self.path / "run.json", "run", FORMAT, RunRecord)
         self.config = config.from_json(self.record.config)
 

@@ -34,7 +34,7 @@ def load_sae(folder: Path | str, fix: str | None = None) -> SAE:
     of an unknown architecture. `fix` is the command that the error carries where the SAE is damaged."""
     folder = Path(folder)
     if not (folder / INDEX).exists():
-        raise RunError(f"no SAE at {folder}: needed are {WEIGHTS} and {INDEX}")
+        raise RunError(f"no SAE at {folder}: expected {WEIGHTS} and {INDEX}")
     record = read_record(folder / INDEX, "SAE", FORMAT, SAERecord, fix)
     path = folder / WEIGHTS
     tensors = read_tensors(as_written(path, record.weights_file_sha256, INDEX, fix))

@@ -111,7 +111,7 @@ def test_without_a_store_the_weights_are_there_and_the_rest_says_what_to_do(expo
     ("args", "said"),
     [
         (["nosuch", "FILES"], "there is no format 'nosuch'"),
-        (["a", "b", "c"], "needed is sae import [FORMAT] PATH"),
+        (["a", "b", "c"], "expected sae import [FORMAT] PATH"),
         (["/nowhere"], "there is no file or folder /nowhere"),
         (["STORE"], "looks like none of the known formats"),
         (["saelens", "/nowhere"], "there is no file or folder /nowhere"),

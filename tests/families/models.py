@@ -99,15 +99,15 @@ ROWS = [
     Family("GPT-BigCode", "GPTBigCodeConfig", GPT2_LIKE),
     Family("OpenAI GPT", "OpenAIGPTConfig", GPT2_LIKE, "OpenAIGPTLMHeadModel", state=False, adds=False,
            quick=True),
-    Family("OPT, norm before", "OPTConfig", {**COMMON, "hidden_size": 16, "word_embed_proj_dim": 16,
+    Family("OPT, pre-norm", "OPTConfig", {**COMMON, "hidden_size": 16, "word_embed_proj_dim": 16,
            "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}),
-    Family("OPT, norm behind (OPT-350m)", "OPTConfig", {**COMMON, "hidden_size": 16,
+    Family("OPT, post-norm (OPT-350m)", "OPTConfig", {**COMMON, "hidden_size": 16,
            "word_embed_proj_dim": 8, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
            "max_position_embeddings": 128, "do_layer_norm_before": False}, adds=False, quick=True),
-    Family("OPT, norm behind, no projection", "OPTConfig", {**COMMON, "hidden_size": 16,
+    Family("OPT, post-norm, no projection", "OPTConfig", {**COMMON, "hidden_size": 16,
            "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
            "max_position_embeddings": 128, "do_layer_norm_before": False}, adds=False, inside=False),
-    Family("OPT, norm before, projection", "OPTConfig", {**COMMON, "hidden_size": 16,
+    Family("OPT, pre-norm, projection", "OPTConfig", {**COMMON, "hidden_size": 16,
            "word_embed_proj_dim": 8, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
            "max_position_embeddings": 128}),
     Family("Falcon, sequential, ALiBi", "FalconConfig", {**FALCON, "parallel_attn": False, "alibi": True},
@@ -266,7 +266,7 @@ ROWS = [
 def table() -> str:
     """Return the rows as docs/families.md shows them."""
     lines = [
-        "| family | harvest, steering, lens | steering goes on from | hook points inside blocks | resid_pre + attn_out + mlp_out | direct effects |",
+        "| family | harvest, steering, lens | generation continues from | hook points inside blocks | resid_pre + attn_out + mlp_out | direct effects |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     sums = {True: "= resid_post", False: "is not resid_post", None: "–"}
@@ -274,7 +274,7 @@ def table() -> str:
         if row.refused:
             lines.append(f"| {row.name} | refused: {REASONS[row.refused]} | | | | |")
             continue
-        kept = "a kept state" if row.state else "the whole text, read again each step"
+        kept = "its cached state" if row.state else "the whole text, read again each step"
         inside = "yes" if row.inside else "refused"
         effects = "yes" if row.effects else "no"
         lines.append(f"| {row.name} | yes | {kept} | {inside} | {sums[row.adds]} | {effects} |")

@@ -123,9 +123,9 @@ def test_adam_runs_without_momentum():
     assert sum(len(group["params"]) for group in before) == 6
 
 
-def test_a_price_left_out_grows_with_the_norm_of_inputs():
-    assert [build(GatedConfig(d_sae=F), d).price for d in (100, 10_000)] == [0.5, 5.0]
-    assert build(GatedConfig(d_sae=F, l1_weight=0.0), D).price == 0
+def test_a_weight_left_out_grows_with_the_norm_of_inputs():
+    assert [build(GatedConfig(d_sae=F), d).penalty_weight for d in (100, 10_000)] == [0.5, 5.0]
+    assert build(GatedConfig(d_sae=F, l1_weight=0.0), D).penalty_weight == 0
 
 
 def test_settings_out_of_range_are_named():
@@ -156,7 +156,7 @@ def size_of_outputs(cfg: ArchConfig) -> float:
     return float((x_hat * x_hat).sum() / (x_hat * x).sum())
 
 
-def test_an_l1_price_shrinks_a_relus_outputs_but_not_those_of_gates_and_thresholds():
+def test_an_l1_penalty_shrinks_a_relus_outputs_but_not_those_of_gates_and_thresholds():
     assert size_of_outputs(ReLUConfig(d_sae=24, l1_weight=0.3)) < 0.92
     assert abs(size_of_outputs(GatedConfig(d_sae=24, l1_weight=0.3)) - 1) < 0.02
     jump = JumpReLUConfig(d_sae=24, sparsity_weight=0.05, bandwidth=0.1, threshold=0.1)

@@ -88,10 +88,10 @@ def dense_loss(sae, weights: dict[str, torch.Tensor], x: torch.Tensor, dead: tor
     norms = weights["W_dec"].norm(dim=1)
     error = (z @ weights["W_dec"] + weights["b_dec"] - x).square().sum(1).mean()
     if sae.cfg.loss_form == "l0":
-        return error + sae.price * fires_smoothly.sum(1).mean()
+        return error + sae.penalty_weight * fires_smoothly.sum(1).mean()
     pull = ((theta - y).relu() * norms)[:, dead].sum(1).mean()
     counted = (sae.cfg.tanh_slope * z * norms).tanh()
-    return error + sae.price * counted.sum(1).mean() + sae.cfg.pre_act_weight * pull
+    return error + sae.penalty_weight * counted.sum(1).mean() + sae.cfg.pre_act_weight * pull
 
 
 @pytest.mark.parametrize("bandwidth", [0.1, 0.8])
@@ -111,7 +111,7 @@ def test_loss_and_gradients_are_those_of_the_dense_formula(form, bandwidth):
         assert_close(parameter.grad.double(), weights[name].grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_the_price_on_firing_reaches_thresholds_only_and_that_on_tanh_the_encoder_too():
+def test_the_penalty_on_firing_reaches_thresholds_only_and_that_on_tanh_the_encoder_too():
     x = rows()
     for form, reached in (("l0", False), ("tanh", True)):
         gradients = []
@@ -119,10 +119,10 @@ def test_the_price_on_firing_reaches_thresholds_only_and_that_on_tanh_the_encode
             sae = made(loss_form=form, sparsity_weight=weight, bandwidth=0.2)
             sae.loss(x, x, NONE_DEAD).total.backward()
             gradients.append(sae)
-        free, priced = gradients
-        assert torch.equal(free.W_enc.grad, priced.W_enc.grad) != reached
-        assert torch.equal(free.b_enc.grad, priced.b_enc.grad) != reached
-        assert not torch.equal(free.log_threshold.grad, priced.log_threshold.grad)
+        free, penalised = gradients
+        assert torch.equal(free.W_enc.grad, penalised.W_enc.grad) != reached
+        assert torch.equal(free.b_enc.grad, penalised.b_enc.grad) != reached
+        assert not torch.equal(free.log_threshold.grad, penalised.log_threshold.grad)
 
 
 def test_dead_latents_are_pulled_towards_their_thresholds_in_the_tanh_form_only():
@@ -162,8 +162,8 @@ def test_what_is_left_out_follows_from_the_width_and_the_form():
     paper, tanh = build(JumpReLUConfig(d_sae=F), 100), build(JumpReLUConfig(d_sae=F, loss_form="tanh"), 100)
     assert_close(paper.threshold, torch.full((F,), 0.01))
     assert_close(tanh.threshold, torch.full((F,), 0.1))
-    assert (paper.bandwidth, paper.warmup_share, paper.price) == (0.01, 0.05, 0.1)
-    assert (tanh.bandwidth, tanh.warmup_share, tanh.price) == (2.0, 1.0, pytest.approx(100 / 2600))
+    assert (paper.bandwidth, paper.warmup_share, paper.penalty_weight) == (0.01, 0.05, 0.1)
+    assert (tanh.bandwidth, tanh.warmup_share, tanh.penalty_weight) == (2.0, 1.0, pytest.approx(100 / 2600))
     assert (paper.threshold_lr_scale, tanh.threshold_lr_scale) == (10.0, 1.0)
     assert paper.unit_norm_decoder
     assert not tanh.unit_norm_decoder

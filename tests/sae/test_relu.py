@@ -83,14 +83,14 @@ def test_it_starts_with_rows_of_norm_a_tenth_a_transposed_encoder_and_centred_in
     assert torch.equal(sae.b_dec, centre)
 
 
-def test_the_price_rises_linearly_over_its_share_of_the_steps():
+def test_the_weight_rises_linearly_over_its_share_of_the_steps():
     sae, x = made(l1_weight=2.0, l1_warmup_share=0.1), rows()
-    prices = []
+    weights = []
     for step in (0, 3, 10, 99):
         sae.begin_step(step, 100)
         loss = sae.loss(x, x, NONE_DEAD)
-        prices.append((loss.total - loss.terms["squared_error"]) / loss.terms["l1"])
-    assert_close(torch.stack(prices), torch.tensor([0.0, 0.6, 2.0, 2.0]), rtol=1e-3, atol=1e-4)
+        weights.append((loss.total - loss.terms["squared_error"]) / loss.terms["l1"])
+    assert_close(torch.stack(weights), torch.tensor([0.0, 0.6, 2.0, 2.0]), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def test_settings_out_of_range_are_named(wrong):
         ReLUConfig(**wrong)
 
 
-def test_a_price_left_out_grows_with_the_norm_of_inputs():
-    assert [build(ReLUConfig(d_sae=F), d).price for d in (576, 57_600)] == [1.0, 10.0]
-    assert build(ReLUConfig(d_sae=F, l1_weight=0.0), D).price == 0
+def test_a_weight_left_out_grows_with_the_norm_of_inputs():
+    assert [build(ReLUConfig(d_sae=F), d).penalty_weight for d in (576, 57_600)] == [1.0, 10.0]
+    assert build(ReLUConfig(d_sae=F, l1_weight=0.0), D).penalty_weight == 0
