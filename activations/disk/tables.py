@@ -18,23 +18,23 @@ MOST_TIMES = 200
 Kind = Callable[[pa.DataType], bool]
 
 
-def whole(kind: pa.DataType) -> bool:
+def integers(kind: pa.DataType) -> bool:
     """Return whether a column's type is an integer type."""
     return pa.types.is_integer(kind)
 
 
-def real(kind: pa.DataType) -> bool:
-    """Return whether a column holds numbers."""
+def numbers(kind: pa.DataType) -> bool:
+    """Return whether a column's type is an integer or floating-point type."""
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
-def text(kind: pa.DataType) -> bool:
-    """Return whether a column holds strings."""
+def strings(kind: pa.DataType) -> bool:
+    """Return whether a column's type is a string type."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def lists(of: Kind) -> Kind:
-    """Return a test whether a column holds lists of this kind."""
+    """Return a test that a column holds lists whose items pass the test `of`."""
     return lambda kind: pa.types.is_list(kind) and (pa.types.is_null(kind.value_type) or of(kind.value_type))
 
 

@@ -42,7 +42,9 @@ class Import:
 
     def __post_init__(self) -> None:
         if len(self.what) not in (1, 2):
-            raise ConfigError(f"{len(self.what)} files or formats are given ({' '.join(self.what)}), expected {USAGE}")
+            raise ConfigError(
+                f"{len(self.what)} files or formats are given ({' '.join(self.what)}), expected {USAGE}"
+            )
         if len(self.what) == 2 and self.what[0] not in FORMATS:
             raise ConfigError(f"there is no format {self.what[0]!r}: {USAGE}")
 

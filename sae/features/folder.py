@@ -14,7 +14,7 @@ from torch import Tensor
 
 from activations.disk import files, tables
 from activations.disk.schema import fits
-from activations.disk.tables import lists, real, text, whole
+from activations.disk.tables import integers, lists, numbers, strings
 from activations.errors import RunError
 from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
@@ -27,18 +27,18 @@ INDEX, TABLE, TEXTS = "features.json", "features.parquet", "texts.parquet"
 HISTOGRAMS, EXAMPLES, VOCABULARY = "histograms.safetensors", "examples.safetensors", "vocabulary.json"
 SPELLINGS = "spellings.safetensors"
 COLUMNS = (
-    dict.fromkeys(("latent", "fired"), whole)
-    | dict.fromkeys(("density", "mean", "max", "min", "enc_dec_cosine"), real)
-    | {"neighbours": lists(whole), "neighbour_cosines": lists(real), "peak_tokens": lists(text)}
+    dict.fromkeys(("latent", "fired"), integers)
+    | dict.fromkeys(("density", "mean", "max", "min", "enc_dec_cosine"), numbers)
+    | {"neighbours": lists(integers), "neighbour_cosines": lists(numbers), "peak_tokens": lists(strings)}
 )
 OPTIONAL_COLUMNS = (
     dict.fromkeys(
-        ("positive_share", "std", "skew", "kurtosis", "map_x", "map_y", "decoder_norm", "b_enc"), real
+        ("positive_share", "std", "skew", "kurtosis", "map_x", "map_y", "decoder_norm", "b_enc"), numbers
     )
-    | dict.fromkeys(("first_row", "last_row", "cluster"), whole)
-    | dict.fromkeys(("cofiring", "cofiring_counts"), lists(whole))
-    | dict.fromkeys(("cofiring_pmi", "raised_logits", "lowered_logits"), lists(real))
-    | dict.fromkeys(("raised_tokens", "lowered_tokens"), lists(text))
+    | dict.fromkeys(("first_row", "last_row", "cluster"), integers)
+    | dict.fromkeys(("cofiring", "cofiring_counts"), lists(integers))
+    | dict.fromkeys(("cofiring_pmi", "raised_logits", "lowered_logits"), lists(numbers))
+    | dict.fromkeys(("raised_tokens", "lowered_tokens"), lists(strings))
 )
 """Columns of features.parquet that every folder has, and those that depend on the SAE or are missing in older releases."""
 PARALLEL_LISTS = (
@@ -157,7 +157,7 @@ class FeaturesFolder:
         None in a folder of an older release, which did not keep it."""
         if TEXTS not in self.record.sha256:
             return None
-        return tables.read(self._checked(TEXTS), {"text": tables.text}, len(self), self._fix)["text"]
+        return tables.read(self._checked(TEXTS), {"text": tables.strings}, len(self), self._fix)["text"]
 
     @cached_property
     def digest(self) -> str:

@@ -45,7 +45,7 @@ class Reader(NamedTuple):
     file: str
     read: Callable[[Path], object]
     """Given the world's folder."""
-    mend: Callable[[Path], None] | None = None
+    repair: Callable[[Path], None] | None = None
     """Makes what is kept of the file elsewhere, such as its checksum, agree with it again."""
     seconds: float = 5.0
     """Most seconds of processor time for one case."""
@@ -71,11 +71,11 @@ def store(world: Path) -> None:
     [*islice(ShuffledReader(found, hook, 16, prefetch=0), 3)]
 
 
-def mend_store(world: Path) -> None:
+def repair_store(world: Path) -> None:
     """The size and the checksum of the first shard."""
     shard = world / "store" / shard_name(0)
-    mended = {"bytes": shard.stat().st_size, "sha256": files.sha256(shard)}
-    rewrite(world / "store" / INDEX, lambda index: index["shards"][0].update(mended))
+    repaired = {"bytes": shard.stat().st_size, "sha256": files.sha256(shard)}
+    rewrite(world / "store" / INDEX, lambda index: index["shards"][0].update(repaired))
 
 
 def unfinished(world: Path) -> None:
@@ -114,7 +114,7 @@ def sae(world: Path) -> None:
     found(torch.zeros(2, found.d_model))
 
 
-def mend_sae(world: Path) -> None:
+def repair_sae(world: Path) -> None:
     """The checksum of the weights."""
     path = world / RUN / "sae.json"
     about = json.loads(path.read_text())
@@ -142,7 +142,7 @@ def features(world: Path) -> None:
     feature_page.describer(found, found.labels.all())(0)
 
 
-def mend_features(world: Path) -> None:
+def repair_features(world: Path) -> None:
     """The checksums of its files."""
     folder = world / FEATURES
 
@@ -152,7 +152,7 @@ def mend_features(world: Path) -> None:
     rewrite(folder / "features.json", change)
 
 
-def mend_dead(world: Path) -> None:
+def repair_dead(world: Path) -> None:
     """The checksum of the table of dead latents."""
     folder = world / RUN / "dead"
     digest = {"latents.parquet": files.sha256(folder / "latents.parquet")}
@@ -214,7 +214,7 @@ def foreign(form: str) -> Callable[[Path], object]:
 
 READERS: dict[str, Reader] = {
     "store index": Reader(f"store/{INDEX}", store),
-    "store shard": Reader(f"store/{shard_name(0)}", store, mend_store),
+    "store shard": Reader(f"store/{shard_name(0)}", store, repair_store),
     "harvest under way": Reader("unfinished/shard-00000.json", unfinished),
     "harvest's job": Reader("unfinished/harvest.json", unfinished),
     "run": Reader(f"{RUN}/run.json", run),
@@ -222,23 +222,23 @@ READERS: dict[str, Reader] = {
     "evaluation": Reader(f"{RUN}/eval.json", run),
     "history": Reader(f"{RUN}/latents.safetensors", run),
     "SAE": Reader(f"{RUN}/sae.json", sae),
-    "weights": Reader(f"{RUN}/sae.safetensors", sae, mend_sae),
+    "weights": Reader(f"{RUN}/sae.safetensors", sae, repair_sae),
     "checkpoint": Reader(f"{CHECKPOINT}/training.json", checkpoint),
     "checkpoint's tensors": Reader(f"{CHECKPOINT}/training.safetensors", checkpoint),
     "features": Reader(f"{FEATURES}/features.json", features),
-    "features table": Reader(f"{FEATURES}/features.parquet", features, mend_features),
-    "features texts": Reader(f"{FEATURES}/texts.parquet", features, mend_features),
-    "histograms": Reader(f"{FEATURES}/histograms.safetensors", features, mend_features),
-    "examples": Reader(f"{FEATURES}/examples.safetensors", features, mend_features),
-    "vocabulary": Reader(f"{FEATURES}/vocabulary.json", features, mend_features),
-    "spellings": Reader(f"{FEATURES}/spellings.safetensors", features, mend_features),
+    "features table": Reader(f"{FEATURES}/features.parquet", features, repair_features),
+    "features texts": Reader(f"{FEATURES}/texts.parquet", features, repair_features),
+    "histograms": Reader(f"{FEATURES}/histograms.safetensors", features, repair_features),
+    "examples": Reader(f"{FEATURES}/examples.safetensors", features, repair_features),
+    "vocabulary": Reader(f"{FEATURES}/vocabulary.json", features, repair_features),
+    "spellings": Reader(f"{FEATURES}/spellings.safetensors", features, repair_features),
     "effect": Reader(f"{FEATURES}/effects/0.json", features),
     "labels": Reader(f"{RUN}/labels.json", labels),
     "labels from CSV": Reader("labels.csv", labels),
     "labels from JSON": Reader("labels-import.json", labels),
     "comparison": Reader(f"{RUN}/compare-other.json", compared),
     "dead": Reader(f"{RUN}/dead/dead.json", dead),
-    "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, mend_dead),
+    "dead table": Reader(f"{RUN}/dead/latents.parquet", dead, repair_dead),
     "sweep": Reader("sweep.toml", lambda world: sweep.load(world / "sweep.toml")),
     "data set .jsonl": Reader("text.jsonl", documents("text.jsonl")),
     "data set .json": Reader("text.json", documents("text.json")),

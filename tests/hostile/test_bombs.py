@@ -27,7 +27,7 @@ from activations.tokens import PackingConfig, windows
 from sae.workflows import sweep
 from tests import tiny
 from tests.hostile import worker
-from tests.hostile.readers import FEATURES, READERS, RUN, mend_features, mend_sae, mend_store, rewrite
+from tests.hostile.readers import FEATURES, READERS, RUN, repair_features, repair_sae, repair_store, rewrite
 from tests.hostile.worlds import SWEEP
 
 HUGE = 2**40
@@ -52,7 +52,7 @@ def tensors(path: Path, change: Callable[[dict], object]) -> None:
 def claim_length(world: Path) -> None:
     path = world / "store" / shard_name(0)
     path.write_bytes(struct.pack("<Q", HUGE) + path.read_bytes()[8:])
-    mend_store(world)
+    repair_store(world)
 
 
 def claim_shape(world: Path) -> None:
@@ -60,14 +60,14 @@ def claim_shape(world: Path) -> None:
         world / "store" / shard_name(0),
         lambda h: h["tokens"].update(shape=[HUGE, 16], data_offsets=[0, HUGE * 64]),
     )
-    mend_store(world)
+    repair_store(world)
 
 
 def overlay_segments(world: Path) -> None:
     """Write one stretch of tokens over and over: 20 bytes of file for each 16 rows."""
     whole = torch.tensor([[0, 0, 16, 0, 0]], dtype=torch.int32)
     tensors(world / "store" / shard_name(0), lambda t: t.update(segments=whole.repeat(2_000_000, 1)))
-    mend_store(world)
+    repair_store(world)
 
 
 def claim_windows(world: Path) -> None:
@@ -78,7 +78,7 @@ def claim_latents(world: Path) -> None:
     rewrite(
         world / RUN / "sae.json", lambda about: (about["arch"].update(d_sae=HUGE), about.update(d_model=HUGE))
     )
-    mend_sae(world)
+    repair_sae(world)
 
 
 def claim_features(world: Path) -> None:
@@ -93,7 +93,7 @@ def inflate_table(world: Path) -> None:
     zeros = pa.ListArray.from_arrays(ends, np.zeros(ends[-1]))
     place = table.schema.get_field_index("neighbour_cosines")
     pq.write_table(table.set_column(place, "neighbour_cosines", zeros), path, compression="zstd")
-    mend_features(world)
+    repair_features(world)
 
 
 def nest_index(world: Path) -> None:

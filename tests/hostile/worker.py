@@ -50,7 +50,7 @@ def main() -> None:
         request = json.loads(line)
         name = request["reader"]
         found = fuzz(READERS[name], folder, originals[name], request["seeds"])
-        for other, content in originals.items():  # what was mended beside the file is as it was, too
+        for other, content in originals.items():  # what was repaired beside the file is as it was, too
             (folder / READERS[other].file).write_bytes(content)
         print(json.dumps(found), file=answers, flush=True)
 
@@ -101,7 +101,7 @@ def _cases(reader: Reader, folder: Path, original: bytes, seeds: list[int], send
     _watch(watched, folder)
     for seed in seeds:
         path.write_bytes(mutated(seed, original))
-        if reader.mend and seed % 4:
+        if reader.repair and seed % 4:
             _quietly(reader, folder)
         watched.clear()
         signal.setitimer(signal.ITIMER_PROF, reader.seconds)
@@ -188,9 +188,9 @@ def _watch(found: list[str], folder: Path) -> None:
 
 
 def _quietly(reader: Reader, folder: Path) -> None:
-    assert reader.mend
-    with suppress(Exception):  # what the mutation left may be beyond mending
-        reader.mend(folder)
+    assert reader.repair
+    with suppress(Exception):  # what the mutation left may be beyond repairing
+        reader.repair(folder)
 
 
 if __name__ == "__main__":
