@@ -37,7 +37,7 @@ class ShardBuffer:
         """Run the model on the windows of a shard, `batch_tokens` tokens at once.
 
         Which windows share a batch depends on these windows alone, so that a resumed harvest gives the same numbers.
-        `on_tokens` is told after every batch how many more tokens are done."""
+        `on_tokens` is called after every batch with its number of tokens."""
         # Windows are sorted by length and a batch is cut to its longest window. That changes nothing: in a causal model
         # no position depends on the padding behind it.
         documents = torch.from_numpy(np.stack([window.documents for window in block]))

@@ -64,7 +64,7 @@ class StoreError(WorkbenchError):
 
 
 class HarvestError(WorkbenchError):
-    """A harvest cannot start or go on."""
+    """A harvest cannot start or continue."""
 
 
 class BusyError(WorkbenchError):
@@ -72,7 +72,7 @@ class BusyError(WorkbenchError):
 
 
 class GenerationError(WorkbenchError):
-    """A text cannot be gone on with: no prompt, too long, or a setting out of range."""
+    """A text cannot be continued: no prompt, too long, or a setting out of range."""
 
 
 class RankError(WorkbenchError):

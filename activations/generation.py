@@ -97,8 +97,8 @@ def generate(
     agrees with the bridge at all hook points. Otherwise, for a model that keeps no state, or with `cache=False`, every step
     reads all tokens again. Each continuation has a generator of its own, seeded with its seed, and draws token =
     argmax(log p / temperature + Gumbel noise): two models with equal predictions draw equal tokens from equal seeds, and
-    models that differ little often do. `on_token` is told after every step how many tokens each continuation has; an
-    exception that it raises ends the work. Raises GenerationError when prompt and tokens do not fit the model."""
+    models that differ little often do. `on_token` is called after every step with the number of tokens of each
+    continuation; an exception that it raises ends the work. Raises GenerationError when prompt and tokens do not fit the model."""
     sampling = sampling or Sampling()
     _check(model, prompt, sampling, seeds)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

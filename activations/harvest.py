@@ -32,7 +32,7 @@ GPU_WRITERS = 4  # shards written at once: a GPU makes them faster than one thre
 
 @dataclass(frozen=True)
 class HarvestConfig:
-    """Which activations to harvest, from which text, and how to store them."""
+    """Settings of a harvest: the hook points, the text, and the format in which activations are stored."""
 
     hooks: str = ""
     """Hook points, separated by commas, such as `blocks.10.hook_resid_post,blocks.14.hook_mlp_out`. When left out on the
@@ -75,8 +75,8 @@ def harvest(
 ) -> Store:
     """Fill the folder `out` with a store and return it, or finish a harvest that was interrupted.
 
-    Each shard is checked, hashed and written in the background while the model runs on the next. `on_tokens` is told after
-    every batch how many more tokens are done. Interrupted at any moment and called again with the same arguments, it ends
+    Each shard is checked, hashed and written in the background while the model runs on the next. `on_tokens` is called after
+    every batch with its number of tokens. Interrupted at any moment and called again with the same arguments, it ends
     with the same bytes as an undisturbed harvest (on the same machine with the same number of threads). A finished store
     with the same settings is returned as it is.
 

@@ -17,7 +17,7 @@ SEARCHED = 1000  # rows to search for the column: a row of JSON may lack it
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Which documents to read, and in what order."""
+    """Settings that choose the documents to read, and their order."""
 
     dataset: str = "embedded"
     """`embedded` (Wikipedia articles and news, no network), `embedded:mixed` (28 M tokens of news, reviews, posts, code,

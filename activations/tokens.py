@@ -20,7 +20,7 @@ MOST_TOKENS = 2**31 - 1  # in one document: positions are stored as int32
 
 @dataclass(frozen=True)
 class PackingConfig:
-    """How token ids fill the windows that a model is run on."""
+    """Settings by which token ids fill the windows that a model is run on."""
 
     context: int = 128
     """Tokens per window, the BOS included."""

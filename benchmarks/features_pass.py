@@ -1,8 +1,9 @@
-"""The pass over firings alone, encoding left out: tokens a second of one core, against plain torch; how its cost grows.
+"""Time the pass of `sae features` over firings, without the encoding, against plain torch, and measure how its cost grows.
 
     python -m benchmarks.features_pass
-Random codes, k firings a token, some latents far commoner than others, in shards of 256 windows. Compiled loops and plain
-torch take turns; each figure is the median, in processor time of one thread. "growth": the loops alone.
+The codes are random, with k firings a token and some latents far commoner than others, in shards of 256 windows. Compiled
+loops and plain torch take turns; each figure is a median over rounds, in processor time of one thread. The last table,
+"growth", gives the seconds of the compiled loops for more tokens and more examples.
 """
 
 import argparse
@@ -23,7 +24,7 @@ Code = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def code(n_latents: int, k: int, seed: int) -> Code:
-    """A shard's firings by row: one latent of each of k equal ranges of them."""
+    """Return a shard's firings by row: in each row one latent from each of k equal ranges."""
     g = torch.Generator().manual_seed(seed)
     rows = CONTEXT * WINDOWS
     places = torch.arange(k) + torch.rand(rows, k, generator=g) ** 3 * 0.999
@@ -33,7 +34,7 @@ def code(n_latents: int, k: int, seed: int) -> Code:
 
 
 def one_pass(codes: list[Code], n_latents: int, kept: int) -> dict[str, float]:
-    """Processor seconds by part."""
+    """Return the processor seconds of one pass, by part."""
     spent: dict[str, float] = {}
 
     @contextmanager

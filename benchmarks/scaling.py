@@ -1,9 +1,9 @@
 """Measure how a training step grows with F, B and k, beside the encoder's matrix product, which grows with B F alone.
 
     python -m benchmarks.scaling [--repeats 5] [--threads 1] [--largest 65536]
-TopK at D = 576 from F = 8,192, k = 32, B = 2,048, one of them changed at a time. Medians of rounds by turns. The last columns
-show what a token costs, and how that compares with the line before: the product's share of a step should grow with F, and k
-cost little as long as B k D is small beside B F D.
+The SAE is a TopK at D = 576, F = 8,192, k = 32, B = 2,048, with one of F, B and k changed at a time. Step and product take
+turns; times are medians over rounds. The last columns show the cost of a token, and its ratio to the line before. The
+product's share of a step should grow with F, and k should cost little as long as B k D is small beside B F D.
 """
 
 import argparse

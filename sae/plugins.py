@@ -15,10 +15,11 @@ class Plugins(Mapping[str, T]):
 
     Entry points are looked up when a name is asked for that is not built in, or all names are listed, and each is
     loaded when it is itself asked for. Raises ConfigError, which names the entry point and its package, for one that cannot
-    be loaded, is not what the group is for, or takes a name that is taken."""
+    be loaded, is of the wrong kind for the group, or has a name that exists already."""
 
     def __init__(self, group: str, built_in: Mapping[str, T], problem: Callable[[str, Any], str | None]):
-        """`problem(name, thing)` says what is wrong with a loaded thing, None when it may be used."""
+        """Create the table of an entry point group. `problem(name, object)` returns what is wrong with a loaded object, or
+        None when it may be used."""
         self._group, self._built_in, self._problem = group, dict(built_in), problem
         self._loaded: dict[str, T] = {}
 

@@ -114,6 +114,6 @@ def _built(kind: Any, value: Any, lenient: bool) -> Any:
 
 @cache
 def _kinds(kind: type) -> dict[str, Any]:
-    """Field -> type."""
+    """Return the type of each field."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind)}

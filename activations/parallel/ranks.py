@@ -146,5 +146,5 @@ def rank_errors() -> Iterator[None]:
     except RuntimeError as error:  # all errors of torch.distributed are RuntimeErrors
         raise RankError(
             f"rank {rank()} of {world()} lost the others: the message of the rank that ended first says why; "
-            f"the same command goes on from here"
+            f"the same command continues from here"
         ) from error

@@ -24,7 +24,7 @@ class _Stopped(Exception):
 
 
 class Job(Generic[T]):
-    """Work that is running, done, stopped or failed. It goes on while the visitor looks at another page."""
+    """Work that is running, done, stopped or failed. It continues while the visitor looks at another page."""
 
     def __init__(self, work: Callable[[Report], T]):
         self.share, self.note = 0.0, ""

@@ -42,7 +42,7 @@ widgets.metrics(text_report.about(reading))
 if describe is None:
     widgets.empty(
         "No features yet",
-        "Without them, nothing tells what a feature stands for.",
+        "Without them the page cannot show what a feature stands for.",
         runs.command("features", run),
     )
 

@@ -94,7 +94,7 @@ class SAE(ABC, nn.Module):
             size = 4 * 2 * self.cfg.d_sae * d_model / 1e9
             raise ConfigError(
                 f"d_sae = {self.cfg.d_sae} over activations of width {d_model} takes {size:,.3g} GB for the weights alone, "
-                f"which memory does not hold: choose fewer latents (sae plan train tells what fits)"
+                f"which memory does not hold: choose fewer latents (sae plan train says what fits)"
             ) from error
         if seed is not None:
             centre = torch.zeros(d_model)
@@ -120,7 +120,7 @@ class SAE(ABC, nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
 
     def make_rule(self, d_model: int) -> None:
-        """Create what else the rule needs: buffers, and numbers that follow from the settings. Here nothing."""
+        """Create the buffers and numbers that the rule needs and that follow from the settings. By default it needs none."""
 
     @property
     def d_model(self) -> int:
@@ -189,28 +189,32 @@ class SAE(ABC, nn.Module):
         return [{"params": list(self.parameters())}]
 
     def fit_labels(self, x: Float[Tensor, "n D"], labels: Float[Tensor, "n"]) -> None:
-        """Learn from a sample of inputs and their labels, NaN for none, before training. Runs on the CPU. Here nothing.
+        """Learn from a sample of inputs and their labels, NaN for none, before training. Runs on the CPU. By default it does nothing.
 
         Raises ConfigError for labels it cannot learn from."""
 
     def label_loss(
         self, x: Float[Tensor, "B D"], labels: Float[Tensor, "B"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Return what a batch's labels, NaN for none, add to the loss's total and terms. Here nothing.
+        """Return what a batch's labels, NaN for none, add to the loss's total and terms. By default it does nothing.
 
         Called after `loss`, on the same x, for architectures that read labels."""
         return x.new_zeros(()), {}
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Note that step `step`, of 0 to steps - 1, begins: for warm-ups and stages. Here nothing.
+        """Note that step `step`, of 0 to steps - 1, begins: for warm-ups and stages. By default it does nothing.
 
         Whatever this sets follows from the step alone, so that checkpoints need not hold it."""
 
     def after_step(self) -> None:
-        """Update, after the optimizer, what follows from the parameters or is learned without gradients. Here nothing."""
+        """Update, after the optimizer, what follows from the parameters or is learned without gradients.
+
+        By default it does nothing."""
 
     def refresh(self) -> None:
-        """Recompute buffers that follow from the parameters alone, after these were set from outside. Here nothing."""
+        """Recompute buffers that follow from the parameters alone, after these were set from outside.
+
+        By default it does nothing."""
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> kernels.Projection:
         """Return (x - b_dec) W_enc + b_enc: dense to select from, sparse to differentiate. Without `pre_bias`, x W_enc + b_enc."""
@@ -301,7 +305,7 @@ class SAE(ABC, nn.Module):
     def fold_decoder_norms(self) -> None:
         """Divide decoder rows by their norms and multiply latents by them, in place: the reconstruction stays.
 
-        Here nothing: rows have norm 1 already, or which latents fire depends on their norms."""
+        By default it does nothing: rows have norm 1 already, or which latents fire depends on their norms."""
 
     def folded_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that the two foldings change, by name: a checkpoint keeps them as training has them."""

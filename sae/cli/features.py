@@ -18,7 +18,7 @@ from sae.workflows.features import collect_features, measure_effects
 class Features:
     """Collect statistics, examples, logit lens and neighbours of all latents into the run's features/.
 
-    Example: sae features runs/demo --tokens 200000. Interrupted, the same command goes on. By several processes:
+    Example: sae features runs/demo --tokens 200000. After an interruption the same command continues. By several processes:
     torchrun --nproc-per-node 2 -m sae.cli.main features runs/demo."""
 
     run: tyro.conf.Positional[Path]

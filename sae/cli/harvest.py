@@ -23,7 +23,7 @@ class Harvest:
     """Run a language model over text and store what passes its hook points.
 
     Example: sae harvest --model gpt2 --dataset notes.jsonl --hooks blocks.6.hook_resid_post --tokens 2000000
-    --out stores/notes. Interrupted, the same command goes on; a finished store is left as it is. On several GPUs:
+    --out stores/notes. After an interruption the same command continues; a finished store is left as it is. On several GPUs:
     torchrun --nproc-per-node 8 -m sae.cli.main harvest … makes the same store, each process its share."""
 
     out: Path

@@ -25,8 +25,8 @@ class Import:
     Example: sae import saelens downloads/gpt2-sae --out runs/gpt2-sae --store stores/gpt2 (SAELens' folder of cfg.json and
     sae_weights.safetensors; sae harvest makes the store). Then: sae evaluate runs/gpt2-sae.
 
-    From the hub: sae import hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --out runs/gemma. How much is
-    fetched is told before; after a stop the same command goes on. `sae catalogue` finds well-known SAEs."""
+    From the hub: sae import hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --out runs/gemma. The size of
+    the download is printed before it begins; after an interruption the same command continues. `sae catalogue` finds well-known SAEs."""
 
     what: tyro.conf.Positional[tuple[str, ...]]
     """The format, which may be left out where the files show it, and the folder, the file or the name on the hub,

@@ -150,7 +150,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "sae COMMAND --help tells a command's options; sae --version the release.",
+            "sae COMMAND --help shows the options of a command, sae --version the release.",
         ]
     )
 
@@ -175,7 +175,7 @@ def _quiet() -> None:
     for package in ("transformers", "huggingface_hub", "httpx", "datasets"):
         logging.getLogger(package).setLevel(
             logging.CRITICAL
-        )  # what fails there is raised too, and told in one line
+        )  # what fails there is raised too, and printed in one line
     hub = logging.getLogger("huggingface_hub.utils._http")
     hub.setLevel(logging.WARNING)
     hub.filters = [_RetriesOnce()]

@@ -47,7 +47,7 @@ The first time, this machine is measured, for some seconds; --measure does it ag
 
 @dataclass(frozen=True)
 class Planned:
-    """How to plan."""
+    """Options that all plans share."""
 
     ranks: int = 1
     """Processes of torchrun that share the job, each on a device like this one."""
@@ -59,35 +59,35 @@ class Planned:
 
 @dataclass(frozen=True)
 class PlanHarvest(Harvest):
-    """What `sae harvest` would take. The model runs on a few windows of the text, the first time.
+    """Predict what `sae harvest` takes. The model runs on a few windows of the text the first time.
 
     Example: sae plan harvest --model embedded --tokens 10_000_000 --dtype float16"""
 
     out: Path = Path()
-    """Where the store would be: the disk looked at."""
+    """Folder of the planned store; its disk is checked for free space."""
     plan: Planned = field(default_factory=Planned)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanTrain:
-    """What `sae train` would take."""
+    """Predict what `sae train` takes."""
 
     store: str | None = None
-    """Store to train on; or say --width and --tokens of one that is not there yet."""
+    """Store to train on; for one that does not exist yet, give --width and --tokens instead."""
     hook: str | None = None
     """Hook point to read; may be left out when the store has only one."""
     width: int | None = None
     """Width of the activations, without a store."""
     tokens: int | None = None
-    """Tokens of the store, without one."""
+    """Number of tokens, without a store."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
-    """How they are stored, without a store."""
+    """Format in which activations are stored, without a store."""
     out: Path = Path()
-    """Where the run would be: the disk looked at."""
+    """Folder of the planned run; its disk is checked for free space."""
     device: Literal["cpu", "h100", "h200"] = "cpu"
     """cpu: this machine, measured. h100, h200: computed from peak rates, with kernels in bf16."""
     l0: float | None = None
-    """Latents that fire on a token; when left out, k, or what is assumed of architectures without."""
+    """Latents that fire on a token; when left out, k, or an assumed number for architectures without k."""
     dead: float = 0.0
     """Share of latents that are dead, for which AuxK works."""
     parallel: Parallel = "auto"
@@ -99,7 +99,7 @@ class PlanTrain:
 
 @dataclass(frozen=True)
 class PlanFeatures:
-    """What `sae features` would take.
+    """Predict what `sae features` takes.
 
     Example: sae plan features runs/demo --tokens 200000"""
 

@@ -19,9 +19,10 @@ from sae.runs.run import Run
 class Push:
     """Send a finished run's SAE to the Hugging Face hub, with its evaluation, its labels and a model card.
 
-    Example: sae push runs/demo hf:me/my-sae --features. What is sent and how much is told first, and asked about unless
-    --yes. Stores, checkpoints and paths of this machine are not sent. Interrupted, the same command goes on. Others read
-    it with sae import hf:me/my-sae. It needs a token that may write: hf auth login, or HF_TOKEN."""
+    Example: sae push runs/demo hf:me/my-sae --features. It lists the files with their sizes and asks before it sends them;
+    --yes skips the question. Stores, checkpoints and paths of this machine are not sent. After an interruption the same
+    command continues. Others import the run with sae import hf:me/my-sae. A token that may write is needed: hf auth login,
+    or HF_TOKEN."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must be finished."""

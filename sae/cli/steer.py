@@ -62,7 +62,7 @@ class Steer:
     unit: Unit = "max"
     """norm: strengths are shares of the activations' root mean square norm instead."""
     prompt: tuple[str, ...] = ("I think that",)
-    """What the model goes on with; several for several texts."""
+    """Beginning of the text; give several for several texts."""
     chat: bool = False
     """Lay the tokenizer's chat template around the prompt, for models that answer."""
     positions: str = "all"

@@ -40,8 +40,8 @@ class Label:
     """Give every token of a store a label, for AdaptiveK to learn from. The store's own files stay as they are.
 
     Example: sae train batchtopk --store stores/demo --out runs/batchtopk; sae store label stores/demo --labels
-    needed:runs/batchtopk; sae train adaptivek --store stores/demo --out runs/adaptive. Interrupted, the same command
-    goes on."""
+    needed:runs/batchtopk; sae train adaptivek --store stores/demo --out runs/adaptive. After an interruption the
+    same command continues."""
 
     path: tyro.conf.Positional[Path]
     """Folder of the store."""

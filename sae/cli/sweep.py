@@ -35,7 +35,7 @@ class SweepCommand:
         k = [16, 32, 64]
 
     Each list is swept over; `train.lr = [1e-3, 3e-4]` in a [[grid]] does so with a setting of the training.
-    The whole file is checked before anything is trained. Interrupted, the same command goes on."""
+    The whole file is checked before anything is trained. After an interruption the same command continues."""
 
     file: tyro.conf.Positional[Path]
     """The grid, a TOML file."""

@@ -30,8 +30,8 @@ def reconstruction(
 ) -> dict[str, Any]:
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
-    `positions="last"` takes only the last row of each document in each window. `on_rows` is told after every batch how many
-    more rows are done.
+    `positions="last"` takes only the last row of each document in each window. `on_rows` is called after every batch with its
+    number of rows. The measures, by their names in the result:
 
     fvu: sum over tokens of |x - x_hat|^2 divided by the sum of |x - mean|^2, where the mean [D] is the split's own; both
     sums are in float64. explained_variance: 1 - fvu. cosine: mean over tokens of the cosine of x and x_hat. l0: mean over

@@ -106,8 +106,8 @@ def codes(
 ) -> SparseCode:
     """Return the codes of a store's first `rows` held-out rows, or of all if there are fewer, on the CPU, without zeros.
 
-    Two SAEs with different hook points read the same rows, each at its own hook point. `on_rows` is told after every batch
-    how many more rows are done. Memory: 12 bytes per firing. Raises RunError when the store has no held-out row, StoreError
+    Two SAEs with different hook points read the same rows, each at its own hook point. `on_rows` is called after every batch
+    with its number of rows. Memory: 12 bytes per firing. Raises RunError when the store has no held-out row, StoreError
     when it lacks the hook point, ShapeError when the width differs from the SAE's."""
     store.width(hook)  # raises StoreError
     values, indices, counts = [], [], []

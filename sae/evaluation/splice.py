@@ -34,8 +34,8 @@ def splice(
     ce_clean), and recovered_mean likewise: 1 is as good as the model itself, 0 as bad as the ablation. Each estimate has a
     95 % bootstrap interval over documents.
 
-    Reads at most `windows` windows, those with the most predictions that count, `batch` at once; `on_windows` is told after
-    every batch how many more are done. Raises RunError when the store has no held-out text."""
+    Reads at most `windows` windows, those with the most predictions that count, `batch` at once; `on_windows` is called after
+    every batch with its number of windows. Raises RunError when the store has no held-out text."""
     tokens, documents = _held_out_windows(store, windows)
     edits = _edits(sae, store, hook)
     totals: dict[int, Tensor] = {}

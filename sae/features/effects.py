@@ -83,7 +83,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class EffectConfig:
-    """Which examples to measure an effect on, and how far."""
+    """Settings of a measured effect: the examples, and how many tokens after the peak are compared."""
 
     strongest: int = 6
     """Strongest examples of either sign."""

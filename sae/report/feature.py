@@ -82,7 +82,7 @@ def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[An
 def dead(tokens: int) -> tuple[str, str]:
     """Return title and text about a feature that never fired on so many tokens."""
     why = f"It fired on none of {tokens:,} tokens: it is dead, or too rare for this text to show."
-    return "Never fired", f"{why} On the right is what its weights alone tell."
+    return "Never fired", f"{why} On the right is what its weights alone show."
 
 
 def neighbours(row: dict[str, Any], describe: Describe, run: str | None) -> str:

@@ -91,7 +91,9 @@ class Run:
 
         Raises RunError when training has not reached its last step, or the SAE is damaged."""
         if not self.finished:
-            raise RunError(f"{self.path} is not finished: sae train … --out {self.path} --resume goes on")
+            raise RunError(
+                f"{self.path} is not finished: sae train … --out {self.path} --resume continues it"
+            )
         return self._sae_record.weights_file_sha256
 
     @property

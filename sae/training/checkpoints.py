@@ -84,5 +84,5 @@ def _remedy(run: Run) -> str:
         except RunError:
             continue
         newer = "it" if number == 1 else f"it and the {number - 1} before it, which are damaged too,"
-        return f"delete {newer} and --resume goes on from {checkpoint}"
+        return f"delete {newer} and --resume continues from {checkpoint}"
     return "no other is whole; delete them all, and --resume begins at step 0"

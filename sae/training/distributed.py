@@ -48,15 +48,15 @@ class DataParallel(SingleProcess):
         return reduced(numbers, dist.ReduceOp.MAX).to(largest.dtype)
 
     def any(self, here: bool) -> bool:
-        """One all-reduce."""
+        """Return whether it is true on any rank, by one all-reduce."""
         return anywhere(here)
 
     def least(self, value: Tensor) -> Tensor:
-        """One all-reduce."""
+        """Return the minimum over the ranks, by one all-reduce."""
         return reduced(value, dist.ReduceOp.MIN)
 
     def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
-        """One all-gather of each rank's k largest."""
+        """Return which keys are among the k largest of all ranks, by one all-gather of each rank's k largest."""
         return largest_of_ranks(keys[None], k)[0]
 
     def combine_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -96,11 +96,11 @@ class LatentParallel(SingleProcess):
         return cast(Tensor, _Common.apply(common))
 
     def any(self, here: bool) -> bool:
-        """One all-reduce."""
+        """Return whether it is true on any rank, by one all-reduce."""
         return anywhere(here)
 
     def least(self, value: Tensor) -> Tensor:
-        """One all-reduce."""
+        """Return the minimum over the ranks, by one all-reduce."""
         return reduced(value, dist.ReduceOp.MIN)
 
     def largest_of_row(self, keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
@@ -108,7 +108,7 @@ class LatentParallel(SingleProcess):
         return largest_of_ranks(keys, k)
 
     def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
-        """One all-gather of each rank's k largest."""
+        """Return which keys are among the k largest of all ranks, by one all-gather of each rank's k largest."""
         return largest_of_ranks(keys[None], k)[0]
 
     def squares(self, by_parameter: dict[nn.Parameter, float]) -> float:

@@ -25,7 +25,7 @@ class Demo:
     """The main job on a real language model (SmolLM2-135M-Instruct) and real text, with nothing prepared.
 
     Example: sae demo --tokens 100000 --steps 300 --width 2048. Interrupted at any point, the
-    same command goes on without doing finished work again."""
+    same command continues without doing finished work again."""
 
     tokens: int = 350_000
     """Tokens to harvest; the embedded text has some 730,000."""

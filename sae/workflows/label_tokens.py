@@ -28,7 +28,7 @@ def label(
     """Add a set of labels to a store, `surprise` or `needed:RUN`, under a name; without one, the source's first word.
 
     The store's own files stay as they are, so runs that were trained on it still are its runs. `batch` is the number
-    of tokens encoded, or read by the model, at once. Interrupted, the same call goes on. Raises LabelError for another
+    of tokens encoded, or read by the model, at once. Call it again after an interruption to continue. Raises LabelError for another
     source, RunError for a run that does not fit the store or spends as many latents on every token, ModelError where
     the model is not the one the store was harvested with."""
     if not per_token(source) or source == NEEDED:

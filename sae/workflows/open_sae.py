@@ -33,7 +33,7 @@ class Open:
     open the app.
 
     Example: sae open hf:google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --text notes.txt. The run goes to
-    runs/NAME and its activations to stores/NAME. Interrupted, the same command goes on; what is finished is not done
+    runs/NAME and its activations to stores/NAME. After an interruption the same command continues; what is finished is not done
     again. It takes the name of an SAE on the hub, a run, or another tool's folder or file."""
 
     what: tyro.conf.Positional[str]

@@ -181,7 +181,7 @@ def _initialise(sae: SAE, reader: ShuffledReader, scale: float, seed: int) -> No
 
 
 def _existing(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
-    """Return the run that already lies in `out`, if it may go on, or None when there is none."""
+    """Return the run that already lies in `out`, if training may continue, or None when there is none."""
     if not (out / "run.json").exists():
         return None
     run = Run(out)

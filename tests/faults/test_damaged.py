@@ -93,7 +93,7 @@ SCENES = {
             f"{NEWEST}/{name}"
             for name in ("sae.json", "sae.safetensors", "training.json", "training.safetensors")
         ),
-        fix=f"--resume goes on from FOLDER/{BEFORE}",
+        fix=f"--resume continues from FOLDER/{BEFORE}",
     ),
     "a finished run, measured": Scene(
         copy_of("runs/toy"),
@@ -207,7 +207,7 @@ def test_when_several_checkpoints_are_damaged_the_newest_whole_one_is_named(
         (checkpoint / file).write_bytes((checkpoint / file).read_bytes()[:-9])
     line = sae(*again).complaint
     assert f"{newest} is damaged" in line
-    assert f"--resume goes on from {oldest}" in line
+    assert f"--resume continues from {oldest}" in line
     for checkpoint in (newest, middle):
         shutil.rmtree(checkpoint)
     assert sae(*again).code == 0
