@@ -102,7 +102,7 @@ MISTYPED = {
     "evaluate": ["missing: PATH (Folder of the run)"],
     "evaluate a b": ["unexpected argument b"],
     "features": ["missing: PATH"],
-    "compare": ["needed: two or more"],
+    "compare": ["must be at least 2"],
     "sweep": ["missing: PATH (The grid, a TOML file)"],
 }  # fmt: skip
 
