@@ -62,14 +62,14 @@ class MissingError(Exception):
 
 
 def arch(name: str, **settings: Any) -> ArchConfig:
-    """Configuration of an architecture of the table."""
+    """Return the configuration of an architecture of the table."""
     if name not in ARCHITECTURES:
         raise MissingError(f"{name} is not in the table of architectures")
     return ARCHITECTURES[name].config(**settings)
 
 
 def settings(seed: int, steps: int = 2500, scale_inputs: bool = True) -> TrainConfig:
-    """Adam at 1e-3 without warm-up or decay, batches of 256, as in all experiments."""
+    """Return the settings of all experiments: Adam at 1e-3 without warm-up or decay, batches of 256, as in all experiments."""
     return TrainConfig(
         steps=steps, batch=256, lr=1e-3, warmup_steps=0, decay_share=0.0,
         dead_after_tokens=10_000, scale_inputs=scale_inputs, seed=seed,
@@ -112,7 +112,7 @@ def adaptivek(seed: int) -> Iterator[float]:
 
 @torch.no_grad()
 def kron(seed: int) -> Iterator[float]:
-    """Largest difference, in float64, from latent (k m + i) n + j = sqrt(relu(P_ki x) relu(Q_kj x)), written out."""
+    """Yield the largest difference, in float64, from latent (k m + i) n + j = sqrt(relu(P_ki x) relu(Q_kj x)), written out."""
     cfg = arch("kron", d_sae=24, k=24, m=2, n=4)
     sae: Any = ARCHITECTURES["kron"](8, cfg).double()
     generator = torch.Generator().manual_seed(seed)
@@ -252,7 +252,7 @@ def run(
 
 
 def print_row(experiment: str, number: str, expected: str, got: str, verdict: str) -> None:
-    """A row of a Markdown table, at once: experiments take minutes."""
+    """Print a row of a Markdown table as soon as it is known: experiments take minutes."""
     print(f"| {experiment:<10} | {number:<39} | {expected:<40} | {got:<15} | {verdict:<7} |", flush=True)
 
 
@@ -281,7 +281,7 @@ def main() -> int:
 
 
 def _on_store(store: Path, out: Path) -> dict[str, tuple[Callable[[int], Iterator[float]], list[Expected]]]:
-    """The experiments on a store, as functions of the seed."""
+    """Return the experiments on a store, as functions of the seed."""
 
     def of_seed(experiment: Callable[[on_text.OnText], Iterator[float]]) -> Callable[[int], Iterator[float]]:
         return lambda seed: experiment(on_text.OnText(store, out, seed))

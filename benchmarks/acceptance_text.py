@@ -32,7 +32,7 @@ class OnText:
         self.store, self.out, self.seed = store, out, seed
 
     def run(self, name: str, arch: str, length: Length, labels: str | None = None, **settings: Any) -> Run:
-        """One run named `name`, measured on the held-out rows."""
+        """Train the run named `name`, unless it exists, and measure it on the held-out rows."""
         cfg = RunConfig(
             store=str(self.store),
             arch=ARCHITECTURES[arch].config(**settings),
@@ -46,19 +46,19 @@ class OnText:
         return self.run(f"topk-{width}-{k}-{length.steps}", "topk", length, d_sae=width, k=k)
 
     def needed(self, teacher: Run) -> str:
-        """Name of the store's labels that say how many latents a run spends on each token."""
+        """Return the name of the store's labels that say how many latents a run spends on each token."""
         name = f"acceptance-{self.seed}"
         label(Store(self.store), f"needed:{teacher.path}", name)
         return name
 
 
 def fvu(run: Run) -> float:
-    """FVU on the held-out rows."""
+    """Return a run's FVU on the held-out rows."""
     return measured(run)[1]
 
 
 def l0(run: Run) -> float:
-    """Latents that fire on a held-out row."""
+    """Return the mean number of latents that fire on a held-out row."""
     return measured(run)[0]
 
 

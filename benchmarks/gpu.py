@@ -86,14 +86,14 @@ class Operands:
 
     @cached_property
     def slots(self) -> Tensor:
-        """The place of each latent's gradient row among those that fired; -1 for a silent one."""
+        """Return the place of each latent's gradient row among those that fired; -1 for a silent latent."""
         slots = torch.full((self.shape.F,), -1, dtype=torch.int32, device=DEVICE)
         slots[self.groups.latents] = torch.arange(len(self.groups.latents), dtype=torch.int32, device=DEVICE)
         return slots
 
     @cached_property
     def gradient(self) -> Tensor:
-        """Rows of the latents that fired."""
+        """Return the gradient rows of the latents that fired."""
         return random(len(self.groups.latents), self.shape.D) * 1e-3
 
 
@@ -102,7 +102,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def kernels(o: Operands) -> dict[str, tuple[Callable, float]]:
-    """By name, the work as a function of the module that does it, and the bytes it has to move."""
+    """Return by name the work, as a function of the module that does it, and the bytes that it has to move."""
     D, F, k, B = o.shape.D, o.shape.F, o.shape.k, o.shape.B
     fired = len(o.groups.latents)
     level = torch.full((F,), o.z[:64].float().quantile(1 - k / F, dim=1).mean().item(), device=DEVICE)
@@ -134,7 +134,7 @@ def kernels(o: Operands) -> dict[str, tuple[Callable, float]]:
 
 
 def by_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each; before that three rounds that do not count, which compile."""
+    """Return the median seconds of each contestant, after three rounds that compile and do not count."""
     for run in contestants.values():
         for _ in range(min(rounds, 3)):
             run()
@@ -193,7 +193,7 @@ def compare_kernels(shape: Shape, card: Card, rounds: int) -> None:
 
 
 def trainer(shape: Shape) -> Trainer:
-    """Its products are in bfloat16, as they are on any GPU."""
+    """Return a trainer whose matrix products are in bfloat16, as they are on any GPU."""
     sae = build(TopKConfig(d_sae=shape.F, k=shape.k), shape.D, seed=0).to(DEVICE)
     made = Trainer(sae, TrainConfig(steps=10_000, batch=shape.B).resolved(10_000 * shape.B, sae.cfg))
     made.precision = torch.bfloat16
@@ -201,7 +201,7 @@ def trainer(shape: Shape) -> Trainer:
 
 
 def optimizer_seconds(made: Trainer, x: Tensor, rounds: int) -> float:
-    """Median of what the optimizer takes of a step."""
+    """Return the median seconds that the optimizer takes of a step."""
     step, spent = made.optimizer.step, []
 
     def timed() -> float:
@@ -268,7 +268,7 @@ def fit_a_million(shape: Shape) -> None:
 
 @contextlib.contextmanager
 def guarded(part: str) -> Iterator[None]:
-    """A failure is told and goes no further."""
+    """Run a part of the benchmark; print its failure and continue with the next part."""
     try:
         yield
     except Exception as error:

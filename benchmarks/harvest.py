@@ -42,7 +42,7 @@ class Reached(Exception):
 
 
 def bare(model: language_model.LanguageModel, tokens: Tensor, layer: int, batch: int) -> None:
-    """A forward pass up to and with block `layer`, nothing kept."""
+    """Run a forward pass up to and including block `layer`, and keep nothing."""
 
     def stop(*_: object) -> None:
         raise Reached
@@ -58,7 +58,7 @@ def bare(model: language_model.LanguageModel, tokens: Tensor, layer: int, batch:
 
 
 def bridged(model: language_model.LanguageModel, tokens: Tensor, hook: str) -> Tensor:
-    """The bridge's own way: cache one hook point and stop behind its block."""
+    """Capture as TransformerLens' bridge does: cache one hook point and stop behind its block."""
     stop = int(hook.split(".")[1]) + 1
     with torch.no_grad():
         _, cache = model.bridge.run_with_cache(tokens, names_filter=[hook], stop_at_layer=stop)
@@ -88,13 +88,13 @@ def compare(contestants: dict[str, Callable[[], object]], rounds: int, tokens: i
 
 
 def text_tokens(model: language_model.LanguageModel, count: int, packing: PackingConfig) -> Tensor:
-    """So many windows of the embedded text, [n, T]."""
+    """Return n windows of the embedded text, [n, T]."""
     stream = windows(documents(TextConfig()), model.tokenizer, packing)
     return torch.from_numpy(np.stack([next(stream).tokens for _ in range(count)])).long()
 
 
 def make_model(folder: Path) -> Path:
-    """A random GPT-2 that reads the embedded model's tokens."""
+    """Make a random GPT-2 that reads the embedded model's tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     end = "<|endoftext|>"  # the file alone: what else lies there is of one release of transformers
@@ -129,7 +129,7 @@ def hooked(folder: Path) -> Any:
 
 
 def saelens(model: Path, texts: list[str], tokens: int, dtype: str) -> Callable[[], object]:
-    """Its runner over the same texts, into a fresh folder at each call."""
+    """Return a call of SAELens' runner over the same texts, into a fresh folder each time."""
     import datasets
     from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig, cache_activations_runner
 
@@ -149,7 +149,7 @@ def saelens(model: Path, texts: list[str], tokens: int, dtype: str) -> Callable[
 
 
 def ours(model: Path, texts: Path, tokens: int, dtype: Any) -> Callable[[], object]:
-    """Our harvest of the same."""
+    """Return a call of our harvest over the same texts."""
     loaded = language_model.load(str(model))
     config = HarvestConfig(
         hooks=HOOK, tokens=tokens, dtype=dtype, text=TextConfig(dataset=str(texts)),
@@ -160,12 +160,12 @@ def ours(model: Path, texts: Path, tokens: int, dtype: Any) -> Callable[[], obje
         with tempfile.TemporaryDirectory() as folder:
             harvest(loaded, Path(folder) / "store", config)
 
-    run()  # boots the bridge, proves the plain path
+    run()  # loads the bridge and checks the hook point, which is not what is timed
     return run
 
 
 def against_saelens(args: argparse.Namespace) -> None:
-    """Both harvests of the same text, in either precision."""
+    """Time our harvest and SAELens' of one text, in either precision."""
     logging.disable(logging.WARNING)
     texts = [text for text in islice(documents(TextConfig()), args.tokens // 200) if isinstance(text, str)]
     with tempfile.TemporaryDirectory() as folder:
@@ -181,13 +181,15 @@ def against_saelens(args: argparse.Namespace) -> None:
 
 
 def against_bare(args: argparse.Namespace) -> None:
-    """Harvest beside the bare pass, capture beside the bridge's."""
+    """Time our harvest beside the bare forward pass, and our capture beside the bridge's."""
     model = language_model.load(args.model)
     packing = PackingConfig(context=args.context)
     config = HarvestConfig(hooks=args.hook, tokens=args.tokens, packing=packing, shard_tokens=8192)
     tokens = text_tokens(model, args.tokens // args.context, packing)
     batch, layer = max(1, config.batch_tokens // args.context), int(args.hook.split(".")[1])
-    model.capture(tokens[:1], [args.hook])  # boots the bridge, proves the plain path
+    model.capture(
+        tokens[:1], [args.hook]
+    )  # loads the bridge and checks the hook point, which is not what is timed
     _ = model.weights_hash
 
     def to_disk() -> None:

@@ -24,7 +24,7 @@ HELD_OUT = 0.9  # of a store's documents, training reads nine in ten
 
 
 def make_model(folder: Path, width: int) -> None:
-    """A random GPT-2 that reads the embedded model's tokens."""
+    """Make a random GPT-2 that reads the embedded model's tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     file = str(demo_assets.model_folder() / "tokenizer.json")
@@ -36,7 +36,7 @@ def make_model(folder: Path, width: int) -> None:
 
 
 def make_text(path: Path, tokens: int) -> None:
-    """Documents, about as many as that takes at four letters a token, and a tenth more."""
+    """Write documents with enough text for this many tokens, at four to five letters per token and with a tenth to spare."""
     due = 1.1 * 4.5 * tokens
     with path.open("w") as out:
         for text in cycle(list(demo_assets.documents())):

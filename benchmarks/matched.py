@@ -111,14 +111,14 @@ class Bench:
         self.model: LanguageModel | None = None
 
     def final(self, name: str, value: float | None, lr: float, seed: int) -> None:
-        """A run of the table; of each method and L0, the first seed's is measured with the language model too."""
+        """Train a run of the table; each method's first seed at an L0 is measured with the language model too."""
         run = self.run(name, value, lr, seed)
         if seed == 0 and not (run.evaluation and run.evaluation.splice):
             self.model = self.model or run.language_model()
             evaluate(run, run.sae(), self.model, self.command.windows)
 
     def run(self, name: str, value: float | None, lr: float, seed: int = 0) -> Run:
-        """One run, trained and measured on its rows; `value` is its knob's."""
+        """Train a run with its knob at `value` and measure it on its held-out rows."""
         command, method = self.command, METHODS[name]
         knob: dict[str, Any] = {}
         labels = None
@@ -138,7 +138,7 @@ class Bench:
         return measured_run(cfg, run_folder(command.out, name, value, lr, seed))
 
     def labels(self, l0: float) -> str:
-        """The name of the store's labels that say how many latents the BatchTopK of this L0 spends on each token."""
+        """Return the name of the store's labels that say how many latents the BatchTopK of this L0 spends on each token."""
         store, name = Store(self.command.store), f"needed-{l0:g}"
         teacher = final_runs(self.command.out)["batchtopk"][l0][0]
         label(store, f"needed:{teacher.path}", name)
@@ -165,7 +165,7 @@ def chain(name: str, command: Train) -> str:
 
 
 def best_rate(bench: Bench, name: str, value: float | None) -> float:
-    """The rate, powers of 2 apart, whose run is best for its L0."""
+    """Return the learning rate, among powers of 2, whose run is best for its L0."""
     scores: dict[float, float] = {}
     command = bench.command
     first = 2.0 ** round(math.log2(peak_rate(command.latents, command.steps)))
@@ -175,7 +175,7 @@ def best_rate(bench: Bench, name: str, value: float | None) -> float:
 
 
 def matched(bench: Bench, name: str, start: float, l0: float, lr: float) -> float:
-    """The knob's value whose run has this L0 within TOLERANCE, or the nearest of TRIALS.
+    """Return the knob's value whose run has this L0 within TOLERANCE, or the nearest of TRIALS.
 
     Each trial corrects the last by the power law through the last two, or by the method's own power at first."""
     power = METHODS[name].power
@@ -197,7 +197,7 @@ def matched(bench: Bench, name: str, start: float, l0: float, lr: float) -> floa
 
 
 def score(run: Run, out: Path, name: str) -> float:
-    """FVU over TopK's at the L0 measured, FVU itself for TopK, which is trained at given L0."""
+    """Return a run's FVU over TopK's at the measured L0, or the FVU itself for TopK, which is trained at given L0."""
     l0, fvu = measured(run)
     return fvu if name == "topk" else fvu / frontier(final_runs(out)["topk"])(l0)
 

@@ -132,17 +132,17 @@ def alike(seeds: list[Run]) -> Alike | None:
 
 @torch.no_grad()
 def best_cosines(a: Float[Tensor, "F D"], b: Float[Tensor, "G D"]) -> Float[Tensor, "F"]:
-    """For each row of `a`, the largest absolute cosine with a row of `b`."""
+    """Return for each row of `a` the largest absolute cosine with a row of `b`."""
     return (normalize(a, dim=1) @ normalize(b, dim=1).T).abs().amax(1)
 
 
 def largest(code: SparseCode) -> Float[Tensor, "F"]:
-    """The largest size of each latent's values; 0 for one that never fires."""
+    """Return the largest size of each latent's values; 0 for one that never fires."""
     return torch.zeros(code.n_latents).scatter_reduce(0, code.indices.long(), code.values.abs(), "amax")
 
 
 def lines(out: Path) -> Iterator[list[str]]:
-    """One line of the table for each method and L0, as soon as it is known."""
+    """Yield one line of the table for each method and L0, as soon as it is known."""
     runs = final_runs(out)
     expected = frontier(runs["topk"])
     for l0 in sorted({l0 for groups in runs.values() for l0 in groups}):
@@ -152,7 +152,7 @@ def lines(out: Path) -> Iterator[list[str]]:
 
 
 def line(name: str, seeds: list[Run], expected: Callable[[float], float]) -> list[str]:
-    """A method at one L0: means over seeds, half the range behind the FVU; loss recovered by the first seed."""
+    """Return the line of a method at one L0: means over seeds, half the range behind the FVU; loss recovered by the first seed."""
     sizes, fvus = zip(*map(measured, seeds), strict=True)
     shared = alike(seeds)
     evaluations = [evaluation_of(run) for run in seeds]
@@ -173,7 +173,7 @@ def line(name: str, seeds: list[Run], expected: Callable[[float], float]) -> lis
 
 
 def pace(run: Run) -> float:
-    """Median steps a second, by the log."""
+    """Return the median steps per second in the log."""
     rows = list(itertools.pairwise(run.log))
     return statistics.median(
         (after["step"] - before["step"]) / (after["seconds"] - before["seconds"])
@@ -192,7 +192,7 @@ def table(out: Path, picture: Path | None) -> None:
 
 
 def draw(runs: dict[str, dict[float, list[Run]]]) -> go.Figure:
-    """The Pareto plot: a line a method."""
+    """Draw the Pareto plot, with a line for each method."""
     figure = go.Figure()
     for name, groups in runs.items():
         points = sorted(tuple(np.mean([measured(run) for run in seeds], 0)) for seeds in groups.values())

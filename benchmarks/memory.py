@@ -68,13 +68,13 @@ class Peak:
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now."""
+    """Return the bytes of this process that are in memory now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 def train(shape: Shape, x: torch.Tensor, dead: float) -> None:
-    """A few steps."""
+    """Train for a few steps."""
     made = trainer(shape, x)
     for _ in range(STEPS):
         silence(made.history.silent_tokens, dead, made)
@@ -82,7 +82,7 @@ def train(shape: Shape, x: torch.Tensor, dead: float) -> None:
 
 
 def taken(shape: Shape, dead: float) -> int:
-    """In the process of its own: bytes at the peak beyond what was there before."""
+    """Return the bytes at the peak beyond those before the SAE was built. Run this in a process of its own."""
     small, x = mixture(SMALL.batch, SMALL.width), mixture(shape.batch, shape.width)
     train(SMALL, small, dead)
     before = resident()
@@ -91,7 +91,7 @@ def taken(shape: Shape, dead: float) -> int:
 
 
 def measured(shape: Shape, dead: float, threads: int) -> Peak:
-    """Start that process."""
+    """Start a process that runs `taken`, and return what it measured."""
     command = [sys.executable, "-m", "benchmarks.memory", "--dead", str(dead), "--threads", str(threads)]
     done = subprocess.run(
         [*command, "--one", json.dumps(shape)], check=True, stdout=subprocess.PIPE, text=True

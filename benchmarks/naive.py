@@ -43,18 +43,18 @@ class NaiveTopK:
         return self.arch.aux_k or max(1, len(self.b_dec) // 2)
 
     def pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
-        """(x - b_dec) W_enc + b_enc."""
+        """Return (x - b_dec) W_enc + b_enc."""
         return F.linear(x - self.b_dec, self.W_enc, self.b_enc)
 
     def latents(self, u: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
-        """The k largest of each row, negative ones at 0; all others 0."""
+        """Return the k largest of each row, with negative ones at 0, and 0 elsewhere."""
         values, chosen = u.topk(self.arch.k, dim=1, sorted=False)
         return torch.zeros_like(u).scatter(1, chosen, values.relu())
 
     def auxk(
         self, u: Float[Tensor, "B F"], residual: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]
     ) -> Float[Tensor, ""] | float:
-        """FVU of the residual as the most active dead latents reconstruct it; 0 when none is dead."""
+        """Return the FVU of the residual as the most active dead latents reconstruct it; 0 when none is dead."""
         if not dead.any():
             return 0.0
         k = min(self.aux_k, int(dead.sum()))
@@ -62,7 +62,7 @@ class NaiveTopK:
         return fvu(residual.detach(), torch.zeros_like(u).scatter(1, chosen, values) @ self.W_dec)
 
     def train_step(self, x: Float[Tensor, "B D"]) -> float:
-        """One step; its loss."""
+        """Take one training step and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * self.schedule(self.steps_done)
         u = self.pre_activations(x)
@@ -88,5 +88,5 @@ class NaiveTopK:
 
 
 def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Squared error over squared distance from the batch's mean."""
+    """Return the squared error over the squared distance from the batch's mean."""
     return (x_hat - x).square().sum() / (x - x.mean(0)).square().sum()

@@ -19,7 +19,7 @@ STEPS = 100_000  # of a long run: no peer is near its end, or changes what it do
 
 
 def saelens(shape: Shape, x: Tensor) -> Step:
-    """SAELens: SAETrainer.step on a TopKTrainingSAE."""
+    """Return SAELens' step: SAETrainer.step on a TopKTrainingSAE."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -40,7 +40,7 @@ def saelens(shape: Shape, x: Tensor) -> Step:
 
 
 def sparsify(shape: Shape, x: Tensor) -> Step:
-    """sparsify, with schedule-free SignSGD, its default."""
+    """Return sparsify's step with schedule-free SignSGD, its default."""
     from schedulefree import ScheduleFreeWrapper
     from sparsify.sign_sgd import SignSGD
 
@@ -89,7 +89,7 @@ def _sparsify(
 
 
 def dictionary_learning(shape: Shape, x: Tensor) -> Step:
-    """dictionary_learning: TopKTrainer.update."""
+    """Return dictionary_learning's step: TopKTrainer.update."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     trainer = TopKTrainer(
@@ -106,7 +106,7 @@ def dictionary_learning(shape: Shape, x: Tensor) -> Step:
 
 
 def overcomplete(shape: Shape, x: Tensor) -> Step:
-    """overcomplete: its train_sae over one batch, without its monitoring."""
+    """Return overcomplete's step: its train_sae over one batch, without its monitoring."""
     from overcomplete.sae import TopKSAE
     from overcomplete.sae.train import train_sae
 

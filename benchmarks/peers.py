@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def rate(text: str) -> float | str:
-    """A learning rate, or the word for seeking it."""
+    """Parse a learning rate, or the word `search`."""
     return text if text == "search" else float(text)
 
 

@@ -48,7 +48,7 @@ def batchtopk(steps: int = 2500) -> go.Figure:
 
 
 def adaptivek(steps: int = 2500) -> go.Figure:
-    """Latents used by rows of 1 to 10 features, their number the label."""
+    """Draw how many latents fire on rows of 1 to 10 features, their number the label."""
     world = Independent(d_model=48, n_features=96, least=1, most=10, low=0.8, high=1.2, common=1.0)
     figure = by_number(world, {"AdaptiveK": "adaptivek"}, steps, d_sae=96, k_min=1, k_max=10)
     add_means(figure, "TopK, k = 6", number_used(world, "topk", steps, d_sae=96, k=6), ORANGE)
@@ -56,14 +56,14 @@ def adaptivek(steps: int = 2500) -> go.Figure:
 
 
 def topafa(steps: int = 5000) -> go.Figure:
-    """Latents used by rows of 1 to 6 orthonormal features, with no k set."""
+    """Draw how many latents fire on rows of 1 to 6 orthonormal features, with no k set."""
     world = Independent(d_model=24, n_features=24, least=1, most=6, orthonormal=True)
     figure = by_number(world, {"top-AFA": "topafa"}, steps, d_sae=24, afa_weight=0.0)
     return titled(figure, "true features of a row", "latents used")
 
 
 def abstopk(steps: int = 2500) -> go.Figure:
-    """Value of each feature's best latent by the feature's coefficient, of either sign."""
+    """Draw the value of each feature's best latent by the feature's coefficient, of either sign."""
     world = Independent(n_features=48, signed=True)
     figure = panels("AbsTopK", "TopK", shared_yaxes=True)
     for column, name in enumerate(("abstopk", "topk"), 1):
@@ -74,18 +74,18 @@ def abstopk(steps: int = 2500) -> go.Figure:
 
 
 def relu(steps: int = 4000) -> go.Figure:
-    """Lengths of reconstructions: too short."""
+    """Draw the lengths of ReLU's reconstructions, which are too short."""
     return lengths("relu", steps, l1_weight=0.3)
 
 
 def gated(steps: int = 4000) -> go.Figure:
-    """Lengths of reconstructions: as they should be."""
+    """Draw the lengths of Gated's reconstructions, which are as they should be."""
     return lengths("gated", steps, l1_weight=0.3)
 
 
 @torch.no_grad()
 def jumprelu(steps: int = 4000) -> go.Figure:
-    """Pre-activations of the latent that knows its feature best, with the feature and without; its threshold."""
+    """Draw the pre-activations of the latent that fits its feature best, with the feature and without, and its threshold."""
     world = Independent(n_features=48)
     cfg = arch("jumprelu", d_sae=48, sparsity_weight=0.05, bandwidth=0.1)
     with torch.enable_grad():
@@ -115,7 +115,7 @@ def jumprelu(steps: int = 4000) -> go.Figure:
 
 
 def kron(steps: int = 0) -> go.Figure:
-    """The AND of two factors beside other ways to join them. Nothing is trained."""
+    """Draw the AND of two factors beside other ways to join them. Nothing is trained."""
     t = torch.linspace(-0.5, 3, 141)
     figure = panels("u against v = 1", "u = v")
     for column, v in enumerate((torch.ones_like(t), t), 1):
@@ -207,7 +207,7 @@ def lengths(name: str, steps: int, **changes: Any) -> go.Figure:
 
 
 def by_number(world: World, methods: dict[str, str], steps: int, **changes: Any) -> go.Figure:
-    """Mean number of latents used by rows of each true number of features, one line a method."""
+    """Draw the mean number of latents that fire by the true number of features in a row, with a line for each method."""
     figure, means = panels(""), {}
     for (label, name), colour in zip(methods.items(), (ORANGE, BLUE)[-len(methods) :], strict=True):
         means = number_used(world, name, steps, **changes)
@@ -218,7 +218,7 @@ def by_number(world: World, methods: dict[str, str], steps: int, **changes: Any)
 
 
 def number_used(world: World, name: str, steps: int, **changes: Any) -> dict[int, float]:
-    """True number of features -> mean number of latents used, of a method trained on the world."""
+    """Train a method on the world and return: true number of features in a row -> mean number of latents that fire."""
     sae = train(world, arch(name, **changes), settings(0, steps))
     print(f"{name} on {type(world).__name__}: NMSE {recovery(sae, world, ROWS).nmse:.3f}")
     x, codes = rows_of(world)
@@ -227,13 +227,13 @@ def number_used(world: World, name: str, steps: int, **changes: Any) -> dict[int
 
 
 def add_means(figure: go.Figure, name: str, means: dict[int, float], colour: str) -> None:
-    """A line of means."""
+    """Add a line of means."""
     figure.add_scatter(x=list(means), y=list(means.values()), name=name, line_color=colour, **MARKS)
 
 
 @torch.no_grad()
 def add_sizes(figure: go.Figure, sae: SAE, world: World, column: int) -> None:
-    """Values of each feature's best latent where the feature is active, by its coefficient."""
+    """Add the values of each feature's best latent where the feature is active, by its coefficient."""
     x, codes = rows_of(world)
     nearest = cosines(world.features, sae.W_dec)
     best = nearest.abs().argmax(1)
@@ -245,7 +245,7 @@ def add_sizes(figure: go.Figure, sae: SAE, world: World, column: int) -> None:
 
 
 def add_spread(figure: go.Figure, true: Tensor, values: Tensor, column: int) -> None:
-    """Median and 10 to 90 % of values, in bins of what they should be."""
+    """Add the median and the 10 to 90 % range of values, in bins of what they should be."""
     edges = torch.linspace(true.min().item(), true.max().item(), BINS + 1)
     place = torch.bucketize(true, edges[1:-1])
     filled = torch.bincount(place, minlength=BINS).gt(len(true) // 1000).nonzero()[:, 0]
@@ -271,7 +271,7 @@ def add_spread(figure: go.Figure, true: Tensor, values: Tensor, column: int) -> 
 def add_curves(
     figure: go.Figure, rows: list[dict[str, float]], names: tuple[str, str], label: str, colour: str
 ) -> None:
-    """Two of the log's columns over steps, one in each panel."""
+    """Add two of the log's columns over steps, one in each panel."""
     for column, name in enumerate(names, 1):
         figure.add_scatter(
             x=[row["step"] for row in rows], y=[row[name] for row in rows], name=label, line_color=colour,
@@ -288,12 +288,12 @@ def history(trainer: Trainer, world: World) -> list[dict[str, float]]:
 
 
 def rows_of(world: World) -> tuple[Tensor, Tensor]:
-    """Fresh rows and the codes they are made of."""
+    """Return fresh rows and the codes they are made of."""
     return world.draw(ROWS, torch.Generator().manual_seed(10**6))
 
 
 def panels(*titles: str, **options: Any) -> go.Figure:
-    """An empty figure of one panel for each title."""
+    """Return an empty figure with one panel for each title."""
     return make_subplots(rows=1, cols=len(titles), subplot_titles=titles if any(titles) else None, **options)
 
 
@@ -307,12 +307,12 @@ def titled(figure: go.Figure, x: str, y: str = "") -> go.Figure:
 
 
 def listed(values: Tensor) -> list[float]:
-    """Rounded, which makes a small file."""
+    """Return the numbers as a list, rounded to keep the file small."""
     return [round(value, 4) for value in values.tolist()]
 
 
 def learning(name: str, steps: int = 2500) -> go.Figure:
-    """Error and L0 in training, for a method that has no picture of its own."""
+    """Draw error and L0 in training, for a method that has no picture of its own."""
     figure, world, config = panels("FVU", "L0"), Independent(), ARCHITECTURES[name].config
     trainer = begin(world, config(**config.small(64, 3)), settings(0, steps))
     add_curves(figure, history(trainer, world), ("fvu", "l0"), name, BLUE)

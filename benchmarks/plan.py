@@ -45,7 +45,7 @@ def settings(case: str, steps: int) -> tuple[Any, Any]:
 
 
 def trained(case: str, store: str, steps: int) -> dict[str, float]:
-    """Tokens a second of CPU time after the first steps; run in a process of its own."""
+    """Return the tokens per second of CPU time after the first steps. Run this in a process of its own."""
     from sae.config import RunConfig
     from sae.workflows import train as workflow
 
@@ -140,7 +140,7 @@ def features_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) 
 
 
 def child(args: argparse.Namespace, job: str) -> dict[str, float]:
-    """A job in a new process."""
+    """Do a job in a new process and return its cost."""
     own = [
         sys.executable,
         __file__,

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(arch: TopKConfig, args: argparse.Namespace, parallel: str) -> tuple[float, float]:
-    """Tokens a second of all ranks, and bytes a step that this one sends."""
+    """Return the tokens per second of all ranks, and the bytes per step that this rank sends."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(args.batch, args.d_model, generator=generator)
@@ -82,7 +82,7 @@ def measure(arch: TopKConfig, args: argparse.Namespace, parallel: str) -> tuple[
 
 @contextmanager
 def counted() -> Iterator[list[float]]:
-    """Bytes that each collective call sends from here, by a ring."""
+    """Collect the bytes that each collective call sends from this rank in a ring."""
     sent: list[float] = []
     reduce, gather = dist.all_reduce, dist.all_gather
 

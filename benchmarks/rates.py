@@ -77,12 +77,12 @@ class Rows:
         self.held_out = _rows(store, hook, "held-out") * scale
 
     def batch(self, generator: torch.Generator, size: int) -> Float[Tensor, "B D"]:
-        """Rows drawn with equal chances."""
+        """Return rows drawn with equal chances."""
         return self.training[torch.randint(len(self.training), (size,), generator=generator)]
 
 
 def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
-    """Held-out FVU, L0 and share of latents silent on the held-out rows of one SAE trained at this peak rate."""
+    """Return held-out FVU, L0 and share of latents silent on the held-out rows of one SAE trained at this peak rate."""
     values = dict(pair.split("=") for pair in point.settings.split())
     arch = ARCHITECTURES[point.method].config(
         d_sae=point.width, **{name: json.loads(value) for name, value in values.items()}
@@ -101,7 +101,7 @@ def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
 
 @torch.no_grad()
 def held_out(sae: SAE, rows: Float[Tensor, "N D"]) -> dict[str, float]:
-    """FVU, L0 and the share of latents that never fire."""
+    """Return FVU, L0 and the share of latents that never fire."""
     error, l0, fired = 0.0, 0, torch.zeros(sae.d_sae, dtype=torch.bool)
     for x in rows.split(4096):
         code = sae.encode(x)
@@ -138,12 +138,12 @@ def run(command: Run) -> None:
 
 
 def first_rate(point: Point) -> float:
-    """The power of 2 nearest to the default, so that all points are measured at the same rates."""
+    """Return the power of 2 nearest to the default, so that all points are measured at the same rates."""
     return 2.0 ** round(math.log2(peak_rate(point.width, point.steps)))
 
 
 def read(path: Path) -> defaultdict[Point, dict[float, float]]:
-    """FVU by rate, of each point in a file of results; empty when there is no file."""
+    """Return the FVU by rate of each point in a file of results; empty if the file does not exist."""
     measured: defaultdict[Point, dict[float, float]] = defaultdict(dict)
     for line in path.read_text().splitlines() if path.exists() else []:
         row = json.loads(line)
@@ -152,7 +152,7 @@ def read(path: Path) -> defaultdict[Point, dict[float, float]]:
 
 
 def parabola(fvus: dict[float, float]) -> np.ndarray:
-    """FVU over log2 rate through the best three."""
+    """Fit a parabola of FVU over log2 of the rate through the best three points."""
     best = min(fvus, key=lambda lr: fvus[lr])
     x = np.log2([best / FACTOR, best, best * FACTOR])
     return np.polyfit(x, [fvus[best / FACTOR], fvus[best], fvus[best * FACTOR]], 2)

@@ -32,7 +32,7 @@ class Search:
 
 
 def made_up(n: int) -> tuple[pa.Table, pa.ChunkedArray]:
-    """A table of all features, and the text of their examples."""
+    """Make up a table of all features, and the text of their examples."""
     rng = random.Random(0)
     words = [" " + "".join(rng.choices(LETTERS, k=rng.randint(1, 9))) for _ in range(VOCABULARY)]
     texts = ["\n".join("".join(rng.choices(words, k=TOKENS)) for _ in range(LINES)) for _ in range(n)]

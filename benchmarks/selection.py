@@ -23,13 +23,13 @@ KRON = Shape(768, 32768, 32, 1024)
 
 @torch.no_grad()
 def pre_activations(shape: Shape) -> Tensor:
-    """[B, F]."""
+    """Return the pre-activations of an untrained TopK SAE on a batch, [B, F]."""
     x = mixture(shape.batch, shape.width)
     return build(TopKConfig(d_sae=shape.latents, k=shape.k), shape.width).pre_activations(x - x.mean(0)).dense
 
 
 def per_row(shape: Shape) -> Runs:
-    """The k largest of each row."""
+    """Return the contestants that select the k largest of each row."""
     u, none = pre_activations(shape), torch.zeros(shape.latents)
     return {
         "torch.topk": lambda: u.topk(shape.k, dim=1, sorted=False),
@@ -38,7 +38,7 @@ def per_row(shape: Shape) -> Runs:
 
 
 def per_batch(shape: Shape) -> Runs:
-    """The B k largest of all."""
+    """Return the contestants that select the B k largest of all."""
     u, none = pre_activations(shape), torch.zeros(shape.latents)
     return {
         "torch.topk, flat": lambda: u.flatten().topk(shape.batch * shape.k, sorted=False),
@@ -47,7 +47,7 @@ def per_batch(shape: Shape) -> Runs:
 
 
 def kron(shape: Shape) -> Runs:
-    """Encoding by either architecture."""
+    """Return the contestants that encode with a dense encoder and with KronSAE's."""
     x = mixture(shape.batch, shape.width)
     made = {
         "TopK": build(TopKConfig(d_sae=shape.latents, k=shape.k), shape.width),
@@ -59,7 +59,7 @@ def kron(shape: Shape) -> Runs:
 
 
 def rows(what: str, runs: Runs, repeats: int) -> list[list[str]]:
-    """Cells; ratios are to the first contestant: how many times faster than it."""
+    """Return the lines of the table. A ratio says how many times faster a contestant is than the first one."""
     times = by_turns(runs, repeats)
     first = next(iter(times.values()))
     found = []

@@ -43,7 +43,7 @@ def copy_for_saelens(store: Store, hook: str, dtype: str, folder: str) -> None:
 
 
 def saelens_reader(store: Store, hook: str, folder: str) -> Iterator[Tensor]:
-    """An endless stream of its batches."""
+    """Return an endless stream of SAELens' batches."""
     from sae_lens.training.activations_store import ActivationsStore
 
     return iter(
@@ -69,7 +69,7 @@ def saelens_reader(store: Store, hook: str, folder: str) -> Iterator[Tensor]:
 
 
 def copies(store: Store, hook: str) -> Iterator[Tensor]:
-    """Endless batches of memory copied in order."""
+    """Yield endless batches of memory copied in order."""
     rows = store.read(0, (hook,)).activations[hook].flatten(0, 1)
     batch = torch.empty(BATCH, rows.shape[1], dtype=rows.dtype)
     while True:

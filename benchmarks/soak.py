@@ -29,7 +29,7 @@ BROWSER = ("chromium", "chromium-browser", "google-chrome")
 
 
 def family(pid: int) -> Iterator[int]:
-    """A process and all that it started."""
+    """Return a process and all that it started."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
@@ -37,8 +37,9 @@ def family(pid: int) -> Iterator[int]:
 
 
 def resident(pid: int) -> float:
-    """MB in memory, of a process and its children, pages of mapped files left out, which the system takes back; 0 when
-    it is gone."""
+    """Return the MB that a process and its children have in memory; 0 when it has ended.
+
+    Pages of mapped files are left out, because the system takes them back."""
     kilobytes = 0
     for member in family(pid):
         with suppress(OSError):
@@ -59,7 +60,7 @@ def visits(address: str, run: str, latents: int) -> Iterator[str]:
 
 
 def browse(address: str, run: str, latents: int, until: float) -> int:
-    """Go from page to page until then; how many were opened. Raises SystemExit where one shows an error."""
+    """Open page after page until the time `until`, and return how many were opened. Raises SystemExit where one shows an error."""
     opened = 0
     with sync_playwright() as playwright:
         path = next(found for name in BROWSER if (found := shutil.which(name)))

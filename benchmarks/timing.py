@@ -46,7 +46,7 @@ class Times:
         return wall, cpu
 
     def milliseconds(self) -> tuple[float, float]:
-        """Medians: wall, CPU."""
+        """Return the medians of wall and CPU time."""
         return 1e3 * statistics.median(self.wall), 1e3 * statistics.median(self.cpu)
 
 
@@ -67,7 +67,7 @@ def by_turns(
 
 
 def mixture(rows: int, width: int, seed: int = 0) -> Float[Tensor, "rows width"]:
-    """Deterministic activations: each row the weighted sum of 24 of 4 D unit directions, drawn by Zipf's law, and noise
+    """Return deterministic activations: each row is the weighted sum of 24 of 4 D unit directions, drawn by Zipf's law, and noise
     around a mean."""
     generator = torch.Generator().manual_seed(seed)
     directions = F.normalize(torch.randn(4 * width, width, generator=generator))
@@ -79,25 +79,25 @@ def mixture(rows: int, width: int, seed: int = 0) -> Float[Tensor, "rows width"]
 
 
 def endless(shape: Shape) -> tuple[Float[Tensor, "B D"], ...]:
-    """The few batches that all contestants of a shape are given in turn."""
+    """Return the few batches that all contestants of a shape read in turn."""
     return mixture(BATCHES * shape.batch, shape.width).split(shape.batch)
 
 
 def turning(step: Callable[[Tensor], object], batches: tuple[Tensor, ...]) -> Callable[[], object]:
-    """The step on one batch after the other, round and round."""
+    """Return a call that takes the step on one batch after the other, round and round."""
     stream = cycle(batches)
     return lambda: step(next(stream))
 
 
 def product(shape: Shape) -> Callable[[Tensor], object]:
-    """The encoder's matrix product alone, into a buffer that is used again and again: the floor of every step."""
+    """Return the encoder's matrix product alone, into a reused buffer: the lower bound of every step."""
     W = torch.randn(shape.latents, shape.width, generator=torch.Generator().manual_seed(1))
     z = torch.empty(shape.batch, shape.latents)
     return lambda x: torch.mm(x, W.T, out=z)
 
 
 def shapes(text: str) -> tuple[int, int]:
-    """576x8192: D and F of a command line."""
+    """Parse D and F from the command line, such as 576x8192."""
     width, latents = text.split("x")
     return int(width), int(latents)
 
@@ -105,7 +105,7 @@ def shapes(text: str) -> tuple[int, int]:
 def arguments(
     doc: str | None, repeats: int = 7, default: str = "576x8192 768x32768"
 ) -> argparse.ArgumentParser:
-    """A parser with what most of these scripts take."""
+    """Return a parser with the options that most of these scripts take."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     given = [shapes(text) for text in default.split()]
     parser.add_argument("--shapes", nargs="+", type=shapes, default=given, metavar="DxF", help=default)
@@ -122,7 +122,7 @@ def heading(shape: object, threads: int) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, columns as wide as they must be, all but the first to the right."""
+    """Return a Markdown table with columns as wide as they must be, all but the first aligned to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:

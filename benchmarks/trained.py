@@ -16,7 +16,7 @@ from sae.workflows.train import train
 
 
 def trainer(shape: Shape, x: Float[Tensor, "N D"], clip_norm: float = 1.0) -> Trainer:
-    """A trainer at step 0 at its default settings, without warm-up, as a long run would have it."""
+    """Return a trainer at step 0 at its default settings, without warm-up, as a long run would have it."""
     sae = build(TopKConfig(d_sae=shape.latents, k=shape.k), shape.width)
     sae.initialise(x, x.mean(0), torch.Generator().manual_seed(0))
     cfg = TrainConfig(steps=100_000, batch=shape.batch, warmup_steps=0, clip_norm=clip_norm)
