@@ -44,7 +44,7 @@ def auxk(
     residual: Float[Tensor, "B D"],
     k: int,
 ) -> Float[Tensor, ""]:
-    """Return AuxK: how much of the living latents' error the k most active dead latents of each row leave unexplained.
+    """Return AuxK: how much of the live latents' error the k most active dead latents of each row leave unexplained.
 
     `activations` (of either sign; the largest |value| is the most active) and `W_dec` are those of the dead latents alone.
     The residual is detached and contains no b_dec. The result is the FVU of its reconstruction: 1 means that the dead

@@ -192,7 +192,7 @@ class KronSAE(SAE):
         return reconstruction_loss(self, x, y, dead, code, self.cfg)
 
     def activations_of(self, x: Float[Tensor, "B D"], latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
-        """Return mAND of these latents' factors. AuxK therefore moves factors that living latents of the head share."""
+        """Return mAND of these latents' factors. AuxK therefore moves factors that live latents of the head share."""
         centred, (left, right) = x - self.b_dec, factors_of(latents, self.cfg)
         u = (centred @ self.P + self.b_P)[:, left]
         v = (centred @ self.Q + self.b_Q)[:, right]

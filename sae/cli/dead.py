@@ -94,14 +94,20 @@ def what_if(changes: Changes) -> list[tuple[str, str, str]]:
     if k := changes.k:
         for extra, fire in list(zip(k.extra, k.fire, strict=True))[1:5]:
             many = f"k = {k.k + extra:,}" if k.k else f"{extra:,} more kept"
-            lines.append((f"would fire, {many}", f"{fire:,}", "each row keeps so many latents"))
+            lines.append((f"would fire, {many}", f"{fire:,}", "latents kept per row"))
     if threshold := changes.threshold:
         for share, fire in zip(threshold.share, threshold.fire, strict=True):
             lines.append((f"would fire, thresholds x {share:g}", f"{fire:,}", "all of them at once"))
     if resample := changes.resample:
         dense = [f"; {count:,} of them dense" for count in resample.dense or []] or [""] * len(resample.fire)
         for scale, fire, also in zip(resample.scale, resample.fire, dense, strict=True):
-            lines.append((f"would fire, resampled at {scale:g}", f"{fire:,}", f"of the living norm{also}"))
+            lines.append(
+                (
+                    f"would fire, resampled at {scale:g}",
+                    f"{fire:,}",
+                    f"times the mean encoder norm of live latents{also}",
+                )
+            )
     return lines
 
 

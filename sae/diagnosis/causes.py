@@ -10,13 +10,13 @@ from torch import Tensor
 
 # Causes in the order in which they are tried: the first whose rule applies is the main cause.
 CAUSES = {
-    "encoder collapsed": "its encoder is far shorter than those of living latents, so its pre-activation is tiny",
+    "encoder collapsed": "its encoder is far shorter than those of live latents, so its pre-activation is tiny",
     "turned to special positions": "its encoder points at the activation of special positions, and it fires there",
-    "bias too low": "its bias is lower than nearly all living ones', and with their median it would fire, or at least be positive",
-    "threshold too high": "its threshold is higher than nearly all living ones', and with their median it would fire",
+    "bias too low": "its bias is lower than those of nearly all live latents, and with their median it would fire, or at least be positive",
+    "threshold too high": "its threshold is higher than those of nearly all live latents, and with their median it would fire",
     "turned away from the mean": "the mean activation lowers its pre-activation, and without that it would fire, or at least be positive",
-    "duplicate": "a living latent has nearly the same encoder and decoder direction and fires instead",
-    "encoder short": "its encoder is shorter than nearly all living ones', and with their median norm it would fire",
+    "duplicate": "a live latent has nearly the same encoder and decoder direction and fires instead",
+    "encoder short": "its encoder is shorter than those of nearly all live latents, and with their median norm it would fire",
     "outcompeted": "it is positive on some rows, but others are always stronger",
     "below its threshold": "it is positive on some rows, but never above its threshold",
     "unexplained": "no rule applies",
@@ -36,9 +36,9 @@ class Rules:
     """Thresholds of the rules that name causes."""
 
     collapsed: float = 0.1
-    """Share of the living median norm below which an encoder counts as collapsed."""
+    """Share of the live latents' median norm below which an encoder counts as collapsed."""
     outlying: float = 0.01
-    """Share of the living latents that may lie as far out as a bias, threshold or mean projection that counts as extreme."""
+    """Share of the live latents that may lie as far out as a bias, threshold or mean projection that counts as extreme."""
     special: float = 0.5
     """Cosine with the mean activation of special positions from which an encoder points at them."""
     duplicate: float = 0.95
@@ -50,7 +50,7 @@ class Rules:
 
     Chance alone gives none more often than exp(-10), because firings come in clusters, within documents."""
     rare: float = 3.0
-    """Firings expected in `dead_after_tokens` below which a living latent is rare: with fewer, chance gives none with
+    """Firings expected in `dead_after_tokens` below which a live latent is rare: with fewer, chance gives none with
     p > exp(-3) = 5 %, and training takes the latent for dead."""
 
 
@@ -59,7 +59,7 @@ RULES = Rules()
 
 @dataclass(frozen=True)
 class Living:
-    """Typical values among the living latents: medians, and bounds that all but a share `outlying` stay within."""
+    """Typical values among the live latents: medians, and bounds that all but a share `outlying` stay within."""
 
     encoder_norm: float
     shortest_encoder: float
@@ -71,7 +71,7 @@ class Living:
     lowest_projection: float
     """Lowest contribution of the mean activation to a latent's pre-activation."""
     latents: int
-    """Number of living latents."""
+    """Number of live latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ def _turned_away(latent: Evidence, living: Living) -> bool:
 
 
 def _encoder_short(latent: Evidence, living: Living) -> bool:
-    """Return whether the latent would fire with an encoder of the living median norm, on the row where it came nearest.
+    """Return whether the latent would fire with an encoder of the live latents' median norm, on the row where it came nearest.
 
     Lengthening the encoder scales the pre-activation without its bias. A result within 1 % of what was needed does not
     count: for latents chosen by rank it may be a tie with a duplicate."""
@@ -257,7 +257,7 @@ def _say_competition(latent: Evidence, living: Living) -> str:
     if latent.best_rank:
         return (
             f"Positive on {latent.positive_share:.1%} of rows, best rank {latent.best_rank:,}, "
-            f"{latent.missing_places:,} too low to be kept; nearest living encoder: {latent.near_encoder} "
+            f"{latent.missing_places:,} too low to be kept; nearest live encoder: {latent.near_encoder} "
             f"(cosine {latent.near_encoder_cosine or 0:.2f})."
         )
     return (
@@ -278,15 +278,15 @@ def _say_firings(latent: Evidence) -> str:
 
 _SAY = {
     "encoder collapsed": lambda latent, living: (
-        f"Encoder norm {latent.encoder_norm:.3g}, the living median is {living.encoder_norm:.3g}; "
+        f"Encoder norm {latent.encoder_norm:.3g}, the median of live latents is {living.encoder_norm:.3g}; "
         f"it was {-latent.margin:.3g} short at best."
     ),
     "bias too low": lambda latent, living: (
-        f"Bias {latent.bias:.3g}, the living median is {living.bias:.3g} and nearly all are above "
+        f"Bias {latent.bias:.3g}, the median of live latents is {living.bias:.3g} and nearly all are above "
         f"{living.lowest_bias:.3g}; it was {-latent.margin:.3g} short at best."
     ),
     "threshold too high": lambda latent, living: (
-        f"Threshold {latent.threshold:.3g}, the living median is {living.threshold:.3g}; "
+        f"Threshold {latent.threshold:.3g}, the median of live latents is {living.threshold:.3g}; "
         f"it was {-latent.margin:.3g} short at best."
     ),
     "turned to special positions": lambda latent, living: (
@@ -302,7 +302,7 @@ _SAY = {
         f"encoder cosine {latent.near_decoder_encoder_cosine:.2f}; it was {-latent.margin:.3g} short at best."
     ),
     "encoder short": lambda latent, living: (
-        f"Encoder norm {latent.encoder_norm:.3g}, nearly all living ones are above {living.shortest_encoder:.3g} "
+        f"Encoder norm {latent.encoder_norm:.3g}, those of nearly all live latents are above {living.shortest_encoder:.3g} "
         f"(median {living.encoder_norm:.3g}). {_say_competition(latent, living)}"
     ),
     "outcompeted": _say_competition,
@@ -319,7 +319,7 @@ _SAY = {
 def living_of(
     norms: tuple[Tensor, Tensor], bias: Tensor | None, thresholds: Tensor, projection: Tensor, lives: Tensor
 ) -> Living:
-    """Return medians and extremes over the living latents, or over all latents when none is alive.
+    """Return medians and extremes over the live latents, or over all latents when none is alive.
 
     Tensors are [F]: encoder and decoder norms, biases, thresholds, and the contribution of the mean activation to each
     pre-activation."""

@@ -1,4 +1,4 @@
-"""Measure latents that do not fire: firings by group of rows, margins, ranks, weights, and the nearest living latents."""
+"""Measure latents that do not fire: firings by group of rows, margins, ranks, weights, and the nearest live latents."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from sae.architectures import SAE
 from sae.code import SparseCode
 from sae.diagnosis.sample import HELD_OUT, SPECIAL, TEXT, TRAIN, Rows
 
-BLOCK = 1024  # latents whose cosines with all living ones are in memory at once
+BLOCK = 1024  # latents whose cosines with all live ones are in memory at once
 
 OnRows = Callable[[int], None]
 
@@ -209,9 +209,9 @@ class Nearest:
 
 @torch.no_grad()
 def nearest_living(sae: SAE, latents: Int[Tensor, "n"], living: Bool[Tensor, "F"]) -> Nearest:
-    """Find the living latents nearest to these. A latent is never its own neighbour.
+    """Find the live latents nearest to these. A latent is never its own neighbour.
 
-    Where latents are signed, a living latent whose encoder and decoder both point the opposite way does the same and counts
+    Where latents are signed, a live latent whose encoder and decoder both point the opposite way does the same and counts
     as near as one that points the same way."""
     others = living.nonzero()[:, 0]
     if not len(others):

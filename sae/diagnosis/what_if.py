@@ -30,7 +30,7 @@ BIAS_STEPS = (
 )  # in multiples of the typical pre-activation
 EXTRA_FACTORS = (1, 2, 4, 8, 16, 32, 64)  # latents kept beyond k, as multiples of k
 THRESHOLD_SHARES = (0.9, 0.75, 0.5, 0.25, 0.1, 0.0)
-SCALES = (0.2, 0.5, 1.0)  # resampled encoder norms, in mean norms of living encoders; the paper takes 0.2
+SCALES = (0.2, 0.5, 1.0)  # resampled encoder norms, in mean norms of live encoders; the paper takes 0.2
 CANDIDATES = 8192  # training rows among which badly reconstructed ones are drawn
 
 
@@ -77,7 +77,7 @@ def resampled(sae: SAE, rows: Rows, dead: Int[Tensor, "n"], living: Tensor) -> R
     """Count how many dead latents would fire on held-out rows once all of them are resampled at once.
 
     As in Bricken et al. 2023, appendix "Neuron Resampling": each gets a training row, drawn with probability proportional
-    to its squared loss, as its encoder, at a share of the living encoders' mean norm, and as its decoder at norm 1; its
+    to its squared loss, as its encoder, at a share of the live encoders' mean norm, and as its decoder at norm 1; its
     bias becomes 0. Latents chosen by rank have to win their ranks. `dense` counts those that would fire on more than a
     tenth of the rows: they read what all rows share, and only training would tell them apart. None where latents have no
     encoder column of their own, nothing is dead or nothing is alive."""

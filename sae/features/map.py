@@ -1,4 +1,4 @@
-"""The map of features: every living latent as a point in two dimensions, near the latents with a similar decoder row.
+"""The map of features: every live latent as a point in two dimensions, near the latents with a similar decoder row.
 
 The layout is UMAP's (McInnes, Healy & Melville 2018, arXiv:1802.03426, algorithms 1 to 5), written here because umap-learn
 would be one more dependency and finds its own approximate neighbours, while the exact ones are known already. It runs
@@ -24,7 +24,7 @@ from sae.architectures import SAE
 from sae.kernels import top
 
 NEAREST = 15  # neighbours that attract a latent, itself among them: UMAP's default
-FEWEST = 5  # living latents that are worth a map
+FEWEST = 5  # live latents that are worth a map
 LEAST_UMAP = 64  # with fewer latents, principal components show as much
 LEAST_CLUSTER = 10  # latents
 NAMES = 3  # tokens that name a cluster
@@ -58,11 +58,11 @@ def make_map(
     near: tuple[Tensor, Tensor] | None = None,
     progress: Progress = no_progress,
 ) -> Map:
-    """Lay out the living latents so that those whose decoder rows have a large cosine lie together, and cluster them.
+    """Lay out the live latents so that those whose decoder rows have a large cosine lie together, and cluster them.
 
     UMAP's layout of the exact nearest neighbours by cosine, started from principal components. Clusters are HDBSCAN's
     (Campello, Moulavi & Sander 2013) on the map. Dead latents are left out, because their directions mean nothing; with
-    fewer than 5 living latents all are. With fewer than 64 the principal components are the map. `near` is the result of
+    fewer than 5 live latents all are. With fewer than 64 the principal components are the map. `near` is the result of
     `nearest` for all latents with n >= NEAREST - 1, where it is known. Needs scikit-learn (`available`)."""
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
@@ -91,7 +91,7 @@ def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequenc
 def _places(
     rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None, progress: Progress
 ) -> NDArray[np.float32]:
-    """Return places [n, 2] of living latents with these decoder rows."""
+    """Return places [n, 2] of live latents with these decoder rows."""
     rows = torch.nn.functional.normalize(rows, dim=1)
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:

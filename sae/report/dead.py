@@ -253,7 +253,7 @@ def changes(record: Changes) -> list[WhatIf]:
     """Return the what-if curves that make sense for the run's architecture."""
     curves = []
     if bias := record.bias:
-        axis = f"in units of a live pre-activation, {bias.unit:.3g}"
+        axis = f"in units of the median pre-activation that fires, {bias.unit:.3g}"
         curves.append(WhatIf("Bias moved, one latent at a time", axis, bias.by, bias.fire, True))
     if k := record.k:
         x = [float((k.k or 0) + extra) for extra in k.extra]

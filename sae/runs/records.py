@@ -174,7 +174,7 @@ class ResampleCurve:
     rows: int
     """Held-out rows that were encoded."""
     norm: float
-    """Mean encoder norm of the living latents."""
+    """Mean encoder norm of the live latents."""
     dense: list[int] | None = None
     """Number that would fire on more than a tenth of the rows; None in a report of an older release."""
 
@@ -197,7 +197,7 @@ class DeadSummary:
     rows: dict[str, int]
     """Rows that were looked at, by group."""
     resolution: float
-    """Density below which a living latent passes for dead on the rows of text with p > 5 %."""
+    """Density below which a live latent passes for dead on the rows of text with p > 5 %."""
     changes: Changes
     kinds: dict[str, int]
     silent: dict[str, int]
