@@ -127,8 +127,8 @@ class RunConfig:
     """Rows to train on: all, or the last one of each document in each window (as AdaptiveK's paper does, with texts
     of one window each: `sae harvest --packing document --separator none`)."""
     labels: str | None = None
-    """Which of the store's labels to learn from (AdaptiveK), as `sae store show` names them; when left out, those of the
-    harvest, or else the only ones there are."""
+    """Name of the store's labels to learn from (AdaptiveK), as `sae store show` lists them; when left out, those of the
+    harvest, or else the only set."""
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

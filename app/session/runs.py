@@ -31,7 +31,7 @@ def by_name() -> dict[str, Run]:
 def require_any() -> dict[str, Run]:
     """Return every run under its name. Raises Missing when there are no runs."""
     if not by_name():
-        why = f"{folder()} has no runs. The demo trains one in runs/demo, on a small model and text that it brings along."
+        why = f"{folder()} has no runs. The demo trains one in runs/demo, on a small model and text that it fetches."
         raise Missing("No runs yet", why, "sae demo")
     return by_name()
 

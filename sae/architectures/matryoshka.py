@@ -36,7 +36,7 @@ class MatryoshkaConfig(ArchConfig):
     k: float = 32
     """Latents kept per token on average, of the whole dictionary; B * k is rounded down."""
     prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-    """Where the nested dictionaries end, as shares of d_sae counted from the first latent: rising, and the last is 1.
+    """Ends of the nested dictionaries, as shares of d_sae counted from the first latent: rising, and the last is 1.
     These are not the sizes of the groups between them: sizes 1/16 1/16 1/8 1/4 1/2 are prefixes 1/16 1/8 1/4 1/2 1."""
     aux_k: int | None = None
     """Dead latents that AuxK lets explain the residual; half the activation width when left out."""

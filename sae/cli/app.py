@@ -48,8 +48,8 @@ class App:
     browser: bool = field(default_factory=has_display)
     """Open a browser window. By default where there is a display."""
     password: bool = field(default_factory=lambda: bool(os.environ.get(PASSWORD)))
-    """Ask every visitor for a password: what the environment variable SAE_PASSWORD holds, or else one that is made up
-    and printed here. By default where that variable is set. It travels unencrypted: there is no TLS."""
+    """Ask every visitor for a password: the value of the environment variable SAE_PASSWORD, or else one that is
+    generated and printed. This is the default where that variable is set. It travels unencrypted: there is no TLS."""
 
 
 def main(args: list[str]) -> int:

@@ -38,7 +38,7 @@ class Import:
     hook: str | None = None
     """Hook point it reads, where the files do not say it or the store has it under another name."""
     model: str | None = None
-    """Language model it belongs to, as `sae harvest --model` takes it, where there is no store to say it."""
+    """Language model that the SAE reads, as `sae harvest --model` takes it. Needed without a store if the files do not name it."""
 
     def __post_init__(self) -> None:
         if len(self.what) not in (1, 2):

@@ -27,7 +27,7 @@ class Push:
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must be finished."""
     name: tyro.conf.Positional[str]
-    """Where to: hf:OWNER/REPOSITORY[/PATH]. A repository that does not exist is created."""
+    """Destination: hf:OWNER/REPOSITORY[/PATH]. A repository that does not exist is created."""
     features: bool = False
     """Send the features folder too. It holds pieces of the text that the features were collected on."""
     private: bool = False

@@ -49,7 +49,7 @@ class Label:
     """`needed:RUN`, the number of latents that a trained run (of batchtopk, jumprelu, …) spends on the token, or
     `surprise`, the model's own loss on it in nats: -log p(token | what stands before it in its window)."""
     name: str | None = None
-    """What to call them, for `sae train --labels`; `needed` or `surprise` when left out."""
+    """Name of the set of labels, for `sae train --labels`; `needed` or `surprise` when left out."""
     batch: int = 2048
     """Tokens encoded, or read by the model, at once."""
 

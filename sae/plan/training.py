@@ -125,7 +125,7 @@ class Job:
     ranks: int = 1
     """Devices that train the SAE together, each like the one the plan is for."""
     parallel: Parallel = "auto"
-    """What the devices share: each batch, or the latents."""
+    """How the devices share the training: each batch, or the latents."""
 
 
 class ResolvedJob(NamedTuple):

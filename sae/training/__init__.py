@@ -1,1 +1,1 @@
-"""The loop and what it needs: optimizer, schedule, checkpoints, logs."""
+"""Train an SAE: trainer, optimizer, schedule, checkpoints, logs, and sharing among ranks."""
