@@ -152,10 +152,14 @@ def from_json(content: dict[str, Any]) -> RunConfig:
 def arch_from_json(name: str, fields: dict[str, Any], batch: int | None = None) -> ArchConfig:
     """Return an architecture's configuration, that of an older release as this one has it; `batch` is the run's, if known.
 
-    Raises RunError when this release has no such architecture, TypeError for fields that are not its own."""
+    Raises RunError when this release has no such architecture or the package that has it is broken,
+    TypeError for fields that are not its own."""
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise RunError(f"architecture {name!r} is unknown here: this release has {', '.join(ARCHITECTURES)}")
-    kind = ARCHITECTURES[name].config
+    try:
+        kind = ARCHITECTURES[name].config
+    except ConfigError as error:
+        raise RunError(error.message, fix=error.fix) from error
     return build(kind, kind.upgraded(fields, batch) if isinstance(fields, dict) else fields)
 
 

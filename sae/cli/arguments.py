@@ -4,7 +4,7 @@ tyro prints its errors as boxes for people and offers no data about them, so the
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from difflib import get_close_matches
 from io import StringIO
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import tyro
 
 from activations.errors import ConfigError
+from sae.plugins import Plugins
 
 T = TypeVar("T")
 FLAG = re.compile(r"--[a-zA-Z][\w.-]*")
@@ -28,9 +29,8 @@ def parse(kind: type[T], prog: str, args: list[str], *config: Any) -> T:
     return _parsed(lambda args: tyro.cli(kind, prog=prog, args=args, config=config), prog, args)
 
 
-def parse_preset(presets: Mapping[str, tuple[str, T]], what: str, prog: str, args: list[str]) -> T:
-    """Parse a command whose first word chooses one of the presets, each of which is a `what`, such as an architecture."""
-    choose(presets, what, prog, args)
+def parse_preset(presets: Mapping[str, tuple[str, T]], prog: str, args: list[str]) -> T:
+    """Parse a command whose first word, which `choose` has checked, is the name of one of the presets."""
     return _parsed(
         lambda args: tyro.extras.overridable_config_cli(presets, prog=prog, args=args),
         f"{prog} {args[0]}",
@@ -38,11 +38,17 @@ def parse_preset(presets: Mapping[str, tuple[str, T]], what: str, prog: str, arg
     )
 
 
-def choose(names: Iterable[str], what: str, prog: str, args: list[str]) -> None:
-    """Raise ConfigError unless the first argument is one of the names, or asks for help."""
-    known = [*names]
-    if args and args[0] in (*known, *HELP):
+def choose(names: Collection[str], what: str, prog: str, args: list[str]) -> None:
+    """Raise ConfigError unless the first argument is one of the names, each of which is a `what`, or asks for help.
+
+    `names` may be a table of plug-ins: for the name of one that cannot be used, its own ConfigError is raised."""
+    if args and args[0] in HELP:
         return
+    if args and args[0] in names:
+        if isinstance(names, Plugins):
+            names[args[0]]
+        return
+    known = [*names]
     if not args or args[0].startswith("-"):
         raise ConfigError(f"the {what} is missing, as in `{prog} {known[0]}`: choose from {', '.join(known)}")
     raise ConfigError(f"{unknown(what, args[0], known)}; choose from {', '.join(known)}")

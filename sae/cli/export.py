@@ -8,10 +8,10 @@ import tyro
 
 from activations.errors import ConfigError
 from activations.progress import show_progress
+from sae import foreign
 from sae.cli import arguments
 from sae.features.collect import shards_to_read
 from sae.features.feature import FeatureStore, export_html
-from sae.foreign import writable
 from sae.foreign.delphi import write_cache
 from sae.foreign.neuronpedia import Listing, write_listing
 from sae.runs.run import Run, device
@@ -99,13 +99,15 @@ FORMS = {
 
 def main(args: list[str]) -> int:
     """Parse and run."""
-    forms = FORMS | {name: f"the SAE, for {form.TITLE}" for name, form in writable().items()}
+    forms = FORMS | {name: f"the SAE, for {form.TITLE}" for name, form in foreign.writable().items()}
     if not args or args[0] in arguments.HELP:
         width = max(map(len, forms))
         lines = [f"  {name:<{width}}  {what}" for name, what in forms.items()]
         text = "\n".join(["usage: sae export FORM [OPTIONS]", "", *lines])
         print(text, file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
+    if args[0] not in forms and args[0] in foreign.FORMATS:
+        foreign.FORMATS[args[0]]  # raises ConfigError for a plug-in that cannot be used
     arguments.choose(forms, "form", "sae export", args)
     if args[0] == "html":
         _export_html(arguments.parse(Html, "sae export html", args[1:]))
@@ -153,7 +155,7 @@ def _export_files(name: str, command: Files) -> None:
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished: its weights are about to change
     origin = origin_of(run)
-    notes = writable()[name].write(run.sae(), origin, command.out)
+    notes = foreign.writable()[name].write(run.sae(), origin, command.out)
     if "context_size" not in origin.facts:
         notes.append("its store is missing: the files do not say on which text it was trained")
     print(f"{command.out}: {run.path} as {name} reads it")

@@ -138,6 +138,7 @@ def _harvest(args: list[str]) -> int:
 
 def _train(args: list[str]) -> int:
     example = "Example: sae plan train {} --store stores/demo --arch.d-sae 16384 --train.steps 5000"
+    arguments.choose(ARCHITECTURES, "architecture", "sae plan train", args)
     presets = {
         name: (
             f"{(sae.config.__doc__ or '').strip().splitlines()[0]}\n\n{example.format(name)}",
@@ -145,7 +146,7 @@ def _train(args: list[str]) -> int:
         )
         for name, sae in ARCHITECTURES.items()
     }
-    command = arguments.parse_preset(presets, "architecture", "sae plan train", args)
+    command = arguments.parse_preset(presets, "sae plan train", args)
     _check(command.plan)
     if not 0 <= command.dead < 1:
         raise ConfigError(f"dead = {command.dead} must be a share of the latents, from 0 to below 1")

@@ -38,11 +38,12 @@ class Train(RunConfig):
 
 def main(args: list[str]) -> int:
     """Parse and run."""
+    arguments.choose(ARCHITECTURES, "architecture", "sae train", args)
     presets = {
         name: (_summary(name, sae.config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=sae.config()))
         for name, sae in ARCHITECTURES.items()
     }
-    command = arguments.parse_preset(presets, "architecture", "sae train", args)
+    command = arguments.parse_preset(presets, "sae train", args)
     cfg = RunConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(RunConfig)})
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with ranks.group():
