@@ -18,7 +18,7 @@ import platformdirs
 
 from activations.disk import files
 from activations.disk.schema import fits
-from activations.errors import ModelError, TextError
+from activations.errors import ModelError, TextError, quoted
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +155,12 @@ def documents() -> Iterator[str]:
         cached = files.read_json(path)
     except (OSError, ValueError) as error:
         raise TextError(
-            f"{path} is damaged ({error}); once deleted it is made again", fix=f"rm {path}"
+            f"{path} is damaged ({error}); once deleted it is made again", fix=f"rm {quoted(path)}"
         ) from error
     if not fits(cached, list[str]):
         raise TextError(
-            f"{path} is damaged (not a list of texts); once deleted it is made again", fix=f"rm {path}"
+            f"{path} is damaged (not a list of texts); once deleted it is made again",
+            fix=f"rm {quoted(path)}",
         )
     yield from cached
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from activations import text
 from activations.documents import Document, beginning
-from activations.errors import LabelError
+from activations.errors import LabelError, quoted
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, Window
 
@@ -118,7 +118,7 @@ def _scorer(name: str) -> Score:
     if name.startswith(NEEDED):
         raise LabelError(
             f"labels = {name!r} can only be added to a finished store: harvest without --labels, then add them",
-            fix=f"sae store label STORE --labels {name}",
+            fix=f"sae store label STORE --labels {quoted(name)}",
         )
     return _column(rest) if kind == "column" else _function(name)
 

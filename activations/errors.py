@@ -20,6 +20,8 @@
 
 Anything else that is raised is a fault of the workbench and shows its traceback."""
 
+import shlex
+
 LONGEST = 1000  # characters
 
 
@@ -27,7 +29,8 @@ class WorkbenchError(Exception):
     """Something the caller can put right.
 
     The message says in one line what is wrong, what was found and what was needed. `fix` is the shell command that puts it
-    right, where there is one: the command line prints it on a line of its own, the app offers it to copy."""
+    right, where there is one, each path in it `quoted`: the command line prints it on a line of its own, the app offers it to
+    copy."""
 
     def __init__(self, message: str, *, fix: str | None = None):
         super().__init__(message)
@@ -41,6 +44,11 @@ class WorkbenchError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.fix is None else f"{self.message}; {self.fix}"
+
+
+def quoted(path: object) -> str:
+    """Return a path or another word as a command line needs it, in quotes where a shell would read it as anything else."""
+    return shlex.quote(str(path))
 
 
 class TextError(WorkbenchError):

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from activations import demo_assets
 from activations.disk import files
-from activations.errors import TextError
+from activations.errors import TextError, quoted
 from activations.readers import parquet_rows
 from activations.sources import Source
 
@@ -44,7 +44,7 @@ def rows() -> Iterator[dict[str, Any]]:
         yield from parquet_rows(Source(path))
     except (pa.ArrowException, OSError) as error:
         raise TextError(
-            f"{path} is damaged ({error}); once deleted it is fetched again", fix=f"rm {path}"
+            f"{path} is damaged ({error}); once deleted it is fetched again", fix=f"rm {quoted(path)}"
         ) from error
 
 

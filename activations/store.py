@@ -14,7 +14,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.disk.schema import LARGEST, build
-from activations.errors import StoreError, TextError
+from activations.errors import StoreError, TextError, quoted
 from activations.rows import NAN, Positions, Split, count_selected, expand, select, spread_labels
 from activations.shard import (
     Shard,
@@ -90,9 +90,11 @@ class Store:
             if (self.path / JOB).exists():
                 raise StoreError(
                     f"{path} is an unfinished harvest; the command that began it finishes it",
-                    fix=f"sae harvest … --out {path}",
+                    fix=f"sae harvest … --out {quoted(path)}",
                 )
-            raise StoreError(f"{path} is not a store: it has no {INDEX}", fix=f"sae harvest … --out {path}")
+            raise StoreError(
+                f"{path} is not a store: it has no {INDEX}", fix=f"sae harvest … --out {quoted(path)}"
+            )
         index = read_json(self.path / INDEX)
         try:
             if (number := index["format"]) > (newest := max(FORMATS.values())):

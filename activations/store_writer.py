@@ -14,7 +14,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.disk.schema import check
-from activations.errors import StoreError
+from activations.errors import StoreError, quoted
 from activations.rows import NAN, expand, included, segments_of
 from activations.shard import ShardEntry, first_non_finite, shard_name
 from activations.store import DTYPES, FORMATS, INDEX, JOB, OPTIONAL, Moments, StoreSpec, read_json
@@ -159,7 +159,8 @@ class StoreWriter:
                 raise TypeError("its sums belong to other hook points")
         except TypeError as error:
             raise StoreError(
-                f"{path} is damaged ({error}); without it, its shard is harvested again", fix=f"rm {path}"
+                f"{path} is damaged ({error}); without it, its shard is harvested again",
+                fix=f"rm {quoted(path)}",
             ) from error
         return note
 

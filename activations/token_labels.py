@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activations.disk import files, locks
 from activations.document_labels import unit_of
-from activations.errors import StoreError, WorkbenchError
+from activations.errors import StoreError, WorkbenchError, quoted
 from activations.language_model import LanguageModel
 from activations.rows import NAN
 from activations.shard import Shard, shard_name
@@ -66,7 +66,7 @@ class LabelSet:
         if not (self.path / INDEX).exists():
             raise StoreError(
                 f"{store.path} has no labels {name!r}, it has {', '.join(names(store)) or 'none'}",
-                fix=f"sae store label {store.path} --labels SOURCE --name {name}",
+                fix=f"sae store label {quoted(store.path)} --labels SOURCE --name {quoted(name)}",
             )
         index = read_json(self.path / INDEX)
         try:
@@ -119,7 +119,10 @@ class LabelSet:
     @property
     def _fix(self) -> str:
         source = self.source or "SOURCE"
-        return f"rm -r {self.path} && sae store label {self.store.path} --labels {source} --name {self.name}"
+        made = (
+            f"sae store label {quoted(self.store.path)} --labels {quoted(source)} --name {quoted(self.name)}"
+        )
+        return f"rm -r {quoted(self.path)} && {made}"
 
 
 def names(store: Store) -> list[str]:
@@ -140,7 +143,7 @@ def choose(store: Store, name: str | None) -> LabelSet | None:
         raise StoreError(
             f"{store.path} holds no labels, and they are needed here: add surprise or needed:RUN, or harvest again with "
             f"--labels builtin, column:NAME or module:function",
-            fix=f"sae store label {store.path} --labels surprise",
+            fix=f"sae store label {quoted(store.path)} --labels surprise",
         )
     if len(added) > 1:
         raise StoreError(

@@ -6,6 +6,7 @@ from functools import partial
 
 import streamlit as st
 
+from activations.errors import quoted
 from activations.language_model import LanguageModel
 from app.session import jobs, models, runs
 from app.session.problems import Missing
@@ -26,7 +27,7 @@ def report(run: Run) -> DeadReport | None:
     Raises Missing when the run's training has not finished, RunError when the report is damaged."""
     if not run.finished:
         why = f"{run.path.name} has not finished training. Dead latents can be looked into after that."
-        raise Missing("No report yet", why, f"sae train … --out {run.path} --resume")
+        raise Missing("No report yet", why, f"sae train … --out {quoted(run.path)} --resume")
     if not diagnose.is_there(run):
         return None
     return _report(str(diagnose.folder(run)), runs.stamp(diagnose.folder(run) / INDEX))

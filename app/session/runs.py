@@ -3,12 +3,11 @@
 import sys
 import time
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import streamlit as st
 
-from activations.errors import RunError
+from activations.errors import RunError, quoted
 from app.session.problems import Missing, show
 from sae.runs.log import read as read_log
 from sae.runs.problems import problems as problems_of
@@ -38,7 +37,7 @@ def require_any() -> dict[str, Run]:
 
 def command(name: str, run: Run) -> str:
     """Return a command line for a run, such as `sae evaluate runs/demo`."""
-    return f"sae {name} {quote(str(run.path))}"
+    return f"sae {name} {quoted(run.path)}"
 
 
 def evaluations(runs: dict[str, Run]) -> dict[str, Evaluation]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, quoted
 from sae.cli import arguments
 from sae.hub import catalogue
 from sae.hub.catalogue import Entry
@@ -47,7 +47,7 @@ def main(args: list[str]) -> int:
         print(f"{command.limit} of {len(entries):,}: more words narrow it down, --limit shows more")
     first = next((entry for entry in entries if entry.unsupported is None), None)
     if first:
-        print(f"next: sae open {first.name}")
+        print(f"next: sae open {quoted(first.name)}")
     return 0
 
 

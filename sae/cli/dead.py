@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from activations.errors import quoted
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.diagnosis.causes import CAUSES, FIRES_ON, TRAINING
@@ -81,7 +82,7 @@ def show_report(run: Run, report: DeadReport) -> None:
         table.add_row(name, count, note)
     console = Console()
     console.print(table)
-    console.print(f"{report.path}: {len(report.table):,} latents; next: sae app {run.path.parent}")
+    console.print(f"{report.path}: {len(report.table):,} latents; next: sae app {quoted(run.path.parent)}")
 
 
 def what_if(changes: Changes) -> list[tuple[str, str, str]]:

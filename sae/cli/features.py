@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tyro
 
+from activations.errors import quoted
 from activations.parallel import ranks
 from activations.progress import show_progress
 from sae.cli import arguments
@@ -39,5 +40,5 @@ def main(args: list[str]) -> int:
             if command.effects:
                 measure_effects(run, model, features, command.effects, show_progress)
                 print(f"{features.path / FOLDER}: effects of {', '.join(map(str, command.effects))}")
-            print(f"{features.path}: {len(features):,} features; next: sae app {run.path.parent}")
+            print(f"{features.path}: {len(features):,} features; next: sae app {quoted(run.path.parent)}")
     return 0

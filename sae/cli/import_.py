@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, quoted
 from activations.progress import show_progress
 from sae.architectures import name_of
 from sae.cli import arguments
@@ -82,6 +82,6 @@ def show_import(run: Run, imported: Imported) -> None:
     for note in imported.notes:
         print(f"  {note}")
     if run.config.store:
-        print(f"next: sae evaluate {run.path}")
+        print(f"next: sae evaluate {quoted(run.path)}")
     else:
         print("evaluate, features and dead need activations: import with --store to use them")

@@ -1,5 +1,6 @@
 """`sae open`: from an SAE's name on the hub, or its folder, to the app's pages."""
 
+from activations.errors import quoted
 from activations.progress import show_progress
 from sae.cli import app, arguments
 from sae.cli.evaluate import show_evaluation
@@ -15,7 +16,7 @@ def main(args: list[str]) -> int:
         show_import(run, run.record.imported)
     if run.evaluation:
         show_evaluation(run, run.evaluation)
-    print(f"{run.path} is ready: sae app {run.path}")
+    print(f"{run.path} is ready: sae app {quoted(run.path)}")
     if command.app:
         return app.main([str(run.path)])
     return 0

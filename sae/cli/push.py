@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, quoted
 from sae.cli import arguments
 from sae.hub import push
 from sae.hub.fetch import size_shown
@@ -58,7 +58,7 @@ def main(args: list[str]) -> int:
             print("nothing was sent")
             return 0
         address = push.send(folder, name, command.private)
-    print(f"{address}\nto read it: sae import {name} --out RUN")
+    print(f"{address}\nto read it: sae import {quoted(name)} --out RUN")
     return 0
 
 

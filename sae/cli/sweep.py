@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from activations.errors import DivergedError
+from activations.errors import DivergedError, quoted
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.cli.results import table
@@ -55,5 +55,5 @@ def main(args: list[str]) -> int:
         show_problems(Run(out / name))
     if diverged:
         raise DivergedError(f"{len(diverged)} of {len(sweep.runs)} runs diverged: {'; '.join(diverged)}")
-    print(f"{out / PLOT} and {out / TABLE}: written; next: sae app {out}")
+    print(f"{out / PLOT} and {out / TABLE}: written; next: sae app {quoted(out)}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from activations.document_labels import per_token
+from activations.errors import quoted
 from activations.parallel import ranks
 from activations.progress import show_progress
 from activations.store import Store
@@ -53,7 +54,7 @@ def main(args: list[str]) -> int:
     if not ranks.rank():
         show_rate(run)
         show_problems(run)
-        print(f"{run.path}: trained; next: sae evaluate {run.path}")
+        print(f"{run.path}: trained; next: sae evaluate {quoted(run.path)}")
     return 0
 
 
@@ -65,7 +66,7 @@ def show_labels(cfg: RunConfig, store: Store) -> None:
     else:
         print(
             f"labels: {source}, one number for a whole document, shared by all its tokens; for labels of single tokens: "
-            f"sae store label {store.path} --labels needed:RUN"
+            f"sae store label {quoted(store.path)} --labels needed:RUN"
         )
 
 

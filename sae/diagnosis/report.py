@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from activations.disk import files, tables
-from activations.errors import RunError
+from activations.errors import RunError, quoted
 from sae.diagnosis.sample import GROUPS
 from sae.runs.records import DeadRecord, DeadSummary
 from sae.runs.saved_sae import as_written, read_record
@@ -59,7 +59,7 @@ class DeadReport:
     @property
     def _fix(self) -> str:
         """The command that makes the folder anew."""
-        return f"sae dead {self.path.parent}"
+        return f"sae dead {quoted(self.path.parent)}"
 
     @cached_property
     def table(self) -> pa.Table:

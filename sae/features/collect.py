@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, RunError
+from activations.errors import ConfigError, RunError, quoted
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.shard import shard_name
@@ -198,7 +198,7 @@ def encode_shard(
         raise RunError(
             f"the SAE gives NaN or infinity on shard {number} of {store.path}: the shard is damaged, or training diverged and "
             f"needs a smaller --train.lr",
-            fix=f"sae store verify {store.path}",
+            fix=f"sae store verify {quoted(store.path)}",
         )
     firings.write(path, firings.by_latent(rows, latents, values, sae.d_sae), len(chosen))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.disk.schema import build, check, fits
-from activations.errors import ConfigError, RunError
+from activations.errors import ConfigError, RunError, quoted
 from activations.language_model import LanguageModel
 from activations.views import Edit
 from sae.architectures import SAE
@@ -136,7 +136,7 @@ def load_effect(features: FeaturesFolder, latent: int) -> Effect | None:
     path = _path(features, latent)
     if not path.exists():
         return None
-    fix = f"rm {path}"  # then it is measured again when it is next asked for
+    fix = f"rm {quoted(path)}"  # then it is measured again when it is next asked for
     content = read_json(path, within=features.path, fix=fix)
     try:
         if content["format"] > FORMAT or content["features_sha256"] != features.digest:

@@ -15,7 +15,7 @@ from torch import Tensor
 from activations.disk import files, tables
 from activations.disk.schema import fits
 from activations.disk.tables import integers, lists, numbers, strings
-from activations.errors import RunError
+from activations.errors import RunError, quoted
 from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
 from sae.features.latent_labels import Labels
@@ -124,7 +124,7 @@ class FeaturesFolder:
     @property
     def _fix(self) -> str:
         """The command that makes the folder anew."""
-        return f"sae features {self.path.parent}"
+        return f"sae features {quoted(self.path.parent)}"
 
     def __len__(self) -> int:
         """F, the number of latents."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from activations.disk import files
-from activations.errors import RunError
+from activations.errors import RunError, quoted
 from sae.runs.records import LabelsRecord
 from sae.runs.saved_sae import read_record
 
@@ -140,7 +140,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             reader = csv.DictReader(file, strict=True)
             yield from ((f"line {reader.line_num}", row) for row in reader)
     except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist", fix=f"sae labels RUN --save {path}") from error
+        raise RunError(f"{path} does not exist", fix=f"sae labels RUN --save {quoted(path)}") from error
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{path} cannot be read as labels ({error}); {NEEDED}") from error
 

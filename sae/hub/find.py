@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from activations.errors import HubError
+from activations.errors import HubError, quoted
 from sae.foreign import FORMATS, other_dictionaries
 from sae.hub.names import HubName
 
@@ -73,7 +73,8 @@ def the_sae(name: HubName, files: Sequence[str], form: str | None = None) -> Fou
         more = f" and {len(within) - LISTED:,} more" if len(within) > LISTED else ""
         example = name._replace(path=within[0].path)
         raise HubError(
-            f"{name} holds {len(within):,} SAEs: {listed}{more}", fix=f"sae import {example} --out RUN"
+            f"{name} holds {len(within):,} SAEs: {listed}{more}",
+            fix=f"sae import {quoted(example)} --out RUN",
         )
     inside = [file for file in files if not path or file == path or file.startswith(f"{path}/")]
     if not inside:

@@ -7,7 +7,7 @@ from typing import Any
 
 from activations import hub
 from activations.disk import files
-from activations.errors import HubError
+from activations.errors import HubError, quoted
 from sae.architectures import name_of
 from sae.evaluation.measures import measure
 from sae.features.feature import FeatureStore
@@ -46,7 +46,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
         if store is None:
             raise HubError(
                 f"{run.path} has no features to send: collect them, or leave out --features",
-                fix=f"sae features {run.path}",
+                fix=f"sae features {quoted(run.path)}",
             )
         shutil.copytree(
             store.path, folder / "features", ignore=shutil.ignore_patterns(*NOT_SENT, "*.lock", ".lock")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from activations import language_model
 from activations.disk import files
-from activations.errors import RunError, StoreError
+from activations.errors import RunError, StoreError, quoted
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.store import Store
@@ -167,7 +167,7 @@ class Run:
         path = self.path / "eval.json"
         if not path.exists():
             return None
-        evaluation = read_json(path, kind=Evaluation, fix=f"sae evaluate {self.path}")
+        evaluation = read_json(path, kind=Evaluation, fix=f"sae evaluate {quoted(self.path)}")
         # an eval.json of an older release does not name the weights it measured
         return evaluation if evaluation.sae_sha256 in (None, self.weights) else None
 
@@ -216,7 +216,7 @@ class Run:
         holds the same weights."""
         if not self.checkpoints:
             return None
-        return f"rm {self.path / INDEX} && sae train … --out {self.path} --resume"
+        return f"rm {quoted(self.path / INDEX)} && sae train … --out {quoted(self.path)} --resume"
 
 
 def made_by() -> dict[str, Any]:

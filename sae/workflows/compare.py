@@ -5,7 +5,7 @@ from pathlib import Path
 
 from activations.disk import files
 from activations.disk.schema import parse
-from activations.errors import RunError
+from activations.errors import RunError, quoted
 from activations.progress import Progress, no_progress
 from activations.store import Store
 from sae.evaluation.matching import LEVELS, compare
@@ -32,7 +32,7 @@ def kept(first: Run, second: Run) -> Comparison | None:
     path, digests = place(first, second), (first.digest, second.digest)
     if not path.exists():
         return None
-    comparison: Comparison = read_record(path, "comparison", FORMAT, Comparison, fix=f"rm {path}")
+    comparison: Comparison = read_record(path, "comparison", FORMAT, Comparison, fix=f"rm {quoted(path)}")
     if (comparison.first.weights_file_sha256, comparison.second.weights_file_sha256) != digests:
         return None
     _refuse_strange_latents(path, comparison, (first.config.arch.d_sae, second.config.arch.d_sae))
@@ -88,12 +88,12 @@ def _refuse_strange_latents(path: Path, comparison: Comparison, sizes: tuple[int
             if latents is None or any(len(lists) != size for lists in vars(latents).values()):
                 raise RunError(
                     f"{path} is damaged: a list of the {side} run's latents does not have {size} entries",
-                    fix=f"rm {path}",
+                    fix=f"rm {quoted(path)}",
                 )
             if not all(-1 <= latent < others for latent in latents.nearest + latents.partner):
                 raise RunError(
                     f"{path} is damaged: a partner of the {side} run's latents is not among the other's {others}",
-                    fix=f"rm {path}",
+                    fix=f"rm {quoted(path)}",
                 )
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ForeignError, RunError, StoreError
+from activations.errors import ForeignError, RunError, StoreError, quoted
 from activations.progress import Progress, no_progress
 from activations.store import Store
 from activations.tokens import PackingConfig
@@ -93,7 +93,7 @@ def import_sae(
         if other is None:
             raise
         raise ForeignError(
-            f"{error}; this looks like {other}", fix=f"sae import {other} {path} --out {out}"
+            f"{error}; this looks like {other}", fix=f"sae import {other} {quoted(path)} --out {quoted(out)}"
         ) from error
     for flag, value in (("hook", hook or origin.hook), ("model", model or origin.model)):
         if value is not None and not (isinstance(value, str) and value.isprintable()):
