@@ -18,7 +18,7 @@ from filelock import FileLock
 from activations import hub
 from activations.disk import files
 from activations.errors import HubError
-from activations.progress import Progress, no_progress
+from activations.progress import Advance, Progress, no_progress
 from sae.hub.find import the_sae
 from sae.hub.names import HubName, parse
 
@@ -173,7 +173,7 @@ def download(plan: Download, progress: Progress = no_progress) -> Path:
     return _folder(name) / "snapshots" / listing.commit
 
 
-def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[[int], None]) -> None:
+def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Advance) -> None:
     """Fetch one file into the cache's blobs, whose names are the hashes of their bytes."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -193,7 +193,7 @@ def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[
         advance(done)
         url = hf_hub_url(name.repository, file, revision=commit)
         with part.open("ab") as raw:
-            body = _Counted(raw, advance)
+            body = _Counted(raw, entry.size, advance)
             asked(name, lambda: http_get(url, body, resume_size=raw.tell(), headers=build_hf_headers(),  # pyright: ignore[reportArgumentType]
                                           expected_size=entry.size), f"{file} of ", part)  # fmt: skip
         if _digest(part, entry) != blob.name:
@@ -205,15 +205,22 @@ def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Callable[
 
 
 class _Counted(io.RawIOBase):
-    """A file object that reports how many bytes are written to it."""
+    """A file object that reports by how many bytes the file has grown, up to `size`.
 
-    def __init__(self, file: io.BufferedWriter, advance: Callable[[int], None]):
-        self._file, self._advance = file, advance
+    A server that ignores the request for the rest of a file sends it from its start; bytes that were reported before are
+    not reported again, so that the sum never exceeds the size."""
+
+    def __init__(self, file: io.BufferedWriter, size: int, advance: Advance):
+        self._file, self._size, self._advance = file, size, advance
+        self._reported = file.tell()
 
     def write(self, data: Any) -> int:
-        """Write the bytes and report their number."""
+        """Write the bytes and report those that no earlier write has reached."""
         n = self._file.write(data)
-        self._advance(n)
+        end = min(self._file.tell(), self._size)
+        if end > self._reported:
+            self._advance(end - self._reported)
+            self._reported = end
         return n
 
     def tell(self) -> int:

@@ -53,7 +53,7 @@ class FakeHub:
         self.datasets: dict[str, Repository] = {}
         self.faults: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         """File name, or `api` -> faults of its next requests: (status, 500), (cut, bytes), (long, bytes more),
-        (other, bytes), (wait, seconds)."""
+        (other, bytes), (wait, seconds), (restart,)."""
         self.asked: list[tuple[str, str, str]] = []
         """Method, path and Range header of every request."""
         self.sent = 0
@@ -214,6 +214,8 @@ class Handler(BaseHTTPRequestHandler):
                 data = other
         first = int(re.sub(r"\D*(\d+)-.*", r"\1", self.headers.get("Range") or "0-"))
         part = data[first:]
+        if fault[0] == "restart":  # as a server does that does not know ranges
+            first, part = 0, data
         if first:
             headers["Content_Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
         claimed = len(part) + (fault[1] if fault[0] == "long" else 0)

@@ -2,12 +2,16 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from activations.progress import Advance
+from sae.hub.fetch import locate
 from sae.runs.run import Run
 from tests import tiny
 from tests.hub import fake_hub
@@ -159,6 +163,33 @@ def test_a_download_that_breaks_off_is_gone_on_with(hub, gemma, asking, fault):
     assert ended.code == 0, ended.err
     assert hub.sent == whole
     assert hub.gets("params.npz") == (["", "bytes=600-"] if fault[0] == "cut" else [""])
+
+
+def test_progress_ends_at_the_whole_where_a_server_starts_a_file_over(hub, gemma, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    at = {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "DOWNLOAD_CHUNK_SIZE": 100,
+    }
+    for name, value in at.items():
+        monkeypatch.setattr(constants, name, value)
+    hub.faults["params.npz"] = [("cut", 600), ("restart",)]
+    advanced: list[int] = []
+
+    @contextmanager
+    def progress(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+        yield lambda n, note="": advanced.append(n)
+
+    located = locate(f"hf:{GEMMA}/{PLACE}", progress=progress)
+    whole = gemma.files[f"{PLACE}/params.npz"]
+    assert (located.path / "params.npz").read_bytes() == whole
+    assert hub.sent == 600 + len(whole)
+    assert sum(advanced) == len(whole)
 
 
 def test_a_command_that_failed_in_the_middle_is_gone_on_with_by_the_next(hub, gemma, asking):
