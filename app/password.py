@@ -11,6 +11,8 @@ from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
+from starlette.requests import HTTPConnection  # streamlit needs starlette
+
 PASSWORD = "SAE_PASSWORD"  # environment variable that holds the password
 COOKIE = "sae_door"
 WAIT = 1.0  # seconds before a wrong password is refused, to slow down guessing
@@ -32,9 +34,13 @@ class PasswordGate:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass the request on to the app, or refuse it."""
-        if scope["type"] not in ("http", "websocket") or _is_any(self._cookie, _cookies(scope)):
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif _is_any(self._password, sent := list(_passwords(scope))):
+            return
+        request = HTTPConnection(scope)
+        if _is_any(self._cookie, [request.cookies.get(COOKIE, "")]):
+            await self._app(scope, receive, send)
+        elif _is_any(self._password, sent := list(_passwords(request))):
             await self._app(scope, receive, self._with_cookie(send))
         else:
             if sent:
@@ -65,25 +71,15 @@ async def _refuse(scope: Message, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"This app needs a password.\n"})
 
 
-def _passwords(scope: Message) -> Iterator[str]:
+def _passwords(request: HTTPConnection) -> Iterator[str]:
     """Yield the passwords that a request sends; malformed headers count as none."""
-    for name, value in scope["headers"]:
-        kind, _, coded = value.partition(b" ")
-        if name == b"authorization" and kind.lower() == b"basic":
+    for header in request.headers.getlist("authorization"):
+        kind, _, coded = header.partition(" ")
+        if kind.lower() == "basic":
             try:
                 yield b64decode(coded, validate=True).decode("utf-8").partition(":")[2]
             except ValueError:
                 continue
-
-
-def _cookies(scope: Message) -> Iterator[str]:
-    """Yield the values of our cookie that a request sends."""
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                key, _, content = part.strip().partition("=")
-                if key == COOKIE:
-                    yield content
 
 
 def _is_any(secret: str, candidates: Iterable[str]) -> bool:
