@@ -65,12 +65,9 @@ def as_html(store: FeatureStore, latent: int, title: str) -> str:
 def _measure(run: Run, store: FeatureStore, latent: int, report: jobs.Report) -> None:
     report(0.0, "waiting for the language model" if models.ready(run) else "loading the language model")
     with models.using(run) as (model, sae):
-
-        def on_done(done: int, of: int) -> None:
-            report(done / of, f"{done} of {of} examples run with and without it")
-
         report(0.01, "running its examples with and without it")
-        effects.save_effect(store, measure_effect(model, sae, store, run.hook, latent, on_done=on_done))
+        effect = measure_effect(model, sae, store, run.hook, latent, progress=jobs.progress(report))
+        effects.save_effect(store, effect)
 
 
 def _effect_key(run: Run, latent: int) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor
 from activations.errors import ConfigError, WorkbenchError
 from activations.tokens import PackingConfig
 from app.session import features, models
-from app.session.jobs import Report
+from app.session.jobs import Report, progress
 from sae.reading.reader import MOST_TOKENS, read
 from sae.reading.reading import Reading
 from sae.runs.run import Run
@@ -32,7 +32,7 @@ def read_text(run: Run, text: str, report: Report) -> Reading:
             collected,
             packing,
             centre,
-            on_tokens=lambda n, of: report(n / of, "reading"),
+            progress=progress(report),
             first=run.first_tokens,
         )
 

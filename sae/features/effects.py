@@ -1,6 +1,6 @@
 """Measure what a latent does to the model: ablate it where it fires strongest and see how the next tokens change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from activations.disk import files
 from activations.disk.schema import build, check, fits
 from activations.errors import ConfigError, RunError, quoted
 from activations.language_model import LanguageModel
+from activations.progress import Progress, no_progress
 from activations.views import Edit
 from sae.architectures import SAE
 from sae.features.folder import Example, FeaturesFolder
@@ -108,26 +109,25 @@ def measure_effect(
     hook: str,
     latent: int,
     cfg: EffectConfig | None = None,
-    on_done: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Effect:
     """Ablate one latent at the peaks of its own examples and compare the model's next-token distributions.
 
     At the peak x becomes x - f W_dec[latent], where f is the latent's value there: the code with f set to 0 is decoded and the
     SAE's error is kept. Other positions stay. The windows of the features folder are cut off after the last position
-    measured (later tokens have no influence) and run in batches, shortest first, once clean and once ablated. `on_done` is
-    called with the number of windows done and of all; an exception that it raises ends the measurement."""
+    measured (later tokens have no influence) and run in batches, shortest first, once clean and once ablated. Progress
+    counts the windows; an exception that it raises ends the measurement."""
     cfg = cfg or EffectConfig()
     chosen = {sign: _examples(features, latent, sign, cfg) for sign in (1, -1)}
-    total, done = sum(map(len, chosen.values())), 0
     lens = _lens(model, sae, latent)
     sides: list[SideEffect | None] = []
-    for sign, examples in chosen.items():
-        rows = []
-        for batch in _batches(examples):
-            rows += _measure(model, sae, hook, latent, batch, cfg.following)
-            done += len(batch)
-            on_done(done, total)
-        sides.append(_side(rows, sign, lens, features, cfg) if rows else None)
+    with progress("effect", sum(map(len, chosen.values())), "examples") as advance:
+        for sign, examples in chosen.items():
+            rows = []
+            for batch in _batches(examples):
+                rows += _measure(model, sae, hook, latent, batch, cfg.following)
+                advance(len(batch))
+            sides.append(_side(rows, sign, lens, features, cfg) if rows else None)
     return Effect(latent, *sides)
 
 

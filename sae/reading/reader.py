@@ -1,6 +1,6 @@
 """Turn a text into a `Reading`: cut it into windows, run the model once, encode the activations, attribute logits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from activations.errors import RunError, TextError
 from activations.language_model import LanguageModel
 from activations.logit_attribution import next_token_directions
+from activations.progress import Progress, no_progress
 from activations.rows import included
 from activations.tokens import NOWHERE, PackingConfig, Window, windows
 from sae.architectures import SAE
@@ -35,7 +36,7 @@ def read(
     packing: PackingConfig | None = None,
     centre: Float[Tensor, "D"] | None = None,
     limit: int = MOST_TOKENS,
-    on_tokens: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
     first: Sequence[int] | None = None,
 ) -> Reading:
     """Read a text through an SAE, token by token, with one pass of the model.
@@ -58,10 +59,11 @@ def read(
     ids, column, is_text = (torch.cat(parts) for parts in zip(*cut, strict=True))
     following = _following(ids, is_text)
     parts: list[dict[str, Any]] = []
-    for tokens in _batches([window[0] for window in cut], model):
-        start = sum(len(part["log_probs"]) for part in parts)
-        parts.append(_part(model, sae, hook, tokens, following[start : start + tokens.numel()]))
-        on_tokens(start + tokens.numel(), len(ids))
+    with progress("read", len(ids), "tokens") as advance:
+        for tokens in _batches([window[0] for window in cut], model):
+            start = sum(len(part["log_probs"]) for part in parts)
+            parts.append(_part(model, sae, hook, tokens, following[start : start + tokens.numel()]))
+            advance(tokens.numel())
     excluded = column < 1
     x, x_hat = (torch.cat([part[name] for part in parts]) for name in ("x", "x_hat"))
     around = x[~excluded].mean(0) if centre is None else centre.to(x)

@@ -11,6 +11,7 @@ from scipy import stats
 
 from activations.errors import RunError
 from activations.language_model import LanguageModel, load
+from activations.progress import part_of
 from sae.features.effects import EffectConfig, load_effect, measure_effect, save_effect
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
@@ -160,11 +161,14 @@ def test_a_dead_latent_has_no_effect_to_measure(world, model, run, tmp_path):
 
 
 def test_what_progress_raises_ends_the_measurement(run, model, features):
-    def stop(done, of):
-        raise KeyboardInterrupt
+    def stop(n, note=""):
+        if n:  # 0 as the stage begins
+            raise KeyboardInterrupt
+
+    stopping = part_of(stop, "effect", "")
 
     with pytest.raises(KeyboardInterrupt):
-        measure_effect(model, run.sae().double(), features, run.hook, LATENT, CFG, stop)
+        measure_effect(model, run.sae().double(), features, run.hook, LATENT, CFG, stopping)
     assert not model.plain.model.layers[1]._forward_pre_hooks, "no hook is left behind"
 
 

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torch.testing import assert_close
 
 from activations.errors import ConfigError, RunError, TextError
 from activations.language_model import LanguageModel, load
+from activations.progress import Advance
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae.architectures import SAE, build
@@ -189,11 +192,16 @@ def test_windows_read_one_at_a_time_give_the_same(reading, model, run, features,
     monkeypatch.setattr(reader, "LOGITS_AT_ONCE", 1)
     monkeypatch.setattr(reader, "ENTRIES_AT_ONCE", 3)
     seen = []
+
+    @contextmanager
+    def noting(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+        yield lambda n, note="": seen.append((stage, n, total, unit))
+
     again = read(
         model, run.sae(), run.hook, TEXT, features, CONTEXT, run.store.mean(run.hook),
-        on_tokens=lambda done, of: seen.append((done, of)),
+        progress=noting,
     )  # fmt: skip
-    assert seen == [(16, len(reading)), (32, len(reading)), (len(reading), len(reading))]
+    assert seen == [("read", n, len(reading), "tokens") for n in (16, 16, len(reading) - 32)]
     assert torch.equal(again.following, reading.following)
     for name in ("log_probs", "effects", "rarity", "error", "variance", "surprise"):
         assert_close(getattr(again, name), getattr(reading, name), rtol=1e-4, atol=1e-5, equal_nan=True)
