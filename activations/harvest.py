@@ -1,16 +1,17 @@
 """Text -> activations at hook points -> store, on one rank or many. An interrupted harvest resumes when called again."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from activations import hook_check, text
+from activations import demo_assets, hook_check, text
 from activations.capture import ShardBuffer
 from activations.chat import ChatTemplate
 from activations.disk import files, locks
@@ -114,23 +115,15 @@ def _write_shards(
     model: LanguageModel, out: Path, spec: StoreSpec, config: HarvestConfig, on_tokens: Callable[[int], None]
 ) -> tuple[int, int, Counted]:
     """Write this rank's shards; return the numbers of windows and shards of all ranks, and the documents as counted."""
-    labels = Labels(config.labels, config.text)
-    texts = Counted(labels.documents())
-    spelled = SpelledText(texts, model.vocabulary, config.text.dataset)
-    stream = windows(spelled, model.tokenizer, config.packing, model.vocabulary.rows)
-    blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
+    blocks, labels, texts = shard_blocks(model, config, spec)
     writers = GPU_WRITERS if model.device.type == "cuda" else 1
-    surprise = config.labels == SURPRISE
-    # At most `writers` buffers are being written, so one more is always free to be filled
-    buffers = cycle(
-        [ShardBuffer(spec.windows_per_shard, config.packing.context, surprise) for _ in range(writers + 1)]
-    )
+    buffers = shard_buffers(spec, config, writers)
     writer = None  # made with the first block, so that a mistake in the text leaves no files behind
     total = shards = 0
     with BackgroundWriter(writers) as background, closing(prefetch(blocks, 1)) as tokenised:
         for number, block in enumerate(tokenised):
             if writer is None:
-                hook_check.check(model, _text_of(block), config.hook_names)
+                check_hooks(model, block, config)
                 with ranks.first_goes_first():
                     writer = StoreWriter(out, spec, config.tokens)
             total, shards = total + len(block), number + 1
@@ -143,13 +136,48 @@ def _write_shards(
                 continue
             buffer = next(buffers)
             buffer.fill(model, block, config.hook_names, config.batch_tokens, on_tokens)
-            background.submit(_write, writer, number, block, buffer, labels.of(block))
+            background.submit(write_shard, writer, number, block, buffer, labels.of(block))
     if writer is None:
-        raise HarvestError(
-            f"{config.text.dataset} fills no window of {config.packing.context} tokens: use more text, a smaller "
-            f"--context, or --packing document"
-        )
+        raise no_window(config)
     return total, shards, texts
+
+
+class Blocks(NamedTuple):
+    """The windows of a text, shard by shard, with what is counted and labelled on the way."""
+
+    blocks: Iterator[list[Window]]
+    labels: Labels
+    texts: Counted
+
+
+def shard_blocks(model: LanguageModel, config: HarvestConfig, spec: StoreSpec) -> Blocks:
+    """Read and tokenise the text from its beginning. Each block holds the windows of one shard; the last may have fewer."""
+    labels = Labels(config.labels, config.text)
+    texts = Counted(labels.documents())
+    spelled = SpelledText(texts, model.vocabulary, config.text.dataset)
+    stream = windows(spelled, model.tokenizer, config.packing, model.vocabulary.rows)
+    blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
+    return Blocks(blocks, labels, texts)
+
+
+def shard_buffers(spec: StoreSpec, config: HarvestConfig, writers: int) -> Iterator[ShardBuffer]:
+    """Yield buffers in turn, endlessly. At most `writers` may be waiting to be written, so that one more is always free."""
+    surprise = config.labels == SURPRISE
+    size = spec.windows_per_shard, config.packing.context
+    return cycle([ShardBuffer(*size, surprise) for _ in range(writers + 1)])
+
+
+def check_hooks(model: LanguageModel, block: list[Window], config: HarvestConfig) -> None:
+    """Compare the hook points with the model's own activations on the window with the most text (`hook_check.check`)."""
+    hook_check.check(model, _text_of(block), config.hook_names)
+
+
+def no_window(config: HarvestConfig) -> HarvestError:
+    """Return the error for a text that is too short for a single window."""
+    return HarvestError(
+        f"{config.text.dataset} fills no window of {config.packing.context} tokens: use more text, a smaller "
+        f"--context, or --packing document"
+    )
 
 
 def _text_of(block: list[Window]) -> torch.Tensor:
@@ -160,15 +188,24 @@ def _text_of(block: list[Window]) -> torch.Tensor:
     return torch.from_numpy(longest.tokens[:end])[None]
 
 
-def _write(
+def write_shard(
     writer: StoreWriter,
     number: int,
     block: list[Window],
     buffer: ShardBuffer,
     labels: dict[int, float] | None,
 ) -> None:
+    """Write what a filled buffer holds as shard `number`; the buffer is free again afterwards."""
     activations, surprisals = buffer.collect()
     writer.write(number, block, activations, labels if surprisals is None else surprisals)
+
+
+def with_hooks(model: LanguageModel, config: HarvestConfig) -> HarvestConfig:
+    """Return the configuration with hook points: its own, or the embedded model's, or the residual stream after the middle block."""
+    if config.hook_names:
+        return config
+    middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
+    return dataclasses.replace(config, hooks=demo_assets.MODEL_HOOK if model.name == "embedded" else middle)
 
 
 def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:

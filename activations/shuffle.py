@@ -35,58 +35,20 @@ class Cursor:
     row: int = 0
 
 
-class ShuffledReader:
-    """Yields endless batches of exactly `batch` rows of one split of a store, in a seeded two-level shuffle.
+class Reader:
+    """Yields endless batches of exactly `batch` rows in a seeded order that can be saved and resumed exactly.
 
-    Each pass over the store puts the shards in a fresh random order, takes them in groups (the shuffle window) and
-    permutes all rows of a group together. When all rows fit into `memory` bytes, the group is the whole store and the
-    shuffle is perfect. Otherwise a group is as many shards as fit, at least two, and the next group is read while one is
-    being used, which takes the memory twice. Every row is yielded once per pass; a batch may span groups and passes.
-    The order is a function of (seed, store, split, positions, batch, memory) alone, so a reader whose `cursor` is set to
-    another's yields the same batches from there on.
+    Subclasses say in `_groups` which rows are permuted together and read them. A thread makes up to `prefetch` batches ahead;
+    `cursor` is the position behind those already yielded. Where there is a GPU, batches lie in pinned memory, so that copies
+    to it are asynchronous."""
 
-    A thread makes up to `prefetch` batches ahead; `cursor` is the position behind those already yielded. Where there is a
-    GPU, batches lie in pinned memory, so that copies to it are asynchronous. With `labels`, each batch has its rows'
-    labels: those of a LabelSet, or, for True, those that `token_labels.choose` finds. `positions="last"` reads only the
-    last row of each document in each window. Raises StoreError when there are fewer rows than a batch takes."""
+    rows: int
+    """Rows of one pass over the data, or about that many where the data is still being made."""
 
-    def __init__(
-        self,
-        store: Store,
-        hook: str,
-        batch: int,
-        *,
-        target_hook: str | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        with_bos: bool = False,
-        positions: Positions = "all",
-        labels: bool | LabelSet = False,
-        memory: int = 4 << 30,
-        prefetch: int = 2,
-    ):
-        self.store, self.batch, self.seed = store, batch, seed
-        self._prefetch, self._rank, self._world = prefetch, 0, 1
-        self.hooks = (hook,) if target_hook in (None, hook) else (hook, target_hook)
+    def __init__(self, hooks: tuple[str, ...], batch: int, seed: int, labels: bool, prefetch: int):
+        self.hooks, self.batch, self.seed = hooks, batch, seed
+        self._labels, self._prefetch, self._rank, self._world = labels, prefetch, 0, 1
         self.cursor = Cursor()
-        self._split: Split = split
-        self._with_bos = with_bos
-        self._positions: Positions = positions
-        self._labels = bool(labels)
-        self.label_set = choose(store, None) if labels is True else (labels or None)
-        row_bytes = sum(store.width(name) for name in self.hooks) * DTYPES[store.spec.dtype].itemsize
-        self.rows_per_shard = [
-            store.count(number, split, with_bos, positions) for number in range(len(store.shards))
-        ]
-        self.rows = sum(self.rows_per_shard)
-        if self.rows < batch:
-            raise StoreError(
-                f"{store.path} has {self.rows:,} {split} rows and a batch takes {batch:,}: harvest more "
-                f"tokens, or more documents (one document in ten is held out), or use smaller batches"
-            )
-        largest = max(self.rows_per_shard) * row_bytes
-        self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
-        self._all_rows: tuple[Tensor, ...] | None = None  # kept when one group holds the whole store
 
     def share(self, rank: int, world: int) -> None:
         """From now on yield rows rank::world of every batch, so that ranks 0 to world - 1 together get the whole of it.
@@ -100,14 +62,8 @@ class ShuffledReader:
 
     def state(self) -> dict[str, Any]:
         """Return the cursor and the settings that the order of rows depends on, as JSON for `restore`."""
-        settings: dict[str, Any] = {
-            "seed": self.seed,
-            "batch": self.batch,
-            "shards_per_group": self.shards_per_group,
-        }
-        if self.label_set:
-            settings["labels"] = self.label_set.digest
-        return {**asdict(self.cursor), **settings, "rows": self.rows, "hooks": list(self.hooks)}
+        settings = {"seed": self.seed, "batch": self.batch, **self._order(), "hooks": list(self.hooks)}
+        return {**asdict(self.cursor), **settings}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue where another reader was when it returned `state`.
@@ -132,13 +88,37 @@ class ShuffledReader:
                 self.cursor = cursor
                 yield batch
 
+    def finish(self) -> None:
+        """Say that the last batch has been read."""
+
+    def close(self) -> None:
+        """Stop waiting for rows that are still being made; there are none in a store."""
+
+    def mean_square_norm(self) -> float:
+        """Return the mean squared norm of the rows of the first hook point, by which a run scales its inputs."""
+        raise NotImplementedError
+
+    def _order(self) -> dict[str, Any]:
+        """Return the settings, beside seed and batch, that the order of rows depends on."""
+        raise NotImplementedError
+
+    def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
+        """Yield endlessly, from `start` on: the cursor before a group's first row, its rows, the order in which to use them.
+
+        Rows are one tensor per hook point (and the labels), in the store's type. A resumed reader reads its first group whole
+        and leaves out the part of the order that was used."""
+        raise NotImplementedError
+
+    def _reads_ahead(self) -> bool:
+        """Whether a thread reads the next group while one is being used, which takes the memory twice."""
+        raise NotImplementedError
+
     def _batches(self, start: Cursor, ahead: int) -> Iterator[tuple[Batch, Cursor]]:
         """Yield endless batches from `start` on, and the cursor behind each."""
         pieces: list[tuple[Tensor, ...]] = []
         filled = 0
-        several = self.shards_per_group < len(self.store.shards)
-        with closing(prefetch(self._groups(start), min(ahead, 1) * several)) as groups:
-            for (epoch, row), columns, order in groups:
+        with closing(prefetch(self._groups(start), min(ahead, 1) * self._reads_ahead())) as groups:
+            for before, columns, order in groups:
                 for first in range(
                     -filled, len(order), self.batch
                 ):  # negative: the batch began in the group before
@@ -146,7 +126,7 @@ class ShuffledReader:
                     pieces.append(self._share(columns, mine, filled))
                     filled += len(mine)
                     if filled == self.batch:
-                        yield self._batch(pieces), Cursor(epoch, row + first + self.batch)
+                        yield self._batch(pieces), Cursor(before.epoch, before.row + first + self.batch)
                         pieces, filled = [], 0
 
     def _share(self, columns: tuple[Tensor, ...], rows: Tensor, filled: int) -> tuple[Tensor, ...]:
@@ -163,10 +143,74 @@ class ShuffledReader:
         labels = columns.pop() if self._labels else None
         return Batch(columns[0], columns[-1], labels)
 
-    def _groups(self, start: Cursor) -> Iterator[tuple[tuple[int, int], tuple[Tensor, ...], Tensor]]:
-        """Yield endlessly, from `start` on: (pass, row within the pass), a group's rows, the order in which to use them.
+    def _generator(self, epoch: int, group: int = 0) -> torch.Generator:
+        """Return the generator that permutes the shards of a pass (group 0), or the rows of group 1, 2, … of it."""
+        mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + group
+        return torch.Generator().manual_seed(mixed % 2**63)
 
-        A resumed reader reads its first group whole and leaves out the part of the order that was used."""
+
+class ShuffledReader(Reader):
+    """Reads one split of a store in a two-level shuffle.
+
+    Each pass over the store puts the shards in a fresh random order, takes them in groups (the shuffle window) and
+    permutes all rows of a group together. When all rows fit into `memory` bytes, the group is the whole store and the
+    shuffle is perfect. Otherwise a group is as many shards as fit, at least two, and the next group is read while one is
+    being used, which takes the memory twice. Every row is yielded once per pass; a batch may span groups and passes.
+    The order is a function of (seed, store, split, positions, batch, memory) alone, so a reader whose `cursor` is set to
+    another's yields the same batches from there on.
+
+    With `labels`, each batch has its rows' labels: those of a LabelSet, or, for True, those that `token_labels.choose`
+    finds. `positions="last"` reads only the last row of each document in each window. Raises StoreError when there are
+    fewer rows than a batch takes."""
+
+    def __init__(
+        self,
+        store: Store,
+        hook: str,
+        batch: int,
+        *,
+        target_hook: str | None = None,
+        seed: int = 0,
+        split: Split = "train",
+        with_bos: bool = False,
+        positions: Positions = "all",
+        labels: bool | LabelSet = False,
+        memory: int = 4 << 30,
+        prefetch: int = 2,
+    ):
+        hooks = (hook,) if target_hook in (None, hook) else (hook, target_hook)
+        super().__init__(hooks, batch, seed, bool(labels), prefetch)
+        self.store = store
+        self._split: Split = split
+        self._with_bos = with_bos
+        self._positions: Positions = positions
+        self.label_set = choose(store, None) if labels is True else (labels or None)
+        row_bytes = sum(store.width(name) for name in self.hooks) * DTYPES[store.spec.dtype].itemsize
+        self.rows_per_shard = [
+            store.count(number, split, with_bos, positions) for number in range(len(store.shards))
+        ]
+        self.rows = sum(self.rows_per_shard)
+        if self.rows < batch:
+            raise StoreError(
+                f"{store.path} has {self.rows:,} {split} rows and a batch takes {batch:,}: harvest more "
+                f"tokens, or more documents (one document in ten is held out), or use smaller batches"
+            )
+        largest = max(self.rows_per_shard) * row_bytes
+        self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
+        self._all_rows: tuple[Tensor, ...] | None = None  # kept when one group holds the whole store
+
+    def mean_square_norm(self) -> float:
+        """Return that of all rows of the store that are not excluded, as its index has it."""
+        return self.store.mean_square_norm(self.hooks[0])
+
+    def _order(self) -> dict[str, Any]:
+        labels = {"labels": self.label_set.digest} if self.label_set else {}
+        return {"shards_per_group": self.shards_per_group, **labels, "rows": self.rows}
+
+    def _reads_ahead(self) -> bool:
+        return self.shards_per_group < len(self.store.shards)
+
+    def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
         epoch, row = start.epoch, start.row
         while True:
             shards = torch.randperm(len(self.store.shards), generator=self._generator(epoch)).tolist()
@@ -177,12 +221,12 @@ class ShuffledReader:
                 used = max(row - before, 0)
                 if used < size:
                     order = torch.randperm(size, generator=self._generator(epoch, number + 1))
-                    yield (epoch, before + used), self._rows(group), order[used:]
+                    yield Cursor(epoch, before + used), self._rows(group), order[used:]
                 before += size
             epoch, row = epoch + 1, 0
 
     def _rows(self, group: list[int]) -> tuple[Tensor, ...]:
-        """Return the rows of some shards, one tensor per hook point (and the labels), in the store's order and type."""
+        """Return the rows of some shards, in the store's order."""
         if self._all_rows is not None:
             return self._all_rows
         rows: list[Tensor] = []
@@ -203,13 +247,8 @@ class ShuffledReader:
             self._all_rows = tuple(rows)
         return tuple(rows)
 
-    def _generator(self, epoch: int, group: int = 0) -> torch.Generator:
-        """Return the generator that permutes the shards of a pass (group 0), or the rows of group 1, 2, … of it."""
-        mixed = (self.seed * 1_000_003 + epoch) * 1_000_003 + group
-        return torch.Generator().manual_seed(mixed % 2**63)
 
-
-def sample(reader: ShuffledReader, rows: int) -> Batch:
+def sample(reader: Reader, rows: int) -> Batch:
     """Return about `rows` rows from the reader's cursor on, or this rank's share of them, without moving the cursor."""
     wanted = max(1, min(rows, reader.rows) // reader.batch)
     batches = [batch for batch, _ in islice(reader._batches(reader.cursor, ahead=0), wanted)]

@@ -77,78 +77,18 @@ class Moments:
     mean_square_norm: float
 
 
-class Store:
-    """A finished store, read-only. Rows are (window, position) pairs; row = window * T + position.
+class ShardFolder:
+    """Shards in one folder with what they hold. Subclasses say in `_entry` how large a shard is and what its SHA-256 is."""
 
-    Raises StoreError when the folder is not a store, is an unfinished harvest, or has a newer format."""
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
+    def __init__(self, path: Path, spec: StoreSpec):
+        self.path, self.spec = path, spec
         # Shards whose bytes (hook "") or whose numbers at a hook point have been checked: once each, as it takes time
         self._checked: set[tuple[int, str]] = set()
-        if not (self.path / INDEX).exists():
-            if (self.path / JOB).exists():
-                raise StoreError(
-                    f"{path} is an unfinished harvest; the command that began it finishes it",
-                    fix=f"sae harvest … --out {quoted(path)}",
-                )
-            raise StoreError(
-                f"{path} is not a store: it has no {INDEX}", fix=f"sae harvest … --out {quoted(path)}"
-            )
-        index = read_json(self.path / INDEX)
-        try:
-            if (number := index["format"]) > (newest := max(FORMATS.values())):
-                raise StoreError(f"{path} has store format {number}, this release reads up to {newest}")
-            self.text_ended = bool(index["text_ended"])
-            self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
-            self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}
-            known = {field.name for field in fields(StoreSpec)}
-            self.spec = build(StoreSpec, {name: value for name, value in index.items() if name in known})
-            self._refuse_contradictions()
-        except (KeyError, TypeError, ValueError, AttributeError, TextError) as error:
-            raise StoreError(f"{self.path / INDEX} is damaged: {error!r}") from error
-
-    def _refuse_contradictions(self) -> None:
-        """Raise ValueError for sizes that are impossible or contradict each other."""
-        if self.spec.dtype not in DTYPES or not self.spec.hooks:
-            raise ValueError(f"dtype = {self.spec.dtype!r}, hooks = {self.spec.hooks}")
-        for hook, width in self.spec.hooks.items():
-            if not 0 < width == len(self._moments[hook].mean):
-                raise ValueError(
-                    f"{hook} has width {width}, its mean {len(self._moments[hook].mean)} numbers"
-                )
-        for number, entry in enumerate(self.shards):
-            if min(entry.windows - 1, entry.rows, entry.bytes) < 0 or entry.windows * self.context >= LARGEST:
-                raise ValueError(f"shard {number} is {entry}")
-
-    def __repr__(self) -> str:
-        hooks = ", ".join(f"{hook} [{width}]" for hook, width in self.spec.hooks.items())
-        return f"Store({str(self.path)!r}: {self.tokens:,} tokens of {self.spec.model}, {hooks})"
 
     @property
     def context(self) -> int:
         """Number of tokens in a window, T."""
         return self.spec.packing.context
-
-    @property
-    def windows(self) -> int:
-        """Number of windows."""
-        return sum(entry.windows for entry in self.shards)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens, BOS and padding included."""
-        return self.windows * self.context
-
-    @property
-    def first_windows(self) -> list[int]:
-        """For each shard, the number of its first window in the store."""
-        return np.cumsum([0, *(entry.windows for entry in self.shards)])[:-1].tolist()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the index without its checksum line. The index holds the SHA-256 of every shard."""
-        return hashlib.sha256(files.unsealed((self.path / INDEX).read_bytes())).hexdigest()
 
     def width(self, hook: str) -> int:
         """Return the width D of a hook point. Raises StoreError, naming the others, when it was not harvested."""
@@ -163,16 +103,6 @@ class Store:
                 f"{self.path} holds several hook points: choose one with --hook: {', '.join(self.spec.hooks)}"
             )
         return next(iter(self.spec.hooks))
-
-    def mean(self, hook: str) -> Tensor:
-        """Return the mean activation [D], float64, over all rows that are not excluded."""
-        self.width(hook)
-        return torch.tensor(self._moments[hook].mean, dtype=torch.float64)
-
-    def mean_square_norm(self, hook: str) -> float:
-        """Return the mean squared Euclidean norm of all rows that are not excluded."""
-        self.width(hook)
-        return self._moments[hook].mean_square_norm
 
     def read(self, number: int, hooks: tuple[str, ...] = ()) -> Shard:
         """Read shard `number` with the activations of `hooks`, memory-mapped.
@@ -204,8 +134,11 @@ class Store:
         self._checked |= {(number, hook) for hook in ("", *hooks)}
         return Shard(tokens, *origins, activations, labels)
 
+    def _entry(self, number: int) -> ShardEntry:
+        raise NotImplementedError
+
     def _open(self, number: int) -> AbstractContextManager[ShardFile]:
-        return open_shard(self.path, number, self.shards[number], self.context)
+        return open_shard(self.path, number, self._entry(number), self.context)
 
     def rows(
         self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
@@ -215,6 +148,83 @@ class Store:
         One document in ten is held out, as a whole; which ones is fixed for all stores (`rows.is_held_out`).
         `positions="last"` takes only the last row of each document in each window."""
         return select(shard.documents, 0 if with_bos else self.spec.excluded, split, positions)
+
+
+class Store(ShardFolder):
+    """A finished store, read-only. Rows are (window, position) pairs; row = window * T + position.
+
+    Raises StoreError when the folder is not a store, is an unfinished harvest, or has a newer format."""
+
+    def __init__(self, path: Path | str):
+        path = Path(path)
+        if not (path / INDEX).exists():
+            if (path / JOB).exists():
+                raise StoreError(
+                    f"{path} is an unfinished harvest; the command that began it finishes it",
+                    fix=f"sae harvest … --out {quoted(path)}",
+                )
+            raise StoreError(f"{path} is not a store: it has no {INDEX}", fix=f"sae harvest … --out {quoted(path)}")
+        index = read_json(path / INDEX)
+        try:
+            if (number := index["format"]) > (newest := max(FORMATS.values())):
+                raise StoreError(f"{path} has store format {number}, this release reads up to {newest}")
+            self.text_ended = bool(index["text_ended"])
+            self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
+            self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}
+            super().__init__(path, spec_of(index))
+            self._refuse_contradictions()
+        except (KeyError, TypeError, ValueError, AttributeError, TextError) as error:
+            raise StoreError(f"{path / INDEX} is damaged: {error!r}") from error
+
+    def _refuse_contradictions(self) -> None:
+        """Raise ValueError for sizes that are impossible or contradict each other."""
+        if self.spec.dtype not in DTYPES or not self.spec.hooks:
+            raise ValueError(f"dtype = {self.spec.dtype!r}, hooks = {self.spec.hooks}")
+        for hook, width in self.spec.hooks.items():
+            if not 0 < width == len(self._moments[hook].mean):
+                raise ValueError(
+                    f"{hook} has width {width}, its mean {len(self._moments[hook].mean)} numbers"
+                )
+        for number, entry in enumerate(self.shards):
+            if min(entry.windows - 1, entry.rows, entry.bytes) < 0 or entry.windows * self.context >= LARGEST:
+                raise ValueError(f"shard {number} is {entry}")
+
+    def __repr__(self) -> str:
+        hooks = ", ".join(f"{hook} [{width}]" for hook, width in self.spec.hooks.items())
+        return f"Store({str(self.path)!r}: {self.tokens:,} tokens of {self.spec.model}, {hooks})"
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return sum(entry.windows for entry in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, BOS and padding included."""
+        return self.windows * self.context
+
+    @property
+    def first_windows(self) -> list[int]:
+        """For each shard, the number of its first window in the store."""
+        return np.cumsum([0, *(entry.windows for entry in self.shards)])[:-1].tolist()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the index without its checksum line. The index holds the SHA-256 of every shard."""
+        return hashlib.sha256(files.unsealed((self.path / INDEX).read_bytes())).hexdigest()
+
+    def mean(self, hook: str) -> Tensor:
+        """Return the mean activation [D], float64, over all rows that are not excluded."""
+        self.width(hook)
+        return torch.tensor(self._moments[hook].mean, dtype=torch.float64)
+
+    def mean_square_norm(self, hook: str) -> float:
+        """Return the mean squared Euclidean norm of all rows that are not excluded."""
+        self.width(hook)
+        return self._moments[hook].mean_square_norm
+
+    def _entry(self, number: int) -> ShardEntry:
+        return self.shards[number]
 
     def count(
         self, number: int, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
@@ -237,6 +247,12 @@ class Store:
             for chosen in self.rows(shard, split, positions=positions).flatten().nonzero()[:, 0].split(rows):
                 if len(chosen):  # `split` turns no rows into one empty piece
                     yield flat[chosen].float(), chosen, shard, number
+
+
+def spec_of(content: dict[str, Any]) -> StoreSpec:
+    """Return the spec within an index or the record of an unfinished harvest. Raises TypeError when it is damaged."""
+    known = {field.name for field in fields(StoreSpec)}
+    return build(StoreSpec, {name: value for name, value in content.items() if name in known})
 
 
 def verify(store: Store) -> Iterator[tuple[str, str | None]]:

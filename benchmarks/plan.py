@@ -114,9 +114,8 @@ def training_forecast(case: str, args: argparse.Namespace, machine: Callable[[],
 
 def harvest_forecast(args: argparse.Namespace, machine: Callable[[], Machine]) -> Forecast:
     from activations import language_model as models
-    from activations.harvest import HarvestConfig
+    from activations.harvest import HarvestConfig, with_hooks
     from sae.plan import harvest
-    from sae.workflows.harvest import with_hooks
 
     config = HarvestConfig(tokens=args.tokens, dtype="float16")
 

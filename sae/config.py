@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from activations.disk.schema import build
 from activations.errors import ConfigError, RunError
+from activations.ring import StreamConfig
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 
 LoggerName = Literal["tensorboard", "wandb"]
+NEW = ("shuffle_tokens", "stream")  # unknown to 0.1.0, which still reads the runs that leave them out
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 LARGEST_SEED = 2**63 - 1
 # The least training between two checkpoints, in multiples of the time that writing the last one took.
@@ -115,8 +117,8 @@ class TrainConfig:
 class RunConfig:
     """Settings of a whole run: the store, the architecture and the training."""
 
-    store: str
-    """Activation store to train on, as `sae harvest` makes it."""
+    store: str = ""
+    """Activation store to train on, as `sae harvest` makes it; empty for a run on a stream."""
     hook: str | None = None
     """Hook point to read; may be left out when the store has only one."""
     arch: ArchConfig = field(default_factory=TopKConfig)
@@ -128,12 +130,22 @@ class RunConfig:
     of one window each: `sae harvest --packing document --separator none`)."""
     labels: str | None = None
     """Name of the store's labels to learn from (AdaptiveK), as `sae store show` lists them; when left out, those of the
-    harvest, or else the only set."""
+    harvest, or else the only set. Of a stream: labels as `sae harvest` computes them, by default `surprise`."""
+    shuffle_tokens: int | None = None
+    """Read the text in its order and shuffle this many tokens together at a time; when left out, the rows of the whole store
+    are shuffled, and those of 262,144 tokens of a stream."""
+    stream: StreamConfig | None = None
+    """Make the activations while training, instead of reading a store."""
+
+    def __post_init__(self) -> None:
+        if self.shuffle_tokens is not None and self.shuffle_tokens < 1:
+            raise ConfigError(f"shuffle_tokens = {self.shuffle_tokens} must be at least 1")
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration as JSON content, with the architecture's name."""
-    return {"architecture": name_of(config.arch), **asdict(config)}
+    """Return the configuration as JSON content, with the architecture's name; without the settings of streams where they are left out."""
+    content = {"architecture": name_of(config.arch), **asdict(config)}
+    return {name: value for name, value in content.items() if value is not None or name not in NEW}
 
 
 def from_json(content: dict[str, Any]) -> RunConfig:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -171,9 +171,11 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def is_taken(path: Path) -> bool:
-    """Return whether `path` is anything but an empty folder, apart from a lock and from what an interrupted write left."""
-    return path.exists() and bool({*path.iterdir()} - {*_left_behind(path), path / locks.NAME})
+def is_taken(path: Path, besides: Sequence[str] = ()) -> bool:
+    """Return whether `path` is anything but an empty folder, apart from a lock, from what an interrupted write left, and from
+    entries with the names `besides`."""
+    free = {*_left_behind(path), path / locks.NAME, *(path / name for name in besides)}
+    return path.exists() and bool({*path.iterdir()} - free)
 
 
 def sweep(folder: Path) -> None:

@@ -48,6 +48,12 @@ class BackgroundWriter:
         self._wait(self._depth - 1)
         self._running.append(self._pool.submit(work, *arguments))
 
+    def check(self) -> None:
+        """Raise the error of work that has failed, if any has."""
+        for future in self._running:
+            if future.done():
+                future.result()
+
     def _wait(self, left: int) -> None:
         """Wait for the oldest pieces of work until only `left` are running."""
         while len(self._running) > left:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from activations import language_model
 from activations.errors import ConfigError
-from activations.harvest import HarvestConfig
+from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
 from activations.store import DTYPES, Store
 from activations.text import make_ready
@@ -31,7 +31,6 @@ from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
-from sae.workflows.harvest import with_hooks
 
 USAGE = """usage: sae plan {harvest,train ARCH,features} [OPTIONS]
 

@@ -2,23 +2,28 @@
 
 import dataclasses
 import inspect
+import math
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from activations.document_labels import per_token
-from activations.errors import quoted
+from activations.errors import ConfigError, quoted
 from activations.parallel import ranks
 from activations.progress import show_progress
+from activations.ring import StreamConfig
 from activations.store import Store
+from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig
 from sae.cli import arguments
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import distributed
-from sae.workflows.train import labels_source, train
+from sae.workflows.train import RingSettings, labels_source, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +40,81 @@ class Train(RunConfig):
     parallel: distributed.Parallel = "auto"
     """What several processes share: each batch (data), or the dictionary (latents: topk, abstopk, batchtopk), which needs
     less memory in each; auto chooses what moves fewer bytes. A single process ignores it."""
+    ring: str | None = None
+    """Train on a stream instead of a store: make activations of --model on --dataset while training, and keep at most this
+    much of them on the disk, such as 20GB."""
+    ring_folder: Path | None = None
+    """Folder of the ring, such as one on a fast local disk; when left out, within --out."""
+    producers: int = 1
+    """Processes that run the model for the ring; on GPUs that no trainer uses, while there are any."""
+    stream: Annotated[StreamConfig, tyro.conf.arg(name="")] = field(default_factory=StreamConfig)  # pyright: ignore
+    """With --ring: what makes the activations."""
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
     arguments.choose(ARCHITECTURES, "architecture", "sae train", args)
     presets = {
-        name: (_summary(name, sae.config), Train(store=tyro.MISSING, out=tyro.MISSING, arch=sae.config()))
+        name: (_summary(name, sae.config), Train(out=tyro.MISSING, arch=sae.config()))
         for name, sae in ARCHITECTURES.items()
     }
     command = arguments.parse_preset(presets, "sae train", args)
     cfg = RunConfig(**{field.name: getattr(command, field.name) for field in dataclasses.fields(RunConfig)})
+    ring = _ring(command)
+    cfg = dataclasses.replace(cfg, stream=command.stream if ring else None)
+    if cfg.stream:
+        make_ready(cfg.stream.text)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with ranks.group():
-        if cfg.arch.reads_labels and not ranks.rank():
+        if cfg.arch.reads_labels and not ring and not ranks.rank():
             show_labels(cfg, Store(cfg.store))
-        run = train(cfg, command.out, command.resume or restarted, command.parallel, show_progress)
+        run = train(
+            cfg,
+            command.out,
+            command.resume or restarted,
+            command.parallel,
+            show_progress,
+            ring or RingSettings(),
+        )
     if not ranks.rank():
         show_rate(run)
         show_problems(run)
         print(f"{run.path}: trained; next: sae evaluate {quoted(run.path)}")
     return 0
+
+
+def _ring(command: Train) -> RingSettings | None:
+    """Return the ring's settings, None for a run on a store. Raises ConfigError when the command asks for both or neither."""
+    if command.ring is None:
+        if not command.store:
+            raise ConfigError(
+                "there are no activations to train on: give --store, a store made by sae harvest, or --ring 20GB with --model and "
+                "--dataset, which makes them while training"
+            )
+        if command.stream != StreamConfig() or command.ring_folder or command.producers != 1:
+            raise ConfigError(
+                "the settings of a stream, such as --model and --dataset, need --ring, as in --ring 20GB"
+            )
+        return None
+    if command.store:
+        raise ConfigError(
+            f"--store {command.store} and --ring {command.ring}: train on a store or on a stream, not on both"
+        )
+    if command.producers < 1:
+        raise ConfigError(f"--producers {command.producers} must be at least 1")
+    return RingSettings(_bytes(command.ring), command.ring_folder, command.producers)
+
+
+def _bytes(size: str) -> int:
+    """Return how many bytes a size such as 20GB, 1.5TB or 500MB is."""
+    match = re.fullmatch(r"([\d.]+)\s*([kMGT]?)B?", size, re.IGNORECASE)
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    if not match or not 0 < number < math.inf:
+        raise ConfigError(f"--ring {size}: expected a size such as 20GB")
+    return int(number * 1000 ** " kMGT".lower().index((match[2] or " ").lower()))
 
 
 def show_labels(cfg: RunConfig, store: Store) -> None:

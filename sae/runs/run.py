@@ -16,7 +16,7 @@ from activations.disk import files
 from activations.errors import RunError, StoreError, quoted
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
-from activations.store import Store
+from activations.store import INDEX, ShardFolder, Store
 from sae import config
 from sae.architectures import SAE, name_of
 from sae.config import RunConfig
@@ -25,6 +25,10 @@ from sae.runs.problems import problems
 from sae.runs.records import Evaluation, RunRecord, SAERecord
 from sae.runs.saved_sae import FORMAT, INDEX, as_written, load_sae, read_json, read_record, read_tensors
 
+RING, STORE = (
+    "ring",
+    "store",
+)  # of a run on a stream: activations while they are needed, and those that are kept
 HISTORY = "latents.safetensors"  # what became of each latent in training
 PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datasets", "safetensors", "numpy")
 
@@ -48,7 +52,7 @@ class Run:
         cls,
         path: Path,
         cfg: RunConfig,
-        store: Store,
+        store: ShardFolder,
         hook: str,
         scale: float,
         rate_trials: Sequence[tuple[float, float]] = (),
@@ -56,7 +60,7 @@ class Run:
         """Make the folder with its run.json. Raises RunError if there is anything in the way.
 
         `rate_trials` are rates tried and the losses they reached, where the learning rate was measured."""
-        if files.is_taken(path):
+        if files.is_taken(path, besides=(RING, STORE)):
             raise RunError(f"{path} is not empty: choose another --out")
         record = {
             **made_by(),
@@ -68,7 +72,7 @@ class Run:
             "model_revision": store.spec.model_revision,
             "model_dtype": store.spec.model_dtype,
             "weights_sha256": store.spec.weights_sha256,
-            "store_fingerprint": store.fingerprint,
+            "store_fingerprint": store.fingerprint if isinstance(store, Store) else None,
         }
         if rate_trials:
             record["rate_trials"] = rate_trials
@@ -107,9 +111,16 @@ class Run:
 
     @cached_property
     def store(self) -> Store:
-        """The store it was trained on, found by the path in its settings.
+        """The store it was trained on, found by the path in its settings; of a run on a stream, the part that it has kept.
 
         Raises StoreError when it is gone or holds other data than it did, or the SAE was imported without one."""
+        if self.config.stream:
+            if not (self.path / STORE / INDEX).exists():
+                raise StoreError(
+                    f"{self.path} trains on a stream, and the activations that it keeps are ready when training ends",
+                    fix=f"sae train … --out {self.path} --resume",
+                )
+            return Store(self.path / STORE)
         if not self.config.store:
             raise StoreError(
                 f"{self.path} was imported without a store: harvest {self.hook} of {self.record.model} (sae harvest) and "

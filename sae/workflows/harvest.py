@@ -3,9 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from activations import demo_assets
 from activations.document_labels import NEEDED
-from activations.harvest import HarvestConfig, harvest
+from activations.harvest import HarvestConfig, harvest, with_hooks
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
@@ -33,11 +32,3 @@ def harvest_store(
     if source.startswith(NEEDED) and not ranks.rank():
         label(store, source, progress=progress)
     return store
-
-
-def with_hooks(model: LanguageModel, config: HarvestConfig) -> HarvestConfig:
-    """Return the configuration with hook points: its own, or the embedded model's, or the residual stream after the middle block."""
-    if config.hook_names:
-        return config
-    middle = f"blocks.{(model.n_layers - 1) // 2}.hook_resid_post"
-    return dataclasses.replace(config, hooks=demo_assets.MODEL_HOOK if model.name == "embedded" else middle)

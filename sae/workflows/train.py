@@ -1,29 +1,47 @@
-"""Train a sparse autoencoder on a store of activations, alone or with several ranks; resume a run that was stopped."""
+"""Train a sparse autoencoder on a store or a stream of activations, alone or with several ranks; resume a stopped run."""
 
 import copy
 import dataclasses
+import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from activations.disk import locks
-from activations.document_labels import unit_of
-from activations.errors import ConfigError, DivergedError, RunError, StoreError
+from activations.disk import files, locks
+from activations.document_labels import SURPRISE, unit_of
+from activations.errors import ConfigError, DivergedError, HarvestError, RunError, StoreError
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
-from activations.shuffle import Batch, ShuffledReader, sample
+from activations.shuffle import Batch, Reader, ShuffledReader, sample
 from activations.store import Store
+from activations.streaming import Ring, StoredShards, StreamReader
 from activations.token_labels import LabelSet, choose
 from sae.architectures import SAE, build, name_of
 from sae.architectures.shared import geometric_median
 from sae.config import RunConfig
-from sae.runs.run import Run
+from sae.runs.run import RING, STORE, Run
 from sae.training import checkpoints, distributed, rates
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fit
 from sae.workflows.signals import Stopped, noted
+
+SHUFFLE_TOKENS = 262_144  # of a stream: 8 shards, whose rows fit into memory twice with room to spare
+
+
+@dataclass(frozen=True)
+class RingSettings:
+    """Where a stream's activations lie while they are needed, and who makes them: it does not change a run's numbers."""
+
+    size: int = 20_000_000_000
+    """Bytes that they may take."""
+    folder: Path | None = None
+    """Folder of the ring, which every process must be able to read; when left out, within the run's."""
+    producers: int = 1
+    """Processes that run the language model, each on a device of its own where there are enough."""
 
 
 def train(
@@ -32,26 +50,49 @@ def train(
     resume: bool = False,
     parallel: distributed.Parallel = "auto",
     progress: Progress = no_progress,
+    ring: RingSettings = RingSettings(),
 ) -> Run:
     """Train an SAE to the end, or until SIGINT or SIGTERM, which write a checkpoint and raise Stopped.
 
     Settings that `cfg` leaves out are resolved, and run.json records what they came to. With `resume`, a run in `out` goes
     on from its newest checkpoint, and a finished one is returned as it is. Within `ranks.group()` all ranks train one SAE:
-    `parallel` says whether they share the batch or the latents.
+    `parallel` says whether they share the batch or the latents. With `cfg.stream` the activations are made while training
+    goes on, into a ring as `ring` says.
 
     Raises RunError when `out` holds another run, or one at all without `resume`; DivergedError when the loss is no longer
-    finite, in which case every checkpoint can still be resumed."""
-    out, store = Path(out), Store(cfg.store)
-    cfg, reader = resolve(cfg, store)
-    cfg, trials = _with_rate(cfg, store, out, progress)
-    strategy = distributed.chosen(parallel, cfg.arch, store.width(reader.hooks[0]), cfg.train.batch)
+    finite, in which case every checkpoint can still be resumed; HarvestError when a stream ends, after a checkpoint."""
+    out = Path(out)
+    if cfg.stream is None:
+        return _train(cfg, out, resume, parallel, progress, Store(cfg.store), ranks.alone_in(out))
+    if (run := _existing_stream(cfg, out, resume)) and run.finished:
+        _clear_ring(out, ring)
+        return run
+    # The lock comes first: the producers of two trainers must not fill one ring.
+    with ranks.alone_in(out), closing(_ring(cfg, out, ring)) as source:
+        run = _train(cfg, out, resume, parallel, progress, source, nullcontext())
+    _clear_ring(out, ring)
+    return run
+
+
+def _train(
+    cfg: RunConfig,
+    out: Path,
+    resume: bool,
+    parallel: distributed.Parallel,
+    progress: Progress,
+    source: Store | Ring,
+    alone: AbstractContextManager[None],
+) -> Run:
+    cfg, reader = resolve(cfg, source)
+    cfg, trials = _with_rate(cfg, source, out, progress)
+    strategy = distributed.chosen(parallel, cfg.arch, source.width(reader.hooks[0]), cfg.train.batch)
     run = _existing(cfg, out, resume)
     if run and run.finished:
         if not ranks.rank():
             locks.clear(out)
         return run
-    with ranks.alone_in(out):
-        run, trainer = _prepare(run, cfg, out, reader, trials)
+    with alone:
+        run, trainer = _prepare(run, cfg, out, source, reader, trials)
         if ranks.world() > 1:
             trainer = distributed.share(trainer, strategy, ranks.device())
         if strategy == "data":
@@ -60,19 +101,50 @@ def train(
     return run
 
 
-def resolve(cfg: RunConfig, store: Store) -> tuple[RunConfig, ShuffledReader]:
-    """Return the configuration with everything that was left out filled in, as run.json records it, and the reader of its rows."""
-    hook = cfg.hook or store.only_hook()
-    labels = choose(store, cfg.labels) if cfg.arch.reads_labels else None
-    reader = ShuffledReader(
-        store, hook, cfg.train.batch,
-        seed=cfg.train.seed, positions=cfg.positions, labels=labels or cfg.arch.reads_labels,
+def _ring(cfg: RunConfig, out: Path, ring: RingSettings) -> Ring:
+    assert cfg.stream is not None
+    labels = (cfg.labels or SURPRISE) if cfg.arch.reads_labels else None
+    return Ring(
+        ring.folder or out / RING, cfg.stream, kept=out / STORE, size=ring.size, producers=ring.producers,
+        shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS, hook=cfg.hook, labels=labels,
     )  # fmt: skip
+
+
+def _clear_ring(out: Path, ring: RingSettings) -> None:
+    """Remove the ring of a finished run."""
+    if not ranks.rank():
+        shutil.rmtree(ring.folder or out / RING, ignore_errors=True)
+        locks.clear(out)
+
+
+def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
+    """Return the configuration with everything that was left out filled in, as run.json records it, and the reader of its rows."""
+    hook = cfg.hook or source.only_hook()
+    if isinstance(source, Ring):
+        if cfg.train.lr == "auto":
+            raise ConfigError(
+                "--train.lr auto reads its first rows several times, which a stream does not keep: leave it out"
+            )
+        cfg = dataclasses.replace(cfg, shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS)
+    if cfg.shuffle_tokens is None:
+        assert isinstance(source, Store)
+        labels = choose(source, cfg.labels) if cfg.arch.reads_labels else None
+        reader: Reader = ShuffledReader(
+            source, hook, cfg.train.batch,
+            seed=cfg.train.seed, positions=cfg.positions, labels=labels or cfg.arch.reads_labels,
+        )  # fmt: skip
+    else:
+        labels = None
+        reader = StreamReader(
+            StoredShards(source) if isinstance(source, Store) else source, hook, cfg.train.batch,
+            shuffle_tokens=cfg.shuffle_tokens, seed=cfg.train.seed, positions=cfg.positions,
+            labels=cfg.arch.reads_labels,
+        )  # fmt: skip
     cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch))
-    return _with_labels(cfg, store, labels), reader
+    return _with_labels(cfg, source, labels), reader
 
 
-def _with_labels(cfg: RunConfig, store: Store, labels: LabelSet | None) -> RunConfig:
+def _with_labels(cfg: RunConfig, source: Store | Ring, labels: LabelSet | None) -> RunConfig:
     """Fill in which labels the run reads and their unit. Raises ConfigError when the architecture reads none."""
     if not cfg.arch.reads_labels:
         if cfg.labels is not None:
@@ -80,8 +152,15 @@ def _with_labels(cfg: RunConfig, store: Store, labels: LabelSet | None) -> RunCo
                 f"--labels {cfg.labels}: {name_of(cfg.arch)} reads no labels, only adaptivek does; leave it out"
             )
         return cfg
-    source = labels_source(cfg, store)
-    arch = cfg.arch.reading(unit_of(source))
+    if isinstance(source, Ring) or cfg.shuffle_tokens is not None:
+        written = source.spec.labels
+        if written is None or cfg.labels not in (None, written):
+            raise ConfigError(
+                f"--labels {cfg.labels}: in the order of the text only the labels of the harvest can be read, here {written}"
+            )
+    else:
+        written = labels_source(cfg, source)
+    arch = cfg.arch.reading(unit_of(written))
     return dataclasses.replace(cfg, arch=arch, labels=labels.name if labels else cfg.labels)
 
 
@@ -95,7 +174,8 @@ def labels_source(cfg: RunConfig, store: Store) -> str:
 
 def refuse_other(run: Run, cfg: RunConfig) -> None:
     """Raise RunError unless a run was begun with these resolved settings, StoreError if its store has changed."""
-    _ = run.store
+    if not run.config.stream:
+        _ = run.store
     differing = [
         field.name
         for field in dataclasses.fields(cfg)
@@ -108,18 +188,19 @@ def refuse_other(run: Run, cfg: RunConfig) -> None:
 
 
 def _with_rate(
-    cfg: RunConfig, store: Store, out: Path, progress: Progress
+    cfg: RunConfig, source: Store | Ring, out: Path, progress: Progress
 ) -> tuple[RunConfig, list[rates.Trial]]:
     """Measure the learning rate if the configuration asks for that; return it filled in, and the trials that measured it.
 
     A run that already exists keeps the rate it was begun with."""
     if cfg.train.lr != "auto":
         return cfg, []
+    assert isinstance(source, Store)
     if (out / "run.json").exists():
         lr, trials = Run(out).config.train.lr, []
     else:
         # Rank 0 measures for all: the trials are too short to be worth sharing.
-        measured = None if ranks.rank() else _measured_rate(cfg, store, progress)
+        measured = None if ranks.rank() else _measured_rate(cfg, source, progress)
         lr, trials = ranks.from_first(measured) or (None, [])
     return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, lr=lr)), trials
 
@@ -127,7 +208,7 @@ def _with_rate(
 def _measured_rate(cfg: RunConfig, store: Store, progress: Progress) -> tuple[float, list[rates.Trial]]:
     assert cfg.hook is not None
     _, reader = resolve(cfg, store)
-    scale = _scale(store, cfg.hook) if cfg.train.scale_inputs else 1.0
+    scale = _scale(store, reader) if cfg.train.scale_inputs else 1.0
     sae = build(cfg.arch, store.width(cfg.hook), cfg.train.seed)
     _initialise(sae, reader, scale, cfg.train.seed)
 
@@ -142,19 +223,25 @@ def _measured_rate(cfg: RunConfig, store: Store, progress: Progress) -> tuple[fl
 
 
 def _prepare(
-    run: Run | None, cfg: RunConfig, out: Path, reader: ShuffledReader, trials: list[rates.Trial]
+    run: Run | None,
+    cfg: RunConfig,
+    out: Path,
+    source: Store | Ring,
+    reader: Reader,
+    trials: list[rates.Trial],
 ) -> tuple[Run, Trainer]:
     """Create the run if there is none yet; return it and its unsharded trainer, at the newest checkpoint or at step 0."""
-    store, hook = reader.store, reader.hooks[0]
-    scale = _scale(store, hook) if cfg.train.scale_inputs else 1.0
-    sae = build(cfg.arch, store.width(hook), cfg.train.seed)
+    hook = reader.hooks[0]
+    # A run that goes on has its scale already, and the first rows of a stream may be gone.
+    scale = run.record.input_scale if run else _scale(source, reader) if cfg.train.scale_inputs else 1.0
+    sae = build(cfg.arch, source.width(hook), cfg.train.seed)
     if not (run and run.checkpoints):
         _initialise(
             sae, reader, scale, cfg.train.seed
         )  # before the run's folder exists: it may refuse the data
     if not run:
         with ranks.first_goes_first():
-            run = Run(out) if ranks.rank() else Run.create(out, cfg, store, hook, scale, trials)
+            run = Run(out) if ranks.rank() else Run.create(out, cfg, source, hook, scale, trials)
     alone = ranks.world() == 1
     trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
     if run.checkpoints:
@@ -162,17 +249,17 @@ def _prepare(
     return run, trainer
 
 
-def _scale(store: Store, hook: str) -> float:
+def _scale(source: Store | Ring, reader: Reader) -> float:
     """Return the factor that scales activations to unit mean square per dimension."""
-    mean_square_norm = store.mean_square_norm(hook)
+    hook, mean_square_norm = reader.hooks[0], reader.mean_square_norm()
     if not mean_square_norm:
         raise StoreError(
-            f"{hook} of {store.path} is zero everywhere: there is nothing to train on; harvest another hook point"
+            f"{hook} of {source.path} is zero everywhere: there is nothing to train on; harvest another hook point"
         )
-    return (store.width(hook) / mean_square_norm) ** 0.5
+    return (source.width(hook) / mean_square_norm) ** 0.5
 
 
-def _initialise(sae: SAE, reader: ShuffledReader, scale: float, seed: int) -> None:
+def _initialise(sae: SAE, reader: Reader, scale: float, seed: int) -> None:
     rows = sample(reader, INIT_ROWS)
     x = rows.x * scale
     sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(seed))
@@ -194,8 +281,25 @@ def _existing(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
     return run
 
 
-def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, progress: Progress) -> None:
-    """Train to the last step, logging and writing checkpoints. Raises Stopped after a signal, with a checkpoint written."""
+def _existing_stream(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
+    """Return the run in `out` as `_existing` does, before any activation is made for it."""
+    if not (out / "run.json").exists():
+        if files.is_taken(out, besides=(RING, STORE)):
+            raise RunError(f"{out} is not empty: choose another --out")
+        return None
+    run = Run(out)
+    filled = dataclasses.replace(
+        cfg, hook=run.config.hook, train=run.config.train, shuffle_tokens=run.config.shuffle_tokens, labels=run.config.labels,
+        arch=run.config.arch,
+    )  # fmt: skip
+    return _existing(filled, out, resume)
+
+
+def _fit(trainer: Trainer, reader: Reader, run: Run, progress: Progress) -> None:
+    """Train to the last step, logging and writing checkpoints. Raises Stopped after a signal, with a checkpoint written.
+
+    When the stream of activations ends, a single process writes a checkpoint too; several cannot, because gathering a
+    sharded SAE takes all of them."""
     cfg, first = trainer.cfg, ranks.rank() == 0
     loggers = Loggers(run.path, run.config.loggers, run.record, resume_at=trainer.step) if first else None
     assert cfg.steps is not None
@@ -214,11 +318,18 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, progress: Progress)
 
         def save() -> None:
             # Every rank takes part in gathering the shards; only rank 0 gets the result and writes it.
+            if trainer.finished:
+                reader.finish()
             if unsharded := distributed.unsharded(trainer):
                 checkpoints.save(run, unsharded, reader.state())
 
+        batches = iter(reader)
         try:
-            finished = fit(trainer, iter(reader), log=log, save=save, stop=lambda: bool(signals))
+            finished = fit(trainer, batches, log=log, save=save, stop=lambda: bool(signals))
+        except (HarvestError, StoreError):
+            if ranks.world() == 1:
+                save()
+            raise
         except DivergedError as error:
             last_good = (
                 f"the last good checkpoint is {run.checkpoints[-1]}"
@@ -226,6 +337,9 @@ def _fit(trainer: Trainer, reader: ShuffledReader, run: Run, progress: Progress)
                 else "no checkpoint was due yet"
             )
             raise DivergedError(f"{error} and train into another --out; {last_good}") from error
+        finally:
+            reader.close()  # a thread that reads ahead may wait for a shard, and closing `batches` would wait for it
+            del batches
     ranks.barrier()  # until here rank 0 may still be writing the run
     if loggers:
         loggers.close()

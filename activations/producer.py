@@ -1,0 +1,203 @@
+"""Producers: processes that run the language model over the text and fill a ring, shard by shard, without end.
+
+A trainer starts them (`Producers`) with their job on standard input, which stays open: its end is how a producer notices
+that its trainer is gone, however that ended. A producer that fails prints one line of JSON, which the trainer raises."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from activations import language_model
+from activations.disk import locks
+from activations.disk.schema import build
+from activations.errors import BusyError, HarvestError, WorkbenchError
+from activations.harvest import (
+    check_hooks,
+    no_window,
+    shard_blocks,
+    shard_buffers,
+    store_spec,
+    with_hooks,
+    write_shard,
+)
+from activations.parallel.threads import BackgroundWriter, prefetch
+from activations.ring import WAIT, RingFolder, StreamConfig
+from activations.store_writer import StoreWriter
+from activations.tokens import Window
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one producer is to do: shards `number`, `number` + `of`, … of the ring in `folder`."""
+
+    stream: StreamConfig
+    hook: str | None
+    labels: str | None
+    folder: str
+    size: int
+    """Bytes that all shards together may take."""
+    number: int
+    of: int
+    device: str
+    threads: int
+
+
+def capacity(size: int, shard_bytes: int) -> int:
+    """Return how many shards fit into `size` bytes."""
+    return size // shard_bytes
+
+
+def shard_bytes(spec: Any) -> int:
+    """Return about how many bytes a full shard takes: its activations, tokens and labels, and some per cent for the rest."""
+    rows = spec.windows_per_shard * spec.packing.context
+    item = torch.finfo(getattr(torch, spec.dtype)).bits // 8
+    return rows * (sum(spec.hooks.values()) * item + 4 + 4 * (spec.labels is not None)) + 100_000
+
+
+def produce(job: Job) -> None:
+    """Make this producer's shards, pass after pass over the text, each as soon as the ring has room for it.
+
+    Shards that a former producer has made are kept if they are intact. Never returns; raises what `harvest` raises."""
+    ring = RingFolder(Path(job.folder))
+    stream = job.stream
+    device = torch.device(job.device)
+    dtype = language_model.precision(stream.model_dtype, device)
+    model = language_model.load(stream.model, stream.revision, dtype, str(device))
+    config = with_hooks(model, stream.harvest(job.hook, job.labels))
+    spec = store_spec(model, config)
+    room = capacity(job.size, shard_bytes(spec))
+    buffers = shard_buffers(spec, config, writers=1)
+    writer: StoreWriter | None = None
+    number = 0
+    with BackgroundWriter() as background:
+        while True:
+            blocks, labels, _ = shard_blocks(model, config, spec)
+            first, windows = number, 0
+            with closing(prefetch(blocks, 1)) as tokenised:
+                for block in tokenised:
+                    writer = writer or _writer(ring, job, model, spec, config, block)
+                    mine = number % job.of == job.number and _has_room(ring, number, room, background)
+                    if mine and not writer.has(number):
+                        buffer = next(buffers)
+                        buffer.fill(model, block, config.hook_names, config.batch_tokens, lambda n: None)
+                        background.submit(write_shard, writer, number, block, buffer, labels.of(block))
+                    else:
+                        if mine:
+                            writer.check(number, block)
+                        labels.skip(block)
+                    number, windows = number + 1, windows + len(block)
+            if not windows:
+                raise no_window(config)
+            ring.set_text(number - first, ended=windows < config.tokens // config.packing.context)
+
+
+def _writer(
+    ring: RingFolder, job: Job, model: Any, spec: Any, config: Any, block: list[Window]
+) -> StoreWriter:
+    """Return the writer of the ring's shards. The first producer records what they hold; the others wait for that."""
+    if job.number == 0:
+        check_hooks(model, block, config)
+    else:
+        while ring.spec() is None:
+            time.sleep(WAIT)
+    return StoreWriter(ring.shards, spec, config.tokens)
+
+
+def _has_room(ring: RingFolder, number: int, room: int, background: BackgroundWriter) -> bool:
+    """Wait until shard `number` fits into the ring. Returns False when no trainer needs it any more."""
+    while number >= (first := ring.needed()) + room:
+        background.check()  # without a shard that could not be written, the ring would stay full for ever
+        time.sleep(WAIT)
+    ring.forget()
+    return number >= first
+
+
+class Producers:
+    """Handle of the producer processes of one ring; `close` ends them."""
+
+    def __init__(self, jobs: list[Job]):
+        self._processes = [_start(job) for job in jobs]
+
+    def check(self) -> None:
+        """Raise HarvestError when a producer has ended: with its own message, or with how it died."""
+        for process in self._processes:
+            if (code := process.poll()) is None:
+                continue
+            assert process.stdout is not None
+            lines = process.stdout.read().splitlines()
+            said = json.loads(lines[-1]) if lines else {}
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise HarvestError(
+                said.get("message", f"a producer of activations died ({how})"), fix=said.get("fix")
+            )
+
+    def close(self) -> None:
+        """End the producers; what they were about to write is lost, whole shards stay."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
+
+
+def _start(job: Job) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "activations.producer"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asdict(job)) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def main() -> int:
+    """Do the job that the first line of standard input describes."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole terminal; the trainer ends the producers
+    job = build(Job, json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+    torch.set_num_threads(job.threads)
+    try:
+        with _alone_in(Path(job.folder) / f"producer-{job.number}"):
+            produce(job)
+    except (WorkbenchError, OSError) as error:
+        message, fix = getattr(error, "message", str(error)), getattr(error, "fix", None)
+        print(json.dumps({"message": message, "fix": fix}))
+    return 1
+
+
+def _end_with_trainer() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder. The producer of a killed trainer may still be ending: wait for it."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locks.alone_in(folder))
+                break
+            except BusyError:
+                time.sleep(WAIT)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""Read shards in the order of the text, from a store or from a ring that is still being filled, and shuffle group by group."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from activations.disk import files
+from activations.errors import ConfigError, HarvestError, StoreError
+from activations.parallel import ranks
+from activations.producer import Job, Producers, capacity, shard_bytes
+from activations.ring import WAIT, RingFolder, StreamConfig
+from activations.rows import Positions, Split
+from activations.shard import Shard, ShardEntry, shard_name
+from activations.shuffle import Batch, Cursor, Reader
+from activations.store import INDEX, ShardFolder, Store, StoreSpec
+from activations.store_writer import StoreWriter
+
+log = logging.getLogger(__name__)
+
+
+class ShardSequence(Protocol):
+    """An endless sequence of shards in the order of the text, which begins again when it ends."""
+
+    spec: StoreSpec
+
+    @property
+    def shards_per_pass(self) -> int:
+        """Number of shards that the text fills, or is expected to fill while it is still being read."""
+        ...
+
+    def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
+        """Return a shard by its number in the endless sequence, waiting for it if it is still being made."""
+        ...
+
+    def rows(self, shard: Shard, split: Split, with_bos: bool, positions: Positions) -> Tensor:
+        """Return which rows of a shard [n, T] belong to a split."""
+        ...
+
+    def need_from(self, number: int) -> None:
+        """Say that shards before `number` are not needed any more, and those from there on are."""
+        ...
+
+    def finish(self, number: int) -> None:
+        """Say that nothing more is read, and that everything before shard `number` has been."""
+        ...
+
+    def close(self) -> None:
+        """Make no more shards."""
+        ...
+
+
+class StoredShards:
+    """The shards of a store, pass after pass."""
+
+    def __init__(self, store: Store):
+        self.store, self.spec, self.shards_per_pass = store, store.spec, len(store.shards)
+        self.rows = store.rows
+
+    def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
+        """Return a shard of the store."""
+        return self.store.read(number % self.shards_per_pass, hooks)
+
+    def need_from(self, number: int) -> None:
+        """Do nothing: a store keeps its shards."""
+
+    def finish(self, number: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing: a store is finished."""
+
+
+class StreamReader(Reader):
+    """Reads training rows group by group in the order of the text; a group is `shards_per_group` shards, permuted together.
+
+    Shards are asked for one after the other and never twice, unless a reader is restored, so that they can be made while
+    training goes on and be forgotten afterwards. The order is a function of (seed, shards, positions, batch,
+    shards_per_group) alone: a stored and a streamed run with equal settings read the same batches. `cursor.epoch` is the
+    number of the group. `rows` is an estimate: one document in ten is held out.
+
+    Raises StoreError when a whole pass over the text has no training row."""
+
+    def __init__(
+        self,
+        shards: ShardSequence,
+        hook: str,
+        batch: int,
+        *,
+        shuffle_tokens: int,
+        seed: int = 0,
+        positions: Positions = "all",
+        labels: bool = False,
+        prefetch: int = 2,
+    ):
+        super().__init__((hook,), batch, seed, labels, prefetch)
+        self.shards = shards
+        self._positions: Positions = positions
+        spec = shards.spec
+        self.shards_per_group = shards_per_group(spec, shuffle_tokens)
+        rows_per_window = spec.packing.context - spec.excluded
+        self.rows = int(0.9 * shards.shards_per_pass * spec.windows_per_shard * rows_per_window)
+
+    def mean_square_norm(self) -> float:
+        """Return the mean squared norm of the training rows of the first group, in float64.
+
+        A stream's own mean is not known before its end; this one is the same for a stored and a streamed run."""
+        (x, *_) = self._rows(0)
+        return (
+            sum(block.double().square().sum().item() for block in x.split(4096)) / len(x) if len(x) else 0.0
+        )
+
+    def finish(self) -> None:
+        """Say that the last batch has been read: the group it came from is kept as far as it should be."""
+        self.shards.finish((self.cursor.epoch + 1) * self.shards_per_group)
+
+    def close(self) -> None:
+        """Stop waiting for a shard: whoever waits for one, a thread that reads ahead included, raises HarvestError."""
+        self.shards.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = self.cursor.epoch * self.shards_per_group
+        self.shards.need_from(first)
+        for batch in super().__iter__():
+            # The cursor, not the thread that reads ahead, says what is used up: a stopped run finds its group still there.
+            if (used := self.cursor.epoch * self.shards_per_group) > first:
+                self.shards.need_from(first := used)
+            yield batch
+
+    def _order(self) -> dict[str, Any]:
+        return {"shards_per_group": self.shards_per_group, "order": "text"}
+
+    def _reads_ahead(self) -> bool:
+        return True
+
+    def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
+        number, used, empty = start.epoch, start.row, 0
+        while True:
+            rows = self._rows(number)
+            order = torch.randperm(len(rows[0]), generator=self._generator(number, 1))
+            empty = 0 if len(order) else empty + 1
+            if empty * self.shards_per_group > self.shards.shards_per_pass:
+                raise StoreError(
+                    "a whole pass over the text has no training row: use more documents (one document in ten is held out)"
+                )
+            if used < len(order):
+                yield Cursor(number, used), rows, order[used:]
+            number, used = number + 1, 0
+
+    def _rows(self, group: int) -> tuple[Tensor, ...]:
+        """Return the training rows of a group, in the order of the text."""
+        pieces: list[list[Tensor]] = []
+        for number in range(group * self.shards_per_group, (group + 1) * self.shards_per_group):
+            shard = self.shards.shard(number, self.hooks)
+            columns = [shard.activations[hook] for hook in self.hooks]
+            if self._labels:
+                columns.append(shard.labels)
+            chosen = self.shards.rows(shard, "train", False, self._positions).flatten().nonzero()[:, 0]
+            # A copy, so that nothing refers to the shard's file when it is forgotten
+            pieces.append([column.flatten(0, 1).index_select(0, chosen) for column in columns])
+        return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+
+
+class Ring(ShardFolder):
+    """Shards that producer processes make while this process reads them, at most `size` bytes of them at a time.
+
+    On each rank, `need_from` says what training has passed; producers delete it. Rank 0 starts the producers when a shard is
+    first needed, and keeps every so many-th shard of the first pass in `kept`, which `finish` makes a store of. Where the
+    ring has been lost, or a run goes on from an older checkpoint, the producers make the shards again from the text.
+
+    Raises ConfigError when `size` bytes do not hold two shuffle groups, one in use and one being read; HarvestError when a
+    producer fails or dies."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stream: StreamConfig,
+        *,
+        kept: Path,
+        size: int,
+        shuffle_tokens: int,
+        hook: str | None = None,
+        labels: str | None = None,
+        producers: int = 1,
+    ):
+        self._folder, self._stream, self._kept, self._size = RingFolder(folder), stream, kept, size
+        self._producers: Producers | None = None
+        self._first: int | None = None  # the first shard that training still needs, once it has begun
+        self._closed = self._told = False
+        self._jobs = [
+            Job(stream, hook, labels, str(folder), size, number, producers, device, torch.get_num_threads())
+            for number, device in enumerate(_devices(producers))
+        ]
+        with ranks.first_goes_first():
+            if not ranks.rank():
+                _check_space(folder, size)
+                self._folder.clear_trainers()
+        super().__init__(self._folder.shards, self._spec())
+        self._capacity = capacity(size, shard_bytes(self.spec))
+        group = shards_per_group(self.spec, shuffle_tokens)
+        if self._capacity < 2 * group:
+            self.close()
+            raise ConfigError(
+                f"the ring takes {size / 1e9:.3g} GB and two shuffle groups of {group} shards take "
+                f"{2 * group * shard_bytes(self.spec) / 1e9:.3g} GB, one in use and one being read: use a larger --ring, or "
+                f"fewer --shuffle-tokens"
+            )
+
+    @property
+    def shards_per_pass(self) -> int:
+        """Number of shards that the text fills; while that is not known, those that the tokens asked for would fill."""
+        text = self._folder.text()
+        return text[0] if text else self._stream.shards(self.spec)
+
+    @property
+    def text_ended(self) -> bool:
+        """Whether the text is known to end before the tokens asked for."""
+        text = self._folder.text()
+        return bool(text and text[1])
+
+    def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
+        """Return shard `number`, waiting until a producer has made it. Raises HarvestError when none can."""
+        if self._first is None:
+            self.need_from(number)
+        while self._folder.entry(number) is None:
+            self._check()
+            time.sleep(WAIT)
+        return self.read(number, hooks)
+
+    def need_from(self, number: int) -> None:
+        """Let producers forget the shards before `number`, and make those from there on."""
+        if not ranks.rank():
+            for passed in range(number if self._first is None else self._first, number):
+                self._keep(passed)
+        if self.text_ended and not self._told:
+            self._told = True
+            log.warning(
+                "the text ends before the %s tokens asked for and begins again", f"{self._stream.tokens:,}"
+            )
+        self._first = number
+        self._folder.need_from(ranks.rank(), number)
+        if not self._producers and not ranks.rank():
+            self._producers = Producers(self._jobs)
+
+    def finish(self, number: int) -> None:
+        """Make the kept shards before `number` a store, on rank 0, and end the producers."""
+        if ranks.rank():
+            return
+        self.need_from(number)
+        self.close()
+        if not (self._kept / INDEX).exists():
+            writer = StoreWriter(self._kept, self.spec)
+            count = sum(1 for _ in self._kept.glob("shard-*.json"))
+            writer.finish(count, text_ended=False)
+
+    def close(self) -> None:
+        """End the producers. A thread that waits for a shard raises HarvestError."""
+        self._closed = True
+        if self._producers:
+            self._producers.close()
+
+    def _spec(self) -> StoreSpec:
+        while (spec := self._folder.spec()) is None:
+            if self._first is None:
+                self.need_from(0)
+            self._check()
+            time.sleep(WAIT)
+        return spec
+
+    def _check(self) -> None:
+        if self._closed:
+            raise HarvestError("the stream of activations was closed")
+        if self._producers:
+            self._producers.check()
+
+    def _entry(self, number: int) -> ShardEntry:
+        entry = self._folder.entry(number)
+        assert entry is not None
+        return entry
+
+    def _keep(self, number: int) -> None:
+        """Link a shard into the kept store if it is one of those to keep: every so many-th of the first pass."""
+        kept_shards = max(1, self._stream.kept_tokens // (self.spec.windows_per_shard * self.context))
+        every = max(1, -(-self._stream.shards(self.spec) // kept_shards))
+        if number % every or number >= self.shards_per_pass or (self._kept / INDEX).exists():
+            return
+        StoreWriter(self._kept, self.spec)
+        source, target = self.path / shard_name(number), self._kept / shard_name(number // every)
+        for suffix in (".safetensors", ".json"):  # the note last: it says that the shard is whole
+            if not target.with_suffix(suffix).exists():
+                files.write_atomically(target.with_suffix(suffix), partial(_link, source.with_suffix(suffix)))
+
+
+def shards_per_group(spec: StoreSpec, shuffle_tokens: int) -> int:
+    """Return how many shards are shuffled together."""
+    return max(1, shuffle_tokens // (spec.windows_per_shard * spec.packing.context))
+
+
+def _devices(producers: int) -> list[str]:
+    """Return a device for each producer: the GPUs that no trainer uses first, then the trainers', or the CPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{(ranks.world() + number) % count}" if count else "cpu" for number in range(producers)]
+
+
+def _check_space(folder: Path, size: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = sum(file.stat().st_size for file in folder.rglob("shard-*.safetensors"))
+    if size - taken > (free := files.free_bytes(folder)):
+        raise HarvestError(
+            f"the ring takes {size / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB free: use a smaller --ring or another "
+            f"--ring-folder"
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the two lie on different disks."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
