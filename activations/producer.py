@@ -3,6 +3,7 @@
 A trainer starts them (`Producers`) with their job on standard input, which stays open: its end is how a producer notices
 that its trainer is gone, however that ended. A producer that fails prints one line of JSON, which the trainer raises."""
 
+import errno
 import json
 import os
 import signal
@@ -14,15 +15,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from activations import language_model
 from activations.disk import locks
 from activations.disk.schema import build
+from activations.document_labels import Labels
 from activations.errors import BusyError, HarvestError, WorkbenchError
 from activations.harvest import (
+    HarvestConfig,
     check_hooks,
     no_window,
     shard_blocks,
@@ -31,8 +33,10 @@ from activations.harvest import (
     with_hooks,
     write_shard,
 )
+from activations.language_model import LanguageModel
 from activations.parallel.threads import BackgroundWriter, prefetch
 from activations.ring import WAIT, RingFolder, StreamConfig
+from activations.store import StoreSpec
 from activations.store_writer import StoreWriter
 from activations.tokens import Window
 
@@ -58,7 +62,7 @@ def capacity(size: int, shard_bytes: int) -> int:
     return size // shard_bytes
 
 
-def shard_bytes(spec: Any) -> int:
+def shard_bytes(spec: StoreSpec) -> int:
     """Return about how many bytes a full shard takes: its activations, tokens and labels, and some per cent for the rest."""
     rows = spec.windows_per_shard * spec.packing.context
     item = torch.finfo(getattr(torch, spec.dtype)).bits // 8
@@ -79,31 +83,49 @@ def produce(job: Job) -> None:
     room = capacity(job.size, shard_bytes(spec))
     buffers = shard_buffers(spec, config, writers=1)
     writer: StoreWriter | None = None
-    number = 0
     with BackgroundWriter() as background:
-        while True:
-            blocks, labels, _ = shard_blocks(model, config, spec)
-            first, windows = number, 0
-            with closing(prefetch(blocks, 1)) as tokenised:
-                for block in tokenised:
-                    writer = writer or _writer(ring, job, model, spec, config, block)
-                    mine = number % job.of == job.number and _has_room(ring, number, room, background)
-                    if mine and not writer.has(number):
-                        buffer = next(buffers)
-                        buffer.fill(model, block, config.hook_names, config.batch_tokens, lambda n: None)
-                        background.submit(write_shard, writer, number, block, buffer, labels.of(block))
-                    else:
-                        if mine:
-                            writer.check(number, block)
-                        labels.skip(block)
-                    number, windows = number + 1, windows + len(block)
-            if not windows:
-                raise no_window(config)
-            ring.set_text(number - first, ended=windows < config.tokens // config.packing.context)
+        for number, block, labels in _numbered(ring, model, config, spec):
+            writer = writer or _writer(ring, job, model, spec, config, block)
+            mine = number % job.of == job.number and _has_room(ring, number, room, background)
+            if mine and not writer.has(number):
+                buffer = next(buffers)
+                buffer.fill(model, block, config.hook_names, config.batch_tokens, lambda n: None)
+                background.submit(write_shard, writer, number, block, buffer, labels.of(block))
+            else:
+                if mine:
+                    writer.check(number, block)
+                labels.skip(block)
+
+
+def _numbered(
+    ring: RingFolder, model: LanguageModel, config: HarvestConfig, spec: StoreSpec
+) -> Iterator[tuple[int, list[Window], Labels]]:
+    """Yield the windows of shard 0, 1, 2, … without end, pass after pass; from 0 again when a trainer has gone back."""
+    number = needed = 0
+    while True:
+        blocks, labels, _ = shard_blocks(model, config, spec)
+        first, windows = number, 0
+        with closing(prefetch(blocks, 1)) as tokenised:
+            for block in tokenised:
+                before, needed = needed, ring.needed()
+                if needed < before:
+                    number = 0
+                    break
+                yield number, block, labels
+                number, windows = number + 1, windows + len(block)
+            else:
+                if not windows:
+                    raise no_window(config)
+                ring.set_text(number - first, ended=windows < config.tokens // config.packing.context)
 
 
 def _writer(
-    ring: RingFolder, job: Job, model: Any, spec: Any, config: Any, block: list[Window]
+    ring: RingFolder,
+    job: Job,
+    model: LanguageModel,
+    spec: StoreSpec,
+    config: HarvestConfig,
+    block: list[Window],
 ) -> StoreWriter:
     """Return the writer of the ring's shards. The first producer records what they hold; the others wait for that."""
     if job.number == 0:
@@ -115,10 +137,14 @@ def _writer(
 
 
 def _has_room(ring: RingFolder, number: int, room: int, background: BackgroundWriter) -> bool:
-    """Wait until shard `number` fits into the ring. Returns False when no trainer needs it any more."""
-    while number >= (first := ring.needed()) + room:
+    """Wait until shard `number` fits into the ring. Returns False when no trainer needs it, or one has gone back."""
+    first = ring.needed()
+    while number >= first + room:
         background.check()  # without a shard that could not be written, the ring would stay full for ever
         time.sleep(WAIT)
+        before, first = first, ring.needed()
+        if first < before:
+            return False
     ring.forget()
     return number >= first
 
@@ -154,8 +180,12 @@ class Producers:
 
 
 def _start(job: Job) -> subprocess.Popen[str]:
+    path = os.pathsep.join(
+        filter(None, sys.path)
+    )  # the producer runs the same code, however it was installed
     process = subprocess.Popen(
         [sys.executable, "-m", "activations.producer"],
+        env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None
@@ -175,9 +205,16 @@ def main() -> int:
     try:
         with _alone_in(Path(job.folder) / f"producer-{job.number}"):
             produce(job)
-    except (WorkbenchError, OSError) as error:
-        message, fix = getattr(error, "message", str(error)), getattr(error, "fix", None)
-        print(json.dumps({"message": message, "fix": fix}))
+    except WorkbenchError as error:
+        print(json.dumps({"message": error.message, "fix": error.fix}))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = (
+            f"the disk is full: the ring {job.folder} cannot grow to {job.size / 1e9:.3g} GB"
+            if full
+            else str(error)
+        )
+        print(json.dumps({"message": message}))
     return 1
 
 

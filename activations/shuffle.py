@@ -88,6 +88,11 @@ class Reader:
                 self.cursor = cursor
                 yield batch
 
+    @property
+    def first_rows(self) -> int:
+        """Number of rows that can be read before training begins, and again when it does."""
+        return self.rows
+
     def finish(self) -> None:
         """Say that the last batch has been read."""
 
@@ -250,7 +255,7 @@ class ShuffledReader(Reader):
 
 def sample(reader: Reader, rows: int) -> Batch:
     """Return about `rows` rows from the reader's cursor on, or this rank's share of them, without moving the cursor."""
-    wanted = max(1, min(rows, reader.rows) // reader.batch)
+    wanted = max(1, min(rows, reader.first_rows) // reader.batch)
     batches = [batch for batch, _ in islice(reader._batches(reader.cursor, ahead=0), wanted)]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     return Batch(

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -44,8 +45,12 @@ class ShardSequence(Protocol):
         """Return which rows of a shard [n, T] belong to a split."""
         ...
 
-    def need_from(self, number: int) -> None:
-        """Say that shards before `number` are not needed any more, and those from there on are."""
+    def begin(self, number: int) -> None:
+        """Say that shards are read from `number` on, which may be an earlier one than before."""
+        ...
+
+    def pass_to(self, number: int) -> None:
+        """Say that the shards before `number` are not needed any more."""
         ...
 
     def finish(self, number: int) -> None:
@@ -68,7 +73,10 @@ class StoredShards:
         """Return a shard of the store."""
         return self.store.read(number % self.shards_per_pass, hooks)
 
-    def need_from(self, number: int) -> None:
+    def begin(self, number: int) -> None:
+        """Do nothing: a store has all its shards."""
+
+    def pass_to(self, number: int) -> None:
         """Do nothing: a store keeps its shards."""
 
     def finish(self, number: int) -> None:
@@ -108,6 +116,11 @@ class StreamReader(Reader):
         rows_per_window = spec.packing.context - spec.excluded
         self.rows = int(0.9 * shards.shards_per_pass * spec.windows_per_shard * rows_per_window)
 
+    @property
+    def first_rows(self) -> int:
+        """Number of rows of the first group: a stream has no others for long."""
+        return len(self._rows(0)[0])
+
     def mean_square_norm(self) -> float:
         """Return the mean squared norm of the training rows of the first group, in float64.
 
@@ -127,11 +140,11 @@ class StreamReader(Reader):
 
     def __iter__(self) -> Iterator[Batch]:
         first = self.cursor.epoch * self.shards_per_group
-        self.shards.need_from(first)
+        self.shards.begin(first)
         for batch in super().__iter__():
             # The cursor, not the thread that reads ahead, says what is used up: a stopped run finds its group still there.
             if (used := self.cursor.epoch * self.shards_per_group) > first:
-                self.shards.need_from(first := used)
+                self.shards.pass_to(first := used)
             yield batch
 
     def _order(self) -> dict[str, Any]:
@@ -171,7 +184,7 @@ class StreamReader(Reader):
 class Ring(ShardFolder):
     """Shards that producer processes make while this process reads them, at most `size` bytes of them at a time.
 
-    On each rank, `need_from` says what training has passed; producers delete it. Rank 0 starts the producers when a shard is
+    On each rank, `pass_to` says what training has passed; producers delete it. Rank 0 starts the producers when a shard is
     first needed, and keeps every so many-th shard of the first pass in `kept`, which `finish` makes a store of. Where the
     ring has been lost, or a run goes on from an older checkpoint, the producers make the shards again from the text.
 
@@ -194,6 +207,7 @@ class Ring(ShardFolder):
         self._producers: Producers | None = None
         self._first: int | None = None  # the first shard that training still needs, once it has begun
         self._closed = self._told = False
+        self._lock = threading.Lock()
         self._jobs = [
             Job(stream, hook, labels, str(folder), size, number, producers, device, torch.get_num_threads())
             for number, device in enumerate(_devices(producers))
@@ -226,34 +240,46 @@ class Ring(ShardFolder):
         return bool(text and text[1])
 
     def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
-        """Return shard `number`, waiting until a producer has made it. Raises HarvestError when none can."""
+        """Return shard `number`, waiting until a producer has made it. Raises HarvestError when none can.
+
+        Where the ring has no room for it, the oldest shard is given up: its rows have been read, and only a run that is
+        resumed would want them again."""
         if self._first is None:
-            self.need_from(number)
+            self.begin(number)
+        self.pass_to(number - self._capacity + 1)
         while self._folder.entry(number) is None:
             self._check()
             time.sleep(WAIT)
         return self.read(number, hooks)
 
-    def need_from(self, number: int) -> None:
-        """Let producers forget the shards before `number`, and make those from there on."""
-        if not ranks.rank():
-            for passed in range(number if self._first is None else self._first, number):
-                self._keep(passed)
-        if self.text_ended and not self._told:
-            self._told = True
-            log.warning(
-                "the text ends before the %s tokens asked for and begins again", f"{self._stream.tokens:,}"
-            )
-        self._first = number
-        self._folder.need_from(ranks.rank(), number)
-        if not self._producers and not ranks.rank():
-            self._producers = Producers(self._jobs)
+    def begin(self, number: int) -> None:
+        """Let producers make the shards from `number` on, which may be an earlier one than before."""
+        with self._lock:
+            self._first = number
+            self._folder.need_from(ranks.rank(), number)
+            if not self._producers and not ranks.rank():
+                self._producers = Producers(self._jobs)
+
+    def pass_to(self, number: int) -> None:
+        """Let producers forget the shards before `number`; those of them that are to be kept are linked first."""
+        with self._lock:  # a thread that reads ahead calls this too
+            if self._first is None or number <= self._first:
+                return
+            if not ranks.rank():
+                for passed in range(self._first, number):
+                    self._keep(passed)
+            if self.text_ended and not self._told:
+                self._told = True
+                asked = f"{self._stream.tokens:,}"
+                log.warning("the text ends before the %s tokens asked for and begins again", asked)
+            self._first = number
+            self._folder.need_from(ranks.rank(), number)
 
     def finish(self, number: int) -> None:
         """Make the kept shards before `number` a store, on rank 0, and end the producers."""
         if ranks.rank():
             return
-        self.need_from(number)
+        self.pass_to(number)
         self.close()
         if not (self._kept / INDEX).exists():
             writer = StoreWriter(self._kept, self.spec)
@@ -269,7 +295,7 @@ class Ring(ShardFolder):
     def _spec(self) -> StoreSpec:
         while (spec := self._folder.spec()) is None:
             if self._first is None:
-                self.need_from(0)
+                self.begin(0)
             self._check()
             time.sleep(WAIT)
         return spec

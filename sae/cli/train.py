@@ -47,7 +47,7 @@ class Train(RunConfig):
     """Folder of the ring, such as one on a fast local disk; when left out, within --out."""
     producers: int = 1
     """Processes that run the model for the ring; on GPUs that no trainer uses, while there are any."""
-    stream: Annotated[StreamConfig, tyro.conf.arg(name="")] = field(default_factory=StreamConfig)  # pyright: ignore
+    stream: Annotated[StreamConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=StreamConfig)  # pyright: ignore
     """With --ring: what makes the activations."""
 
 
