@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from activations import language_model
-from activations.disk import locks
+from activations.disk import files, locks
 from activations.disk.schema import build
 from activations.document_labels import Labels
 from activations.errors import BusyError, HarvestError, WorkbenchError
@@ -210,7 +210,7 @@ def main() -> int:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         message = (
-            f"the disk is full: the ring {job.folder} cannot grow to {job.size / 1e9:.3g} GB"
+            f"the disk is full: the ring {job.folder} cannot grow to {files.size_text(job.size)}"
             if full
             else str(error)
         )

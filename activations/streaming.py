@@ -222,8 +222,8 @@ class Ring(ShardFolder):
         if self._capacity < 2 * group:
             self.close()
             raise ConfigError(
-                f"the ring takes {size / 1e9:.3g} GB and two shuffle groups of {group} shards take "
-                f"{2 * group * shard_bytes(self.spec) / 1e9:.3g} GB, one in use and one being read: use a larger --ring, or "
+                f"the ring takes {files.size_text(size)} and two shuffle groups of {group} shards take "
+                f"{files.size_text(2 * group * shard_bytes(self.spec))}, one in use and one being read: use a larger --ring, or "
                 f"fewer --shuffle-tokens"
             )
 
@@ -340,7 +340,7 @@ def _check_space(folder: Path, size: int) -> None:
     taken = sum(file.stat().st_size for file in folder.rglob("shard-*.safetensors"))
     if size - taken > (free := files.free_bytes(folder)):
         raise HarvestError(
-            f"the ring takes {size / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB free: use a smaller --ring or another "
+            f"the ring takes {files.size_text(size)} and {folder} has {files.size_text(free)} free: use a smaller --ring or another "
             f"--ring-folder"
         )
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from activations import language_model
+from activations.disk.files import size_text
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
@@ -25,7 +26,7 @@ from sae.cli.harvest import Harvest
 from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.plan import features, harvest, rates, training
-from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.forecast import Forecast, duration, total
 from sae.plan.measure import measure
 from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
@@ -239,7 +240,7 @@ def _print(forecast: Forecast, machine: Machine) -> None:
     table.add_column(justify="right")
     table.add_column()
     for name, parts, text in (
-        ("time", forecast.seconds, duration), ("memory", forecast.memory, size), ("disk", forecast.disk, size),
+        ("time", forecast.seconds, duration), ("memory", forecast.memory, size_text), ("disk", forecast.disk, size_text),
     ):  # fmt: skip
         whole = total(parts)
         table.add_row(f"[bold]{name}[/]", f"[bold]{text(whole)}[/]", "")

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from activations.disk import files
+from activations.disk.files import size_text
 from activations.language_model import LanguageModel
 from activations.store import DTYPES
 from sae.features import map as maps
 from sae.features.cofiring import BLOCK_BYTES
 from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.plan import rates
-from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.forecast import Forecast, duration, total
 from sae.plan.measure import Clock
 from sae.plan.rates import Machine
 from sae.plan.work import active, count
@@ -122,13 +123,13 @@ def _refusals(cost: Forecast, run: Run) -> tuple[str, ...]:
     refusals = []
     if total(cost.memory) > rates.memory():
         refusals.append(
-            f"too little memory: it takes {size(total(cost.memory))} and the machine has {size(rates.memory())}; fewer "
+            f"too little memory: it takes {size_text(total(cost.memory))} and the machine has {size_text(rates.memory())}; fewer "
             f"--strongest and --sampled would take less"
         )
     need, free = total(cost.disk), files.free_bytes(run.path)
     if need > free:
         refusals.append(
-            f"too little disk: it takes {size(need)} and {run.path.absolute()} has {size(free)} free; fewer --tokens "
+            f"too little disk: it takes {size_text(need)} and {run.path.absolute()} has {size_text(free)} free; fewer --tokens "
             f"would fit"
         )
     return tuple(refusals)

@@ -40,15 +40,6 @@ def total(parts: dict[str, float]) -> float:
     return sum(parts.values())
 
 
-def size(n: float) -> str:
-    """Return a number of bytes as text, such as 38.0 MB."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
-            return f"{n:,.0f} {unit}" if unit in ("B", "kB") else f"{n:,.1f} {unit}"
-        n /= 1000
-    raise AssertionError
-
-
 def duration(seconds: float) -> str:
     """Return a time as text, such as 10 min."""
     if seconds < 60:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from activations.disk import files
+from activations.disk.files import size_text
 from activations.errors import HarvestError
 from activations.harvest import HarvestConfig, store_spec
 from activations.language_model import LanguageModel
@@ -19,7 +20,7 @@ from activations.store import DTYPES
 from activations.text import documents
 from activations.tokens import windows
 from sae.plan import rates
-from sae.plan.forecast import Forecast, duration, size
+from sae.plan.forecast import Forecast, duration
 from sae.plan.measure import Clock
 from sae.plan.rates import Machine
 from sae.plan.training import WINDOW
@@ -117,7 +118,7 @@ def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ran
     window = max(2, WINDOW // max(1, shard * max(pace.widths.values()) * itemsize)) * shard
     facts = {
         "speed": f"{pace.tokens_per_second:,.0f} tokens/s per rank up to the deepest hook point ({pace.when})",
-        "shards": f"{shards:,} of {shard:,} tokens, {size(shard * row)} each; a crash costs at most one, "
+        "shards": f"{shards:,} of {shard:,} tokens, {size_text(shard * row)} each; a crash costs at most one, "
         f"{duration(shard / pace.tokens_per_second)}",
         "shuffle window": "all rows in training" if window >= tokens
         else f"{window:,} tokens at a time in training ({window / tokens:.1%})",
@@ -138,12 +139,12 @@ def _refusals(forecast: Forecast, config: HarvestConfig, row: int, out: Path) ->
         fits = int(free * 0.95 / (row + 5)) // config.packing.context * config.packing.context
         half = ", --dtype float16 halves it" if config.dtype == "float32" else ""
         refusals.append(
-            f"too little disk: it takes {size(need)} and {out.absolute()} has {size(free)} free; --tokens {fits} would fit{half}"
+            f"too little disk: it takes {size_text(need)} and {out.absolute()} has {size_text(free)} free; --tokens {fits} would fit{half}"
         )
     memory = rates.memory()
     if sum(forecast.memory.values()) > memory:
         refusals.append(
-            f"too little memory: it takes {size(sum(forecast.memory.values()))} and the machine has {size(memory)}; "
+            f"too little memory: it takes {size_text(sum(forecast.memory.values()))} and the machine has {size_text(memory)}; "
             f"use a smaller --shard-tokens than {config.shard_tokens}, or a smaller model"
         )
     return tuple(refusals)

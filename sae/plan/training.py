@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from activations.disk import files
+from activations.disk.files import size_text
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig
 from activations.shuffle import ShuffledReader
@@ -13,7 +14,7 @@ from activations.store import Store
 from sae.architectures import ArchConfig, name_of
 from sae.architectures.config import ExpectedL0
 from sae.config import TrainConfig
-from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.forecast import Forecast, duration, total
 from sae.plan.rates import Machine, Rates
 from sae.plan.work import Work, active, count
 from sae.training.distributed import Parallel, chosen, traffic
@@ -267,7 +268,7 @@ def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
         )
     if not machine.measured:
         notes.append(
-            f"the GPU's computer needs {size(job.data.window_bytes)} of memory for rows; its disk is not considered"
+            f"the GPU's computer needs {size_text(job.data.window_bytes)} of memory for rows; its disk is not considered"
         )
     return tuple(notes)
 
@@ -279,15 +280,15 @@ def _refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[st
         ways = [f"--arch.d-sae {smaller}"] if smaller else []
         ways += [f"--ranks {ranks} --parallel latents"] if ranks else []
         refusals.append(
-            f"too little memory: it takes {size(need)} and {machine.name} has {size(machine.memory)}; "
+            f"too little memory: it takes {size_text(need)} and {machine.name} has {size_text(machine.memory)}; "
             f"{' or '.join(ways) or 'a smaller --train.batch, or another device,'} would fit"
         )
     if machine.measured and disk > files.free_bytes(out):
         largest = max(cost.disk, key=lambda name: cost.disk[name])
         fewer = "--tokens" if "store" in largest else "--train.keep-checkpoints"
         refusals.append(
-            f"too little disk: it takes {size(disk)}, most of it {largest}, and {out.absolute()} has "
-            f"{size(files.free_bytes(out))} free; fewer {fewer}, or an --out on another disk, would fit"
+            f"too little disk: it takes {size_text(disk)}, most of it {largest}, and {out.absolute()} has "
+            f"{size_text(files.free_bytes(out))} free; fewer {fewer}, or an --out on another disk, would fit"
         )
     return tuple(refusals)
 

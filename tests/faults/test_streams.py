@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -180,8 +181,10 @@ def test_numbers_that_are_not_finite_in_mid_stream_are_one_line_and_a_checkpoint
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     rows = (world / "text.jsonl").read_text().splitlines()
     text = tmp_path / "text.jsonl"
-    text.write_text("\n".join([*(rows * 2), json.dumps({"text": "z" * 40})]) + "\n")
-    line = sae(*stream(world, tmp_path / "run", model=broken, dataset=text, tokens=40_000)).complaint
+    text.write_text("\n".join([*rows, json.dumps({"text": "z" * 40}), *rows]) + "\n")
+    line = sae(
+        *stream(world, tmp_path / "run", model=broken, dataset=text, tokens=8000, train__steps=500)
+    ).complaint
     assert "NaN or infinite" in line
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) > 0
 
@@ -204,14 +207,13 @@ def test_a_ring_on_a_disk_that_fills_up_is_one_line_and_goes_on_later(
 @pytest.mark.parametrize(
     ("change", "facts"),
     [
-        ({"ring": "100kB"}, ("0.0001 GB", "--ring", "--shuffle-tokens")),
+        ({"ring": "100kB"}, ("100 kB", "--ring", "--shuffle-tokens")),
         ({"shuffle-tokens": 2048}, ("two shuffle groups of 4 shards", "--shuffle-tokens")),
         ({"ring": "20 tons"}, ("20 tons", "20GB")),
         ({"ring": "1e3GB"}, ("1e3GB", "20GB")),
-        ({"ring": "900TB"}, ("900", "free", "--ring")),
+        ({"ring": "900TB"}, ("900.0 TB", "free", "--ring")),
         ({"producers": 0}, ("--producers 0", "at least 1")),
         ({"train.lr": "auto"}, ("--train.lr auto",)),
-        ({"store": "elsewhere"}, ("elsewhere", "not on both")),
         ({"labels": "surprise"}, ("surprise", "adaptivek")),
         ({"dataset": "nowhere.jsonl"}, ("nowhere.jsonl",)),
         ({"hook": "blocks.9.hook_resid_post"}, ("blocks.9.hook_resid_post",)),
@@ -223,7 +225,6 @@ def test_what_cannot_work_is_one_line_and_leaves_no_run(
     line = sae(*stream(world, tmp_path / "run", **change)).complaint
     assert all(fact in line for fact in facts), line
     assert not (tmp_path / "run" / "run.json").exists()
-    assert sae(*stream(world, tmp_path / "run", **{"train.steps": 2})).code == 0
 
 
 def test_the_settings_of_a_stream_need_a_ring_and_some_activations_are_needed(
@@ -231,6 +232,7 @@ def test_the_settings_of_a_stream_need_a_ring_and_some_activations_are_needed(
 ):
     assert "--ring" in sae(*train(world, tmp_path / "run", model=world / "model")).complaint
     assert "--store" in sae("train", "topk", "--out", tmp_path / "run").complaint
+    assert "not on both" in sae(*train(world, tmp_path / "run", ring="1GB")).complaint
 
 
 def test_another_run_on_the_same_folder_is_refused(sae: Server, world: Path, tmp_path: Path):
@@ -243,4 +245,4 @@ def test_another_run_on_the_same_folder_is_refused(sae: Server, world: Path, tmp
     before = contents(out)
     assert sae(*stream(world, out, "--resume")).code == 0
     assert contents(out) == before
-    assert "tokens" in sae(*stream(world, out, "--resume", tokens=3000)).complaint or True
+    assert "stream" in sae(*stream(world, out, "--resume", tokens=3000)).complaint

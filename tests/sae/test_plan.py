@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch.testing import assert_close
 
+from activations.disk.files import size_text
 from activations.shuffle import ShuffledReader
 from sae.architectures import (
     ARCHITECTURES,
@@ -19,7 +20,7 @@ from sae.architectures import (
 )
 from sae.config import TrainConfig
 from sae.plan import rates, training
-from sae.plan.forecast import Forecast, duration, size, total
+from sae.plan.forecast import Forecast, duration, total
 from sae.plan.rates import FAR, GPUS, NEAR, Machine, Rates
 from sae.plan.training import Data, Job, step_seconds
 from sae.plan.work import active, count
@@ -187,7 +188,7 @@ def test_rates_are_kept_and_told_by_machine_and_threads(tmp_path, monkeypatch):
 
 
 def test_sizes_and_times_for_people():
-    assert [size(n) for n in (12, 3.8e7, 1.5e13)] == ["12 B", "38.0 MB", "15.0 TB"]
+    assert [size_text(n) for n in (12, 3.8e7, 1.5e13)] == ["12 B", "38.0 MB", "15.0 TB"]
     assert [duration(s) for s in (0.042, 45, 600, 9000, 10 * 86400)] == [
         "0.042 s",
         "45 s",
