@@ -2,6 +2,7 @@ from .errors import WorkbenchError
 from .generation import Sampling, generate, prompt_ids
 from .harvest import HarvestConfig
 from .language_model import LanguageModel
+from .ring import StreamConfig
 from .shuffle import ShuffledReader
 from .store import Store
 from .text import TextConfig
@@ -14,6 +15,7 @@ __all__ = [
     "Sampling",
     "ShuffledReader",
     "Store",
+    "StreamConfig",
     "TextConfig",
     "WorkbenchError",
     "generate",

@@ -270,5 +270,5 @@ def _check_space(out: Path, spec: StoreSpec, config: HarvestConfig) -> None:
     if size - written > free:
         raise HarvestError(
             f"{config.tokens:,} tokens take {size / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free: "
-            f"use fewer --tokens or hook points, --dtype float16, or another disk"
+            f"use fewer --tokens or hook points, --dtype float16, another disk, or train on a stream (sae train --ring)"
         )

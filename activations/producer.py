@@ -40,6 +40,8 @@ from activations.store import StoreSpec
 from activations.store_writer import StoreWriter
 from activations.tokens import Window
 
+RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # environment variables
+
 
 @dataclass(frozen=True)
 class Job:
@@ -180,12 +182,13 @@ class Producers:
 
 
 def _start(job: Job) -> subprocess.Popen[str]:
-    path = os.pathsep.join(
-        filter(None, sys.path)
-    )  # the producer runs the same code, however it was installed
+    # A producer is not a rank, although a rank starts it: what torchrun has set is left out.
+    environment = {name: value for name, value in os.environ.items() if name not in RANK}
+    # It runs the same code as this process, however that was installed.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(
         [sys.executable, "-m", "activations.producer"],
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None

@@ -139,7 +139,7 @@ def _refusals(forecast: Forecast, config: HarvestConfig, row: int, out: Path) ->
         fits = int(free * 0.95 / (row + 5)) // config.packing.context * config.packing.context
         half = ", --dtype float16 halves it" if config.dtype == "float32" else ""
         refusals.append(
-            f"too little disk: it takes {size_text(need)} and {out.absolute()} has {size_text(free)} free; --tokens {fits} would fit{half}"
+            f"too little disk: it takes {size_text(need)} and {out.absolute()} has {size_text(free)} free; --tokens {fits} would fit{half}; sae train --ring needs no store"
         )
     memory = rates.memory()
     if sum(forecast.memory.values()) > memory:

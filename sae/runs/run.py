@@ -16,7 +16,8 @@ from activations.disk import files
 from activations.errors import RunError, StoreError, quoted
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
-from activations.store import INDEX, ShardFolder, Store
+from activations.store import INDEX as STORE_INDEX
+from activations.store import ShardFolder, Store
 from sae import config
 from sae.architectures import SAE, name_of
 from sae.config import RunConfig
@@ -115,7 +116,7 @@ class Run:
 
         Raises StoreError when it is gone or holds other data than it did, or the SAE was imported without one."""
         if self.config.stream:
-            if not (self.path / STORE / INDEX).exists():
+            if not (self.path / STORE / STORE_INDEX).exists():
                 raise StoreError(
                     f"{self.path} trains on a stream, and the activations that it keeps are ready when training ends",
                     fix=f"sae train … --out {self.path} --resume",

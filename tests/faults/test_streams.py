@@ -18,6 +18,7 @@ from tests.cli.commands import Command, Server, contents, harvest, train
 from tests.faults.conftest import fill
 from tests.faults.jobs import Job, end_state
 from tests.faults.kills import killed_everywhere
+from tests.ranks import environments
 
 TEXT = {
     "tokens": 4000,
@@ -77,6 +78,17 @@ def test_a_streamed_run_has_the_bits_of_a_stored_one_and_keeps_part_of_its_text(
     assert [entry.sha256 for entry in kept.shards] == [whole.shards[number].sha256 for number in (0, 2, 4, 6)]
     for command in (["evaluate", out, "--windows", 4], ["features", out, "--tokens", 1000], ["dead", out]):
         assert sae(*command).code == 0
+
+
+def test_two_ranks_on_a_stream_have_the_bits_of_two_on_a_store(sae: Server, world: Path, tmp_path: Path):
+    assert sae(*harvest(world, tmp_path / "whole", **TEXT)).code == 0
+    for command in (
+        train(world, tmp_path / "stored", **STEPS, store=tmp_path / "whole"),
+        stream(world, tmp_path / "streamed"),
+    ):
+        ranks = [sae.start(*command, environment=(variables,)) for variables in environments(2)]
+        assert [rank.wait().code for rank in ranks] == [0, 0]
+    assert same_training(tmp_path / "streamed", tmp_path / "stored")
 
 
 def test_a_stream_with_the_labels_of_the_harvest_has_the_bits_of_a_stored_run(
