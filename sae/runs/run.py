@@ -26,10 +26,8 @@ from sae.runs.problems import problems
 from sae.runs.records import Evaluation, RunRecord, SAERecord
 from sae.runs.saved_sae import FORMAT, INDEX, as_written, load_sae, read_json, read_record, read_tensors
 
-RING, STORE = (
-    "ring",
-    "store",
-)  # of a run on a stream: activations while they are needed, and those that are kept
+RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
+STORE = "store"  # of a run on a stream: the activations that it keeps
 HISTORY = "latents.safetensors"  # what became of each latent in training
 PACKAGES = ("sae-workbench", "torch", "transformer-lens", "transformers", "datasets", "safetensors", "numpy")
 
