@@ -2,7 +2,7 @@ from .errors import WorkbenchError
 from .generation import Sampling, generate, prompt_ids
 from .harvest import HarvestConfig
 from .language_model import LanguageModel
-from .ring import StreamConfig
+from .ring_folder import StreamConfig
 from .shuffle import ShuffledReader
 from .store import Store
 from .text import TextConfig

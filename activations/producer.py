@@ -35,7 +35,7 @@ from activations.harvest import (
 )
 from activations.language_model import LanguageModel
 from activations.parallel.threads import BackgroundWriter, prefetch
-from activations.ring import WAIT, RingFolder, StreamConfig
+from activations.ring_folder import WAIT, RingFolder, StreamConfig
 from activations.store import StoreSpec
 from activations.store_writer import StoreWriter
 from activations.tokens import Window
@@ -209,7 +209,7 @@ def main() -> int:
         with _alone_in(Path(job.folder) / f"producer-{job.number}"):
             produce(job)
     except WorkbenchError as error:
-        print(json.dumps({"message": error.message, "fix": error.fix}))
+        _say(error.message, error.fix)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         message = (
@@ -217,8 +217,13 @@ def main() -> int:
             if full
             else str(error)
         )
-        print(json.dumps({"message": message}))
+        _say(message)
     return 1
+
+
+def _say(message: str, fix: str | None = None) -> None:
+    """Hand an error to the trainer."""
+    sys.stdout.write(json.dumps({"message": message, "fix": fix}) + "\n")
 
 
 def _end_with_trainer() -> None:

@@ -1,30 +1,16 @@
-"""Read shards in the order of the text, from a store or from a ring that is still being filled, and shuffle group by group."""
+"""Read shards in the order of the text, from a store or from a ring that is still being filled, and shuffle each group."""
 
-import logging
-import os
-import shutil
-import threading
-import time
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from activations.disk import files
-from activations.errors import ConfigError, HarvestError, StoreError
-from activations.parallel import ranks
-from activations.producer import Job, Producers, capacity, shard_bytes
-from activations.ring import WAIT, RingFolder, StreamConfig
+from activations.errors import StoreError
 from activations.rows import Positions, Split
-from activations.shard import Shard, ShardEntry, shard_name
+from activations.shard import Shard
 from activations.shuffle import Batch, Cursor, Reader
-from activations.store import INDEX, ShardFolder, Store, StoreSpec
-from activations.store_writer import StoreWriter
-
-log = logging.getLogger(__name__)
+from activations.store import Store, StoreSpec
 
 
 class ShardSequence(Protocol):
@@ -181,173 +167,6 @@ class StreamReader(Reader):
         return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
 
-class Ring(ShardFolder):
-    """Shards that producer processes make while this process reads them, at most `size` bytes of them at a time.
-
-    On each rank, `pass_to` says what training has passed; producers delete it. Rank 0 starts the producers when a shard is
-    first needed, and keeps every so many-th shard of the first pass in `kept`, which `finish` makes a store of. Where the
-    ring has been lost, or a run goes on from an older checkpoint, the producers make the shards again from the text.
-
-    Raises ConfigError when `size` bytes do not hold two shuffle groups, one in use and one being read; HarvestError when a
-    producer fails or dies."""
-
-    def __init__(
-        self,
-        folder: Path,
-        stream: StreamConfig,
-        *,
-        kept: Path,
-        size: int,
-        shuffle_tokens: int,
-        hook: str | None = None,
-        labels: str | None = None,
-        producers: int = 1,
-    ):
-        self._folder, self._stream, self._kept, self._size = RingFolder(folder), stream, kept, size
-        self._producers: Producers | None = None
-        self._first: int | None = None  # the first shard that training still needs, once it has begun
-        self._closed = self._told = False
-        self._lock = threading.Lock()
-        self._jobs = [
-            Job(stream, hook, labels, str(folder), size, number, producers, device, torch.get_num_threads())
-            for number, device in enumerate(_devices(producers))
-        ]
-        with ranks.first_goes_first():
-            if not ranks.rank():
-                _check_space(folder, size)
-                self._folder.clear_trainers()
-        super().__init__(self._folder.shards, self._spec())
-        self._capacity = capacity(size, shard_bytes(self.spec))
-        group = shards_per_group(self.spec, shuffle_tokens)
-        if self._capacity < 2 * group:
-            self.close()
-            raise ConfigError(
-                f"the ring takes {files.size_text(size)} and two shuffle groups of {group} shards take "
-                f"{files.size_text(2 * group * shard_bytes(self.spec))}, one in use and one being read: use a larger --ring, or "
-                f"fewer --shuffle-tokens"
-            )
-
-    @property
-    def shards_per_pass(self) -> int:
-        """Number of shards that the text fills; while that is not known, those that the tokens asked for would fill."""
-        text = self._folder.text()
-        return text[0] if text else self._stream.shards(self.spec)
-
-    @property
-    def text_ended(self) -> bool:
-        """Whether the text is known to end before the tokens asked for."""
-        text = self._folder.text()
-        return bool(text and text[1])
-
-    def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
-        """Return shard `number`, waiting until a producer has made it. Raises HarvestError when none can.
-
-        Where the ring has no room for it, the oldest shard is given up: its rows have been read, and only a run that is
-        resumed would want them again."""
-        if self._first is None:
-            self.begin(number)
-        self.pass_to(number - self._capacity + 1)
-        while self._folder.entry(number) is None:
-            self._check()
-            time.sleep(WAIT)
-        return self.read(number, hooks)
-
-    def begin(self, number: int) -> None:
-        """Let producers make the shards from `number` on, which may be an earlier one than before."""
-        with self._lock:
-            self._first = number
-            self._folder.need_from(ranks.rank(), number)
-            if not self._producers and not ranks.rank():
-                self._producers = Producers(self._jobs)
-
-    def pass_to(self, number: int) -> None:
-        """Let producers forget the shards before `number`; those of them that are to be kept are linked first."""
-        with self._lock:  # a thread that reads ahead calls this too
-            if self._first is None or number <= self._first:
-                return
-            if not ranks.rank():
-                for passed in range(self._first, number):
-                    self._keep(passed)
-            if self.text_ended and not self._told:
-                self._told = True
-                asked = f"{self._stream.tokens:,}"
-                log.warning("the text ends before the %s tokens asked for and begins again", asked)
-            self._first = number
-            self._folder.need_from(ranks.rank(), number)
-
-    def finish(self, number: int) -> None:
-        """Make the kept shards before `number` a store, on rank 0, and end the producers."""
-        if ranks.rank():
-            return
-        self.pass_to(number)
-        self.close()
-        if not (self._kept / INDEX).exists():
-            writer = StoreWriter(self._kept, self.spec)
-            count = sum(1 for _ in self._kept.glob("shard-*.json"))
-            writer.finish(count, text_ended=False)
-
-    def close(self) -> None:
-        """End the producers. A thread that waits for a shard raises HarvestError."""
-        self._closed = True
-        if self._producers:
-            self._producers.close()
-
-    def _spec(self) -> StoreSpec:
-        while (spec := self._folder.spec()) is None:
-            if self._first is None:
-                self.begin(0)
-            self._check()
-            time.sleep(WAIT)
-        return spec
-
-    def _check(self) -> None:
-        if self._closed:
-            raise HarvestError("the stream of activations was closed")
-        if self._producers:
-            self._producers.check()
-
-    def _entry(self, number: int) -> ShardEntry:
-        entry = self._folder.entry(number)
-        assert entry is not None
-        return entry
-
-    def _keep(self, number: int) -> None:
-        """Link a shard into the kept store if it is one of those to keep: every so many-th of the first pass."""
-        kept_shards = max(1, self._stream.kept_tokens // (self.spec.windows_per_shard * self.context))
-        every = max(1, -(-self._stream.shards(self.spec) // kept_shards))
-        if number % every or number >= self.shards_per_pass or (self._kept / INDEX).exists():
-            return
-        StoreWriter(self._kept, self.spec)
-        source, target = self.path / shard_name(number), self._kept / shard_name(number // every)
-        for suffix in (".safetensors", ".json"):  # the note last: it says that the shard is whole
-            if not target.with_suffix(suffix).exists():
-                files.write_atomically(target.with_suffix(suffix), partial(_link, source.with_suffix(suffix)))
-
-
 def shards_per_group(spec: StoreSpec, shuffle_tokens: int) -> int:
     """Return how many shards are shuffled together."""
     return max(1, shuffle_tokens // (spec.windows_per_shard * spec.packing.context))
-
-
-def _devices(producers: int) -> list[str]:
-    """Return a device for each producer: the GPUs that no trainer uses first, then the trainers', or the CPU."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [f"cuda:{(ranks.world() + number) % count}" if count else "cpu" for number in range(producers)]
-
-
-def _check_space(folder: Path, size: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    taken = sum(file.stat().st_size for file in folder.rglob("shard-*.safetensors"))
-    if size - taken > (free := files.free_bytes(folder)):
-        raise HarvestError(
-            f"the ring takes {files.size_text(size)} and {folder} has {files.size_text(free)} free: use a smaller --ring or another "
-            f"--ring-folder"
-        )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the two lie on different disks."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
