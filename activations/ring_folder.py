@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from activations.disk import files
 from activations.disk.schema import parse
-from activations.errors import StoreError
+from activations.errors import StoreError, quoted
 from activations.harvest import HarvestConfig
 from activations.shard import ShardEntry, shard_name
 from activations.store import JOB, StoreSpec, read_json, spec_of
@@ -110,7 +110,7 @@ class RingFolder:
         try:
             return spec_of(read_json(path)) if path.exists() else None
         except TypeError as error:
-            raise StoreError(f"{path} is damaged: {error}", fix=f"rm -r {self.path}") from error
+            raise StoreError(f"{path} is damaged: {error}", fix=f"rm -r {quoted(self.path)}") from error
 
     def entry(self, number: int) -> ShardEntry | None:
         """Return the size and SHA-256 of a shard; None until it is written."""
@@ -133,4 +133,4 @@ class RingFolder:
         try:
             return parse(kind, read_json(path))
         except TypeError as error:
-            raise StoreError(f"{path} is damaged: {error}", fix=f"rm -r {self.path}") from error
+            raise StoreError(f"{path} is damaged: {error}", fix=f"rm -r {quoted(self.path)}") from error

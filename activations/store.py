@@ -163,7 +163,9 @@ class Store(ShardFolder):
                     f"{path} is an unfinished harvest; the command that began it finishes it",
                     fix=f"sae harvest … --out {quoted(path)}",
                 )
-            raise StoreError(f"{path} is not a store: it has no {INDEX}", fix=f"sae harvest … --out {quoted(path)}")
+            raise StoreError(
+                f"{path} is not a store: it has no {INDEX}", fix=f"sae harvest … --out {quoted(path)}"
+            )
         index = read_json(path / INDEX)
         try:
             if (number := index["format"]) > (newest := max(FORMATS.values())):

@@ -117,7 +117,7 @@ class Run:
             if not (self.path / STORE / STORE_INDEX).exists():
                 raise StoreError(
                     f"{self.path} trains on a stream, and the activations that it keeps are ready when training ends",
-                    fix=f"sae train … --out {self.path} --resume",
+                    fix=f"sae train … --out {quoted(self.path)} --resume",
                 )
             return Store(self.path / STORE)
         if not self.config.store:

@@ -35,6 +35,7 @@ PARSED_ALONE = {
     "docs/many-gpus.md": 2,
     "docs/mixed-text.md": 1,
     "docs/methods/adaptivek.md": 2,
+    "docs/streaming.md": 2,
     "docs/tutorial.md": 2,
     "docs/your-model-and-data.md": 3,
 }
