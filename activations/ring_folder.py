@@ -1,5 +1,7 @@
 """A ring: a bounded folder of shards that producers fill and trainers read while both work (FORMAT.md, Ring)."""
 
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -128,6 +130,15 @@ class RingFolder:
             if int(note.stem.removeprefix("shard-")) < first:
                 note.unlink(missing_ok=True)
                 note.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the ring, and its folder unless it holds something else."""
+        for path in (self.shards, *self.path.glob("producer-*")):
+            shutil.rmtree(path, ignore_errors=True)
+        self.clear_trainers()
+        (self.path / "text.json").unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     def _read(self, path: Path, kind: type[T]) -> T:
         try:

@@ -44,7 +44,7 @@ class Train(RunConfig):
     """Train on a stream instead of a store: make activations of --model on --dataset while training, and keep at most this
     much of them on the disk, such as 20GB."""
     ring_folder: Path | None = None
-    """Folder of the ring, such as one on a fast local disk; when left out, within --out."""
+    """Folder for the ring, such as one on a fast local disk; when left out, --out."""
     producers: int = 1
     """Processes that run the model for the ring; on GPUs that no trainer uses, while there are any."""
     stream: Annotated[StreamConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=StreamConfig)  # pyright: ignore

@@ -59,7 +59,7 @@ class Run:
         """Make the folder with its run.json. Raises RunError if there is anything in the way.
 
         `rate_trials` are rates tried and the losses they reached, where the learning rate was measured."""
-        if files.is_taken(path, besides=(RING, STORE)):
+        if files.is_taken(path, besides=(RING,)):
             raise RunError(f"{path} is not empty: choose another --out")
         record = {
             **made_by(),

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import shutil
+import hashlib
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -17,6 +17,7 @@ from activations.errors import ConfigError, DivergedError, HarvestError, RunErro
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.ring import Ring
+from activations.ring_folder import RingFolder
 from activations.shuffle import Batch, Reader, ShuffledReader, sample
 from activations.store import Store
 from activations.streaming import StoredShards, StreamReader
@@ -40,9 +41,18 @@ class RingSettings:
     size: int = 20_000_000_000
     """Bytes that they may take."""
     folder: Path | None = None
-    """Folder of the ring, which every process must be able to read; when left out, within the run's."""
+    """Folder in which the ring gets one of its own, and which every process must be able to read; when left out, the run's."""
     producers: int = 1
     """Processes that run the language model, each on a device of its own where there are enough."""
+
+    def path(self, out: Path) -> Path:
+        """Return the folder of the ring of the run in `out`."""
+        if self.folder is None:
+            return out / RING
+        place = hashlib.sha256(
+            str(out.absolute()).encode()
+        ).hexdigest()  # runs of one name may share the folder
+        return self.folder / f"{out.absolute().name}-{place[:8]}"
 
 
 def train(
@@ -65,13 +75,19 @@ def train(
     out = Path(out)
     if cfg.stream is None:
         return _train(cfg, out, resume, parallel, progress, Store(cfg.store), ranks.alone_in(out))
-    if (run := _existing_stream(cfg, out, resume)) and run.finished:
+    run = _existing_stream(cfg, out, resume)
+    if run and run.finished:
         _clear_ring(out, ring)
+        if not ranks.rank():
+            locks.clear(out)
         return run
     # The lock comes first: the producers of two trainers must not fill one ring.
-    with ranks.alone_in(out), closing(_ring(cfg, out, ring)) as source:
-        run = _train(cfg, out, resume, parallel, progress, source, nullcontext())
-    _clear_ring(out, ring)
+    with ranks.alone_in(out):
+        if not run:  # it may be what a command with other settings has left
+            _clear_ring(out, ring)
+        with closing(_ring(cfg, out, ring)) as source:
+            run = _train(cfg, out, resume, parallel, progress, source, nullcontext())
+        _clear_ring(out, ring)
     return run
 
 
@@ -106,16 +122,16 @@ def _ring(cfg: RunConfig, out: Path, ring: RingSettings) -> Ring:
     assert cfg.stream is not None
     labels = (cfg.labels or SURPRISE) if cfg.arch.reads_labels else None
     return Ring(
-        ring.folder or out / RING, cfg.stream, kept=out / STORE, size=ring.size, producers=ring.producers,
+        ring.path(out), cfg.stream, kept=out / STORE, size=ring.size, producers=ring.producers,
         shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS, hook=cfg.hook, labels=labels,
     )  # fmt: skip
 
 
 def _clear_ring(out: Path, ring: RingSettings) -> None:
-    """Remove the ring of a finished run."""
-    if not ranks.rank():
-        shutil.rmtree(ring.folder or out / RING, ignore_errors=True)
-        locks.clear(out)
+    """Remove the ring of a run that is finished or has not begun."""
+    with ranks.first_goes_first():
+        if not ranks.rank():
+            RingFolder(ring.path(out)).remove()
 
 
 def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
@@ -285,7 +301,7 @@ def _existing(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
 def _existing_stream(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
     """Return the run in `out` as `_existing` does, before any activation is made for it."""
     if not (out / "run.json").exists():
-        if files.is_taken(out, besides=(RING, STORE)):
+        if files.is_taken(out, besides=(RING,)):
             raise RunError(f"{out} is not empty: choose another --out")
         return None
     run = Run(out)

@@ -204,16 +204,36 @@ def test_numbers_that_are_not_finite_in_mid_stream_are_one_line_and_a_checkpoint
 def test_a_ring_on_a_disk_that_fills_up_is_one_line_and_goes_on_later(
     sae: Server, world: Path, tmp_path: Path, small_disk: Path, stored: Path
 ):
-    folder, out = small_disk / "ring", tmp_path / "streamed"
+    folder, out = small_disk, tmp_path / "streamed"
     (small_disk / "ballast").unlink()
     trainer = sae.start(*stream(world, out, **{"ring-folder": folder}))
-    trainer.when(lambda: (folder / "shards" / "harvest.json").exists())
+    trainer.when(lambda: [*folder.glob("*/shards/harvest.json")])
     fill(small_disk, 20_000)
     line = trainer.wait().complaint
     assert "disk is full" in line
     (small_disk / "ballast").unlink()
     assert sae(*stream(world, out, "--resume", **{"ring-folder": folder})).code == 0
     assert same_training(out, stored)
+    assert not [*folder.iterdir()]  # the ring is gone, and nothing else was touched
+
+
+def test_what_another_command_has_left_without_a_run_is_no_hindrance(
+    sae: Server, world: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    assert sae(*stream(world, out, hook="blocks.9.hook_resid_post")).complaint
+    trainer = sae.start(*stream(world, out, tokens=3000))
+    trainer.when(lambda: shards(out)).kill()
+    trainer.wait()
+    assert not (out / "run.json").exists()
+    assert sae(*stream(world, out, **{"train.steps": 2})).code == 0
+
+
+def test_a_folder_named_store_is_not_taken_for_the_runs(sae: Server, world: Path, tmp_path: Path):
+    (tmp_path / "run" / "store").mkdir(parents=True)
+    (tmp_path / "run" / "store" / "mine.txt").write_text("mine")
+    assert "not empty" in sae(*stream(world, tmp_path / "run")).complaint
+    assert (tmp_path / "run" / "store" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
