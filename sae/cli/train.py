@@ -23,7 +23,8 @@ from sae.cli import arguments
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import distributed
-from sae.workflows.train import RingSettings, labels_source, train
+from sae.workflows.rings import RingSettings
+from sae.workflows.train import labels_source, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +69,8 @@ def main(args: list[str]) -> int:
     with ranks.group():
         if cfg.arch.reads_labels and not ring and not ranks.rank():
             show_labels(cfg, Store(cfg.store))
-        run = train(
-            cfg,
-            command.out,
-            command.resume or restarted,
-            command.parallel,
-            show_progress,
-            ring or RingSettings(),
-        )
+        again = command.resume or restarted
+        run = train(cfg, command.out, again, command.parallel, show_progress, ring)
     if not ranks.rank():
         show_rate(run)
         show_problems(run)

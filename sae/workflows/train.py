@@ -2,22 +2,19 @@
 
 import copy
 import dataclasses
-import hashlib
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from activations.disk import files, locks
-from activations.document_labels import SURPRISE, unit_of
+from activations.document_labels import unit_of
 from activations.errors import ConfigError, DivergedError, HarvestError, RunError, StoreError
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.ring import Ring
-from activations.ring_folder import RingFolder
 from activations.shuffle import Batch, Reader, ShuffledReader, sample
 from activations.store import Store
 from activations.streaming import StoredShards, StreamReader
@@ -25,34 +22,12 @@ from activations.token_labels import LabelSet, choose
 from sae.architectures import SAE, build, name_of
 from sae.architectures.shared import geometric_median
 from sae.config import RunConfig
-from sae.runs.run import RING, STORE, Run
+from sae.runs.run import RING, Run
 from sae.training import checkpoints, distributed, rates
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fit
+from sae.workflows.rings import SHUFFLE_TOKENS, RingSettings, clear_ring, open_ring
 from sae.workflows.signals import Stopped, noted
-
-SHUFFLE_TOKENS = 262_144  # of a stream: 8 shards, whose rows fit into memory twice with room to spare
-
-
-@dataclass(frozen=True)
-class RingSettings:
-    """Where a stream's activations lie while they are needed, and who makes them: it does not change a run's numbers."""
-
-    size: int = 20_000_000_000
-    """Bytes that they may take."""
-    folder: Path | None = None
-    """Folder in which the ring gets one of its own, and which every process must be able to read; when left out, the run's."""
-    producers: int = 1
-    """Processes that run the language model, each on a device of its own where there are enough."""
-
-    def path(self, out: Path) -> Path:
-        """Return the folder of the ring of the run in `out`."""
-        if self.folder is None:
-            return out / RING
-        place = hashlib.sha256(
-            str(out.absolute()).encode()
-        ).hexdigest()  # runs of one name may share the folder
-        return self.folder / f"{out.absolute().name}-{place[:8]}"
 
 
 def train(
@@ -61,33 +36,33 @@ def train(
     resume: bool = False,
     parallel: distributed.Parallel = "auto",
     progress: Progress = no_progress,
-    ring: RingSettings = RingSettings(),
+    ring: RingSettings | None = None,
 ) -> Run:
     """Train an SAE to the end, or until SIGINT or SIGTERM, which write a checkpoint and raise Stopped.
 
     Settings that `cfg` leaves out are resolved, and run.json records what they came to. With `resume`, a run in `out` goes
     on from its newest checkpoint, and a finished one is returned as it is. Within `ranks.group()` all ranks train one SAE:
     `parallel` says whether they share the batch or the latents. With `cfg.stream` the activations are made while training
-    goes on, into a ring as `ring` says.
+    goes on, into a ring as `ring` says (when left out, 20 GB in the run's folder).
 
     Raises RunError when `out` holds another run, or one at all without `resume`; DivergedError when the loss is no longer
     finite, in which case every checkpoint can still be resumed; HarvestError when a stream ends, after a checkpoint."""
     out = Path(out)
     if cfg.stream is None:
         return _train(cfg, out, resume, parallel, progress, Store(cfg.store), ranks.alone_in(out))
-    run = _existing_stream(cfg, out, resume)
+    ring, run = ring or RingSettings(), _existing_stream(cfg, out, resume)
     if run and run.finished:
-        _clear_ring(out, ring)
+        clear_ring(out, ring)
         if not ranks.rank():
             locks.clear(out)
         return run
     # The lock comes first: the producers of two trainers must not fill one ring.
     with ranks.alone_in(out):
         if not run:  # it may be what a command with other settings has left
-            _clear_ring(out, ring)
-        with closing(_ring(cfg, out, ring)) as source:
+            clear_ring(out, ring)
+        with closing(open_ring(cfg, out, ring)) as source:
             run = _train(cfg, out, resume, parallel, progress, source, nullcontext())
-        _clear_ring(out, ring)
+        clear_ring(out, ring)
     return run
 
 
@@ -116,22 +91,6 @@ def _train(
             reader.share(ranks.rank(), ranks.world())
         _fit(trainer, reader, run, progress)
     return run
-
-
-def _ring(cfg: RunConfig, out: Path, ring: RingSettings) -> Ring:
-    assert cfg.stream is not None
-    labels = (cfg.labels or SURPRISE) if cfg.arch.reads_labels else None
-    return Ring(
-        ring.path(out), cfg.stream, kept=out / STORE, size=ring.size, producers=ring.producers,
-        shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS, hook=cfg.hook, labels=labels,
-    )  # fmt: skip
-
-
-def _clear_ring(out: Path, ring: RingSettings) -> None:
-    """Remove the ring of a run that is finished or has not begun."""
-    with ranks.first_goes_first():
-        if not ranks.rank():
-            RingFolder(ring.path(out)).remove()
 
 
 def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
