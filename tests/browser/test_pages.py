@@ -102,6 +102,20 @@ def test_filters_are_in_the_address_as_they_are_typed_and_back_undoes_them(page:
     expect(page.get_by_label("Find", exact=True)).to_have_value("th")
 
 
+def test_back_from_a_feature_keeps_the_filters(page: Page):
+    page.goto("/features?run=toy&find=the")
+    heading(page, "Features")
+    shown = page.get_by_text(re.compile(r"^\d+ of 32 features")).inner_text()
+    click_cell(page, row=1, x=OPEN)
+    expect(page.locator("h1")).to_contain_text(re.compile(r"Feature \d"))
+    expect(page).to_have_url(re.compile(r"/feature\?run=toy&feature="))
+    page.go_back()
+    heading(page, "Features")
+    expect(page).to_have_url(re.compile(r"/features\?run=toy&find=the$"))
+    expect(page.get_by_label("Find", exact=True)).to_have_value("the")
+    expect(page.get_by_text(shown)).to_be_visible()
+
+
 def test_a_deep_link_opens_its_feature_whole(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
