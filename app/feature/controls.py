@@ -14,12 +14,14 @@ ALL = 0  # stands for all among the choices of how many
 def stepper(index: int, last: int, go_to: Callable[[int], None], go_to_any: Callable[[], None]) -> None:
     """Show buttons to the previous, the next and a random feature, and a box for a number from 0 to `last`."""
     widgets.step("Previous", "Left", index == 0, go_to, index - 1)
+    # A browser that has not drawn the next feature's box yet sends the number in the old one with its next press. So every
+    # feature has a box of its own, and the number that a box was drawn with is no wish to go there.
     widgets.box(
         st.number_input,
         "feature",
         index,
-        go_to,
-        "number box",
+        lambda number: None if number == index else go_to(number),
+        f"number box {index}",
         min_value=0,
         max_value=last,
         width=130,

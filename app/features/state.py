@@ -38,7 +38,12 @@ NAMES = [field.name for field in fields(Filters)]
 
 
 def current() -> Filters:
-    """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed."""
+    """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed.
+
+    When a feature is opened, Streamlit first gives this page the address of the feature, without filters. The browser's Back
+    leads to that address, and the page then shows this visit's filters."""
+    if "feature" in st.query_params:
+        st.query_params.from_dict(query(st.query_params.get("run", "")))
     asked = {name: st.query_params[name] for name in NAMES if name in st.query_params}
     for name, allowed in (("state", STATES), ("view", VIEWS)):
         if asked.get(name, allowed[0]) not in allowed:

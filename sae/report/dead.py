@@ -253,7 +253,7 @@ def changes(record: Changes) -> list[WhatIf]:
     """Return the what-if curves that make sense for the run's architecture."""
     curves = []
     if bias := record.bias:
-        axis = f"in units of the median pre-activation that fires, {bias.unit:.3g}"
+        axis = f"× median pre-activation ({bias.unit:.3g})"
         curves.append(WhatIf("Bias moved, one latent at a time", axis, bias.by, bias.fire, True))
     if k := record.k:
         x = [float((k.k or 0) + extra) for extra in k.extra]
@@ -263,7 +263,7 @@ def changes(record: Changes) -> list[WhatIf]:
         axis = "share of the present threshold"
         curves.append(WhatIf("All thresholds lowered", axis, threshold.share, threshold.fire, False))
     if resample := record.resample:
-        title, axis = "All resampled (dotted: dense)", "encoder norm, relative to live latents"
+        title, axis = "All resampled (dotted: dense)", "× live latents' encoder norm"
         curves.append(WhatIf(title, axis, resample.scale, resample.fire, False, resample.dense))
     return curves
 
@@ -278,7 +278,7 @@ def what_if(curve: WhatIf, total: int) -> go.Figure:
             line={"color": PALETTE[1], "width": 2},
             marker={"size": 6},
             cliponaxis=False,
-            hovertemplate=f"{curve.axis} %{{x:.3~g}}: %{{y:,}} of {total:,} would fire<extra></extra>",
+            hovertemplate=f"{curve.axis}: %{{x:.3~g}}<br>%{{y:,}} of {total:,} would fire<extra></extra>",
         )
     )
     if curve.dense is not None:
@@ -288,11 +288,13 @@ def what_if(curve: WhatIf, total: int) -> go.Figure:
             mode="lines+markers",
             line={"color": PALETTE[0], "width": 2, "dash": "dot"},
             cliponaxis=False,
-            hovertemplate=f"{curve.axis} %{{x:.3~g}}: %{{y:,}} of {total:,} would be dense<extra></extra>",
+            hovertemplate=f"{curve.axis}: %{{x:.3~g}}<br>%{{y:,}} of {total:,} would be dense<extra></extra>",
         )
     figure.add_hline(total, line={"color": f"rgba({GREY}, 0.7)", "width": 1, "dash": "dash"})
     ticks = {"type": "log", "tickvals": _ticks(curve.x)} if curve.log else {}
-    figure.update_xaxes(title=curve.axis, showgrid=False, nticks=6, tickangle=0, **ticks)
+    figure.update_xaxes(
+        title={"text": curve.axis, "font": {"size": 11}}, showgrid=False, nticks=6, tickangle=0, **ticks
+    )
     figure.update_yaxes(range=[0, 1.1 * max(total, 1)], nticks=4)
     return plain(figure, height=200, top=8, bottom=40)
 

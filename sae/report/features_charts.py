@@ -96,6 +96,8 @@ def densities(every: NDArray[np.float64], chosen: NDArray[np.float64], weighted:
             + "<extra></extra>",
         )
     ticks = list(range(0, low - 1, -1 if low > -5 else -2))
+    if left < low <= -3 and ticks[-1] == low:
+        ticks.pop()  # its label would lie over "never"
     figure.update_xaxes(
         tickvals=[*ticks, low - NEVER],
         ticktext=[*(f"{100 * 10.0**tick:g} %" for tick in ticks), "never"],

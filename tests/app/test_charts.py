@@ -1,6 +1,7 @@
 """Figures of features draw every count in its place and escape labels."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -49,6 +50,15 @@ def test_densities_draw_every_feature_once(every):
     assert sum(shown.y) == len(chosen)
     assert grey.y[0] == (every == 0).sum(), "features that never fired have the first bar"
     assert (np.array(shown.y) <= np.array(grey.y)).all()
+
+
+@pytest.mark.parametrize("lowest", [2e-3, 2e-4, 2e-5, 2e-6])
+def test_the_label_never_of_the_axis_of_densities_lies_over_no_other(lowest):
+    fired = np.array([lowest, 0.5])
+    *places, never = features_charts.densities(np.append(fired, 0), fired).layout.xaxis.tickvals
+    assert min(places) - never > 1
+    all_fired = features_charts.densities(fired, fired).layout.xaxis
+    assert set(places) <= {place for place in all_fired.tickvals if place > all_fired.range[0]}
 
 
 def test_a_density_is_drawn_in_its_decade():

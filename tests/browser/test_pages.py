@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 
 from sae.features.feature import FeatureStore
 from tests.app.worlds import HOSTILE, HOSTILE_RUN
@@ -102,6 +102,20 @@ def test_filters_are_in_the_address_as_they_are_typed_and_back_undoes_them(page:
     expect(page.get_by_label("Find", exact=True)).to_have_value("th")
 
 
+def test_back_from_a_feature_keeps_the_filters(page: Page):
+    page.goto("/features?run=toy&find=the")
+    heading(page, "Features")
+    shown = page.get_by_text(re.compile(r"^\d+ of 32 features")).inner_text()
+    click_cell(page, row=1, x=OPEN)
+    expect(page.locator("h1")).to_contain_text(re.compile(r"Feature \d"))
+    expect(page).to_have_url(re.compile(r"/feature\?run=toy&feature="))
+    page.go_back()
+    heading(page, "Features")
+    expect(page).to_have_url(re.compile(r"/features\?run=toy&find=the$"))
+    expect(page.get_by_label("Find", exact=True)).to_have_value("the")
+    expect(page.get_by_text(shown)).to_be_visible()
+
+
 def test_a_deep_link_opens_its_feature_whole(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
@@ -130,6 +144,45 @@ def test_stepping_on_is_in_the_address_and_back_undoes_it(page: Page):
     page.keyboard.press("ArrowRight")
     heading(page, "Feature 9 ")
     expect(page).to_have_url(re.compile("feature=9"))  # the heading may stand before the address is noted
+    page.go_back()
+    heading(page, "Feature 8 ")
+
+
+def test_stepping_on_before_the_page_is_whole_adds_no_feature_to_the_history(page: Page):
+    """Hold back what the server sends after the heading, as a slow connection does, and press on meanwhile."""
+    sockets: list[WebSocketRoute] = []
+    held: list[str | bytes] = []
+    holding = False
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+
+        def receive(message: str | bytes) -> None:
+            nonlocal holding
+            if held or holding:
+                held.append(message)
+            else:
+                socket.send(message)
+            holding = holding or (isinstance(message, bytes) and b"<h1>Feature 8 " in message)
+
+        socket.on_message(server.send)
+        server.on_message(receive)
+
+    page.route_web_socket(re.compile("_stcore/stream"), connect)
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    expect(page.locator("table.partners")).to_be_visible()
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Feature 8 ")
+    page.wait_for_timeout(1500)  # the server finishes the page
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    while held:
+        sockets[-1].send(held.pop(0))
+    holding = False
+    heading(page, "Feature 9 ")
+    expect(page).to_have_url(re.compile("feature=9"))
     page.go_back()
     heading(page, "Feature 8 ")
 
