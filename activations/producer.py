@@ -59,11 +59,6 @@ class Job:
     threads: int
 
 
-def capacity(size: int, shard_bytes: int) -> int:
-    """Return how many shards fit into `size` bytes."""
-    return size // shard_bytes
-
-
 def shard_bytes(spec: StoreSpec) -> int:
     """Return about how many bytes a full shard takes: its activations, tokens and labels, and some per cent for the rest."""
     rows = spec.windows_per_shard * spec.packing.context
@@ -82,7 +77,7 @@ def produce(job: Job) -> None:
     model = language_model.load(stream.model, stream.revision, dtype, str(device))
     config = with_hooks(model, stream.harvest(job.hook, job.labels))
     spec = store_spec(model, config)
-    room = capacity(job.size, shard_bytes(spec))
+    room = job.size // shard_bytes(spec)
     buffers = shard_buffers(spec, config, writers=1)
     writer: StoreWriter | None = None
     with BackgroundWriter() as background:

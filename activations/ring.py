@@ -13,7 +13,7 @@ import torch
 from activations.disk import files
 from activations.errors import ConfigError, HarvestError
 from activations.parallel import ranks
-from activations.producer import Job, Producers, capacity, shard_bytes
+from activations.producer import Job, Producers, shard_bytes
 from activations.ring_folder import WAIT, RingFolder, StreamConfig
 from activations.shard import Shard, ShardEntry, shard_name
 from activations.store import INDEX, ShardFolder, StoreSpec
@@ -45,7 +45,7 @@ class Ring(ShardFolder):
         labels: str | None = None,
         producers: int = 1,
     ):
-        self._folder, self._stream, self._kept, self._size = RingFolder(folder), stream, kept, size
+        self._folder, self._stream, self._kept = RingFolder(folder), stream, kept
         self._producers: Producers | None = None
         self._first: int | None = None  # the first shard that training still needs, once it has begun
         self._closed = self._told = False
@@ -59,7 +59,7 @@ class Ring(ShardFolder):
                 _check_space(folder, size)
                 self._folder.clear_trainers()
         super().__init__(self._folder.shards, self._spec())
-        self._capacity = capacity(size, shard_bytes(self.spec))
+        self._capacity = size // shard_bytes(self.spec)
         group = shards_per_group(self.spec, shuffle_tokens)
         if self._capacity < 2 * group:
             self.close()

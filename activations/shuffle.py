@@ -1,5 +1,6 @@
 """Store -> endless batches of shuffled rows in a seeded order, which can be saved and resumed exactly."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from activations.disk.schema import build
 from activations.errors import StoreError
 from activations.parallel.threads import prefetch
+from activations.progress import Progress
 from activations.rows import Positions, Split
 from activations.store import DTYPES, Store
 from activations.token_labels import LabelSet, choose
@@ -35,7 +37,7 @@ class Cursor:
     row: int = 0
 
 
-class Reader:
+class Reader(ABC):
     """Yields endless batches of exactly `batch` rows in a seeded order that can be saved and resumed exactly.
 
     Subclasses say in `_groups` which rows are permuted together and read them. A thread makes up to `prefetch` batches ahead;
@@ -93,30 +95,43 @@ class Reader:
         """Number of rows that can be read before training begins, and again when it does."""
         return self.rows
 
+    @abstractmethod
+    def wait(self, progress: Progress) -> None:
+        """Wait, with progress, until the rows that training begins with are there, as those of a store always are."""
+        ...
+
+    @abstractmethod
     def finish(self) -> None:
         """Say that the last batch has been read."""
+        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Stop waiting for rows that are still being made; there are none in a store."""
+        ...
 
+    @abstractmethod
     def mean_square_norm(self) -> float:
         """Return the mean squared norm of the rows of the first hook point, by which a run scales its inputs."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def _order(self) -> dict[str, Any]:
         """Return the settings, beside seed and batch, that the order of rows depends on."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
         """Yield endlessly, from `start` on: the cursor before a group's first row, its rows, the order in which to use them.
 
         Rows are one tensor per hook point (and the labels), in the store's type. A resumed reader reads its first group whole
         and leaves out the part of the order that was used."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def _reads_ahead(self) -> bool:
         """Whether a thread reads the next group while one is being used, which takes the memory twice."""
-        raise NotImplementedError
+        ...
 
     def _batches(self, start: Cursor, ahead: int) -> Iterator[tuple[Batch, Cursor]]:
         """Yield endless batches from `start` on, and the cursor behind each."""
@@ -203,6 +218,15 @@ class ShuffledReader(Reader):
         largest = max(self.rows_per_shard) * row_bytes
         self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
         self._all_rows: tuple[Tensor, ...] | None = None  # kept when one group holds the whole store
+
+    def wait(self, progress: Progress) -> None:
+        """Do nothing: a store has all its rows."""
+
+    def finish(self) -> None:
+        """Do nothing: a store is kept."""
+
+    def close(self) -> None:
+        """Do nothing: nobody makes rows."""
 
     def mean_square_norm(self) -> float:
         """Return that of all rows of the store that are not excluded, as its index has it."""

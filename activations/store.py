@@ -1,6 +1,7 @@
 """The store: activations of whole context windows in safetensors shards under one index (FORMAT.md, Store)."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
@@ -77,7 +78,7 @@ class Moments:
     mean_square_norm: float
 
 
-class ShardFolder:
+class ShardFolder(ABC):
     """Shards in one folder with what they hold. Subclasses say in `_entry` how large a shard is and what its SHA-256 is."""
 
     def __init__(self, path: Path, spec: StoreSpec):
@@ -134,8 +135,8 @@ class ShardFolder:
         self._checked |= {(number, hook) for hook in ("", *hooks)}
         return Shard(tokens, *origins, activations, labels)
 
-    def _entry(self, number: int) -> ShardEntry:
-        raise NotImplementedError
+    @abstractmethod
+    def _entry(self, number: int) -> ShardEntry: ...
 
     def _open(self, number: int) -> AbstractContextManager[ShardFile]:
         return open_shard(self.path, number, self._entry(number), self.context)

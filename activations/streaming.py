@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from activations.errors import StoreError
-from activations.rows import Positions, Split
+from activations.progress import Progress
+from activations.rows import HELD_OUT_ONE_IN, Positions, Split
 from activations.shard import Shard
 from activations.shuffle import Batch, Cursor, Reader
 from activations.store import Store, StoreSpec
@@ -100,12 +101,14 @@ class StreamReader(Reader):
         spec = shards.spec
         self.shards_per_group = shards_per_group(spec, shuffle_tokens)
         rows_per_window = spec.packing.context - spec.excluded
-        self.rows = int(0.9 * shards.shards_per_pass * spec.windows_per_shard * rows_per_window)
+        train_share = 1 - 1 / HELD_OUT_ONE_IN
+        self.rows = int(train_share * shards.shards_per_pass * spec.windows_per_shard * rows_per_window)
 
     @property
     def first_rows(self) -> int:
         """Number of rows of the first group: a stream has no others for long."""
-        return len(self._rows(0)[0])
+        shards = (self.shards.shard(number, ()) for number in range(self.shards_per_group))
+        return sum(int(self.shards.rows(shard, "train", False, self._positions).sum()) for shard in shards)
 
     def mean_square_norm(self) -> float:
         """Return the mean squared norm of the training rows of the first group, in float64.
@@ -115,6 +118,17 @@ class StreamReader(Reader):
         return (
             sum(block.double().square().sum().item() for block in x.split(4096)) / len(x) if len(x) else 0.0
         )
+
+    def wait(self, progress: Progress) -> None:
+        """Wait, with progress, for the shards of the cursor's group: a slow model takes minutes for them.
+
+        The cursor must already be where training goes on."""
+        first = self.cursor.epoch * self.shards_per_group
+        self.shards.begin(first)
+        with progress("fill", self.shards_per_group, "shards") as advance:
+            for number in range(first, first + self.shards_per_group):
+                self.shards.shard(number, ())
+                advance(1)
 
     def finish(self) -> None:
         """Say that the last batch has been read: the group it came from is kept as far as it should be."""

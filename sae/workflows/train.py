@@ -84,7 +84,7 @@ def _train(
             locks.clear(out)
         return run
     with alone:
-        run, trainer = _prepare(run, cfg, out, source, reader, trials)
+        run, trainer = _prepare(run, cfg, out, source, reader, trials, progress)
         if ranks.world() > 1:
             trainer = distributed.share(trainer, strategy, ranks.device())
         if strategy == "data":
@@ -205,23 +205,26 @@ def _prepare(
     source: Store | Ring,
     reader: Reader,
     trials: list[rates.Trial],
+    progress: Progress,
 ) -> tuple[Run, Trainer]:
     """Create the run if there is none yet; return it and its unsharded trainer, at the newest checkpoint or at step 0."""
-    hook = reader.hooks[0]
+    hook, begun = reader.hooks[0], bool(run and run.checkpoints)
+    if not begun:
+        reader.wait(progress)
     # A run that goes on has its scale already, and the first rows of a stream may be gone.
     scale = run.record.input_scale if run else _scale(source, reader) if cfg.train.scale_inputs else 1.0
     sae = build(cfg.arch, source.width(hook), cfg.train.seed)
-    if not (run and run.checkpoints):
-        _initialise(
-            sae, reader, scale, cfg.train.seed
-        )  # before the run's folder exists: it may refuse the data
+    if not begun:
+        # before the run's folder exists: it may refuse the data
+        _initialise(sae, reader, scale, cfg.train.seed)
     if not run:
         with ranks.first_goes_first():
             run = Run(out) if ranks.rank() else Run.create(out, cfg, source, hook, scale, trials)
     alone = ranks.world() == 1
     trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
-    if run.checkpoints:
+    if begun:
         reader.restore(checkpoints.resume(run, trainer))
+        reader.wait(progress)
     return run, trainer
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -72,14 +73,19 @@ def chosen(features, latent, sign=1):
 
 def test_the_effect_equals_a_hand_written_hook_in_float64(run, model, features):
     sae = run.sae().double()
-    heard = []
-    side = measure_effect(
-        model, sae, features, run.hook, LATENT, CFG, lambda done, of: heard.append((done, of))
-    ).positive
+    stages, advances = [], []
+
+    @contextmanager
+    def progress(stage, total, unit, done=0):
+        stages.append((stage, total, unit))
+        yield lambda n, note="": advances.append(n)
+
+    side = measure_effect(model, sae, features, run.hook, LATENT, CFG, progress).positive
     assert side is not None
     examples = chosen(features, LATENT)
     assert len(side.examples) == len(examples) == 7
-    assert heard[-1] == (7, 7)
+    assert stages == [("effect", 7, "examples")]
+    assert sum(advances) == 7
     found = {(e.document, e.position): e for e in side.examples}
     changes, divergences, presence = [], [], []
     for example in examples:
