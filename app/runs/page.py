@@ -14,7 +14,10 @@ evaluations = runs.evaluations(every)
 steps_done = {name: runs.steps_done(run) for name, run in every.items()}
 overview, in_common = runs_report.common(runs_report.runs(every, evaluations, steps_done))
 compared = state.chosen()
-with widgets.header("Runs", " · ".join([f"{len(every)} in {runs.folder()}", *in_common])):
+with widgets.header(
+    "Runs",
+    " · ".join([f"{len(every)} {'run' if len(every) == 1 else 'runs'} in {runs.folder()}", *in_common]),
+):
     controls.together_switch(compared is not None, state.choose, state.end)
 table = st.container()
 name, run = address.run()
