@@ -191,11 +191,6 @@ def test_the_version_is_known_without_torch():
     ]
 
 
-def test_importing_sae_takes_less_than_a_second():
-    code = "import time; t = time.perf_counter(); import sae, activations; print(time.perf_counter() - t)"
-    assert min(float(run(code)) for _ in range(3)) < 1.0
-
-
 @pytest.mark.parametrize("package", ["sae", "activations"])
 def test_every_public_name_is_there_and_documented(package):
     code = (
