@@ -47,12 +47,13 @@ def settings(case: str, steps: int) -> tuple[Any, Any]:
 def trained(case: str, store: str, steps: int) -> dict[str, float]:
     """Return the tokens per second of CPU time after the first steps. Run this in a process of its own."""
     from sae.config import RunConfig
-    from sae.workflows import train as workflow
+    from sae.workflows import training
+    from sae.workflows.train import train
 
-    workflow.fit = partial(workflow.fit, clock=time.process_time)
+    training.fitting = partial(training.fitting, clock=time.process_time)
     arch, cfg = settings(case, steps)
     with tempfile.TemporaryDirectory() as folder:
-        log = workflow.train(RunConfig(store, arch=arch, train=cfg), Path(folder) / "run").log
+        log = train(RunConfig(store, arch=arch, train=cfg), Path(folder) / "run").log
     return {"speed": statistics.median(row["tokens_per_second"] for row in log[1:]), "memory": _peak()}
 
 

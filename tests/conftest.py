@@ -24,14 +24,16 @@ import torch
 
 torch.set_num_threads(1)
 
-import sae.workflows.train
+import sae.workflows.training
 from sae.training.trainer import Trainer
 from tests import tiny
 from tests.cli.commands import Server
 
 CHECKED_STEPS = 50
 
-sae.workflows.train.fit = tiny.fit_by_steps  # a real clock would put checkpoints after other steps each time
+sae.workflows.training.fitting = (
+    tiny.fitting_by_steps
+)  # a real clock would put checkpoints after other steps each time
 
 
 @pytest.fixture(scope="session")

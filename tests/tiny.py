@@ -23,7 +23,7 @@ from sae.features.collect import FeaturesConfig
 from sae.features.feature import FeatureStore
 from sae.features.folder import SPELLINGS, VOCABULARY
 from sae.runs.run import Run
-from sae.training.trainer import Trainer, fit
+from sae.training.trainer import Trainer, fitting
 from sae.workflows.evaluate import evaluate
 from sae.workflows.features import collect_features
 from sae.workflows.train import train
@@ -99,9 +99,9 @@ def respelled(features: Path, change: Callable[[str], str]) -> None:
     sealed_again(features)
 
 
-def fit_by_steps(trainer: Trainer, batches: Iterator, **others: Any) -> bool:
-    """`fit` with a clock on which each step takes a second, so that checkpoints come after known steps."""
-    return fit(trainer, batches, clock=lambda: float(trainer.step), **others)
+def fitting_by_steps(trainer: Trainer, batches: Iterator, **others: Any) -> Iterator[None]:
+    """`fitting` with a clock on which each step takes a second, so that checkpoints come after known steps."""
+    return fitting(trainer, batches, clock=lambda: float(trainer.step), **others)
 
 
 def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:

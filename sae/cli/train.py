@@ -24,7 +24,8 @@ from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import distributed
 from sae.workflows.rings import RingSettings
-from sae.workflows.train import labels_source, train
+from sae.workflows.train import train
+from sae.workflows.training import labels_source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,12 +159,28 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> bool:
-    """Train until all steps are done (return True) or `stop` is true on any rank (return False). Either way `save` ends it.
+    """Take the steps of `fitting` without a pause. Return whether all are done."""
+    for _ in fitting(trainer, batches, log=log, save=save, stop=stop, clock=clock):
+        pass
+    return trainer.finished
+
+
+def fitting(
+    trainer: Trainer,
+    batches: Iterator[tuple[Any, ...]],
+    *,
+    log: Callable[[dict[str, float]], None],
+    save: Callable[[], None],
+    stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[None]:
+    """Train until all steps are done, or `stop` is true on any rank; either way `save` ends it. Yield between two steps.
 
     `batches` yields the arguments of `train_step`. `log` gets a row every `log_every` steps and at the last one: step,
-    tokens, seconds since the call, tokens per second since the last row, on a GPU its peak memory, the loss's terms, lr,
-    grad_norm, latents dead before the step, deaths and revivals so far. `save` writes a checkpoint, on all ranks after the
-    same step, as often as `TrainConfig.checkpoint_minutes` asks. `clock` tells the time in seconds."""
+    tokens, seconds since the call, tokens per second since the last row, both without the pauses that the caller makes at a
+    yield, on a GPU its peak memory, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals so
+    far. `save` writes a checkpoint, on all ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks.
+    `clock` tells the time in seconds."""
     cfg, started = trainer.cfg, clock()
     last_time, last_step = started, trainer.step
     next_save = started + cfg.seconds_to_next_checkpoint()
@@ -192,5 +208,8 @@ def fit(
             save()
             ended = clock()
             next_save = ended + cfg.seconds_to_next_checkpoint(ended - began)
+        paused = clock()
+        yield
+        paused = clock() - paused
+        started, last_time = started + paused, last_time + paused
     save()
-    return trainer.finished

@@ -21,7 +21,8 @@ from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run, device
 from sae.workflows.evaluate import evaluate
 from sae.workflows.results import Result, result
-from sae.workflows.train import refuse_other, resolve, train
+from sae.workflows.train import train
+from sae.workflows.training import refuse_other, resolve
 
 Settings = dict[str, Any]
 MOST_RUNS = 10_000  # of a grid

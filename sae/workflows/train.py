@@ -1,33 +1,22 @@
 """Train a sparse autoencoder on a store or a stream of activations, alone or with several ranks; resume a stopped run."""
 
-import copy
 import dataclasses
 import signal
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 
-import torch
-
 from activations.disk import files, locks
-from activations.document_labels import unit_of
-from activations.errors import ConfigError, DivergedError, HarvestError, RunError, StoreError
+from activations.errors import RunError
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.ring import Ring
-from activations.shuffle import Batch, Reader, ShuffledReader, sample
 from activations.store import Store
-from activations.streaming import StoredShards, StreamReader
-from activations.token_labels import LabelSet, choose
-from sae.architectures import SAE, build, name_of
-from sae.architectures.shared import geometric_median
 from sae.config import RunConfig
 from sae.runs.run import RING, Run
-from sae.training import checkpoints, distributed, rates
-from sae.training.loggers import Loggers
-from sae.training.trainer import INIT_ROWS, Trainer, fit
-from sae.workflows.rings import SHUFFLE_TOKENS, RingSettings, clear_ring, open_ring
+from sae.training import distributed
+from sae.workflows.rings import RingSettings, clear_ring, open_ring
 from sae.workflows.signals import Stopped, noted
+from sae.workflows.training import Training, begin, existing
 
 
 def train(
@@ -75,193 +64,20 @@ def _train(
     source: Store | Ring,
     alone: AbstractContextManager[None],
 ) -> Run:
-    cfg, reader = resolve(cfg, source)
-    cfg, trials = _with_rate(cfg, source, out, progress)
-    strategy = distributed.chosen(parallel, cfg.arch, source.width(reader.hooks[0]), cfg.train.batch)
-    run = _existing(cfg, out, resume)
-    if run and run.finished:
-        if not ranks.rank():
-            locks.clear(out)
-        return run
-    with alone:
-        run, trainer = _prepare(run, cfg, out, source, reader, trials, progress)
-        if ranks.world() > 1:
-            trainer = distributed.share(trainer, strategy, ranks.device())
-        if strategy == "data":
-            reader.share(ranks.rank(), ranks.world())
-        _fit(trainer, reader, run, progress)
-    return run
-
-
-def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
-    """Return the configuration with everything that was left out filled in, as run.json records it, and the reader of its rows."""
-    hook = cfg.hook or source.only_hook()
-    if isinstance(source, Ring):
-        if cfg.train.lr == "auto":
-            raise ConfigError(
-                "--train.lr auto reads its first rows several times, which a stream does not keep: leave it out"
-            )
-        cfg = dataclasses.replace(cfg, shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS)
-    if cfg.shuffle_tokens is None:
-        assert isinstance(source, Store)
-        labels = choose(source, cfg.labels) if cfg.arch.reads_labels else None
-        reader: Reader = ShuffledReader(
-            source, hook, cfg.train.batch,
-            seed=cfg.train.seed, positions=cfg.positions, labels=labels or cfg.arch.reads_labels,
-        )  # fmt: skip
-    else:
-        labels = None
-        reader = StreamReader(
-            StoredShards(source) if isinstance(source, Store) else source, hook, cfg.train.batch,
-            shuffle_tokens=cfg.shuffle_tokens, seed=cfg.train.seed, positions=cfg.positions,
-            labels=cfg.arch.reads_labels,
-        )  # fmt: skip
-    cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch))
-    return _with_labels(cfg, source, labels), reader
-
-
-def _with_labels(cfg: RunConfig, source: Store | Ring, labels: LabelSet | None) -> RunConfig:
-    """Fill in which labels the run reads and their unit. Raises ConfigError when the architecture reads none."""
-    if not cfg.arch.reads_labels:
-        if cfg.labels is not None:
-            raise ConfigError(
-                f"--labels {cfg.labels}: {name_of(cfg.arch)} reads no labels, only adaptivek does; leave it out"
-            )
-        return cfg
-    if isinstance(source, Ring) or cfg.shuffle_tokens is not None:
-        written = source.spec.labels
-        if written is None or cfg.labels not in (None, written):
-            raise ConfigError(
-                f"--labels {cfg.labels}: in the order of the text only the labels of the harvest can be read, here {written}"
-            )
-    else:
-        written = labels_source(cfg, source)
-    arch = cfg.arch.reading(unit_of(written))
-    return dataclasses.replace(cfg, arch=arch, labels=labels.name if labels else cfg.labels)
-
-
-def labels_source(cfg: RunConfig, store: Store) -> str:
-    """Return where the labels come from that a run with these settings reads. Raises LabelError when the store has none."""
-    labels = choose(store, cfg.labels)
-    source = labels.source if labels else store.spec.labels
-    assert source is not None
-    return source
-
-
-def refuse_other(run: Run, cfg: RunConfig) -> None:
-    """Raise RunError unless a run was begun with these resolved settings, StoreError if its store has changed."""
-    if not run.config.stream:
-        _ = run.store
-    differing = [
-        field.name
-        for field in dataclasses.fields(cfg)
-        if getattr(run.config, field.name) != getattr(cfg, field.name)
-    ]
-    if differing:
-        raise RunError(
-            f"{run.path} was begun with other settings ({', '.join(differing)}): resume with the same settings, or choose another --out"
-        )
-
-
-def _with_rate(
-    cfg: RunConfig, source: Store | Ring, out: Path, progress: Progress
-) -> tuple[RunConfig, list[rates.Trial]]:
-    """Measure the learning rate if the configuration asks for that; return it filled in, and the trials that measured it.
-
-    A run that already exists keeps the rate it was begun with."""
-    if cfg.train.lr != "auto":
-        return cfg, []
-    assert isinstance(source, Store)
-    if (out / "run.json").exists():
-        lr, trials = Run(out).config.train.lr, []
-    else:
-        # Rank 0 measures for all: the trials are too short to be worth sharing.
-        measured = None if ranks.rank() else _measured_rate(cfg, source, progress)
-        lr, trials = ranks.from_first(measured) or (None, [])
-    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, lr=lr)), trials
-
-
-def _measured_rate(cfg: RunConfig, store: Store, progress: Progress) -> tuple[float, list[rates.Trial]]:
-    assert cfg.hook is not None
-    _, reader = resolve(cfg, store)
-    scale = _scale(store, reader) if cfg.train.scale_inputs else 1.0
-    sae = build(cfg.arch, store.width(cfg.hook), cfg.train.seed)
-    _initialise(sae, reader, scale, cfg.train.seed)
-
-    def batches() -> Iterator[Batch]:
-        return iter(resolve(cfg, store)[1])
-
-    with progress("learning rate", rates.MOST_TRIALS, "trials") as advance:
-        return rates.try_rates(
-            lambda: copy.deepcopy(sae).to(ranks.device()), cfg.train, cfg.arch, batches, scale,
-            lambda trial: advance(1, note=f"{trial.lr:.3g}: loss {trial.loss:.4f}"),
-        )  # fmt: skip
-
-
-def _prepare(
-    run: Run | None,
-    cfg: RunConfig,
-    out: Path,
-    source: Store | Ring,
-    reader: Reader,
-    trials: list[rates.Trial],
-    progress: Progress,
-) -> tuple[Run, Trainer]:
-    """Create the run if there is none yet; return it and its unsharded trainer, at the newest checkpoint or at step 0."""
-    hook, begun = reader.hooks[0], bool(run and run.checkpoints)
-    if not begun:
-        reader.wait(progress)
-    # A run that goes on has its scale already, and the first rows of a stream may be gone.
-    scale = run.record.input_scale if run else _scale(source, reader) if cfg.train.scale_inputs else 1.0
-    sae = build(cfg.arch, source.width(hook), cfg.train.seed)
-    if not begun:
-        # before the run's folder exists: it may refuse the data
-        _initialise(sae, reader, scale, cfg.train.seed)
-    if not run:
-        with ranks.first_goes_first():
-            run = Run(out) if ranks.rank() else Run.create(out, cfg, source, hook, scale, trials)
-    alone = ranks.world() == 1
-    trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
-    if begun:
-        reader.restore(checkpoints.resume(run, trainer))
-        reader.wait(progress)
-    return run, trainer
-
-
-def _scale(source: Store | Ring, reader: Reader) -> float:
-    """Return the factor that scales activations to unit mean square per dimension."""
-    hook, mean_square_norm = reader.hooks[0], reader.mean_square_norm()
-    if not mean_square_norm:
-        raise StoreError(
-            f"{hook} of {source.path} is zero everywhere: there is nothing to train on; harvest another hook point"
-        )
-    return (source.width(hook) / mean_square_norm) ** 0.5
-
-
-def _initialise(sae: SAE, reader: Reader, scale: float, seed: int) -> None:
-    rows = sample(reader, INIT_ROWS)
-    x = rows.x * scale
-    sae.initialise(x, geometric_median(x), torch.Generator().manual_seed(seed))
-    if rows.labels is not None:
-        sae.fit_labels(x, rows.labels)
-
-
-def _existing(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
-    """Return the run that already lies in `out`, if training may continue, or None when there is none."""
-    if not (out / "run.json").exists():
-        return None
-    run = Run(out)
-    if not resume:
-        state = (
-            "a finished run" if run.finished else "a run that stopped before its end (--resume continues it)"
-        )
-        raise RunError(f"{out} already holds {state}: choose another --out")
-    refuse_other(run, cfg)
-    return run
+    with ExitStack() as stack:
+        training = begin(cfg, out, resume, parallel, progress, source, lambda: stack.enter_context(alone))
+        if isinstance(training, Run):
+            if not ranks.rank():
+                locks.clear(out)
+            return training
+        if training.trainer.step:
+            training.reader.wait(progress)
+        _fit(training, progress)
+    return training.run
 
 
 def _existing_stream(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
-    """Return the run in `out` as `_existing` does, before any activation is made for it."""
+    """Return the run in `out` as `existing` does, before any activation is made for it."""
     if not (out / "run.json").exists():
         if files.is_taken(out, besides=(RING,)):
             raise RunError(f"{out} is not empty: choose another --out")
@@ -271,56 +87,20 @@ def _existing_stream(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
         cfg, hook=run.config.hook, train=run.config.train, shuffle_tokens=run.config.shuffle_tokens, labels=run.config.labels,
         arch=run.config.arch,
     )  # fmt: skip
-    return _existing(filled, out, resume)
+    return existing(filled, out, resume)
 
 
-def _fit(trainer: Trainer, reader: Reader, run: Run, progress: Progress) -> None:
-    """Train to the last step, logging and writing checkpoints. Raises Stopped after a signal, with a checkpoint written.
-
-    When the stream of activations ends, a single process writes a checkpoint too; several cannot, because gathering a
-    sharded SAE takes all of them."""
-    cfg, first = trainer.cfg, ranks.rank() == 0
-    loggers = Loggers(run.path, run.config.loggers, run.record, resume_at=trainer.step) if first else None
-    assert cfg.steps is not None
+def _fit(training: Training, progress: Progress) -> None:
+    """Train to the last step. Raises Stopped after a signal."""
+    trainer, reader = training.trainer, training.reader
     # A signal only leaves a note here, so that the current step and the checkpoint are whole before the process ends.
-    with noted() as signals, progress("train", cfg.steps, "steps", done=trainer.step) as advance:
-        last = trainer.step
-
-        def log(row: dict[str, float]) -> None:
-            nonlocal last
-            if not loggers:
-                return
-            loggers.log(row)
-            note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
-            advance(trainer.step - last, note=note)
-            last = trainer.step
-
-        def save() -> None:
-            # Every rank takes part in gathering the shards; only rank 0 gets the result and writes it.
-            if trainer.finished:
-                reader.finish()
-            if unsharded := distributed.unsharded(trainer):
-                checkpoints.save(run, unsharded, reader.state())
-
+    with noted() as signals, progress("train", trainer.steps, "steps", done=trainer.step) as advance:
         batches = iter(reader)
         try:
-            finished = fit(trainer, batches, log=log, save=save, stop=lambda: bool(signals))
-        except (HarvestError, StoreError):
-            if ranks.world() == 1:
-                save()
-            raise
-        except DivergedError as error:
-            last_good = (
-                f"the last good checkpoint is {run.checkpoints[-1]}"
-                if run.checkpoints
-                else "no checkpoint was due yet"
-            )
-            raise DivergedError(f"{error} and train into another --out; {last_good}") from error
+            for _ in training.steps(batches, signals, advance):
+                pass
         finally:
             reader.close()  # a thread that reads ahead may wait for a shard, and closing `batches` would wait for it
             del batches
-    ranks.barrier()  # until here rank 0 may still be writing the run
-    if loggers:
-        loggers.close()
-    if signals or not finished:
+    if signals or not trainer.finished:
         raise Stopped(signals[0] if signals else signal.SIGTERM)

@@ -50,12 +50,12 @@ def main() -> None:
     import torch
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    import sae.workflows.train
+    import sae.workflows.training
     from tests import tiny
 
     get_checkpoint_conversion_mapping("llama")  # builds, once, a table that every loading of a model needs
     torch.set_num_threads(1)
-    sae.workflows.train.fit = tiny.fit_by_steps
+    sae.workflows.training.fitting = tiny.fitting_by_steps
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

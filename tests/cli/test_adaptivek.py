@@ -13,8 +13,9 @@ from activations.shuffle import ShuffledReader
 from sae.architectures import AdaptiveKConfig
 from sae.config import RunConfig, TrainConfig, from_json, to_json
 from sae.runs.run import Run
-from sae.training.trainer import fit
-from sae.workflows import train as training
+from sae.training.trainer import fitting
+from sae.workflows import training
+from sae.workflows.train import train
 from tests.cli.commands import Server, harvest
 
 ARCH = AdaptiveKConfig(d_sae=32, k_min=1, k_max=12, joint_share=0.5)
@@ -58,7 +59,7 @@ def test_from_text_to_an_evaluated_run(sae: Server, labelled: Path, tmp_path: Pa
 
 
 def test_the_saved_probe_reads_raw_activations(labelled: Path, tmp_path: Path):
-    run = training.train(config(labelled), tmp_path / "run")
+    run = train(config(labelled), tmp_path / "run")
     scale, sae = run.record.input_scale, run.sae()
     assert scale != 1
     kept = load_file(run.checkpoints[-1] / "training.safetensors")
@@ -75,11 +76,11 @@ def config(store: Path) -> RunConfig:
 def test_stopped_in_any_stage_and_resumed_the_weights_and_the_probe_are_the_very_same_bits(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = training.train(config(labelled), tmp_path / "whole")
+    whole = train(config(labelled), tmp_path / "whole")
     for stop_at in (4, 10, 15):  # stage 3 begins after step 10
         out = tmp_path / f"stopped-{stop_at}"
         train_until(config(labelled), out, stop_at, monkeypatch)
-        again = training.train(config(labelled), out, resume=True)
+        again = train(config(labelled), out, resume=True)
         for name in ("sae.safetensors", "checkpoints/step-00000020/training.safetensors"):
             assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), (stop_at, name)
         assert [row["loss"] for row in again.log] == [row["loss"] for row in whole.log]
@@ -93,13 +94,13 @@ def train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.Monkey
         pass
 
     def fit_some(trainer, batches, *, log, save, stop):
-        fit(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
+        yield from fitting(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
         raise Enough
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fit", fit_some)
+        patch.setattr(training, "fitting", fit_some)
         with pytest.raises(Enough):
-            training.train(cfg, out)
+            train(cfg, out)
 
 
 def test_the_settings_survive_json_and_a_run_from_before_positions_read_all():

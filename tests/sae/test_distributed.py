@@ -28,8 +28,8 @@ from sae.cli.main import main
 from sae.config import TrainConfig
 from sae.runs.run import Run
 from sae.training import distributed
-from sae.training.trainer import Trainer, fit
-from sae.workflows import train as workflow
+from sae.training.trainer import Trainer, fit, fitting
+from sae.workflows import training as workflow
 from tests.ranks import together
 from tests.sae.small import SMALL, D, F
 
@@ -147,9 +147,9 @@ def rank_that_dies(args: list[str], step: int | None) -> None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield batch
 
-        return fit(trainer, dying(), clock=lambda: trainer.step * (1.0 + ranks.rank()), **others)
+        return fitting(trainer, dying(), clock=lambda: trainer.step * (1.0 + ranks.rank()), **others)
 
-    workflow.fit = fit_some
+    workflow.fitting = fit_some
     os._exit(main(args))
 
 

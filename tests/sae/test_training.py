@@ -19,7 +19,7 @@ from sae.runs.run import Run
 from sae.runs.saved_sae import load_sae
 from sae.training.loggers import JsonLines
 from sae.training.optimizer import warmup_then_decay
-from sae.training.trainer import Trainer, fit
+from sae.training.trainer import Trainer, fit, fitting
 from sae.workflows.train import train
 
 SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_minutes=0.1, keep_checkpoints=2)
@@ -233,17 +233,17 @@ def test_a_free_decoder_is_saved_with_unit_rows_and_resumes_with_the_very_same_b
 
 def _train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train, and fail at the end of step `step`, after a checkpoint there."""
-    from sae.workflows import train as module
+    from sae.workflows import training as module
 
     class Enough(Exception):
         pass
 
     def fit_some(trainer, batches, *, log, save, stop):
-        fit(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
+        yield from fitting(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
         raise Enough
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", fit_some)
+        patch.setattr(module, "fitting", fit_some)
         with pytest.raises(Enough):
             train(cfg, out)
 
