@@ -12,7 +12,7 @@ from benchmarks.trained import measured_run
 from sae.architectures import ARCHITECTURES
 from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run
-from sae.workflows.label_tokens import label
+from sae.workflows.harvest import label
 
 
 class Length(NamedTuple):

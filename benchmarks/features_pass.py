@@ -16,8 +16,7 @@ import torch
 
 from sae.features import numba_pass
 from sae.features.examples import Selection, gather, traces, wanted_pairs
-from sae.features.firings import Firings, by_latent
-from sae.features.statistics import Statistics
+from sae.features.firings import Firings, Statistics, by_latent
 
 CONTEXT, WINDOWS = 128, 256
 Code = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -32,7 +32,7 @@ from sae.config import RunConfig, TrainConfig, peak_rate
 from sae.runs.run import Run
 from sae.training.rates import next_rate
 from sae.workflows.evaluate import evaluate
-from sae.workflows.label_tokens import label
+from sae.workflows.harvest import label
 
 TOLERANCE, TRIALS = 0.03, 6
 FIRST = ("topk", "batchtopk")

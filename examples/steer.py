@@ -4,7 +4,7 @@ import tyro
 
 import activations
 import sae
-from sae.steering.compare import compare
+from sae.steering.measure import compare
 
 
 def main(

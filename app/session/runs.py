@@ -9,10 +9,10 @@ import streamlit as st
 
 from activations.errors import RunError, quoted
 from app.session.problems import Missing, show
-from sae.runs.log import read as read_log
-from sae.runs.problems import problems as problems_of
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, find_runs
+from sae.runs.run import problems as problems_of
+from sae.runs.saved_sae import read_log
 
 REFRESH_SECONDS = 3.0  # a new run shows up at the first click after this time
 

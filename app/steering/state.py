@@ -20,8 +20,8 @@ from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
 from sae.report import steering as steering_report
 from sae.runs.run import Run
-from sae.steering.compare import Comparison, compare
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
+from sae.steering.measure import Comparison, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from activations.errors import ConfigError
 from sae.cli import arguments
-from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.feature import FeatureStore
+from sae.features.folder import Bidirectional, bidirectional
 
 PEAKS = 5  # strongest windows whose peak token is shown, of either sign
 

@@ -18,8 +18,15 @@ from sae.evaluation.matching import LEVELS
 from sae.evaluation.measures import shown
 from sae.runs.records import Comparison, Matched
 from sae.runs.run import Run
-from sae.workflows.compare import MEASURES, TOKENS, keep, match_runs, refuse_other_widths
-from sae.workflows.results import result, write_pareto
+from sae.workflows.compare import (
+    SIMILARITIES,
+    TOKENS,
+    keep,
+    match_runs,
+    refuse_other_widths,
+    result,
+    write_pareto,
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,9 @@ def show_comparison(comparison: Comparison) -> None:
     """Print how alike two SAEs are."""
     names = [f"first: {comparison.first.run}", f"second: {comparison.second.run}"]
     table = Table(title="\n".join([*names, f"{comparison.tokens:,} held-out tokens"]))
-    for column in ("", *MEASURES.values()):
+    for column in ("", *SIMILARITIES.values()):
         table.add_column(column, justify="right" if column else "left")
-    lines = [_lines(comparison.by(name)) for name in MEASURES]
+    lines = [_lines(comparison.by(name)) for name in SIMILARITIES]
     for label in lines[0]:
         table.add_row(label, *(column[label] for column in lines))
     firing = comparison.firing

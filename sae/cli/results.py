@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sae.evaluation.measures import shown
-from sae.workflows.results import LABELS, Result
+from sae.workflows.compare import LABELS, Result
 
 
 def table(results: Sequence[Result], title: str | None = None) -> Table:

@@ -19,8 +19,8 @@ from activations.progress import show_progress
 from sae.cli import arguments
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run, device
-from sae.steering.compare import Comparison, compare
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
+from sae.steering.measure import Comparison, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 

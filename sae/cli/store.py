@@ -16,7 +16,7 @@ from activations.progress import show_progress
 from activations.store import Store, verify
 from activations.token_labels import LabelSet, names
 from sae.cli import arguments
-from sae.workflows import label_tokens
+from sae.workflows import harvest
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def label(store: Store, source: str, name: str | None = None, batch: int = 2048)
     """Add labels with a progress bar, and print what they are."""
     if batch < 1:
         raise ConfigError(f"batch = {batch} must be at least 1")
-    labels = label_tokens.label(store, source, name, batch, show_progress)
+    labels = harvest.label(store, source, name, batch, show_progress)
     print(
         f"{store.path}: labels {labels.name!r}, {described(labels)}; next: sae train adaptivek --store {store.path}"
     )

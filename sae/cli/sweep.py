@@ -12,7 +12,7 @@ from sae.cli import arguments
 from sae.cli.results import table
 from sae.cli.train import show_problems
 from sae.runs.run import Run
-from sae.workflows.results import need_plotly, write_csv, write_pareto
+from sae.workflows.compare import need_plotly, write_csv, write_pareto
 from sae.workflows.sweep import load, plan_sweep, run_sweep
 
 TABLE, PLOT = "results.csv", "pareto.html"

@@ -20,8 +20,7 @@ from sae.code import offsets_of
 from sae.features import firings
 from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
-from sae.features.firings import Firings
-from sae.features.statistics import Statistics
+from sae.features.firings import Firings, Statistics
 from sae.runs.saved_sae import read_json
 
 SCRATCH, JOB = "codes", "job.json"

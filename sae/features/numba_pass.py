@@ -3,7 +3,7 @@
 Each loop does latents lo to hi - 1 and writes to nothing else, so nothing depends on which thread does which latents.
 Firings are sorted by latent (`firings.Firings`): a latent's state stays in the cache while its firings go by. Floats
 are compared and added in the order written, without fastmath, so that the plain torch beside each call
-(`statistics.py`, `examples.py`, `cofiring.py`) gives the same bits; it does the work that is too small to compile for."""
+(`firings.py`, `examples.py`, `cofiring.py`) gives the same bits; it does the work that is too small to compile for."""
 
 import math
 from collections.abc import Callable

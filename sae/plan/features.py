@@ -13,10 +13,9 @@ from sae.features import map as maps
 from sae.features.cofiring import BLOCK_BYTES
 from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.plan import rates
-from sae.plan.forecast import Forecast, duration, total
+from sae.plan.forecast import Forecast, active, count, duration, total
 from sae.plan.measure import Clock
 from sae.plan.rates import Machine
-from sae.plan.work import active, count
 from sae.runs.run import Run
 
 MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: to compile its loops, and per latent

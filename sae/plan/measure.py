@@ -22,8 +22,7 @@ from sae.code import SparseCode
 from sae.config import TrainConfig
 from sae.features.cofiring import add_together, cofiring
 from sae.features.examples import Selection
-from sae.features.firings import by_latent
-from sae.features.statistics import Statistics
+from sae.features.firings import Statistics, by_latent
 from sae.kernels import Moments, Pace
 from sae.plan.rates import Machine, Rates, memory, this_machine
 from sae.training.trainer import Trainer

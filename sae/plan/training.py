@@ -14,9 +14,8 @@ from activations.store import Store
 from sae.architectures import ArchConfig, name_of
 from sae.architectures.config import ExpectedL0
 from sae.config import TrainConfig
-from sae.plan.forecast import Forecast, duration, total
+from sae.plan.forecast import Forecast, Work, active, count, duration, total
 from sae.plan.rates import Machine, Rates
-from sae.plan.work import Work, active, count
 from sae.training.distributed import Parallel, chosen, traffic
 from sae.training.trainer import INIT_ROWS
 

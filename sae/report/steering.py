@@ -77,7 +77,7 @@ SHARES = ("concept", "fires", "peak", "repetition", "distinct")  # measures show
 
 
 class Text(Protocol):
-    """A continuation, such as a `sae.steering.compare.Text`."""
+    """A continuation, such as a `sae.steering.measure.Text`."""
 
     @property
     def tokens(self) -> Sequence[int]:

@@ -1,8 +1,9 @@
-"""A run folder: settings, log, checkpoints, the finished SAE and its evaluation (FORMAT.md, Run)."""
+"""A run folder (FORMAT.md, Run): settings, log, checkpoints, the finished SAE, its evaluation, and the problems that these show."""
 
+import math
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +22,17 @@ from activations.store import ShardFolder, Store
 from sae import config
 from sae.architectures import SAE, name_of
 from sae.config import RunConfig
-from sae.runs import log
-from sae.runs.problems import problems
 from sae.runs.records import Evaluation, RunRecord, SAERecord
-from sae.runs.saved_sae import FORMAT, INDEX, as_written, load_sae, read_json, read_record, read_tensors
+from sae.runs.saved_sae import (
+    FORMAT,
+    INDEX,
+    as_written,
+    load_sae,
+    read_json,
+    read_log,
+    read_record,
+    read_tensors,
+)
 
 RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
 STORE = "store"  # of a run on a stream: the activations that it keeps
@@ -158,7 +166,7 @@ class Run:
     @property
     def log(self) -> list[dict[str, float]]:
         """Rows of log.jsonl, oldest first."""
-        return log.read(self.path / "log.jsonl")
+        return read_log(self.path / "log.jsonl")
 
     @property
     def history(self) -> dict[str, Tensor] | None:
@@ -269,3 +277,50 @@ def _git_commit() -> str | None:
 def device() -> torch.device:
     """Return the device to compute on: this rank's GPU, or the CPU."""
     return ranks.device()
+
+
+def problems(
+    record: RunRecord, log: Sequence[Mapping[str, float]], evaluation: Evaluation | None
+) -> list[str]:
+    """Return a line for each thing that makes a run useless as it is, with the likely remedy; none for an ordinary run.
+
+    `log` holds the rows of log.jsonl."""
+    config = record.config
+    settings, d_sae = config["arch"], config["arch"].get("d_sae")
+    lr = config["train"].get("lr")
+    remedy = (
+        f"lower --train.lr (it was {lr:g})"
+        if lr
+        else "check that model, hook point and scale are those it was trained on"
+    )
+    lines, last = [], log[-1] if log else {}
+    estimates = evaluation.estimates if evaluation else {}
+    fvu, l0 = (estimates[name].value if name in estimates else None for name in ("fvu", "l0"))
+    if _worse(last.get("fvu")):
+        lines.append(
+            f"training stands at FVU {last['fvu']:.3g}, worse than the mean activation (FVU 1): {remedy}"
+        )
+    if _worse(fvu):
+        lines.append(f"FVU on held-out tokens is {fvu:.3g}, worse than the mean activation (FVU 1): {remedy}")
+    silent = evaluation.dead if evaluation else None
+    if 0 in (l0, last.get("l0")) or silent == 1:
+        weight = next((name for name in ("l1_weight", "sparsity_weight") if settings.get(name)), None)
+        lower = f" or --arch.{weight.replace('_', '-')} (it was {settings[weight]:g})" if weight else ""
+        lines.append(f"no latent fires on any token (L0 is 0): {remedy}{lower}")
+    elif d_sae and last.get("dead") == d_sae:
+        lines.append(f"all {d_sae:,} latents are dead: {remedy}")
+    k = settings.get("k")
+    if (
+        d_sae
+        and isinstance(k, int | float)
+        and silent is not None
+        and 0 < (alive := round((1 - silent) * d_sae)) < k
+    ):
+        lines.append(
+            f"only {alive:,} latents fire, fewer than k = {k:g}: {remedy}, or train with a smaller --arch.k"
+        )
+    return lines
+
+
+def _worse(fvu: float | None) -> bool:
+    return fvu is not None and not (math.isfinite(fvu) and fvu <= 1)

@@ -1,5 +1,6 @@
-"""Files of a run folder: the SAE (sae.safetensors beside sae.json), and JSON and tensors checked as they are read."""
+"""Files of a run folder: the SAE (sae.safetensors beside sae.json), log.jsonl, and JSON and tensors checked as they are read."""
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,3 +107,31 @@ def as_written(path: Path, sha256: str | None, index: str, fix: str | None = Non
     if sha256 not in (None, digest):
         raise RunError(f"{path} is damaged: its bytes are not the ones {index} describes", fix=fix)
     return path
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a log.jsonl, without a last line that a crash cut short; nothing when there is no file.
+
+    Raises RunError when another line is damaged."""
+    if not path.exists():
+        return []
+    try:
+        lines = files.plain(path).read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    return [_row(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+
+
+def _row(line: bytes, place: str) -> dict[str, float]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{place} is damaged ({error}): delete that line") from error
+    if not (isinstance(row, dict) and "step" in row and _are_numbers(row)):
+        raise RunError(f"{place} is damaged: it is not an object of numbers with a step; delete that line")
+    return row
+
+
+def _are_numbers(row: dict[str, Any]) -> bool:
+    """Return whether all values are numbers; all but the step may be infinite or NaN, as a diverging loss is."""
+    return fits(row["step"], float) and all(isinstance(v, float) or fits(v, int) for v in row.values())

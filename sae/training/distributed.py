@@ -16,9 +16,8 @@ from activations.errors import ConfigError
 from activations.parallel.ranks import rank, rank_errors, world
 from sae.architectures import SAE, ArchConfig, name_of
 from sae.kernels import SingleProcess
-from sae.training.history import History
 from sae.training.optimizer import as_rows
-from sae.training.trainer import Trainer
+from sae.training.trainer import History, Trainer
 
 Parallel = Literal["auto", "data", "latents"]
 # The axis of latents of each parameter that LatentParallel splits.

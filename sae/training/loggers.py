@@ -7,8 +7,8 @@ from typing import Protocol
 from activations.disk import files
 from activations.errors import ConfigError
 from sae.config import LoggerName
-from sae.runs import log
 from sae.runs.records import RunRecord
+from sae.runs.saved_sae import read_log
 
 
 class Logger(Protocol):
@@ -27,7 +27,7 @@ class JsonLines:
     """One JSON object a line in log.jsonl; a resumed run first drops the rows after its checkpoint."""
 
     def __init__(self, path: Path, resume_at: int = 0):
-        lines = [json.dumps(row) + "\n" for row in log.read(path) if row["step"] <= resume_at]
+        lines = [json.dumps(row) + "\n" for row in read_log(path) if row["step"] <= resume_at]
         files.write_atomically(path, lambda part: part.write_text("".join(lines), encoding="utf-8"))
         self._file = path.open("a", encoding="utf-8")
 

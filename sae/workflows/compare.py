@@ -1,23 +1,128 @@
-"""Two runs' latents matched with one another: worked out once, kept as compare-NAME.json in the first run's folder."""
+"""Compare runs: their results side by side, as a CSV file and a Pareto plot, and the latents of two runs matched with one another."""
 
+import csv
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from activations.disk import files
 from activations.disk.schema import parse
-from activations.errors import RunError, quoted
+from activations.errors import ConfigError, RunError, quoted
 from activations.progress import Progress, no_progress
 from activations.store import Store
+from sae.architectures import name_of
+from sae.evaluation.held_out import held_out_rows
 from sae.evaluation.matching import LEVELS, compare
-from sae.evaluation.reconstruction import held_out_rows
+from sae.evaluation.measures import MEASURES
 from sae.evaluation.similarity import codes
+from sae.report import run_charts
 from sae.runs.records import Comparison
 from sae.runs.run import Run, device
 from sae.runs.saved_sae import read_record
 
-FORMAT = 1
-TOKENS = 50_000  # held-out ones looked at, unless told otherwise
-MEASURES = {"cosine": "decoder cosine", "activation": "activation correlation"}
+GRID = "rgba(140, 138, 132, 0.22)"
+LABELS = {
+    "run": "run",
+    "architecture": "architecture",
+    "width": "width",
+    "dead": "dead",
+    **{name: MEASURES[name].symbol for name in ("l0", "fvu", "recovered_zero", "recovered_mean")},
+}
+"""Heads of the columns."""
+FORMAT = 1  # of compare-NAME.json
+TOKENS = 50_000  # held-out ones looked at to match latents, unless told otherwise
+SIMILARITIES = {"cosine": "decoder cosine", "activation": "activation correlation"}
+
+
+class Result(NamedTuple):
+    """A run and what its evaluation measured; None for what has not been measured."""
+
+    run: str
+    architecture: str
+    width: int
+    """Latents in the dictionary."""
+    l0: float | None
+    fvu: float | None
+    recovered_zero: float | None
+    """Share of the loss caused by zero ablation that the SAE recovers; `recovered_mean` is for mean ablation."""
+    recovered_mean: float | None
+    dead: float | None
+    """Share of latents silent on the held-out tokens."""
+
+
+def result(run: Run) -> Result:
+    """Return a run's line, from its eval.json if it has one."""
+    evaluation, arch = run.evaluation, run.config.arch
+    measures = evaluation.measures if evaluation else {}
+    l0, fvu, zero, mean = (
+        measures[name].value if name in measures else None
+        for name in ("l0", "fvu", "recovered_zero", "recovered_mean")
+    )
+    dead = evaluation.dead if evaluation else None
+    return Result(run.name, name_of(arch), arch.d_sae, l0, fvu, zero, mean, dead)
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """Write the lines with full precision; a field is empty where something has not been measured."""
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([Result._fields, *results])
+
+    files.write_atomically(path, write)
+
+
+def need_plotly() -> None:
+    """Raise ConfigError unless plots can be drawn. Call it before hours of work that end in a plot."""
+    try:
+        import plotly  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("the Pareto plot needs plotly: pip install 'sae-workbench[app]'") from error
+
+
+def write_pareto(path: Path, results: Sequence[Result]) -> None:
+    """Draw one HTML file that needs no network: L0 against FVU and, where measured, against CE recovered.
+
+    Runs of one architecture and width are joined by a line. Runs without an evaluation are left out."""
+    need_plotly()
+    from plotly.subplots import make_subplots
+
+    lines = [line for line in results if line.fvu is not None]
+    measures = {"fvu": "FVU (lower is better)"}
+    if any(line.recovered_zero is not None for line in lines):
+        measures["recovered_zero"] = "CE recovered, zero ablation (higher is better)"
+    kinds = list(dict.fromkeys(_kind(line) for line in sorted(lines, key=lambda line: line[1:3])))
+    figure = make_subplots(rows=1, cols=len(measures), horizontal_spacing=0.1)
+    for column, (measure, label) in enumerate(measures.items(), 1):
+        for trace in run_charts.traces(_points(lines, measure), kinds):
+            figure.add_trace({**trace, "showlegend": column == 1}, row=1, col=column)
+        figure.update_yaxes(title=label, nticks=6, row=1, col=column)
+    figure.update_xaxes(
+        title="L0 (latents firing per token)", zeroline=False, **run_charts.l0_axis(_points(lines, "fvu"))
+    )
+    figure.update_yaxes(zeroline=False, gridcolor=GRID)
+    figure.update_layout(
+        height=460,
+        width=560 * len(measures),
+        plot_bgcolor="white",
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+    )
+    page = figure.to_html(include_plotlyjs=True)
+    files.write_atomically(path, lambda part: part.write_text(page, encoding="utf-8"))
+
+
+def _kind(line: Result) -> str:
+    return f"{line.architecture}, {line.width:,} latents"
+
+
+def _points(lines: Sequence[Result], measure: str) -> list[run_charts.Point]:
+    """Return the lines that have the measure, as points."""
+    return [
+        (line.run, _kind(line), line.l0, getattr(line, measure))
+        for line in lines
+        if line.l0 is not None and getattr(line, measure) is not None
+    ]
 
 
 def place(first: Run, second: Run) -> Path:
@@ -67,7 +172,7 @@ def match_runs(
             codes(sae, store, run.hook, tokens, on_rows=advance) for sae, run in zip(saes, runs, strict=True)
         ]
     decoders = saes[0].W_dec, saes[1].W_dec
-    with progress("match", len(MEASURES) * first.config.arch.d_sae, "latents") as advance:
+    with progress("match", len(SIMILARITIES) * first.config.arch.d_sae, "latents") as advance:
         matchings = compare(decoders, (encoded[0], encoded[1]), near, absolute, block, advance)
     return parse(
         Comparison, {"format": FORMAT, **sources, "store_fingerprint": store.fingerprint, **matchings}
@@ -82,7 +187,7 @@ def keep(first: Run, second: Run, comparison: Comparison) -> Path:
 
 def _refuse_strange_latents(path: Path, comparison: Comparison, sizes: tuple[int, int]) -> None:
     """Raise RunError unless all lists are as long as the SAEs are wide, and name latents of the other SAE."""
-    for measure in MEASURES:
+    for measure in SIMILARITIES:
         for side, size, others in (("first", *sizes), ("second", *sizes[::-1])):
             latents = comparison.by(measure).latents.get(side)
             if latents is None or any(len(lists) != size for lists in vars(latents).values()):

@@ -6,8 +6,7 @@ from activations.disk import files
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE
-from sae.evaluation.reconstruction import held_out_rows, reconstruction
-from sae.evaluation.splice import splice
+from sae.evaluation.held_out import held_out_rows, reconstruction, splice
 from sae.runs.records import Evaluation
 from sae.runs.run import Run
 

@@ -19,8 +19,8 @@ from activations.store import Store
 from sae.architectures import ARCHITECTURES
 from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run, device
+from sae.workflows.compare import Result, result
 from sae.workflows.evaluate import evaluate
-from sae.workflows.results import Result, result
 from sae.workflows.train import train
 from sae.workflows.training import refuse_other, resolve
 

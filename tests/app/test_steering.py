@@ -14,8 +14,8 @@ from sae.features.feature import FeatureStore
 from sae.report import numbers, render
 from sae.report import steering as steering_report
 from sae.runs.run import Run
-from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
+from sae.steering.measure import compare
 from sae.steering.steering import Steering
 from sae.steering.sweep import SweepConfig, dose_response
 from tests.app import pages

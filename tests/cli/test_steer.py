@@ -16,8 +16,8 @@ from activations.language_model import load
 from sae.cli.steer import LABELS
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
-from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
+from sae.steering.measure import compare
 from sae.steering.steering import Steering
 from tests import tiny
 from tests.cli.commands import Server, contents

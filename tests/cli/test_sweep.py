@@ -12,7 +12,7 @@ import pytest
 from activations.errors import ConfigError
 from sae.architectures import ARCHITECTURES, BatchTopKConfig, TopKConfig
 from sae.workflows import sweep
-from sae.workflows.results import Result, write_csv, write_pareto
+from sae.workflows.compare import Result, write_csv, write_pareto
 from tests.cli.commands import Server, contents
 
 GRID = """

@@ -14,8 +14,8 @@ from activations.language_model import load
 from sae.diagnosis.sample import DeadConfig
 from sae.features.feature import FeatureStore
 from sae.foreign import writable
-from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
+from sae.steering.measure import compare
 from sae.steering.steering import Steering
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.import_sae import import_sae, origin_of

@@ -27,8 +27,8 @@ from sae.report import runs as runs_report
 from sae.runs.run import Run
 from sae.training import checkpoints
 from sae.training.trainer import Trainer
+from sae.workflows import compare, sweep
 from sae.workflows import compare as comparison
-from sae.workflows import results, sweep
 from tests import tiny
 from tests.activations.toys import window
 
@@ -105,7 +105,7 @@ def run(world: Path) -> None:
     )
     runs_report.side_by_side([measured.get("toy")])
     runs_report.frontier({"toy": found}, measured)
-    results.result(found)
+    compare.result(found)
 
 
 def sae(world: Path) -> None:

@@ -21,8 +21,8 @@ from sae.features.effects import measure_effect
 from sae.features.feature import FeatureStore
 from sae.reading.reader import read
 from sae.runs.run import Run
-from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
+from sae.steering.measure import compare
 from sae.steering.steering import Steering
 from sae.workflows.features import collect_features
 from sae.workflows.train import train

@@ -8,9 +8,9 @@ from activations.language_model import load
 from sae.architectures import AbsTopKConfig
 from sae.cli import bidirectional as command
 from sae.config import RunConfig, TrainConfig
-from sae.features.bidirectional import Bidirectional, bidirectional
 from sae.features.collect import FeaturesConfig
 from sae.features.feature import FeatureStore
+from sae.features.folder import Bidirectional, bidirectional
 from sae.runs.run import Run
 from sae.workflows.features import collect_features
 from sae.workflows.train import train

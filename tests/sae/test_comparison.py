@@ -13,7 +13,7 @@ from activations.errors import RunError
 from activations.progress import ignore
 from sae.architectures import AbsTopKConfig
 from sae.config import RunConfig, TrainConfig
-from sae.evaluation.reconstruction import held_out_rows
+from sae.evaluation.held_out import held_out_rows
 from sae.runs.run import Run
 from sae.workflows.compare import keep, kept, match_runs, place
 from sae.workflows.train import train

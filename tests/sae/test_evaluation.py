@@ -10,9 +10,7 @@ from activations.language_model import LanguageModel, load
 from activations.rows import is_held_out
 from activations.store import Store
 from sae.architectures import TopKConfig, build
-from sae.evaluation.bootstrap import ratio
-from sae.evaluation.reconstruction import reconstruction
-from sae.evaluation.splice import splice
+from sae.evaluation.held_out import ratio, reconstruction, splice
 from sae.runs.run import Run
 from tests import tiny
 

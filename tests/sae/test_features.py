@@ -16,10 +16,9 @@ from sae.features import collect as collecting
 from sae.features.collect import FeaturesConfig, collect
 from sae.features.examples import Selection, gather, traces, wanted_pairs
 from sae.features.feature import FeatureStore
-from sae.features.firings import Firings, by_latent
+from sae.features.firings import BINS_PER_OCTAVE, QUANTILES, Firings, Statistics, by_latent
 from sae.features.logit_lens import logit_lens
 from sae.features.map import encoder_decoder_cosine, nearest
-from sae.features.statistics import BINS_PER_OCTAVE, QUANTILES, Statistics
 from sae.runs.run import Run
 from sae.workflows.features import describe
 from tests import tiny

@@ -14,8 +14,7 @@ from sae.features import firings, numba_pass
 from sae.features.cofiring import cofiring
 from sae.features.collect import FeaturesConfig, collect
 from sae.features.examples import Selection, gather, traces, wanted_pairs
-from sae.features.firings import Firings, by_latent
-from sae.features.statistics import LOWEST_OCTAVE, Statistics
+from sae.features.firings import LOWEST_OCTAVE, Firings, Statistics, by_latent
 from sae.runs.run import Run
 
 CONTEXT, F, WINDOWS = 8, 12, 24

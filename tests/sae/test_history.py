@@ -4,8 +4,7 @@ import torch
 
 from sae.architectures import TopKConfig, build
 from sae.config import TrainConfig
-from sae.training.history import NEVER, History
-from sae.training.trainer import Trainer
+from sae.training.trainer import NEVER, History, Trainer
 
 
 def lived(firings: list[str], dead_after: int = 20, tokens: int = 10) -> History:

@@ -22,7 +22,7 @@ from activations.tokens import NOWHERE, PackingConfig
 from sae.architectures import AdaptiveKConfig, BatchTopKConfig, TopKConfig, build
 from sae.config import RunConfig, TrainConfig
 from sae.runs.run import Run
-from sae.workflows.label_tokens import label
+from sae.workflows.harvest import label
 from sae.workflows.train import train
 from tests import tiny
 from tests.activations.harvests import config, contents, interrupted

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from activations.errors import ConfigError
-from sae.runs.log import read
 from sae.runs.records import RunRecord
+from sae.runs.saved_sae import read_log
 from sae.training.loggers import Loggers
 
 ROWS = [{"step": 5, "loss": 0.5, "l0": 4.0}, {"step": 10, "loss": 0.25, "l0": 4.0}]
@@ -23,7 +23,7 @@ def log_all(folder, names) -> None:
 
 def test_every_row_is_in_log_jsonl_whatever_else_logs(tmp_path):
     log_all(tmp_path, ("tensorboard",))
-    assert read(tmp_path / "log.jsonl") == ROWS
+    assert read_log(tmp_path / "log.jsonl") == ROWS
 
 
 def test_tensorboard_gets_every_column_at_its_step(tmp_path):

@@ -20,10 +20,9 @@ from sae.architectures import (
 )
 from sae.config import TrainConfig
 from sae.plan import rates, training
-from sae.plan.forecast import Forecast, duration, total
+from sae.plan.forecast import Forecast, active, count, duration, total
 from sae.plan.rates import FAR, GPUS, NEAR, Machine, Rates
 from sae.plan.training import Data, Job, step_seconds
-from sae.plan.work import active, count
 from tests.tiny import HOOK
 from tests.tiny import store as tiny_store
 

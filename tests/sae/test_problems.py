@@ -2,9 +2,8 @@
 
 import pytest
 
-from sae.runs.problems import problems
 from sae.runs.records import Estimate, Evaluation, RunRecord
-from sae.runs.run import Run
+from sae.runs.run import Run, problems
 from tests.cli.commands import Server
 
 

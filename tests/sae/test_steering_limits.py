@@ -11,9 +11,8 @@ from activations.errors import ConfigError, GenerationError
 from activations.generation import Sampling, generate
 from activations.language_model import LanguageModel, load
 from sae.architectures import AbsTopKConfig, TopKConfig
-from sae.steering.compare import compare
 from sae.steering.interventions import Intervention, Mode
-from sae.steering.measure import LARGEST_PERPLEXITY, perplexity
+from sae.steering.measure import LARGEST_PERPLEXITY, compare, perplexity
 from sae.steering.sweep import SweepConfig, dose_response
 from tests.sae import steered
 

@@ -14,9 +14,8 @@ from activations.generation import Sampling, generate
 from activations.language_model import LanguageModel, load
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
-from sae.steering.compare import compare
 from sae.steering.interventions import Calibration, Intervention
-from sae.steering.measure import Measures, divergence, repetition
+from sae.steering.measure import Measures, compare, divergence, repetition
 from sae.steering.steering import Steering
 from sae.steering.sweep import ROWS, SweepConfig, dose_response, random_control, shuffled_control
 from tests import tiny

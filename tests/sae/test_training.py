@@ -14,7 +14,6 @@ from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.config import RunConfig, TrainConfig, from_json, peak_rate, to_json
 from sae.kernels import SingleProcess
-from sae.runs.log import read
 from sae.runs.run import Run
 from sae.runs.saved_sae import load_sae
 from sae.training.loggers import JsonLines
@@ -318,4 +317,4 @@ def test_resuming_a_log_drops_rows_after_the_checkpoint_and_a_line_cut_short(tmp
     log = JsonLines(path, resume_at=2)
     log.log({"step": 3, "loss": 0.5})
     log.close()
-    assert read(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
+    assert read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
