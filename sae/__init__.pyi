@@ -39,8 +39,7 @@ from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .workflows.evaluate import evaluate
 from .workflows.import_sae import import_sae
-from .workflows.rings import RingSettings
-from .workflows.train import train
+from .workflows.train import RingSettings, train
 
 WorkbenchError = activations.errors.WorkbenchError
 __version__: str

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from activations.disk import files
 from activations.harvest import HarvestConfig, harvest
 from activations.language_model import LanguageModel, load
+from activations.progress import Advance
 from activations.store import Store
 from activations.text import TextConfig
 from activations.token_text import TokenText, named_bytes
@@ -125,3 +127,26 @@ def run(
     evaluate(made, made.sae(), model, windows=8, batch=64)
     collect_features(made, model, FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64))
     return made
+
+
+class Told:
+    """A Progress that keeps what it hears, of one stage or of several; it raises KeyboardInterrupt beyond a share of a stage."""
+
+    def __init__(self, end_at: float = float("inf")):
+        self.end_at = end_at
+        self.totals: dict[str, int] = {}
+        self.steps: dict[str, list[int]] = {}
+        self.notes: list[str] = []
+
+    @contextmanager
+    def __call__(self, stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+        steps = self.steps.setdefault(stage, [done])
+        self.totals[stage] = total
+
+        def advance(n: int, note: str = "") -> None:
+            steps.append(n)
+            self.notes.append(note)
+            if sum(steps) > self.end_at * total:
+                raise KeyboardInterrupt
+
+        yield advance

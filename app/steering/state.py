@@ -174,7 +174,12 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
         with models.using(run) as (model, sae):
             ids = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
             pairs = compare(
-                model, _steering(sae, run, store, chosen), ids, chosen.sampling, chosen.seeds, report
+                model,
+                _steering(sae, run, store, chosen),
+                ids,
+                chosen.sampling,
+                chosen.seeds,
+                jobs.progress(report),
             )
         return Written(chosen, store.token_text.pieces(ids), pairs)
 
@@ -235,7 +240,7 @@ def _dose_response(
     prompt = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
     cfg = SweepConfig(tuple(doses(chosen)))
     unit = _steering(sae, run, store, replace(chosen, interventions=_of_unit_strength(chosen)))
-    return dose_response(model, unit, [prompt], chosen.sampling, chosen.seeds, cfg, report)
+    return dose_response(model, unit, [prompt], chosen.sampling, chosen.seeds, cfg, jobs.progress(report))
 
 
 def _of_unit_strength(chosen: Settings) -> tuple[Intervention, ...]:

@@ -1,7 +1,5 @@
 """`sae steer RUN`: print what the model writes with latents turned up, down or off, beside what it writes unsteered."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,8 +135,7 @@ def _compare(
 ) -> list[list[dict[str, Any]]]:
     comparisons = []
     for text, ids in zip(cfg.prompt, prompts, strict=True):
-        with _told(2 * cfg.sampling.tokens) as on_done:
-            pairs = compare(model, steering, ids, cfg.sampling, cfg.seeds, on_done)
+        pairs = compare(model, steering, ids, cfg.sampling, cfg.seeds, show_progress)
         show(text, pairs, cfg)
         _say([line for pair in pairs for line in pair.remarks])
         comparisons.append([pair.to_json() for pair in pairs])
@@ -146,9 +143,7 @@ def _compare(
 
 
 def _sweep(model: LanguageModel, steering: Steering, prompts: list[list[int]], cfg: Steer) -> DoseResponse:
-    texts = len(prompts) * (1 + len(cfg.sweeping.doses))
-    with _told(texts * cfg.sampling.tokens) as on_done:
-        response = dose_response(model, steering, prompts, cfg.sampling, cfg.seeds, cfg.sweeping, on_done)
+    response = dose_response(model, steering, prompts, cfg.sampling, cfg.seeds, cfg.sweeping, show_progress)
     show_sweep(response, cfg)
     _say(response.remarks)
     return response
@@ -158,21 +153,6 @@ def _say(remarks: list[str]) -> None:
     """Print which parts of the steering had no effect, each once."""
     for line in dict.fromkeys(remarks):
         print(line)
-
-
-@contextmanager
-def _told(total: int) -> Iterator[Callable[[float, str], None]]:
-    """Show the progress of a job that reports the share of it that is done, converted to tokens."""
-    done = 0
-    with show_progress("steer", total, "tokens") as advance:
-
-        def on_done(share: float, note: str) -> None:
-            nonlocal done
-            now = max(done, int(share * total))
-            advance(now - done, note=note)
-            done = now
-
-        yield on_done
 
 
 def show(prompt: str, pairs: list[Comparison], cfg: Steer) -> None:

@@ -23,8 +23,7 @@ from sae.cli import arguments
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import distributed
-from sae.workflows.rings import RingSettings
-from sae.workflows.train import train
+from sae.workflows.train import RingSettings, train
 from sae.workflows.training import labels_source
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from activations.errors import RunError
 from activations.language_model import LanguageModel
+from activations.progress import Advance, ignore
 from activations.store import Store
 from sae.architectures import SAE
 from sae.diagnosis import dense, report, what_if
@@ -62,13 +63,13 @@ def diagnose(
     trained: Trained,
     borrow: Callable[[], AbstractContextManager[LanguageModel]] | None = None,
     vocabulary: Sequence[str] | None = None,
-    on_rows: Callable[[int], None] = lambda n: None,
+    advance: Advance = ignore,
 ) -> DeadReport:
     """Write the report into the folder `out` and return it opened; one of the same SAE, store and settings is kept as it is.
 
     A latent is dead that fires on none of the rows of text that are read, nor on any that `sae features` read. `borrow`
     lends the language model while it reads off-distribution text; without it that text is left out. `vocabulary` is the
-    text of each token id; without it the model's own is used, and without either token classes are left out. `on_rows`
+    text of each token id; without it the model's own is used, and without either token classes are left out. `advance`
     is called with the number of rows of each batch (`workflows.diagnose.work` gives the total)."""
     job = {
         "sae_sha256": sae_sha256,
@@ -88,7 +89,7 @@ def diagnose(
         with borrow() as model:
             other = off_distribution(model, store, hook, cfg)
             vocabulary = vocabulary or model.vocabulary.text.names
-    summary, table = examine(sae, rows, other, trained, vocabulary, on_rows)
+    summary, table = examine(sae, rows, other, trained, vocabulary, advance)
     return report.write(out, job, summary, table)
 
 
@@ -111,15 +112,15 @@ def examine(
     other: dict[str, Tensor],
     trained: Trained,
     vocabulary: Sequence[str] | None = None,
-    on_rows: Callable[[int], None] = lambda n: None,
+    advance: Advance = ignore,
 ) -> tuple[DeadSummary, list[dict[str, Any]]]:
     """Diagnose an SAE: counts and what-if curves, and a row for each latent that is dead, rare or dense.
 
     `other` are activations [n, D] of further groups, beside text and special positions."""
-    counted = firings(sae, rows, other, on_rows)
+    counted = firings(sae, rows, other, advance)
     kinds = kinds_of(counted, trained)
     chosen = torch.tensor([latent for latent, kind in kinds.items() if kind != "dense"], dtype=torch.int64)
-    measured = pre_activations(sae, rows, chosen, on_rows)
+    measured = pre_activations(sae, rows, chosen, advance)
     table = _evidence(sae, counted, measured, chosen, kinds, trained)
     dense_rows = dense.describe(sae, rows, counted, None if vocabulary is None else list(vocabulary))
     table += [_dense_row(row, counted, trained) for row in dense_rows]

@@ -1,7 +1,6 @@
 """Measure latents that do not fire: firings by group of rows, margins, ranks, weights, and the nearest live latents."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from activations.progress import Advance, ignore
 from sae.architectures import SAE
 from sae.code import SparseCode
 from sae.diagnosis.sample import HELD_OUT, SPECIAL, TEXT, TRAIN, Rows
 
 BLOCK = 1024  # latents whose cosines with all live ones are in memory at once
-
-OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,10 @@ class Firings:
 
 
 @torch.no_grad()
-def firings(sae: SAE, rows: Rows, other: dict[str, Tensor], on_rows: OnRows = lambda n: None) -> Firings:
+def firings(sae: SAE, rows: Rows, other: dict[str, Tensor], advance: Advance = ignore) -> Firings:
     """Encode all rows of text, the special positions and the `other` groups of activations [n, D], and count firings.
 
-    `on_rows` is called with the number of rows of each batch. Memory: 12 bytes a firing on text."""
+    `advance` is called with the number of rows of each batch. Memory: 12 bytes a firing on text."""
     counts = {name: torch.zeros(sae.d_sae, dtype=torch.int64) for name in TEXT}
     total, square, parts = torch.zeros(sae.d_model, dtype=torch.float64), 0.0, []
     for piece in rows.text():
@@ -67,14 +65,14 @@ def firings(sae: SAE, rows: Rows, other: dict[str, Tensor], on_rows: OnRows = la
         total += piece.x.double().sum(0)
         square += float(piece.x.double().square().sum())
         parts.append(code)
-        on_rows(len(piece.x))
+        advance(len(piece.x))
     others = {SPECIAL: rows.special(), **other}
     for name, x in others.items():
         counts[name] = torch.zeros(sae.d_sae, dtype=torch.int64)
         for some in x.split(rows.cfg.batch):
             code = _on_cpu(sae.encode(some.to(sae.device)))
             counts[name] += torch.bincount(code.indices, minlength=sae.d_sae)
-            on_rows(len(some))
+            advance(len(some))
     mean = total / rows.n_text
     return Firings(
         counts,
@@ -130,11 +128,11 @@ class PreActivations:
 
 @torch.no_grad()
 def pre_activations(
-    sae: SAE, rows: Rows, latents: Int[Tensor, "n"], on_rows: OnRows = lambda n: None
+    sae: SAE, rows: Rows, latents: Int[Tensor, "n"], advance: Advance = ignore
 ) -> PreActivations:
     """Read the text once more and follow the pre-activations of these latents.
 
-    Where latents are chosen by rank, this sorts a matrix [batch, F] for each batch. `on_rows` is called with the number
+    Where latents are chosen by rank, this sorts a matrix [batch, F] for each batch. `advance` is called with the number
     of rows of each batch."""
     n, device = len(latents), sae.device
     margin, needed, ratio = (torch.full((n,), start) for start in (-math.inf, 0.0, -math.inf))
@@ -165,7 +163,7 @@ def pre_activations(
             never = torch.iinfo(torch.int64).max
             best = torch.minimum(best, torch.where(allowed, rank, never).amin(0))
             missing = torch.minimum(missing, torch.where(allowed, too_low, never).amin(0))
-        on_rows(len(x))
+        advance(len(x))
     none = best == torch.iinfo(torch.int64).max
     return PreActivations(
         margin,

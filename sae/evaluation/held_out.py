@@ -15,6 +15,7 @@ from torch import Tensor
 
 from activations.errors import RunError
 from activations.language_model import LanguageModel
+from activations.progress import Advance, Progress, ignore, no_progress
 from activations.rows import Positions, Split, is_held_out
 from activations.store import Store
 from activations.views import Edit
@@ -60,11 +61,11 @@ def reconstruction(
     split: Split = "held-out",
     positions: Positions = "all",
     batch: int = 2048,
-    on_rows: Callable[[int], None] = lambda n: None,
+    advance: Advance = ignore,
 ) -> dict[str, Any]:
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
-    `positions="last"` takes only the last row of each document in each window. `on_rows` is called after every batch with its
+    `positions="last"` takes only the last row of each document in each window. `advance` is called after every batch with its
     number of rows. The measures, by their names in the result:
 
     fvu: sum over tokens of |x - x_hat|^2 divided by the sum of |x - mean|^2, where the mean [D] is the split's own; both
@@ -84,7 +85,7 @@ def reconstruction(
         for document, sums in _by_document(shard.documents.flatten()[chosen], columns):
             totals[document] = totals.get(document, 0) + sums
         fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
-        on_rows(len(x))
+        advance(len(x))
     error, spread, cosine, l0, norm_ratio, tokens = torch.stack(list(totals.values())).T.numpy()
     fvu = ratio(error, spread)
     estimates = {
@@ -158,7 +159,7 @@ def splice(
     hook: str,
     windows: int = 64,
     batch: int = 8,
-    on_windows: Callable[[int], None] = lambda n: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Measure the model's cross-entropy, in nats per token, on held-out text, unedited and with `hook` edited.
 
@@ -168,17 +169,18 @@ def splice(
     ce_clean), and recovered_mean likewise: 1 is as good as the model itself, 0 as bad as the ablation. Each estimate has a
     95 % bootstrap interval over documents.
 
-    Reads at most `windows` windows, those with the most predictions that count, `batch` at once; `on_windows` is called after
-    every batch with its number of windows. Raises RunError when the store has no held-out text."""
+    Reads at most `windows` windows, those with the most predictions that count, `batch` at once. Raises RunError when the
+    store has no held-out text."""
     tokens, documents = _held_out_windows(store, windows)
     edits = _edits(sae, store, hook)
     totals: dict[int, Tensor] = {}
-    for piece, owner in zip(tokens.split(batch), documents.split(batch), strict=True):
-        counted = _counted(owner, store.spec.excluded)
-        rows = _rows(model, piece, counted, hook, edits)
-        for document, row in zip(owner[:, :-1][counted].tolist(), rows, strict=True):
-            totals[document] = totals.get(document, 0) + row
-        on_windows(len(piece))
+    with progress("splice", len(tokens), "windows") as advance:
+        for piece, owner in zip(tokens.split(batch), documents.split(batch), strict=True):
+            counted = _counted(owner, store.spec.excluded)
+            rows = _rows(model, piece, counted, hook, edits)
+            for document, row in zip(owner[:, :-1][counted].tolist(), rows, strict=True):
+                totals[document] = totals.get(document, 0) + row
+            advance(len(piece))
     *sums, kl, count = torch.stack(list(totals.values())).T
     ce = dict(zip(("clean", *edits), sums, strict=True))
     estimates = {f"ce_{name}": ratio(total, count) for name, total in ce.items()}

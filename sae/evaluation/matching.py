@@ -1,6 +1,5 @@
 """Match the latents of two SAEs: nearest, mutually nearest and one to one; which are shared, split, new and lost."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
+from activations.progress import Advance, ignore
 from sae.code import SparseCode
 from sae.evaluation.similarity import Similarity, correlation, cosine
 
@@ -54,18 +54,18 @@ def compare(
     near: float = LEVELS[0],
     absolute: bool | None = None,
     block: int = 1024,
-    on_latents: Callable[[int], None] = lambda n: None,
+    advance: Advance = ignore,
 ) -> dict[str, Any]:
     """Match two SAEs by the `cosine` of decoder rows and by `activation` correlation: a `summary` and `latents` of each.
 
     `codes` are two codes of the same rows. `absolute` matches by |similarity|, so that a signed latent and its mirror image
     count as equal; None means that it is set if any value of either code is negative. The result also has `absolute` as it
-    was used, `near` (see `kinds`), the number of `tokens`, and the share of latents `firing` on them. `on_latents` is told
+    was used, `near` (see `kinds`), the number of `tokens`, and the share of latents `firing` on them. `advance` is told
     after every block how many more latents of the first SAE are done, once for each of the two similarities."""
     if absolute is None:
         absolute = any(bool((code.values < 0).any()) for code in codes)
     measures = {"cosine": cosine(*decoders, absolute), "activation": correlation(*codes, absolute)}
-    matchings = {name: match(similarity, block, on_latents) for name, similarity in measures.items()}
+    matchings = {name: match(similarity, block, advance) for name, similarity in measures.items()}
     firing = [code.fired().double().mean().item() for code in codes]
     return {
         "tokens": codes[0].n_rows,
@@ -76,20 +76,18 @@ def compare(
     }
 
 
-def match(
-    similarity: Similarity, block: int = 1024, on_latents: Callable[[int], None] = lambda n: None
-) -> Matching:
+def match(similarity: Similarity, block: int = 1024, advance: Advance = ignore) -> Matching:
     """Match two SAEs of F_a and F_b latents.
 
     Memory: about 20 bytes per cell of a block (block * F_b cells), 2 kB per latent for the candidates, and 12 bytes per cell
     of the whole matrix if it has at most 4096 * 4096 cells: 0.2 GB for 16,384 by 16,384 latents."""
     n = min(CANDIDATES, *similarity.shape)
-    first, second = nearest(similarity, n, block, on_latents)
+    first, second = nearest(similarity, n, block, advance)
     return Matching(first, second, mutual(first, second), one_to_one(similarity, first, second, block))
 
 
 def nearest(
-    similarity: Similarity, n: int, block: int = 1024, on_latents: Callable[[int], None] = lambda n: None
+    similarity: Similarity, n: int, block: int = 1024, advance: Advance = ignore
 ) -> tuple[Nearest, Nearest]:
     """Return the n most similar latents for each latent of the first SAE and of the second, in one pass over the matrix."""
     rows: list[Nearest] = []
@@ -99,7 +97,7 @@ def nearest(
         best = values.topk(n, dim=1)
         rows.append(Nearest(best.indices, best.values))
         columns = _merged(columns, numbers, values, n)
-        on_latents(len(numbers))
+        advance(len(numbers))
     assert columns is not None
     return Nearest(*(torch.cat(parts) for parts in zip(*rows, strict=True))), columns
 

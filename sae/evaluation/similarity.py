@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from activations.errors import RunError, ShapeError
+from activations.progress import Advance, ignore
 from activations.store import Store
 from sae.architectures import SAE
 from sae.code import SparseCode, offsets_of
@@ -102,11 +103,11 @@ def codes(
     hook: str,
     rows: int,
     batch: int = 2048,
-    on_rows: Callable[[int], None] = lambda n: None,
+    advance: Advance = ignore,
 ) -> SparseCode:
     """Return the codes of a store's first `rows` held-out rows, or of all if there are fewer, on the CPU, without zeros.
 
-    Two SAEs with different hook points read the same rows, each at its own hook point. `on_rows` is called after every batch
+    Two SAEs with different hook points read the same rows, each at its own hook point. `advance` is called after every batch
     with its number of rows. Memory: 12 bytes per firing. Raises RunError when the store has no held-out row, StoreError
     when it lacks the hook point, ShapeError when the width differs from the SAE's."""
     store.width(hook)  # raises StoreError
@@ -117,7 +118,7 @@ def codes(
         values.append(code.values.cpu())
         indices.append(code.indices.cpu())
         counts.append(code.offsets.diff().cpu())
-        on_rows(code.n_rows)
+        advance(code.n_rows)
         left -= code.n_rows
         if not left:
             break

@@ -38,7 +38,7 @@ def cofiring(
     n: int,
     least: int,
     block_bytes: int = BLOCK_BYTES,
-    on_latents: Advance = ignore,
+    advance: Advance = ignore,
 ) -> Cofiring:
     """Find the partners of a range of latents among all F latents, from every firing, shard by shard.
 
@@ -58,7 +58,7 @@ def cofiring(
             add_together(counts, firings, some)
         counts[torch.arange(len(some)), torch.tensor(some)] = 0  # a latent is not its own partner
         parts.append(_best(counts, some, fired, n_rows, min(n, F), least))
-        on_latents(len(some))
+        advance(len(some))
     return Cofiring(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from activations.disk import files
 from activations.errors import ConfigError, RunError, quoted
 from activations.parallel import ranks
-from activations.progress import Progress, no_progress
+from activations.progress import Advance, Progress, no_progress
 from activations.shard import shard_name
 from activations.store import Store
 from sae.architectures import SAE
@@ -111,7 +111,7 @@ def collect(
         everyone = range(sae.d_sae)
         limits = cfg.cofiring, cfg.least_together
         with progress("co-firing", len(latents), "latents") as advance:
-            together = cofiring(lambda: shards(everyone), latents, fired, rows, *limits, on_latents=advance)
+            together = cofiring(lambda: shards(everyone), latents, fired, rows, *limits, advance=advance)
         return {**_seen(shards, latents, store.context, cfg, unit), **_named("cofiring", together._asdict())}
 
     tensors = ranks.share_latents(scratch, "pass", sae.d_sae, find)
@@ -177,12 +177,12 @@ def _prepare(scratch: Path, job: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def encode_shard(
-    sae: SAE, store: Store, hook: str, number: int, batch: int, scratch: Path, on_rows: Callable[[int], None]
+    sae: SAE, store: Store, hook: str, number: int, batch: int, scratch: Path, advance: Advance
 ) -> None:
     """Encode a shard and write its firings to the scratch, unless they are there."""
     path = scratch / shard_name(number)
     if firings.is_whole(path):
-        on_rows(store.shards[number].rows)
+        advance(store.shards[number].rows)
         return
     shard = store.read(number, (hook,))
     flat = shard.activations[hook].flatten(0, 1)
@@ -191,7 +191,7 @@ def encode_shard(
     for piece in chosen.split(batch):
         code = sae.encode(flat[piece].float().to(sae.device)).without_zeros()
         parts.append((piece[code.rows().cpu()].int(), code.indices.int().cpu(), code.values.float().cpu()))
-        on_rows(len(piece))
+        advance(len(piece))
     rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))
     if not values.isfinite().all():
         raise RunError(

@@ -27,7 +27,7 @@ def sees(model: LanguageModel, width: int) -> bool:
 
 @torch.no_grad()
 def logit_lens(
-    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 128, on_latents: Advance = ignore
+    model: LanguageModel, W_dec: Float[Tensor, "F D"], n: int, block: int = 128, advance: Advance = ignore
 ) -> LogitLens | None:
     """Pass each decoder row through the final norm and the unembedding and subtract the mean over the vocabulary.
 
@@ -52,7 +52,7 @@ def logit_lens(
         # `effect` was negated in place for the lowest logits, so -low is their value.
         for column, values in zip(lens, (raised, high - mean, lowered, -low - mean), strict=True):
             column[rows] = values
-        on_latents(len(effect))
+        advance(len(effect))
     if known is not None:
         lens = lens._replace(raised=known[lens.raised], lowered=known[lens.lowered])
     return lens

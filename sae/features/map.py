@@ -98,7 +98,7 @@ def _places(
         return start
     if near is None:
         with progress("neighbours of the alive", n, "latents") as advance:
-            near = nearest(rows, NEAREST - 1, on_latents=advance)
+            near = nearest(rows, NEAREST - 1, advance=advance)
     indices, cosines = (part[:, : NEAREST - 1] for part in near)
     return layout(indices, (1 - cosines).clamp_min(0), start, SEED)
 
@@ -225,7 +225,7 @@ def _clip(v):
 
 @torch.no_grad()
 def nearest(
-    W_dec: Float[Tensor, "F D"], n: int, block: int = 1024, on_latents: Advance = ignore
+    W_dec: Float[Tensor, "F D"], n: int, block: int = 1024, advance: Advance = ignore
 ) -> tuple[Int[Tensor, "F n"], Float[Tensor, "F n"]]:
     """Return for each latent the n other latents with the largest decoder cosine, and the cosines, largest first.
 
@@ -239,7 +239,7 @@ def nearest(
         cosine = torch.mm(some, rows.T, out=buffer[: len(some)])
         cosine.diagonal(start).fill_(-2.0)  # below any cosine: a latent is not its own neighbour
         parts.append(top(cosine, n))
-        on_latents(len(some))
+        advance(len(some))
     cosines, indices = (torch.cat(column) for column in zip(*parts, strict=True))
     return indices, cosines
 

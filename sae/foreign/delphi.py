@@ -6,7 +6,6 @@ column, latent minus FIRST; uint16 or uint32), `activations [n]` and the `tokens
 leaves out (BOS, padding) have no latents."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.errors import RunError
+from activations.progress import Advance, ignore
 from activations.shard import shard_name
 from activations.store import Store
 from sae.architectures import SAE
@@ -34,7 +34,7 @@ def write_cache(
     out: Path,
     tokens: int | None = None,
     batch: int = 2048,
-    on_rows: Callable[[int], None] = lambda n: None,
+    advance: Advance = ignore,
     most: int = MOST,
 ) -> list[Path]:
     """Write the latents of a store's first `tokens` tokens, or of all, into the folder `out`, and return its files.
@@ -50,7 +50,7 @@ def write_cache(
         scratch.mkdir()
         module.mkdir()
         for number in numbers:
-            encode_shard(sae, store, hook, number, batch, scratch, on_rows)
+            encode_shard(sae, store, hook, number, batch, scratch, advance)
         fired = torch.stack([firings.read_counts(scratch / shard_name(n))[1] for n in numbers]).sum(0)
         if not fired.any():
             raise RunError(f"no latent fires on {store.path}: there is nothing to explain")

@@ -1,7 +1,8 @@
 """Measure steered texts: how much of the steered concept they hold and at what cost, beside the unsteered model's texts, token by token."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from activations.generation import PlacedEdit, Sampling, check_logits, generate
 from activations.language_model import LanguageModel
+from activations.progress import Advance, Progress, no_progress
 from sae.steering.steering import Steering, check_positions, remarks
 
 # Larger perplexities are reported as this one: the standard deviation over texts squares them, and float64 ends at 1.8e308.
@@ -190,30 +192,46 @@ class Comparison(NamedTuple):
         return {"seed": self.seed, **content, "remarks": self.remarks}
 
 
+@contextmanager
+def writing(advance: Advance, tokens: int, note: str) -> Iterator[Callable[[int], None]]:
+    """Count the tokens of the texts that are written side by side in the block, under a note.
+
+    Yield what `generate` calls with the number of tokens written so far. Texts that end early count as whole at the end."""
+    written = 0
+
+    def on_token(count: int) -> None:
+        nonlocal written
+        advance(count - written, note=note)
+        written = count
+
+    advance(0, note=note)
+    yield on_token
+    advance(tokens - written, note=note)
+
+
 def compare(
     model: LanguageModel,
     steering: Steering,
     prompt: Sequence[int],
     sampling: Sampling,
     seeds: Sequence[int] = (0,),
-    on_done: Callable[[float, str], None] = lambda share, note: None,
+    progress: Progress = no_progress,
 ) -> list[Comparison]:
     """Continue a prompt unsteered and steered, once per seed; both texts of a seed are drawn with the same noise.
 
-    `on_done` is called with the share done and a note; an exception that it raises ends the work. Raises ConfigError when
-    none of the positions that occur is steered, or when activations overflow."""
-
+    Progress counts the tokens of a text, once unsteered and once steered; an exception that it raises ends the work. Raises
+    ConfigError when none of the positions that occur is steered, or when activations overflow."""
     check_positions(steering, len(prompt), sampling.tokens)
-
-    def writing(note: str, start: float) -> Callable[[int], None]:
-        return lambda count: on_done(start + 0.45 * count / sampling.tokens, note)
-
-    plain = generate(model, prompt, None, sampling, seeds, writing("as it is", 0.0))
-    changed = generate(model, prompt, steering.edits(len(prompt)), sampling, seeds, writing("steered", 0.45))
-    on_done(0.9, "reading")
-    token_lists = [*plain, *changed]
-    clean = read(model, steering, prompt, token_lists)
-    after = log_probabilities(model, prompt, token_lists, steering.edits(len(prompt)))
+    edits = steering.edits(len(prompt))
+    with progress("steer", 2 * sampling.tokens, "tokens") as advance:
+        with writing(advance, sampling.tokens, "as it is") as on_token:
+            plain = generate(model, prompt, None, sampling, seeds, on_token)
+        with writing(advance, sampling.tokens, "steered") as on_token:
+            changed = generate(model, prompt, edits, sampling, seeds, on_token)
+            advance(0, note="reading")
+            token_lists = [*plain, *changed]
+            clean = read(model, steering, prompt, token_lists)
+            after = log_probabilities(model, prompt, token_lists, edits)
     texts = []
     for index, tokens in enumerate(token_lists):
         # `token_lists` holds the unsteered texts of all seeds, then the steered ones. peak_gain and KL of a text's
@@ -232,7 +250,6 @@ def compare(
                 measures(tokens, clean[index], steering, clean[base].log_probabilities, compared),
             )
         )
-    on_done(1.0, "")
     remarks_by_seed = [
         remarks(
             steering, len(prompt), [clean[index].passing, clean[len(seeds) + index].passing], sampling.tokens

@@ -11,7 +11,8 @@ from torch import Tensor
 from activations.errors import ConfigError
 from activations.generation import PlacedEdit, Sampling, generate
 from activations.language_model import LanguageModel
-from sae.steering.measure import Measures, Read, log_probabilities, measures, read
+from activations.progress import Progress, no_progress
+from sae.steering.measure import Measures, Read, log_probabilities, measures, read, writing
 from sae.steering.steering import Steering, check_positions, remarks
 
 
@@ -155,7 +156,7 @@ def dose_response(
     sampling: Sampling,
     seeds: Sequence[int] = (0,),
     cfg: SweepConfig | None = None,
-    on_done: Callable[[float, str], None] = lambda share, note: None,
+    progress: Progress = no_progress,
 ) -> DoseResponse:
     """Write texts over a grid of doses, steered along the latents and along controls, and measure each text.
 
@@ -163,36 +164,32 @@ def dose_response(
     exactly as far as steering the latents would (`sae.steering.sweep`). Every dose, kind and direction continues every
     prompt once per seed, drawn with the same noise. The same arguments give the same numbers.
 
-    `on_done` is called with the share done and a note; an exception that it raises ends the work. Raises ConfigError when
-    none of the positions that occur is steered, or when activations overflow."""
+    Progress counts the tokens of a text, once for each batch of texts; an exception that it raises ends the work. Raises
+    ConfigError when none of the positions that occur is steered, or when activations overflow."""
     cfg = cfg or SweepConfig()
     for prompt in prompts:
         check_positions(steering, len(prompt), sampling.tokens)
     strongest, remarks_by_prompt = steering.dosed(max(cfg.doses, key=abs)), []
     batches = list(_batches(steering, cfg, max(1, ROWS // len(seeds))))
-    total, done = len(prompts) * (len(batches) + 1), 0
     trials: dict[tuple[Kind, float], list[Trial]] = {
         (kind, dose): [] for kind in _kinds(cfg) for dose in sorted(cfg.doses)
     }
 
-    def telling(note: str) -> Callable[[int], None]:
-        # `done` is read when the callback runs, not here: it counts the batches finished by then
-        return lambda count: on_done((done + count / sampling.tokens) / total, note)
-
-    for number, prompt in enumerate(prompts):
-        base = generate(model, prompt, None, sampling, seeds, telling("as it is"))
-        seen = read(model, steering, prompt, base)
-        passing = [text.passing for text in seen]
-        remarks_by_prompt.append(remarks(strongest, len(prompt), passing, sampling.tokens))
-        done += 1
-        for batch in batches:
-            tell = telling(f"strength x {batch[0].dose:g}")
-            tell(0)
-            for tried, seed, text, numbers in _try(model, batch, prompt, sampling, seeds, (base, seen), tell):
-                written = model.vocabulary.text.text(text)
-                trials[tried.kind, tried.dose].append(Trial(number, seed, tried.control, written, numbers))
-            done += 1
-    on_done(1.0, "")
+    tokens = sampling.tokens
+    with progress("steer", len(prompts) * (len(batches) + 1) * tokens, "tokens") as advance:
+        for number, prompt in enumerate(prompts):
+            with writing(advance, tokens, "as it is") as on_token:
+                base = generate(model, prompt, None, sampling, seeds, on_token)
+                seen = read(model, steering, prompt, base)
+            passing = [text.passing for text in seen]
+            remarks_by_prompt.append(remarks(strongest, len(prompt), passing, tokens))
+            for batch in batches:
+                with writing(advance, tokens, f"strength x {batch[0].dose:g}") as on_token:
+                    tries = [*_try(model, batch, prompt, sampling, seeds, (base, seen), on_token)]
+                for tried, seed, text, numbers in tries:
+                    written = model.vocabulary.text.text(text)
+                    trial = Trial(number, seed, tried.control, written, numbers)
+                    trials[tried.kind, tried.dose].append(trial)
     # an intervention without effect on one prompt may well have one on another: only what they share is reported
     common = [line for line in remarks_by_prompt[0] if all(line in lines for lines in remarks_by_prompt)]
     return DoseResponse([Point(kind, dose, texts) for (kind, dose), texts in trials.items()], common)

@@ -24,7 +24,23 @@ Parallel = Literal["auto", "data", "latents"]
 SPLITS = {"W_enc": 1, "W_dec": 0, "b_enc": 0}
 
 
-class DataParallel(SingleProcess):
+class _SeveralRanks(SingleProcess):
+    """What both ways of sharing have alike, because every rank has to come to the same decision."""
+
+    def any(self, here: bool) -> bool:
+        """Return whether it is true on any rank, by one all-reduce."""
+        return anywhere(here)
+
+    def least(self, value: Tensor) -> Tensor:
+        """Return the minimum over the ranks, by one all-reduce."""
+        return reduced(value, dist.ReduceOp.MIN)
+
+    def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
+        """Return which keys are among the k largest of all ranks, by one all-gather of each rank's k largest."""
+        return largest_of_ranks(keys[None], k)[0]
+
+
+class DataParallel(_SeveralRanks):
     """Every rank holds the whole SAE and an equal part of each batch's rows."""
 
     by_row = False
@@ -46,18 +62,6 @@ class DataParallel(SingleProcess):
         numbers = largest.byte() if largest.dtype == torch.bool else largest
         return reduced(numbers, dist.ReduceOp.MAX).to(largest.dtype)
 
-    def any(self, here: bool) -> bool:
-        """Return whether it is true on any rank, by one all-reduce."""
-        return anywhere(here)
-
-    def least(self, value: Tensor) -> Tensor:
-        """Return the minimum over the ranks, by one all-reduce."""
-        return reduced(value, dist.ReduceOp.MIN)
-
-    def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
-        """Return which keys are among the k largest of all ranks, by one all-gather of each rank's k largest."""
-        return largest_of_ranks(keys[None], k)[0]
-
     def combine_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients over the ranks, which gives the gradient of the mean of their losses."""
         for parameter in parameters:
@@ -69,7 +73,7 @@ class DataParallel(SingleProcess):
                 rows.copy_(self.mean_over_rows(rows))
 
 
-class LatentParallel(SingleProcess):
+class LatentParallel(_SeveralRanks):
     """Every rank reads the whole batch and holds F / world of the latents. Creating this cuts `sae` down to them.
 
     Raises ConfigError for an architecture or a number of latents that cannot be split."""
@@ -94,21 +98,9 @@ class LatentParallel(SingleProcess):
         """Return the tensor itself. Its gradient is summed over the ranks, by one all-reduce in the backward pass."""
         return cast(Tensor, _Common.apply(common))
 
-    def any(self, here: bool) -> bool:
-        """Return whether it is true on any rank, by one all-reduce."""
-        return anywhere(here)
-
-    def least(self, value: Tensor) -> Tensor:
-        """Return the minimum over the ranks, by one all-reduce."""
-        return reduced(value, dist.ReduceOp.MIN)
-
     def largest_of_row(self, keys: Float[Tensor, "n m"], k: int) -> Bool[Tensor, "n m"]:
         """Return which keys are among their row's k largest of all ranks, by one all-gather of each rank's k largest."""
         return largest_of_ranks(keys, k)
-
-    def largest_of_all(self, keys: Float[Tensor, "n"], k: int) -> Bool[Tensor, "n"]:
-        """Return which keys are among the k largest of all ranks, by one all-gather of each rank's k largest."""
-        return largest_of_ranks(keys[None], k)[0]
 
     def squares(self, by_parameter: dict[nn.Parameter, float]) -> float:
         """Sum the squares of split parameters over the ranks, and add those of common ones, which are equal on every rank."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from activations.errors import ConfigError, DivergedError
+from activations.progress import Advance, ignore
 from sae.architectures import SAE, ArchConfig
 from sae.config import STEPS_POWER, TrainConfig
 from sae.training.trainer import Trainer
@@ -42,9 +43,9 @@ def try_rates(
     arch: ArchConfig,
     batches: Batches,
     scale: float,
-    on_trial: Callable[[Trial], None] = lambda trial: None,
+    advance: Advance = ignore,
 ) -> tuple[float, list[Trial]]:
-    """Measure the best peak rate for `cfg`'s run. Return it, and the trials by rate.
+    """Measure the best peak rate for `cfg`'s run. Return it, and the trials by rate. `advance` counts the trials.
 
     Each trial is a complete short run with warm-up and decay, from the same initial weights and on the same `batches`; the
     architecture's loss on the next few batches judges it. Rates are a factor of 2 apart, start at the default and extend to
@@ -59,7 +60,7 @@ def try_rates(
     losses: dict[float, float] = {}
     while len(losses) < MOST_TRIALS and (lr := next_rate(losses, start)) is not None:
         losses[lr] = _loss(make(), dataclasses.replace(short, lr=lr).resolved(0, arch), batches, scale)
-        on_trial(Trial(lr, losses[lr]))
+        advance(1, note=f"{lr:.3g}: loss {losses[lr]:.4f}")
     if min(losses.values()) == math.inf:
         raise ConfigError(
             f"train.lr = auto: every rate from {min(losses):.2g} to {max(losses):.2g} diverged; give a lower one"

@@ -169,7 +169,7 @@ def match_runs(
     saes = [run.sae().to(device()) for run in runs]
     with progress("encode", 2 * min(tokens, held_out_rows(store)), "tokens") as advance:
         encoded = [
-            codes(sae, store, run.hook, tokens, on_rows=advance) for sae, run in zip(saes, runs, strict=True)
+            codes(sae, store, run.hook, tokens, advance=advance) for sae, run in zip(saes, runs, strict=True)
         ]
     decoders = saes[0].W_dec, saes[1].W_dec
     with progress("match", len(SIMILARITIES) * first.config.arch.d_sae, "latents") as advance:

@@ -23,15 +23,14 @@ def evaluate(
 ) -> Evaluation:
     """Measure `sae`, which is the run's, on the held-out documents of the run's store; write eval.json and return its content.
 
-    The language model reads `windows` windows, four times each; None leaves out what needs it. `batch` rows are encoded at
+    The language model reads at most `windows` windows, four times each; None leaves out what needs it. `batch` rows are encoded at
     once. Of a run that is still in training, the newest checkpoint is measured. docs/metrics.md defines every measure."""
     store, hook, positions, digest = run.store, run.hook, run.config.positions, run.weights
     content: dict[str, Any] = {"format": FORMAT, "sae_sha256": digest}
     with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
-        content |= reconstruction(sae, store, hook, positions=positions, batch=batch, on_rows=advance)
+        content |= reconstruction(sae, store, hook, positions=positions, batch=batch, advance=advance)
     if model is not None:
-        with progress("splice", windows, "windows") as advance:
-            content["splice"] = splice(model, sae, store, hook, windows, on_windows=advance)
+        content["splice"] = splice(model, sae, store, hook, windows, progress=progress)
     files.write_sealed(run.path / "eval.json", content)
     evaluation = run.evaluation
     assert evaluation is not None

@@ -122,7 +122,7 @@ def _lens(
     def find(latents: range) -> dict[str, Tensor]:
         some = sae.W_dec[latents.start : latents.stop]
         with progress("logit lens", len(latents), "latents") as advance:
-            lens = logit_lens(model, some, cfg.logits, on_latents=advance)
+            lens = logit_lens(model, some, cfg.logits, advance=advance)
         assert lens is not None
         return lens._asdict()
 
@@ -136,7 +136,7 @@ def _columns(
 ) -> dict[str, Any]:
     """Return the table's columns beside statistics and lens: norms, biases, neighbours, co-firing and the map."""
     with progress("neighbours", sae.d_sae, "latents") as advance:
-        neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), on_latents=advance)
+        neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), advance=advance)
     columns = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),

@@ -1,22 +1,46 @@
 """Train a sparse autoencoder on a store or a stream of activations, alone or with several ranks; resume a stopped run."""
 
 import dataclasses
+import hashlib
 import signal
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from activations.disk import files, locks
+from activations.document_labels import SURPRISE
 from activations.errors import RunError
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.ring import Ring
+from activations.ring_folder import RingFolder
 from activations.store import Store
 from sae.config import RunConfig
-from sae.runs.run import RING, Run
+from sae.runs.run import RING, STORE, Run
 from sae.training import distributed
-from sae.workflows.rings import RingSettings, clear_ring, open_ring
 from sae.workflows.signals import Stopped, noted
-from sae.workflows.training import Training, begin, existing
+from sae.workflows.training import SHUFFLE_TOKENS, Training, begin, existing
+
+
+@dataclass(frozen=True)
+class RingSettings:
+    """Where a stream's activations lie while they are needed, and who makes them: it does not change a run's numbers."""
+
+    size: int = 20_000_000_000
+    """Bytes that they may take."""
+    folder: Path | None = None
+    """Folder in which the ring gets one of its own, and which every process must be able to read; when left out, the run's."""
+    producers: int = 1
+    """Processes that run the language model, each on a device of its own where there are enough."""
+
+    def path(self, out: Path) -> Path:
+        """Return the folder of the ring of the run in `out`."""
+        if self.folder is None:
+            return out / RING
+        place = hashlib.sha256(
+            str(out.absolute()).encode()
+        ).hexdigest()  # runs of one name may share the folder
+        return self.folder / f"{out.absolute().name}-{place[:8]}"
 
 
 def train(
@@ -41,17 +65,17 @@ def train(
         return _train(cfg, out, resume, parallel, progress, Store(cfg.store), ranks.alone_in(out))
     ring, run = ring or RingSettings(), _existing_stream(cfg, out, resume)
     if run and run.finished:
-        clear_ring(out, ring)
+        _clear_ring(out, ring)
         if not ranks.rank():
             locks.clear(out)
         return run
     # The lock comes first: the producers of two trainers must not fill one ring.
     with ranks.alone_in(out):
         if not run:  # it may be what a command with other settings has left
-            clear_ring(out, ring)
-        with closing(open_ring(cfg, out, ring)) as source:
+            _clear_ring(out, ring)
+        with closing(_open_ring(cfg, out, ring)) as source:
             run = _train(cfg, out, resume, parallel, progress, source, nullcontext())
-        clear_ring(out, ring)
+        _clear_ring(out, ring)
     return run
 
 
@@ -104,3 +128,20 @@ def _fit(training: Training, progress: Progress) -> None:
             del batches
     if signals or not trainer.finished:
         raise Stopped(signals[0] if signals else signal.SIGTERM)
+
+
+def _open_ring(cfg: RunConfig, out: Path, ring: RingSettings) -> Ring:
+    """Return the ring that a run on a stream reads."""
+    assert cfg.stream is not None
+    labels = (cfg.labels or SURPRISE) if cfg.arch.reads_labels else None
+    return Ring(
+        ring.path(out), cfg.stream, kept=out / STORE, size=ring.size, producers=ring.producers,
+        shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS, hook=cfg.hook, labels=labels,
+    )  # fmt: skip
+
+
+def _clear_ring(out: Path, ring: RingSettings) -> None:
+    """Remove the ring of a run that is finished or has not begun."""
+    with ranks.first_goes_first():
+        if not ranks.rank():
+            RingFolder(ring.path(out)).remove()

@@ -25,7 +25,8 @@ from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fitting
-from sae.workflows.rings import SHUFFLE_TOKENS
+
+SHUFFLE_TOKENS = 262_144  # of a stream: 8 shards, whose rows fit into memory twice with room to spare
 
 
 @dataclass
@@ -213,8 +214,7 @@ def _measured_rate(cfg: RunConfig, store: Store, progress: Progress) -> tuple[fl
 
     with progress("learning rate", rates.MOST_TRIALS, "trials") as advance:
         return rates.try_rates(
-            lambda: copy.deepcopy(sae).to(ranks.device()), cfg.train, cfg.arch, batches, scale,
-            lambda trial: advance(1, note=f"{trial.lr:.3g}: loss {trial.loss:.4f}"),
+            lambda: copy.deepcopy(sae).to(ranks.device()), cfg.train, cfg.arch, batches, scale, advance,
         )  # fmt: skip
 
 

@@ -177,3 +177,11 @@ def test_windows_limits_what_the_model_reads_to_those_with_most_held_out_text(ru
     few, all_ = (splice(model, run.sae(), run.store, run.hook, windows=n) for n in (3, 10**6))
     assert few["windows"] == 3
     assert few["tokens"] / 3 >= all_["tokens"] / all_["windows"]
+
+
+@pytest.mark.parametrize("windows", [3, 10**6])
+def test_progress_counts_the_windows_that_are_read_not_those_that_were_asked_for(run, model, windows):
+    told = tiny.Told()
+    read = splice(model, run.sae(), run.store, run.hook, windows, progress=told)["windows"]
+    assert told.totals == {"splice": read}
+    assert sum(told.steps["splice"]) == read

@@ -120,12 +120,12 @@ def test_steering_that_does_nothing_writes_the_same_text_and_measures_nothing(mo
         assert set(one.steered.change) == {0.0}
 
 
-def test_the_same_seed_compares_alike_and_progress_ends_at_one(model, steering, pair):
-    told: list[float] = []
-    again = compare(model, steering, PROMPT, DRAWN, SEEDS, lambda share, note: told.append(share))
-    assert again[1] == pair
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+def test_the_same_seed_compares_alike_and_progress_ends_at_all(model, steering, pair):
+    told = tiny.Told()
+    assert compare(model, steering, PROMPT, DRAWN, SEEDS, told)[1] == pair
+    assert min(told.steps["steer"]) >= 0
+    assert sum(told.steps["steer"]) == told.totals["steer"] == 2 * DRAWN.tokens
+    assert list(dict.fromkeys(told.notes)) == ["as it is", "steered", "reading"]
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +200,7 @@ def test_directions_that_do_not_fit_one_batch_are_tried_after_one_another(model,
 
 
 def test_what_hears_of_progress_can_end_the_work(model, steering):
-    def stop(share: float, note: str) -> None:
-        if share > 0.3:
-            raise KeyboardInterrupt
-
+    stop = tiny.Told(end_at=0.3)
     with pytest.raises(KeyboardInterrupt):
         dose_response(model, steering, [PROMPT], DRAWN, SEEDS, SMALL, stop)
     with pytest.raises(KeyboardInterrupt):
