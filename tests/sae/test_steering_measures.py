@@ -184,11 +184,11 @@ def test_mean_and_spread_are_over_all_texts(swept):
 
 
 def test_a_sweep_gives_the_same_numbers_again_and_is_json(model, steering, swept):
-    told: list[float] = []
-    args = model, steering, [PROMPT, PROMPT[:3]], DRAWN, SEEDS, SMALL, lambda share, note: told.append(share)
+    told = tiny.Told()
+    args = model, steering, [PROMPT, PROMPT[:3]], DRAWN, SEEDS, SMALL, told
     assert dose_response(*args) == swept
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert min(told.steps["steer"]) >= 0
+    assert sum(told.steps["steer"]) == told.totals["steer"]
     assert json.loads(json.dumps(swept.to_json(), allow_nan=False))[0]["kind"] == "latent"
 
 
