@@ -11,6 +11,9 @@ from activations.ring_folder import StreamConfig
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 
 LoggerName = Literal["tensorboard", "wandb"]
+Settings = dict[str, Any]
+"""Settings as JSON or TOML has them, before they are checked: which fields there are, and of which types, depends on the
+architecture and on the release that wrote them."""
 NEW = ("shuffle_tokens", "stream")  # unknown to 0.1.0, which still reads the runs that leave them out
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 LARGEST_SEED = 2**63 - 1
@@ -142,13 +145,13 @@ class RunConfig:
             raise ConfigError(f"shuffle_tokens = {self.shuffle_tokens} must be at least 1")
 
 
-def to_json(config: RunConfig) -> dict[str, Any]:
+def to_json(config: RunConfig) -> Settings:
     """Return the configuration as JSON content, with the architecture's name; without the settings of streams where they are left out."""
     content = {"architecture": name_of(config.arch), **asdict(config)}
     return {name: value for name, value in content.items() if value is not None or name not in NEW}
 
 
-def from_json(content: dict[str, Any]) -> RunConfig:
+def from_json(content: Settings) -> RunConfig:
     """Inverse of `to_json`. Raises RunError for a field this release does not know, or a value of a wrong type.
 
     Settings of training that earlier releases had and that change no result are left out (FORMAT.md)."""
@@ -161,7 +164,7 @@ def from_json(content: dict[str, Any]) -> RunConfig:
         raise RunError(f"the run's configuration cannot be read: {error}") from error
 
 
-def arch_from_json(name: str, fields: dict[str, Any], batch: int | None = None) -> ArchConfig:
+def arch_from_json(name: str, fields: Settings, batch: int | None = None) -> ArchConfig:
     """Return an architecture's configuration, that of an older release as this one has it; `batch` is the run's, if known.
 
     Raises RunError when this release has no such architecture or the package that has it is broken,

@@ -5,7 +5,7 @@ track positions, parts of speech and principal components. The paper's kinds tha
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +59,43 @@ def classes_of(vocabulary: list[str]) -> Int[Tensor, "V"]:
     return torch.tensor([class_of(text) for text in vocabulary])
 
 
+class _ClassColumns(TypedDict):
+    """How a dense latent's value depends on the class of the token; None without a vocabulary (see `_by_class`)."""
+
+    class_share: float | None
+    token_class: str | None
+    token_class_firings: float | None
+    token_class_base: float | None
+
+
+class _AntipodeColumns(TypedDict):
+    """The other end of a dense latent's axis, if it has one (see `_antipodes`)."""
+
+    antipode: int | None
+    antipode_cosine: float | None
+    antipodality: float
+
+
+class _Columns(_ClassColumns, _AntipodeColumns):
+    """What `kind_of` judges a dense latent by, and more that is measured of it."""
+
+    latent: int
+    density: float
+    mean_alignment: float
+    principal_alignment: float
+    position_correlation: float
+    variance_share: float
+    enc_dec_cosine: float
+
+
+class DenseRow(_Columns):
+    """What `describe` says of a dense latent."""
+
+    kind: str
+
+
 @torch.no_grad()
-def describe(sae: SAE, rows: Rows, counted: Firings, vocabulary: list[str] | None) -> list[dict[str, Any]]:
+def describe(sae: SAE, rows: Rows, counted: Firings, vocabulary: list[str] | None) -> list[DenseRow]:
     """Return a row for each dense latent: its density, alignments, correlations, antipode and kind.
 
     Correlations are over all rows of text, zeros included. `vocabulary` is the text of each token id; without it token
@@ -76,28 +111,41 @@ def describe(sae: SAE, rows: Rows, counted: Firings, vocabulary: list[str] | Non
     mean = F.normalize(counted.mean.float(), dim=0)
     principal = _principal(rows)
     norms = sae.W_dec.float().norm(dim=1).cpu()[latents].double()
-    measured = {
-        "latent": latents,
-        "density": counted.density[latents],
-        "mean_alignment": decoder @ mean,
-        "principal_alignment": decoder @ principal,
-        "position_correlation": _correlation(z, columns.double()),
-        "variance_share": z.var(0, correction=0) * norms.square() / counted.variance,
-        "enc_dec_cosine": (encoder * decoder).sum(1),
-    }
-    table = [dict(zip(measured, values, strict=True)) for values in zip(*(c.tolist() for c in measured.values()), strict=True)]  # fmt: skip
-    classes = _by_class(z, classes_of(vocabulary)[tokens]) if vocabulary is not None else [{}] * len(latents)
+    classes = (
+        [_NO_CLASS] * len(latents) if vocabulary is None else _by_class(z, classes_of(vocabulary)[tokens])
+    )
     pairs = _antipodes(decoder, encoder, latents)
-    for row, of_class, pair in zip(table, classes, pairs, strict=True):
-        row |= {**_NO_CLASS, **of_class, **pair}
-        row["kind"] = kind_of(row)
+    density = counted.density[latents].tolist()
+    alignment, principal_alignment = (decoder @ mean).tolist(), (decoder @ principal).tolist()
+    position_correlation = _correlation(z, columns.double()).tolist()
+    variance_share = (z.var(0, correction=0) * norms.square() / counted.variance).tolist()
+    enc_dec_cosine = (encoder * decoder).sum(1).tolist()
+    table: list[DenseRow] = []
+    for at, latent in enumerate(latents.tolist()):
+        measured: _Columns = {
+            "latent": latent,
+            "density": density[at],
+            "mean_alignment": alignment[at],
+            "principal_alignment": principal_alignment[at],
+            "position_correlation": position_correlation[at],
+            "variance_share": variance_share[at],
+            "enc_dec_cosine": enc_dec_cosine[at],
+            **classes[at],
+            **pairs[at],
+        }
+        table.append({**measured, "kind": kind_of(measured)})
     return table
 
 
-_NO_CLASS = {"class_share": None, "token_class": None, "token_class_firings": None, "token_class_base": None}
+_NO_CLASS: _ClassColumns = {
+    "class_share": None,
+    "token_class": None,
+    "token_class_firings": None,
+    "token_class_base": None,
+}
 
 
-def kind_of(row: dict[str, Any], rules: DenseRules = RULES) -> str:
+def kind_of(row: _Columns, rules: DenseRules = RULES) -> str:
     """Return the first of KINDS whose rule the row of a dense latent meets."""
     applies = (
         abs(row["position_correlation"]) >= rules.position,
@@ -151,7 +199,7 @@ def _correlation(z: Float[Tensor, "N n"], other: Float[Tensor, "N"]) -> Float[Te
     return other @ z / size
 
 
-def _by_class(z: Float[Tensor, "N n"], classes: Int[Tensor, "N"]) -> list[dict[str, Any]]:
+def _by_class(z: Float[Tensor, "N n"], classes: Int[Tensor, "N"]) -> list[_ClassColumns]:
     """Return for each latent the share of its value's variance between token classes, and the class that it prefers.
 
     Preferred is the class whose share of the latent's firings is largest relative to its share of all tokens; both shares
@@ -178,7 +226,7 @@ def _by_class(z: Float[Tensor, "N n"], classes: Int[Tensor, "N"]) -> list[dict[s
     ]
 
 
-def _antipodes(decoder: Tensor, encoder: Tensor, latents: Tensor) -> list[dict[str, Any]]:
+def _antipodes(decoder: Tensor, encoder: Tensor, latents: Tensor) -> list[_AntipodeColumns]:
     """Return for each dense latent its antipode, the dense latent with the most negative decoder cosine, if there is one.
 
     antipodality is the score of the paper's section 3: the largest product of encoder and decoder cosine with a latent

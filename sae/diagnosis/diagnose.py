@@ -3,11 +3,11 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from sae.diagnosis.evidence import (
     pre_activations,
     weights,
 )
-from sae.diagnosis.report import DeadReport
+from sae.diagnosis.report import DeadReport, FiringColumns, LatentRow
 from sae.diagnosis.sample import DeadConfig, Rows, off_distribution
 from sae.evaluation.measures import DENSE
 from sae.runs.records import Changes, DeadBy, DeadSummary
@@ -93,7 +93,7 @@ def diagnose(
     return report.write(out, job, summary, table)
 
 
-def _finished(out: Path, job: dict[str, Any]) -> DeadReport | None:
+def _finished(out: Path, job: Mapping[str, object]) -> DeadReport | None:
     """Return the report in the folder if it is whole and of this job, else None. A damaged one is reported and made again."""
     if not (out / report.INDEX).exists():
         return None
@@ -113,7 +113,7 @@ def examine(
     trained: Trained,
     vocabulary: Sequence[str] | None = None,
     advance: Advance = ignore,
-) -> tuple[DeadSummary, list[dict[str, Any]]]:
+) -> tuple[DeadSummary, list[LatentRow]]:
     """Diagnose an SAE: counts and what-if curves, and a row for each latent that is dead, rare or dense.
 
     `other` are activations [n, D] of further groups, beside text and special positions."""
@@ -135,7 +135,7 @@ def examine(
     return _summary(sae.d_sae, counted, table, changes), table
 
 
-def _summary(d_sae: int, counted: Firings, table: list[dict[str, Any]], changes: Changes) -> DeadSummary:
+def _summary(d_sae: int, counted: Firings, table: list[LatentRow], changes: Changes) -> DeadSummary:
     """Count the latents by kind, and the dead by cause, by the data they fire on and by what became of them."""
     dead = [row for row in table if row["kind"] == "dead"]
     kinds = Counter(row["kind"] for row in table)
@@ -147,10 +147,17 @@ def _summary(d_sae: int, counted: Firings, table: list[dict[str, Any]], changes:
         kinds={kind: kinds[kind] for kind in report.KINDS},
         silent={name: int((counts == 0).sum()) for name, counts in counted.counts.items()},
         dead_by=DeadBy(
-            *(dict(Counter(row[name] for row in dead)) for name in ("cause", "fires_on", "training"))
+            cause=_counts(row.get("cause") for row in dead),
+            fires_on=_counts(row["fires_on"] for row in dead),
+            training=_counts(row["training"] for row in dead),
         ),
-        dense_by_kind=dict(Counter(row["dense_kind"] for row in table if row["kind"] == "dense")),
+        dense_by_kind=_counts(row.get("dense_kind") for row in table if row["kind"] == "dense"),
     )
+
+
+def _counts(values: Iterable[str | None]) -> dict[str, int]:
+    """Return how often each value occurs, in the order in which they first do; None does not count."""
+    return dict(Counter(value for value in values if value is not None))
 
 
 def kinds_of(counted: Firings, trained: Trained) -> dict[int, str]:
@@ -182,7 +189,7 @@ def _evidence(
     chosen: Tensor,
     kinds: dict[int, str],
     trained: Trained,
-) -> list[dict[str, Any]]:
+) -> list[LatentRow]:
     """Return a row of evidence, with its cause, for each of the chosen latents."""
     lives, of_weights = counted.text > 0, weights(sae, counted)
     near = nearest_living(sae, chosen, lives)
@@ -200,8 +207,9 @@ def _evidence(
         "mean_projection": projection[chosen],
     }
     lists = {name: column.tolist() for name, column in columns.items()}
-    table = []
+    table: list[LatentRow] = []
     for at, latent in enumerate(chosen.tolist()):
+        # Any, because the fields of Evidence that these numbers become differ in type
         numbers: dict[str, Any] = {name: _plain(column[at]) for name, column in lists.items()}
         if of_weights.bias is None:
             numbers["mean_projection"] = None
@@ -214,14 +222,15 @@ def _evidence(
         )
         cause, also = cause_of(evidence, living)
         text = words(evidence, cause, also, living, aux_k=hasattr(sae.cfg, "aux_k"))
-        table.append({**vars(evidence), "cause": cause, "also": also, "evidence": text})
+        row = {**vars(evidence), "cause": cause, "also": also, "evidence": text}
+        table.append(cast("LatentRow", row))
     return table
 
 
-def _of_firings(counted: Firings, trained: Trained, latent: int) -> dict[str, Any]:
+def _of_firings(counted: Firings, trained: Trained, latent: int) -> FiringColumns:
     counts = {name: int(column[latent]) for name, column in counted.counts.items()}
     fate = training_of(trained.history, trained.dead_after_tokens, trained.tokens, latent)
-    return {
+    columns = {
         "latent": latent,
         "density": float(counted.density[latent]),
         "fires_on": fires_on(counts, counted.rows),
@@ -229,6 +238,7 @@ def _of_firings(counted: Firings, trained: Trained, latent: int) -> dict[str, An
         "fired_features": None if trained.fired is None else int(trained.fired[latent]),
         **vars(fate),
     }
+    return cast("FiringColumns", columns)  # one `fired_` for each group of rows that there is
 
 
 def _of_pre_activations(measured: PreActivations) -> dict[str, Tensor]:
@@ -266,14 +276,10 @@ def _of_nearest(near: Nearest) -> dict[str, Tensor]:
     }
 
 
-def _dense_row(row: dict[str, Any], counted: Firings, trained: Trained) -> dict[str, Any]:
+def _dense_row(row: dense.DenseRow, counted: Firings, trained: Trained) -> LatentRow:
     columns = {name: value for name, value in row.items() if name in report.SCHEMA.names}
-    return {
-        **columns,
-        **_of_firings(counted, trained, row["latent"]),
-        "kind": "dense",
-        "dense_kind": row["kind"],
-    }
+    fired = _of_firings(counted, trained, row["latent"])
+    return cast("LatentRow", {**columns, **fired, "kind": "dense", "dense_kind": row["kind"]})
 
 
 def _plain(value: float) -> float | None:

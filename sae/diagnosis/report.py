@@ -1,9 +1,10 @@
 """Read and write the dead folder of a run: latents that are dead, rare or dense, with evidence and cause (FORMAT.md, Dead)."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +34,66 @@ SCHEMA = pa.schema(
     + [("token_class", pa.string()), ("token_class_firings", pa.float64()), ("token_class_base", pa.float64())]
     + [("antipode", pa.int32()), ("antipode_cosine", pa.float64()), ("antipodality", pa.float64())]
 )  # fmt: skip
+
+
+class FiringColumns(TypedDict):
+    """The columns of a latent's row that say where it fires, and what became of it in training."""
+
+    latent: int
+    fires_on: str
+    density: float
+    fired_train: int
+    fired_held_out: int
+    fired_special: int
+    fired_random: NotRequired[int | None]
+    fired_shuffled: NotRequired[int | None]
+    fired_features: int | None
+    training: str
+    times_died: int | None
+    times_revived: int | None
+    first_death: int | None
+    last_death: int | None
+    last_fired: int | None
+
+
+class LatentRow(FiringColumns):
+    """A row of latents.parquet, by column (FORMAT.md). A column that a row lacks is null in the file, and None when it is read."""
+
+    kind: str
+    cause: NotRequired[str | None]
+    also: NotRequired[list[str] | None]
+    evidence: NotRequired[str | None]
+    margin: NotRequired[float | None]
+    needed: NotRequired[float | None]
+    positive_share: NotRequired[float | None]
+    best_drive: NotRequired[float | None]
+    mean_drive: NotRequired[float | None]
+    mean_projection: NotRequired[float | None]
+    best_rank: NotRequired[int | None]
+    missing_places: NotRequired[int | None]
+    encoder_norm: NotRequired[float | None]
+    decoder_norm: NotRequired[float | None]
+    bias: NotRequired[float | None]
+    threshold: NotRequired[float | None]
+    mean_cosine: NotRequired[float | None]
+    special_cosine: NotRequired[float | None]
+    near_decoder: NotRequired[int | None]
+    near_decoder_cosine: NotRequired[float | None]
+    near_decoder_encoder_cosine: NotRequired[float | None]
+    near_encoder: NotRequired[int | None]
+    near_encoder_cosine: NotRequired[float | None]
+    dense_kind: NotRequired[str | None]
+    mean_alignment: NotRequired[float | None]
+    principal_alignment: NotRequired[float | None]
+    position_correlation: NotRequired[float | None]
+    variance_share: NotRequired[float | None]
+    class_share: NotRequired[float | None]
+    token_class: NotRequired[str | None]
+    token_class_firings: NotRequired[float | None]
+    token_class_base: NotRequired[float | None]
+    antipode: NotRequired[int | None]
+    antipode_cosine: NotRequired[float | None]
+    antipodality: NotRequired[float | None]
 
 
 class DeadReport:
@@ -68,17 +129,20 @@ class DeadReport:
         as_written(path, self.record.sha256.get(TABLE), INDEX, self._fix)
         return tables.read(path, SCHEMA, fix=self._fix)
 
-    def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
+    def rows(self, kind: str | None = None) -> list[LatentRow]:
         """Return the rows of the table as dictionaries by column, of one kind or all."""
-        return [row for row in self.table.to_pylist() if kind in (None, row["kind"])]
+        rows = cast("list[LatentRow]", self.table.to_pylist())  # the table has been read by SCHEMA
+        return [row for row in rows if kind in (None, row["kind"])]
 
-    def row(self, latent: int) -> dict[str, Any] | None:
+    def row(self, latent: int) -> LatentRow | None:
         """Return one latent's row; None for a latent that is none of KINDS."""
         rows = self.table.filter(pc.field("latent") == latent).to_pylist()
-        return rows[0] if rows else None
+        return cast("LatentRow", rows[0]) if rows else None
 
 
-def write(path: Path, job: dict[str, Any], summary: DeadSummary, table: list[dict[str, Any]]) -> DeadReport:
+def write(
+    path: Path, job: Mapping[str, object], summary: DeadSummary, table: Sequence[LatentRow]
+) -> DeadReport:
     """Write a whole dead folder, dead.json last, and open it. Columns that a row of the table lacks are null.
 
     `job` says what was looked at: the fields that `DeadRecord` adds to the summary."""

@@ -4,7 +4,7 @@ Every measure (docs/metrics.md) is a ratio of sums over tokens, with a bootstrap
 one document are not independent."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -32,6 +32,29 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Reconstruction(TypedDict):
+    """What `reconstruction` measures, as eval.json has it (FORMAT.md)."""
+
+    split: str
+    positions: str
+    documents: int
+    tokens: int
+    estimates: dict[str, dict[str, float]]
+    dead: float
+    dense: float
+    encoder: dict[str, int]
+    density_histogram: dict[str, list[float]]
+
+
+class Spliced(TypedDict):
+    """What `splice` measures, as eval.json has it (FORMAT.md)."""
+
+    windows: int
+    documents: int
+    tokens: int
+    estimates: dict[str, dict[str, float]]
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Estimate:
@@ -62,7 +85,7 @@ def reconstruction(
     positions: Positions = "all",
     batch: int = 2048,
     advance: Advance = ignore,
-) -> dict[str, Any]:
+) -> Reconstruction:
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
     `positions="last"` takes only the last row of each document in each window. `advance` is called after every batch with its
@@ -160,7 +183,7 @@ def splice(
     windows: int = 64,
     batch: int = 8,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Spliced:
     """Measure the model's cross-entropy, in nats per token, on held-out text, unedited and with `hook` edited.
 
     ce_clean: unedited. ce_spliced: x_hat replaces x. ce_zero and ce_mean: 0, or the store's mean, replaces x. Edits leave the

@@ -1,6 +1,6 @@
 """Match the latents of two SAEs: nearest, mutually nearest and one to one; which are shared, split, new and lost."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -48,6 +48,46 @@ class Matching(NamedTuple):
     one_to_one: OneToOne
 
 
+Levels = dict[str, float | None]
+"""`count`, `mean` and the share that reaches each of LEVELS, as `above_0.7`."""
+
+
+class Summary(TypedDict):
+    """What `summary` returns."""
+
+    one_to_one: Levels
+    nearest: dict[str, Levels]
+    mutual: Levels
+
+
+class LatentLists(TypedDict):
+    """Lists over the latents of one SAE, as `latents` documents them."""
+
+    nearest: list[int]
+    similarity: list[float]
+    partner: list[int]
+    partner_similarity: list[float]
+    kind: list[str]
+
+
+class ComparedBy(TypedDict):
+    """Two SAEs compared by one similarity; `latents` by side, `first` and `second`."""
+
+    summary: Summary
+    latents: dict[str, LatentLists]
+
+
+class Compared(TypedDict):
+    """What `compare` returns, as compare-NAME.json has it."""
+
+    tokens: int
+    absolute: bool
+    near: float
+    firing: dict[str, float]
+    cosine: ComparedBy
+    activation: ComparedBy
+
+
 def compare(
     decoders: tuple[Float[Tensor, "F_a D"], Float[Tensor, "F_b D"]],
     codes: tuple[SparseCode, SparseCode],
@@ -55,7 +95,7 @@ def compare(
     absolute: bool | None = None,
     block: int = 1024,
     advance: Advance = ignore,
-) -> dict[str, Any]:
+) -> Compared:
     """Match two SAEs by the `cosine` of decoder rows and by `activation` correlation: a `summary` and `latents` of each.
 
     `codes` are two codes of the same rows. `absolute` matches by |similarity|, so that a signed latent and its mirror image
@@ -64,16 +104,21 @@ def compare(
     after every block how many more latents of the first SAE are done, once for each of the two similarities."""
     if absolute is None:
         absolute = any(bool((code.values < 0).any()) for code in codes)
-    measures = {"cosine": cosine(*decoders, absolute), "activation": correlation(*codes, absolute)}
-    matchings = {name: match(similarity, block, advance) for name, similarity in measures.items()}
+    measures = cosine(*decoders, absolute), correlation(*codes, absolute)
+    cosines, activations = (_compared(match(similarity, block, advance), near) for similarity in measures)
     firing = [code.fired().double().mean().item() for code in codes]
     return {
         "tokens": codes[0].n_rows,
         "absolute": absolute,
         "near": near,
         "firing": {"first": firing[0], "second": firing[1]},
-        **{name: {"summary": summary(m), "latents": latents(m, near)} for name, m in matchings.items()},
+        "cosine": cosines,
+        "activation": activations,
     }
+
+
+def _compared(matching: Matching, near: float) -> ComparedBy:
+    return {"summary": summary(matching), "latents": latents(matching, near)}
 
 
 def match(similarity: Similarity, block: int = 1024, advance: Advance = ignore) -> Matching:
@@ -203,7 +248,7 @@ def _named(shared: Tensor, own: Nearest, near: float, crowded: str, alone: str) 
     ]
 
 
-def latents(matching: Matching, near: float = LEVELS[0]) -> dict[str, dict[str, list[Any]]]:
+def latents(matching: Matching, near: float = LEVELS[0]) -> dict[str, LatentLists]:
     """Return lists over the latents of either SAE, as JSON: `nearest` and its `similarity`; `partner`, one to one or -1 for
     none, and `partner_similarity`; and `kind` (see `kinds`). Similarities have four decimals."""
     pairs, both = matching.one_to_one, kinds(matching, near)
@@ -213,9 +258,7 @@ def latents(matching: Matching, near: float = LEVELS[0]) -> dict[str, dict[str, 
     }
 
 
-def _listed(
-    own: Nearest, mine: Tensor, theirs: Tensor, similarities: Tensor, kind: list[str]
-) -> dict[str, list[Any]]:
+def _listed(own: Nearest, mine: Tensor, theirs: Tensor, similarities: Tensor, kind: list[str]) -> LatentLists:
     size = len(own.latents)
     return {
         "nearest": own.latents[:, 0].tolist(),
@@ -230,7 +273,7 @@ def _rounded(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
 
 
-def summary(matching: Matching) -> dict[str, Any]:
+def summary(matching: Matching) -> Summary:
     """Return, as JSON, the count, the mean and the shares of at least 0.7 and 0.9 of several sets of similarities.
 
     one_to_one: those of the matched pairs, with the bound `at_most` on their mean. nearest: those of all latents of either
@@ -246,7 +289,7 @@ def summary(matching: Matching) -> dict[str, Any]:
     }
 
 
-def _levels(values: Tensor) -> dict[str, float | None]:
+def _levels(values: Tensor) -> Levels:
     """Return the number of values, their mean (None without values) and the share that reaches each level."""
     n = len(values)
     shares = {f"above_{level}": (values >= level).sum().item() / max(n, 1) for level in LEVELS}

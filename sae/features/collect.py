@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +75,7 @@ def collect(
     hook: str,
     cfg: FeaturesConfig,
     scratch: Path,
-    identity: dict[str, Any],
+    identity: Mapping[str, object],
     progress: Progress = no_progress,
 ) -> Collected:
     """Encode each row of the store once and collect statistics and examples of all latents.
@@ -167,7 +166,7 @@ def _mine(numbers: range) -> range:
     return numbers[ranks.rank() :: ranks.world()]
 
 
-def _prepare(scratch: Path, job: dict[str, Any]) -> None:
+def _prepare(scratch: Path, job: Mapping[str, object]) -> None:
     """Keep the scratch of the same job and delete that of another."""
     if (scratch / JOB).exists() and read_json(scratch / JOB) == job:
         return

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from activations.disk import files
 from sae.features.effects import Effect, load_effect
-from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
+from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner, Row
 from sae.features.latent_labels import Label
 from sae.report import feature as feature_report
 from sae.report import histogram, render, token_strips
@@ -29,7 +28,7 @@ class Feature:
         return f"Feature({str(self.store.path)!r}, {self.latent})"
 
     @cached_property
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Its row of the table, by column."""
         return self.store.row(self.latent)
 

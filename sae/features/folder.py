@@ -46,6 +46,8 @@ PARALLEL_LISTS = (
     ("raised_tokens", "raised_logits"), ("lowered_tokens", "lowered_logits"),
 )  # fmt: skip
 """Columns whose lists describe the same things, so that they must have the same lengths in each row."""
+Row = dict[str, Any]
+"""A row of features.parquet by column; which columns there are depends on the SAE and on the release (`OPTIONAL_COLUMNS`)."""
 Height = Callable[
     [NDArray[np.float32]], NDArray[np.float32]
 ]  # maps a window's values to heights; the peak is the highest
@@ -188,7 +190,7 @@ class FeaturesFolder:
         """Labels and notes on this SAE's latents, in labels.json beside the folder. Each access reads and writes the file anew."""
         return Labels(self.path.parent / latent_labels.FILE, self.record.sae_sha256, len(self))
 
-    def row(self, latent: int) -> dict[str, Any]:
+    def row(self, latent: int) -> Row:
         """Return the table's row of a latent as a dictionary by column. Raises RunError when there is no such latent."""
         self.check_latent(latent)
         return self.table.slice(latent, 1).to_pylist()[0]

@@ -74,7 +74,7 @@ class Labels:
         """Write the labels to a .csv or .json file, which `load` reads, and return their number.
 
         Raises RunError for another suffix."""
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, int | str]] = [
             {"feature": latent, **label._asdict()} for latent, label in sorted(self.all().items())
         ]
         if _kind(path) == ".json":

@@ -121,9 +121,16 @@ def _clusters(places: NDArray[np.float32]) -> NDArray[np.int64]:
 
     n = len(places)
     least = min(max(LEAST_CLUSTER, n // 500), max(2, n // 4))
-    settings: dict[str, Any] = {"min_samples": 1, "algorithm": "kd_tree", "copy": True}
     # "leaf" takes the finest clusters; the default rule tends to find one that holds nearly everything.
-    clusters = HDBSCAN(least, cluster_selection_method="leaf", **settings).fit_predict(places)
+    # The types that scikit-learn 1.9 states call `copy` a string; it is a bool
+    tree = HDBSCAN(
+        least,
+        min_samples=1,
+        algorithm="kd_tree",
+        cluster_selection_method="leaf",
+        copy=True,  # pyright: ignore
+    )
+    clusters = tree.fit_predict(places)
     order = [cluster for cluster, _ in Counter(clusters[clusters >= 0].tolist()).most_common()]
     number = {cluster: place for place, cluster in enumerate(order)}
     return np.array([number.get(cluster, -1) for cluster in clusters.tolist()])

@@ -35,7 +35,7 @@ TEXT_AROUND = 10  # tokens to either side of their peaks
 
 def write(
     path: Path,
-    job: Mapping[str, Any],
+    job: Mapping[str, object],
     columns: Mapping[str, Sequence[Any]],
     collected: Collected,
     lens: LogitLens | None,

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from activations.disk import files
 from activations.disk.files import size_text
@@ -51,17 +51,17 @@ def reader(
     """Return the measurement stored under this key, or load the model, measure it and store the measurement.
 
     `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
-    content = None if again else rates.recall(key)
-    if content is None:
+    reader = None if again else rates.recall(key, Reader)
+    if reader is None:
         started = clock()
         model = load()
         len(model.vocabulary.text.names)
         vocabulary = (
             model.bridge.cfg.d_vocab
         )  # makes the bridge, which the lens needs and which takes seconds too
-        content = asdict(Reader(clock() - started, rates.peak_memory(), vocabulary))
-        rates.remember(key, content)
-    return Reader(**content)
+        reader = Reader(clock() - started, rates.peak_memory(), vocabulary)
+        rates.remember(key, reader)
+    return reader
 
 
 def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ranks: int = 1) -> Forecast:

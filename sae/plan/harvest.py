@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def pace(
     """Return the pace stored under this key, or measure it now on the first windows of the text and store it.
 
     `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
-    content = None if again else rates.recall(key)
-    if content is None:
+    pace = None if again else rates.recall(key, Pace)
+    if pace is None:
         started = clock()
         model, config = load()
         spec = store_spec(model, config)
@@ -64,9 +64,9 @@ def pace(
         speed = _speed(model, config, clock)
         when = f"measured {time.strftime('%Y-%m-%d %H:%M')}"
         itemsize = model.plain.dtype.itemsize
-        content = asdict(Pace(speed, ready, rates.peak_memory(), spec.hooks, itemsize, when))
-        rates.remember(key, content)
-    return Pace(**content)
+        pace = Pace(speed, ready, rates.peak_memory(), dict(spec.hooks), itemsize, when)
+        rates.remember(key, pace)
+    return pace
 
 
 def key(machine: str, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:

@@ -6,12 +6,18 @@ import os
 import platform
 import resource
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from activations.demo_assets import cache_folder
 from activations.disk import files
+from activations.disk.schema import build
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 
 NEAR, FAR = 2048 * 576 * 4, 65_536 * 576 * 4  # bytes of all latents' rows: fits a cache, fits none
 FORMAT = 1  # of the file of rates; raise it when the meaning of a rate changes
@@ -137,35 +143,32 @@ def this_machine(threads: int) -> str:
 
 def load(threads: int) -> Machine | None:
     """Return this machine as it was measured earlier with this number of threads; None if it was not, or is damaged."""
-    content = recall(this_machine(threads)) or {}
-    try:
-        return Machine(**{**content, "rates": Rates(**content["rates"]), "memory": memory()})
-    except (TypeError, KeyError):
-        return None
+    machine = recall(this_machine(threads), Machine)
+    return None if machine is None else replace(machine, memory=memory())
 
 
 def save(machine: Machine) -> None:
     """Store a machine's rates in the user's cache folder, replacing earlier ones."""
-    remember(machine.name, asdict(machine))
+    remember(machine.name, machine)
 
 
-def recall(key: str) -> dict[str, Any] | None:
-    """Return the measurement stored under a key, or None if there is none in a file of this format."""
+def recall(key: str, kind: type[T]) -> T | None:
+    """Return the measurement stored under a key, or None if there is none in a file of this format, or it is damaged."""
     try:
         content = json.loads(_path().read_text(encoding="utf-8"))
-        return content["measured"].get(key) if content["format"] == FORMAT else None
+        return build(kind, content["measured"][key]) if content["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def remember(key: str, content: dict[str, Any]) -> None:
-    """Store a measurement in the user's cache folder. A damaged file, or one of another format, is replaced."""
+def remember(key: str, measurement: "DataclassInstance") -> None:
+    """Store a measurement, a dataclass, in the user's cache folder. A damaged file, or one of another format, is replaced."""
     try:
         stored = json.loads(_path().read_text(encoding="utf-8"))
         measured = stored["measured"] if stored["format"] == FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError):
         measured = {}
-    files.write_json(_path(), {"format": FORMAT, "measured": {**measured, key: content}})
+    files.write_json(_path(), {"format": FORMAT, "measured": {**measured, key: asdict(measurement)}})
 
 
 def memory() -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,16 @@ from sae.reading.reading import Reading
 MOST_TOKENS = 8192  # tokens a text may have
 LOGITS_AT_ONCE = 2**24  # logits held in memory at a time, 64 MB
 ENTRIES_AT_ONCE = 2**13  # entries of a code whose decoder rows are gathered at a time
+
+
+class _Part(NamedTuple):
+    """The reading of one batch of windows, flattened to n positions."""
+
+    x: Float[Tensor, "n D"]
+    x_hat: Float[Tensor, "n D"]
+    code: SparseCode
+    log_probs: Float[Tensor, "n"]
+    effects: Float[Tensor, "nnz"] | None
 
 
 @torch.no_grad()
@@ -58,14 +68,15 @@ def read(
     cut = _cut(model, text, packing or PackingConfig(), limit, first)
     ids, column, is_text = (torch.cat(parts) for parts in zip(*cut, strict=True))
     following = _following(ids, is_text)
-    parts: list[dict[str, Any]] = []
+    parts: list[_Part] = []
     with progress("read", len(ids), "tokens") as advance:
         for tokens in _batches([window[0] for window in cut], model):
-            start = sum(len(part["log_probs"]) for part in parts)
+            start = sum(len(part.log_probs) for part in parts)
             parts.append(_part(model, sae, hook, tokens, following[start : start + tokens.numel()]))
             advance(tokens.numel())
+    effects = [part.effects for part in parts if part.effects is not None]  # of all windows, or of none
     excluded = column < 1
-    x, x_hat = (torch.cat([part[name] for part in parts]) for name in ("x", "x_hat"))
+    x, x_hat = torch.cat([part.x for part in parts]), torch.cat([part.x_hat for part in parts])
     around = x[~excluded].mean(0) if centre is None else centre.to(x)
     observed_max, density = _observed(features)
     return Reading(
@@ -76,11 +87,11 @@ def read(
         is_text=is_text,
         excluded=excluded,
         following=following,
-        log_probs=torch.cat([part["log_probs"] for part in parts]),
-        code=_joined([part["code"] for part in parts]),
+        log_probs=torch.cat([part.log_probs for part in parts]),
+        code=_joined([part.code for part in parts]),
         error=(x - x_hat).square().sum(1),
         variance=(x - around).square().sum(1),
-        effects=None if parts[0]["effects"] is None else torch.cat([part["effects"] for part in parts]),
+        effects=torch.cat(effects) if effects else None,
         observed_max=observed_max,
         density=density,
     )
@@ -136,7 +147,7 @@ def _batches(rows: list[Tensor], model: LanguageModel) -> Iterator[Tensor]:
         yield rows[-1][None]
 
 
-def _part(model: LanguageModel, sae: SAE, hook: str, tokens: Tensor, following: Tensor) -> dict[str, Any]:
+def _part(model: LanguageModel, sae: SAE, hook: str, tokens: Tensor, following: Tensor) -> _Part:
     """Return the parts of the reading for a batch of windows [n, T], on the CPU."""
     last = {model.last_residual} if model.readout is not None else set()
     logits, activations = model.observe(tokens, list({hook} | last))
@@ -151,13 +162,13 @@ def _part(model: LanguageModel, sae: SAE, hook: str, tokens: Tensor, following: 
     is_last = following < 0
     if effects is not None:
         effects[is_last[code.rows().cpu()]] = torch.nan
-    return {
-        "x": x.cpu(),
-        "x_hat": sae.decode(code).cpu(),
-        "code": SparseCode(code.values.cpu(), code.indices.cpu(), code.offsets.cpu(), code.n_latents),
-        "log_probs": log_probs.cpu().masked_fill(is_last, torch.nan),
-        "effects": effects,
-    }
+    return _Part(
+        x=x.cpu(),
+        x_hat=sae.decode(code).cpu(),
+        code=SparseCode(code.values.cpu(), code.indices.cpu(), code.offsets.cpu(), code.n_latents),
+        log_probs=log_probs.cpu().masked_fill(is_last, torch.nan),
+        effects=effects,
+    )
 
 
 def _effects(

@@ -1,10 +1,14 @@
 """The JSON files of a run folder as typed records, parsed once when they are read (FORMAT.md).
 
-A file may hold more than its record, which is then ignored. `dict[str, Any]` stands for settings and facts of other
-tools, whose fields depend on the architecture or the tool."""
+A file may hold more than its record, which is then ignored."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from sae.config import Settings
+
+Scalar = int | float | str | bool | None
+"""A value of the settings of `sae features` or `sae dead`."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Imported:
     path: str
     notes: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
-    """Facts that the files state beyond the SAE itself, under SAELens' names."""
+    """Facts that the files state beyond the SAE itself, under SAELens' names; of any type, as the other tool wrote them."""
     sha256: dict[str, str] = field(default_factory=dict)
     model: str | None = None
     hook: str | None = None
@@ -26,7 +30,7 @@ class Imported:
 class RunRecord:
     """The content of run.json."""
 
-    config: dict[str, Any]
+    config: Settings
     """Settings as they were written; `Run.config` is their parsed form."""
     hook: str
     d_model: int
@@ -49,7 +53,7 @@ class SAERecord:
     """sae.json."""
 
     architecture: str
-    arch: dict[str, Any]
+    arch: Settings
     d_model: int
     weights_file_sha256: str
     latents_file_sha256: str | None = None
@@ -61,7 +65,7 @@ class CheckpointRecord:
 
     step: int
     reader: dict[str, Any]
-    """Position of the store's reader, as `ShuffledReader.state` returns it."""
+    """Position of the store's reader, as `Reader.state` returns it; each kind of reader has fields of its own and checks them."""
     state_file_sha256: str | None = None
 
 
@@ -119,7 +123,7 @@ class FeaturesRecord:
     """For each cluster of the map the commonest peak tokens of its latents; empty without a map."""
     store_fingerprint: str | None = None
     hook: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Scalar] = field(default_factory=dict)
     model: str | None = None
     map: bool = False
 
@@ -218,10 +222,11 @@ class DeadRecord(DeadSummary):
     sae_sha256: str | None = None
     store_fingerprint: str | None = None
     hook: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Scalar] = field(default_factory=dict)
     off_distribution: bool = False
     """Whether the language model took part, which reads text unlike any in the store."""
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, float | dict[str, float]] = field(default_factory=dict)
+    """Thresholds of the rules that named causes; those for dense latents under `dense`."""
 
 
 @dataclass(frozen=True)

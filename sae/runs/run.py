@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -237,7 +236,7 @@ class Run:
         return f"rm {quoted(self.path / INDEX)} && sae train … --out {quoted(self.path)} --resume"
 
 
-def made_by() -> dict[str, Any]:
+def made_by() -> dict[str, object]:
     """Return the first entries of every run.json: format, a random id, and the versions of the code that makes the run."""
     return {
         "format": FORMAT,

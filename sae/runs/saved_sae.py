@@ -1,6 +1,7 @@
 """Files of a run folder: the SAE (sae.safetensors beside sae.json), log.jsonl, and JSON and tensors checked as they are read."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ FORMAT = 1
 WEIGHTS, INDEX = "sae.safetensors", "sae.json"
 
 
-def save_sae(folder: Path, sae: SAE, source: dict[str, Any]) -> None:
+def save_sae(folder: Path, sae: SAE, source: Mapping[str, str | int | None]) -> None:
     """Write sae.safetensors, then sae.json, which marks the pair whole. The SAE must read raw activations."""
     files.write_tensors(folder / WEIGHTS, sae.state_dict(), f"sae-weights-{FORMAT}")
     arch = {"architecture": name_of(sae.cfg), "arch": dict(vars(sae.cfg)), "d_model": sae.d_model}
@@ -132,6 +133,6 @@ def _row(line: bytes, place: str) -> dict[str, float]:
     return row
 
 
-def _are_numbers(row: dict[str, Any]) -> bool:
+def _are_numbers(row: Mapping[str, object]) -> bool:
     """Return whether all values are numbers; all but the step may be infinite or NaN, as a diverging loss is."""
     return fits(row["step"], float) and all(isinstance(v, float) or fits(v, int) for v in row.values())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +183,7 @@ class Comparison(NamedTuple):
     remarks: list[str]
     """Parts of the steering that had no effect, one line each: positions that do not occur, latents that never fire."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return both texts with all their numbers as JSON content."""
         texts = {name: getattr(self, name) for name in ("baseline", "steered")}
         content = {

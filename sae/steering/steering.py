@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -108,7 +108,7 @@ class Steering:
         scaled = tuple(replace(i, strength=dose * i.strength) for i in self.interventions)
         return replace(self, interventions=scaled)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return every setting except SAE and calibration as JSON content."""
         positions = list(self.positions) if isinstance(self.positions, tuple) else self.positions
         return {

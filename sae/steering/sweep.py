@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -133,7 +133,7 @@ class DoseResponse(NamedTuple):
             by_kind.setdefault(point.kind, []).append(point)
         return by_kind
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Return every point as JSON content: the mean and spread of each measure, and all texts."""
         return [
             {

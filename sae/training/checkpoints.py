@@ -1,10 +1,11 @@
 """Checkpoints: complete SAEs from which training resumes with exactly the same bits."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from activations.disk import files
 from activations.errors import DivergedError, RunError
@@ -16,7 +17,7 @@ from sae.training.trainer import Trainer
 STATE, INDEX = "training.safetensors", "training.json"
 
 
-def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
+def save(run: Run, trainer: Trainer, reader_state: Mapping[str, object]) -> None:
     """Write checkpoints/step-*/ completely or not at all; after the last step also the latents' history and the final SAE.
 
     Older checkpoints beyond `keep_checkpoints` are removed once the new one is in place. Raises DivergedError, and writes
@@ -24,7 +25,7 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
     folded = trainer.folded()
     if not all(torch.isfinite(weight).all() for weight in folded.parameters()):
         raise DivergedError(f"a weight is no longer finite at step {trainer.step}: lower --train.lr")
-    source = {"hook": run.hook, "model": run.record.model, "step": trainer.step}
+    source: dict[str, str | int | None] = {"hook": run.hook, "model": run.record.model, "step": trainer.step}
     folder = run.path / "checkpoints" / f"step-{trainer.step:08d}"
     part = folder.with_name(folder.name + files.PART)
     # A killed run may have left one under another step's name.
@@ -48,7 +49,7 @@ def save(run: Run, trainer: Trainer, reader_state: dict[str, Any]) -> None:
         save_sae(run.path, folded, source)
 
 
-def resume(run: Run, trainer: Trainer) -> dict[str, Any]:
+def resume(run: Run, trainer: Trainer) -> dict[str, object]:
     """Call `restore` with the run's newest checkpoint. Where it is damaged, the RunError names the newest intact one."""
     try:
         return restore(run.checkpoints[-1], trainer)
@@ -56,7 +57,7 @@ def resume(run: Run, trainer: Trainer) -> dict[str, Any]:
         raise RunError(f"{error}: {_remedy(run)}") from error
 
 
-def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
+def restore(checkpoint: Path, trainer: Trainer) -> dict[str, object]:
     """Restore a checkpoint into a new trainer of the same settings. Return the reader's state.
 
     Raises RunError when one of its files is damaged."""
@@ -69,7 +70,7 @@ def restore(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
         raise RunError(f"{checkpoint} is damaged ({error})") from error
 
 
-def _read(checkpoint: Path) -> tuple[dict[str, Any], CheckpointRecord, dict[str, Any]]:
+def _read(checkpoint: Path) -> tuple[dict[str, Tensor], CheckpointRecord, dict[str, Tensor]]:
     """Return a checkpoint's weights, record and training state. Raises RunError unless its bytes are those written."""
     record = read_json(checkpoint / INDEX, kind=CheckpointRecord)
     state = as_written(checkpoint / STATE, record.state_file_sha256, INDEX)

@@ -196,7 +196,7 @@ class Trainer:
         for name, parameter in self.sae.named_parameters():
             if f"optimizer.{name}.step" not in tensors:  # it has had no gradient yet
                 continue
-            state: dict[str, Any] = self.optimizer.state[parameter]
+            state = self.optimizer.state[parameter]
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 saved = tensors[f"optimizer.{name}.{key}"]
                 # The parameter's own memory order, which the optimizer's pass over rows relies on.

@@ -1,7 +1,5 @@
 """Measure a run's SAE: how well it reconstructs held-out activations, and what it costs the language model to use it."""
 
-from typing import Any
-
 from activations.disk import files
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
@@ -26,9 +24,9 @@ def evaluate(
     The language model reads at most `windows` windows, four times each; None leaves out what needs it. `batch` rows are encoded at
     once. Of a run that is still in training, the newest checkpoint is measured. docs/metrics.md defines every measure."""
     store, hook, positions, digest = run.store, run.hook, run.config.positions, run.weights
-    content: dict[str, Any] = {"format": FORMAT, "sae_sha256": digest}
     with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
-        content |= reconstruction(sae, store, hook, positions=positions, batch=batch, advance=advance)
+        measured = reconstruction(sae, store, hook, positions=positions, batch=batch, advance=advance)
+    content: dict[str, object] = {"format": FORMAT, "sae_sha256": digest, **measured}
     if model is not None:
         content["splice"] = splice(model, sae, store, hook, windows, progress=progress)
     files.write_sealed(run.path / "eval.json", content)

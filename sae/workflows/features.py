@@ -1,11 +1,12 @@
 """Collect the features of an SAE: the pass over a store, the logit lens, neighbours and the map, written as one folder."""
 
 import logging
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from activations.disk import files, locks
@@ -46,7 +47,7 @@ def describe(
     there is no map; a folder without one is made again once scikit-learn is installed. Raises BusyError when another
     process works in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
-    job = {**identity, "config": asdict(cfg), "model": activations.spec.model}
+    job: dict[str, object] = {**identity, "config": asdict(cfg), "model": activations.spec.model}
     if mapped := maps.available():
         job["map"] = True
     if ranks.from_first(_is_complete(out, job)):
@@ -101,7 +102,7 @@ def _tidy(out: Path) -> None:
     files.sync(out)
 
 
-def _is_complete(out: Path, job: dict[str, Any]) -> bool:
+def _is_complete(out: Path, job: Mapping[str, object]) -> bool:
     """Return whether the folder is complete and belongs to this job. A damaged one is reported, and made again."""
     if not (out / folder.INDEX).exists():
         return False
@@ -133,11 +134,11 @@ def _lens(
 
 def _columns(
     sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, progress: Progress
-) -> dict[str, Any]:
+) -> dict[str, Sequence[Any]]:
     """Return the table's columns beside statistics and lens: norms, biases, neighbours, co-firing and the map."""
     with progress("neighbours", sae.d_sae, "latents") as advance:
         neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), advance=advance)
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
         "b_enc": [None] * sae.d_sae if (bias := sae.encoder_bias()) is None else bias.tolist(),
@@ -154,7 +155,7 @@ def _columns(
     return columns
 
 
-def _cofiring_columns(cofiring: Cofiring) -> dict[str, Any]:
+def _cofiring_columns(cofiring: Cofiring) -> dict[str, Sequence[Any]]:
     n_partners = (cofiring.latents >= 0).sum(1).tolist()
     named = {"cofiring": cofiring.latents, "cofiring_counts": cofiring.counts, "cofiring_pmi": cofiring.pmi}
     return {
@@ -163,7 +164,7 @@ def _cofiring_columns(cofiring: Cofiring) -> dict[str, Any]:
     }
 
 
-def _map_columns(layout: maps.Map) -> dict[str, Any]:
+def _map_columns(layout: maps.Map) -> dict[str, Sequence[Any]]:
     """Return positions and clusters as columns, with null for latents that are not on the map."""
-    x, y = (np.where(np.isnan(axis), None, axis.astype(object)) for axis in layout.places.numpy().T)
+    x, y = ([None if math.isnan(at) else at for at in axis.tolist()] for axis in layout.places.T)
     return {"map_x": x, "map_y": y, "cluster": [None if c < 0 else c for c in layout.clusters.tolist()]}

@@ -108,18 +108,20 @@ def import_sae(
         if origin.model not in (None, opened.spec.model):
             notes = [*notes, f"the files name the model {origin.model}, the store {opened.spec.model}"]
     notes = [*notes, *unlike_training(origin.facts, opened)]
-    record = _record(path, form, sae, origin, notes, opened, hook, model)
+    hook, model = _belonging(path, origin, opened, hook, model)
+    imported = _imported(path, form, origin, notes)
     if located:
         name, commit = located.name, located.commit
-        record["imported"]["path"] = str(name._replace(revision=commit))
+        imported["path"] = str(name._replace(revision=commit))
         hub = {"repository": name.repository, "path": name.path, "revision": name.revision, "commit": commit}
-        record["imported"]["hub"] = hub
+        imported["hub"] = hub
     with files.new_folder(out) as folder:
         if form == "workbench" and opened is None:
             _copy_results(path, folder)
-        save_sae(folder, sae, {"hook": record["hook"], "model": record["model"], "step": None})
-        _write_probe(folder, opened, record["hook"])
-        files.write_sealed(folder / "run.json", record)
+        save_sae(folder, sae, {"hook": hook, "model": model, "step": None})
+        _write_probe(folder, opened, hook)
+        record = _record(sae, opened, hook, model)
+        files.write_sealed(folder / "run.json", {**record, "imported": imported})
     return Run(out)
 
 
@@ -166,27 +168,40 @@ def _hook_in(store: Store, hook: str | None, width: int) -> str:
     return hook
 
 
-def _record(
-    path: Path,
-    form: str,
-    sae: SAE,
-    origin: Origin,
-    notes: list[str],
-    store: Store | None,
-    hook: str | None,
-    model: str | None,
-) -> dict[str, Any]:
-    """Return the content of an imported run's run.json."""
-    spec = None if store is None else store.spec
-    hook, model = hook or origin.hook, spec.model if spec else model or origin.model
+def _belonging(
+    path: Path, origin: Origin, store: Store | None, hook: str | None, model: str | None
+) -> tuple[str, str]:
+    """Return the hook point and the model that an SAE belongs to. Raises ForeignError when nothing says one of them."""
+    hook, model = hook or origin.hook, store.spec.model if store else model or origin.model
     for flag, value, example in (("hook", hook, "blocks.8.hook_resid_pre"), ("model", model, "gpt2")):
         if value is None:
             raise ForeignError(
                 f"{path} does not say its {flag}: give --store, or --{flag}, as in --{flag} {example}"
             )
+    assert hook is not None
+    assert model is not None
+    return hook, model
+
+
+def _imported(path: Path, form: str, origin: Origin, notes: list[str]) -> dict[str, object]:
+    """Return the part of run.json that says where an imported SAE comes from (`records.Imported`)."""
+    read = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {
+        "format": form,
+        "path": str(path),
+        "sha256": {file.name: files.sha256(file) for file in read if file.is_file()},
+        "model": origin.model,
+        "hook": origin.hook,
+        "facts": origin.facts,
+        "notes": notes,
+    }
+
+
+def _record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, object]:
+    """Return the content of an imported run's run.json, but for `imported`."""
+    spec = None if store is None else store.spec
     settings = config.to_json(RunConfig(str(store.path) if store else "", hook, sae.cfg))
     settings |= {"arch": _settings_in_use(sae.cfg), "train": {}}
-    read = sorted(path.iterdir()) if path.is_dir() else [path]
     return {
         **made_by(),
         "config": settings,
@@ -198,15 +213,6 @@ def _record(
         "model_dtype": spec.model_dtype if spec else "float32",
         "weights_sha256": spec.weights_sha256 if spec else None,
         "store_fingerprint": store.fingerprint if store else None,
-        "imported": {
-            "format": form,
-            "path": str(path),
-            "sha256": {file.name: files.sha256(file) for file in read if file.is_file()},
-            "model": origin.model,
-            "hook": origin.hook,
-            "facts": origin.facts,
-            "notes": notes,
-        },
     }
 
 

@@ -17,14 +17,13 @@ from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress, part_of
 from activations.store import Store
 from sae.architectures import ARCHITECTURES
-from sae.config import RunConfig, TrainConfig
+from sae.config import RunConfig, Settings, TrainConfig
 from sae.runs.run import Run, device
 from sae.workflows.compare import Result, result
 from sae.workflows.evaluate import evaluate
 from sae.workflows.train import train
 from sae.workflows.training import refuse_other, resolve
 
-Settings = dict[str, Any]
 MOST_RUNS = 10_000  # of a grid
 MOST_BYTES = 2**20  # of a file: what a parser makes of a byte can take long
 

@@ -15,7 +15,7 @@ from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.config import RunConfig, TrainConfig, from_json, peak_rate, to_json
 from sae.kernels import SingleProcess
 from sae.runs.run import Run
-from sae.runs.saved_sae import load_sae
+from sae.runs.saved_sae import load_sae, read_log
 from sae.training.loggers import JsonLines
 from sae.training.optimizer import warmup_then_decay
 from sae.training.trainer import Trainer, fit, fitting
