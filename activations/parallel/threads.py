@@ -1,12 +1,18 @@
-"""Do work in separate threads: prefetch the items of a stream, and write in the background."""
+"""Do work in separate threads: prefetch the items of a stream, write in the background, share out compiled loops."""
 
+import itertools
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
+BLOCKS_PER_THREAD = 4  # items differ in cost; a thread that is done early takes another block
 
 
 def prefetch(stream: Iterable[T], count: int) -> Generator[T, None, None]:
@@ -70,3 +76,46 @@ class BackgroundWriter:
                 self._wait(0)
         finally:
             self._pool.shutdown()
+
+
+def blocks_wanted() -> int:
+    """Return into how many blocks to cut work: one where torch uses one thread."""
+    threads = torch.get_num_threads()
+    return 1 if threads == 1 else BLOCKS_PER_THREAD * threads
+
+
+def evenly(n: int) -> list[int]:
+    """Return the bounds of blocks that cut n items into equal parts."""
+    blocks = blocks_wanted()
+    return [n * i // blocks for i in range(blocks + 1)]
+
+
+def share(loop: Callable[..., Any], bounds: Sequence[int], *args: Any) -> list[Any]:
+    """Call loop(lo, hi, *args) for each block between two bounds, on as many threads as torch uses. Return the results in order.
+
+    Which thread does a block makes no difference: blocks write disjoint parts, so results do not depend on the threads."""
+    blocks = [(lo, hi) for lo, hi in itertools.pairwise(bounds) if lo < hi]
+    results: list[Any] = [None] * len(blocks)
+    due = iter(list(enumerate(blocks)))
+
+    def work() -> None:
+        for number, (lo, hi) in due:  # each block goes to one thread: `next` on a list's iterator is atomic
+            results[number] = loop(lo, hi, *args)
+
+    threads = min(torch.get_num_threads(), len(blocks))
+    helpers = [_pool().submit(work) for _ in range(threads - 1)]
+    work()  # the calling thread works too, so that one thread needs no pool
+    for helper in helpers:
+        helper.result()
+    return results
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "kernels")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=_pool.cache_clear
+    )  # a forked process has the pool but none of its threads

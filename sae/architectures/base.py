@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from activations.errors import ConfigError, ShapeError
 from sae import kernels
 from sae.architectures.config import ArchConfig
-from sae.architectures.firing import Firing, to_be_among
 from sae.code import SparseCode
 
 S = TypeVar("S", bound="SAE")
@@ -39,6 +38,18 @@ class EncoderCost(NamedTuple):
     """Trained numbers, without those of the decoder (W_dec, b_dec)."""
     flops: int
     """Floating-point operations per token; a multiply-add counts as two."""
+
+
+class Firing(NamedTuple):
+    """The distance of some latents from firing, on each row."""
+
+    pre_activation: Float[Tensor, "B n"]
+    """The number that decides whether each fires (`SAE.dense_pre_activations`)."""
+    needed: Float[Tensor, "B n"]
+    """The number that the pre-activation has to exceed, in size where latents are signed, if all others stay as they are."""
+    margin: Float[Tensor, "B n"]
+    """The excess over `needed`: above 0 where the latent fires, below 0 where it does not. It is 0 where two latents tie for
+    the last place of a row; the architecture keeps one of them, or both."""
 
 
 class SAE(ABC, nn.Module):
@@ -325,12 +336,13 @@ def tied_init(sae: SAE, generator: torch.Generator) -> None:
     sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
 
 
-def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
-    """Return the mean norm of the reconstructions of 256 random unit vectors, without b_dec; 1 when all are 0.
+def to_be_among(
+    level: Float[Tensor, "B F"], k: Int[Tensor, "B"], own: Float[Tensor, "B n"]
+) -> Float[Tensor, "B n"]:
+    """Return what each of `own`, entries of a row of `level`, has to exceed to be among the row's k[b] largest.
 
-    An encoder is divided by it where about half of all latents fire at first. Where few are selected by rank, dividing makes
-    the first reconstructions too large: they are far from parallel to the input, and best at half its norm."""
-    probe = torch.randn(256, sae.d_model, generator=generator)
-    probe /= probe.norm(dim=1, keepdim=True)
-    size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()
-    return size if size > 0 else torch.ones_like(size)
+    That is the k-th largest of the row's other entries, which stay as they are; -inf where there are fewer than k."""
+    most = min(int(k.max()) + 1, level.shape[1])
+    largest = torch.nn.functional.pad(level.topk(most, dim=1).values, (0, 1), value=-torch.inf)
+    last, next_ = (largest.gather(1, (k + place).clamp_max(most)[:, None]) for place in (-1, 0))
+    return torch.where(own >= last, next_, last)

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import kernels, losses
-from sae.architectures.base import SAE, Loss, gain
+from sae.architectures.base import SAE, Loss
 from sae.architectures.config import ArchConfig, Selects, TrainingCost
 from sae.architectures.jumprelu import JumpReLU, thresholded
-from sae.architectures.shared import check_at_least_0, check_share, penalised_loss, warmed
+from sae.architectures.shared import check_at_least_0, check_share, gain, penalised_loss, warmed
 from sae.code import SparseCode
 
 

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from activations.errors import ConfigError
-from sae.architectures.base import SAE, Loss, gain, tied_init
+from sae.architectures.base import SAE, Loss, tied_init
 from sae.architectures.config import ArchConfig, Selects
 from sae.architectures.shared import (
     check_at_least_0,
     check_share,
+    gain,
     move_norms,
     penalised_loss,
     start_centred,

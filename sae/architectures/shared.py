@@ -22,6 +22,17 @@ def start_centred(sae: SAE, centre: Float[Tensor, "D"]) -> None:
     sae.b_enc.copy_(-(centre @ sae.W_enc))
 
 
+def gain(sae: SAE, generator: torch.Generator) -> Float[Tensor, ""]:
+    """Return the mean norm of the reconstructions of 256 random unit vectors, without b_dec; 1 when all are 0.
+
+    An encoder is divided by it where about half of all latents fire at first. Where few are selected by rank, dividing makes
+    the first reconstructions too large: they are far from parallel to the input, and best at half its norm."""
+    probe = torch.randn(256, sae.d_model, generator=generator)
+    probe /= probe.norm(dim=1, keepdim=True)
+    size = sae.decode(sae.training_code(probe + sae.b_dec)).sub(sae.b_dec).norm(dim=1).mean()
+    return size if size > 0 else torch.ones_like(size)
+
+
 def move_norms(sae: SAE) -> Float[Tensor, "F"]:
     """Divide decoder rows by their norms and multiply the latents by them, in place. Return the norms."""
     norms = sae.W_dec.norm(dim=1).clamp_min(torch.finfo(sae.W_dec.dtype).tiny)

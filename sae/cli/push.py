@@ -9,9 +9,8 @@ import tyro
 
 from activations.errors import ConfigError, quoted
 from sae.cli import arguments
-from sae.hub import push
+from sae.hub import is_hub_name, parse_name, push
 from sae.hub.fetch import size_shown
-from sae.hub.names import is_hub_name, parse
 from sae.runs.run import Run
 
 
@@ -36,14 +35,14 @@ class Push:
     """Send without asking."""
 
     def __post_init__(self) -> None:
-        if not is_hub_name(self.name) or parse(self.name).revision:
+        if not is_hub_name(self.name) or parse_name(self.name).revision:
             raise ConfigError(f"{self.name!r} is not a place to send to: expected hf:OWNER/REPOSITORY[/PATH]")
 
 
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(Push, "sae push", args)
-    run, name = Run(command.run), parse(command.name)
+    run, name = Run(command.run), parse_name(command.name)
     with tempfile.TemporaryDirectory(prefix="sae-push-") as place:
         folder = Path(place)
         sent = push.stage(run, name, folder, command.features)

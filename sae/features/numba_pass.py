@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from sae.kernels.threads import blocks_wanted, share
+from activations.parallel.threads import blocks_wanted, share
 
 WORTHWHILE = 2**18  # firings, or pairs, from which the loops repay the second or two it takes to load them
 LOW = 0xFFFFFFFF

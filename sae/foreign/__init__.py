@@ -1,8 +1,11 @@
 """Read and write other tools' SAE files: one module per format, and the table of formats that `sae import` offers.
 
 An installed package adds a format under the entry point group `sae.formats`, as NAME = "package.module": any module, or
-object, with the members of `Format`, or of `WritableFormat`."""
+object, with the members of `Format`, or of `WritableFormat`. Files of dictionaries that are not SAEs share no format with
+one; they are recognised too, so that errors can name what they are."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -81,4 +84,40 @@ def writable() -> dict[str, WritableFormat]:
     return {name: form for name, form in FORMATS.items() if isinstance(form, WritableFormat)}
 
 
-__all__ = ["FORMATS", "Format", "Imported", "Layout", "Origin", "WritableFormat", "writable"]
+NOT_AN_SAE = "an SAE here reconstructs what it reads"
+OTHER_DICTIONARIES = {
+    r"W_(enc|dec)_\d+\.safetensors": "a cross-layer transcoder (CLT), which writes to later layers than it reads",
+    r"(params_)?layer_\d+\.safetensors": "a transcoder, which reconstructs an MLP's output from its input, or one layer of a "
+    "cross-layer transcoder (CLT)",
+}
+"""Pattern of a file name that circuit-tracer and Gemma Scope 2 write -> what the file holds."""
+
+
+def other_dictionary_among(names: Iterable[str]) -> str | None:
+    """Return what the first recognised of these files holds; None when none is recognised."""
+    for name in names:
+        for pattern, what in OTHER_DICTIONARIES.items():
+            if re.fullmatch(pattern, name.rpartition("/")[2]):
+                return what
+    return None
+
+
+def other_dictionary_at(path: Path) -> str | None:
+    """Return what a file or folder of files holds if it is recognised as something other than an SAE, None otherwise."""
+    return other_dictionary_among(
+        [path.name] if path.is_file() else sorted(file.name for file in path.iterdir())
+    )
+
+
+__all__ = [
+    "FORMATS",
+    "NOT_AN_SAE",
+    "Format",
+    "Imported",
+    "Layout",
+    "Origin",
+    "WritableFormat",
+    "other_dictionary_among",
+    "other_dictionary_at",
+    "writable",
+]

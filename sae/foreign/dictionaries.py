@@ -24,8 +24,8 @@ from sae.architectures import (
     TopK,
     TopKConfig,
 )
-from sae.foreign import exact_forms
-from sae.foreign.weights import Weights, assemble, fold_norms, fold_pre_bias
+from sae.foreign.exact_forms import assemble, fold_norms, fold_pre_bias, forms, refusal
+from sae.foreign.weights import Weights
 
 HOLDS = "ReLU, gated, TopK, BatchTopK, Matryoshka and JumpReLU SAEs"
 
@@ -179,7 +179,7 @@ def to_theirs(sae: SAE) -> tuple[str, dict[str, Tensor]]:
     """Return the name of dictionary_learning's class for an SAE, and its state dict there.
 
     Raises ForeignError when no class computes the same."""
-    for form in exact_forms.forms(sae, split_signs=True):
+    for form in forms(sae, split_signs=True):
         b_dec = form.b_dec.float()
         match form:
             case ReLU():
@@ -206,7 +206,7 @@ def to_theirs(sae: SAE) -> tuple[str, dict[str, Tensor]]:
             case BatchTopK():
                 linear = _linear(form.W_enc, form.b_enc, form.W_dec)
                 return "BatchTopKSAE", {**linear, "b_dec": b_dec, **_rule(form.cfg.k, form.threshold)}
-    raise exact_forms.refusal(sae, "dictionary_learning", HOLDS)
+    raise refusal(sae, "dictionary_learning", HOLDS)
 
 
 def _parameters(sae: SAE) -> dict[str, Tensor]:

@@ -13,9 +13,19 @@ from torch import Tensor
 from activations.disk import files
 from activations.errors import ConfigError, ForeignError
 from sae.architectures import SAE
-from sae.foreign import exact_forms, hook_names
 from sae.foreign.dictionaries import READERS, Content, number_of, to_theirs
-from sae.foreign.weights import Imported, Layout, Origin, finished, read_json, read_pt, state_dict
+from sae.foreign.exact_forms import finished, notes_on
+from sae.foreign.weights import (
+    SITES,
+    Imported,
+    Layout,
+    Origin,
+    layer_of,
+    read_json,
+    read_pt,
+    site_of,
+    state_dict,
+)
 
 TITLE = "dictionary_learning (ae.pt and config.json)"
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -140,7 +150,7 @@ def _hook(trainer: dict[str, Any]) -> str | None:
     if re.fullmatch(r"(blocks\.\d+\.)?(\w+\.)?hook_\w+", name):
         return name
     match = re.fullmatch(r"(\w+?)_layer_(\d+)", name)
-    site = match and hook_names.SITES.get(match[1])
+    site = match and SITES.get(match[1])
     return f"blocks.{match[2]}.{site}" if match and site else None
 
 
@@ -149,7 +159,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 
     Raises ForeignError for an architecture that has no class there."""
     name, tensors = to_theirs(sae)
-    layer, site = hook_names.layer_of(origin.hook), hook_names.site_of(origin.hook)
+    layer, site = layer_of(origin.hook), site_of(origin.hook)
     n_latents = len(tensors["encoder.weight"]) if "encoder.weight" in tensors else sae.d_sae
     trainer = {
         "trainer_class": TRAINERS[name],
@@ -168,4 +178,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     with files.new_folder(path) as folder:
         files.write_atomically(folder / WEIGHTS, lambda part: torch.save(state, part))
         files.write_json(folder / CONFIG, {"trainer": trainer, "buffer": buffer})
-    return exact_forms.notes_on(sae, n_latents)
+    return notes_on(sae, n_latents)

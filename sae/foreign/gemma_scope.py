@@ -14,20 +14,8 @@ from torch import Tensor
 from activations.disk import files
 from activations.errors import ForeignError
 from sae.architectures import SAE, JumpReLU, JumpReLUConfig
-from sae.foreign import exact_forms
-from sae.foreign.weights import (
-    Imported,
-    Layout,
-    Origin,
-    Weights,
-    assemble,
-    check_archive,
-    finished,
-    fold_norms,
-    fold_pre_bias,
-    read_json,
-    read_safetensors,
-)
+from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias, form_of, refusal
+from sae.foreign.weights import Imported, Layout, Origin, Weights, check_archive, read_json, read_safetensors
 
 TITLE = "Gemma Scope (params.npz; version 2: config.json and params.safetensors)"
 FIRST, SECOND, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -165,9 +153,9 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write a folder with params.npz, as in version 1. ReLU, BatchTopK, Matryoshka and gated SAEs are exactly JumpReLUs in use.
 
     Raises ForeignError for other architectures. The format cannot hold `origin`: name folders after it."""
-    form = exact_forms.form_of(sae, JumpReLU)
+    form = form_of(sae, JumpReLU)
     if form is None:
-        raise exact_forms.refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")
+        raise refusal(sae, "Gemma Scope", "SAEs whose latents fire above thresholds")
     arrays = {name: getattr(form, name).detach().float().contiguous().numpy() for name in TENSORS}
 
     def save(part: Path) -> None:

@@ -16,19 +16,8 @@ from torch import Tensor
 
 from activations.errors import ConfigError, ForeignError
 from sae.architectures import ArchConfig, JumpReLUConfig, ReLUConfig, TopKConfig
-from sae.foreign.weights import (
-    Imported,
-    Layout,
-    Origin,
-    Weights,
-    assemble,
-    finished,
-    fold_norms,
-    fold_pre_bias,
-    read_json,
-    read_safetensors,
-    setting,
-)
+from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias
+from sae.foreign.weights import Imported, Layout, Origin, Weights, read_json, read_safetensors, setting
 
 TITLE = "Llama Scope (hyperparams.json and checkpoints/final.safetensors; later config.json and sae_weights.safetensors)"
 FIRST, LATER = (

@@ -12,19 +12,8 @@ import torch
 from activations.disk import files
 from activations.errors import ForeignError
 from sae.architectures import SAE, ReLU, ReLUConfig
-from sae.foreign import exact_forms
-from sae.foreign.weights import (
-    Imported,
-    Layout,
-    Origin,
-    Weights,
-    assemble,
-    finished,
-    fold_norms,
-    fold_pre_bias,
-    read_pt,
-    state_dict,
-)
+from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias, form_of, refusal
+from sae.foreign.weights import Imported, Layout, Origin, Weights, read_pt, state_dict
 
 TITLE = "OpenAI sparse_autoencoder (one .pt)"
 WEIGHTS = "autoencoder.pt"
@@ -88,9 +77,9 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write a folder with autoencoder.pt, for `Autoencoder.from_state_dict(torch.load(file))`.
 
     Raises ForeignError for every architecture except ReLU. The format cannot hold `origin`."""
-    form = exact_forms.form_of(sae, ReLU)
+    form = form_of(sae, ReLU)
     if form is None:
-        raise exact_forms.refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")
+        raise refusal(sae, "OpenAI's code", "ReLU SAEs, and TopK SAEs that normalise each row")
     b_dec, W_enc = form.b_dec.double(), form.W_enc.double()
     content = {
         "pre_bias": form.b_dec.float().clone(),

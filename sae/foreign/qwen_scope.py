@@ -9,18 +9,8 @@ from pathlib import Path
 
 from activations.errors import ConfigError, ForeignError
 from sae.architectures import TopKConfig
-from sae.foreign.weights import (
-    Imported,
-    Layout,
-    Origin,
-    Weights,
-    assemble,
-    finished,
-    fold_norms,
-    fold_pre_bias,
-    read_pt,
-    state_dict,
-)
+from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias
+from sae.foreign.weights import Imported, Layout, Origin, Weights, read_pt, state_dict
 
 TITLE = "Qwen-Scope (layerN.sae.pt in a folder named after the repository)"
 FILE = re.compile(r"layer(\d+)\.sae\.pt")

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from activations.errors import ForeignError
 from sae.architectures import SAE, name_of
-from sae.foreign import hook_names
-from sae.foreign.weights import Origin
+from sae.foreign.weights import Origin, layer_of
 
 
 @dataclass
@@ -127,7 +126,7 @@ def adapt(sae: SAE, origin: Origin) -> Bench:
 
     `sae.workflows.import_sae.origin_of(run)` gives the origin of a run's SAE. Raises ForeignError when `origin` lacks the
     model or such a hook point."""
-    layer = hook_names.layer_of(origin.hook)
+    layer = layer_of(origin.hook)
     if origin.model is None or origin.hook is None or layer is None:
         raise ForeignError(
             f"the SAE reads {origin.hook} of {origin.model}: SAEBench and SAEDashboard need the name of the model and a "

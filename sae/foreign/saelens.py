@@ -29,16 +29,14 @@ from sae.architectures import (
     TopKConfig,
     name_of,
 )
-from sae.foreign import exact_forms, hook_names, processing
+from sae.foreign import processing
+from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias, forms, refusal
 from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
     Weights,
-    assemble,
-    finished,
-    fold_norms,
-    fold_pre_bias,
+    hook_of_module,
     read_json,
     read_safetensors,
     setting,
@@ -111,7 +109,7 @@ def _hook(meta: dict[str, Any]) -> Any:
     """Return TransformerLens' name of the hook point, or the file's own where it has none."""
     hook = meta.get("hook_name")
     if meta.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
-        return hook_names.hook_of_module(hook) or hook
+        return hook_of_module(hook) or hook
     return hook
 
 
@@ -247,7 +245,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
 def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, Any]]:
     """Return SAELens' name for what this SAE does in use, the form that is written, its tensors, and the settings that it
     needs besides the common ones."""
-    for form in exact_forms.forms(sae):
+    for form in forms(sae):
         four = {
             name: getattr(form, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec") if hasattr(form, name)
         }
@@ -263,4 +261,4 @@ def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, Any]]:
             case Gated():
                 four["b_gate"] = four.pop("b_enc")
                 return "gated", form, {**four, "b_mag": form.b_mag, "r_mag": form.r_mag}, {}
-    raise exact_forms.refusal(sae, "SAELens", HOLDS)
+    raise refusal(sae, "SAELens", HOLDS)

@@ -10,15 +10,13 @@ from typing import Any
 from activations.disk import files
 from activations.errors import ForeignError
 from sae.architectures import SAE, AbsTopKConfig, TopK, TopKConfig
-from sae.foreign import exact_forms, hook_names
+from sae.foreign.exact_forms import assemble, finished, fold_norms, form_of, notes_on, refusal
 from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
     Weights,
-    assemble,
-    finished,
-    fold_norms,
+    hook_of_module,
     read_json,
     read_safetensors,
     setting,
@@ -98,16 +96,16 @@ def _origin(path: Path, settings: dict[str, Any]) -> Origin:
         "context_size": run.get("ctx_len"),
         "dataset_path": run.get("dataset"),
     }
-    return Origin(model if isinstance(model, str) else None, hook_names.hook_of_module(module.name), facts)
+    return Origin(model if isinstance(model, str) else None, hook_of_module(module.name), facts)
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     """Write a folder that `SparseCoder.load_from_disk` reads; name it after the module, as in layers.8.
 
     Raises ForeignError for an architecture that does not keep k latents of each row."""
-    form = exact_forms.form_of(sae, TopK, split_signs=True)
+    form = form_of(sae, TopK, split_signs=True)
     if form is None:
-        raise exact_forms.refusal(sae, "sparsify", "TopK SAEs")
+        raise refusal(sae, "sparsify", "TopK SAEs")
     n, d = form.W_dec.shape
     settings = {
         "activation": "topk",
@@ -131,4 +129,4 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
         files.write_json(folder / CFG, settings)
-    return exact_forms.notes_on(sae, n)
+    return notes_on(sae, n)

@@ -1,9 +1,10 @@
-"""Shared by all formats: the result of an import, checks on files and tensors, and folding of norms and biases.
+"""Read what a foreign file states: its tensors and settings, each checked before it is used, and its names of hook points.
 
 Readers compute in float64 and round once, at the end, to the float32 of all our files."""
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from activations.errors import ForeignError
-from sae.architectures import ARCHITECTURES, SAE, ArchConfig, name_of
-from sae.architectures.config import Selects
-from sae.architectures.shared import move_norms
+from sae.architectures import SAE
 
 T = TypeVar("T")
 LISTED = 8  # files listed when a folder lacks the one that is looked for
@@ -26,6 +25,17 @@ LARGEST_JSON = 2**24  # bytes; real settings take a few thousand
 # An archive may unpack to SMALL bytes, or to MOST_UNPACKED times its size if that is more. Weights hardly compress, so a
 # file that unpacks to more is made to fill the memory.
 SMALL, MOST_UNPACKED = 2**26, 8
+SITES = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+"""Site names of dictionary_learning's users -> TransformerLens' hook within a block."""
+MODULES = {
+    "": "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "self_attn": "hook_attn_out",
+    "attn": "hook_attn_out",
+    "attention": "hook_attn_out",
+    "self_attention": "hook_attn_out",
+}
+"""Modules of a transformers block -> the hook that sees their output; a block's own output is the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -219,50 +229,22 @@ def check_archive(path: Path) -> None:
         )
 
 
-def assemble(cfg: ArchConfig, tensors: Mapping[str, Tensor]) -> SAE:
-    """Build an SAE from tensors, in float64, ready for folding and `finished`. Missing buffers are those of a new SAE."""
-    return ARCHITECTURES[name_of(cfg)].from_tensors(cfg, tensors)
+def hook_of_module(module: str) -> str | None:
+    """Return the hook point at the output of a module of a transformers model, such as `model.layers.3.mlp`.
+
+    None for a module that is not a block, its attention or its MLP."""
+    match = re.fullmatch(r"(?:[a-z_]+\.)*(?:layers|h|blocks)\.(\d+)(?:\.([a-z_]+))?", module)
+    if not match or (match[2] or "") not in MODULES:
+        return None
+    return f"blocks.{match[1]}.{MODULES[match[2] or '']}"
 
 
-@torch.no_grad()
-def fold_pre_bias(sae: SAE, subtracted: bool) -> list[str]:
-    """Adapt the encoder's biases exactly, in place, where the file's encoder and ours disagree on subtracting b_dec from x.
-
-    `subtracted` says whether the file's encoder does. Returns notes for the user."""
-    if subtracted == sae.pre_bias or not sae.b_dec.any():
-        return []
-    sae.shift_pre_activations((1 if sae.pre_bias else -1) * (sae.b_dec @ sae.W_enc))
-    theirs, ours = ("x", "x - b_dec") if sae.pre_bias else ("x - b_dec", "x")
-    return [f"b_dec W_enc moved into the encoder's biases: the file's encoder reads {theirs}, ours {ours}"]
+def layer_of(hook: str | None) -> int | None:
+    """Return the number of the block that a hook point lies in; None where it is not in a block."""
+    match = re.match(r"blocks\.(\d+)\.", hook or "")
+    return int(match[1]) if match else None
 
 
-@torch.no_grad()
-def fold_norms(sae: SAE, ranked_by_norm: bool = False) -> list[str]:
-    """Scale decoder rows to norm 1 and latents by the norms, in place; reconstructions and firing latents stay the same.
-
-    Where latents are chosen by rank, this holds only if the file ranks them by value times norm (`ranked_by_norm`) or all
-    norms are equal; otherwise the rows keep their norms. They also do where all latents share one threshold. Returns notes
-    for the user."""
-    norms = sae.W_dec.norm(dim=1)
-    least, most = norms.min().item(), norms.max().item()
-    # norms of 1 up to rounding are left alone, so that the file's numbers come through unchanged
-    ones = max(abs(least - 1), abs(most - 1)) < 1e-5
-    if ones and not ranked_by_norm:
-        return []
-    note = f"decoder rows had norms from {least:.4g} to {most:.4g}"
-    selects = sae.cfg.selects()
-    if selects is Selects.ABOVE_ONE_THRESHOLD:
-        return [f"{note} and keep them: which latents are above the threshold depends on them"]
-    if selects is Selects.BY_RANK and not ranked_by_norm and most - least > 1e-6 * most:
-        return [f"{note} and keep them: which latents are among the k largest depends on them"]
-    move_norms(sae)
-    return [] if ones else [f"{note}, now 1: latents are multiplied by the old norms"]
-
-
-def finished(sae: SAE) -> SAE:
-    """Return the SAE in float32, ready for use. Raises ForeignError when a value does not fit float32."""
-    sae = sae.float().eval().requires_grad_(False)
-    for name, tensor in sae.state_dict().items():
-        if tensor.isnan().any() or (tensor == torch.inf).any():
-            raise ForeignError(f"{name} has values beyond float32's range, in which SAEs are kept here")
-    return sae
+def site_of(hook: str | None) -> str | None:
+    """Return the site name in SITES of a hook point; None where it has none."""
+    return next((site for site, name in SITES.items() if hook and hook.endswith("." + name)), None)

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from activations.errors import HubError
-from sae.hub.names import HubName
+from sae.hub import HubName
 
 WIDTHS = {"1k": 1024, "4k": 4096, "16k": 16384, "24k": 24576, "32k": 32768, "65k": 65536, "80k": 81920, "131k": 131072,
           "262k": 262144, "524k": 524288, "1m": 1048576}  # fmt: skip

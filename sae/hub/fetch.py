@@ -19,8 +19,8 @@ from activations import hub
 from activations.disk import files
 from activations.errors import HubError
 from activations.progress import Advance, Progress, no_progress
+from sae.hub import HubName, parse_name
 from sae.hub.find import the_sae
-from sae.hub.names import HubName, parse
 
 T = TypeVar("T")
 MAIN, OURS = "main", "workbench"
@@ -79,7 +79,7 @@ def locate(
     `tell` is called with a line about the files and their size before anything is fetched. Raises HubError when the name is
     invalid, does not exist or may not be read, when the hub does not answer and the cache lacks the SAE, when the disk has
     no room, or when the bytes that arrive do not have the hub's hash."""
-    name = parse(text)
+    name = parse_name(text)
     listing = list_files(name)
     sae = the_sae(name, listing.files, form)
     full_name = name._replace(path=sae.path)

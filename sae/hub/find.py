@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from activations.errors import HubError, quoted
-from sae.foreign import FORMATS, other_dictionaries
-from sae.hub.names import HubName
+from sae.foreign import FORMATS, NOT_AN_SAE, other_dictionary_among
+from sae.hub import HubName
 
 LISTED = 5  # SAEs named of a repository that holds many
 # Files of this format are only recognised by the ending .pt, so it counts where no other format matches.
@@ -83,8 +83,8 @@ def the_sae(name: HubName, files: Sequence[str], form: str | None = None) -> Fou
         raise HubError(
             f"{name.repository} has no {path}; nearest: {', '.join(dict.fromkeys(near)) or 'nothing'}"
         )
-    if what := other_dictionaries.among(inside):
-        raise HubError(f"{name} is {what}: {other_dictionaries.WHY}")
+    if what := other_dictionary_among(inside):
+        raise HubError(f"{name} is {what}: {NOT_AN_SAE}")
     listed = ", ".join(inside[:LISTED]) + (" …" if len(inside) > LISTED else "")
     raise HubError(
         f"{name} holds no SAE in a format known here ({form or ', '.join(FORMATS)}); its files: {listed}"

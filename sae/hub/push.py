@@ -11,8 +11,8 @@ from activations.errors import HubError, quoted
 from sae.architectures import name_of
 from sae.evaluation.measures import measure
 from sae.features.feature import FeatureStore
+from sae.hub import HubName
 from sae.hub.fetch import asked
-from sae.hub.names import HubName
 from sae.report import model_card
 from sae.report.model_card import Card
 from sae.runs.run import Run

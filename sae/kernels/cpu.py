@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from activations.parallel.threads import evenly, share
 from sae.code import offsets_of
 from sae.kernels import cpu_rows, cpu_select
 from sae.kernels.reference import Groups, Moments, Pace, Picked
-from sae.kernels.threads import evenly, share
 
 SAMPLED = 16  # one row in so many is looked at to guess the threshold of a batch's largest
 

@@ -22,9 +22,9 @@ from sae import config
 from sae.architectures import SAE, ArchConfig
 from sae.code import SparseCode
 from sae.config import RunConfig
-from sae.foreign import FORMATS, Origin, other_dictionaries
+from sae.foreign import FORMATS, NOT_AN_SAE, Origin, other_dictionary_at
+from sae.hub import is_hub_name
 from sae.hub.fetch import ignore_line, locate
-from sae.hub.names import is_hub_name
 from sae.runs.run import Run, made_by
 from sae.runs.saved_sae import load_sae, save_sae
 
@@ -47,8 +47,8 @@ def format_of(path: Path) -> str:
     formats = [name for name, form in FORMATS.items() if form.recognises(path)]
     if len(formats) == 1:
         return formats[0]
-    if not formats and (what := other_dictionaries.at(path)):
-        raise ForeignError(f"{path} is {what}: {other_dictionaries.WHY}")
+    if not formats and (what := other_dictionary_at(path)):
+        raise ForeignError(f"{path} is {what}: {NOT_AN_SAE}")
     looks = f"looks like {' and '.join(formats)}" if formats else "looks like none of the known formats"
     known = "; ".join(f"{name} ({form.TITLE})" for name, form in FORMATS.items())
     raise ForeignError(f"{path} {looks}: name the format before the path; there are {known}")

@@ -15,8 +15,8 @@ from activations.text import TextConfig, make_ready
 from activations.tokens import PackingConfig
 from sae.features.collect import FeaturesConfig
 from sae.foreign import FORMATS, Origin
+from sae.hub import is_hub_name, parse_name
 from sae.hub.fetch import ignore_line, locate
-from sae.hub.names import is_hub_name, parse
 from sae.runs.run import Run, device
 from sae.workflows.evaluate import evaluate
 from sae.workflows.features import collect_features
@@ -92,7 +92,7 @@ def is_run(path: Path) -> bool:
 def folder_name(what: str) -> str:
     """Return a folder's name for an SAE: its repository and path, or the last part of its path here."""
     if is_hub_name(what):
-        name = parse(what)
+        name = parse_name(what)
         what = "-".join([name.repository.partition("/")[2], name.path, name.revision or ""])
     else:
         what = Path(what).resolve().name

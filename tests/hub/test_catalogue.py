@@ -6,7 +6,7 @@ import pytest
 
 from activations.errors import HubError
 from sae.foreign import FORMATS
-from sae.hub import catalogue, names
+from sae.hub import catalogue, parse_name
 
 COUNT = 12_945  # SAEs that the patterns stand for
 
@@ -18,7 +18,7 @@ def test_every_entry_parses_and_is_read_or_says_why_not():
         len({entry.name for entry in entries}) >= COUNT - 30
     )  # a repository as a whole stands for several layers
     for entry in entries:
-        assert names.parse(entry.name).repository in entry.name
+        assert parse_name(entry.name).repository in entry.name
         assert (entry.format in FORMATS) != (entry.format is None)
         assert (entry.unsupported is not None) or entry.format is not None
         assert entry.width is None or entry.width % 768 == 0 or entry.width % 1024 == 0

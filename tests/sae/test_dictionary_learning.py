@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from activations.errors import ForeignError
 from sae.architectures import AbsTopKConfig
 from sae.foreign import Origin, dictionary_learning
-from sae.foreign.hook_names import hook_of_module
+from sae.foreign.weights import hook_of_module
 from tests.sae.exchanged import ORIGIN, apart, rows, trained
 from tests.sae.small import SMALL, D, F
 
