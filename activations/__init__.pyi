@@ -2,9 +2,9 @@ from .errors import WorkbenchError
 from .generation import Sampling, generate, prompt_ids
 from .harvest import HarvestConfig
 from .language_model import LanguageModel
-from .ring_folder import StreamConfig
 from .shuffle import ShuffledReader
 from .store import Store
+from .streaming.folder import StreamConfig
 from .text import TextConfig
 from .tokens import PackingConfig
 

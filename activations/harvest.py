@@ -14,7 +14,7 @@ import torch
 from activations import demo_assets, hook_check, text
 from activations.capture import ShardBuffer
 from activations.chat import ChatTemplate
-from activations.disk import files, locks
+from activations.disk import files
 from activations.document_labels import SURPRISE, Labels, per_token
 from activations.documents import Conversation
 from activations.errors import HarvestError
@@ -96,7 +96,7 @@ def harvest(
         store = _finished(Store(out), spec, config)
         if not ranks.rank():
             clear_unfinished(out)  # a crash may have left them behind after the index was written
-            locks.clear(out)
+            files.clear_lock(out)
         return store
     _check_space(out, spec, config)
     with ranks.alone_in(out):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from activations.errors import HookError
 from activations.language_model import LanguageModel
-from activations.probes import require_causal
-from activations.views import Site, attached, difference, tolerance
+from activations.views import Site, attached, difference, require_causal, tolerance
 
 log = logging.getLogger(__name__)
 

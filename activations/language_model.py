@@ -15,7 +15,6 @@ from torch import Tensor
 
 from activations import demo_assets, hub
 from activations.errors import HookError, ModelError
-from activations.probes import require_causal, state_kept
 from activations.readout import Readout, trace
 from activations.views import (
     Captured,
@@ -25,8 +24,10 @@ from activations.views import (
     difference,
     located,
     probe_tokens,
+    require_causal,
     run_bridge,
     run_plain,
+    state_kept,
     tolerance,
 )
 from activations.vocabulary import Vocabulary

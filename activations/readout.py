@@ -1,7 +1,9 @@
-"""The path from a model's last block to its logits, traced in the running model and tested against its logits."""
+"""The path from a model's last block to its logits, traced in the running model and tested against its logits.
+
+Along this path a direction in the residual stream changes a token's logit directly (direct logit attribution)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +64,25 @@ class Readout:
                 return None
             contrast = contrast @ module.weight.float()
         return contrast * self.factor
+
+    @torch.no_grad()
+    def next_token_directions(self, residual: Tensor, tokens: Tensor) -> Tensor | None:
+        """Return directions g [n, D], float32, in the residual stream that raise the logits of token ids [n].
+
+        Adding d to row i of `residual` [n, D], taken at the model's `last_residual`, on its device and in its precision,
+        changes the logit of token i minus the vocabulary's mean logit by g_i . d, provided the final norm still divides by
+        that row's old scale (frozen scale). This is exact up to rounding for a linear head after no norm, or an RMSNorm or
+        LayerNorm with any gain; a soft cap on the logits is left out. If d is written into an earlier block, this is its
+        effect on the direct path alone, without what later blocks compute from it. None for a head that is not linear.
+        Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; TransformerLens, `logit_attrs`."""
+        contrast = self.pulled_back(tokens.to(residual.device, torch.long))
+        if contrast is None or self.norm is None:
+            return contrast
+        gain, centred = norm_gain(self.normed, residual)
+        normed = (self.normed(residual) - self.normed(torch.zeros_like(residual[:1]))).float()
+        shape = _shape(residual.float(), centred)
+        scale = normed.norm(dim=1, keepdim=True) / (gain * shape).norm(dim=1, keepdim=True)
+        return _shape(gain * contrast, centred) * scale
 
 
 @torch.no_grad()
@@ -144,3 +165,23 @@ def _is_norm(module: Any, residual: Tensor) -> bool:
 
 def _capped(scores: Tensor, cap: float) -> Tensor:
     return cap * (scores / cap).tanh()
+
+
+@torch.no_grad()
+def norm_gain(norm: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, bool]:
+    """Return a norm's gain [D], float32, and whether the norm subtracts a row's mean.
+
+    `norm` maps rows [n, D] of the width, type and device of `like`."""
+    # Measured on two rows instead of read from weights, so that a gain stored as 1 + w, or no gain, needs no special case.
+    # A constant row comes out as zero only if the mean is subtracted. The rows are large, so that epsilon vanishes.
+    alternating = torch.ones(like.shape[1], device=like.device)
+    alternating[1::2] = -1
+    rows = 1e3 * torch.stack([torch.zeros_like(alternating), torch.ones_like(alternating), alternating])
+    zero, level, turned = norm(rows.to(like.dtype)).float()
+    centred = bool((level - zero).norm() < 1e-2 * (turned - zero).norm())
+    shape = _shape(alternating, centred)
+    return (turned - zero) * shape.square().mean().sqrt() / shape, centred
+
+
+def _shape(rows: Tensor, centred: bool) -> Tensor:
+    return rows - rows.mean(-1, keepdim=True) if centred else rows

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from activations import demo_assets, hub, mixed
-from activations.documents import Document
+from activations import demo_assets, hub
+from activations.documents import Document, chosen_roles, columns_of, document_of
 from activations.errors import TextError
-from activations.messages import chosen_roles, columns_of, document_of
 from activations.readers import ROWS_OF, packing_errors, plain_documents
 from activations.sources import Source, is_named, sources
 
@@ -149,8 +148,8 @@ def make_ready(config: TextConfig) -> None:
     """Fetch the mixed text if it is not cached, and check that files exist. A data set of the hub is not looked for.
 
     Raises TextError if that fails."""
-    if config.dataset == mixed.NAME:
-        mixed.ready()
+    if config.dataset == demo_assets.MIXED:
+        demo_assets.mixed_file()
     elif not _embedded(config) and _is_local(config):
         _sources(config, quiet=True)
 
@@ -170,7 +169,7 @@ def _embedded(config: TextConfig) -> _Embedded | None:
         "embedded": _Embedded(
             lambda: ({"text": text} for text in demo_assets.documents()), demo_assets.TEXT_VERSION
         ),
-        mixed.NAME: _Embedded(mixed.rows, mixed.VERSION),
+        demo_assets.MIXED: _Embedded(demo_assets.mixed_rows, demo_assets.MIXED_VERSION),
     }
     if config.dataset.startswith("embedded:") and config.dataset not in known and not _is_local(config):
         raise TextError(f"no embedded text {config.dataset!r}, must be {' or '.join(known)}")

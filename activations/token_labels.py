@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from activations.disk import files, locks
+from activations.disk import files
 from activations.document_labels import unit_of
 from activations.errors import StoreError, WorkbenchError, quoted
 from activations.language_model import LanguageModel
@@ -181,9 +181,9 @@ def add(
                 f"delete {folder}"
             )
         # A crash may have come after the index was written and before the job file was deleted
-        locks.clear(folder, lambda: (folder / JOB).unlink(missing_ok=True))
+        files.clear_lock(folder, lambda: (folder / JOB).unlink(missing_ok=True))
         return existing
-    with locks.alone_in(folder):
+    with files.alone_in(folder):
         _begin(folder, identity)
         for number, entry in enumerate(store.shards):
             if not (folder / shard_name(number)).exists():

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from activations.disk.schema import build
 from activations.errors import ConfigError, RunError
-from activations.ring_folder import StreamConfig
+from activations.streaming.folder import StreamConfig
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 
 LoggerName = Literal["tensorboard", "wandb"]

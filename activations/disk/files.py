@@ -1,24 +1,29 @@
 """Files that are written whole or not at all, and read with their damage noticed.
 
-A file is written under a temporary name, flushed to the disk and renamed: a crash leaves the old file or the new one."""
+A file is written under a temporary name, flushed to the disk and renamed: a crash leaves the old file or the new one. A lock
+lets one process at a time work in a folder; the kernel releases it however the process ends."""
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from activations.disk import locks
+from activations.errors import BusyError
+
+log = logging.getLogger(__name__)
 
 PART = ".part"  # suffix of a file being written; readers ignore such files, the next writer replaces them
 SEAL = "checksum"
@@ -26,6 +31,8 @@ SEALED = re.compile(
     rb'\{\n "(.{8})": "(.{64})",\n'
 )  # any 8 characters, as the damage may lie in the word "checksum"
 
+LOCK = ".lock"  # exists while a process works in a folder, and after a crash: only the kernel knows if it is held
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # raised on some network disks
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -174,7 +181,7 @@ def _no_constant(name: str) -> None:
 def is_taken(path: Path, besides: Sequence[str] = ()) -> bool:
     """Return whether `path` is anything but an empty folder, apart from a lock, from what an interrupted write left, and from
     entries with the names `besides`."""
-    free = {*_left_behind(path), path / locks.NAME, *(path / name for name in besides)}
+    free = {*_left_behind(path), path / LOCK, *(path / name for name in besides)}
     return path.exists() and bool({*path.iterdir()} - free)
 
 
@@ -186,6 +193,45 @@ def sweep(folder: Path) -> None:
 
 def _left_behind(folder: Path) -> list[Path]:
     return [*folder.glob(f"*{PART}"), *folder.glob(".tmp*")]  # temporary names of ours and of safetensors
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Create the folder and hold its lock within the block. Raises BusyError at once when another process holds it.
+
+    Afterwards the lock file is removed, and the folder too if it was created here and is still empty."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(
+            f"another process is at work in {folder}: wait until it ends, stop it, or choose another folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s is on a disk without locks: make sure that no other process works there", folder)
+    try:
+        yield
+    finally:
+        # Removed while it is held: a process that has opened it meanwhile then sees that the name is gone
+        path.unlink(missing_ok=True)
+        lock.release()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def clear_lock(folder: Path, tidy: Callable[[], None] = lambda: None) -> None:
+    """Remove the lock file that a crash has left in a finished folder.
+
+    `tidy` is called first, to remove what else the crash left there. Nothing happens while a process holds the lock."""
+    if (folder / LOCK).exists():
+        with suppress(BusyError), alone_in(folder):
+            tidy()
 
 
 def sync(path: Path) -> None:

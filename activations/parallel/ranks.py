@@ -28,7 +28,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from activations.disk import files, locks
+from activations.disk import files
 from activations.errors import RankError
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with first_goes_first():
             if not rank():
-                stack.enter_context(locks.alone_in(folder))
+                stack.enter_context(files.alone_in(folder))
         yield
 
 

@@ -15,8 +15,8 @@ from activations.document_labels import per_token
 from activations.errors import ConfigError, quoted
 from activations.parallel import ranks
 from activations.progress import show_progress
-from activations.ring_folder import StreamConfig
 from activations.store import Store
+from activations.streaming.folder import StreamConfig
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig
 from sae.cli import arguments

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from activations.errors import RunError, TextError
 from activations.language_model import LanguageModel
-from activations.logit_attribution import next_token_directions
 from activations.progress import Progress, no_progress
 from activations.rows import included
 from activations.tokens import NOWHERE, PackingConfig, Window, windows
@@ -175,7 +174,10 @@ def _effects(
     model: LanguageModel, sae: SAE, code: SparseCode, residual: Tensor, target: Tensor
 ) -> Tensor | None:
     """Return the direct effect of each entry of the code, on the CPU; None for a model without direct effects."""
-    directions = next_token_directions(model, residual, target)
+    if model.readout is None:
+        return None
+    residual = residual.to(model.device, model.plain.dtype)
+    directions = model.readout.next_token_directions(residual, target)
     if directions is None:
         return None
     directions = directions.to(sae.device)

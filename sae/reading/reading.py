@@ -76,7 +76,7 @@ class Reading:
     """Squared distance between activation and the centre."""
     effects: Float[Tensor, "nnz"] | None
     """For each entry of the code: its value times the effect of its decoder row on the next token's logit minus the mean
-    logit, along the direct path with the final norm's scale frozen (activations/logit_attribution.py). nan on the last
+    logit, along the direct path with the final norm's scale frozen (activations/readout.py). nan on the last
     position. None where the hook point is not as wide as the residual stream."""
     observed_max: Float[Tensor, "F"] | None
     """Largest |value| of each latent on the features' corpus, nan if it never fired there; None without features."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from activations.disk import files, locks
+from activations.disk import files
 from activations.errors import RunError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
@@ -52,7 +52,7 @@ def describe(
         job["map"] = True
     if ranks.from_first(_is_complete(out, job)):
         if not ranks.rank():
-            locks.clear(out, lambda: _tidy(out))  # a crash may have come between the index and this
+            files.clear_lock(out, lambda: _tidy(out))  # a crash may have come between the index and this
         return FeatureStore(out)
     with ranks.alone_in(out):
         if ranks.rank() == 0:

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from activations.disk import files, locks
+from activations.disk import files
 from activations.document_labels import SURPRISE
 from activations.errors import RunError
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
-from activations.ring import Ring
-from activations.ring_folder import RingFolder
 from activations.store import Store
+from activations.streaming.folder import RingFolder
+from activations.streaming.ring import Ring
 from sae.config import RunConfig
 from sae.runs.run import RING, STORE, Run
 from sae.training import distributed
@@ -67,7 +67,7 @@ def train(
     if run and run.finished:
         _clear_ring(out, ring)
         if not ranks.rank():
-            locks.clear(out)
+            files.clear_lock(out)
         return run
     # The lock comes first: the producers of two trainers must not fill one ring.
     with ranks.alone_in(out):
@@ -92,7 +92,7 @@ def _train(
         training = begin(cfg, out, resume, parallel, progress, source, lambda: stack.enter_context(alone))
         if isinstance(training, Run):
             if not ranks.rank():
-                locks.clear(out)
+                files.clear_lock(out)
             return training
         if training.trainer.step:
             training.reader.wait(progress)

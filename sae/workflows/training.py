@@ -13,10 +13,10 @@ from activations.document_labels import unit_of
 from activations.errors import ConfigError, DivergedError, HarvestError, RunError, StoreError
 from activations.parallel import ranks
 from activations.progress import Advance, Progress
-from activations.ring import Ring
 from activations.shuffle import Batch, Reader, ShuffledReader, sample
 from activations.store import Store
-from activations.streaming import StoredShards, StreamReader
+from activations.streaming.reader import StoredShards, StreamReader
+from activations.streaming.ring import Ring
 from activations.token_labels import LabelSet, choose
 from sae.architectures import SAE, build, name_of
 from sae.architectures.shared import geometric_median

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from activations.language_model import LanguageModel, load
-from activations.logit_attribution import next_token_directions, norm_gain
+from activations.readout import norm_gain
 
 GENERATOR = torch.Generator().manual_seed(4)
 
@@ -49,7 +49,8 @@ def test_a_direction_s_effect_is_the_change_of_the_logit_with_the_norm_frozen(un
     x = float64(residual)
     change = frozen(uneven, x, x + float64(d)) - frozen(uneven, x, x)
     expected = change[range(6), tokens] - change.mean(1)
-    directions = next_token_directions(uneven, residual, tokens)
+    assert uneven.readout is not None
+    directions = uneven.readout.next_token_directions(residual, tokens)
     assert directions is not None
     np.testing.assert_allclose((directions * d).sum(1).numpy(), expected, rtol=2e-4, atol=1e-5)
 

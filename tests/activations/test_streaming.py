@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from activations.errors import StoreError
 from activations.shuffle import Cursor, sample
 from activations.store import Store
-from activations.streaming import StoredShards, StreamReader
+from activations.streaming.reader import StoredShards, StreamReader
 from tests.activations.test_shuffle import CONTEXT, PER_SHARD, eligible, store, take, through_json
 from tests.activations.toys import LAWS
 

@@ -13,7 +13,6 @@ from activations.errors import HookError, ModelError
 from activations.generation import Sampling, generate
 from activations.hook_check import check
 from activations.language_model import LanguageModel, load
-from activations.logit_attribution import next_token_directions
 from tests.activations.toys import assert_same_up_to_rounding
 from tests.families.models import ROWS, Family, table
 
@@ -138,7 +137,7 @@ def test_a_direct_effect_is_the_slope_of_the_model_s_own_logits(made):
     step = step - step.mean(1, keepdim=True)
     step = step - (step * centred).sum(1, keepdim=True) / centred.square().sum(1, keepdim=True) * centred
     tokens = torch.arange(20, 29)
-    directions = next_token_directions(lm, residual, tokens)
+    directions = lm.readout and lm.readout.next_token_directions(residual, tokens)
     assert (directions is not None) == row.effects
     if directions is None or lm.readout is None:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.disk.locks import NAME
+from activations.disk.files import LOCK
 from activations.shard import shard_name
 from sae.features.effects import FOLDER
 from tests.cli.commands import Server, contents, harvest, train
@@ -183,14 +183,14 @@ def fault(
     if ended.code == 0:
         found = differences(state(folder, scene.out), good)
         return [
-            name for name in found if name not in ("log.jsonl", NAME)
+            name for name in found if name not in ("log.jsonl", LOCK)
         ]  # a changed digit of a row is not noticed
     line = ended.complaint
     found = [] if str(folder / file) in line else [f"not named in: {line}"]
     if scene.fix.replace("FOLDER", str(folder)) not in line:
         found.append(f"no fix in: {line}")
     return found + [
-        f"{name} has changed" for name in differences(before, contents(folder)) if NAME not in name
+        f"{name} has changed" for name in differences(before, contents(folder)) if LOCK not in name
     ]
 
 

@@ -43,7 +43,9 @@ def producers(trainer: Command) -> list[int]:
     path = Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children")
     children = path.read_text().split() if path.exists() else []
     return [
-        int(pid) for pid in children if "activations.producer" in Path(f"/proc/{pid}/cmdline").read_text()
+        int(pid)
+        for pid in children
+        if "activations.streaming.producer" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
 
 

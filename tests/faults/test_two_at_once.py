@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from activations.disk.locks import NAME
+from activations.disk.files import LOCK
 from tests.cli.commands import Server, contents
 from tests.faults.jobs import JOBS, Job, differences, end_state
 
@@ -22,7 +22,7 @@ def test_the_second_of_two_processes_on_a_folder_is_refused(
     first = sae.start(*job.words(world, out), kill_at=(MIDDLE, place, signal.SIGSTOP))
     first.when(lambda: first.stopped)
     before = contents(place)
-    assert NAME in before
+    assert LOCK in before
     line = sae(*job.words(world, out), *job.again).complaint
     assert f"another process is at work in {place}" in line
     assert contents(place) == before
@@ -38,6 +38,6 @@ def test_a_folder_of_a_killed_process_is_free_again(sae: Server, world: Path, tm
     out = tmp_path / "out"
     job.prepare(world, out)
     assert sae(*job.words(world, out), kill_at=(MIDDLE, out)).code == -signal.SIGKILL
-    assert list(out.rglob(NAME))
+    assert list(out.rglob(LOCK))
     assert sae(*job.words(world, out), *job.again).code == 0
-    assert not list(out.rglob(NAME))
+    assert not list(out.rglob(LOCK))

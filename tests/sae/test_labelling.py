@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from activations import token_labels
-from activations.disk import locks
+from activations.disk import files
 from activations.document_labels import unit_of
 from activations.errors import ConfigError, LabelError, RunError, StoreError, WorkbenchError
 from activations.harvest import harvest
@@ -175,7 +175,7 @@ def test_an_interrupted_labelling_goes_on_and_ends_with_the_same_bytes(
 def test_a_labelling_killed_after_its_index_leaves_nothing_once_it_is_called_again(place: Path, store: Store):
     made = label(store, f"needed:{place / 'batchtopk'}")
     whole = contents(made.path)
-    for left in (token_labels.JOB, locks.NAME):
+    for left in (token_labels.JOB, files.LOCK):
         (made.path / left).touch()
     assert contents(label(store, f"needed:{place / 'batchtopk'}").path) == whole
 

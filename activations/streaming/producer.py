@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from activations import language_model
-from activations.disk import files, locks
+from activations.disk import files
 from activations.disk.schema import build
 from activations.document_labels import Labels
 from activations.errors import BusyError, HarvestError, WorkbenchError
@@ -35,9 +35,9 @@ from activations.harvest import (
 )
 from activations.language_model import LanguageModel
 from activations.parallel.threads import BackgroundWriter, prefetch
-from activations.ring_folder import WAIT, RingFolder, StreamConfig
 from activations.store import StoreSpec
 from activations.store_writer import StoreWriter
+from activations.streaming.folder import WAIT, RingFolder, StreamConfig
 from activations.tokens import Window
 
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # environment variables
@@ -182,7 +182,7 @@ def _start(job: Job) -> subprocess.Popen[str]:
     # It runs the same code as this process, however that was installed.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(
-        [sys.executable, "-m", "activations.producer"],
+        [sys.executable, "-m", "activations.streaming.producer"],
         env=environment,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -232,7 +232,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(locks.alone_in(folder))
+                stack.enter_context(files.alone_in(folder))
                 break
             except BusyError:
                 time.sleep(WAIT)

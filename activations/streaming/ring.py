@@ -13,12 +13,12 @@ import torch
 from activations.disk import files
 from activations.errors import ConfigError, HarvestError
 from activations.parallel import ranks
-from activations.producer import Job, Producers, shard_bytes
-from activations.ring_folder import WAIT, RingFolder, StreamConfig
 from activations.shard import Shard, ShardEntry, shard_name
 from activations.store import INDEX, ShardFolder, StoreSpec
 from activations.store_writer import StoreWriter
-from activations.streaming import shards_per_group
+from activations.streaming.folder import WAIT, RingFolder, StreamConfig
+from activations.streaming.producer import Job, Producers, shard_bytes
+from activations.streaming.reader import shards_per_group
 
 log = logging.getLogger(__name__)
 
