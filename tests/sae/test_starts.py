@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from sae.architectures import SAE, ArchConfig, GBAConfig, KronConfig, TopKConfig, build
-from sae.architectures.shared import gain
-from sae.architectures.shared import geometric_median
+from sae.architectures.shared import gain, geometric_median
 from sae.losses import fvu
 from tests.sae.small import architectures, every_architecture
 
