@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from activations.errors import HarvestError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.parallel.threads import BackgroundWriter, prefetch
-from activations.store import DTYPES, INDEX, Store, StoreSpec
+from activations.store import DTYPES, INDEX, JOB, Store, StoreSpec, read_json, spec_of
 from activations.store_writer import StoreWriter, clear_unfinished
 from activations.text import Counted, TextConfig
 from activations.tokens import NOWHERE, PackingConfig, Window, first_token, tokenizer_hash, windows
@@ -237,6 +237,18 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         model_dtype=str(model.plain.dtype).removeprefix("torch."),
         chat_template_sha256=_template_hash(model, config.text),
     )
+
+
+def begun_in(out: Path, dtype: str) -> str:
+    """Return the precision to load the model in for a harvest into `out`: `dtype`, or for `auto` that of what is there.
+
+    A harvest has to end in the precision in which it began, whatever another measurement would choose. Within
+    `ranks.group()` every rank calls this. Raises StoreError for a file that cannot be read."""
+    for path in (out / INDEX, out / JOB):
+        if dtype == "auto" and path.exists():
+            with suppress(TypeError):  # a damaged record is refused with the harvest's other settings
+                dtype = spec_of(read_json(path)).model_dtype
+    return ranks.from_first(dtype)  # rank 0 may already have written its record when another looks for it
 
 
 def _template_hash(model: LanguageModel, config: TextConfig) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from activations import demo_assets, hub
+from activations import demo_assets, hub, precision
 from activations.errors import HookError, ModelError
 from activations.readout import Readout, trace
 from activations.views import (
@@ -36,10 +36,11 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    name: str, revision: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    name: str, revision: str | None = None, dtype: torch.dtype | str = torch.float32, device: str = "cpu"
 ) -> "LanguageModel":
     """Load the embedded model (`embedded`), a model folder, or a model of the Hugging Face hub.
 
+    Its weights get, and it runs in, the precision `dtype`; `auto` is bfloat16 where that is faster (`precision.resolve`).
     Raises ModelError when the model cannot be loaded or is not a causal language model. When the hub does not answer and
     its cache does not hold the model, that is raised at once, without the library's retries."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -52,8 +53,10 @@ def load(
     silence = None
     try:
         with hub.cache_alone_if_silent(source) as silence:
-            _require_decoder(AutoConfig.from_pretrained(source, **safely), name)
-            safely_all = {**safely, "dtype": dtype, "output_loading_info": True}
+            config = AutoConfig.from_pretrained(source, **safely)
+            _require_decoder(config, name)
+            chosen = precision.resolve(dtype, config, torch.device(device))
+            safely_all = {**safely, "dtype": chosen, "output_loading_info": True}
             hf_model, report = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
             tokenizer = AutoTokenizer.from_pretrained(source, **safely)
     except ModelError:
@@ -84,19 +87,6 @@ def _require_decoder(config: Any, name: str) -> None:
         raise ModelError(f"{kind}, an encoder-decoder: {expected}")
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"{kind}, for which transformers has no causal language model: {expected}")
-
-
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the torch type with this name; `auto` is bfloat16 if the device multiplies it faster, else float32.
-
-    That holds for a GPU with bfloat16 units and for a CPU with AMX tiles; without them it is two to three times slower."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu.get_capabilities().get("amx_bf16", False)
-    return torch.bfloat16 if fast else torch.float32
 
 
 class LanguageModel:

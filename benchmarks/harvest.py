@@ -1,10 +1,13 @@
 """Harvest to disk against the bare forward pass and against SAELens; capture against TransformerBridge's cached run.
 
     PYTHONPATH=. python benchmarks/harvest.py [--model embedded] [--tokens 16384] [--rounds 5] [--context 128]
+    PYTHONPATH=. python benchmarks/harvest.py --bfloat16
     pip install sae-lens==6.54.12 && PYTHONPATH=. python benchmarks/harvest.py --saelens --tokens 65536
 Rounds alternate in one process; the median of the rounds' ratios counts, in time and in processor time (of all
 threads, so background writing is in it; what other programs do is not). The bare pass is the transformers model with
 fused attention, the same batches, stopped after the same block by an exception; nothing is kept. 1 is no cost at all.
+With `--bfloat16`, a harvest whose model runs in bfloat16 is timed beside one in float32 and beside the bare passes of
+both, and the ratio that `--model-dtype auto` goes by is printed.
 The bridge's cached run (`run_with_cache` with a names_filter and stop_at_layer) is timed on windows of `--long` tokens.
 
 SAELens is its CacheActivationsRunner with HookedTransformer, on a random GPT-2 of six layers of width 512, windows of
@@ -29,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activations import demo_assets, language_model
+from activations import demo_assets, language_model, precision
 from activations.harvest import HarvestConfig, harvest
 from activations.text import TextConfig, documents
 from activations.tokens import PackingConfig, windows
@@ -180,25 +183,51 @@ def against_saelens(args: argparse.Namespace) -> None:
             compare(contestants, args.rounds, args.tokens)
 
 
-def against_bare(args: argparse.Namespace) -> None:
-    """Time our harvest beside the bare forward pass, and our capture beside the bridge's."""
-    model = language_model.load(args.model)
+def prepared(args: argparse.Namespace, dtype: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return calls of the bare forward pass and of the harvest to disk, of a model that runs in this precision."""
+    model = language_model.load(args.model, dtype=dtype)
     packing = PackingConfig(context=args.context)
     config = HarvestConfig(hooks=args.hook, tokens=args.tokens, packing=packing, shard_tokens=8192)
     tokens = text_tokens(model, args.tokens // args.context, packing)
     batch, layer = max(1, config.batch_tokens // args.context), int(args.hook.split(".")[1])
-    model.capture(
-        tokens[:1], [args.hook]
-    )  # loads the bridge and checks the hook point, which is not what is timed
+    # Loads the bridge and checks the hook point, which is not what is timed
+    model.capture(tokens[:1], [args.hook])
     _ = model.weights_hash
 
     def to_disk() -> None:
         with tempfile.TemporaryDirectory() as folder:
             harvest(model, Path(folder) / "store", config)
 
-    compare(
-        {"bare": lambda: bare(model, tokens, layer, batch), "harvest": to_disk}, args.rounds, tokens.numel()
+    return lambda: bare(model, tokens, layer, batch), to_disk
+
+
+def against_float32(args: argparse.Namespace) -> None:
+    """Time a harvest in bfloat16 beside one in float32, and both beside their bare passes."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        demo_assets.model_folder() if args.model == "embedded" else args.model
     )
+    ratio = precision.speedup(*precision.widths(config))
+    print(f"products of the model's shapes: bfloat16 is {ratio:.2f} times as fast as float32")
+    exact, low = prepared(args, "float32"), prepared(args, "bfloat16")
+    compare(
+        {
+            "bare, float32": exact[0],
+            "harvest, float32": exact[1],
+            "bare, bfloat16": low[0],
+            "harvest, bfloat16": low[1],
+        },
+        args.rounds,
+        args.tokens // args.context * args.context,
+    )
+
+
+def against_bare(args: argparse.Namespace) -> None:
+    """Time our harvest beside the bare forward pass, and our capture beside the bridge's."""
+    model = language_model.load(args.model)
+    bare_pass, to_disk = prepared(args, "float32")
+    compare({"bare": bare_pass, "harvest": to_disk}, args.rounds, args.tokens // args.context * args.context)
     long = text_tokens(model, 2, PackingConfig(context=args.long))
     mine, theirs = model.capture(long, [args.hook])[args.hook], bridged(model, long, args.hook)
     print(
@@ -224,9 +253,10 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--long", type=int, default=1024, help="window of the comparison with the bridge")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--bfloat16", action="store_true", help="beside harvests of a model in float32")
     parser.add_argument("--saelens", action="store_true", help="beside SAELens, where it is installed")
     args = parser.parse_args()
-    (against_saelens if args.saelens else against_bare)(args)
+    (against_saelens if args.saelens else against_float32 if args.bfloat16 else against_bare)(args)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def produce(job: Job) -> None:
     ring = RingFolder(Path(job.folder))
     stream = job.stream
     device = torch.device(job.device)
-    dtype = language_model.precision(stream.model_dtype, device)
+    dtype = _model_dtype(ring, job)
     model = language_model.load(stream.model, stream.revision, dtype, str(device))
     config = with_hooks(model, stream.harvest(job.hook, job.labels))
     spec = store_spec(model, config)
@@ -92,6 +92,17 @@ def produce(job: Job) -> None:
                 if mine:
                     writer.check(number, block)
                 labels.skip(block)
+
+
+def _model_dtype(ring: RingFolder, job: Job) -> str:
+    """Return the precision the model runs in. Where it is measured, the first producer's measurement counts for the ring."""
+    if job.stream.model_dtype != "auto":
+        return job.stream.model_dtype
+    while (spec := ring.spec()) is None:
+        if job.number == 0 or job.device != "cpu":  # on a GPU nothing is measured, and all choose alike
+            return "auto"
+        time.sleep(WAIT)
+    return spec.model_dtype
 
 
 def _numbered(

@@ -59,6 +59,8 @@ class Ring(ShardFolder):
                 _check_space(folder, size)
                 self._folder.clear_trainers()
         super().__init__(self._folder.shards, self._spec())
+        if stream.model_dtype == "auto" and self.spec.model_dtype != "float32" and not ranks.rank():
+            log.info("the stream's model runs in %s", self.spec.model_dtype)
         self._capacity = size // shard_bytes(self.spec)
         group = shards_per_group(self.spec, shuffle_tokens)
         if self._capacity < 2 * group:

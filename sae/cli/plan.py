@@ -123,13 +123,12 @@ def _harvest(args: list[str]) -> int:
     command = arguments.parse(PlanHarvest, "sae plan harvest", args, tyro.conf.OmitArgPrefixes)
     _check(command.plan)
     make_ready(command.config.text)
-    dtype = language_model.precision(command.model_dtype, torch.device("cpu"))
 
     def load() -> tuple[LanguageModel, HarvestConfig]:
-        model = language_model.load(command.model, command.revision, dtype)
+        model = language_model.load(command.model, command.revision, command.model_dtype)
         return model, with_hooks(model, command.config)
 
-    key = harvest.key(_name(), command.model, command.revision, str(dtype), command.config)
+    key = harvest.key(_name(), command.model, command.revision, command.model_dtype, command.config)
     pace = harvest.pace(key, load, command.plan.measure)
     machine = here(command.plan.measure)
     forecast = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)

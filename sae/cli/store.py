@@ -96,6 +96,7 @@ def show(store: Store) -> int:
     table = Table(show_header=False, box=None)
     lines = {
         "model": f"{spec.model}{f' @ {spec.model_revision}' if spec.model_revision else ''}",
+        "precision": f"the model ran in {spec.model_dtype}",
         "weights": f"sha256 {spec.weights_sha256[:16]}…",
         "text": f"{spec.dataset['dataset']}{f' @ {spec.dataset_revision}' if spec.dataset_revision else ''}",
         "windows": f"{store.windows:,} of {store.context} tokens, {packing.packing}, separator {packing.separator}",

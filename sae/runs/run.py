@@ -152,9 +152,9 @@ class Run:
 
         Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
         known of a run that was imported without a store."""
-        dtype = language_model.precision(self.record.model_dtype, device())
-        model = language_model.load(self.record.model, self.record.model_revision, dtype, str(device()))
-        if self.record.weights_sha256 not in (None, model.weights_hash):
+        record = self.record
+        model = language_model.load(record.model, record.model_revision, record.model_dtype, str(device()))
+        if record.weights_sha256 not in (None, model.weights_hash):
             raise RunError(
                 f"{model.name} has other weights than when the activations of {self.path} were harvested: "
                 f"restore it, or harvest and train again"

@@ -4,8 +4,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
+
 from activations import demo_assets, language_model
-from activations.harvest import HarvestConfig
+from activations.harvest import HarvestConfig, begun_in
 from activations.progress import Progress, no_progress
 from activations.text import TextConfig
 from sae.architectures import TopKConfig
@@ -57,7 +59,7 @@ def run_demo(cfg: Demo, progress: Progress = no_progress) -> Run:
     """Do the whole job and return the run; what an interrupted call finished is not done again."""
     store_path = cfg.path("stores", "tokens", "hook")
     run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
-    model = language_model.load("embedded", device=str(device()))
+    model = language_model.load("embedded", dtype=begun_in(store_path, "auto"), device=str(device()))
     text = TextConfig(dataset="embedded")
     harvest = HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)
     harvest_store(model, store_path, harvest, progress)
@@ -65,6 +67,8 @@ def run_demo(cfg: Demo, progress: Progress = no_progress) -> Run:
     training = TrainConfig(steps=cfg.steps, checkpoint_minutes=1)
     config = RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training)
     run = train(config, run_path, resume=True, progress=progress)
+    if model.plain.dtype != torch.float32:  # what follows computes in float32, whatever the harvest ran in
+        model = run.language_model()
     if run.evaluation is None:
         evaluate(run, run.sae().to(device()), model, cfg.windows, progress=progress)
     collect_features(run, model, FeaturesConfig(), progress)

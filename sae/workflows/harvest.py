@@ -103,8 +103,7 @@ def _needed(run: Run, store: Store, batch: int) -> tuple[tuple[str, ...], dict[s
 
 def _surprise(store: Store, batch: int) -> tuple[tuple[str, ...], dict[str, str], Labeller]:
     spec = store.spec
-    dtype = language_model.precision(spec.model_dtype, device())
-    model = language_model.load(spec.model, spec.model_revision, dtype, str(device()))
+    model = language_model.load(spec.model, spec.model_revision, spec.model_dtype, str(device()))
     if model.weights_hash != spec.weights_sha256:
         raise ModelError(
             f"{model.name} has other weights than when {store.path} was harvested: restore it, or harvest again"

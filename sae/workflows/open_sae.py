@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
 
 from activations import language_model
 from activations.errors import ConfigError, ForeignError, WorkbenchError
-from activations.harvest import HarvestConfig
+from activations.harvest import HarvestConfig, begun_in
 from activations.progress import Progress, no_progress
 from activations.text import TextConfig, make_ready
 from activations.tokens import PackingConfig
@@ -103,7 +104,9 @@ def folder_name(what: str) -> str:
 def _import(
     command: Open, out: Path, text: TextConfig, progress: Progress, tell: Tell
 ) -> tuple[Run, language_model.LanguageModel]:
-    """Fetch an SAE, harvest the activations it reads, and import it as a run on that store."""
+    """Fetch an SAE, harvest the activations it reads, and import it as a run on that store.
+
+    Returns the run and its language model, which computes in float32 whatever the harvest ran in."""
     form, path = None, Path(command.what)
     if is_hub_name(command.what):
         located = locate(command.what, None, progress, tell)
@@ -122,14 +125,14 @@ def _import(
             )
     assert hook is not None
     assert name is not None
-    place = device()
-    model = language_model.load(name, None, language_model.precision("auto", place), str(place))
+    out_store = Path("stores") / out.name
+    model = language_model.load(name, None, begun_in(out_store, "auto"), str(device()))
     config = HarvestConfig(
         hooks=hook, tokens=command.tokens, text=text, packing=PackingConfig(context=command.context)
     )
-    store = harvest_store(model, Path("stores") / out.name, config, progress)
+    store = harvest_store(model, out_store, config, progress)
     run = import_sae(command.what, out, form, store=store.path, hook=hook, progress=progress, tell=tell)
-    return run, model
+    return run, model if model.plain.dtype == torch.float32 else run.language_model()
 
 
 def model_of(origin: Origin) -> str | None:

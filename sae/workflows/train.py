@@ -133,9 +133,12 @@ def _fit(training: Training, progress: Progress) -> None:
 def _open_ring(cfg: RunConfig, out: Path, ring: RingSettings) -> Ring:
     """Return the ring that a run on a stream reads."""
     assert cfg.stream is not None
+    stream = cfg.stream
+    if (out / "run.json").exists():  # it keeps the model's precision, whatever a new measurement would choose
+        stream = dataclasses.replace(stream, model_dtype=Run(out).record.model_dtype)
     labels = (cfg.labels or SURPRISE) if cfg.arch.reads_labels else None
     return Ring(
-        ring.path(out), cfg.stream, kept=out / STORE, size=ring.size, producers=ring.producers,
+        ring.path(out), stream, kept=out / STORE, size=ring.size, producers=ring.producers,
         shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS, hook=cfg.hook, labels=labels,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from activations.errors import HookError, ModelError
-from activations.language_model import LanguageModel, load, precision
+from activations.language_model import LanguageModel, load
 from tests.activations.toys import assert_same_up_to_rounding
 
 TOKENS = torch.randint(0, 258, (3, 11), generator=torch.Generator().manual_seed(5))
@@ -294,14 +294,3 @@ def test_a_damaged_model_folder_is_refused_in_one_line(world: Path, tmp_path: Pa
         load(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_auto_is_bfloat16_where_that_is_fast(monkeypatch: pytest.MonkeyPatch):
-    cpu = torch.device("cpu")
-    for amx, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {"amx_bf16": amx})
-        assert precision("auto", cpu) == dtype
-    for there, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
-        assert precision("auto", torch.device("cuda")) == dtype
-    assert precision("float16", cpu) == torch.float16
