@@ -8,15 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from activations import precision, producer
+from activations import precision
 from activations.errors import ModelError
 from activations.harvest import begun_in
 from activations.language_model import load
 from activations.precision import resolve, speedup, widths
-from activations.producer import Job
-from activations.ring_folder import RingFolder, StreamConfig
 from activations.store import JOB, Store
 from activations.store_writer import StoreWriter
+from activations.streaming import producer
+from activations.streaming.folder import RingFolder, StreamConfig
+from activations.streaming.producer import Job
 from sae.cli import harvest as command
 from sae.config import RunConfig
 from sae.runs.run import Run
