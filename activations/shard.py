@@ -1,6 +1,6 @@
 """One shard of a store: a safetensors file of whole windows, and what is checked before its content is used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from activations import int8
 from activations.disk import files
 from activations.errors import StoreError
 from activations.rows import lie_within
@@ -20,13 +21,19 @@ from activations.tokens import NOWHERE
 class Shard(NamedTuple):
     """The windows of one shard: tokens, documents and positions [n, T] (int32), and one [n, T, D] per hook point.
 
+    Activations have the store's type; those of an int8 store are converted to float32 each time they are looked up.
     `labels` [n, T] (float32) is the label of each row or of its document; NaN where there is none."""
 
     tokens: Tensor
     documents: Tensor
     positions: Tensor
-    activations: dict[str, Tensor]
+    activations: Mapping[str, Tensor]
     labels: Tensor
+
+    def rows(self, hook: str, chosen: Tensor) -> Tensor:
+        """Return the activations [m, D], float32, of rows chosen by their flat numbers [m], window * T + position."""
+        parts = [column.flatten(0, 1)[chosen] for column in int8.columns(self.activations, hook)]
+        return int8.decoded(parts)[0]
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,15 @@ class ShardFile:
     def per_row(self, name: str, dtype: torch.dtype, width: tuple[int, ...] = ()) -> Tensor:
         """Return a tensor [n, T, *width], memory-mapped."""
         return self.tensor(name, dtype, (*self._windows, *width))
+
+    def columns(self, hook: str, dtype: torch.dtype, width: int) -> tuple[Tensor, ...]:
+        """Return the tensors [n, T, …] that hold a hook point's activations, memory-mapped: themselves, or int8 and scales.
+
+        A number that is not finite shows in the last of them."""
+        stored = self.per_row(hook, dtype, (width,))
+        if dtype != torch.int8:
+            return (stored,)
+        return stored, self.per_row(scales_name(hook), torch.bfloat16, (int8.n_blocks(width),))
 
     def tensor(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor, memory-mapped, after checking that it has this type and shape."""
@@ -145,6 +161,11 @@ def first_non_finite(
             f"place {column}{others}" if others else f"place {column} of a window of document {in_window[0]}"
         )
     return f"token {position} of document {document}{others}"
+
+
+def scales_name(hook: str) -> str:
+    """Return the name of the tensor of scales beside a hook point's int8. No hook point has such a name."""
+    return f"{hook}.scales"
 
 
 def shard_name(number: int) -> str:

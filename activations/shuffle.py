@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from activations import int8
 from activations.disk.schema import build
 from activations.errors import StoreError
 from activations.parallel.threads import prefetch
 from activations.progress import Progress
 from activations.rows import Positions, Split
-from activations.store import DTYPES, Store
+from activations.store import Store, row_bytes
 from activations.token_labels import LabelSet, choose
 
 
@@ -124,7 +125,7 @@ class Reader(ABC):
     def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
         """Yield endlessly, from `start` on: the cursor before a group's first row, its rows, the order in which to use them.
 
-        Rows are one tensor per hook point (and the labels), in the store's type. A resumed reader reads its first group whole
+        Rows are one tensor per hook point (and the labels), in the store's type, with the scales of int8 behind it. A resumed reader reads its first group whole
         and leaves out the part of the order that was used."""
         ...
 
@@ -157,7 +158,7 @@ class Reader(ABC):
 
     def _batch(self, pieces: list[tuple[Tensor, ...]]) -> Batch:
         whole = pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces, strict=True)]
-        columns = [column.float() for column in whole]
+        columns = int8.decoded(whole)
         if torch.cuda.is_available():
             columns = [column.pin_memory() for column in columns]
         labels = columns.pop() if self._labels else None
@@ -205,7 +206,7 @@ class ShuffledReader(Reader):
         self._with_bos = with_bos
         self._positions: Positions = positions
         self.label_set = choose(store, None) if labels is True else (labels or None)
-        row_bytes = sum(store.width(name) for name in self.hooks) * DTYPES[store.spec.dtype].itemsize
+        bytes_per_row = sum(row_bytes(store.spec.dtype, store.width(name)) for name in self.hooks)
         self.rows_per_shard = [
             store.count(number, split, with_bos, positions) for number in range(len(store.shards))
         ]
@@ -215,7 +216,7 @@ class ShuffledReader(Reader):
                 f"{store.path} has {self.rows:,} {split} rows and a batch takes {batch:,}: harvest more "
                 f"tokens, or more documents (one document in ten is held out), or use smaller batches"
             )
-        largest = max(self.rows_per_shard) * row_bytes
+        largest = max(self.rows_per_shard) * bytes_per_row
         self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
         self._all_rows: tuple[Tensor, ...] | None = None  # kept when one group holds the whole store
 
@@ -262,7 +263,7 @@ class ShuffledReader(Reader):
         size, start = sum(self.rows_per_shard[number] for number in group), 0
         for number in group:
             shard = self.store.read(number, self.hooks)
-            columns = [shard.activations[hook] for hook in self.hooks]
+            columns = [part for hook in self.hooks for part in int8.columns(shard.activations, hook)]
             if self._labels:
                 columns.append(self.label_set.read(number) if self.label_set else shard.labels)
             in_split = self.store.rows(shard, self._split, self._with_bos, self._positions)

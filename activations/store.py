@@ -16,6 +16,7 @@ from torch import Tensor
 from activations.disk import files
 from activations.disk.schema import LARGEST, build
 from activations.errors import StoreError, TextError, quoted
+from activations.int8 import Int8Activations, n_blocks
 from activations.rows import NAN, Positions, Split, count_selected, expand, select, spread_labels
 from activations.shard import (
     Shard,
@@ -30,7 +31,13 @@ from activations.tokens import PackingConfig
 
 FORMATS = {"document": 1, "token": 2}  # the format number follows from what a label belongs to
 INDEX, JOB = "index.json", "harvest.json"  # of a finished store; of a harvest under way
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+
+
+def row_bytes(dtype: str, width: int) -> int:
+    """Return how many bytes a row of this width takes in a store of this type, the scales of int8 included."""
+    scales = 2 * n_blocks(width) if dtype == "int8" else 0
+    return width * DTYPES[dtype].itemsize + scales
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class ShardFolder(ABC):
                 file.check_hash()
             segments, tokens = file.segments(), file.per_row("tokens", torch.int32)
             dtype = DTYPES[self.spec.dtype]
-            activations = {hook: file.per_row(hook, dtype, (width,)) for hook, width in widths.items()}
+            stored = {hook: file.columns(hook, dtype, width) for hook, width in widths.items()}
             if not self.spec.labels:
                 labels = torch.full(tokens.shape, NAN)
             elif per_token:
@@ -126,14 +133,16 @@ class ShardFolder(ABC):
                 of_segments = file.tensor("labels", torch.float32, (len(segments),))
                 labels = spread_labels(of_segments, segments, tokens.shape)
         origins = expand(segments, tokens.shape)
-        for hook, x in activations.items():
-            if (number, hook) not in self._checked and (where := first_non_finite(x, *origins)):
+        for hook, columns in stored.items():
+            if (number, hook) not in self._checked and (where := first_non_finite(columns[-1], *origins)):
                 raise StoreError(
                     f"{hook} is NaN or infinite at {where}, in {self.path / shard_name(number)}: "
                     f"harvest again without that document"
                 )
         self._checked |= {(number, hook) for hook in ("", *hooks)}
-        return Shard(tokens, *origins, activations, labels)
+        if dtype == torch.int8:
+            return Shard(tokens, *origins, Int8Activations(stored), labels)
+        return Shard(tokens, *origins, {hook: x for hook, (x,) in stored.items()}, labels)
 
     @abstractmethod
     def _entry(self, number: int) -> ShardEntry: ...
@@ -246,10 +255,9 @@ class Store(ShardFolder):
         A batch never spans two shards, so that a pass can stop after any shard and resume there."""
         for number in range(len(self.shards)):
             shard = self.read(number, (hook,))
-            flat = shard.activations[hook].flatten(0, 1)
             for chosen in self.rows(shard, split, positions=positions).flatten().nonzero()[:, 0].split(rows):
                 if len(chosen):  # `split` turns no rows into one empty piece
-                    yield flat[chosen].float(), chosen, shard, number
+                    yield shard.rows(hook, chosen), chosen, shard, number
 
 
 def spec_of(content: dict[str, Any]) -> StoreSpec:

@@ -15,8 +15,9 @@ from torch import Tensor
 from activations.disk import files
 from activations.disk.schema import check
 from activations.errors import StoreError, quoted
+from activations.int8 import decoded, quantise
 from activations.rows import NAN, expand, included, segments_of
-from activations.shard import ShardEntry, first_non_finite, shard_name
+from activations.shard import ShardEntry, first_non_finite, scales_name, shard_name
 from activations.store import DTYPES, FORMATS, INDEX, JOB, OPTIONAL, Moments, StoreSpec, read_json
 from activations.tokens import NOWHERE, Window
 
@@ -105,10 +106,12 @@ class StoreWriter:
         counted = included(documents, self.spec.excluded)
         stored, sums = {}, {}
         for hook, activation in activations.items():
-            stored[hook] = activation.to("cpu", DTYPES[self.spec.dtype]).contiguous()
-            if where := first_non_finite(stored[hook], documents, positions):
-                self._refuse(hook, activation, stored[hook], where)
-            sums[hook] = _sums(stored[hook][counted])
+            columns = self._columns(hook, activation.cpu())
+            *_, last = columns.values()  # the rows, or the scales of int8
+            if where := first_non_finite(last, documents, positions):
+                self._refuse(hook, activation, last, where)
+            stored |= columns
+            sums[hook] = _sums([column[counted] for column in columns.values()])
         if isinstance(labels, Tensor):
             stored["labels"] = labels.float().cpu().masked_fill(documents == NOWHERE, NAN)
         elif labels is not None:
@@ -122,6 +125,14 @@ class StoreWriter:
         entry = ShardEntry(len(windows), int(counted.sum()), path.stat().st_size, files.sha256(path))
         note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
         files.write_sealed(self._entry_path(number), note)
+
+    def _columns(self, hook: str, activation: Tensor) -> dict[str, Tensor]:
+        """Return the tensors that hold a hook point's activations, by their names in the shard."""
+        dtype = DTYPES[self.spec.dtype]
+        if dtype != torch.int8:
+            return {hook: activation.to(dtype).contiguous()}
+        q, scales = quantise(activation)
+        return {hook: q, scales_name(hook): scales}
 
     def finish(self, n_shards: int, text_ended: bool) -> None:
         """Write the index over shards 0 to n_shards - 1, then remove the files of an unfinished harvest.
@@ -171,7 +182,7 @@ class StoreWriter:
         if activation.isfinite().all():
             raise StoreError(
                 f"at {where} {hook} reaches {activation.abs().max():.3g} and {self.spec.dtype} holds up to "
-                f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16 or float32"
+                f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16, int8 or float32"
             )
         raise StoreError(
             f"{hook} of {self.spec.model} is NaN or infinite, first at {where} of {self.spec.dataset['dataset']}: "
@@ -187,10 +198,11 @@ def clear_unfinished(path: Path) -> None:
     files.sweep(path)
 
 
-def _sums(rows: Tensor) -> dict[str, Any]:
-    """Return the sum over rows [D] and the sum of squared norms, in float64."""
-    total, squares = torch.zeros(rows.shape[1], dtype=torch.float64), 0.0
-    for block in rows.split(4096):  # bounds the memory that the float64 copies take
+def _sums(columns: list[Tensor]) -> dict[str, Any]:
+    """Return the sum over stored rows [D] and the sum of squared norms, in float64."""
+    total, squares = torch.zeros(columns[0].shape[1], dtype=torch.float64), 0.0
+    for start in range(0, len(columns[0]), 4096):  # bounds the memory that the float64 copies take
+        (block,) = decoded([column[start : start + 4096] for column in columns])
         exact = block.double()
         total += exact.sum(0)
         squares += exact.square().sum().item()

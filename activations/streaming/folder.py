@@ -34,7 +34,7 @@ class StreamConfig:
     text again."""
     text: TextConfig = field(default_factory=TextConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """How activations are stored in the ring."""
     shard_tokens: int = 32_768
     """Tokens per shard."""

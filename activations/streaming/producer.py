@@ -35,7 +35,7 @@ from activations.harvest import (
 )
 from activations.language_model import LanguageModel
 from activations.parallel.threads import BackgroundWriter, prefetch
-from activations.store import StoreSpec
+from activations.store import StoreSpec, row_bytes
 from activations.store_writer import StoreWriter
 from activations.streaming.folder import WAIT, RingFolder, StreamConfig
 from activations.tokens import Window
@@ -62,8 +62,8 @@ class Job:
 def shard_bytes(spec: StoreSpec) -> int:
     """Return about how many bytes a full shard takes: its activations, tokens and labels, and some per cent for the rest."""
     rows = spec.windows_per_shard * spec.packing.context
-    item = torch.finfo(getattr(torch, spec.dtype)).bits // 8
-    return rows * (sum(spec.hooks.values()) * item + 4 + 4 * (spec.labels is not None)) + 100_000
+    row = sum(row_bytes(spec.dtype, width) for width in spec.hooks.values())
+    return rows * (row + 4 + 4 * (spec.labels is not None)) + 100_000
 
 
 def produce(job: Job) -> None:

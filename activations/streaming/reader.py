@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from activations import int8
 from activations.errors import StoreError
 from activations.progress import Progress
 from activations.rows import HELD_OUT_ONE_IN, Positions, Split
@@ -114,10 +115,12 @@ class StreamReader(Reader):
         """Return the mean squared norm of the training rows of the first group, in float64.
 
         A stream's own mean is not known before its end; this one is the same for a stored and a streamed run."""
-        (x, *_) = self._rows(0)
-        return (
-            sum(block.double().square().sum().item() for block in x.split(4096)) / len(x) if len(x) else 0.0
-        )
+        rows = self._rows(0)
+        squares = 0.0
+        for start in range(0, len(rows[0]), 4096):
+            x, *_ = int8.decoded([column[start : start + 4096] for column in rows])
+            squares += x.double().square().sum().item()
+        return squares / len(rows[0]) if len(rows[0]) else 0.0
 
     def wait(self, progress: Progress) -> None:
         """Wait, with progress, for the shards of the cursor's group: a slow model takes minutes for them.
@@ -172,7 +175,7 @@ class StreamReader(Reader):
         pieces: list[list[Tensor]] = []
         for number in range(group * self.shards_per_group, (group + 1) * self.shards_per_group):
             shard = self.shards.shard(number, self.hooks)
-            columns = [shard.activations[hook] for hook in self.hooks]
+            columns = [part for hook in self.hooks for part in int8.columns(shard.activations, hook)]
             if self._labels:
                 columns.append(shard.labels)
             chosen = self.shards.rows(shard, "train", False, self._positions).flatten().nonzero()[:, 0]

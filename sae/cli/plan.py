@@ -18,7 +18,7 @@ from activations.disk.files import size_text
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
-from activations.store import DTYPES, Store
+from activations.store import Store, row_bytes
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments
@@ -80,7 +80,7 @@ class PlanTrain:
     """Width of the activations, without a store."""
     tokens: int | None = None
     """Number of tokens, without a store."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """Format in which activations are stored, without a store."""
     out: Path = Path()
     """Folder of the planned run; its disk is checked for free space."""
@@ -192,7 +192,7 @@ def _data(command: PlanTrain) -> Data:
             f"width = {command.width} must be at least 1, and tokens = {command.tokens} at least a batch "
             f"({command.train.batch})"
         )
-    return Data.planned(command.width, command.tokens, DTYPES[command.dtype].itemsize)
+    return Data.planned(command.width, command.tokens, row_bytes(command.dtype, command.width))
 
 
 def here(again: bool = False) -> Machine:

@@ -87,14 +87,15 @@ class Rows:
             if not sum(map(len, parts)):
                 continue
             shard = self.store.read(number, (self.hook,))
-            flat = shard.activations[self.hook].flatten(0, 1)
             splits = (
                 self.store.rows(shard, split).flatten().nonzero()[:, 0] for split in ("train", "held-out")
             )
             chosen = torch.cat([rows[part] for rows, part in zip(splits, parts, strict=True)]).sort().values
             held_out, tokens = is_held_out(shard.documents).flatten(), shard.tokens.flatten().long()
             for some in chosen.split(self.cfg.batch):
-                yield Piece(flat[some].float(), held_out[some], tokens[some], some % self.store.context)
+                yield Piece(
+                    shard.rows(self.hook, some), held_out[some], tokens[some], some % self.store.context
+                )
 
     def special(self) -> Float[Tensor, "n D"]:
         """Return activations at the positions that training leaves out: BOS, or the token that replaces it."""
@@ -103,7 +104,7 @@ class Rows:
             if len(part):
                 shard = self.store.read(number, (self.hook,))
                 rows = self._special_rows(shard).flatten().nonzero()[:, 0][part]
-                parts.append(shard.activations[self.hook].flatten(0, 1)[rows].float())
+                parts.append(shard.rows(self.hook, rows))
         return torch.cat(parts)
 
     def _special_rows(self, shard: Shard) -> Bool[Tensor, "n T"]:

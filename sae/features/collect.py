@@ -184,11 +184,10 @@ def encode_shard(
         advance(store.shards[number].rows)
         return
     shard = store.read(number, (hook,))
-    flat = shard.activations[hook].flatten(0, 1)
     chosen = store.rows(shard).flatten().nonzero()[:, 0]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for piece in chosen.split(batch):
-        code = sae.encode(flat[piece].float().to(sae.device)).without_zeros()
+        code = sae.encode(shard.rows(hook, piece).to(sae.device)).without_zeros()
         parts.append((piece[code.rows().cpu()].int(), code.indices.int().cpu(), code.values.float().cpu()))
         advance(len(piece))
     rows, latents, values = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from activations.disk import files
 from activations.disk.files import size_text
 from activations.language_model import LanguageModel
-from activations.store import DTYPES
+from activations.store import row_bytes
 from sae.features import map as maps
 from sae.features.cofiring import BLOCK_BYTES
 from sae.features.collect import FeaturesConfig, shards_to_read
@@ -72,7 +72,7 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
     firing = _firing(run)
     work = count(arch, width, cfg.batch, firing)
     r, batches, firings = machine.rates, rows / cfg.batch, rows * firing
-    row = width * DTYPES[store.spec.dtype].itemsize
+    row = row_bytes(store.spec.dtype, width)
     # After training, a threshold replaces the selection among a batch
     scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
     seconds = {

@@ -16,7 +16,7 @@ from activations.disk.files import size_text
 from activations.errors import HarvestError
 from activations.harvest import HarvestConfig, store_spec
 from activations.language_model import LanguageModel
-from activations.store import DTYPES
+from activations.store import row_bytes
 from activations.text import documents
 from activations.tokens import windows
 from sae.plan import rates
@@ -96,9 +96,9 @@ def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
 
 def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ranks: int = 1) -> Forecast:
     """Predict what this harvest takes when each rank has a machine like this one and all write to the disk of `out`."""
-    context, itemsize = config.packing.context, DTYPES[config.dtype].itemsize
+    context = config.packing.context
     tokens = config.tokens // context * context
-    row = sum(pace.widths.values()) * itemsize
+    row = sum(row_bytes(config.dtype, width) for width in pace.widths.values())
     shard = min(config.shard_tokens // context * context or context, tokens)
     shards = -(-tokens // shard)
     disk = {"activations": float(tokens * row), "tokens, documents, index": tokens * 4.4 + shards * INDEX}
@@ -106,7 +106,7 @@ def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ran
     memory = {
         "model, batch, Python and libraries": float(pace.memory),
         "two shards as the model gives them": 2.0 * numbers * pace.itemsize,
-        "a shard being checked and written": numbers * (itemsize + 1.0 + itemsize),
+        "a shard being checked and written": shard * 2.0 * row + numbers,
     }
     forward = tokens / pace.tokens_per_second / ranks
     writing = disk["activations"] / machine.rates.write
@@ -115,7 +115,8 @@ def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ran
     # Shards are written in the background: only what exceeds the forward pass is waited for, and the last shard
     seconds["waiting for the disk"] = max(writing - forward, last)
     resources = {name: "disk" if "disk" in name else "compute" for name in seconds}
-    window = max(2, WINDOW // max(1, shard * max(pace.widths.values()) * itemsize)) * shard
+    widest = row_bytes(config.dtype, max(pace.widths.values()))
+    window = max(2, WINDOW // max(1, shard * widest)) * shard
     facts = {
         "speed": f"{pace.tokens_per_second:,.0f} tokens/s per rank up to the deepest hook point ({pace.when})",
         "shards": f"{shards:,} of {shard:,} tokens, {size_text(shard * row)} each; a crash costs at most one, "
@@ -137,9 +138,10 @@ def _refusals(forecast: Forecast, config: HarvestConfig, row: int, out: Path) ->
     refusals = []
     if need > free:
         fits = int(free * 0.95 / (row + 5)) // config.packing.context * config.packing.context
-        half = ", --dtype float16 halves it" if config.dtype == "float32" else ""
+        half = {"float32": ", --dtype float16 halves it, int8 takes .27", "int8": ""}
+        smaller = half.get(config.dtype, ", --dtype int8 takes .53 of it")
         refusals.append(
-            f"too little disk: it takes {size_text(need)} and {out.absolute()} has {size_text(free)} free; --tokens {fits} would fit{half}; sae train --ring needs no store"
+            f"too little disk: it takes {size_text(need)} and {out.absolute()} has {size_text(free)} free; --tokens {fits} would fit{smaller}; sae train --ring needs no store"
         )
     memory = rates.memory()
     if sum(forecast.memory.values()) > memory:

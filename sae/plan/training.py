@@ -10,7 +10,7 @@ from activations.disk.files import size_text
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig
 from activations.shuffle import ShuffledReader
-from activations.store import Store
+from activations.store import Store, row_bytes
 from sae.architectures import ArchConfig, name_of
 from sae.architectures.config import ExpectedL0
 from sae.config import TrainConfig
@@ -34,7 +34,8 @@ class Data:
     width: int
     rows: int
     """Rows of the training split."""
-    bytes_per_number: int
+    row: int
+    """Bytes of a row."""
     shard_rows: int
     """Training rows of the largest shard."""
     tokens: int = 0
@@ -44,24 +45,19 @@ class Data:
     def of(cls, store: Store, hook: str) -> "Data":
         """Describe a store, reading only its index; the number of held-out rows is estimated."""
         rows = [int(entry.rows * TRAINED) for entry in store.shards]
-        itemsize = {"float32": 4}.get(store.spec.dtype, 2)
-        return cls(store.width(hook), sum(rows), itemsize, max(rows))
+        width = store.width(hook)
+        return cls(width, sum(rows), row_bytes(store.spec.dtype, width), max(rows))
 
     @classmethod
-    def planned(cls, width: int, tokens: int, bytes_per_number: int) -> "Data":
+    def planned(cls, width: int, tokens: int, row: int) -> "Data":
         """Describe a store that does not exist yet, with shards of the size that `sae harvest` makes by default."""
         rows = int(tokens * TRAINED)
-        return cls(width, rows, bytes_per_number, min(rows, int(SHARD * TRAINED)), tokens)
+        return cls(width, rows, row, min(rows, int(SHARD * TRAINED)), tokens)
 
     @property
     def exists(self) -> bool:
         """Whether the store exists."""
         return not self.tokens
-
-    @property
-    def row(self) -> int:
-        """Bytes of a row."""
-        return self.width * self.bytes_per_number
 
     @property
     def window_rows(self) -> int:

@@ -233,5 +233,5 @@ def test_activations_too_large_for_float16_are_refused_with_a_type_that_can_hold
     settings = config(text, hooks="blocks.0.hook_resid_pre", dtype="float16")
     line = line_of(lm, tmp_path / "store", settings, StoreError)
     assert "float16 holds up to" in line
-    assert "--dtype bfloat16 or float32" in line
+    assert "--dtype bfloat16, int8 or float32" in line
     assert not list((tmp_path / "store").glob("shard-*"))

@@ -19,7 +19,7 @@ def test_progress_adds_up_to_the_tokens_also_after_a_stop(llama: LanguageModel, 
     assert sum(told) == made.tokens == 1600
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_stopped_harvest_ends_with_the_bytes_of_an_undisturbed_one(
     llama: LanguageModel, tmp_path: Path, text: Path, dtype: str
 ):

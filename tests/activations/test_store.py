@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activations.errors import StoreError
+from activations.int8 import dequantise, quantise
 from activations.rows import expand, is_held_out, segments_of
 from activations.shard import shard_name
 from activations.store import Store
@@ -152,7 +153,7 @@ def test_batches_give_each_row_of_a_split_once_in_order(
 
 
 @LAWS
-@given(window_lists(), st.sampled_from(["float32", "float16", "bfloat16"]), st.integers(0, 1000))
+@given(window_lists(), st.sampled_from(["float32", "float16", "bfloat16", "int8"]), st.integers(0, 1000))
 def test_moments_are_those_of_the_stored_rows_in_float64(
     folders, windows: list[Window], dtype: str, seed: int
 ):
@@ -161,7 +162,7 @@ def test_moments_are_those_of_the_stored_rows_in_float64(
         torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3 + 100
     )  # large, so that float32 sums would lose digits
     made = write(folders(), spec({"h": 5}, shape[1], dtype), windows, {"h": x})
-    stored = x.to(getattr(torch, dtype)).double().numpy()
+    stored = (dequantise(*quantise(x)) if dtype == "int8" else x.to(getattr(torch, dtype))).double().numpy()
     rows = np.array([stored[place] for place in rows_that_count(windows)])
     np.testing.assert_allclose(made.mean("h").numpy(), rows.mean(0), rtol=1e-13)
     np.testing.assert_allclose(made.mean_square_norm("h"), (rows**2).sum(1).mean(), rtol=1e-13)
@@ -259,7 +260,7 @@ def test_a_writer_starts_in_an_empty_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_nan_and_infinity_are_refused_and_nothing_is_written(tmp_path: Path, dtype: str, bad: float):
     x = torch.zeros(1, 4, 1)
     x[0, 2] = bad
@@ -273,7 +274,7 @@ def test_what_float16_cannot_hold_is_refused_with_a_type_that_can(tmp_path: Path
         tmp_path,
         "float16",
         x,
-        r"reaches 7e\+04 and float16 holds up to 6\.55e\+04: .*--dtype bfloat16 or float32",
+        r"reaches 7e\+04 and float16 holds up to 6\.55e\+04: .*--dtype bfloat16, int8 or float32",
     )
 
 

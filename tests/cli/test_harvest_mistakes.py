@@ -144,5 +144,5 @@ def test_what_float16_cannot_hold_is_one_line_with_a_type_that_can(sae: Server, 
     huge.save_pretrained(world / "model")
     line = sae(*harvest(world, tmp_path / "store", hooks="hook_embed", dtype="float16")).complaint
     assert "float16 holds up to" in line
-    assert "--dtype bfloat16 or float32" in line
+    assert "--dtype bfloat16, int8 or float32" in line
     assert sae(*harvest(world, tmp_path / "other", hooks="hook_embed", dtype="bfloat16")).code == 0

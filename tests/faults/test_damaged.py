@@ -78,6 +78,12 @@ SCENES = {
         ("index.json", shard_name(3)),
         out="run",
     ),
+    "an int8 store, trained on": Scene(
+        lambda sae, world, folder: sae(*harvest(world, folder, dtype="int8")),
+        lambda world, folder: train(world, folder / "run", store=folder, **{"train.steps": 5}),
+        ("index.json", shard_name(3)),
+        out="run",
+    ),
     "an unfinished harvest, gone on with": Scene(
         unfinished_harvest, harvest, ("harvest.json", "shard-00001.json", shard_name(1))
     ),
