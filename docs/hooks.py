@@ -1,14 +1,12 @@
 """What the site adds to the Markdown of docs/: the pages at the repository's root, and the help of every command."""
 
 import html
-import importlib
 import os
 import posixpath
 import re
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
-from keyword import iskeyword
 from pathlib import Path
 from textwrap import dedent
 
@@ -75,11 +73,10 @@ def command_help() -> str:
     from sae.cli import main
 
     sections = []
-    for name in main.COMMANDS:
-        run = importlib.import_module(f"sae.cli.{name}{'_' * iskeyword(name)}").main
+    for name, command in main.COMMANDS.items():
         for words in ((), *(part.split() for part in PARTS.get(name, ()))):
             title = f"{'###' if words else '##'} sae {' '.join((name, *words))}"
-            printed = _printed(run, [*words, "--help"])
+            printed = _printed(command.run, [*words, "--help"])
             sections.append(f"{title}\n\n```text\n{printed}\n```\n")
     return "\n".join(sections)
 

@@ -1,4 +1,4 @@
-"""`sae catalogue`: well-known SAEs of the hub by words."""
+"""`sae catalogue`: well-known SAEs of the hub by words. It imports no torch, so that it answers at once."""
 
 import json
 from dataclasses import dataclass

@@ -1,32 +1,40 @@
-"""`sae compare`: runs side by side; of two, the latents matched one with another."""
+"""`sae compare` and `sae sweep`: runs side by side. Of two runs, the latents are matched one with another too."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, DivergedError, quoted
 from activations.progress import show_progress
 from activations.store import Store
 from sae.cli import arguments
-from sae.cli.results import table
 from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
 from sae.evaluation.measures import shown
 from sae.runs.records import Comparison, Matched
 from sae.runs.run import Run
 from sae.workflows.compare import (
+    LABELS,
     SIMILARITIES,
     TOKENS,
+    Result,
     keep,
     match_runs,
+    need_plotly,
     refuse_other_widths,
     result,
+    write_csv,
     write_pareto,
 )
+from sae.workflows.sweep import load, plan_sweep, run_sweep
+
+TABLE, PLOT = "results.csv", "pareto.html"  # files of `sae sweep`
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,11 @@ class Compare:
 
 
 def main(args: list[str]) -> int:
-    """Parse and run."""
+    """Parse the arguments of `sae compare` and run it."""
     command = arguments.parse(Compare, "sae compare", args)
     runs = [Run(path) for path in command.runs]
     lines = [result(run) for run in runs]
-    Console().print(table(lines))
+    Console().print(runs_table(lines))
     if command.plot:
         write_pareto(command.plot, lines)
         print(f"{command.plot}: written")
@@ -122,3 +130,57 @@ def _lines(matched: Matched) -> dict[str, str]:
         counts: Counter[str] = Counter(matched.latents[place].kind)
         lines[f"the {place}'s {', '.join(kinds)}"] = ", ".join(f"{counts[kind]:,}" for kind in kinds)
     return lines
+
+
+def runs_table(results: Sequence[Result], title: str | None = None) -> Table:
+    """Return the lines as a table, with a dash for what has not been measured."""
+    rows = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
+    rows.add_column(LABELS["run"], overflow="fold")
+    rows.add_column(LABELS["architecture"], no_wrap=True)
+    for name in Result._fields[2:]:
+        rows.add_column(LABELS[name], justify="right", min_width=max(map(len, LABELS[name].split())))
+    for line in results:
+        shares = (shown(share, ".1%") for share in line[5:])
+        rows.add_row(*line[:2], f"{line.width:,}", shown(line.l0, ".1f"), shown(line.fvu, ".4f"), *shares)
+    return rows
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """Train and evaluate every run of a grid, and set them side by side: a table, results.csv and a Pareto plot.
+
+    Example: sae sweep sweep.toml, with this in the file:
+
+        store = "stores/demo"
+        out = "runs/sweep"
+        windows = 16
+        [train]
+        steps = 500
+        [[grid]]
+        arch = "topk"
+        d_sae = 4096
+        k = [16, 32, 64]
+
+    Each list is swept over; `train.lr = [1e-3, 3e-4]` in a [[grid]] does so with a setting of the training.
+    The whole file is checked before anything is trained. After an interruption the same command continues."""
+
+    file: tyro.conf.Positional[Path]
+    """The grid, a TOML file."""
+
+
+def sweep_main(args: list[str]) -> int:
+    """Parse the arguments of `sae sweep` and run it."""
+    command = arguments.parse(SweepCommand, "sae sweep", args)
+    need_plotly()
+    sweep = load(command.file)
+    out = Path(sweep.file.out)
+    results, diverged = run_sweep(sweep, plan_sweep(sweep), show_progress)
+    write_csv(out / TABLE, results)
+    write_pareto(out / PLOT, results)
+    Console().print(runs_table(results, f"{out}: {len(results)} runs"))
+    for name in sweep.runs:
+        show_problems(Run(out / name))
+    if diverged:
+        raise DivergedError(f"{len(diverged)} of {len(sweep.runs)} runs diverged: {'; '.join(diverged)}")
+    print(f"{out / PLOT} and {out / TABLE}: written; next: sae app {quoted(out)}")
+    return 0

@@ -1,5 +1,9 @@
-"""`sae evaluate`: how well a run's SAE reconstructs held-out activations and preserves the model's predictions."""
+"""`sae evaluate`: how well a run's SAE reconstructs held-out activations and preserves the model's predictions.
 
+`sae demo` ends with the same table, after it has done the whole job on the embedded model and text."""
+
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from sae.cli.train import show_problems
 from sae.evaluation.measures import measure, shown
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, device
+from sae.workflows.demo import Demo, run_demo
 from sae.workflows.evaluate import evaluate
 from sae.workflows.import_sae import unlike_training
 
@@ -41,7 +46,7 @@ class Evaluate:
 
 
 def main(args: list[str]) -> int:
-    """Parse and run."""
+    """Parse the arguments of `sae evaluate` and run it."""
     command = arguments.parse(Evaluate, "sae evaluate", args)
     run = Run(command.run)
     sae = run.sae().to(device())
@@ -77,3 +82,14 @@ def show_evaluation(run: Run, evaluation: Evaluation) -> None:
     if run.record.imported:
         for line in unlike_training(run.record.imported.facts, run.store):
             print(f"{run.path}: {line}")
+
+
+def demo_main(args: list[str]) -> int:
+    """Parse the arguments of `sae demo` and run it."""
+    run = run_demo(arguments.parse(Demo, "sae demo", args), show_progress)
+    if run.evaluation:
+        show_evaluation(run, run.evaluation)
+    # As it can be typed here, whether or not the environment is activated.
+    command = "sae" if shutil.which("sae") else Path(sys.executable).with_name("sae")
+    print(f"\nLook at what it learned:  {command} app {run.path.parent}")
+    return 0

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-from keyword import iskeyword
 from typing import NamedTuple
 
 import sae
@@ -18,62 +17,102 @@ AGAIN = "nothing was kept: the same command starts from the beginning"
 
 
 class Command(NamedTuple):
-    """A subcommand of `sae`, implemented by the module `sae.cli.NAME`."""
+    """A subcommand of `sae`."""
 
+    entry: str
+    """The module of `sae.cli` and the function in it that runs the command: it takes the arguments, returns the exit code."""
     what: str
     """Its purpose, as `sae --help` lists it."""
     stopped: str
     """The line printed when a signal stops it: how to continue, or that nothing was kept."""
 
+    def run(self, args: list[str]) -> int:
+        """Run the command and return its exit code. Its module is imported now, which takes seconds for some."""
+        module, function = self.entry.split(".")
+        return getattr(importlib.import_module(f"sae.cli.{module}"), function)(args)
+
 
 COMMANDS: dict[str, Command] = {
     "demo": Command(
-        "the whole job on an embedded model and text: harvest, train, evaluate, features, dead", GOES_ON
+        "evaluate.demo_main",
+        "the whole job on an embedded model and text: harvest, train, evaluate, features, dead",
+        GOES_ON,
     ),
     "plan": Command(
-        "what a harvest, a training or features would take: disk, memory, time, and what limits", AGAIN
+        "plan.main",
+        "what a harvest, a training or features would take: disk, memory, time, and what limits",
+        AGAIN,
     ),
-    "harvest": Command("text -> a store of activations", GOES_ON),
-    "store": Command("what a store holds (show), and whether its bytes are right (verify)", AGAIN),
-    "train": Command("a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES),
+    "harvest": Command("store.harvest_main", "text -> a store of activations", GOES_ON),
+    "store": Command(
+        "store.main", "what a store holds (show), and whether its bytes are right (verify)", AGAIN
+    ),
+    "train": Command(
+        "train.main", "a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES
+    ),
     "evaluate": Command(
-        "how well a run's SAE reconstructs held-out activations and the model's predictions", AGAIN
+        "evaluate.main",
+        "how well a run's SAE reconstructs held-out activations and the model's predictions",
+        AGAIN,
     ),
     "synthetic": Command(
-        "trains an architecture on planted features and counts those it finds: sae synthetic topk", AGAIN
+        "synthetic.main",
+        "trains an architecture on planted features and counts those it finds: sae synthetic topk",
+        AGAIN,
     ),
-    "features": Command("what every latent of a run's SAE fires on", GOES_ON),
+    "features": Command("features.main", "what every latent of a run's SAE fires on", GOES_ON),
     "catalogue": Command(
-        'well-known SAEs of the hub by words: sae catalogue "gemma 2 2b layer 20 16k"', AGAIN
+        "catalogue.main",
+        'well-known SAEs of the hub by words: sae catalogue "gemma 2 2b layer 20 16k"',
+        AGAIN,
     ),
     "import": Command(
+        "hub.import_main",
         "another tool's SAE -> a run: sae import saelens FOLDER --out R --store S; from the hub: sae import hf:…",
         AGAIN,
     ),
     "export": Command(
+        "export.main",
         "features as one HTML file (sae export html), or a run's SAE as another tool's files (sae export saelens)",
         AGAIN,
     ),
-    "labels": Command("what people called a run's features, to a CSV or JSON file and back", AGAIN),
-    "dead": Command(
-        "which latents are dead, rare or dense, and why: causes, and what a change would do", AGAIN
+    "labels": Command(
+        "features.labels_main", "what people called a run's features, to a CSV or JSON file and back", AGAIN
     ),
-    "bidirectional": Command("the latents that fire with both signs, and what either sign fires on", AGAIN),
-    "compare": Command("runs side by side; the latents of two runs matched one with another", AGAIN),
+    "dead": Command(
+        "dead.main",
+        "which latents are dead, rare or dense, and why: causes, and what a change would do",
+        AGAIN,
+    ),
+    "bidirectional": Command(
+        "features.bidirectional_main",
+        "the latents that fire with both signs, and what either sign fires on",
+        AGAIN,
+    ),
+    "compare": Command(
+        "compare.main", "runs side by side; the latents of two runs matched one with another", AGAIN
+    ),
     "sweep": Command(
-        "a grid of methods and settings: trained, evaluated and plotted, one run after the other", GOES_ON
+        "compare.sweep_main",
+        "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
+        GOES_ON,
     ),
     "steer": Command(
+        "steer.main",
         "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
         AGAIN,
     ),
     "push": Command(
-        "a run's SAE -> the Hugging Face hub, with a model card: sae push runs/demo hf:me/my-sae", GOES_ON
+        "hub.push_main",
+        "a run's SAE -> the Hugging Face hub, with a model card: sae push runs/demo hf:me/my-sae",
+        GOES_ON,
     ),
     "open": Command(
-        "from an SAE's name on the hub to the app's pages: fetch, harvest, features, evaluation, app", GOES_ON
+        "hub.open_main",
+        "from an SAE's name on the hub to the app's pages: fetch, harvest, features, evaluation, app",
+        GOES_ON,
     ),
-    "app": Command("browse runs and features in a web browser, on this machine", AGAIN),
+    "app": Command("app.main", "browse runs and features in a web browser, on this machine", AGAIN),
 }
 
 
@@ -97,8 +136,7 @@ def main(args: list[str] | None = None) -> int:
     asked = raise_stopped()
     _quiet()
     try:
-        module = args[0] + "_" * iskeyword(args[0])  # `import` can be no module's name
-        code = importlib.import_module(f"sae.cli.{module}").main(args[1:])
+        code = COMMANDS[args[0]].run(args[1:])
         sys.stdout.flush()
         return code
     except Stopped as stopped:

