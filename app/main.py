@@ -5,9 +5,9 @@ A page is a folder and a line in PAGES. The first page lies at / as well as at i
 import streamlit as st
 
 from app import widgets
-from app.compare import state as compare
+from app.compare import controls as compare
 from app.features import state as features
-from app.session import address, problems
+from app.session import address
 from app.steering import state as steering
 from app.text import state as text
 
@@ -36,5 +36,5 @@ links = [
     for target, (*_, query) in zip(listed, PAGES, strict=True)
 ]
 widgets.sidebar(zip(listed, links, strict=True))
-with problems.readable():
+with widgets.readable():
     page.run()

@@ -1,11 +1,98 @@
-"""The web application that `sae app` serves (by hand: `streamlit run app/server.py -- RUNS`), with its password if set."""
+"""The web application that `sae app` serves, with its password if one is set. By hand: `streamlit run app/server.py -- RUNS`.
 
+Until a visitor's browser sends the password, nothing is served, neither a page nor a socket. It is HTTP Basic authentication,
+which every browser supports; any user name is accepted. The password travels in the clear: without TLS, whoever can read the
+network can read it."""
+
+import asyncio
+import hashlib
+import hmac
 import os
+import secrets
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import Any
 
-from starlette.middleware import Middleware
+from starlette.middleware import Middleware  # streamlit needs starlette
+from starlette.requests import HTTPConnection
 from streamlit.starlette import App
 
-from app.password import PASSWORD, PasswordGate
+PASSWORD = "SAE_PASSWORD"  # environment variable that holds the password
+COOKIE = "sae_door"
+WAIT = 1.0  # seconds before a wrong password is refused, to slow down guessing
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class PasswordGate:
+    """ASGI middleware that serves the app only to requests with the password or with its cookie.
+
+    The cookie is a secret of this process. It exists because not every browser repeats the password when it opens a
+    socket."""
+
+    def __init__(self, app: Application, password: str):
+        self._app, self._password, self._cookie = app, password, secrets.token_urlsafe(32)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass the request on to the app, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        request = HTTPConnection(scope)
+        if _is_any(self._cookie, [request.cookies.get(COOKIE, "")]):
+            await self._app(scope, receive, send)
+        elif _is_any(self._password, sent := list(_passwords(request))):
+            await self._app(scope, receive, self._with_cookie(send))
+        else:
+            if sent:
+                await asyncio.sleep(WAIT)
+            await _refuse(scope, send)
+
+    def _with_cookie(self, send: Send) -> Send:
+        cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/".encode()
+
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"set-cookie", cookie)]
+            await send(message)
+
+        return with_cookie
+
+
+async def _refuse(scope: Message, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [
+        (b"www-authenticate", b'Basic realm="SAE workbench", charset="UTF-8"'),
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": b"This app needs a password.\n"})
+
+
+def _passwords(request: HTTPConnection) -> Iterator[str]:
+    """Yield the passwords that a request sends; malformed headers count as none."""
+    for header in request.headers.getlist("authorization"):
+        kind, _, coded = header.partition(" ")
+        if kind.lower() == "basic":
+            try:
+                yield b64decode(coded, validate=True).decode("utf-8").partition(":")[2]
+            except ValueError:
+                continue
+
+
+def _is_any(secret: str, candidates: Iterable[str]) -> bool:
+    """Return whether the secret is among the candidates.
+
+    Digests are compared in constant time, so that the time reveals neither how much of a guess is right nor the length."""
+    digest = hashlib.sha256(secret.encode()).digest()
+    return any(hmac.compare_digest(digest, hashlib.sha256(text.encode()).digest()) for text in candidates)
+
 
 password = os.environ.get(PASSWORD)
 app = App("main.py", middleware=[Middleware(PasswordGate, password=password)] if password else [])

@@ -1,8 +1,9 @@
 """Widgets that several pages share: sidebar, headings, rows of numbers, tables, charts, jobs, empty states, errors."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import plotly.graph_objects as go
 import pyarrow as pa
@@ -13,6 +14,9 @@ from streamlit.navigation.page import StreamlitPage
 from activations.errors import WorkbenchError
 from sae.report import render
 from sae.report.numbers import DASH
+
+if TYPE_CHECKING:  # Streamlit has no public name for this type
+    from streamlit.elements.lib.column_types import ColumnConfig
 
 ROW = 35  # height of a table's row in pixels
 OPEN = "open"  # key of the button in each row of a long table
@@ -117,7 +121,9 @@ def header(
         )
 
 
-def long_table(table: pa.Table, columns: dict[str, Any], height: int = 560, **selection: Any) -> Any:
+def long_table(
+    table: pa.Table, columns: "Mapping[str, ColumnConfig]", height: int = 560, **selection: Any
+) -> Any:
     """Show a table at most `height` pixels high and return its selection, which the options `selection` describe."""
     return st.dataframe(
         table,
@@ -173,7 +179,7 @@ def metrics(numbers: Iterable[tuple[str, str, str]], key: str = "metrics") -> No
 
 
 def chart(figure: go.Figure, alt: str, key: str) -> None:
-    """Show a plotly figure without its toolbar. `about` is the alternative text for screen readers."""
+    """Show a plotly figure without its toolbar. `alt` is the alternative text for screen readers."""
     st.plotly_chart(figure, key=key, config=QUIET, alt=alt)
 
 
@@ -225,6 +231,25 @@ def error(message: str, fix: str | None = None) -> None:
     st.error(render.markdown(message), icon=":material/error:")
     if fix:
         st.code(fix, language="bash", width="content")
+
+
+class Missing(Exception):
+    """A page has nothing to show yet: the title says what is missing, then come the reason and the command that makes it."""
+
+    def __init__(self, title: str, why: str, command: str):
+        super().__init__(title)
+        self.title, self.why, self.command = title, why, command
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Show what the block raises on purpose in the page, which ends there."""
+    try:
+        yield
+    except Missing as missing:
+        empty(missing.title, missing.why, missing.command, level=1)
+    except WorkbenchError as problem:
+        error(problem.message, problem.fix)
 
 
 def warnings(messages: Sequence[str]) -> None:

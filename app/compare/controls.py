@@ -1,13 +1,25 @@
-"""Controls of the Compare page: the other run, the measure of similarity, the kind of features, the table's columns."""
+"""State and controls of the Compare page: the other run, the matching, what is listed, the pair of features side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 
+from activations.errors import RunError
 from app import widgets
+from app.session import features, runs
+from app.session.address import Query
+from app.session.jobs import Job, Report, find, progress, start
+from app.session.runs import stamp
+from app.widgets import Missing
 from sae.report import render
+from sae.runs.records import Comparison
+from sae.runs.run import Run
+from sae.workflows import compare
 
+ENCODING = 0.4  # encoding takes about this share of the time
 COLUMNS = {
     "feature": ButtonColumn(
         width=80, alignment="left", key=widgets.OPEN, help="Click it to see both features side by side."
@@ -23,6 +35,122 @@ COLUMNS = {
     "partner": NumberColumn(help="The feature it is paired with when features are paired one to one."),
     "partner similarity": NumberColumn(format="%.3f"),
 }
+
+
+def second(name: str, first: Run) -> tuple[str, Run]:
+    """Return the name and the run to compare run `name` with: the one that `other` in the URL names, or the last one that
+    it was compared with, or else the most suitable one.
+
+    A finished run that reads the same activations is the most suitable, if possible one with features. Raises Missing when
+    there is no other run, RunError when the URL names a run that does not exist or `name` itself."""
+    others = candidates(name)
+    asked = st.query_params.get("other")
+    chosen = asked or st.session_state.get(f"last other of {name}")
+    if chosen not in others and not asked:
+        chosen = max(others, key=lambda other: _likelihood(first, others[other]))
+    if chosen not in others:
+        why = (
+            "a run is not compared with itself"
+            if chosen == name
+            else f"the Runs page lists the runs of {runs.folder()}"
+        )
+        raise RunError(f"there is no run {chosen!r} to compare {name!r} with; {why}")
+    st.session_state[f"last other of {name}"] = chosen
+    return chosen, others[chosen]
+
+
+def query(run: str) -> Query:
+    """Return what the page's URL carries to compare a run with the run that this visit compared it with last."""
+    other = st.session_state.get(f"last other of {run}")
+    return {"run": run, "other": other} if other in runs.by_name() else {"run": run}
+
+
+def candidates(name: str) -> dict[str, Run]:
+    """Return all runs but this one. Raises Missing when there are none."""
+    others = {other: run for other, run in runs.require_any().items() if other != name}
+    if not others:
+        why = f"{name} is the only run in {runs.folder()}. Train another one on the same store, with another seed or k."
+        raise Missing("Nothing to compare with", why, "sae train … --out runs/another")
+    return others
+
+
+def show_second(name: str) -> None:
+    """Compare the first run with another one."""
+    for parameter in ("a", "b"):
+        st.query_params.pop(parameter, None)
+    st.query_params["other"] = name
+
+
+def check(first: Run, second: Run) -> None:
+    """Raise RunError, in one line, unless the latents of these two can be matched."""
+    compare.refuse_other_widths(first, second)
+    if first.digest == second.digest:
+        raise RunError(f"{first.path} and {second.path} hold the same SAE: every feature is its own partner")
+
+
+def matched(first: Run, second: Run) -> Comparison | None:
+    """Return the matching of the two runs, saved or just made; None when it has not been made."""
+    job = matching(first, second)
+    if job and job.result:
+        return job.result
+    return _kept(first, second, stamp(compare.place(first, second)), first.digest, second.digest)
+
+
+def begin(first: Run, second: Run) -> None:
+    """Start to match the two runs in the background."""
+    start(_key(first, second), lambda report: _match(first, second, report))
+
+
+def matching(first: Run, second: Run) -> Job[Comparison] | None:
+    """Return this visitor's matching, running or ended; None when none was started."""
+    return find(_key(first, second))
+
+
+def pair(sizes: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the two latents that the URL puts side by side; None when it names none.
+
+    `sizes` are the sizes of the two SAEs. Raises RunError when a latent does not exist."""
+    asked = [st.query_params[name] for name in ("a", "b") if name in st.query_params]
+    if len(asked) < len(sizes):
+        return None
+    for text, size in zip(asked, sizes, strict=True):
+        if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) < size):
+            raise RunError(f"feature {text[:40]} does not exist: this run has 0 to {size - 1}")
+    return int(asked[0]), int(asked[1])
+
+
+def show_pair(first: int, second: int) -> None:
+    """Show two latents side by side."""
+    st.query_params["a"], st.query_params["b"] = str(first), str(second)
+
+
+def table(run: Run) -> Any:
+    """Return the table of a run's features; None when they have not been collected."""
+    return features.of(run).table if features.collected(run) else None
+
+
+def _match(first: Run, second: Run, report: Report) -> Comparison:
+    report(0.0, "opening the runs")
+    stages = {"encode": (0.0, ENCODING), "match": (ENCODING, 1.0)}
+    comparison = compare.match_runs(first, second, progress=progress(report, stages))
+    # in a folder that is not writable the comparison is shown, and made again the next time
+    with suppress(OSError):
+        compare.keep(first, second, comparison)
+    return comparison
+
+
+def _likelihood(first: Run, other: Run) -> tuple[bool, bool, bool]:
+    alike = (first.record.model, first.hook) == (other.record.model, other.hook)
+    return alike, other.finished, features.collected(other)
+
+
+def _key(first: Run, second: Run) -> str:
+    return f"compare {first.digest} {second.digest}"
+
+
+@st.cache_resource(max_entries=4, show_spinner="Opening the comparison")
+def _kept(_first: Run, _second: Run, stamp: tuple[int, int], *digests: str) -> Comparison | None:
+    return compare.kept(_first, _second)
 
 
 def other_chooser(names: Sequence[str], current: str, choose: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.compare import controls, state
+from app.compare import controls
 from app.session import address, features, runs
 from sae.report import charts, render, token_strips
 from sae.report import compare as compare_report
@@ -16,16 +16,16 @@ name, run = address.run()
 widgets.run_chooser(
     list(runs.by_name()),
     name,
-    partial(address.show_run, address=state.query),
+    partial(address.show_run, address=controls.query),
     render.facts(runs_report.brief(run.record)),
 )
-other, second = state.second(name, run)
+other, second = controls.second(name, run)
 with widgets.header("Compare", f"{name} · {runs_report.summary(run.record)}"):
-    controls.other_chooser(list(state.candidates(name)), other, state.show_second)
+    controls.other_chooser(list(controls.candidates(name)), other, controls.show_second)
 
 heads, evaluations = runs_report.short((name, other)), runs.evaluations({name: run, other: second})
-state.check(run, second)
-comparison, job = state.matched(run, second), state.matching(run, second)
+controls.check(run, second)
+comparison, job = controls.matched(run, second), controls.matching(run, second)
 with st.expander("Evaluation and settings", expanded=comparison is None):
     left, right = st.columns(2, gap="large")
     with left:
@@ -44,7 +44,7 @@ with st.expander("Evaluation and settings", expanded=comparison is None):
         widgets.html_or_note(render.columns(heads, rows) if rows else "", "None: both were trained alike.")
 if comparison is None:
     widgets.section("Features", "which features of one run the other has too")
-    controls.match_button(partial(state.begin, run, second), bool(job and job.running))
+    controls.match_button(partial(controls.begin, run, second), bool(job and job.running))
 if job:
     widgets.job(job)
 if comparison is None:
@@ -64,12 +64,12 @@ widgets.chart(
     "histogram of features by similarity",
     "similarities",
 )
-listing = compare_report.listing(comparison, measure, kind, state.table(run), state.table(second))
+listing = compare_report.listing(comparison, measure, kind, controls.table(run), controls.table(second))
 if len(listing):
     widgets.section(kind.capitalize(), compare_report.KINDS[kind][1])
     widgets.long_table(compare_report.labelled(listing), controls.COLUMNS, height=320)
     if (pressed := widgets.pressed()) is not None:
-        state.show_pair(*compare_report.pair(listing, kind, pressed))
+        controls.show_pair(*compare_report.pair(listing, kind, pressed))
 else:
     widgets.empty(f"No feature is {kind}", compare_report.KINDS[kind][1])
 
@@ -97,7 +97,7 @@ def side(place: int, run_name: str, run: runs.Run, latent: int) -> None:
         st.html(token_strips.examples(windows, feature_report.scale(row), 16, 6))
 
 
-chosen = state.pair(compare_report.sizes(comparison))
+chosen = controls.pair(compare_report.sizes(comparison))
 if chosen:
     widgets.section("Side by side", compare_report.similarity(comparison, *chosen))
     left, right = st.columns(2, gap="large")

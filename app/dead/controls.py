@@ -1,15 +1,25 @@
-"""Controls of the Dead latents page: the kind and cause to list, bars that choose a cause, a table with details."""
+"""State and controls of the Dead latents page: the report, the job that makes it, what is listed, tables with details."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import plotly.graph_objects as go
 import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import ButtonColumn, NumberColumn, TextColumn
 
+from activations.errors import quoted
+from activations.language_model import LanguageModel
 from app import widgets
+from app.session import jobs, models, runs
+from app.widgets import Missing
+from sae.diagnosis.report import INDEX, DeadReport
+from sae.diagnosis.sample import DeadConfig
+from sae.report import dead as dead_report
 from sae.report import render
+from sae.runs.run import Run
+from sae.workflows import diagnose
 
 HEIGHT = 420  # of the table, in pixels
 CAUSE, KIND = "dead cause", "dead kind"  # keys of the controls
@@ -56,6 +66,61 @@ DENSE_COLUMNS = {
 }
 
 
+def report(run: Run) -> DeadReport | None:
+    """Return the run's report; None if it has not been made.
+
+    Raises Missing when the run's training has not finished, RunError when the report is damaged."""
+    if not run.finished:
+        why = f"{run.path.name} has not finished training. Dead latents can be looked into after that."
+        raise Missing("No report yet", why, f"sae train … --out {quoted(run.path)} --resume")
+    if not diagnose.is_there(run):
+        return None
+    return _report(str(diagnose.folder(run)), runs.stamp(diagnose.folder(run) / INDEX))
+
+
+def command(run: Run) -> str:
+    """Return the command line that makes the report."""
+    return runs.command("dead", run)
+
+
+def begin(run: Run) -> None:
+    """Start to make the report in the background, with the defaults of `sae dead`."""
+    jobs.start(_key(run), partial(_make, run))
+
+
+def job(run: Run) -> jobs.Job[DeadReport] | None:
+    """Return this visitor's job that makes the report, running or ended; None if none was started."""
+    return jobs.find(_key(run))
+
+
+def remark(run: Run, latent: int) -> str:
+    """Return why a latent never fires, in a line, or the command that finds out."""
+    known = report(run) if run.finished else None
+    row = None if known is None else known.row(latent)
+    return dead_report.remark(row) if row else "" if known else f"Why: {command(run)}"
+
+
+def _key(run: Run) -> str:
+    return f"dead {run.path}"
+
+
+def _make(run: Run, report: jobs.Report) -> DeadReport:
+    report(0.0, "opening the store")
+
+    @contextmanager
+    def borrow() -> Iterator[LanguageModel]:
+        report(0.0, "running the language model on off-distribution text")
+        with models.using(run) as (model, _):
+            yield model
+
+    return diagnose.diagnose_run(run, DeadConfig(), borrow, jobs.progress(report))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _report(path: str, stamp: tuple[int, int]) -> DeadReport:
+    return DeadReport(path)
+
+
 def kind(tally: dict[str, int]) -> str:
     """Return the kind of latents to list: the visitor's choice, or else the first kind that has any. `tally` counts them."""
     first = next((name for name, count in tally.items() if count), next(iter(tally)))
@@ -93,10 +158,10 @@ def bar_chooser(figure: go.Figure, alt: str, key: str) -> None:
     )
 
 
-def detailed_rows(table: pa.Table, columns: dict[str, Any]) -> int:
-    """Show a table and return the row whose details are shown: the chosen one, at first the first."""
+def detailed_rows(table: pa.Table) -> int:
+    """Show the table of latents and return the row whose details are shown: the chosen one, at first the first."""
     key = f"dead rows {st.session_state.get(KIND)} {st.session_state.get(CAUSE)}"
     shown = widgets.long_table(
-        table, columns, HEIGHT, key=key, on_select="rerun", selection_mode="single-row"
+        table, COLUMNS, HEIGHT, key=key, on_select="rerun", selection_mode="single-row"
     )
     return next(iter(shown.selection.rows), 0)

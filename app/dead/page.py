@@ -5,8 +5,10 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.dead import controls, state
+from app.dead import controls
 from app.session import address, runs
+from sae.diagnosis.causes import CAUSES
+from sae.diagnosis.report import KINDS
 from sae.report import dead as dead_report
 from sae.report import features as features_report
 from sae.report import render
@@ -16,20 +18,20 @@ name, run = address.run()
 widgets.run_chooser(
     list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record))
 )
-report = state.report(run)
+report = controls.report(run)
 if report is None:
     widgets.heading("Dead latents", name)
     widgets.empty(
         "No report yet",
         "Which latents never fire, and why? Finding out takes about a minute.",
-        state.command(run),
+        controls.command(run),
     )
-    job = state.job(run)
+    job = controls.job(run)
     if job:
         widgets.job(job)
     if not job or not job.running:
         st.button(
-            "Run it now", icon=":material/play_arrow:", type="primary", on_click=partial(state.begin, run)
+            "Run it now", icon=":material/play_arrow:", type="primary", on_click=partial(controls.begin, run)
         )
     st.stop()
 
@@ -38,10 +40,10 @@ with widgets.header("Dead latents", f"{name}: {dead_report.basis(record)}"):
     st.button(
         "Update",
         icon=":material/refresh:",
-        on_click=partial(state.begin, run),
+        on_click=partial(controls.begin, run),
         help="Recompute what is out of date",
     )
-update = state.job(run)
+update = controls.job(run)
 if update:
     widgets.job(update)
 widgets.metrics(dead_report.numbers(record, report.rows()))
@@ -68,7 +70,7 @@ with right:
             "fates",
         )
 
-causes = dead_report.tally(record.dead_by.cause, state.CAUSES)
+causes = dead_report.tally(record.dead_by.cause, CAUSES)
 if record.kinds["dead"]:
     left, right = st.columns([2, 3], gap="large")
     with left:
@@ -83,7 +85,7 @@ if record.kinds["dead"]:
             with column:
                 widgets.chart(dead_report.what_if(curve, record.kinds["dead"]), curve.title, curve.title)
 widgets.section("One by one")
-kind = controls.kind(dead_report.counts_of(report.table, state.KINDS))
+kind = controls.kind(dead_report.counts_of(report.table, KINDS))
 cause = controls.cause(dead_report.causes(report.table, kind))
 listed = dead_report.chosen(report.table, kind, cause)
 if len(listed):
@@ -93,7 +95,7 @@ if len(listed):
         partial(features_report.csv, listed),
         f"{run.name}-dead.csv",
     )
-    picked = controls.detailed_rows(dead_report.shown(listed), controls.COLUMNS)
+    picked = controls.detailed_rows(dead_report.shown(listed))
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, listed["latent"][pressed].as_py())
     row = listed.slice(picked, 1).to_pylist()[0]

@@ -5,8 +5,8 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.dead import state as dead
-from app.feature import controls, state
+from app.dead import controls as dead
+from app.feature import controls
 from app.session import address, features, runs
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
@@ -28,9 +28,9 @@ describe, (label, note) = features.labels_and_tokens(store), features.label(stor
 with widgets.header(
     f"Feature {index}", f"{name} · {run.hook} · {store.record.tokens:,} tokens read", row["peak_tokens"]
 ):
-    save = partial(state.save_label, store, index)
+    save = partial(controls.save_label, store, index)
     controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", save)
-    page = partial(state.as_html, store, index, name)
+    page = partial(controls.as_html, store, index, name)
     controls.file_button(
         "HTML", page, f"{run.name}-{index}.html", "This feature as a file that opens anywhere"
     )
@@ -41,12 +41,12 @@ widgets.warnings(runs.problems(run))
 widgets.metrics(feature_report.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")
-own = state.own_text(run)
-tokens, values = state.values_on(own.result, index) if own and own.result else ([], [])
+own = controls.own_text(run)
+tokens, values = controls.values_on(own.result, index) if own and own.result else ([], [])
 with left:
     with st.expander("Try your own text", expanded=own is not None):
         controls.text_to_try(
-            f"own text {name}", "Type or paste a text, then press Try", partial(state.try_text, run)
+            f"own text {name}", "Type or paste a text, then press Try", partial(controls.try_text, run)
         )
         if own:
             widgets.job(own)
@@ -75,7 +75,7 @@ with right:
         raised.html(render.logits("raised", row["raised_tokens"], row["raised_logits"]))
         lowered.html(render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]))
     if row["fired"]:
-        effect, effect_job = state.effect(store, index), state.effect_job(run, index)
+        effect, effect_job = controls.effect(store, index), controls.effect_job(run, index)
         widgets.section("Measured effect", "of ablating it where it fires")
         if effect_job:
             widgets.job(effect_job)
@@ -83,7 +83,7 @@ with right:
             controls.start_button(
                 "Measure",
                 "Runs the model on its examples with and without the feature, in about ten seconds.",
-                partial(state.measure, run, index),
+                partial(controls.measure, run, index),
             )
         for title, side in feature_report.effect_sides(effect):
             st.html(feature_report.effect(title, side))

@@ -1,7 +1,6 @@
 """Controls of the Features page: filters, the overview to look at, brushes, marks on the map, rows to compare."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 from zlib import crc32
 
 import plotly.graph_objects as go
@@ -149,16 +148,14 @@ def points(
     st.plotly_chart(figure, key=key, config=config, alt=alt, on_select=select)
 
 
-def markable_rows(
-    table: pa.Table, columns: dict[str, Any], marked: Sequence[int], mark: Callable[[list[int]], None]
-) -> None:
-    """Show a long table whose rows can be ticked. `marked` rows are ticked at first; `mark` receives every change."""
+def markable_rows(table: pa.Table, marked: Sequence[int], mark: Callable[[list[int]], None]) -> None:
+    """Show the table of features, whose rows can be ticked. `marked` rows are ticked at first; `mark` receives every change."""
     # The key depends on the rows: the ticks of a table do not fit another choice of rows
     key = f"rows {crc32(table[0].combine_chunks().buffers()[-1])}"
     st.session_state[key] = {"selection": {"rows": list(marked), "columns": [], "cells": []}}
     widgets.long_table(
         table,
-        columns,
+        COLUMNS,
         key=key,
         selection_mode="multi-row",
         on_select=lambda: mark(list(st.session_state[key].selection.rows)),

@@ -57,7 +57,7 @@ if len(shown):
     widgets.download(caption, partial(features_report.csv, shown), f"{run.name}-features.csv")
     marked = features_report.places(shown, compared)
     compare = partial(state.compare_rows, shown, compared)
-    controls.markable_rows(features_report.labelled(shown), controls.COLUMNS, marked, compare)
+    controls.markable_rows(features_report.labelled(shown), marked, compare)
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, shown["feature"][pressed].as_py())
 else:

@@ -1,17 +1,19 @@
-"""Controls of the Runs page: one run or several, the table to choose them in, the plot of quality against sparsity."""
+"""State and controls of the Runs page: one run or several, the table to choose them in, the plot of quality against sparsity."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
 
+from activations.errors import RunError
 from app import widgets
+from app.session import address, runs
 from sae.evaluation.measures import MEASURES
 from sae.report.numbers import DASH
 
+WITH = "with"  # the URL's parameter
 COLUMNS = {
     "name": TextColumn("run", width="medium"),
     "features": NumberColumn(format="localized", help="Number of features of the SAE."),
@@ -24,12 +26,36 @@ COLUMNS = {
 }
 
 
-def together_switch(on: bool, begin: Callable[[list[str]], None], end: Callable[[], None]) -> None:
+def chosen() -> list[str] | None:
+    """Return the runs side by side, in the order of the list of runs; None when the page shows a single run.
+
+    Raises RunError when the URL names a run that does not exist."""
+    if WITH not in st.query_params:
+        return None
+    asked = [name for name in st.query_params.get_all(WITH) if name]
+    every = runs.by_name()
+    for name in asked:
+        if name not in every:
+            raise RunError(f"there is no run {name!r} in {runs.folder()}; choose from the table")
+    return [name for name in every if name in asked]
+
+
+def choose(names: list[str]) -> None:
+    """Show these runs side by side."""
+    st.query_params[WITH] = names or [""]
+
+
+def end() -> None:
+    """Show a single run again."""
+    st.query_params.pop(WITH, None)
+
+
+def together_switch(on: bool) -> None:
     """Show a switch between several runs side by side and a single run."""
 
     def switched() -> None:
         if st.session_state["together"]:
-            begin([])
+            choose([])
         else:
             end()
 
@@ -37,19 +63,17 @@ def together_switch(on: bool, begin: Callable[[list[str]], None], end: Callable[
     st.toggle("Several side by side", key="together", on_change=switched)
 
 
-def pick_row(
-    table: pa.Table, columns: dict[str, Any], names: Sequence[str], chosen: str, choose: Callable[[str], None]
-) -> None:
-    """Show a table in which one row is chosen, by the mark before it. `names` are the rows' names."""
+def pick_row(table: pa.Table, names: Sequence[str], shown: str) -> None:
+    """Show the table of runs with the mark before the run `shown`; another mark goes to its run. `names` are the rows' names."""
 
     def picked() -> None:
         row: int = st.session_state["rows"].selection.rows[0]
-        choose(names[row])
+        address.show_run(names[row])
 
-    st.session_state["rows"] = {"selection": {"rows": [names.index(chosen)], "columns": [], "cells": []}}
+    st.session_state["rows"] = {"selection": {"rows": [names.index(shown)], "columns": [], "cells": []}}
     st.dataframe(
         table,
-        column_config=columns,
+        column_config=COLUMNS,
         hide_index=True,
         placeholder=DASH,
         key="rows",
@@ -58,24 +82,18 @@ def pick_row(
     )
 
 
-def pick_rows(
-    table: pa.Table,
-    columns: dict[str, Any],
-    names: Sequence[str],
-    chosen: Sequence[str],
-    choose: Callable[[list[str]], None],
-) -> None:
-    """Show a table in which any number of rows can be chosen. `names` are the rows' names."""
+def pick_rows(table: pa.Table, names: Sequence[str], shown: Sequence[str]) -> None:
+    """Show the table of runs with marks before the runs side by side, any number of them. `names` are the rows' names."""
 
     def picked() -> None:
         rows: list[int] = st.session_state["several rows"].selection.rows
         choose([names[row] for row in rows])
 
-    rows = [names.index(name) for name in chosen]
+    rows = [names.index(name) for name in shown]
     st.session_state["several rows"] = {"selection": {"rows": rows, "columns": [], "cells": []}}
     st.dataframe(
         table,
-        column_config=columns,
+        column_config=COLUMNS,
         hide_index=True,
         placeholder=DASH,
         key="several rows",
@@ -98,12 +116,12 @@ def height_chooser(heights: Mapping[str, str]) -> str:
     )
 
 
-def pressed_point(figure: go.Figure, alt: str, key: str, choose: Callable[[str], None]) -> None:
-    """Show a figure whose points have names as `customdata`; a click on a point chooses its name."""
+def pressed_point(figure: go.Figure, alt: str, key: str, go_to: Callable[[str], None]) -> None:
+    """Show a figure whose points have names as `customdata`; a click on a point goes to its name."""
 
     def picked() -> None:
         points = st.session_state[key].selection.points
         if points:
-            choose(points[0]["customdata"])
+            go_to(points[0]["customdata"])
 
     st.plotly_chart(figure, key=key, config=widgets.QUIET, alt=alt, on_select=picked, selection_mode="points")

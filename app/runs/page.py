@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import widgets
 from app.features import state as features
-from app.runs import controls, state
+from app.runs import controls
 from app.session import address, runs
 from sae.report import render, run_charts
 from sae.report import runs as runs_report
@@ -13,20 +13,20 @@ every = runs.require_any()
 evaluations = runs.evaluations(every)
 steps_done = {name: runs.steps_done(run) for name, run in every.items()}
 overview, in_common = runs_report.common(runs_report.runs(every, evaluations, steps_done))
-compared = state.chosen()
+compared = controls.chosen()
 with widgets.header(
     "Runs",
     " · ".join([f"{len(every)} {'run' if len(every) == 1 else 'runs'} in {runs.folder()}", *in_common]),
 ):
-    controls.together_switch(compared is not None, state.choose, state.end)
+    controls.together_switch(compared is not None)
 table = st.container()
 name, run = address.run()
 finished, origin = run.finished, runs_report.imported(run.record)
 with table:
     if compared is None:
-        controls.pick_row(overview, controls.COLUMNS, list(every), name, address.show_run)
+        controls.pick_row(overview, list(every), name)
     else:
-        controls.pick_rows(overview, controls.COLUMNS, list(every), compared, state.choose)
+        controls.pick_rows(overview, list(every), compared)
 
 
 @st.fragment(run_every=None if finished else "2s")

@@ -66,7 +66,7 @@ def feature(run: str, store: FeatureStore) -> int:
     """Return the feature that the URL names, or else the feature of this run shown last, or the first that fires.
 
     Raises RunError when the URL names a feature that does not exist."""
-    first = (features.alive(store) or [0])[0]
+    first = (features.live(store) or [0])[0]
     asked = st.query_params.get("feature") or st.session_state.get(f"last feature of {run}", f"{first}")
     if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < len(store)):
         raise RunError(f"feature {asked[:40]} does not exist: this run has 0 to {len(store) - 1}")
@@ -81,7 +81,7 @@ def show_feature(latent: int) -> None:
 
 def show_random_feature(store: FeatureStore) -> None:
     """Go to any feature that fires."""
-    show_feature(random.choice(features.alive(store) or [0]))
+    show_feature(random.choice(features.live(store) or [0]))
 
 
 def open_feature(run: str, latent: int) -> None:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import streamlit as st
 
 from activations.errors import quoted
-from app.session.problems import Missing
 from app.session.runs import command, stamp
+from app.widgets import Missing
 from sae.features.feature import FeatureStore, describer
 from sae.features.folder import INDEX
 from sae.features.latent_labels import Label
@@ -64,7 +64,7 @@ def captions(store: FeatureStore) -> list[str]:
     return _captions(store.path, stamp(store.path / INDEX))
 
 
-def alive(store: FeatureStore) -> list[int]:
+def live(store: FeatureStore) -> list[int]:
     """Return the features that fire."""
     return store.table["density"].to_numpy().nonzero()[0].tolist()
 

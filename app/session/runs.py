@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from activations.errors import RunError, quoted
-from app.session.problems import Missing, show
+from app.widgets import Missing, error
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, find_runs
 from sae.runs.run import problems as problems_of
@@ -46,8 +46,8 @@ def evaluations(runs: dict[str, Run]) -> dict[str, Evaluation]:
     for name, run in runs.items():
         try:
             evaluated[name] = run.evaluation
-        except RunError as error:
-            show(error)
+        except RunError as damage:
+            error(damage.message, damage.fix)
     return {name: evaluation for name, evaluation in evaluated.items() if evaluation}
 
 

@@ -169,7 +169,7 @@ def _matches(run: str, store: Any) -> None:
     if not words:
         return
     matches = features_report.filtered(
-        features.table(store), features_report.Wanted(words, "alive"), features.haystack(store)
+        features.table(store), features_report.Wanted(words, "live"), features.haystack(store)
     ).sort_by([("max", "descending")])
     if not len(matches):
         st.caption("No feature that fires matches.")

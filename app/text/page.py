@@ -5,10 +5,9 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.session import address, readings, runs
+from app.session import address, models, runs
 from app.text import controls, state
 from app.text.controls import pressable
-from sae.report import reading as reading_report
 from sae.report import render
 from sae.report import runs as runs_report
 from sae.report import text as text_report
@@ -22,7 +21,7 @@ widgets.run_chooser(
 )
 widgets.heading("Your text", f"{name} · {run.hook} · which features fire on what you type")
 controls.text_box(
-    state.current(), state.show, text_report.EXAMPLES, readings.LONGEST, partial(state.held_out_example, run)
+    state.current(), state.show, text_report.EXAMPLES, models.LONGEST, partial(state.held_out_example, run)
 )
 if not state.current():
     widgets.empty(
@@ -54,7 +53,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="large", key
     )
 left, right = st.columns([3, 2], gap="large")
 with left:
-    tokens = reading_report.strip(reading.tokens, shown.shades, shown.tips, reading.is_text.tolist(), place)
+    tokens = text_report.strip(reading.tokens, shown.shades, shown.tips, reading.is_text.tolist(), place)
     pressable(tokens, "tokens", actions)
 with right:
     with widgets.header("Token", text_report.followed_by(reading, place), [reading.names[place]], level=2):
@@ -62,10 +61,10 @@ with right:
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
     lines, count = text_report.at(reading, place, by, densest, describe)
     widgets.note(text_report.hidden(count, densest))
-    opened = pressable(reading_report.firings(lines, name, colour), "on-token", actions)
+    opened = pressable(text_report.firings(lines, name, colour), "on-token", actions)
 with left:
     lines, count, of = text_report.over(reading, by, densest, describe)
     widgets.section("Over the whole text", text_report.listed(lines, count, of, densest))
-    opened = pressable(reading_report.firings(lines, name, colour), "on-text", actions) or opened
+    opened = pressable(text_report.firings(lines, name, colour), "on-text", actions) or opened
 if opened:
     address.open_feature(name, opened.to)

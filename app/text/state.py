@@ -11,8 +11,8 @@ from activations.rows import is_held_out
 from app.session import features
 from app.session.address import Query
 from app.session.jobs import Job, find, start
-from app.session.problems import Missing
-from app.session.readings import read_text
+from app.session.models import read_text
+from app.widgets import Missing
 from sae.reading.reading import Reading
 from sae.report.feature import Describe
 from sae.runs.run import Run

@@ -18,7 +18,7 @@ from sae.cli import arguments
 from sae.workflows.signals import Stopped
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-PASSWORD = "SAE_PASSWORD"  # the environment variable in which `app.password` looks for it
+PASSWORD = "SAE_PASSWORD"  # the environment variable in which `app.server` looks for it
 PORTS_TRIED = 20
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sae.report.numbers import percent
+
 # Causes in the order in which they are tried: the first whose rule applies is the main cause.
 CAUSES = {
     "encoder collapsed": "its encoder is far shorter than those of live latents, so its pre-activation is tiny",
@@ -256,12 +258,12 @@ def _history(latent: Evidence) -> str:
 def _say_competition(latent: Evidence, living: Living) -> str:
     if latent.best_rank:
         return (
-            f"Positive on {latent.positive_share:.1%} of rows, best rank {latent.best_rank:,}, "
+            f"Positive on {percent(latent.positive_share)} of the rows, best rank {latent.best_rank:,}, "
             f"{latent.missing_places:,} too low to be kept; nearest live encoder: {latent.near_encoder} "
             f"(cosine {latent.near_encoder_cosine or 0:.2f})."
         )
     return (
-        f"Positive on {latent.positive_share:.1%} of rows, at best {latent.best_drive:.3g} "
+        f"Positive on {percent(latent.positive_share)} of the rows, at best {latent.best_drive:.3g} "
         f"where {latent.needed:.3g} was needed."
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from activations.errors import ConfigError, RunError
 from sae.code import SparseCode, offsets_of
 from sae.report import numbers, render
-from sae.report import reading as reading_report
+from sae.report import text as text_report
 
 By = Literal["value", "rarity", "effect"]
 
@@ -212,19 +212,19 @@ class Reading:
             (self.total if latent is None else self.values_of(latent)).masked_fill(self.excluded, 0).tolist()
         )
         shades = (
-            reading_report.level_shades(values, counted)[0]
+            text_report.level_shades(values, counted)[0]
             if latent is None
-            else reading_report.signed_shades(values)
+            else text_report.signed_shades(values)
         )
         tips = [numbers.number(value) for value in values]
-        parts = [reading_report.strip(self.tokens, shades, tips, self.is_text.tolist(), position)]
+        parts = [text_report.strip(self.tokens, shades, tips, self.is_text.tolist(), position)]
         if position is not None:
             chosen = self.at(position, by)[:most]
             lines = [
-                reading_report.Line(f.latent, f.value, f.effect, f.rarity, self._density_of(f.latent), "", [])
+                text_report.Line(f.latent, f.value, f.effect, f.rarity, self._density_of(f.latent), "", [])
                 for f in chosen
             ]
-            parts.append(reading_report.firings(lines, None))
+            parts.append(text_report.firings(lines, None))
         return render.framed("".join(parts))
 
     def _repr_html_(self) -> str:

@@ -239,7 +239,7 @@ def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = 
             textposition="outside",
             cliponaxis=False,
             marker={"color": [PALETTE[0] if chosen in (None, name) else f"rgba({GREY}, 0.45)" for name, *_ in rows]},
-            customdata=[[name, note or f"{count / max(total, 1):.1%}"] for name, count, note in rows],
+            customdata=[[name, note or percent(count / max(total, 1))] for name, count, note in rows],
             hovertemplate="%{y}: %{x:,}<br>%{customdata[1]}<extra></extra>",
         )
     )  # fmt: skip

@@ -20,7 +20,7 @@ pc: Any = import_module(
 )  # creates its functions on import, where type checkers do not see them
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
 RAISED = 5  # tokens of the logit lens that the table of all features shows
-STATES = ("all", "alive", "dead", "dense")
+STATES = ("all", "live", "dead", "dense")
 
 
 def features(table: pa.Table) -> pa.Table:
@@ -163,7 +163,7 @@ def csv(table: pa.Table) -> bytes:
 
 def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
     density = table["density"]
-    if state == "alive":
+    if state == "live":
         return pc.greater(density, 0)
     if state == "dead":
         return pc.equal(density, 0)

@@ -84,10 +84,10 @@ def densities(shares: Sequence[float], rows: int) -> str:
     """Return a histogram of the shares of `rows` tokens that latents fire on, with a log axis, as a self-contained SVG.
 
     The caption counts the latents that never fire; hovering over a bar shows its count and range."""
-    alive = [share for share in shares if share > 0]
+    live = [share for share in shares if share > 0]
     lowest = math.floor(math.log10(1 / max(rows, 1)))
     counts = [0] * (-lowest * PER_DECADE + 1)
-    for share in alive:
+    for share in live:
         counts[min(int((math.log10(share) - lowest) * PER_DECADE), len(counts) - 1)] += 1
     most, step = max(counts, default=0) or 1, WIDTH / len(counts)
     bars = "".join(
@@ -100,7 +100,7 @@ def densities(shares: Sequence[float], rows: int) -> str:
         f'<text x="{min(d * PER_DECADE * step, WIDTH - 12):.1f}" y="{HEIGHT + 14}">{_power(lowest + d)}</text>'
         for d in range(-lowest + 1)
     )
-    caption = f"share of tokens a latent fires on; {len(shares) - len(alive):,} of {len(shares):,} latents never fired"
+    caption = f"share of tokens a latent fires on; {len(shares) - len(live):,} of {len(shares):,} latents never fired"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-14 -6 {WIDTH + 28} {HEIGHT + FOOT + 8}" role="img" '
         f'font-family="sans-serif" font-size="11" text-anchor="middle" fill="#555">{bars}{ticks}'

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from activations.errors import ConfigError, RunError
-from app.password import PASSWORD
+from app.server import PASSWORD
 from sae.cli import app
 
 

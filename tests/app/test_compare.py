@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.compare import state
+from app.compare import controls
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from sae.workflows.compare import keep, kept, match_runs
@@ -129,14 +129,14 @@ def test_a_job_that_ends_while_the_page_is_drawn_is_shown(show, folder, monkeypa
     looked = []
 
     def just_before_it_ended(first: Run, second: Run):
-        job = state.matching(first, second)
+        job = controls.matching(first, second)
         while job and job.running:
             time.sleep(0.01)
         looked.append(job)
         return real(first, second) if looked.count(job) > 1 else None
 
-    real = state.matched
-    monkeypatch.setattr(state, "matched", just_before_it_ended)
+    real = controls.matched
+    monkeypatch.setattr(controls, "matched", just_before_it_ended)
     at = show("compare", folder=folder, run="toy", other="signed")
     button(at, "Match the features").click().run()
     assert metrics(at)["one to one"]

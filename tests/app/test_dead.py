@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dead import state
+from app.dead import controls
 from sae.diagnosis.report import DeadReport
 from sae.report import dead as dead_report
 from sae.runs.run import Run
@@ -138,7 +138,7 @@ def test_a_report_in_the_making_can_be_stopped_and_leaves_nothing(folder, monkey
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        state._make(Run(folder / "new"), report)
+        controls._make(Run(folder / "new"), report)
     assert stopped[-1] > 0
     assert not (folder / "new/dead/dead.json").exists()
 

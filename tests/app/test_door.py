@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import password
-from app.password import COOKIE, PasswordGate
+from app import server
+from app.server import COOKIE, PasswordGate
 from tests.activations.toys import LAWS
 
 WORD = "a long and secret word"
@@ -18,7 +18,7 @@ WORD = "a long and secret word"
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(password, "WAIT", 0.0)
+    monkeypatch.setattr(server, "WAIT", 0.0)
 
 
 def asked(made: PasswordGate, *headers: tuple[bytes, bytes], kind: str = "http") -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def test_a_wrong_password_waits_and_none_does_not(monkeypatch: pytest.MonkeyPatc
     async def wait(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(password.asyncio, "sleep", wait)
+    monkeypatch.setattr(server.asyncio, "sleep", wait)
     asked(PasswordGate(inside, WORD))
     assert waits == []
     asked(PasswordGate(inside, WORD), basic("wrong"))

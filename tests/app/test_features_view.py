@@ -45,10 +45,10 @@ def test_features_can_be_filtered_by_token_state_and_density(show, runs):
 def test_what_is_looked_for_is_in_the_address_and_comes_back_from_it(show, runs):
     at = show("features", run="toy", compare="1")
     at.text_input(key="features find").set_value("a & b").run()
-    at.segmented_control(key="features state").set_value("alive").run()
+    at.segmented_control(key="features state").set_value("live").run()
     at.select_slider(key="features density").set_value((2e-6, 0.1)).run()
     at.segmented_control(key="features view").set_value("clusters").run()
-    asked = {"find": "a & b", "state": "alive", "density": "2e-06,0.1", "view": "clusters"}
+    asked = {"find": "a & b", "state": "live", "density": "2e-06,0.1", "view": "clusters"}
     assert dict(at.query_params) == {"run": "toy", "compare": "1", **asked}
     at.sidebar.selectbox[0].set_value(HOSTILE_RUN).run()
     assert dict(at.query_params) == {"run": HOSTILE_RUN, **asked}
@@ -57,7 +57,7 @@ def test_what_is_looked_for_is_in_the_address_and_comes_back_from_it(show, runs)
     assert [dict(parse_qsl(link)) for link in links] == [{"run": HOSTILE_RUN, **asked}] * 2
     at = show("features", run="toy", **asked)
     assert at.text_input(key="features find").value == "a & b"
-    assert at.segmented_control(key="features state").value == "alive"
+    assert at.segmented_control(key="features state").value == "live"
     assert at.select_slider(key="features density").value == (2e-6, 0.1)
     assert at.segmented_control(key="features view").value == "clusters"
     at.query_params.clear()  # as the browser's button back does
@@ -70,7 +70,7 @@ def test_what_is_looked_for_is_in_the_address_and_comes_back_from_it(show, runs)
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"state": "**x**"}, "state = '**x**' must be one of all, alive"),
+        ({"state": "**x**"}, "state = '**x**' must be one of all, live"),
         ({"view": "<b>"}, "view = '<b>' must be one of histograms, clusters"),
         ({"density": "1,0.1"}, "density = '1,0.1' must be two of 0, 1e-06"),
         ({"density": "0.3,1"}, "density = '0.3,1' must be two of 0, 1e-06"),

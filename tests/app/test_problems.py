@@ -13,9 +13,9 @@ def raising_page() -> None:
     import streamlit as st
 
     from activations.errors import RunError
-    from app.session import problems
+    from app import widgets
 
-    with problems.readable():
+    with widgets.readable():
         raise RunError("sae.json of **x** is damaged", fix=st.session_state["fix"])
 
 

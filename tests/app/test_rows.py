@@ -77,7 +77,7 @@ def test_a_sliced_table_keeps_its_own_tokens(table):
 
 
 @pytest.mark.parametrize(
-    ("state", "expected"), [("all", [0, 1, 2, 3]), ("alive", [1, 2, 3]), ("dead", [0]), ("dense", [3])]
+    ("state", "expected"), [("all", [0, 1, 2, 3]), ("live", [1, 2, 3]), ("dead", [0]), ("dense", [3])]
 )
 def test_states_are_filtered_and_counted_alike(table, state, expected):
     shown = features_report.features(table)

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from sae.report.reading import Line, firings, level_legend, level_shades, signed_shades, strip
 from sae.report.render import shade
+from sae.report.text import Line, firings, level_legend, level_shades, signed_shades, strip
 
 POISON = '<img src=x onerror="hack()">'
 
