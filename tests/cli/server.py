@@ -28,8 +28,6 @@ IMPORTS = (
     "sae.cli.features",
     "sae.cli.store",
     "sae.cli.steer",
-    "sae.cli.store",
-    "sae.cli.compare",
     "sae.cli.synthetic",
     "sae.cli.train",
     "torch._dynamo",

@@ -1,15 +1,12 @@
 """Every command in README and docs/ parses as it stands, and runs, smaller, on the toy world; every flag named is one."""
 
-import importlib
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
 from io import StringIO
-from keyword import iskeyword
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tyro
@@ -112,12 +109,7 @@ def test_a_command_parses_as_it_stands(words: list[str], stops_when_parsed: None
 
 def parses(args: list[str]) -> None:
     with pytest.raises(Parsed):
-        module(args[0]).main(args[1:])
-
-
-def module(command: str) -> Any:
-    """Import the module of a command; its name ends in an underscore where the command is a keyword of Python."""
-    return importlib.import_module(f"sae.cli.{command}{'_' * iskeyword(command)}")
+        COMMANDS[args[0]].run(args[1:])
 
 
 def target(args: list[str]) -> None:
@@ -176,7 +168,7 @@ def without_numbers(line: str) -> str:
 def flags(*command: str) -> set[str]:
     """Return all flags in the help of a command."""
     with redirect_stdout(StringIO()) as out, suppress(SystemExit):
-        module(command[0]).main([*command[1:], "--help"])
+        COMMANDS[command[0]].run([*command[1:], "--help"])
     return set(FLAG.findall(out.getvalue()))
 
 
