@@ -2,8 +2,8 @@
 
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -64,9 +64,9 @@ def log(run: Run) -> list[dict[str, float]]:
     """Return the rows of the run's log as it is now."""
     path = run.path / "log.jsonl"
     now, newest = stamp(path), _newest_reading(path)
-    if newest.get("stamp") != now:
-        newest |= {"stamp": now, "rows": read_log(path)}
-    return newest["rows"]
+    if newest.stamp != now:
+        newest.stamp, newest.rows = now, read_log(path)
+    return newest.rows
 
 
 def steps_done(run: Run) -> int:
@@ -89,6 +89,14 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+@dataclass
+class _LogReading:
+    """The rows of a log, and the stamp that the file had when they were read; None before the first reading."""
+
+    stamp: tuple[int, int] | None = None
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
 @st.cache_resource(ttl=REFRESH_SECONDS, show_spinner=False)
 def _runs(root: Path) -> dict[str, Run]:
     runs = find_runs(root)
@@ -96,6 +104,6 @@ def _runs(root: Path) -> dict[str, Run]:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _newest_reading(path: Path) -> dict[str, Any]:
+def _newest_reading(path: Path) -> _LogReading:
     """Return where the newest reading of a log is kept. Caching every reading of a growing log would fill the memory."""
-    return {}
+    return _LogReading()

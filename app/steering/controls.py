@@ -20,7 +20,6 @@ UNITS = {"max": "× max", "norm": "× norm"}
 UNIT_HELP = (
     "max: the feature's largest value on the corpus. norm: the root mean square norm of the activations."
 )
-ZERO_TO_TWO: dict[str, Any] = {"min_value": 0.0, "max_value": 2.0, "step": 0.1}
 SWITCHES = {
     "chat": ("Chat", "Put the prompt into the tokenizer's chat template."),
     "keep_error": (
@@ -87,7 +86,9 @@ def text(run: str, chosen: Settings) -> None:
         "Temperature",
         temperature,
         lambda v: change(temperature=float(v)),
-        **ZERO_TO_TWO,
+        min_value=0.0,
+        max_value=2.0,
+        step=0.1,
         help=help_temperature,
     )
     widgets.box(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -220,7 +220,7 @@ def show(forecast: Forecast, machine: Machine, plan: Planned) -> int:
     return 0
 
 
-def as_json(forecast: Forecast, machine: Machine) -> dict[str, Any]:
+def as_json(forecast: Forecast, machine: Machine) -> dict[str, object]:
     """Return a forecast as JSON, in bytes and seconds."""
     parts = dataclasses.asdict(forecast)
     totals = {

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
@@ -132,7 +131,7 @@ def main(args: list[str]) -> int:
 
 def _compare(
     model: LanguageModel, steering: Steering, prompts: list[list[int]], cfg: Steer
-) -> list[list[dict[str, Any]]]:
+) -> list[list[dict[str, object]]]:
     comparisons = []
     for text, ids in zip(cfg.prompt, prompts, strict=True):
         pairs = compare(model, steering, ids, cfg.sampling, cfg.seeds, show_progress)

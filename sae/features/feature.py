@@ -7,11 +7,12 @@ from pathlib import Path
 
 from activations.disk import files
 from sae.features.effects import Effect, load_effect
-from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner, Row
+from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
 from sae.features.latent_labels import Label
 from sae.report import feature as feature_report
 from sae.report import histogram, render, token_strips
 from sae.report.render import escaped
+from sae.runs.records import FeatureRow
 
 AROUND, EXAMPLES = 40, 10  # tokens of a window, and examples of a group, in a file
 SHORT_AROUND, SHORT_EXAMPLES = 24, 6  # the same in a notebook
@@ -28,7 +29,7 @@ class Feature:
         return f"Feature({str(self.store.path)!r}, {self.latent})"
 
     @cached_property
-    def row(self) -> Row:
+    def row(self) -> FeatureRow:
         """Its row of the table, by column."""
         return self.store.row(self.latent)
 
@@ -135,8 +136,8 @@ def _beside(feature: Feature) -> list[str]:
         parts.append(render.section("Values", "tokens by value, both axes logarithmic") + drawn)
     if feature_report.has_lens(row):
         lists = [
-            render.logits(f"{name}", row[f"{name}_tokens"], row[f"{name}_logits"])
-            for name in ("raised", "lowered")
+            render.logits("raised", row["raised_tokens"], row["raised_logits"]),
+            render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]),
         ]
         parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
     for title, side in feature_report.effect_sides(feature.effect):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from activations.errors import RunError, quoted
 from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
 from sae.features.latent_labels import Labels
-from sae.runs.records import FeaturesRecord
+from sae.runs.records import FeatureRow, FeaturesRecord
 from sae.runs.saved_sae import as_written, read_json, read_record, read_tensors
 
 FORMAT = 1
@@ -46,8 +46,6 @@ PARALLEL_LISTS = (
     ("raised_tokens", "raised_logits"), ("lowered_tokens", "lowered_logits"),
 )  # fmt: skip
 """Columns whose lists describe the same things, so that they must have the same lengths in each row."""
-Row = dict[str, Any]
-"""A row of features.parquet by column; which columns there are depends on the SAE and on the release (`OPTIONAL_COLUMNS`)."""
 Height = Callable[
     [NDArray[np.float32]], NDArray[np.float32]
 ]  # maps a window's values to heights; the peak is the highest
@@ -190,7 +188,7 @@ class FeaturesFolder:
         """Labels and notes on this SAE's latents, in labels.json beside the folder. Each access reads and writes the file anew."""
         return Labels(self.path.parent / latent_labels.FILE, self.record.sae_sha256, len(self))
 
-    def row(self, latent: int) -> Row:
+    def row(self, latent: int) -> FeatureRow:
         """Return the table's row of a latent as a dictionary by column. Raises RunError when there is no such latent."""
         self.check_latent(latent)
         return self.table.slice(latent, 1).to_pylist()[0]

@@ -153,7 +153,7 @@ def listing(
     order = of_kind[np.argsort(-similarity, kind="stable")]
     nearest = np.array(latents.nearest, np.int64)[order]
     partner = np.array(latents.partner, np.int64)[order]
-    columns: dict[str, Any] = {
+    columns: dict[str, NDArray[Any] | pa.Array] = {
         "feature": pa.array(order, pa.int64()),
         "similarity": np.array(latents.similarity)[order],
         "nearest": nearest,
@@ -203,7 +203,9 @@ def _between(latents: Mapping[str, MatchedLatents], first: int, second: int) -> 
     return None
 
 
-def _density_and_tokens(table: pa.Table | None, latents: NDArray[np.int64], prefix: str) -> dict[str, Any]:
+def _density_and_tokens(
+    table: pa.Table | None, latents: NDArray[np.int64], prefix: str
+) -> dict[str, NDArray[np.float64] | pa.Array]:
     if table is None:
         return {}
     part = table.select(["density", "peak_tokens"]).take(pa.array(latents))

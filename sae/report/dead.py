@@ -144,7 +144,9 @@ def causes(table: pa.Table, kind: str) -> list[str]:
 def shown(table: pa.Table, names: Mapping[str, str] = TABLE) -> pa.Table:
     """Return the named columns as the page shows them, shares as percentages. Empty columns are left out."""
     width = len(str(pc.max(table["latent"]).as_py() or 0))
-    columns: dict[str, Any] = {"feature": [f"{latent:>{width}}" for latent in table["latent"].to_pylist()]}
+    columns: dict[str, list[str] | pa.ChunkedArray] = {
+        "feature": [f"{latent:>{width}}" for latent in table["latent"].to_pylist()]
+    }
     for name, label in names.items():
         column = table[name]
         if column.null_count < len(column):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from sae.report import render, token_strips
 from sae.report.numbers import count, fixed, number, percent
 from sae.report.render import escaped
+from sae.runs.records import FeatureRow
 
 Describe = Callable[[int], tuple[str, Sequence[str]]]
 """Returns a feature's label and the tokens it fires most on."""
@@ -21,7 +22,7 @@ class Group(NamedTuple):
     windows: Sequence[Any]
 
 
-def numbers(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+def numbers(row: FeatureRow) -> list[tuple[str, str, str]]:
     """Return a feature's key numbers as (name, value, explanation). `row` is its row of the features folder's table."""
     has_negative = row["positive_share"] not in (None, 1.0)
     rows = [
@@ -49,22 +50,22 @@ def numbers(row: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def has_lens(row: dict[str, Any]) -> bool:
+def has_lens(row: FeatureRow) -> bool:
     """Return whether the feature has a logit lens. Hook points outside the residual stream have none."""
     return bool(row.get("raised_tokens"))
 
 
-def value_range(row: dict[str, Any]) -> tuple[float, float]:
+def value_range(row: FeatureRow) -> tuple[float, float]:
     """Return the ends of a feature's values with 0 among them. The feature must fire."""
-    return min(row["min"], 0.0), max(row["max"], 0.0)
+    return min(row["min"] or 0.0, 0.0), max(row["max"] or 0.0, 0.0)
 
 
-def scale(row: dict[str, Any]) -> float:
+def scale(row: FeatureRow) -> float:
     """Return the largest |value|, to which the colours of the feature's tokens are relative."""
     return max(map(abs, value_range(row)))
 
 
-def full_scale(row: dict[str, Any], values: Sequence[float]) -> float:
+def full_scale(row: FeatureRow, values: Sequence[float]) -> float:
     """Return the scale of colours on a text that a visitor typed: the feature's, or the text's largest |value| if larger."""
     return max(map(abs, [*values, *(value_range(row) if row["fired"] else ())]))
 
@@ -85,7 +86,7 @@ def dead(tokens: int) -> tuple[str, str]:
     return "Never fired", f"{why} On the right is what its weights alone show."
 
 
-def neighbours(row: dict[str, Any], describe: Describe, run: str | None) -> str:
+def neighbours(row: FeatureRow, describe: Describe, run: str | None) -> str:
     """Return a table of the nearest features by decoder cosine."""
     pairs = zip(row["neighbours"], row["neighbour_cosines"], strict=True)
     return render.neighbours([(latent, cosine, *describe(latent)) for latent, cosine in pairs], run)

@@ -6,7 +6,6 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -38,7 +37,7 @@ Point = tuple[str, str, float, float]
 """A run's name, its kind, its L0, and its value of the measure on the y axis."""
 
 
-def l0_axis(points: Sequence[Point]) -> dict[str, Any]:
+def l0_axis(points: Sequence[Point]) -> dict[str, str | bool | list[float]]:
     """Return a logarithmic axis for the points' L0, with the fewest ticks per decade that put three ticks among the points."""
     l0 = [point[2] for point in points] or [1.0]
     finer = [[m * 10.0**decade for decade in range(-1, 6) for m in multiples] for multiples in TICKS]
@@ -46,7 +45,9 @@ def l0_axis(points: Sequence[Point]) -> dict[str, Any]:
     return {"type": "log", "tickvals": [*enough, finer[-1]][0], "showgrid": False}
 
 
-def traces(points: Sequence[Point], kinds: Sequence[str], chosen: str | None = None) -> list[dict[str, Any]]:
+def traces(
+    points: Sequence[Point], kinds: Sequence[str], chosen: str | None = None
+) -> list[dict[str, object]]:
     """Return a trace for each kind: its points, joined by a line in the order of their L0. Hovering tells a run's name.
 
     A kind's look follows from its index among `kinds`, so that up to 30 kinds (six colours, five symbols) differ. A kind
@@ -126,7 +127,7 @@ def frontier(points: Sequence[Point], chosen: str | None = None, measure: str = 
             customdata=[html.unescape(text) for text in line.text], unselected_marker_opacity=1
         )
     )
-    figure.update_xaxes(title="L0 (features firing per token)", **l0_axis(points))
+    figure.update_xaxes(l0_axis(points), title="L0 (features firing per token)")
     figure.update_yaxes(title=HEIGHTS[measure], nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, dragmode=False)
     return plain(figure, height=360, top=24, left=56, bottom=44, legend=True)

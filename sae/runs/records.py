@@ -3,7 +3,7 @@
 A file may hold more than its record, which is then ignored."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from sae.config import Settings
 
@@ -126,6 +126,41 @@ class FeaturesRecord:
     config: dict[str, Scalar] = field(default_factory=dict)
     model: str | None = None
     map: bool = False
+
+
+class FeatureRow(TypedDict):
+    """A row of features.parquet: one latent's statistics, None where it never fired. FORMAT.md says what each column holds.
+
+    From `positive_share` on, columns depend on the SAE or are missing in older releases: `get` reads those that may be missing."""
+
+    latent: int
+    fired: int
+    density: float
+    mean: float | None
+    max: float | None
+    min: float | None
+    enc_dec_cosine: float | None
+    neighbours: list[int]
+    neighbour_cosines: list[float]
+    peak_tokens: list[str]
+    positive_share: float | None
+    b_enc: float | None
+    std: float | None
+    skew: float | None
+    kurtosis: float | None
+    decoder_norm: float
+    first_row: int
+    last_row: int
+    cluster: int | None
+    map_x: float | None
+    map_y: float | None
+    cofiring: list[int]
+    cofiring_counts: list[int]
+    cofiring_pmi: list[float]
+    raised_tokens: list[str]
+    raised_logits: list[float]
+    lowered_tokens: list[str]
+    lowered_logits: list[float]
 
 
 Kind = Literal["shared", "merged", "lost", "split", "new"]

@@ -99,7 +99,7 @@ def write_pareto(path: Path, results: Sequence[Result]) -> None:
             figure.add_trace({**trace, "showlegend": column == 1}, row=1, col=column)
         figure.update_yaxes(title=label, nticks=6, row=1, col=column)
     figure.update_xaxes(
-        title="L0 (latents firing per token)", zeroline=False, **run_charts.l0_axis(_points(lines, "fvu"))
+        run_charts.l0_axis(_points(lines, "fvu")), title="L0 (latents firing per token)", zeroline=False
     )
     figure.update_yaxes(zeroline=False, gridcolor=GRID)
     figure.update_layout(
