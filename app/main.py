@@ -23,7 +23,7 @@ PAGES = (
 )
 
 st.set_page_config(
-    page_title="SAE workbench", page_icon=str(widgets.ICON), layout="wide", initial_sidebar_state=240
+    page_title=widgets.NAME, page_icon=str(widgets.ICON), layout="wide", initial_sidebar_state=240
 )
 st.html(widgets.STYLE)
 pages = [st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name) for name, title, icon, _ in PAGES]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # Streamlit has no public name for this type
     from streamlit.elements.lib.column_types import ColumnConfig
 
 ROW = 35  # height of a table's row in pixels
+LAST_RUN = "last run"  # key of the name of the run that this visit saw last
 OPEN = "open"  # key of the button in each row of a long table
+NAME = "SAE workbench"  # of the app, in the titles of the browser's tabs
 REFRESH = 1.0  # seconds between updates of a job's progress
 QUIET = {"displayModeBar": False}  # plotly without its toolbar
 STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_name("icon.svg")
@@ -101,7 +103,10 @@ def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None
 
 
 def heading(title: str, remark: str, tokens: Sequence[str] = (), level: int = 1) -> None:
-    """Show a title with texts of tokens beside it and a remark below, all plain text. Level 1 is the page's title."""
+    """Show a title with texts of tokens beside it and a remark below, all plain text. Level 1 is the page's title,
+    which the browser's tab shows too, with the run."""
+    if level == 1:
+        st.set_page_config(page_title=" · ".join(filter(None, [title, _run_shown(), NAME])))
     above = f"<h{level}>{render.escaped(title)} <span>{render.chips(tokens)}</span></h{level}>"
     st.html(f'<header class="sae">{above}<p>{render.escaped(remark)}</p></header>')
 
@@ -142,6 +147,11 @@ def pressed(key: str = OPEN) -> int | None:
     Selecting cells instead would not work: sorting by a column's head selects a cell too."""
     press = st.session_state.get(key)
     return press.row if press else None
+
+
+def _run_shown() -> str:
+    """Return the name of the run that the page shows; empty before one is chosen."""
+    return st.query_params.get("run") or st.session_state.get(LAST_RUN, "")
 
 
 def download(remark: str, content: Callable[[], bytes], name: str) -> None:
@@ -258,6 +268,6 @@ def warnings(messages: Sequence[str]) -> None:
         st.warning(render.markdown(message), icon=":material/warning:")
 
 
-def step(name: str, key: str, at_end: bool, go_to: Callable[[int], None], target: int) -> None:
+def step(name: str, key: str, at_end: bool, go: Callable[[int], None], argument: int) -> None:
     """Show a button to the previous or next item, which a key presses too. It is disabled at the end."""
-    st.button(name, shortcut=key, disabled=at_end, on_click=go_to, args=[target])
+    st.button(name, shortcut=key, disabled=at_end, on_click=go, args=[argument])

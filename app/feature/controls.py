@@ -78,9 +78,17 @@ def _effect_key(run: Run, latent: int) -> str:
     return f"effect {run.path} {latent}"
 
 
-def stepper(index: int, last: int, go_to: Callable[[int], None], go_to_any: Callable[[], None]) -> None:
-    """Show buttons to the previous, the next and a random feature, and a box for a number from 0 to `last`."""
-    widgets.step("Previous", "Left", index == 0, go_to, index - 1)
+def stepper(
+    index: int,
+    last: int,
+    go_to: Callable[[int], None],
+    step: Callable[[int], None],
+    go_to_any: Callable[[], None],
+) -> None:
+    """Show buttons to the previous, the next and a random feature, and a box for a number from 0 to `last`.
+
+    `step` receives -1 or 1, `go_to` a feature's number."""
+    widgets.step("Previous", "Left", index == 0, step, -1)
     # A browser that has not drawn the next feature's box yet sends the number in the old one with its next press. So every
     # feature has a box of its own, and the number that a box was drawn with is no wish to go there.
     widgets.box(
@@ -94,7 +102,7 @@ def stepper(index: int, last: int, go_to: Callable[[int], None], go_to_any: Call
         width=130,
         label_visibility="collapsed",
     )
-    widgets.step("Next", "Right", index == last, go_to, index + 1)
+    widgets.step("Next", "Right", index == last, step, 1)
     st.button("Random", icon=":material/casino:", help="Any feature that fires", on_click=go_to_any)
 
 

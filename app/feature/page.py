@@ -34,7 +34,9 @@ with widgets.header(
     controls.file_button(
         "HTML", page, f"{run.name}-{index}.html", "This feature as a file that opens anywhere"
     )
-    controls.stepper(index, len(store) - 1, address.show_feature, partial(address.show_random_feature, store))
+    last = len(store) - 1
+    step, go_to_any = partial(address.step_feature, name, last), partial(address.show_random_feature, store)
+    controls.stepper(index, last, address.show_feature, step, go_to_any)
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
 controls.label(feature_report.labelled(label, note))
 widgets.warnings(runs.problems(run))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import streamlit as st
 
 from activations.errors import RunError
+from app import widgets
 from app.session import features, runs
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
@@ -23,14 +24,14 @@ def run() -> tuple[str, Run]:
     Raises Missing when there are no runs, RunError when the URL names a run that does not exist."""
     every = runs.require_any()
     asked = st.query_params.get("run")
-    name = asked or st.session_state.get("last run")
+    name = asked or st.session_state.get(widgets.LAST_RUN)
     if name not in every and not asked:
         name = next((name for name, run in every.items() if features.collected(run)), next(iter(every)))
     if name not in every:
         raise RunError(
             f"there is no run {name!r} in {runs.folder()}; the Runs page lists the runs of the folder"
         )
-    st.session_state["last run"] = name
+    st.session_state[widgets.LAST_RUN] = name
     return name, every[name]
 
 
@@ -41,7 +42,7 @@ def current_query() -> Query:
 
 def link_query(address: Address) -> Query:
     """Return what a link to a page carries for the current run; empty when no run is shown."""
-    run = st.query_params.get("run") or st.session_state.get("last run", "")
+    run = st.query_params.get("run") or st.session_state.get(widgets.LAST_RUN, "")
     return address(run) if run in runs.by_name() else {}
 
 
@@ -53,7 +54,7 @@ def run_alone(run: str) -> Query:
 def with_feature(run: str) -> Query:
     """Return the address of a page about a feature: the one that the URL names, or else the one this visit saw last."""
     asked = st.query_params.get("feature") if st.query_params.get("run") in (None, run) else None
-    feature = asked or st.session_state.get(f"last feature of {run}")
+    feature = asked or st.session_state.get(_last_feature(run))
     return {"run": run} if feature is None else {"run": run, "feature": feature}
 
 
@@ -67,16 +68,26 @@ def feature(run: str, store: FeatureStore) -> int:
 
     Raises RunError when the URL names a feature that does not exist."""
     first = (features.live(store) or [0])[0]
-    asked = st.query_params.get("feature") or st.session_state.get(f"last feature of {run}", f"{first}")
+    asked = st.query_params.get("feature") or st.session_state.get(_last_feature(run), f"{first}")
     if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < len(store)):
         raise RunError(f"feature {asked[:40]} does not exist: this run has 0 to {len(store) - 1}")
-    st.session_state[f"last feature of {run}"] = asked
+    st.session_state[_last_feature(run)] = asked
     return int(asked)
 
 
 def show_feature(latent: int) -> None:
     """Go to another feature on the Feature page."""
     st.query_params["feature"] = str(latent)
+
+
+def step_feature(run: str, last: int, by: int) -> None:
+    """Go to the feature `by` numbers further on the Feature page, between 0 and `last`.
+
+    The step starts from the feature shown last and not from the URL, because of two quick presses the browser sends the second
+    before it knows the URL that the first one made."""
+    latent = min(max(int(st.session_state[_last_feature(run)]) + by, 0), last)
+    st.session_state[_last_feature(run)] = str(latent)
+    show_feature(latent)
 
 
 def show_random_feature(store: FeatureStore) -> None:
@@ -87,3 +98,8 @@ def show_random_feature(store: FeatureStore) -> None:
 def open_feature(run: str, latent: int) -> None:
     """Open a feature's page."""
     st.switch_page("feature/page.py", query_params={"run": run, "feature": str(latent)})
+
+
+def _last_feature(run: str) -> str:
+    """Return the key of the feature of a run that this visit saw last."""
+    return f"last feature of {run}"
