@@ -84,6 +84,8 @@ def test_two_quick_presses_of_next_go_two_features_on(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
     expect(page.locator("table.partners")).to_be_visible()
-    page.get_by_role("button", name="Next").evaluate("button => { button.click(); setTimeout(() => button.click(), 60); }")
+    page.get_by_role("button", name="Next").evaluate(
+        "button => { button.click(); setTimeout(() => button.click(), 60); }"
+    )
     heading(page, "Feature 9 ")
     expect(page).to_have_url(re.compile("feature=9"))
