@@ -13,8 +13,8 @@ from sae.architectures import name_of
 from sae.cli import app, arguments
 from sae.cli.evaluate import show_evaluation
 from sae.foreign import FORMATS
+from sae.hub import is_hub_name, parse_name
 from sae.hub.fetch import size_shown
-from sae.hub.names import is_hub_name, parse
 from sae.hub.push import refuse_without_token, send, stage
 from sae.runs.records import Imported
 from sae.runs.run import Run
@@ -129,14 +129,14 @@ class Push:
     """Send without asking."""
 
     def __post_init__(self) -> None:
-        if not is_hub_name(self.name) or parse(self.name).revision:
+        if not is_hub_name(self.name) or parse_name(self.name).revision:
             raise ConfigError(f"{self.name!r} is not a place to send to: expected hf:OWNER/REPOSITORY[/PATH]")
 
 
 def push_main(args: list[str]) -> int:
     """Parse the arguments of `sae push` and run it."""
     command = arguments.parse(Push, "sae push", args)
-    run, name = Run(command.run), parse(command.name)
+    run, name = Run(command.run), parse_name(command.name)
     with tempfile.TemporaryDirectory(prefix="sae-push-") as place:
         folder = Path(place)
         sent = stage(run, name, folder, command.features)
