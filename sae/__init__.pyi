@@ -39,7 +39,8 @@ from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .workflows.evaluate import evaluate
 from .workflows.import_sae import import_sae
-from .workflows.train import RingSettings, train
+from .workflows.rings import RingSettings
+from .workflows.train import train
 
 WorkbenchError = activations.errors.WorkbenchError
 __version__: str
@@ -87,4 +88,5 @@ __all__ = [
     "load_sae",
     "read",
     "train",
+    "train_together",
 ]

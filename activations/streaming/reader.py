@@ -74,6 +74,40 @@ class StoredShards:
         """Do nothing: a store is finished."""
 
 
+class View:
+    """One of several readers' view of a sequence: a shard is passed once all readers have passed it.
+
+    `views` is shared by the readers: where each reads. Closing or finishing a view leaves the sequence to the others."""
+
+    def __init__(self, shards: ShardSequence, views: dict["View", int]):
+        self.shards, self.spec, self._views = shards, shards.spec, views
+        self.shard, self.rows = shards.shard, shards.rows
+
+    @property
+    def shards_per_pass(self) -> int:
+        """Number of shards that the text fills, or is expected to fill while it is still being read."""
+        return self.shards.shards_per_pass
+
+    def begin(self, number: int) -> None:
+        """Say that this reader reads from `number` on."""
+        self._views[self] = number
+        self.shards.begin(min(self._views.values()))
+
+    def pass_to(self, number: int) -> None:
+        """Say that this reader does not need the shards before `number` any more."""
+        self._views[self] = number
+        self.shards.pass_to(min(self._views.values()))
+
+    def finish(self, number: int) -> None:
+        """Say that this reader reads nothing more, and that it has read everything before shard `number`."""
+        self.pass_to(number)
+        self.close()
+
+    def close(self) -> None:
+        """Let the others pass what this reader has not."""
+        self._views.pop(self, None)
+
+
 class StreamReader(Reader):
     """Reads training rows group by group in the order of the text; a group is `shards_per_group` shards, permuted together.
 
@@ -135,7 +169,12 @@ class StreamReader(Reader):
 
     def finish(self) -> None:
         """Say that the last batch has been read: the group it came from is kept as far as it should be."""
-        self.shards.finish((self.cursor.epoch + 1) * self.shards_per_group)
+        self.shards.finish(self.group_end)
+
+    @property
+    def group_end(self) -> int:
+        """Number of the shard after the group of the last batch."""
+        return (self.cursor.epoch + 1) * self.shards_per_group
 
     def close(self) -> None:
         """Stop waiting for a shard: whoever waits for one, a thread that reads ahead included, raises HarvestError."""

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,31 +28,36 @@ class Ring(ShardFolder):
     """Shards that producer processes make while this process reads them, at most `size` bytes of them at a time.
 
     On each rank, `pass_to` says what training has passed; producers delete it. Rank 0 starts the producers when a shard is
-    first needed, and keeps every so many-th shard of the first pass in `kept`, which `finish` makes a store of. Where the
-    ring has been lost, or a run goes on from an older checkpoint, the producers make the shards again from the text.
+    first needed, and keeps every so many-th shard of the first pass in each of the folders `kept`, which `finish_store` and
+    `finish` make stores of. Where the ring has been lost, or a run goes on from an older checkpoint, the producers make the
+    shards again from the text. `hooks` are hook points separated by commas.
 
-    Raises ConfigError when `size` bytes do not hold two shuffle groups, one in use and one being read; HarvestError when a
-    producer fails or dies."""
+    Raises ConfigError when `size` bytes do not hold `groups` shuffle groups: one in use and one being read, and one more
+    where several readers may be a group apart. Raises HarvestError when a producer fails or dies."""
 
     def __init__(
         self,
         folder: Path,
         stream: StreamConfig,
         *,
-        kept: Path,
+        kept: Sequence[Path],
         size: int,
         shuffle_tokens: int,
-        hook: str | None = None,
+        hooks: str | None = None,
         labels: str | None = None,
         producers: int = 1,
+        groups: int = 2,
     ):
-        self._folder, self._stream, self._kept = RingFolder(folder), stream, kept
+        self._folder, self._stream = RingFolder(folder), stream
+        self._kept = dict.fromkeys(
+            kept, 0
+        )  # the first shard that has not been linked there, where it should be
         self._producers: Producers | None = None
         self._first: int | None = None  # the first shard that training still needs, once it has begun
         self._closed = self._told = False
         self._lock = threading.Lock()
         self._jobs = [
-            Job(stream, hook, labels, str(folder), size, number, producers, device, torch.get_num_threads())
+            Job(stream, hooks, labels, str(folder), size, number, producers, device, torch.get_num_threads())
             for number, device in enumerate(_devices(producers))
         ]
         with ranks.first_goes_first():
@@ -63,12 +69,13 @@ class Ring(ShardFolder):
             log.info("the stream's model runs in %s", self.spec.model_dtype)
         self._capacity = size // shard_bytes(self.spec)
         group = shards_per_group(self.spec, shuffle_tokens)
-        if self._capacity < 2 * group:
+        if self._capacity < groups * group:
             self.close()
+            apart = "" if groups == 2 else ", and readers may be a group apart"
             raise ConfigError(
-                f"the ring takes {files.size_text(size)} and two shuffle groups of {group} shards take "
-                f"{files.size_text(2 * group * shard_bytes(self.spec))}, one in use and one being read: use a larger --ring, or "
-                f"fewer --shuffle-tokens"
+                f"the ring takes {files.size_text(size)} and {groups} shuffle groups of {group} shards take "
+                f"{files.size_text(groups * group * shard_bytes(self.spec))}, one in use and one being read{apart}: use a larger "
+                f"--ring, or fewer --shuffle-tokens"
             )
 
     @property
@@ -110,8 +117,8 @@ class Ring(ShardFolder):
             if self._first is None or number <= self._first:
                 return
             if not ranks.rank():
-                for passed in range(self._first, number):
-                    self._keep(passed)
+                for folder in self._kept:
+                    self._keep(folder, self._first, number)
             if self.text_ended and not self._told:
                 self._told = True
                 asked = f"{self._stream.tokens:,}"
@@ -120,14 +127,25 @@ class Ring(ShardFolder):
             self._folder.need_from(ranks.rank(), number)
 
     def finish(self, number: int) -> None:
-        """Make the kept shards before `number` a store, on rank 0, and end the producers."""
+        """Make the kept shards before `number` stores, on rank 0, and end the producers."""
         if ranks.rank():
             return
         self.pass_to(number)
+        for folder in [*self._kept]:
+            self.finish_store(folder, number)
         self.close()
-        if not (self._kept / INDEX).exists():
-            writer = StoreWriter(self._kept, self.spec)
-            count = sum(1 for _ in self._kept.glob("shard-*.json"))
+
+    def finish_store(self, folder: Path, number: int) -> None:
+        """Make the shards kept in one folder, those before `number`, a store, on rank 0; others go on being kept."""
+        if ranks.rank():
+            return
+        with self._lock:
+            assert self._first is not None
+            self._keep(folder, self._first, number)
+            del self._kept[folder]
+        if not (folder / INDEX).exists():
+            writer = StoreWriter(folder, self.spec)
+            count = sum(1 for _ in folder.glob("shard-*.json"))
             writer.finish(count, text_ended=False)
 
     def close(self) -> None:
@@ -155,17 +173,23 @@ class Ring(ShardFolder):
         assert entry is not None
         return entry
 
-    def _keep(self, number: int) -> None:
-        """Link a shard into the kept store if it is one of those to keep: every so many-th of the first pass."""
+    def _keep(self, folder: Path, first: int, stop: int) -> None:
+        """Link those of the shards `first` to `stop` into a kept store that it is to have: every so many-th of the first pass."""
         kept_shards = max(1, self._stream.kept_tokens // (self.spec.windows_per_shard * self.context))
         every = max(1, -(-self._stream.shards(self.spec) // kept_shards))
-        if number % every or number >= self.shards_per_pass or (self._kept / INDEX).exists():
+        if (folder / INDEX).exists():
             return
-        StoreWriter(self._kept, self.spec)
-        source, target = self.path / shard_name(number), self._kept / shard_name(number // every)
-        for suffix in (".safetensors", ".json"):  # the note last: it says that the shard is whole
-            if not target.with_suffix(suffix).exists():
-                files.write_atomically(target.with_suffix(suffix), partial(_link, source.with_suffix(suffix)))
+        for number in range(max(first, self._kept[folder]), min(stop, self.shards_per_pass)):
+            if number % every:
+                continue
+            StoreWriter(folder, self.spec)
+            source, target = self.path / shard_name(number), folder / shard_name(number // every)
+            for suffix in (".safetensors", ".json"):  # the note last: it says that the shard is whole
+                if not target.with_suffix(suffix).exists():
+                    files.write_atomically(
+                        target.with_suffix(suffix), partial(_link, source.with_suffix(suffix))
+                    )
+        self._kept[folder] = max(stop, self._kept[folder])
 
 
 def _devices(producers: int) -> list[str]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from activations.errors import ConfigError, DivergedError, quoted
 from activations.progress import show_progress
 from activations.store import Store
+from activations.text import make_ready
 from sae.cli import arguments
 from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
@@ -162,10 +163,16 @@ class SweepCommand:
         k = [16, 32, 64]
 
     Each list is swept over; `train.lr = [1e-3, 3e-4]` in a [[grid]] does so with a setting of the training.
-    The whole file is checked before anything is trained. After an interruption the same command continues."""
+    The whole file is checked before anything is trained. After an interruption the same command continues.
+
+    In place of store, a table [stream] with model, dataset, tokens and other options of sae train --ring makes the
+    activations while all runs train on them at once: one pass of the model feeds them all."""
 
     file: tyro.conf.Positional[Path]
     """The grid, a TOML file."""
+    together: bool = False
+    """Train all runs at once on one reading of the store, in place of one after the other. Each ends with the same bits; all
+    of them must fit into memory. A sweep on a stream always does so."""
 
 
 def sweep_main(args: list[str]) -> int:
@@ -174,7 +181,9 @@ def sweep_main(args: list[str]) -> int:
     need_plotly()
     sweep = load(command.file)
     out = Path(sweep.file.out)
-    results, diverged = run_sweep(sweep, plan_sweep(sweep), show_progress)
+    if sweep.stream:
+        make_ready(sweep.stream.text)
+    results, diverged = run_sweep(sweep, plan_sweep(sweep), show_progress, command.together)
     write_csv(out / TABLE, results)
     write_pareto(out / PLOT, results)
     Console().print(runs_table(results, f"{out}: {len(results)} runs"))

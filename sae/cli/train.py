@@ -2,9 +2,7 @@
 
 import dataclasses
 import inspect
-import math
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +21,8 @@ from sae.cli import arguments
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import distributed
-from sae.workflows.train import RingSettings, train
+from sae.workflows.rings import RingSettings, bytes_of
+from sae.workflows.train import train
 from sae.workflows.training import labels_source
 
 
@@ -97,19 +96,7 @@ def _ring(command: Train) -> RingSettings | None:
         )
     if command.producers < 1:
         raise ConfigError(f"--producers {command.producers} must be at least 1")
-    return RingSettings(_bytes(command.ring), command.ring_folder, command.producers)
-
-
-def _bytes(size: str) -> int:
-    """Return how many bytes a size such as 20GB, 1.5TB or 500MB is."""
-    match = re.fullmatch(r"([\d.]+)\s*([kMGT]?)B?", size, re.IGNORECASE)
-    try:
-        number = float(match[1]) if match else math.nan
-    except ValueError:
-        number = math.nan
-    if not match or not 0 < number < math.inf:
-        raise ConfigError(f"--ring {size}: expected a size such as 20GB")
-    return int(number * 1000 ** " kMGT".lower().index((match[2] or " ").lower()))
+    return RingSettings(bytes_of(command.ring), command.ring_folder, command.producers)
 
 
 def show_labels(cfg: RunConfig, store: Store) -> None:

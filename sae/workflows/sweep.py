@@ -1,11 +1,11 @@
-"""Read a sweep's file, a TOML grid over methods and settings, and train and evaluate its runs one after the other."""
+"""Read a sweep's file, a TOML grid over methods and settings, and train and evaluate its runs."""
 
 import dataclasses
 import itertools
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,12 +16,17 @@ from activations.errors import ConfigError, DivergedError, RunError
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress, part_of
 from activations.store import Store
+from activations.streaming.folder import StreamConfig
+from activations.text import TextConfig
+from activations.tokens import PackingConfig
 from sae.architectures import ARCHITECTURES
 from sae.config import RunConfig, Settings, TrainConfig
 from sae.runs.run import Run, device
 from sae.workflows.compare import Result, result
 from sae.workflows.evaluate import evaluate
-from sae.workflows.train import train
+from sae.workflows.rings import RingSettings, bytes_of
+from sae.workflows.together import train_together
+from sae.workflows.train import existing_on_stream, train
 from sae.workflows.training import refuse_other, resolve
 
 MOST_RUNS = 10_000  # of a grid
@@ -30,12 +35,20 @@ MOST_BYTES = 2**20  # of a file: what a parser makes of a byte can take long
 
 @dataclass(frozen=True)
 class SweepFile:
-    """The keys of a sweep's file, beside the tables [train] and [[grid]]."""
+    """The keys of a sweep's file, beside the tables [train], [[grid]] and [stream]."""
 
-    store: str
-    """Activation store to train every run on."""
     out: str
     """Folder of the sweep; each run gets a folder in it."""
+    store: str = ""
+    """Activation store to train every run on; left out where the file has a [stream]."""
+    ring: str = "20GB"
+    """The most that a stream's activations may take on the disk."""
+    ring_folder: str | None = None
+    """Folder for the ring, such as one on a fast local disk; when left out, `out`."""
+    producers: int = 1
+    """Processes that run the model for the ring."""
+    shuffle_tokens: int | None = None
+    """Read the text in its order and shuffle this many tokens together at a time, as `sae train --shuffle-tokens`."""
     hook: str | None = None
     """Hook point to read; may be left out when the store has only one."""
     windows: int = 64
@@ -45,6 +58,14 @@ class SweepFile:
     def __post_init__(self) -> None:
         if self.windows < 0:
             raise ConfigError(f"windows = {self.windows} must be at least 0, which leaves the model out")
+        if self.producers < 1:
+            raise ConfigError(f"producers = {self.producers} must be at least 1")
+
+    @property
+    def ring_settings(self) -> RingSettings:
+        """Where a stream's activations lie. Raises ConfigError for a `ring` that is not a size."""
+        folder = None if self.ring_folder is None else Path(self.ring_folder)
+        return RingSettings(bytes_of(self.ring), folder, self.producers)
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,8 @@ class Sweep:
 
     file: SweepFile
     runs: dict[str, RunConfig]
+    stream: StreamConfig | None = None
+    """What makes the activations, where the sweep reads no store."""
 
 
 def load(path: Path) -> Sweep:
@@ -70,24 +93,52 @@ def load(path: Path) -> Sweep:
 
     [train] holds settings of TrainConfig for all runs. A [[grid]] names an architecture and settings of it,
     and with `train.` of its training; each list is swept over, so the above makes six runs, the first named
-    topk-k16-d_sae4096-lr0.001. A setting that is a list itself is written as a list in a list.
+    topk-k16-d_sae4096-lr0.001. A setting that is a list itself is written as a list in a list. In place of store, a table
+    [stream] has the settings of the options of `sae train --ring`, such as model, dataset and tokens, and `hook` may be swept
+    over.
 
     Raises ConfigError, naming the place, for whatever cannot become a run."""
     content = _read(path)
-    train, grids = content.pop("train", {}), content.pop("grid", [])
-    if not isinstance(train, dict) or not isinstance(grids, list) or not all(map(_is_table, grids)):
-        raise ConfigError(f"{path}: train must be a table, [train], and grid a list of tables, [[grid]]")
+    train, grids, stream = content.pop("train", {}), content.pop("grid", []), content.pop("stream", None)
+    tables = all(isinstance(table, dict) for table in (train, stream or {}))
+    if not tables or not isinstance(grids, list) or not all(map(_is_table, grids)):
+        raise ConfigError(
+            f"{path}: train and stream must be tables, [train] and [stream], and grid a list of tables, [[grid]]"
+        )
     if not grids:
         raise ConfigError(f"{path} has no [[grid]]: expected one with at least an arch")
     file = SweepFile(**_checked(SweepFile, content, str(path)))
+    if bool(file.store) == (stream is not None):
+        raise ConfigError(f"{path} needs either a store, made by sae harvest, or a table [stream]")
+    source = None if stream is None else _stream(stream, f"{path}, stream")
     train = _checked(TrainConfig, train, f"{path}, train")
     runs: dict[str, RunConfig] = {}
     for number, grid in enumerate(grids, 1):
         for name, config in _expanded(grid, file, train, f"{path}, grid {number}"):
             if name in runs:
                 raise ConfigError(f"{path}, grid {number}: {name} is there twice")
-            runs[name] = config
-    return Sweep(file, runs)
+            runs[name] = dataclasses.replace(config, stream=source)
+    return Sweep(file, runs, source)
+
+
+def _stream(settings: Settings, where: str) -> StreamConfig:
+    """Return a stream's settings, which a file names as the command line does: without the names of their groups."""
+    groups = {"text": TextConfig, "packing": PackingConfig}
+    parts: dict[str, Settings] = {name: {} for name in ("", *groups)}
+    for name, value in settings.items():
+        parts[next((group for group, kind in groups.items() if name in kind.__dataclass_fields__), "")][
+            name
+        ] = value
+    if unknown := [
+        name for name in parts[""] if name not in StreamConfig.__dataclass_fields__ or name in groups
+    ]:
+        kinds = (StreamConfig, *groups.values())
+        names = [
+            field.name for kind in kinds for field in dataclasses.fields(kind) if field.name not in groups
+        ]
+        raise ConfigError(f"{where}: unknown setting {unknown[0]!r}: choose from {', '.join(names)}")
+    made = {group: kind(**_checked(kind, parts[group], where)) for group, kind in groups.items()}
+    return StreamConfig(**_checked(StreamConfig, parts[""], where), **made)
 
 
 def _is_table(grid: Any) -> bool:
@@ -144,11 +195,15 @@ def _part(name: str, value: Any) -> str:
 
 def _config(arch: str, chosen: Settings, file: SweepFile, train: Settings, where: str) -> RunConfig:
     own = {name: value for name, value in chosen.items() if not name.startswith("train.")}
+    hook = own.pop("hook", file.hook)
+    if not fits(hook, str | None):
+        raise ConfigError(f"{where}: hook = {hook!r} is of type {type(hook).__name__}, expected str")
     training = {name[6:]: value for name, value in chosen.items() if name.startswith("train.")}
     config = ARCHITECTURES[arch].config
     own, training = _checked(config, own, where), _checked(TrainConfig, training, f"{where}, train")
     try:
-        return RunConfig(file.store, file.hook, config(**own), TrainConfig(**{**train, **training}))
+        trained = TrainConfig(**{**train, **training})
+        return RunConfig(file.store, hook, config(**own), trained, shuffle_tokens=file.shuffle_tokens)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -174,15 +229,17 @@ def _checked(config: type, settings: Settings, where: str) -> Settings:
 
 
 def plan_sweep(sweep: Sweep) -> dict[str, RunConfig]:
-    """Return the resolved settings of every run.
+    """Return the settings of every run, resolved where there is a store to resolve them by.
 
     Raises before anything is trained what training would raise: for a store that cannot be used, batches larger than the
     store, or a folder in which something else lies."""
-    store, plan = Store(sweep.file.store), {}
+    store, plan = None if sweep.stream else Store(sweep.file.store), {}
     for name, cfg in sweep.runs.items():
-        plan[name], _ = resolve(cfg, store)
         path = Path(sweep.file.out) / name
-        if (path / "run.json").exists():
+        plan[name] = cfg if store is None else resolve(cfg, store)[0]
+        if store is None:
+            existing_on_stream(cfg, path, resume=True)
+        elif (path / "run.json").exists():
             refuse_other(Run(path), plan[name])
         elif files.is_taken(path):
             raise RunError(f"{path} is not empty and does not hold a run: move it, or choose another out")
@@ -190,31 +247,54 @@ def plan_sweep(sweep: Sweep) -> dict[str, RunConfig]:
 
 
 def run_sweep(
-    sweep: Sweep, plan: dict[str, RunConfig], progress: Progress = no_progress
+    sweep: Sweep, plan: dict[str, RunConfig], progress: Progress = no_progress, together: bool = False
 ) -> tuple[list[Result], list[str]]:
     """Train and evaluate every run of the plan; return their results, and what was said of runs that diverged.
 
+    With `together`, and always on a stream, all runs are trained at once (`train_together`), otherwise one after the other.
     Interrupted and called again, it does nothing twice."""
-    out, results, diverged = Path(sweep.file.out), [], []
+    out, windows = Path(sweep.file.out), sweep.file.windows
+    models: list[LanguageModel] = []  # loaded when the first run needs it
+
+    def measure(run: Run) -> None:
+        if _needs_evaluation(run, windows):
+            if windows and not models:
+                models.append(run.language_model())
+            evaluate(run, run.sae().to(device()), models[0] if models else None, windows)
+
+    if together or sweep.stream:
+        runs = {out / name: cfg for name, cfg in plan.items()}
+        ring = sweep.file.ring_settings if sweep.stream else None
+        failed = train_together(runs, out, progress, ring)
+        diverged = [f"{path.name}: {message}" for path, message in failed.items()]
+        with progress("evaluate", len(plan), "runs") as advance:
+            for path in runs:
+                measure(Run(path))
+                advance(1, note=path.name)
+    else:
+        diverged = _one_by_one(plan, out, measure, progress)
+    return [result(Run(out / name)) for name in plan], diverged
+
+
+def _one_by_one(
+    plan: dict[str, RunConfig], out: Path, measure: Callable[[Run], None], progress: Progress
+) -> list[str]:
+    """Train and measure the runs one after the other; return what was said of those that diverged."""
+    diverged: list[str] = []
     done = [name for name in plan if (out / name / "run.json").exists() and Run(out / name).finished]
     steps = {name: cfg.train.steps or 0 for name, cfg in plan.items()}
-    model: LanguageModel | None = None
     with progress("sweep", sum(steps.values()), "steps", done=sum(steps[name] for name in done)) as advance:
         for number, (name, cfg) in enumerate(plan.items(), 1):
             note = f"run {number} of {len(plan)}: {name}"
             try:
-                run = train(cfg, out / name, resume=True, progress=part_of(advance, "train", note))
+                train(cfg, out / name, resume=True, progress=part_of(advance, "train", note))
             except DivergedError as error:
                 diverged.append(f"{name}: {error}")
-                run = Run(out / name)
-            if run.finished and not _is_measured(run, sweep.file.windows):
-                model = model or (run.language_model() if sweep.file.windows else None)
-                evaluate(run, run.sae().to(device()), model, sweep.file.windows)
-            results.append(result(run))
-    return results, diverged
+            measure(Run(out / name))
+    return diverged
 
 
-def _is_measured(run: Run, windows: int) -> bool:
-    """Return whether a run already has the evaluation that is asked for, with the language model or without it."""
+def _needs_evaluation(run: Run, windows: int) -> bool:
+    """Return whether a finished run lacks the evaluation that is asked for, with the language model or without it."""
     evaluation = run.evaluation
-    return evaluation is not None and (evaluation.splice is not None or not windows)
+    return run.finished and (evaluation is None or (evaluation.splice is None and windows > 0))

@@ -1,46 +1,22 @@
 """Train a sparse autoencoder on a store or a stream of activations, alone or with several ranks; resume a stopped run."""
 
 import dataclasses
-import hashlib
 import signal
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from activations.disk import files
-from activations.document_labels import SURPRISE
 from activations.errors import RunError
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.store import Store
-from activations.streaming.folder import RingFolder
 from activations.streaming.ring import Ring
 from sae.config import RunConfig
-from sae.runs.run import RING, STORE, Run
+from sae.runs.run import RING, Run
 from sae.training import distributed
+from sae.workflows.rings import RingSettings, clear_ring, open_ring
 from sae.workflows.signals import Stopped, noted
-from sae.workflows.training import SHUFFLE_TOKENS, Training, begin, existing
-
-
-@dataclass(frozen=True)
-class RingSettings:
-    """Where a stream's activations lie while they are needed, and who makes them: it does not change a run's numbers."""
-
-    size: int = 20_000_000_000
-    """Bytes that they may take."""
-    folder: Path | None = None
-    """Folder in which the ring gets one of its own, and which every process must be able to read; when left out, the run's."""
-    producers: int = 1
-    """Processes that run the language model, each on a device of its own where there are enough."""
-
-    def path(self, out: Path) -> Path:
-        """Return the folder of the ring of the run in `out`."""
-        if self.folder is None:
-            return out / RING
-        place = hashlib.sha256(
-            str(out.absolute()).encode()
-        ).hexdigest()  # runs of one name may share the folder
-        return self.folder / f"{out.absolute().name}-{place[:8]}"
+from sae.workflows.training import Training, begin, existing
 
 
 def train(
@@ -63,19 +39,19 @@ def train(
     out = Path(out)
     if cfg.stream is None:
         return _train(cfg, out, resume, parallel, progress, Store(cfg.store), ranks.alone_in(out))
-    ring, run = ring or RingSettings(), _existing_stream(cfg, out, resume)
+    ring, run = ring or RingSettings(), existing_on_stream(cfg, out, resume)
     if run and run.finished:
-        _clear_ring(out, ring)
+        clear_ring(out, ring)
         if not ranks.rank():
             files.clear_lock(out)
         return run
     # The lock comes first: the producers of two trainers must not fill one ring.
     with ranks.alone_in(out):
         if not run:  # it may be what a command with other settings has left
-            _clear_ring(out, ring)
-        with closing(_open_ring(cfg, out, ring)) as source:
+            clear_ring(out, ring)
+        with closing(open_ring({out: cfg}, out, ring)) as source:
             run = _train(cfg, out, resume, parallel, progress, source, nullcontext())
-        _clear_ring(out, ring)
+        clear_ring(out, ring)
     return run
 
 
@@ -100,7 +76,7 @@ def _train(
     return training.run
 
 
-def _existing_stream(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
+def existing_on_stream(cfg: RunConfig, out: Path, resume: bool) -> Run | None:
     """Return the run in `out` as `existing` does, before any activation is made for it."""
     if not (out / "run.json").exists():
         if files.is_taken(out, besides=(RING,)):
@@ -128,23 +104,3 @@ def _fit(training: Training, progress: Progress) -> None:
             del batches
     if signals or not trainer.finished:
         raise Stopped(signals[0] if signals else signal.SIGTERM)
-
-
-def _open_ring(cfg: RunConfig, out: Path, ring: RingSettings) -> Ring:
-    """Return the ring that a run on a stream reads."""
-    assert cfg.stream is not None
-    stream = cfg.stream
-    if (out / "run.json").exists():  # it keeps the model's precision, whatever a new measurement would choose
-        stream = dataclasses.replace(stream, model_dtype=Run(out).record.model_dtype)
-    labels = (cfg.labels or SURPRISE) if cfg.arch.reads_labels else None
-    return Ring(
-        ring.path(out), stream, kept=out / STORE, size=ring.size, producers=ring.producers,
-        shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS, hook=cfg.hook, labels=labels,
-    )  # fmt: skip
-
-
-def _clear_ring(out: Path, ring: RingSettings) -> None:
-    """Remove the ring of a run that is finished or has not begun."""
-    with ranks.first_goes_first():
-        if not ranks.rank():
-            RingFolder(ring.path(out)).remove()

@@ -25,8 +25,7 @@ from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fitting
-
-SHUFFLE_TOKENS = 262_144  # of a stream: 8 shards, whose rows fit into memory twice with room to spare
+from sae.workflows.rings import SHUFFLE_TOKENS
 
 
 @dataclass
@@ -38,6 +37,8 @@ class Training:
     reader: Reader
     strategy: Literal["data", "latents"]
     """How ranks share the work."""
+    finish: Callable[[], None]
+    """Called before the last checkpoint is written, when no further row will be read."""
 
     def steps(self, batches: Iterator[Batch], signals: list[int], advance: Advance) -> Iterator[None]:
         """Train to the last step, logging and writing checkpoints, and yield between two steps; `advance` hears of each row
@@ -65,7 +66,7 @@ class Training:
         def save() -> None:
             # Every rank takes part in gathering the shards; only rank 0 gets the result and writes it.
             if trainer.finished:
-                self.reader.finish()
+                self.finish()
             if unsharded := distributed.unsharded(trainer):
                 checkpoints.save(run, unsharded, self.reader.state())
 
@@ -111,7 +112,7 @@ def begin(
         trainer = distributed.share(trainer, strategy, ranks.device())
     if strategy == "data":
         reader.share(ranks.rank(), ranks.world())
-    return Training(run, trainer, reader, strategy)
+    return Training(run, trainer, reader, strategy, reader.finish)
 
 
 def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
