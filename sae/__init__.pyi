@@ -40,6 +40,7 @@ from .steering.steering import Steering
 from .workflows.evaluate import evaluate
 from .workflows.import_sae import import_sae
 from .workflows.rings import RingSettings
+from .workflows.together import train_together
 from .workflows.train import train
 
 WorkbenchError = activations.errors.WorkbenchError
