@@ -1,6 +1,8 @@
 """Parse command lines with tyro, and turn its errors into one line: what is wrong, the nearest option, where to look.
 
-tyro prints its errors as boxes for people and offers no data about them, so the facts are read out of that text."""
+tyro prints its errors as boxes for people and offers no data about them, so the facts are read out of that text.
+Its `return_unknown_args` does not replace this: it returns unknown options only where everything else is right, so a misspelled
+required option (`--outt`) still ends in a box, as do missing and unreadable values."""
 
 import os
 import re
