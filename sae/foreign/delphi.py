@@ -7,7 +7,6 @@ leaves out (BOS, padding) have no latents."""
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +93,7 @@ def _entries(scratch: Path, store: Store, numbers: range, latents: range, total:
     }
 
 
-def _config(store: Store, windows: int, splits: int) -> dict[str, Any]:
+def _config(store: Store, windows: int, splits: int) -> dict[str, str | int]:
     """Return the content of delphi's CacheConfig; `ctx_len` is its older name for `cache_ctx_len`."""
     spec = store.spec
     return {

@@ -1,9 +1,8 @@
 """Convert the state dicts of dictionary_learning's classes to SAEs of ours and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from sae.architectures import (
     TopKConfig,
 )
 from sae.foreign.exact_forms import assemble, fold_norms, fold_pre_bias, forms, refusal
-from sae.foreign.weights import Weights
+from sae.foreign.weights import Settings, Weights
 
 HOLDS = "ReLU, gated, TopK, BatchTopK, Matryoshka and JumpReLU SAEs"
 
@@ -33,7 +32,7 @@ HOLDS = "ReLU, gated, TopK, BatchTopK, Matryoshka and JumpReLU SAEs"
 class Content:
     """A state dict, with its integers apart from its weights, and the trainer's settings."""
 
-    def __init__(self, file: Path, content: dict[str, Any], trainer: dict[str, Any]):
+    def __init__(self, file: Path, content: Mapping[str, object], trainer: Settings):
         numbers = {name: content[name] for name in ("k", "group_sizes") if name in content}
         self.file, self.trainer, self.numbers = file, trainer, numbers
         self.weights = Weights(file, {name: t for name, t in content.items() if name not in numbers})
@@ -156,7 +155,7 @@ READERS: dict[str, Callable[[Content], tuple[SAE, list[str]]]] = {
 }
 
 
-def number_of(value: Any) -> Any:
+def number_of(value: object) -> object:
     """Return the number in a tensor of one element; any other value unchanged."""
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 and _has_data(value) else value
 
@@ -166,7 +165,7 @@ def _has_data(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.layout is torch.strided
 
 
-def _positive_integer(value: Any, name: str, file: Path) -> int:
+def _positive_integer(value: object, name: str, file: Path) -> int:
     number = number_of(value)
     if type(number) is not int or number < 1:
         shown = repr(number) if isinstance(number, int | float | str | None) else f"a {type(number).__name__}"

@@ -5,7 +5,6 @@ https://github.com/saprmarks/dictionary_learning, with the classes of release 0.
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +19,14 @@ from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
+    Settings,
     layer_of,
+    object_or_empty,
     read_json,
     read_pt,
     site_of,
     state_dict,
+    text_or_none,
 )
 
 TITLE = "dictionary_learning (ae.pt and config.json)"
@@ -61,11 +63,14 @@ def read(path: Path) -> Imported:
     config, where = _config(file)
     notes = []
     if isinstance(content, dict) and "ae" in content:  # a backup, written under the same name while training
-        config = {**config, "trainer": {**_part(config, "trainer"), **_part(content, "config")}}
+        config = {
+            **config,
+            "trainer": {**object_or_empty(config, "trainer"), **object_or_empty(content, "config")},
+        }
         notes.append(f"a backup from the middle of training{_at(content.get('step'))}, not its end")
         content = _in_raw_units(content["ae"], content.get("norm_factor"), file)
     content = state_dict(content, file)
-    trainer, buffer = _part(config, "trainer"), _part(config, "buffer")
+    trainer, buffer = object_or_empty(config, "trainer"), object_or_empty(config, "buffer")
     name = trainer.get("dict_class")
     if what := _other_dictionary(name, content, buffer):
         raise ForeignError(f"{file} is {what}: an SAE here reconstructs what it reads")
@@ -78,13 +83,13 @@ def read(path: Path) -> Imported:
         sae, changes = READERS[name](Content(file, content, trainer))
     except ConfigError as error:
         raise ForeignError(f"{file}: {error}") from error
-    context, model = buffer.get("ctx_len"), trainer.get("lm_name")
+    context = buffer.get("ctx_len")
     facts = {"trainer": _plain(trainer), "context_size": context if isinstance(context, int) else None}
-    origin = Origin(model if isinstance(model, str) else None, _hook(trainer), facts)
+    origin = Origin(text_or_none(trainer, "lm_name"), _hook(trainer), facts)
     return Imported(finished(sae), origin, notes + changes)
 
 
-def _other_dictionary(name: Any, content: dict[str, Any], buffer: dict[str, Any]) -> str | None:
+def _other_dictionary(name: object, content: Settings, buffer: Settings) -> str | None:
     """Return what a file is if its class, its buffer or the shape of its encoder shows that it is not an SAE.
 
     A crosscoder's encoder has one axis more, for the hook points that it reads."""
@@ -97,7 +102,7 @@ def _other_dictionary(name: Any, content: dict[str, Any], buffer: dict[str, Any]
     return None
 
 
-def _config(file: Path) -> tuple[dict[str, Any], Path | None]:
+def _config(file: Path) -> tuple[dict[str, object], Path | None]:
     """Read the config.json beside a weights file, or above its folder of checkpoints, and return it with its path."""
     for path in (file.parent / CONFIG, file.parent.parent / CONFIG):
         if path.is_file():
@@ -105,33 +110,26 @@ def _config(file: Path) -> tuple[dict[str, Any], Path | None]:
     return {}, None
 
 
-def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
-    part = config.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def _plain(settings: Settings) -> dict[str, object]:
     """Return the settings that JSON can hold; those of a backup may be anything."""
     kinds = (str, int, float, type(None))
     return {
         key: value
         for key, value in settings.items()
-        if isinstance(key, str)
-        and type(value) in kinds
-        and not (type(value) is float and not math.isfinite(value))
+        if type(value) in kinds and not (isinstance(value, float) and not math.isfinite(value))
     }
 
 
-def _at(step: Any) -> str:
+def _at(step: object) -> str:
     return f" (step {step})" if isinstance(step, int) else ""
 
 
-def _in_raw_units(weights: Any, factor: Any, file: Path) -> Any:
+def _in_raw_units(weights: object, factor: object, file: Path) -> object:
     """Fold the scale of inputs into a backup's state dict, as the end of a training does."""
     number = number_of(factor)
     if number is None or not isinstance(weights, dict):
         return weights
-    if type(number) not in (int, float) or not 0 < number < math.inf:
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number < math.inf:
         shown = repr(number) if isinstance(number, int | float | str) else f"a {type(number).__name__}"
         raise ForeignError(f"{file}: norm_factor is {shown}, expected a number above 0")
     return {
@@ -142,7 +140,7 @@ def _in_raw_units(weights: Any, factor: Any, file: Path) -> Any:
     }
 
 
-def _hook(trainer: dict[str, Any]) -> str | None:
+def _hook(trainer: Settings) -> str | None:
     """Return the hook point by the submodule's name, which users choose freely.
 
     Recognised are TransformerLens' names and names such as resid_post_layer_8."""

@@ -5,7 +5,6 @@ and layer are in its path, as in the hub's folders."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,17 @@ from activations.disk import files
 from activations.errors import ForeignError
 from sae.architectures import SAE, JumpReLU, JumpReLUConfig
 from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias, form_of, refusal
-from sae.foreign.weights import Imported, Layout, Origin, Weights, check_archive, read_json, read_safetensors
+from sae.foreign.weights import (
+    Imported,
+    Layout,
+    Origin,
+    Settings,
+    Weights,
+    check_archive,
+    read_json,
+    read_safetensors,
+    text_or_none,
+)
 
 TITLE = "Gemma Scope (params.npz; version 2: config.json and params.safetensors)"
 FIRST, SECOND, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -123,7 +132,7 @@ def _second_version(file: Path) -> tuple[dict[str, Tensor], Origin]:
     return read_safetensors(file), Origin(_gemma_3(settings), hook, settings)
 
 
-def _settings_by_path(file: Path) -> dict[str, Any]:
+def _settings_by_path(file: Path) -> dict[str, object]:
     """Return the settings of a version 2 file without a config.json, from its path within the hub's folders."""
     parts = "/".join(file.absolute().parts)
     match = re.search(r"gemma-scope-(2-\w+-(?:pt|it)).*/(\w+?)(?:_all)?/layer_(\d+)_", parts)
@@ -139,11 +148,11 @@ def _settings_by_path(file: Path) -> dict[str, Any]:
     return {"architecture": "jump_relu", "hf_hook_point_in": module, "model_name": model}
 
 
-def _gemma_3(settings: dict[str, Any]) -> str | None:
+def _gemma_3(settings: Settings) -> str | None:
     """Return the hub's name of the model. Some files write gemma-v3, some omit the owner, and the smallest model's name has
     no -pt."""
-    name = settings.get("model_name")
-    if not isinstance(name, str):
+    name = text_or_none(settings, "model_name")
+    if name is None:
         return None
     full_name = ("" if "/" in name else "google/") + name.replace("-v3", "-3")
     return full_name.replace("-270m-pt", "-270m")

@@ -9,7 +9,6 @@ trained on scaled inputs and are divided by the factor."""
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,17 @@ from torch import Tensor
 from activations.errors import ConfigError, ForeignError
 from sae.architectures import ArchConfig, JumpReLUConfig, ReLUConfig, TopKConfig
 from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias
-from sae.foreign.weights import Imported, Layout, Origin, Weights, read_json, read_safetensors, setting
+from sae.foreign.weights import (
+    Imported,
+    Layout,
+    Origin,
+    Settings,
+    Weights,
+    read_json,
+    read_safetensors,
+    setting,
+    text_or_none,
+)
 
 TITLE = "Llama Scope (hyperparams.json and checkpoints/final.safetensors; later config.json and sae_weights.safetensors)"
 FIRST, LATER = (
@@ -81,7 +90,7 @@ def read(path: Path) -> Imported:
     return Imported(finished(sae), Origin(_model(settings, path), hook, {"settings": settings}), notes)
 
 
-def _hook(settings: dict[str, Any], path: Path) -> str:
+def _hook(settings: Settings, path: Path) -> str:
     """Return the hook point. Raises ForeignError when the file does not hold a plain SAE."""
     kind = settings.get("sae_type", "sae")
     if kind != "sae":
@@ -102,9 +111,7 @@ def _hook(settings: dict[str, Any], path: Path) -> str:
     return source
 
 
-def _scales(
-    settings: dict[str, Any], weights: Weights, hook: str, width: int, path: Path
-) -> tuple[float, float]:
+def _scales(settings: Settings, weights: Weights, hook: str, width: int, path: Path) -> tuple[float, float]:
     """Return the factors by which inputs are multiplied before encoding and targets before they are compared."""
     tensor = float(weights.take(f"{NORM}.{hook}")) if f"{NORM}.{hook}" in weights else None
     how = settings.get("norm_activation", "dataset-wise")
@@ -144,7 +151,7 @@ def _linear(weights: Weights, width: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     return W_enc, b_enc, W_dec, b_dec
 
 
-def _arch(settings: dict[str, Any], n: int, path: Path) -> ArchConfig:
+def _arch(settings: Settings, n: int, path: Path) -> ArchConfig:
     """Return the config of our architecture for the file's activation function."""
     name = setting(settings, "act_fn", str, path).lower()
     try:
@@ -163,7 +170,7 @@ def _arch(settings: dict[str, Any], n: int, path: Path) -> ArchConfig:
     )
 
 
-def _threshold(settings: dict[str, Any], weights: Weights, n: int, scale: float, path: Path) -> Tensor:
+def _threshold(settings: Settings, weights: Weights, n: int, scale: float, path: Path) -> Tensor:
     """Return each latent's threshold, in units of raw pre-activations."""
     for name in ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold"):
         if name in weights:
@@ -171,8 +178,8 @@ def _threshold(settings: dict[str, Any], weights: Weights, n: int, scale: float,
     return torch.full((n,), setting(settings, "jump_relu_threshold", float, path), dtype=torch.float64)
 
 
-def _model(settings: dict[str, Any], path: Path) -> str | None:
-    name, full_path = settings.get("model_name"), "/".join(path.absolute().parts)
-    if isinstance(name, str):
+def _model(settings: Settings, path: Path) -> str | None:
+    if (name := text_or_none(settings, "model_name")) is not None:
         return name
+    full_path = "/".join(path.absolute().parts)
     return next((model for part, model in MODELS.items() if re.search(part, full_path)), None)

@@ -8,11 +8,11 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from activations.disk import files
 from activations.errors import ConfigError
@@ -22,6 +22,48 @@ from sae.features.folder import Example
 IMPORTS = "clkht01d40000jv08hvalcvly"  # the user under whom Neuronpedia files its own bulk imports
 AT_ONCE = 256  # features in a file
 TOP = -1.0, -1.0  # binMin and binContains by which SAEDashboard marks the strongest examples
+
+
+class Feature(TypedDict):
+    """A line of features/batch-N.jsonl.gz: a latent, by the names of Neuronpedia's columns."""
+
+    modelId: str
+    layer: str
+    index: str
+    sourceSetName: str
+    creatorId: str
+    createdAt: str
+    hookName: str
+    maxActApprox: float
+    frac_nonzero: float
+    pos_str: list[str]
+    pos_values: list[float]
+    neg_str: list[str]
+    neg_values: list[float]
+    topkCosSimIndices: list[int]
+    topkCosSimValues: list[float]
+    freq_hist_data_bar_heights: list[float]
+    freq_hist_data_bar_values: list[float]
+
+
+class Activation(TypedDict):
+    """A line of activations/batch-N.jsonl.gz: a window in which a latent fires."""
+
+    id: str
+    modelId: str
+    layer: str
+    index: str
+    creatorId: str
+    createdAt: str
+    tokens: list[str]
+    values: list[float]
+    maxValue: float
+    maxValueTokenIndex: int
+    minValue: float
+    binMin: float
+    binMax: float
+    binContains: float
+    qualifyingTokenIndex: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +142,7 @@ def _layer(hook: str) -> int:
 
 def _header_rows(
     features: FeatureStore, hook: str, model: str, listing: Listing, now: str
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, object]]:
     """Return the rows of release, model, source set and source, by the name of their file."""
     by = {"creatorId": listing.creator_id, "createdAt": now}
     named = {"creatorName": listing.creator, "urls": [listing.url] if listing.url else []}
@@ -139,7 +181,7 @@ def _header_rows(
 
 def _feature(
     features: FeatureStore, latent: int, hook: str, listing: Listing, now: str, highest: float
-) -> dict[str, Any]:
+) -> Feature:
     row, histogram = features.row(latent), features.histogram(latent)
     seen = (histogram.counts > 0) & (histogram.edges[:-1] >= 0)
     middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
@@ -164,9 +206,9 @@ def _feature(
     }
 
 
-def _examples(features: FeatureStore, latent: int, listing: Listing, now: str) -> list[dict[str, Any]]:
+def _examples(features: FeatureStore, latent: int, listing: Listing, now: str) -> list[Activation]:
     """Return the strongest windows, then those drawn by band, each window once."""
-    listed: dict[str, dict[str, Any]] = {}
+    listed: dict[str, Activation] = {}
 
     def add(example: Example, low: float, high: float, contains: float) -> None:
         if example.values.max() <= 0:
@@ -175,7 +217,7 @@ def _examples(features: FeatureStore, latent: int, listing: Listing, now: str) -
         key = "c" + hashlib.sha256(seed.encode()).hexdigest()[:24]
         values = example.values.clip(0).tolist()
         top = max(range(len(values)), key=values.__getitem__)
-        row = {
+        row: Activation = {
             "id": key,
             "modelId": listing.model_id,
             "layer": listing.source,
@@ -202,11 +244,11 @@ def _examples(features: FeatureStore, latent: int, listing: Listing, now: str) -
     return list(listed.values())
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def _line(row: Mapping[str, object]) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write(path: Path, rows: Iterator[Mapping[str, object]]) -> None:
     def write(part: Path) -> None:
         with part.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
             for row in rows:

@@ -16,14 +16,13 @@ Older releases did the first three and center_unembed by default and kept no rec
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from activations.errors import ForeignError
 from sae.architectures import SAE
+from sae.foreign.weights import Settings
 
 PLAIN = dict.fromkeys(
     (
@@ -93,7 +92,7 @@ def norm_of(model: str) -> str | None:
     return next((norm for norm, pattern in FAMILIES.items() if re.search(pattern, name)), None)
 
 
-def plain_activations(sae: SAE, metadata: Mapping[str, Any], path: Path) -> list[str]:
+def plain_activations(sae: SAE, metadata: Settings, path: Path) -> list[str]:
     """Change an SAE of SAELens in place so that it reads the activations of the unprocessed model.
 
     `metadata` is that of its file. Returns notes for the user. Raises ForeignError where the rewritings leave no exact
@@ -117,7 +116,7 @@ def plain_activations(sae: SAE, metadata: Mapping[str, Any], path: Path) -> list
     return notes + _loaded(asked)
 
 
-def _switch(asked: Mapping[str, Any], key: str, path: Path) -> bool:
+def _switch(asked: Settings, key: str, path: Path) -> bool:
     value = asked.get(key)
     if not isinstance(value, bool | None):
         raise ForeignError(
@@ -126,7 +125,7 @@ def _switch(asked: Mapping[str, Any], key: str, path: Path) -> bool:
     return bool(value)
 
 
-def _undo(sae: SAE, done: set[str], hook: str, model: Any, path: Path) -> list[str]:
+def _undo(sae: SAE, done: set[str], hook: str, model: object, path: Path) -> list[str]:
     """Undo the rewritings that change the hook point, and return notes for the user.
 
     Raises ForeignError for a change that depends on the model's weights, or whose effect is not known."""
@@ -186,7 +185,7 @@ def centre_inputs(sae: SAE) -> None:
     sae.W_enc.copy_(centred)
 
 
-def _loaded(asked: Mapping[str, Any]) -> list[str]:
+def _loaded(asked: Settings) -> list[str]:
     """Return notes on the other arguments with which the model was loaded."""
     notes = []
     for key, value in asked.items():
@@ -206,7 +205,7 @@ def _loaded(asked: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _not_recorded(hook: str, model: Any, metadata: Mapping[str, Any], path: Path) -> list[str]:
+def _not_recorded(hook: str, model: object, metadata: Settings, path: Path) -> list[str]:
     """Return a warning for a file that does not record how its model was loaded, if that may have changed activations."""
     version = str(metadata.get("sae_lens_training_version") or metadata.get("sae_lens_version") or "")
     number = re.match(r"(\d+)\.(\d+)", version)

@@ -34,16 +34,16 @@ class BenchConfig:
     hook_head_index: int | None = None
     finetuning_scaling_factor: bool = False
     activation_fn_str: str = "relu"
-    activation_fn_kwargs: dict[str, Any] = field(default_factory=dict)
+    activation_fn_kwargs: dict[str, object] = field(default_factory=dict)
     normalize_activations: str = "none"
-    model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
+    model_from_pretrained_kwargs: dict[str, object] = field(default_factory=dict)
     dataset_trust_remote_code: bool = False
     seqpos_slice: tuple[int | None, ...] = (None,)
     training_tokens: int = 0
     sae_lens_training_version: str | None = None
     neuronpedia_id: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fields as a dictionary."""
         return asdict(self)
 
@@ -132,7 +132,7 @@ def adapt(sae: SAE, origin: Origin) -> Bench:
             f"the SAE reads {origin.hook} of {origin.model}: SAEBench and SAEDashboard need the name of the model and a "
             f"hook point in a block, as in Origin('gpt2', 'blocks.8.hook_resid_pre')"
         )
-    facts = origin.facts
+    facts, context = origin.facts, origin.facts.get("context_size")
     cfg = BenchConfig(
         model_name=origin.model,
         d_in=sae.d_model,
@@ -142,7 +142,7 @@ def adapt(sae: SAE, origin: Origin) -> Bench:
         architecture=name_of(sae.cfg),
         dtype="float32",
         device=str(sae.device),
-        context_size=facts.get("context_size"),
+        context_size=context if isinstance(context, int) else None,
         prepend_bos=bool(facts.get("prepend_bos", True)),
         dataset_path=str(facts.get("dataset_path", "")),
         apply_b_dec_to_input=sae.pre_bias,

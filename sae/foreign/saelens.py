@@ -4,9 +4,9 @@ After the source of SAELens 6.54.12. Its pre-activations are (x - b_dec) W_enc +
 apply_b_dec_to_input. It saves BatchTopK and Matryoshka as the JumpReLUs that they, like ours, are in use."""
 
 import re
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +35,14 @@ from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
+    Settings,
     Weights,
     hook_of_module,
+    object_or_empty,
     read_json,
     read_safetensors,
     setting,
+    text_or_none,
 )
 
 TITLE = "SAELens: cfg.json and sae_weights.safetensors"
@@ -50,7 +53,7 @@ LAYOUT = "6.54.12"  # the version whose layout is written; SAELens converts file
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Settings before version 6, which lay flat in cfg.json -> their later names."""
 BY_NORM = "rescale_acts_by_decoder_norm"
-DEFAULTS: dict[str, Any] = {"apply_b_dec_to_input": True, BY_NORM: False}
+DEFAULTS = {"apply_b_dec_to_input": True, BY_NORM: False}
 PLACE = ("model_name", "hook_name")
 OF_THE_SAE = frozenset(
     "architecture d_in d_sae dtype device k activation_fn activation_fn_kwargs metadata apply_b_dec_to_input "
@@ -79,6 +82,24 @@ NORMALISED = {
 """Scalings of activations that a file may ask for -> how they scale, and so why they have no exact form here."""
 
 
+@dataclass(frozen=True)
+class _Config:
+    """The settings in cfg.json that say what the SAE computes."""
+
+    architecture: str
+    d_in: int
+    d_sae: int
+    k: int
+    """Latents that fire, where they are selected by rank; 0 elsewhere."""
+    subtracted: bool
+    """Whether b_dec is subtracted from x before it is encoded."""
+    by_norm: bool
+    """Whether latents are ranked by value times the norm of their decoder row."""
+    dtype: object
+    metadata: dict[str, object]
+    """Everything about the training."""
+
+
 def recognises(path: Path) -> bool:
     """Return whether this is a folder with both files."""
     return (path / CFG).is_file() and (path / WEIGHTS).is_file()
@@ -86,34 +107,44 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Imported:
     """Read the SAE in a folder. Raises ForeignError when it is damaged or has no exact form here."""
-    cfg = DEFAULTS | _modern(read_json(path / CFG))
-    name = setting(cfg, "architecture", str, path / CFG)
-    _refuse(cfg, name, path)
-    subtracted, ranked = (setting(cfg, key, bool, path / CFG) for key in DEFAULTS)
-    arch = _arch(cfg, name, path / CFG)
+    cfg = _read_config(path)
+    name, meta = cfg.architecture, cfg.metadata
     weights = Weights(path / WEIGHTS, read_safetensors(path / WEIGHTS))
-    sae = assemble(arch, _tensors(cfg, name, weights, arch.d_sae, path / CFG))
-    notes = fold_pre_bias(sae, subtracted) + fold_norms(sae, ranked)
-    meta = cfg["metadata"]
+    sae = assemble(_arch(cfg, path / CFG), _tensors(cfg, weights, path / CFG))
+    notes = fold_pre_bias(sae, cfg.subtracted) + fold_norms(sae, cfg.by_norm)
     notes += processing.plain_activations(sae, meta, path / CFG) + _rows(meta)
     trained = meta.get("training_architecture")
     if name == "jumprelu" and trained not in (None, name):
         notes.append(f"trained as {trained!r}, saved by SAELens as the {name} that it is in use")
-    if cfg.get("dtype", "float32") != "float32":
-        notes.append(f"SAELens computes this SAE in {cfg['dtype']!r}, here it is float32")
+    if cfg.dtype != "float32":
+        notes.append(f"SAELens computes this SAE in {cfg.dtype!r}, here it is float32")
     facts = {key: value for key, value in meta.items() if key not in PLACE}
-    return Imported(finished(sae), Origin(meta.get("model_name"), _hook(meta), facts), notes)
+    return Imported(finished(sae), Origin(text_or_none(meta, "model_name"), _hook(meta), facts), notes)
 
 
-def _hook(meta: dict[str, Any]) -> Any:
+def _read_config(path: Path) -> _Config:
+    """Read cfg.json. Raises ForeignError when it is damaged, or for an SAE that has no exact form here."""
+    file = path / CFG
+    content, meta = _modern(read_json(file))
+    content = DEFAULTS | content
+    name = setting(content, "architecture", str, file)
+    _refuse(content, meta, name, path)
+    subtracted, by_norm = (setting(content, key, bool, file) for key in DEFAULTS)
+    d_sae = setting(content, "d_sae", int, file)
+    k = setting(content, "k", int, file) if name in ("topk", "abstopk") else 0
+    d_in, dtype = setting(content, "d_in", int, file), content.get("dtype", "float32")
+    return _Config(name, d_in, d_sae, k, subtracted, by_norm, dtype, meta)
+
+
+def _hook(meta: Settings) -> str | None:
     """Return TransformerLens' name of the hook point, or the file's own where it has none."""
-    hook = meta.get("hook_name")
-    if meta.get("model_class_name") == "AutoModelForCausalLM" and isinstance(hook, str):
+    hook = text_or_none(meta, "hook_name")
+    if meta.get("model_class_name") == "AutoModelForCausalLM" and hook is not None:
         return hook_of_module(hook) or hook
     return hook
 
 
-def _rows(meta: dict[str, Any]) -> list[str]:
+def _rows(meta: Settings) -> list[str]:
     """Return notes on tokens that training left out and a store holds."""
     notes, part, special = [], meta.get("seqpos_slice"), meta.get("exclude_special_tokens")
     if isinstance(part, list) and any(bound is not None for bound in part):
@@ -126,27 +157,28 @@ def _rows(meta: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Return settings in the layout of version 6, which keeps `metadata` apart; older files are flat."""
-    meta = cfg.get("metadata")
-    if isinstance(meta, dict) and meta.get("sae_lens_version"):
-        return cfg
+def _modern(cfg: Settings) -> tuple[dict[str, object], dict[str, object]]:
+    """Return the settings and their `metadata`, which version 6 keeps apart; older files are flat."""
+    meta = object_or_empty(cfg, "metadata")
+    if meta.get("sae_lens_version"):
+        return dict(cfg), meta
     flat = {OLD_NAMES.get(key, key): value for key, value in cfg.items()}
     if flat.get("activation_fn", "relu") == "topk":
         arguments = flat.get("activation_fn_kwargs")
         flat |= {"architecture": "topk", "k": arguments.get("k") if isinstance(arguments, dict) else None}
     if isinstance(scaled := flat.get("normalize_activations"), bool):
         flat["normalize_activations"] = "expected_average_only_in" if scaled else "none"
-    meta = {key: value for key, value in flat.items() if key not in OF_THE_SAE}
-    return {"architecture": "standard", **flat, "metadata": meta}
+    return {"architecture": "standard", **flat}, {
+        key: value for key, value in flat.items() if key not in OF_THE_SAE
+    }
 
 
-def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
+def _refuse(cfg: Settings, meta: Settings, name: str, path: Path) -> None:
     """Raise ForeignError for an SAE that has no exact form here."""
     if name in NOT_READ:
         raise ForeignError(f"{path} is a {name} SAE, which has no exact form here: {NOT_READ[name]}")
-    target = cfg["metadata"].get("hook_name_out")
-    if "d_out" in cfg or target not in (None, cfg["metadata"].get("hook_name")):
+    target = meta.get("hook_name_out")
+    if "d_out" in cfg or target not in (None, meta.get("hook_name")):
         raise ForeignError(f"{path} is a transcoder (to {target}), not an SAE: {NOT_READ['transcoder']}")
     scaled = cfg.get("normalize_activations") or "none"
     if scaled != "none":
@@ -154,24 +186,21 @@ def _refuse(cfg: dict[str, Any], name: str, path: Path) -> None:
         raise ForeignError(f"{path} scales activations when it is used ({scaled!r}): {how}")
     if cfg.get("activation_fn", "relu") not in ("relu", "topk"):
         raise ForeignError(f"{path} has the activation function {cfg['activation_fn']!r}, expected relu")
-    meta = cfg["metadata"]
-    if meta.get("hook_name_out") not in (None, meta.get("hook_name")):
-        raise ForeignError(f"{path} writes {meta['hook_name_out']!r}: {NOT_READ['transcoder']}")
     if (head := meta.get("hook_head_index")) is not None:
         raise ForeignError(f"{path} reads only attention head {head}: an SAE here reads all of a hook point")
 
 
-def _arch(cfg: dict[str, Any], name: str, path: Path) -> ArchConfig:
+def _arch(cfg: _Config, path: Path) -> ArchConfig:
     """Return the config of our architecture that computes in use what theirs does."""
-    F = setting(cfg, "d_sae", int, path)
+    F, name = cfg.d_sae, cfg.architecture
     try:
         match name:
             case "standard":
                 return ReLUConfig(d_sae=F)
             case "topk":
-                return TopKConfig(d_sae=F, k=setting(cfg, "k", int, path))
+                return TopKConfig(d_sae=F, k=cfg.k)
             case "abstopk":
-                return AbsTopKConfig(d_sae=F, k=setting(cfg, "k", int, path))
+                return AbsTopKConfig(d_sae=F, k=cfg.k)
             case "gated":
                 return GatedConfig(d_sae=F)
             case "jumprelu" | "batchtopk" | "matryoshka_batchtopk":  # the last two in training checkpoints
@@ -181,9 +210,9 @@ def _arch(cfg: dict[str, Any], name: str, path: Path) -> ArchConfig:
     raise ForeignError(f"{path}: the architecture {name!r} is not known here")
 
 
-def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Path) -> dict[str, Tensor]:
+def _tensors(cfg: _Config, weights: Weights, path: Path) -> dict[str, Tensor]:
     """Return the file's tensors by our names, before any folding."""
-    D = setting(cfg, "d_in", int, path)
+    D, F, name = cfg.d_in, cfg.d_sae, cfg.architecture
     shapes = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)}
     shapes |= dict.fromkeys(("b_gate", "b_mag", "r_mag") if name == "gated" else ("b_enc",), (F,))
     tensors = {key: weights.take(key, *shape) for key, shape in shapes.items()}
@@ -196,7 +225,7 @@ def _tensors(cfg: dict[str, Any], name: str, weights: Weights, F: int, path: Pat
         threshold = weights.take("topk_threshold").clamp_min(0).log().expand(F)
         norms = tensors["W_dec"].norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
         # where latents are ranked by value times norm, the threshold applies to that product
-        tensors["log_threshold"] = threshold - norms.log() if cfg[BY_NORM] else threshold
+        tensors["log_threshold"] = threshold - norms.log() if cfg.by_norm else threshold
     if "scaling_factor" in weights and bool((weights.take("scaling_factor", F) != 1).any()):
         raise ForeignError(
             f"{path}: scaling_factor is not 1 for every latent, and SAELens 6 does not apply it"
@@ -242,7 +271,7 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
     return []
 
 
-def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, Any]]:
+def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, float]]:
     """Return SAELens' name for what this SAE does in use, the form that is written, its tensors, and the settings that it
     needs besides the common ones."""
     for form in forms(sae):

@@ -5,7 +5,6 @@ may leave it at 0. W_dec has one row per latent. b_dec is subtracted from x what
 
 import re
 from pathlib import Path
-from typing import Any
 
 from activations.disk import files
 from activations.errors import ForeignError
@@ -15,11 +14,13 @@ from sae.foreign.weights import (
     Imported,
     Layout,
     Origin,
+    Settings,
     Weights,
     hook_of_module,
     read_json,
     read_safetensors,
     setting,
+    text_or_none,
 )
 
 TITLE = "sparsify (cfg.json and sae.safetensors)"
@@ -82,21 +83,20 @@ def read(path: Path) -> Imported:
     return Imported(finished(sae), _origin(path, settings), notes + fold_norms(sae))
 
 
-def _origin(path: Path, settings: dict[str, Any]) -> Origin:
+def _origin(path: Path, settings: Settings) -> Origin:
     """Return the origin, from the folder's name and the run's config.json above it.
 
     The folder is named after the module that the SAE reads, or is one seed's folder within such a folder."""
     folder = path.absolute()
     module = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder
     run = read_json(module.parent / RUN) if (module.parent / RUN).is_file() else {}
-    model = run.get("model")
     facts = {
         "hookpoint": module.name,
-        "cfg": settings,
+        "cfg": dict(settings),
         "context_size": run.get("ctx_len"),
         "dataset_path": run.get("dataset"),
     }
-    return Origin(model if isinstance(model, str) else None, hook_of_module(module.name), facts)
+    return Origin(text_or_none(run, "model"), hook_of_module(module.name), facts)
 
 
 def write(sae: SAE, origin: Origin, path: Path) -> list[str]:

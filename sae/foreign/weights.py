@@ -38,6 +38,10 @@ MODULES = {
 """Modules of a transformers block -> the hook that sees their output; a block's own output is the residual stream."""
 
 
+Settings = Mapping[str, object]
+"""A JSON object that another tool wrote: values may be of any type, and are checked where they are used."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Facts that a file states about the model that its SAE reads and about its training."""
@@ -46,7 +50,7 @@ class Origin:
     """The language model, as the file names it."""
     hook: str | None
     """The hook point that the SAE reads, by TransformerLens' name."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
     """Everything else: data set, context size, tokens trained on, versions; JSON content."""
 
 
@@ -78,7 +82,7 @@ class Weights:
 
     `done` refuses a file with tensors that nobody took."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, Any]):
+    def __init__(self, path: Path, tensors: Mapping[str, object]):
         self._path, self._left = path, dict(tensors)
 
     def __contains__(self, name: str) -> bool:
@@ -147,7 +151,7 @@ def _check_file(path: Path) -> None:
         raise ForeignError(f"{path} is not an ordinary file")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object. Raises ForeignError when the file is missing or holds something else."""
     _check_file(path)
     try:
@@ -166,7 +170,7 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number := float(text)) else None
 
 
-def setting(content: Mapping[str, Any], name: str, kind: type[T], path: Path) -> T:
+def setting(content: Settings, name: str, kind: type[T], path: Path) -> T:
     """Return a setting of a file. Raises ForeignError when it is missing or of another type."""
     value = content.get(name)
     if kind is float and type(value) is int:
@@ -175,6 +179,20 @@ def setting(content: Mapping[str, Any], name: str, kind: type[T], path: Path) ->
         problem = "is missing" if value is None else f"is {value!r}"
         raise ForeignError(f"{path}: the setting {name} {problem}, expected one of type {kind.__name__}")
     return value
+
+
+def text_or_none(content: Settings, name: str) -> str | None:
+    """Return a setting that is a text; None where it is missing or of another type."""
+    value = content.get(name)
+    return value if isinstance(value, str) else None
+
+
+def object_or_empty(content: Settings, name: str) -> dict[str, object]:
+    """Return a setting that is an object with strings for keys; {} where it is missing or of another type."""
+    value = content.get(name)
+    return (
+        {key: each for key, each in value.items() if isinstance(key, str)} if isinstance(value, dict) else {}
+    )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -203,7 +221,7 @@ def read_pt(path: Path) -> Any:
         ) from error
 
 
-def state_dict(content: Any, path: Path) -> dict[str, Any]:
+def state_dict(content: object, path: Path) -> dict[str, object]:
     """Return the content of a file as a state dict. Raises ForeignError when it is not a dictionary with string keys."""
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ForeignError(

@@ -63,7 +63,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, object]:
     """Read a sealed JSON object and drop the seal, which no longer holds once paths are replaced."""
     content = files.read_json(path)
     content.pop(files.SEAL, None)
