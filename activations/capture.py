@@ -32,12 +32,12 @@ class ShardBuffer:
         block: Sequence[Window],
         hooks: Sequence[str],
         batch_tokens: int,
-        on_tokens: Callable[[int], None],
+        advance: Callable[[int], None],
     ) -> None:
         """Run the model on the windows of a shard, `batch_tokens` tokens at once.
 
         Which windows share a batch depends on these windows alone, so that a resumed harvest gives the same numbers.
-        `on_tokens` is called after every batch with its number of tokens."""
+        `advance` is called after every batch with its number of tokens."""
         # Windows are sorted by length and a batch is cut to its longest window. That changes nothing: in a causal model
         # no position depends on the padding behind it.
         documents = torch.from_numpy(np.stack([window.documents for window in block]))
@@ -51,7 +51,7 @@ class ShardBuffer:
             for hook, activation in self._run(model, tokens[start:stop, :longest], hooks).items():
                 target = self._memory_of(hook, activation)[start:stop, :longest]
                 target.copy_(activation, non_blocking=target.is_contiguous())
-            on_tokens((stop - start) * documents.shape[1])
+            advance((stop - start) * documents.shape[1])
         if model.device.type == "cuda":
             self._copied = torch.cuda.Event()
             self._copied.record()

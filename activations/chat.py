@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from activations.documents import Conversation
+from activations.documents import Conversation, Message
 from activations.errors import ChatError
 
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Message]
 # A template is an arbitrary program, so where it puts a message's text can only be found by experiment: private-use
 # characters go in around the text, or in place of special tokens, and are looked for in the rendered chat. Templates
 # trim, escape and copy these characters like letters.
@@ -125,7 +125,7 @@ class ChatTemplate:
     def _spells_special(self, messages: Messages) -> bool:
         return any(self._pattern.search(text) for message in messages for text in _texts_in(message))
 
-    def _hidden(self, messages: Messages) -> list[dict[str, Any]]:
+    def _hidden(self, messages: Messages) -> list[Message]:
         """Return the messages with a stand-in for each special token that they spell out."""
         number = {name: index for index, name in enumerate(self._special)}
 

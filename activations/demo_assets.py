@@ -19,13 +19,13 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 from filelock import FileLock
 
 from activations.disk import files
 from activations.disk.schema import fits
+from activations.documents import Row
 from activations.errors import ModelError, TextError, quoted
 from activations.readers import parquet_rows
 from activations.sources import Source
@@ -225,7 +225,7 @@ def _clean(wiki: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
-def mixed_rows() -> Iterator[dict[str, Any]]:
+def mixed_rows() -> Iterator[Row]:
     """Yield 297,874 documents as {"text": …, "collection": …}. The first call fetches and unpacks them.
 
     No text comes twice: one that several collections share names the collection with the lowest number. Texts are

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from activations import text
-from activations.documents import Document, beginning
+from activations.documents import Document, Row, beginning
 from activations.errors import LabelError, quoted
 from activations.text import TextConfig
 from activations.tokens import NOWHERE, Window
@@ -46,7 +46,7 @@ def unit_of(source: str) -> Unit:
     return "latents" if source.startswith(NEEDED) else "score"
 
 
-Score = Callable[[str, dict[str, Any]], float]  # (text, the source's row) -> label
+Score = Callable[[str, Row], float]  # (text, the source's row) -> label
 
 
 class Labels:
@@ -62,7 +62,7 @@ class Labels:
     def __init__(self, source: str | None, config: TextConfig):
         self._config = config
         self._score = _scorer(source) if source and source != SURPRISE else None
-        self._waiting: dict[int, tuple[Document, dict[str, Any]]] = {}
+        self._waiting: dict[int, tuple[Document, Row]] = {}
         self._known: dict[int, float] = {}
 
     def documents(self) -> Iterator[Document]:
@@ -124,7 +124,7 @@ def _scorer(name: str) -> Score:
 
 
 def _column(name: str) -> Score:
-    def score(document: str, row: dict[str, Any]) -> float:
+    def score(document: str, row: Row) -> float:
         if name not in row:
             raise LabelError(f"no column {name!r} to take labels from: the columns are {', '.join(row)}")
         value = row[name]
@@ -147,7 +147,7 @@ def _function(name: str) -> Score:
     except Exception as error:  # the user's code may raise anything
         raise LabelError(f"{name} fails on {SAMPLE!r}: {_described(error)}") from error
 
-    def score(document: str, row: dict[str, Any]) -> float:
+    def score(document: str, row: Row) -> float:
         try:
             return _finite(float(function(document)))
         except Exception as error:

@@ -4,9 +4,13 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from activations.errors import TextError
+
+Row = dict[str, object]
+"""A row of a data set, by column. A column may hold anything, so that whatever reads it checks it."""
+Message = Mapping[str, object]
+"""A message of a chat: `role`, `content`, and whatever else the model's chat template understands."""
 
 HEAD = 2**20  # characters of one document that are held in memory at once
 CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat")
@@ -55,7 +59,7 @@ class LongText:
 class Conversation:
     """The messages of a chat, each with a `role` and a `content`. The model's chat template turns them into token ids."""
 
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[Message]
     roles: frozenset[str] | None = None
     """Roles whose tokens are selected; None selects every token, the template's own included."""
 
@@ -106,7 +110,7 @@ def chosen_roles(roles: str) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def columns_of(column: str, row: Mapping[str, Any]) -> list[str]:
+def columns_of(column: str, row: Mapping[str, object]) -> list[str]:
     """Return the columns that hold a row's document, [] if the row lacks them.
 
     `column` names one, or several separated by commas. Where it is `text` and the row has no such column, the usual
@@ -125,7 +129,7 @@ def columns_of(column: str, row: Mapping[str, Any]) -> list[str]:
     return [name for name in ID_COLUMNS if name in row][:1]
 
 
-def document_of(columns: Sequence[str], row: Mapping[str, Any], roles: frozenset[str] | None) -> Document:
+def document_of(columns: Sequence[str], row: Mapping[str, object], roles: frozenset[str] | None) -> Document:
     """Return the document that some columns of a row hold; None stands for an empty text.
 
     Raises TextError if they hold neither text, messages nor token ids, and if `roles` are chosen but it is not a
@@ -154,14 +158,17 @@ def document_of(columns: Sequence[str], row: Mapping[str, Any], roles: frozenset
     raise TextError(f"column {name!r} holds {kind}{inside}, not text, messages or token ids")
 
 
-def _turns(columns: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]]:
+def _turns(columns: Sequence[str], values: Sequence[object]) -> list[Message]:
     """Return a prompt with its input, and its answer, as two messages. Columns may also hold lists of messages."""
     *prompts, answer = values
     if all(value is None or isinstance(value, str) for value in values):
-        prompt = "\n\n".join(part for part in prompts if part)
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer or ""}]
+        prompt = "\n\n".join(part for part in prompts if isinstance(part, str) and part)
+        turns: list[Message] = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer or ""},
+        ]
         return turns if prompt or answer else []
-    messages: list[dict[str, Any]] = []
+    messages: list[Message] = []
     for name, value in zip(columns, values, strict=True):
         if isinstance(value, str):
             messages.append({"role": "assistant" if value is answer else "user", "content": value})
@@ -172,7 +179,7 @@ def _turns(columns: Sequence[str], values: Sequence[Any]) -> list[dict[str, Any]
     return messages
 
 
-def _message(raw: Mapping[str, Any], column: str) -> dict[str, Any]:
+def _message(raw: Message, column: str) -> Message:
     """Return a message as templates take it: `role`, `content`, and its other fields.
 
     Fields that are None are dropped: a table stores one in every message for each field that any message has."""
@@ -195,7 +202,7 @@ def _message(raw: Mapping[str, Any], column: str) -> dict[str, Any]:
     return {"role": ROLES.get(role.lower(), role), **message}
 
 
-def _joined(parts: Sequence[Any], column: str) -> str:
+def _joined(parts: Sequence[object], column: str) -> str:
     """Return the text of a message whose content is a list of parts."""
     texts = []
     for part in parts:
@@ -209,7 +216,7 @@ def _joined(parts: Sequence[Any], column: str) -> str:
     return "".join(texts)
 
 
-def _parsed(value: str) -> Any:
+def _parsed(value: str) -> object:
     """Return the messages that a table holds as JSON text; return any other text unchanged."""
     try:
         parsed = json.loads(value) if value.lstrip().startswith("[") else value

@@ -12,12 +12,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Literal
 
-from activations.documents import HEAD, Document, LongText
+from activations.documents import HEAD, Document, LongText, Row
 from activations.errors import TextError
 from activations.sources import Source
 
 Unit = Literal["file", "paragraph", "line"]
-Row = dict[str, Any]
 
 BYTES = 2**20  # bytes read at once
 MOST = 2**32  # bytes of one JSON document, which has to fit into memory

@@ -1,11 +1,11 @@
 """Store -> endless batches of shuffled rows in a seeded order, which can be saved and resumed exactly."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from activations.progress import Progress
 from activations.rows import Positions, Split
 from activations.store import Store, row_bytes
 from activations.token_labels import LabelSet, choose
+
+State = dict[str, int | str | list[str]]
+"""The position of a reader and the settings that its order depends on; JSON."""
 
 
 class Batch(NamedTuple):
@@ -63,12 +66,12 @@ class Reader(ABC):
             )
         self._rank, self._world = rank, world
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the cursor and the settings that the order of rows depends on, as JSON for `restore`."""
         settings = {"seed": self.seed, "batch": self.batch, **self._order(), "hooks": list(self.hooks)}
         return {**asdict(self.cursor), **settings}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Continue where another reader was when it returned `state`.
 
         Raises StoreError if that reader's order was different, or the position is damaged."""
@@ -117,7 +120,7 @@ class Reader(ABC):
         ...
 
     @abstractmethod
-    def _order(self) -> dict[str, Any]:
+    def _order(self) -> dict[str, int | str]:
         """Return the settings, beside seed and batch, that the order of rows depends on."""
         ...
 
@@ -233,7 +236,7 @@ class ShuffledReader(Reader):
         """Return that of all rows of the store that are not excluded, as its index has it."""
         return self.store.mean_square_norm(self.hooks[0])
 
-    def _order(self) -> dict[str, Any]:
+    def _order(self) -> dict[str, int | str]:
         labels = {"labels": self.label_set.digest} if self.label_set else {}
         return {"shards_per_group": self.shards_per_group, **labels, "rows": self.rows}
 

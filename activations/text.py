@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from activations import demo_assets, hub
-from activations.documents import Document, chosen_roles, columns_of, document_of
+from activations.documents import Document, Row, chosen_roles, columns_of, document_of
 from activations.errors import TextError
 from activations.readers import ROWS_OF, packing_errors, plain_documents
 from activations.sources import Source, is_named, sources
@@ -51,7 +51,7 @@ def documents(config: TextConfig) -> Iterator[Document]:
     return (document for document, _ in rows(config))
 
 
-def described(config: TextConfig) -> dict[str, Any]:
+def described(config: TextConfig) -> dict[str, str | bool | None]:
     """Return what a store records of its text."""
     recorded = asdict(config)
     if config.roles == "all":  # stores of earlier releases lack it: their fingerprints must not change
@@ -72,15 +72,17 @@ class Counted:
             yield text
 
 
-def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
+def rows(config: TextConfig) -> Iterator[tuple[Document, Row]]:
     """Yield every document together with all columns of its row. Raises what `documents` raises."""
     roles = chosen_roles(config.roles)
     own = _embedded(config)
     if own or (_is_local(config) and _sources(config)[0].kind == "text"):
         if roles is not None:
             raise TextError(f"{config.dataset} is plain text, and --roles is for conversations: leave it out")
-        plain = own.rows() if own else ({"text": text} for text in _plain(config))
-        yield from ((row["text"], row) for row in plain)
+        if own:
+            yield from ((str(row["text"]), row) for row in own.rows())
+        else:
+            yield from ((text, Row(text=text)) for text in _plain(config))
         return
     read = _rows(config)
     first = _until_column(config, read)
@@ -106,9 +108,9 @@ def rows(config: TextConfig) -> Iterator[tuple[Document, dict[str, Any]]]:
             ) from error
 
 
-def _until_column(config: TextConfig, read: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def _until_column(config: TextConfig, read: Iterator[Row]) -> list[Row]:
     """Return the first rows, up to one that has the column or SEARCHED of them; a row of JSON may lack columns."""
-    first: list[dict[str, Any]] = []
+    first: list[Row] = []
     for row in read:
         first.append(row)
         if columns_of(config.column, row) or len(first) == SEARCHED:
@@ -116,7 +118,7 @@ def _until_column(config: TextConfig, read: Iterator[dict[str, Any]]) -> list[di
     return first
 
 
-def _chained(first: list[dict[str, Any]], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _chained(first: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
     while first:
         yield first.pop(0)
     yield from rest
@@ -157,7 +159,7 @@ def make_ready(config: TextConfig) -> None:
 class _Embedded(NamedTuple):
     """A text that comes from the package registry."""
 
-    rows: Callable[[], Iterator[dict[str, Any]]]
+    rows: Callable[[], Iterator[Row]]
     version: str
 
 
@@ -192,7 +194,7 @@ def _plain(config: TextConfig) -> Iterator[Document]:
             raise TextError(f"{source.name} cannot be read: {_first_line(error)}") from error
 
 
-def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
+def _rows(config: TextConfig) -> Iterator[Row]:
     """Yield the source's rows. Raises TextError, with the number of the document, for any failure of a reader."""
     number = 0
     try:
@@ -205,13 +207,13 @@ def _rows(config: TextConfig) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _from_files(config: TextConfig) -> Iterator[dict[str, Any]]:
+def _from_files(config: TextConfig) -> Iterator[Row]:
     for source in _sources(config, quiet=False):
         assert source.kind
         yield from ROWS_OF[source.kind](source)
 
 
-def _from_hub(config: TextConfig) -> Iterator[dict[str, Any]]:
+def _from_hub(config: TextConfig) -> Iterator[Row]:
     import datasets
 
     datasets.disable_progress_bars()

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -50,6 +50,14 @@ def surprise_of(model: LanguageModel, batch_tokens: int = 2048) -> Labeller:
         return torch.cat([surprisal(model.logits(block), block).cpu() for block in blocks])
 
     return label
+
+
+class _Identity(TypedDict):
+    """What labels depend on: job.json, and a part of labels.json."""
+
+    unit: str
+    made_with: dict[str, str]
+    store_fingerprint: str
 
 
 class LabelSet:
@@ -159,7 +167,7 @@ def add(
     labeller: Labeller,
     made_with: dict[str, str],
     hooks: tuple[str, ...] = (),
-    on_tokens: Callable[[int], None] = lambda n: None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> LabelSet:
     """Label every token of a store and return the set. The store's own files and fingerprint do not change.
 
@@ -168,7 +176,11 @@ def add(
     continues; a finished set of the same source is returned unchanged. Raises StoreError if the name is taken or not
     valid, or if no token has a label, and BusyError if another process is making the set."""
     folder = _folder(store, name)
-    identity = {"unit": unit_of(source), "made_with": made_with, "store_fingerprint": store.fingerprint}
+    identity: _Identity = {
+        "unit": unit_of(source),
+        "made_with": made_with,
+        "store_fingerprint": store.fingerprint,
+    }
     if name == store.spec.labels:
         raise StoreError(
             f"{store.path} was harvested with labels {name!r}: use those, or choose another --name"
@@ -191,7 +203,7 @@ def add(
                 labels = labeller(shard).float().cpu()
                 labels = labels.masked_fill(shard.documents == NOWHERE, NAN)
                 files.write_tensors(folder / shard_name(number), {"labels": labels}, f"sae-labels-{FORMAT}")
-            on_tokens(entry.windows * store.context)
+            advance(entry.windows * store.context)
         mean, std = _moments(store, folder)
         digests = [files.sha256(folder / shard_name(number)) for number in range(len(store.shards))]
         index = {"format": FORMAT, "source": source, "per": "token", **identity, "mean": mean, "std": std}
@@ -213,7 +225,7 @@ def verify(store: Store) -> Iterator[tuple[str, str | None]]:
             yield f"{FOLDER}/{name}/{shard_name(number)}", labels.fault(number)
 
 
-def _begin(folder: Path, identity: dict[str, Any]) -> None:
+def _begin(folder: Path, identity: _Identity) -> None:
     """Keep the shards of an interrupted call if it was making the same labels; delete them otherwise."""
     try:
         same = files.read_json(folder / JOB) == identity

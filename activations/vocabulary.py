@@ -181,6 +181,9 @@ def _largest_id(tokenizer: Any) -> int:
 
 
 SPACE = b" "
+Decoder = dict[
+    str, Any
+]  # as a tokenizer.json describes it: its `type` decides which fields it has, of which types
 CLOSING = ".,;:!?)]}%'’”"  # marks that have no space before them
 
 
@@ -286,7 +289,7 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}
 
 
-def _decoders(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _decoders(decoder: Decoder | None) -> Iterator[Decoder]:
     """Yield the description of a decoder, or of each decoder in a sequence, however nested."""
     if decoder is None:
         return

@@ -113,7 +113,7 @@ def _built(kind: Any, value: Any, lenient: bool) -> Any:
 
 
 @cache
-def _kinds(kind: type) -> dict[str, Any]:
+def _kinds(kind: type) -> dict[str, Any]:  # a type such as `int | None` has no type of its own in Python 3.11
     """Return the type of each field."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind)}

@@ -1,7 +1,7 @@
 """Read shards in the order of the text, from a store or from a ring that is still being filled, and shuffle each group."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -189,7 +189,7 @@ class StreamReader(Reader):
                 self.shards.pass_to(first := used)
             yield batch
 
-    def _order(self) -> dict[str, Any]:
+    def _order(self) -> dict[str, int | str]:
         return {"shards_per_group": self.shards_per_group, "order": "text"}
 
     def _reads_ahead(self) -> bool:

@@ -5,7 +5,7 @@ arXiv:2508.17320, and the authors' code, hiyukie/adaptiveK 3d03020."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError
 from sae import kernels
-from sae.architectures.base import SAE, Loss
+from sae.architectures.base import SAE, Loss, ParameterGroup
 from sae.architectures.config import ArchConfig, ExpectedL0, LabelUnit, Selects
 from sae.architectures.shared import check_k, reconstruction_loss
 from sae.code import SparseCode
@@ -87,7 +87,7 @@ class AdaptiveKConfig(ArchConfig):
         )
 
     @classmethod
-    def small(cls, d_sae: int, k: int) -> dict[str, Any]:
+    def small(cls, d_sae: int, k: int) -> dict[str, int]:
         """Return settings for a small dictionary: k from 1 to about three times k."""
         return {"d_sae": d_sae, "k_min": 1, "k_max": min(3 * k + 1, d_sae)}
 
@@ -187,7 +187,7 @@ class AdaptiveK(SAE):
         loss = reconstruction_loss(self, x, y, dead, code, self.cfg)
         return loss.plus(self.cfg.l1_weight * l1, {"l1": l1.detach()})
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Return the SAE and the probe as groups of their own, so that they are clipped separately."""
         probe = [self.probe_w, self.probe_b]
         rest = [parameter for name, parameter in self.named_parameters() if not name.startswith("probe_")]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Required, TypedDict, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError, ShapeError
 from sae import kernels
-from sae.architectures.config import ArchConfig
+from sae.architectures.config import ArchConfig, EncoderCost
 from sae.code import SparseCode
 
 S = TypeVar("S", bound="SAE")
@@ -31,15 +31,6 @@ class Loss(NamedTuple):
         return self._replace(total=self.total + total, terms={**self.terms, **terms})
 
 
-class EncoderCost(NamedTuple):
-    """The size of an encoder, and what encoding costs."""
-
-    parameters: int
-    """Trained numbers, without those of the decoder (W_dec, b_dec)."""
-    flops: int
-    """Floating-point operations per token; a multiply-add counts as two."""
-
-
 class Firing(NamedTuple):
     """The distance of some latents from firing, on each row."""
 
@@ -50,6 +41,16 @@ class Firing(NamedTuple):
     margin: Float[Tensor, "B n"]
     """The excess over `needed`: above 0 where the latent fires, below 0 where it does not. It is 0 where two latents tie for
     the last place of a row; the architecture keeps one of them, or both."""
+
+
+class ParameterGroup(TypedDict, total=False):
+    """A group of torch's optimizers: parameters that are clipped together, and settings that differ from the optimizer's."""
+
+    params: Required[list[nn.Parameter]]
+    lr_scale: float
+    """Factor of the learning rate."""
+    betas: tuple[float, float]
+    eps: float
 
 
 class SAE(ABC, nn.Module):
@@ -192,7 +193,7 @@ class SAE(ABC, nn.Module):
         tied_init(self, generator)
         self.b_dec.copy_(centre)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Return what the optimizer trains, as torch's parameter groups; `lr_scale` multiplies the learning rate.
 
         A group may have betas and eps of its own. The gradient of each group is clipped by its own norm. Here one group

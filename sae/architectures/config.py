@@ -1,9 +1,10 @@
 """The base of all configurations. Each describes its architecture: name, rule, advice, expected L0, cost of a training step."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from activations.errors import ConfigError
 
@@ -26,6 +27,15 @@ class ExpectedL0(NamedTuple):
     value: float
     assumed: str | None = None
     """The assumption behind the number, when no setting fixes it."""
+
+
+class EncoderCost(NamedTuple):
+    """The size of an encoder, and what encoding costs."""
+
+    parameters: int
+    """Trained numbers, without those of the decoder (W_dec, b_dec)."""
+    flops: int
+    """Floating-point operations per token; a multiply-add counts as two."""
 
 
 class TrainingCost(NamedTuple):
@@ -99,7 +109,7 @@ class ArchConfig:
         return TrainingCost("row" if self.selects() is Selects.BY_RANK else "above")
 
     @classmethod
-    def small(cls, d_sae: int, k: int) -> dict[str, Any]:
+    def small(cls, d_sae: int, k: int) -> dict[str, int]:
         """Return settings for a dictionary far smaller than a language model's, in which about k latents should fire."""
         return {"d_sae": d_sae} | ({"k": k} if "k" in cls.__dataclass_fields__ else {})
 
@@ -121,6 +131,6 @@ class ArchConfig:
             raise ConfigError(f"aux_k = {aux_k} must be at least 1; aux_weight = 0 leaves AuxK out")
 
     @classmethod
-    def upgraded(cls, fields: dict[str, Any], batch: int | None = None) -> dict[str, Any]:
+    def upgraded(cls, fields: Mapping[str, object], batch: int | None = None) -> Mapping[str, object]:
         """Return settings that an older release wrote as this release has them; `batch` is the run's, if it is known."""
         return fields

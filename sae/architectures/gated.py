@@ -4,14 +4,14 @@ Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Auto
 section 3 and appendix D.1."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae import kernels, losses
-from sae.architectures.base import SAE, Loss
+from sae.architectures.base import SAE, Loss, ParameterGroup
 from sae.architectures.config import ArchConfig, Selects, TrainingCost
 from sae.architectures.jumprelu import JumpReLU, thresholded
 from sae.architectures.shared import check_at_least_0, check_share, gain, penalised_loss, warmed
@@ -134,6 +134,6 @@ class Gated(SAE):
         """Set the warm-up of the penalty weight."""
         self.warmth = warmed(step, steps, self.cfg.l1_warmup_share)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Return all parameters as one group without momentum (D.1)."""
         return [{"params": list(self.parameters()), "betas": (0.0, 0.999)}]

@@ -5,8 +5,9 @@ The paper's code was not available: the form of the activation, the input norm a
 chosen by the recovery of planted features (LOG.md)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -97,12 +98,14 @@ class GBAConfig(ArchConfig):
             raise ConfigError("gamma_plus, gamma_minus and eps must not be negative")
 
     @classmethod
-    def upgraded(cls, fields: dict[str, Any], batch: int | None = None) -> dict[str, Any]:
+    def upgraded(cls, fields: Mapping[str, object], batch: int | None = None) -> Mapping[str, object]:
         """Read version 0.1.0's settings: updates were counted in steps, of `batch` rows, and biases began at 0."""
         if "update_every" not in fields:
             return fields
         unchanged = {name: value for name, value in fields.items() if name != "update_every"}
-        return {**unchanged, "start": "zero", "update_rows": batch and fields["update_every"] * batch}
+        steps = fields["update_every"]
+        rows = steps * batch if batch and isinstance(steps, int) else batch and steps
+        return {**unchanged, "start": "zero", "update_rows": rows}
 
     def targets(self) -> Float[Tensor, "K"]:
         """Return the target frequency of each group, falling geometrically from the first to the last, both exact."""

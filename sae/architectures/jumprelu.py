@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from activations.errors import ConfigError
-from sae.architectures.base import SAE, Loss, tied_init
+from sae.architectures.base import SAE, Loss, ParameterGroup, tied_init
 from sae.architectures.config import ArchConfig, Selects
 from sae.architectures.shared import (
     check_at_least_0,
@@ -148,11 +148,11 @@ class JumpReLU(SAE):
         """Set the warm-up of the penalty weight."""
         self.warmth = warmed(step, steps, self.warmup_share)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """Return weights, and log thresholds with a learning rate of their own; without momentum, eps 1e-8."""
         weights = [p for name, p in self.named_parameters() if name != "log_threshold"]
-        thresholds = {"params": [self.log_threshold], "lr_scale": self.threshold_lr_scale}
-        return [{"betas": (0.0, 0.999), "eps": 1e-8, **group} for group in ({"params": weights}, thresholds)]
+        adam: ParameterGroup = {"params": weights, "betas": (0.0, 0.999), "eps": 1e-8}
+        return [adam, {**adam, "params": [self.log_threshold], "lr_scale": self.threshold_lr_scale}]
 
     @torch.no_grad()
     def initialise(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from activations.errors import ConfigError
 from sae import kernels
-from sae.architectures.base import SAE, EncoderCost, Loss
-from sae.architectures.config import ArchConfig, ExpectedL0, Selects, TrainingCost
+from sae.architectures.base import SAE, Loss
+from sae.architectures.config import ArchConfig, EncoderCost, ExpectedL0, Selects, TrainingCost
 from sae.architectures.shared import check_k, check_threshold_rate, follow_smallest, reconstruction_loss
 from sae.code import SparseCode
 

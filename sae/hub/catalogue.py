@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 from activations.errors import HubError
 from sae.hub import HubName
@@ -25,6 +25,23 @@ SITE_WORDS = {
     None: set(),
 }
 NEAREST = 5  # entries named when nothing matches
+
+
+class Release(TypedDict):
+    """An entry of catalogue.json: SAEs that were published together."""
+
+    repository: str
+    path: str
+    family: str
+    model: str
+    format: NotRequired[str]
+    hook: NotRequired[str]
+    site: NotRequired[str]
+    method: NotRequired[str]
+    unsupported: NotRequired[str]
+    trainers: NotRequired[list[int]]
+    rows: list[tuple[str | None, str, list[int | str | None]]]
+    """Width, ranges of layers, values of L0."""
 
 
 class Entry(NamedTuple):
@@ -52,10 +69,11 @@ class Entry(NamedTuple):
 def entries() -> tuple[Entry, ...]:
     """Return every SAE in the catalogue."""
     text = (files("sae.hub") / "catalogue.json").read_text(encoding="utf-8")
-    return tuple(entry for release in json.loads(text)["releases"] for entry in _expanded(release))
+    releases: list[Release] = json.loads(text)["releases"]  # our own file
+    return tuple(entry for release in releases for entry in _expanded(release))
 
 
-def _expanded(release: dict[str, Any]) -> Iterator[Entry]:
+def _expanded(release: Release) -> Iterator[Entry]:
     for width, layers, l0s in release["rows"]:
         for layer, l0, trainer in product(_numbers(layers), l0s, release.get("trainers", [None])):
             filled = {"layer": layer, "width": width, "l0": l0, "trainer": trainer}
@@ -68,7 +86,7 @@ def _expanded(release: dict[str, Any]) -> Iterator[Entry]:
                 hook.format(**filled) if hook and layer is not None else None,
                 layer,
                 release.get("site"),
-                width and WIDTHS.get(width, int(width) if width.isdigit() else None),
+                None if width is None else WIDTHS.get(width, int(width) if width.isdigit() else None),
                 l0,
                 release.get("method"),
                 release.get("unsupported"),

@@ -38,18 +38,27 @@ class Listing(NamedTuple):
     """Why the hub could not be asked, so that `files` are those in the cache; None when it answered."""
 
 
+class HubFile(NamedTuple):
+    """The size of a file on the hub, and the hash by which the hub identifies it."""
+
+    size: int
+    digest: str
+    is_large: bool
+    """Whether the hash is a SHA-256, as of large files; git's hash of a blob otherwise."""
+
+
 class Download(NamedTuple):
     """The files an SAE needs, and which of them the cache lacks."""
 
     listing: Listing
     files: tuple[str, ...]
-    missing: dict[str, Any]
-    """Path -> the hub's entry (size, hashes)."""
+    missing: dict[str, HubFile]
+    """By path."""
 
     @property
     def bytes_missing(self) -> int:
         """Size of the missing files; a file that arrived in part counts in full."""
-        return sum(entry.size for entry in self.missing.values())
+        return sum(file.size for file in self.missing.values())
 
 
 class Located(NamedTuple):
@@ -135,6 +144,7 @@ def plan_download(listing: Listing, wanted: tuple[str, ...]) -> Download:
 
     Raises HubError when the disk has no room for them, or when the hub does not answer and the cache lacks one."""
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
     name = listing.name
     lacking = [file for file in wanted if not (_folder(name) / "snapshots" / listing.commit / file).exists()]
@@ -145,7 +155,13 @@ def plan_download(listing: Listing, wanted: tuple[str, ...]) -> Download:
             f"{listing.silence}, and the cache lacks {lacking[0]} of {name}: fetch it when the hub answers"
         )
     entries = asked(name, lambda: HfApi().get_paths_info(name.repository, lacking, revision=listing.commit))
-    missing = {entry.path: entry for entry in entries}
+    missing = {
+        entry.path: HubFile(
+            entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id, entry.lfs is not None
+        )
+        for entry in entries
+        if isinstance(entry, RepoFile)
+    }
     if lost := [file for file in lacking if file not in missing]:
         raise HubError(f"{name.repository} lists {lost[0]} but does not have it: try again")
     plan = Download(listing, wanted, missing)
@@ -173,13 +189,13 @@ def download(plan: Download, progress: Progress = no_progress) -> Path:
     return _folder(name) / "snapshots" / listing.commit
 
 
-def _fetch(name: HubName, commit: str, file: str, entry: Any, advance: Advance) -> None:
+def _fetch(name: HubName, commit: str, file: str, entry: HubFile, advance: Advance) -> None:
     """Fetch one file into the cache's blobs, whose names are the hashes of their bytes."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    blob = _folder(name) / "blobs" / (entry.lfs.sha256 if entry.lfs else entry.blob_id)
+    blob = _folder(name) / "blobs" / entry.digest
     part = blob.with_name(blob.name + files.PART)
     blob.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{part}.lock"):  # another process may be fetching the same file
@@ -236,9 +252,9 @@ class _Counted(io.RawIOBase):
         return self._file.truncate(size)
 
 
-def _digest(path: Path, entry: Any) -> str:
+def _digest(path: Path, entry: HubFile) -> str:
     """Return the hash by which the hub identifies a file: SHA-256 for large files, git's blob hash for small ones."""
-    if entry.lfs:
+    if entry.is_large:
         return files.sha256(path)
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()

@@ -58,7 +58,8 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
         density = store.table["density"].to_pylist()
         (folder / PICTURE).write_text(model_card.densities(density, store.record.tokens), encoding="utf-8")
     (folder / README).write_text(
-        model_card.markdown(_card(run, name, run_json, store is not None, features)), encoding="utf-8"
+        model_card.markdown(_card(run, name, run_json["model"], store is not None, features)),
+        encoding="utf-8",
     )
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -81,8 +82,7 @@ def without_paths(content: Any) -> Any:
     return content
 
 
-def _card(run: Run, name: HubName, run_json: dict[str, Any], picture: bool, features: bool) -> Card:
-    model = run_json["model"]
+def _card(run: Run, name: HubName, model: str, picture: bool, features: bool) -> Card:
     base = (
         EMBEDDED
         if model == "embedded"
