@@ -73,11 +73,11 @@ class HarvestConfig:
 
 
 def harvest(
-    model: LanguageModel, out: Path, config: HarvestConfig, on_tokens: Callable[[int], None] = lambda n: None
+    model: LanguageModel, out: Path, config: HarvestConfig, advance: Callable[[int], None] = lambda n: None
 ) -> Store:
     """Fill the folder `out` with a store and return it, or finish a harvest that was interrupted.
 
-    Each shard is checked, hashed and written in the background while the model runs on the next. `on_tokens` is called after
+    Each shard is checked, hashed and written in the background while the model runs on the next. `advance` is called after
     every batch with its number of tokens. Interrupted at any moment and called again with the same arguments, it ends
     with the same bytes as an undisturbed harvest (on the same machine with the same number of threads). A finished store
     with the same settings is returned as it is.
@@ -101,7 +101,7 @@ def harvest(
         return store
     _check_space(out, spec, config)
     with ranks.alone_in(out):
-        n_windows, n_shards, texts = _write_shards(model, out, spec, config, on_tokens)
+        n_windows, n_shards, texts = _write_shards(model, out, spec, config, advance)
         ranks.barrier()
         with ranks.first_goes_first():
             if ranks.rank() == 0:
@@ -113,7 +113,7 @@ def harvest(
 
 
 def _write_shards(
-    model: LanguageModel, out: Path, spec: StoreSpec, config: HarvestConfig, on_tokens: Callable[[int], None]
+    model: LanguageModel, out: Path, spec: StoreSpec, config: HarvestConfig, advance: Callable[[int], None]
 ) -> tuple[int, int, Counted]:
     """Write this rank's shards; return the numbers of windows and shards of all ranks, and the documents as counted."""
     blocks, labels, texts = shard_blocks(model, config, spec)
@@ -133,10 +133,10 @@ def _write_shards(
                 if mine:
                     writer.check(number, block)
                 labels.skip(block)  # their labels are not needed: drop the documents that wait for one
-                on_tokens(len(block) * config.packing.context)
+                advance(len(block) * config.packing.context)
                 continue
             buffer = next(buffers)
-            buffer.fill(model, block, config.hook_names, config.batch_tokens, on_tokens)
+            buffer.fill(model, block, config.hook_names, config.batch_tokens, advance)
             background.submit(write_shard, writer, number, block, buffer, labels.of(block))
     if writer is None:
         raise no_window(config)

@@ -29,14 +29,14 @@ def interrupted(lm: LanguageModel, out: Path, settings: HarvestConfig, after: in
     """Harvest until `after` tokens are done, then stop as if by a signal."""
     done = 0
 
-    def on_tokens(n: int) -> None:
+    def advance(n: int) -> None:
         nonlocal done
         done += n
         if done >= after:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        harvest(lm, out, settings, on_tokens)
+        harvest(lm, out, settings, advance)
     assert not (out / INDEX).exists()
 
 
