@@ -18,7 +18,7 @@ from activations.store_writer import StoreWriter
 from activations.streaming import producer
 from activations.streaming.folder import RingFolder, StreamConfig
 from activations.streaming.producer import Job
-from sae.cli import harvest as command
+from sae.cli.store import harvest_main
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.workflows import train
@@ -140,7 +140,7 @@ def test_a_harvest_ends_in_the_precision_it_began_in(
     interrupted(half, tmp_path / "store", config(world / "text.jsonl"), after=600)
     monkeypatch.setattr(precision, "speedup", lambda width, inner: 0.1)  # another measurement, another day
     for _ in range(2):  # to finish it, and when it is finished
-        assert command.main(words) == 0
+        assert harvest_main(words) == 0
         assert Store(tmp_path / "store").spec.model_dtype == "bfloat16"
     assert begun_in(tmp_path / "store", "float32") == "float32"
     assert begun_in(tmp_path / "other", "auto") == "auto"
@@ -149,7 +149,7 @@ def test_a_harvest_ends_in_the_precision_it_began_in(
 def test_a_harvest_of_an_older_release_goes_on_in_float32(world: Path, tmp_path: Path, measured: list):
     interrupted(load(str(world / "model")), tmp_path / "store", config(world / "text.jsonl"), after=600)
     assert "model_dtype" not in (tmp_path / "store" / JOB).read_text()
-    assert command.main([str(word) for word in harvest(world, tmp_path / "store")[1:]]) == 0
+    assert harvest_main([str(word) for word in harvest(world, tmp_path / "store")[1:]]) == 0
     assert Store(tmp_path / "store").spec.model_dtype == "float32"
     assert not measured
 
