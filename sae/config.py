@@ -14,7 +14,11 @@ LoggerName = Literal["tensorboard", "wandb"]
 Settings = dict[str, Any]
 """Settings as JSON or TOML has them, before they are checked: which fields there are, and of which types, depends on the
 architecture and on the release that wrote them."""
-NEW = ("shuffle_tokens", "stream")  # unknown to 0.1.0, which still reads the runs that leave them out
+NEW = (
+    "shuffle_tokens",
+    "stream",
+    "start_from",
+)  # unknown to 0.1.0, which still reads the runs that leave them out
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 LARGEST_SEED = 2**63 - 1
 # The least training between two checkpoints, in multiples of the time that writing the last one took.
@@ -139,6 +143,8 @@ class RunConfig:
     are shuffled, and those of 262,144 tokens of a stream."""
     stream: StreamConfig | None = None
     """Make the activations while training, instead of reading a store."""
+    start_from: str | None = None
+    """Folder of a run, or of an imported SAE, whose weights training starts from: one of the same method and sizes."""
 
     def __post_init__(self) -> None:
         if self.shuffle_tokens is not None and self.shuffle_tokens < 1:

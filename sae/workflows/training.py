@@ -208,7 +208,7 @@ def _measured_rate(cfg: RunConfig, store: Store, progress: Progress) -> tuple[fl
     _, reader = resolve(cfg, store)
     scale = _scale(store, reader) if cfg.train.scale_inputs else 1.0
     sae = build(cfg.arch, store.width(cfg.hook), cfg.train.seed)
-    _initialise(sae, reader, scale, cfg.train.seed)
+    _start(sae, cfg, reader, scale)
 
     def batches() -> Iterator[Batch]:
         return iter(resolve(cfg, store)[1])
@@ -237,7 +237,7 @@ def _prepare(
     sae = build(cfg.arch, source.width(hook), cfg.train.seed)
     if not begun:
         # before the run's folder exists: it may refuse the data
-        _initialise(sae, reader, scale, cfg.train.seed)
+        _start(sae, cfg, reader, scale)
     if not run:
         with ranks.first_goes_first():
             run = Run(out) if ranks.rank() else Run.create(out, cfg, source, hook, scale, trials)
@@ -256,6 +256,24 @@ def _scale(source: Store | Ring, reader: Reader) -> float:
             f"{hook} of {source.path} is zero everywhere: there is nothing to train on; harvest another hook point"
         )
     return (source.width(hook) / mean_square_norm) ** 0.5
+
+
+def _start(sae: SAE, cfg: RunConfig, reader: Reader, scale: float) -> None:
+    """Give an SAE in training its first weights: those of another run, or those that its method draws."""
+    if cfg.start_from is None:
+        _initialise(sae, reader, scale, cfg.train.seed)
+        return
+    run = Run(cfg.start_from)
+    other = run.sae()
+    shapes, theirs = ({name: tuple(t.shape) for name, t in one.state_dict().items()} for one in (sae, other))
+    if (name_of(other.cfg), theirs) != (name_of(cfg.arch), shapes):
+        raise ConfigError(
+            f"--start-from {run.path} is a {name_of(other.cfg)} of {other.d_sae:,} latents for width {other.d_model:,}, and what "
+            f"is to be trained is a {name_of(cfg.arch)} of {sae.d_sae:,} for width {sae.d_model:,}: both must have the same "
+            f"method and sizes"
+        )
+    other.fold_input_scale(1 / scale)  # a saved SAE reads raw activations, one in training scaled ones
+    sae.load_state_dict(other.state_dict())
 
 
 def _initialise(sae: SAE, reader: Reader, scale: float, seed: int) -> None:
