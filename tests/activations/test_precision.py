@@ -21,8 +21,8 @@ from activations.streaming.producer import Job
 from sae.cli.store import harvest_main
 from sae.config import RunConfig
 from sae.runs.run import Run
-from sae.workflows import train
-from sae.workflows.train import RingSettings
+from sae.workflows import rings
+from sae.workflows.rings import RingSettings
 from tests import tiny
 from tests.activations.harvests import config, interrupted
 from tests.activations.toys import spec
@@ -179,10 +179,10 @@ def test_a_run_on_a_stream_that_resumes_keeps_its_models_precision(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened: list[StreamConfig] = []
-    monkeypatch.setattr(train, "Ring", lambda folder, stream, **_: opened.append(stream))
+    monkeypatch.setattr(rings, "Ring", lambda folder, stream, **_: opened.append(stream))
     cfg = RunConfig(stream=StreamConfig())
-    train._open_ring(cfg, tmp_path, RingSettings())
+    rings.open_ring({tmp_path: cfg}, tmp_path, RingSettings())
     half = tiny.store(tmp_path, load(str(tiny.model_folder(tmp_path / "model")), dtype="bfloat16"))
     Run.create(tmp_path / "run", cfg, half, tiny.HOOK, 1.0)
-    train._open_ring(cfg, tmp_path / "run", RingSettings())
+    rings.open_ring({tmp_path / "run": cfg}, tmp_path / "run", RingSettings())
     assert [stream.model_dtype for stream in opened] == ["auto", "bfloat16"]
