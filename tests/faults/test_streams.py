@@ -82,6 +82,16 @@ def test_a_streamed_run_has_the_bits_of_a_stored_one_and_keeps_part_of_its_text(
         assert sae(*command).code == 0
 
 
+def test_int8_rows_of_a_ring_are_those_of_a_store(sae: Server, world: Path, tmp_path: Path):
+    assert sae(*harvest(world, tmp_path / "whole", **TEXT, dtype="int8")).code == 0
+    assert sae(*train(world, tmp_path / "stored", **STEPS, store=tmp_path / "whole")).code == 0
+    assert sae(*stream(world, tmp_path / "streamed", dtype="int8")).code == 0
+    assert same_training(tmp_path / "streamed", tmp_path / "stored")
+    kept, whole = Run(tmp_path / "streamed").store, Run(tmp_path / "stored").store
+    assert kept.spec.dtype == "int8"
+    assert kept.shards[1].sha256 == whole.shards[2].sha256
+
+
 def test_two_ranks_on_a_stream_have_the_bits_of_two_on_a_store(sae: Server, world: Path, tmp_path: Path):
     assert sae(*harvest(world, tmp_path / "whole", **TEXT)).code == 0
     for command in (
