@@ -1,4 +1,4 @@
-"""`sae plan harvest|train|features`: predict the disk, memory and time that a job takes, before hours are spent."""
+"""`sae plan harvest|train|sweep|features`: predict the disk, memory and time that a job takes, before hours are spent."""
 
 import dataclasses
 import json
@@ -25,21 +25,24 @@ from sae.cli import arguments
 from sae.cli.store import Harvest
 from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
-from sae.plan import features, harvest, rates, training
+from sae.plan import features, harvest, rates, sweep, training
 from sae.plan.forecast import Forecast, duration, total
 from sae.plan.measure import measure
 from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
+from sae.workflows.rings import SHUFFLE_TOKENS
+from sae.workflows.sweep import load
 
-USAGE = """usage: sae plan {harvest,train ARCH,features} [OPTIONS]
+USAGE = """usage: sae plan {harvest,train ARCH,sweep,features} [OPTIONS]
 
 What a job would take: disk, memory, time, and what limits it. Takes the job's own options; nothing of it is run.
 
   sae plan harvest --model embedded --tokens 10_000_000 --hooks blocks.10.hook_resid_post --dtype float16
   sae plan train topk --store stores/demo --arch.d-sae 16384 --train.steps 5000
   sae plan train topk --width 768 --tokens 10_000_000_000 --arch.d-sae 1048576 --device h200 --ranks 8
+  sae plan sweep sweep.toml --together
   sae plan features runs/demo
 
 The first time, this machine is measured, for some seconds; --measure does it again. Exit code 2 when it cannot be done."""
@@ -98,6 +101,23 @@ class PlanTrain:
 
 
 @dataclass(frozen=True)
+class PlanSweep:
+    """Predict what `sae sweep` takes: time, memory and disk of all runs.
+
+    Example: sae plan sweep sweep.toml --together"""
+
+    file: tyro.conf.Positional[Path]
+    """The grid, a TOML file, as `sae sweep` reads it."""
+    together: bool = False
+    """Plan all runs at once, as with `sae sweep --together` and for every sweep on a stream."""
+    width: int | None = None
+    """Width of the model's activations, which a sweep on a stream does not say."""
+    device: Literal["cpu", "h100", "h200"] = "cpu"
+    """cpu: this machine, measured. h100, h200: computed from peak rates, with kernels in bf16."""
+    plan: Annotated[Planned, tyro.conf.arg(name="")] = field(default_factory=Planned)
+
+
+@dataclass(frozen=True)
 class PlanFeatures:
     """Predict what `sae features` takes.
 
@@ -111,7 +131,7 @@ class PlanFeatures:
 
 def main(args: list[str]) -> int:
     """Parse, plan, print."""
-    jobs = {"harvest": _harvest, "train": _train, "features": _features}
+    jobs = {"harvest": _harvest, "train": _train, "sweep": _sweep, "features": _features}
     if not args or args[0] in arguments.HELP:
         print(USAGE, file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -157,6 +177,35 @@ def _train(args: list[str]) -> int:
         command.arch, command.train, data, command.l0, command.dead, command.plan.ranks, command.parallel
     )
     return show(training.forecast(job, machine, command.out), machine, command.plan)
+
+
+def _sweep(args: list[str]) -> int:
+    command = arguments.parse(PlanSweep, "sae plan sweep", args)
+    _check(command.plan)
+    planned = load(command.file)
+    stream, file = planned.stream, planned.file
+    if stream and command.width is None:
+        raise ConfigError(
+            "the width of the model's activations is missing: give --width, such as --width 768"
+        )
+    store = None if stream else Store(file.store)
+    machine = here(command.plan.measure) if command.device == "cpu" else GPUS[command.device]
+    jobs, orders, groups = {}, set(), 0
+    for name, cfg in planned.runs.items():
+        if store:
+            data = Data.of(store, cfg.hook or store.only_hook())
+        else:
+            assert stream
+            assert command.width
+            row = row_bytes(stream.dtype, command.width)
+            data = Data.planned(command.width, stream.tokens, row)
+            groups = (cfg.shuffle_tokens or SHUFFLE_TOKENS) * row
+        jobs[name] = Job(cfg.arch, cfg.train, data, ranks=command.plan.ranks)
+        orders.add((cfg.hook, cfg.train.seed, cfg.train.batch, cfg.arch.reads_labels))
+    ring = file.ring_settings.size if stream else 0
+    together = command.together or stream is not None
+    cost = sweep.forecast(jobs, machine, Path(file.out), together, len(orders), groups, ring)
+    return show(cost, machine, command.plan)
 
 
 def _features(args: list[str]) -> int:

@@ -207,7 +207,16 @@ def disk_of(resolved: ResolvedJob, data: Data) -> dict[str, float]:
 
 
 def memory_of(resolved: ResolvedJob, data: Data, machine: Machine) -> dict[str, float]:
-    """Return the most memory of one device by part: either when training begins or when a checkpoint is saved.
+    """Return the most memory of one device by part: either when training begins or when a checkpoint is saved."""
+    beginning, training = phases_of(resolved, data, machine)
+    starts_larger = machine.measured and total(beginning) > total(training)
+    return beginning if starts_larger else training
+
+
+def phases_of(
+    resolved: ResolvedJob, data: Data, machine: Machine
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the memory of one device by part, when training begins and when a checkpoint is saved.
 
     For a GPU the store's rows are not counted, because they lie in the memory of its computer."""
     D, P, work = data.width, resolved.work.parameters, resolved.work
@@ -225,8 +234,7 @@ def memory_of(resolved: ResolvedJob, data: Data, machine: Machine) -> dict[str, 
         "batch": 32.0 * resolved.rows * D + 16 * work.loss,
         **window,
     }
-    starts_larger = machine.measured and total(beginning) > total(training)
-    return beginning if starts_larger else training
+    return beginning, training
 
 
 def _facts(resolved: ResolvedJob, job: Job) -> dict[str, str]:

@@ -73,6 +73,55 @@ def test_a_training_without_a_store_on_a_device_that_is_not_here(machine, capsys
     assert "NOT measured" in capsys.readouterr().out
 
 
+GRID = """
+out = "{out}"
+{source}
+[train]
+steps = 20
+batch = 32
+[[grid]]
+arch = "topk"
+k = 4
+d_sae = [64, 128]
+train.seed = [0, 1]
+"""
+
+
+def test_a_sweep_one_by_one_takes_the_memory_of_its_largest_run_and_together_that_of_all(
+    machine, world, tmp_path, capsys
+):
+    file = tmp_path / "sweep.toml"
+    file.write_text(GRID.format(out=tmp_path, source=f'store = "{world / "store"}"'))
+    runs = [
+        planned(
+            capsys, "train", "topk", "--store", world / "store", "--arch.k", 4, "--arch.d-sae", d_sae,
+            "--train.steps", 20, "--train.batch", 32,
+        )
+        for d_sae in (64, 128)
+    ]  # fmt: skip
+    apart, together = planned(capsys, "sweep", file), planned(capsys, "sweep", file, "--together")
+    for plan_ in (apart, together):
+        assert plan_["total"]["seconds"] == pytest.approx(2 * sum(run["total"]["seconds"] for run in runs))
+        assert plan_["total"]["disk"] == pytest.approx(2 * sum(run["total"]["disk"] for run in runs))
+    assert apart["total"]["memory"] == max(run["total"]["memory"] for run in runs)
+    parameters = sum(2 * 4 * (2 * 16 * d_sae + d_sae + 16) for d_sae in (64, 128))
+    assert together["memory"]["parameters"] == parameters
+    window = runs[0]["memory"]["shuffle window"]
+    assert together["memory"]["shuffle window"] == 2 * window, "each seed has an order of its own"
+
+
+def test_a_sweep_on_a_stream_takes_its_ring_and_no_store(machine, tmp_path, capsys):
+    file = tmp_path / "sweep.toml"
+    source = 'ring = "3GB"\n[stream]\nmodel = "gpt2"\ndataset = "x"\ndtype = "float16"\ntokens = 1000000'
+    file.write_text(GRID.format(out=tmp_path, source=source))
+    found = planned(capsys, "sweep", file, "--width", 768)
+    assert found["disk"]["the ring"] == 3e9
+    assert found["memory"]["shuffle window"] == 2 * 2 * 262_144 * 2 * 768  # seeds, groups, tokens, bytes
+    assert not [name for name in found["disk"] if "store" in name]
+    with pytest.raises(ConfigError, match="--width"):
+        plan.main(["sweep", str(file)])
+
+
 def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, world, tmp_path, capsys):
     out = tmp_path / "store"
     flags = (
@@ -150,4 +199,4 @@ def test_what_can_be_planned_is_said_when_it_is_left_out(sae: Server):
     for args, code in (((), 2), (("--help",), 0)):
         ended = sae("plan", *args)
         assert ended.code == code
-        assert "usage: sae plan {harvest,train ARCH,features}" in ended.out + ended.err
+        assert "usage: sae plan {harvest,train ARCH,sweep,features}" in ended.out + ended.err
