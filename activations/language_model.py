@@ -41,7 +41,7 @@ def load(
     """Load the embedded model (`embedded`), a model folder, or a model of the Hugging Face hub.
 
     Its weights get, and it runs in, the precision `dtype`; `auto` is bfloat16 where that is faster (`precision.resolve`).
-    Raises ModelError when the model cannot be loaded or is not a causal language model. When the hub does not answer and
+    Raises ModelError when the model cannot be loaded or is not a causal language model. When the Hugging Face Hub does not answer and
     its cache does not hold the model, that is raised at once, without the library's retries."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

@@ -29,7 +29,7 @@ def plain_documents(source: Source, unit: Unit) -> Iterator[Document]:
     """Yield the documents of a plain text: the whole file, its paragraphs (empty ones left out), or its lines.
 
     Line ends become \\n, as Python reads them. A document of more than HEAD characters is yielded as a LongText. Raises
-    TextError for bytes that are not UTF-8 or cannot be unpacked."""
+    TextError for bytes that are not UTF-8 or cannot be decompressed."""
     pieces = _decoded(source)
     if unit == "file":
         head, ended = _filled("", pieces)
@@ -96,9 +96,9 @@ def _decoded(source: Source) -> Iterator[str]:
         while True:
             try:
                 content = file.read(BYTES)
-            except packing_errors() as error:
+            except compression_errors() as error:
                 raise TextError(
-                    f"{source.name} cannot be read after {read:,} unpacked bytes: {error}"
+                    f"{source.name} cannot be read after {read:,} decompressed bytes: {error}"
                 ) from error
             waiting = len(bytes_only.getstate()[0])
             try:
@@ -116,8 +116,8 @@ def _decoded(source: Source) -> Iterator[str]:
                 return
 
 
-def packing_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that libraries raise for a packed file that is damaged or truncated."""
+def compression_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that libraries raise for a compressed file that is damaged or truncated."""
     from pyarrow import ArrowException
 
     return (
@@ -303,14 +303,14 @@ ROWS_OF: dict[str, Callable[[Source], Iterator[Row]]] = {
 
 
 def _seekable(source: Source) -> IO[bytes]:
-    """Open a file for seeking; a packed one is unpacked into a temporary file first."""
-    if not source.endings[1] and not source.member:
+    """Open a file for seeking; a compressed one is decompressed into a temporary file first."""
+    if not source.extensions[1] and not source.member:
         return source.open()
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
-    with source.open() as packed:
-        shutil.copyfileobj(packed, unpacked)
-    unpacked.seek(0)
-    return unpacked
+    decompressed = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+    with source.open() as compressed:
+        shutil.copyfileobj(compressed, decompressed)
+    decompressed.seek(0)
+    return decompressed
 
 
 def _without_none(row: Row) -> Row:

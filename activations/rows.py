@@ -2,7 +2,8 @@
 
 A row is one token's activation. A shard holds n windows of T tokens, so that per-row facts are tensors [n, T]. A segment is
 a run of consecutive tokens of one document in one window: (window, column, length, document, position), where
-`position` is the place of its first token in the document. Documents are NOWHERE at a BOS, at padding and at excluded tokens."""
+`position` is the place of its first token in the document. Documents are NOWHERE at a BOS, at padding and at tokens of a
+chat role that was not selected."""
 
 from typing import Literal
 
@@ -17,7 +18,8 @@ Split = Literal["train", "held-out", "all"]
 Positions = Literal["all", "last"]
 
 NAN = float("nan")  # the label of a row that has none
-HELD_OUT_ONE_IN = 10  # documents; fixed for every store, so that no run trains on another run's test text
+# One document in ten is held out; this is the same for every store, so that no run trains on another run's test text
+HELD_OUT_ONE_IN = 10
 
 
 def is_held_out(documents: Tensor) -> Tensor:
@@ -34,9 +36,10 @@ def is_held_out(documents: Tensor) -> Tensor:
 
 
 def included(documents: Tensor, excluded: int) -> Tensor:
-    """Return which rows [n, T] are neither padding nor among the first `excluded` of their window: bool.
+    """Return which rows [n, T] are neither padding, nor of a chat role that was not selected, nor among the first `excluded`
+    of their window: bool.
 
-    A BOS, the first token of a window without a document, counts when `excluded` is 0."""
+    A BOS (a first token that belongs to no document) counts when `excluded` is 0."""
     column = torch.arange(documents.shape[1])
     bos = (documents == NOWHERE) & (column == 0)
     return ((documents != NOWHERE) | bos) & (column >= excluded)
@@ -103,7 +106,7 @@ def spread_labels(labels: Tensor, segments: Tensor, shape: torch.Size) -> Tensor
 
 
 def lie_within(segments: Tensor, windows: int, context: int) -> bool:
-    """Return whether every segment lies within one of the windows and behind the segment before it.
+    """Return whether every segment lies within one of the windows and after the segment before it.
 
     Segments for which this holds do not overlap, so that they expand to at most windows * context rows."""
     window, column, length, document, position = segments.long().T

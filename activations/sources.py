@@ -1,4 +1,4 @@
-"""Finds the files that `--dataset` names: each text once, of one kind and one split, and opens them unpacked."""
+"""Finds the files that `--dataset` names (one format, one split, no duplicates) and opens them decompressed."""
 
 import bz2
 import gzip
@@ -21,12 +21,12 @@ from activations.errors import TextError
 
 log = logging.getLogger(__name__)
 
-# Ending of a file -> the reader that it goes to
+# File extension -> the reader that the file goes to
 KINDS = {
     ".txt": "text", ".md": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet",
     ".csv": "csv", ".tsv": "tsv", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 DOCUMENTATION = re.compile(
     r"(readme|licen[cs]e|notice|changelog|citation|contributing|authors)\b.*", re.IGNORECASE
 )
@@ -35,7 +35,7 @@ SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
     "valid": "validation", "val": "validation", "dev": "validation", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-# The hub's names of shards, such as train_sft-00000-of-00002.parquet
+# The Hugging Face Hub's names of shards, such as train_sft-00000-of-00002.parquet
 SHARD = re.compile(r"(?:.*/)?([^/]+)-\d{5}-of-\d{5}[^/]*")
 
 
@@ -52,37 +52,37 @@ class Source:
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     @property
-    def endings(self) -> tuple[str, str]:
-        """The endings of content and packing in lower case, such as (".jsonl", ".gz"); "" for no packing."""
+    def extensions(self) -> tuple[str, str]:
+        """The file extensions of content and compression in lower case, such as (".jsonl", ".gz"); "" if not compressed."""
         path = Path(self.member or self.path.name)
-        packing = path.suffix.lower() if path.suffix.lower() in PACKED else ""
-        content = Path(path.stem).suffix.lower() if packing else path.suffix.lower()
-        return content, packing
+        compression = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+        content = Path(path.stem).suffix.lower() if compression else path.suffix.lower()
+        return content, compression
 
     @property
     def kind(self) -> str | None:
-        """The reader that the file goes to; None for a file of an unknown kind."""
-        return KINDS.get(self.endings[0])
+        """The reader that the file goes to; None for an unknown file format."""
+        return KINDS.get(self.extensions[0])
 
     @property
-    def unpacked_name(self) -> str:
-        """The name without the ending of the packing."""
-        return self.name[: len(self.name) - len(self.endings[1])]
+    def decompressed_name(self) -> str:
+        """The name without the file extension of the compression."""
+        return self.name[: len(self.name) - len(self.extensions[1])]
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading bytes, which are unpacked as they are read."""
-        packing = self.endings[1]
+        """Open the file for reading bytes, which are decompressed as they are read."""
+        compression = self.extensions[1]
         member = self.member
         raw: Any = zipfile.ZipFile(self.path).open(member) if member else self.path.open("rb")  # noqa: SIM115
-        if packing == ".zst":
+        if compression == ".zst":
             import pyarrow as pa
 
             return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd"))  # type: ignore[arg-type]
-        opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(packing)
+        opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(compression)
         return opener(raw) if opener else raw
 
     def size(self) -> int:
-        """Return the size on disk in bytes; within a .zip file, the unpacked size."""
+        """Return the size on disk in bytes; within a .zip file, the decompressed size."""
         return (
             zipfile.ZipFile(self.path).getinfo(self.member).file_size
             if self.member
@@ -91,38 +91,43 @@ class Source:
 
 
 def is_named(dataset: str) -> bool:
-    """Return whether a name stands for files on this machine, existing or not, instead of a data set of the hub."""
+    """Return whether a name stands for files on this machine, existing or not, instead of a data set of the Hugging Face Hub."""
     path = Path(dataset).expanduser()
-    ending = Source(path).kind or (path.suffix.lower() in PACKED)
+    has_known_extension = Source(path).kind or (path.suffix.lower() in COMPRESSED)
     return bool(
-        ending or path.is_absolute() or dataset.startswith((".", "~")) or path.exists() or _is_glob(dataset)
+        has_known_extension
+        or path.is_absolute()
+        or dataset.startswith((".", "~"))
+        or path.exists()
+        or _is_glob(dataset)
     )
 
 
 def sources(dataset: str, split: str, quiet: bool = False) -> list[Source]:
-    """Return the files to read, all of one kind, in order.
+    """Return the files to read, all of one format, in order.
 
-    Hidden files and folders are left out, and so is what accompanies data: README, LICENSE, the notes of `datasets`.
+    Hidden files and folders are left out, and so is what accompanies data: README, LICENSE, the metadata files of the
+    `datasets` library.
     If files are named for several splits, those of `split` are taken. A text that exists twice is read once. With
     `quiet`, copies are not looked for and nothing is logged. Raises TextError if there are no files, or files of several
-    kinds."""
+    formats."""
     path = Path(dataset).expanduser()
     is_whole = True  # unlike a glob, which may name the files of one split on purpose
     if path.is_file():
-        taken = _unpacked([path])
+        taken = _expanded([path])
     elif path.is_dir():
         root = _root(path, split)
         if (saved := root / "state.json").is_file():
             return _saved(root, saved)
-        taken = _unpacked(_visible(root))
+        taken = _expanded(_visible(root))
         path = root
     else:
-        taken, is_whole = _unpacked(_globbed(path)), False
+        taken, is_whole = _expanded(_globbed(path)), False
     if not [source for source in taken if source.kind]:
-        endings = sorted({source.endings[0] or source.path.name for source in taken})
-        holds = f"it holds {', '.join(endings[:5])}" if endings else "nothing is there"
+        extensions = sorted({source.extensions[0] or source.path.name for source in taken})
+        holds = f"it holds {', '.join(extensions[:5])}" if extensions else "nothing is there"
         raise TextError(
-            f"no text at {dataset}: {holds}, must have files ending in {' '.join([*KINDS, *PACKED])}"
+            f"no text at {dataset}: {holds}, must have files ending in {' '.join([*KINDS, *COMPRESSED])}"
         )
     if path.is_file() and any(source.kind is None for source in taken) and not taken[0].member:
         raise TextError(f"no text at {dataset}: none of its files ends in {' '.join(KINDS)}")
@@ -194,7 +199,7 @@ def _is_glob(dataset: str) -> bool:
 
 
 def _globbed(path: Path) -> list[Path]:
-    """Return the files that a pattern matches, sorted; hidden ones only if the pattern names hidden parts."""
+    """Return the files that a pattern matches, sorted; hidden ones only if part of the pattern begins with . or __."""
     if not _is_glob(str(path)):
         return []
     pattern = path.relative_to(path.anchor) if path.is_absolute() else path
@@ -208,20 +213,20 @@ def _globbed(path: Path) -> list[Path]:
     return sorted((f for f in files if wants_hidden or not any(map(_is_hidden, f.parts[below:]))), key=str)
 
 
-def _unpacked(paths: Iterable[Path]) -> list[Source]:
+def _expanded(paths: Iterable[Path]) -> list[Source]:
     """Return a source for each file, and for each file within a .zip."""
-    unpacked = []
+    expanded = []
     for path in paths:
         if path.suffix.lower() != ".zip":
-            unpacked.append(Source(path))
+            expanded.append(Source(path))
             continue
         try:
             with zipfile.ZipFile(path) as archive:
                 names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
         except (zipfile.BadZipFile, OSError) as error:
             raise TextError(f"{path} cannot be read: {error}") from error
-        unpacked += [Source(path, name) for name in names if not any(map(_is_hidden, name.split("/")))]
-    return unpacked
+        expanded += [Source(path, name) for name in names if not any(map(_is_hidden, name.split("/")))]
+    return expanded
 
 
 def _data(taken: list[Source]) -> list[Source]:
@@ -232,20 +237,21 @@ def _data(taken: list[Source]) -> list[Source]:
         if Path(source.name).name not in MADE_BY_DATASETS
         and not (source.kind == "text" and DOCUMENTATION.fullmatch(Path(source.name).name))
     ]
-    notes = all(source.endings[0] == ".md" for source in rest)  # a folder of notes may hold one named README
+    # A folder of notes may hold one named README
+    notes = all(source.extensions[0] == ".md" for source in rest)
     return taken if notes and {source.kind for source in taken} == {"text"} else rest or taken
 
 
 def split_of(name: str) -> str | None:
     """Return the split that a file's path within its data set's folder names, or None.
 
-    Names of the hub's shards state it. Otherwise a file's name begins or ends with it, as in train_small or wiki.train,
+    A Hub shard's name begins with the split. Otherwise a file's name begins or ends with it, as in train_small or wiki.train,
     or a folder has its name."""
     if shard := SHARD.fullmatch(name):
         return SPLITS.get(shard[1].lower(), shard[1])
     *folders, file = name.lower().split("/")
-    for packing in PACKED:
-        file = file.removesuffix(packing)
+    for compression in COMPRESSED:
+        file = file.removesuffix(compression)
     stem = file[: file.rfind(".")] if "." in file else file
     words = [word for word in re.split(r"[-_.]", stem) if not word.isdigit()]
     likely = [*words[:1], *words[-1:], *stem.split("."), *reversed(folders)]
@@ -255,7 +261,8 @@ def split_of(name: str) -> str | None:
 def _of_split(
     taken: list[Source], path: Path, dataset: str, split: str, is_whole: bool, quiet: bool
 ) -> list[Source]:
-    """Return the files of a split if files are named for splits. A pattern that matches only one split keeps it.
+    """Return the files of a split if files are named for splits. A glob whose files are all of
+    one split is used as it is, whatever `split` is.
 
     Raises TextError if no file is of the split."""
     above = (
@@ -285,15 +292,15 @@ def _of_split(
 
 
 def _without_copies(taken: list[Source], dataset: str) -> list[Source]:
-    """Keep one of several copies of a text, in its place, and an unpacked one before a packed one.
+    """Keep one of several copies of a text, in its place; an uncompressed copy is preferred to a compressed one.
 
-    Copies are links to one file, a file and its packed form, files of one kind and name but other endings, and files
-    with equal bytes."""
+    Copies are links to one file, a file and its compressed form, files of one format and name but other file extensions,
+    and files with equal bytes."""
     firsts: dict[Any, Source] = {}
     copies: dict[Source, Source] = {}
     sizes = Counter(source.size() for source in taken)
-    for source in sorted(taken, key=lambda source: (source.endings[1] != "", source.name)):
-        stem = source.unpacked_name.removesuffix(Path(source.unpacked_name).suffix)
+    for source in sorted(taken, key=lambda source: (source.extensions[1] != "", source.name)):
+        stem = source.decompressed_name.removesuffix(Path(source.decompressed_name).suffix)
         keys: list[Any] = [("file", source.path.resolve(), source.member), ("text", stem, source.kind)]
         if sizes[source.size()] > 1 and source.size():
             with source.path.open("rb") if not source.member else source.open() as file:
@@ -318,15 +325,15 @@ def _log_once(line: str) -> None:
 def _refuse_mixture(taken: list[Source], path: Path, dataset: str) -> None:
     if len({source.kind for source in taken}) < 2:
         return
-    endings = Counter("".join(source.endings) for source in taken)
-    common = endings.most_common(1)[0][0]
+    extensions = Counter("".join(source.extensions) for source in taken)
+    common = extensions.most_common(1)[0][0]
     if path.is_dir():
         example = f"--dataset '{path}/**/*{common}'"
     elif path.is_file():
-        example = f"unpack it, and name one kind: --dataset '{path.with_suffix('')}/**/*{common}'"
+        example = f"extract it, and name one format: --dataset '{path.with_suffix('')}/**/*{common}'"
     else:
         above = os.path.commonpath([str(source.path.parent) for source in taken])
         example = f"--dataset '{above}/**/*{common}'"
     raise TextError(
-        f"{dataset} holds files ending in {', '.join(sorted(endings))}, must be of one kind, such as {example}"
+        f"{dataset} holds files ending in {', '.join(sorted(extensions))}, must be of one format, such as {example}"
     )

@@ -29,7 +29,7 @@ from activations.shard import (
 )
 from activations.tokens import PackingConfig
 
-FORMATS = {"document": 1, "token": 2}  # the format number follows from what a label belongs to
+FORMATS = {"document": 1, "token": 2}  # stores with labels per token have format 2
 INDEX, JOB = "index.json", "harvest.json"  # of a finished store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -42,7 +42,7 @@ def row_bytes(dtype: str, width: int) -> int:
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """A description of a store's content and origin, complete enough to make the store again."""
+    """A description of a store's content and origin, complete enough to harvest the store again."""
 
     model: str
     model_revision: str | None
@@ -69,7 +69,7 @@ class StoreSpec:
     def excluded(self) -> int:
         """Number of positions at the start of every window that are left out by default: the BOS, or the token in its place.
 
-        Models put their attention sink there, whose norm is hundreds of times that of other rows."""
+        Models use this token as an attention sink; its activation norm is hundreds of times that of other rows."""
         return 1
 
 
@@ -90,7 +90,7 @@ class ShardFolder(ABC):
 
     def __init__(self, path: Path, spec: StoreSpec):
         self.path, self.spec = path, spec
-        # Shards whose bytes (hook "") or whose numbers at a hook point have been checked: once each, as it takes time
+        # Checks already done: (shard, "") for the hash, (shard, hook) for finite values. Each is slow, so it is done once.
         self._checked: set[tuple[int, str]] = set()
 
     @property
@@ -161,7 +161,7 @@ class ShardFolder(ABC):
 
 
 class Store(ShardFolder):
-    """A finished store, read-only. Rows are (window, position) pairs; row = window * T + position.
+    """A finished store, read-only. A row is a (window, column) pair; row = window * T + column.
 
     Raises StoreError when the folder is not a store, is an unfinished harvest, or has a newer format."""
 

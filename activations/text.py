@@ -1,4 +1,4 @@
-"""Reads documents in a fixed order, from the embedded texts, from files, or from a data set of the hub."""
+"""Reads documents in a fixed order, from the embedded texts, from files, or from a data set of the Hugging Face Hub."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from activations import demo_assets, hub
 from activations.documents import Document, Row, chosen_roles, columns_of, document_of
 from activations.errors import TextError
-from activations.readers import ROWS_OF, packing_errors, plain_documents
+from activations.readers import ROWS_OF, compression_errors, plain_documents
 from activations.sources import Source, is_named, sources
 
 SEARCHED = 1000  # rows to search for the column: a row of JSON may lack it
@@ -21,7 +21,7 @@ class TextConfig:
     dataset: str = "embedded"
     """`embedded` (Wikipedia articles and news, no network), `embedded:mixed` (28 M tokens of news, reviews, posts, code,
     abstracts and questions, fetched once), a .txt .md .jsonl .json .parquet .csv .tsv or .arrow
-    file, packed (.gz .bz2 .xz .zst .zip) or not, a folder or glob of such files, a folder written by `save_to_disk` of
+    file, compressed (.gz .bz2 .xz .zst .zip) or not, a folder or glob of such files, a folder written by `save_to_disk` of
     `datasets`, or a data set of the Hugging Face hub."""
     split: str = "train"
     """Split of a hub data set, or of a folder whose files are named for splits."""
@@ -240,7 +240,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
 
-    return ValueError, DatasetsError, HTTPError, RecursionError, TypeError, *packing_errors()
+    return ValueError, DatasetsError, HTTPError, RecursionError, TypeError, *compression_errors()
 
 
 def _first_line(error: BaseException) -> str:

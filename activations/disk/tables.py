@@ -12,7 +12,7 @@ from activations.disk import files
 from activations.errors import RunError
 
 pc: Any = import_module("pyarrow.compute")  # it creates its functions at import, so type checkers see none
-# A table may unpack to this many bytes, or to this many times the size of its file: a small file could claim terabytes
+# A table may decompress to this many bytes, or to this many times the size of its file: a small file could claim terabytes
 MOST_BYTES = 64 << 20
 MOST_TIMES = 200
 Kind = Callable[[pa.DataType], bool]
@@ -42,16 +42,16 @@ def read(path: Path, columns: Any, rows: int | None = None, fix: str | None = No
     """Return the table in a Parquet file.
 
     `columns` is a schema, or a dict from names to tests of their types; a column of nulls passes as any type. Raises RunError,
-    with the command `fix`, when the file cannot be read, has another number of `rows`, would unpack to more than 64 MB
+    with the command `fix`, when the file cannot be read, has another number of `rows`, would decompress to more than 64 MB
     and 200 times its own size, or lacks a column or has one of another type."""
     try:
         with pq.ParquetFile(files.plain(path)) as file:
             metadata = file.metadata
             if rows is not None and metadata.num_rows != rows:
                 raise RunError(f"{path} has {metadata.num_rows:,} rows, must be {rows:,}", fix=fix)
-            unpacked = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
-            if not 0 <= unpacked <= max(MOST_BYTES, MOST_TIMES * path.stat().st_size):
-                raise RunError(f"{path} is damaged: it would unpack to {unpacked:,} bytes", fix=fix)
+            decompressed = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
+            if not 0 <= decompressed <= max(MOST_BYTES, MOST_TIMES * path.stat().st_size):
+                raise RunError(f"{path} is damaged: it would decompress to {decompressed:,} bytes", fix=fix)
             table = file.read()
         table.validate(full=True)
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:

@@ -21,10 +21,10 @@ WAIT = 0.02  # seconds between two looks at the folder
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Activations that are made while a run trains on them, and forgotten afterwards."""
+    """Activations that are computed while a run trains on them, and deleted afterwards."""
 
     model: str = "embedded"
-    """`embedded` (SmolLM2-135M-Instruct), a local model folder, or a model of the hub."""
+    """`embedded` (SmolLM2-135M-Instruct), a local model folder, or a model of the Hugging Face Hub."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"

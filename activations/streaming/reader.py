@@ -112,7 +112,7 @@ class StreamReader(Reader):
     """Reads training rows group by group in the order of the text; a group is `shards_per_group` shards, permuted together.
 
     Shards are asked for one after the other and never twice, unless a reader is restored, so that they can be made while
-    training goes on and be forgotten afterwards. The order is a function of (seed, shards, positions, batch,
+    training goes on and be deleted afterwards. The order is a function of (seed, shards, positions, batch,
     shards_per_group) alone: a stored and a streamed run with equal settings read the same batches. `cursor.epoch` is the
     number of the group. `rows` is an estimate: one document in ten is held out.
 
@@ -218,7 +218,7 @@ class StreamReader(Reader):
             if self._labels:
                 columns.append(shard.labels)
             chosen = self.shards.rows(shard, "train", False, self._positions).flatten().nonzero()[:, 0]
-            # A copy, so that nothing refers to the shard's file when it is forgotten
+            # A copy, so that nothing refers to the shard's file when it is deleted
             pieces.append([column.flatten(0, 1).index_select(0, chosen) for column in columns])
         return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 

@@ -28,7 +28,7 @@ class Ring(ShardFolder):
     """Shards that producer processes make while this process reads them, at most `size` bytes of them at a time.
 
     On each rank, `pass_to` says what training has passed; producers delete it. Rank 0 starts the producers when a shard is
-    first needed, and keeps every so many-th shard of the first pass in each of the folders `kept`, which `finish_store` and
+    first needed, and keeps every nth shard of the first pass in each of the folders `kept`, which `finish_store` and
     `finish` make stores of. Where the ring has been lost, or a run goes on from an older checkpoint, the producers make the
     shards again from the text. `hooks` are hook points separated by commas.
 
@@ -174,7 +174,7 @@ class Ring(ShardFolder):
         return entry
 
     def _keep(self, folder: Path, first: int, stop: int) -> None:
-        """Link those of the shards `first` to `stop` into a kept store that it is to have: every so many-th of the first pass."""
+        """Link those of the shards `first` to `stop` into a kept store that it is to have: every nth of the first pass."""
         kept_shards = max(1, self._stream.kept_tokens // (self.spec.windows_per_shard * self.context))
         every = max(1, -(-self._stream.shards(self.spec) // kept_shards))
         if (folder / INDEX).exists():

@@ -55,7 +55,8 @@ class Steer:
     strength: tuple[float, ...] = (1.0,)
     """Strength for each, or one for all: in multiples of the latent's own maximum, below 0 of its minimum."""
     mode: tuple[Mode, ...] = ("add",)
-    """Change made to each latent, or one for all: add, set, clamp, scale, ablate, project (FORMAT.md, Steering)."""
+    """Change made to each latent, or one for all: add, set, clamp (to at most the strength), scale, ablate,
+    project (FORMAT.md, Steering)."""
     unit: Unit = "max"
     """norm: strengths are shares of the activations' root mean square norm instead."""
     prompt: tuple[str, ...] = ("I think that",)

@@ -189,8 +189,8 @@ def splice(
     ce_clean: unedited. ce_spliced: x_hat replaces x. ce_zero and ce_mean: 0, or the store's mean, replaces x. Edits leave the
     excluded first position (BOS) alone. A prediction counts when it is made at an edited position and its target is the next
     token of the same held-out document. kl: mean KL(clean || spliced). recovered_zero = (ce_zero - ce_spliced) / (ce_zero -
-    ce_clean), and recovered_mean likewise: 1 is as good as the model itself, 0 as bad as the ablation. Each estimate has a
-    95 % bootstrap interval over documents.
+    ce_clean), and recovered_mean is the same with ce_mean: 1 is as good as the model itself, 0 as bad as the ablation. Each
+    estimate has a 95 % bootstrap interval over documents.
 
     Reads at most `windows` windows, those with the most predictions that count, `batch` at once. Raises RunError when the
     store has no held-out text."""

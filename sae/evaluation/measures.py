@@ -90,13 +90,13 @@ MEASURES = {
     ),
     "recovered_zero": Measure(
         "CE recovered (zero)",
-        "loss recovered (zero ablation)",
+        "cross-entropy recovered (zero ablation)",
         "(CE zero − CE spliced) / (CE zero − CE clean)",
         "Share of the loss caused by zero ablation that the SAE recovers.",
     ),
     "recovered_mean": Measure(
         "CE recovered (mean)",
-        "loss recovered (mean ablation)",
+        "cross-entropy recovered (mean ablation)",
         "(CE mean − CE spliced) / (CE mean − CE clean)",
         "Share of the loss caused by mean ablation that the SAE recovers.",
         compared=False,

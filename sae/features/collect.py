@@ -34,7 +34,7 @@ class FeaturesConfig:
     strongest: int = 20
     """Windows kept for each sign: those with the strongest activations."""
     sampled: int = 40
-    """Windows drawn uniformly from all in which a latent fires, which are shown by value band."""
+    """Windows drawn uniformly from all in which a latent fires, which are shown by activation interval."""
     neighbours: int = 10
     """Nearest latents listed by decoder cosine."""
     logits: int = 10

@@ -1,4 +1,4 @@
-"""Choose the windows that show each latent: the strongest of either sign, and a uniform sample for value bands."""
+"""Choose the windows that show each latent: the strongest of either sign, and a uniform sample for activation intervals."""
 
 from typing import NamedTuple
 

@@ -45,7 +45,7 @@ class Feature:
 
     @property
     def bands(self) -> list[Band]:
-        """Windows drawn uniformly from all in which it fires, in five bands by value."""
+        """Windows drawn uniformly from all in which it fires, in five bands by activation value."""
         return self.store.bands(self.latent)
 
     @property

@@ -105,7 +105,7 @@ def _first_version(file: Path) -> tuple[dict[str, Tensor], Origin]:
 
 
 def _npz(file: Path) -> dict[str, Tensor]:
-    """Read the arrays of an .npz. Nothing is unpickled, and an archive that unpacks to far more than its size is refused."""
+    """Read the arrays of an .npz. Nothing is unpickled, and an archive that decompresses to far more than its size is refused."""
     check_archive(file)
     try:
         with np.load(file, allow_pickle=False) as arrays:

@@ -250,8 +250,8 @@ def _line(row: Mapping[str, object]) -> bytes:
 
 def _write(path: Path, rows: Iterator[Mapping[str, object]]) -> None:
     def write(part: Path) -> None:
-        with part.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+        with part.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
             for row in rows:
-                packed.write(_line(row))
+                compressed.write(_line(row))
 
     files.write_atomically(path, write)

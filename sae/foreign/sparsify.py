@@ -1,6 +1,6 @@
-"""Read and write sparsify's SAEs: cfg.json and sae.safetensors in a folder named after the module it reads.
+"""Read and write sparsify's SAEs: cfg.json and sae.safetensors in a folder named after the module that the SAE reads.
 
-https://github.com/EleutherAI/sparsify, as its own loader reads them (1.3.3). The width comes from the tensors, since cfg.json
+This follows the loader of sparsify 1.3.3 (https://github.com/EleutherAI/sparsify). The width comes from the tensors, since cfg.json
 may leave it at 0. W_dec has one row per latent. b_dec is subtracted from x whatever `normalize_decoder` says."""
 
 import re
@@ -30,8 +30,9 @@ REFUSED = {
     "transcode": "a transcoder, which reconstructs a module's output from its input",
     "skip_connection": "with a linear skip connection, which adds x W_skip",
 }
-"""Settings of dictionaries that have no form here -> what such a dictionary is."""
-MULTI_WEIGHT = 1 / 8  # weight of the error with 4 k latents, fixed in sparsify's trainer
+"""Settings of dictionaries which no architecture of this package can represent exactly -> what such a dictionary is."""
+# Weight of the Multi-TopK loss (reconstruction with 4k latents), fixed in sparsify's trainer
+MULTI_WEIGHT = 1 / 8
 
 
 def recognises(path: Path) -> bool:
@@ -46,7 +47,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Imported:
-    """Read the SAE of one hook point. Raises ForeignError when it is damaged or has no exact form here."""
+    """Read the SAE of one hook point. Raises ForeignError when it is damaged or no architecture here represents it exactly."""
     settings_file = path / CFG
     settings = read_json(settings_file)
     for name, what in REFUSED.items():
@@ -73,9 +74,8 @@ def read(path: Path) -> Imported:
     k = setting(settings, "k", int, settings_file)
     if not 0 < k <= n:
         raise ForeignError(f"{settings_file}: k = {k} must lie between 1 and the {n} latents of {WEIGHTS}")
-    signed = bool(
-        settings.get("signed")
-    )  # an option of old releases: latents are ranked by size and keep their sign
+    # An option of old releases: latents are ranked by absolute value and keep their sign
+    signed = bool(settings.get("signed"))
     multi = MULTI_WEIGHT if settings.get("multi_topk") else 0.0  # matters in training only
     cfg = AbsTopKConfig(d_sae=n, k=k) if signed else TopKConfig(d_sae=n, k=k, multi_weight=multi)
     sae = assemble(cfg, tensors)

@@ -22,9 +22,9 @@ from sae.architectures import SAE
 T = TypeVar("T")
 LISTED = 8  # files listed when a folder lacks the one that is looked for
 LARGEST_JSON = 2**24  # bytes; real settings take a few thousand
-# An archive may unpack to SMALL bytes, or to MOST_UNPACKED times its size if that is more. Weights hardly compress, so a
-# file that unpacks to more is made to fill the memory.
-SMALL, MOST_UNPACKED = 2**26, 8
+# An archive may decompress to SMALL bytes, or to MOST_DECOMPRESSED times its size if that is more. Weights hardly compress, so a
+# file that decompresses to more is made to fill the memory.
+SMALL, MOST_DECOMPRESSED = 2**26, 8
 SITES = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
 """Site names of dictionary_learning's users -> TransformerLens' hook within a block."""
 MODULES = {
@@ -231,19 +231,19 @@ def state_dict(content: object, path: Path) -> dict[str, object]:
 
 
 def check_archive(path: Path) -> None:
-    """Raise ForeignError unless this is a zip archive, as torch and numpy write, that unpacks to at most a few times its
+    """Raise ForeignError unless this is a zip archive, as torch and numpy write, that decompresses to at most a few times its
     size."""
     _check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+            decompressed = sum(entry.file_size for entry in archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ForeignError(
             f"{path} is not an archive of arrays, as torch.save and numpy.savez write: {error}"
         ) from error
-    if unpacked > max(SMALL, MOST_UNPACKED * path.stat().st_size):
+    if decompressed > max(SMALL, MOST_DECOMPRESSED * path.stat().st_size):
         raise ForeignError(
-            f"{path} would unpack to {unpacked / 1e6:,.0f} MB, more than {MOST_UNPACKED} times its size: these cannot be weights"
+            f"{path} would decompress to {decompressed / 1e6:,.0f} MB, more than {MOST_DECOMPRESSED} times its size: these cannot be weights"
         )
 
 

@@ -11,7 +11,7 @@ from sae.foreign import FORMATS, NOT_AN_SAE, other_dictionary_among
 from sae.hub import HubName
 
 LISTED = 5  # SAEs named of a repository that holds many
-# Files of this format are only recognised by the ending .pt, so it counts where no other format matches.
+# Files of this format are only recognised by the file extension .pt, so it counts where no other format matches.
 ANY_PICKLE = "openai"
 
 

@@ -24,7 +24,7 @@ HEIGHTS = {
     "recovered_mean": "CE recovered, mean (higher is better)",
 }
 DASHES = ("solid", "dash", "dot", "dashdot")  # the next one each time the colours are used up
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # likewise
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")  # used in turn, too
 RING = "rgb(140, 138, 132)"
 # Ticks of a decade, from coarse to fine
 TICKS = (

@@ -46,7 +46,7 @@ def cut(path):
             partial(torch.save, {"x": torch.ones(2)}, _use_new_zipfile_serialization=False),
             "is not an archive of arrays",
         ),
-        (swollen, "would unpack to 100 MB, more than 8 times its size"),
+        (swollen, "would decompress to 100 MB, more than 8 times its size"),
         (cut, "is not an archive of arrays"),
         (lambda path: path.write_text("<html>not found</html>"), "is not an archive of arrays"),
     ],

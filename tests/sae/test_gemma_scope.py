@@ -202,5 +202,5 @@ def test_damaged_missing_and_swollen_archives_are_told(tmp_path):
         gemma_scope.read(tmp_path)
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("W_enc.npy", bytes(10**8))
-    with pytest.raises(ForeignError, match="would unpack to 100 MB, more than 8 times its size"):
+    with pytest.raises(ForeignError, match="would decompress to 100 MB, more than 8 times its size"):
         gemma_scope.read(tmp_path)
