@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Streamlit has no public name for this type
     from streamlit.elements.lib.column_types import ColumnConfig
 
 ROW = 35  # height of a table's row in pixels
-LAST_RUN = "last run"  # key of the name of the run that this visit saw last
+LAST_RUN = "last run"  # key of the name of the run seen last in this session
 OPEN = "open"  # key of the button in each row of a long table
 NAME = "SAE workbench"  # of the app, in the titles of the browser's tabs
 REFRESH = 1.0  # seconds between updates of a job's progress

@@ -19,7 +19,7 @@ from sae.runs.records import Comparison
 from sae.runs.run import Run
 from sae.workflows import compare
 
-ENCODING = 0.4  # encoding takes about this share of the time
+ENCODING = 0.4  # encoding takes about this share of a matching job's time
 COLUMNS = {
     "feature": ButtonColumn(
         width=80, alignment="left", key=widgets.OPEN, help="Click it to see both features side by side."
@@ -47,7 +47,7 @@ def second(name: str, first: Run) -> tuple[str, Run]:
     asked = st.query_params.get("other")
     chosen = asked or st.session_state.get(f"last other of {name}")
     if chosen not in others and not asked:
-        chosen = max(others, key=lambda other: _likelihood(first, others[other]))
+        chosen = max(others, key=lambda other: _suitability(first, others[other]))
     if chosen not in others:
         why = (
             "a run is not compared with itself"
@@ -60,7 +60,7 @@ def second(name: str, first: Run) -> tuple[str, Run]:
 
 
 def query(run: str) -> Query:
-    """Return what the page's URL carries to compare a run with the run that this visit compared it with last."""
+    """Return what the page's URL carries to compare a run with the run it was last compared with in this session."""
     other = st.session_state.get(f"last other of {run}")
     return {"run": run, "other": other} if other in runs.by_name() else {"run": run}
 
@@ -102,7 +102,7 @@ def begin(first: Run, second: Run) -> None:
 
 
 def matching(first: Run, second: Run) -> Job[Comparison] | None:
-    """Return this visitor's matching, running or ended; None when none was started."""
+    """Return this visitor's matching job, running or finished; None when none was started."""
     return find(_key(first, second))
 
 
@@ -139,7 +139,7 @@ def _match(first: Run, second: Run, report: Report) -> Comparison:
     return comparison
 
 
-def _likelihood(first: Run, other: Run) -> tuple[bool, bool, bool]:
+def _suitability(first: Run, other: Run) -> tuple[bool, bool, bool]:
     alike = (first.record.model, first.hook) == (other.record.model, other.hook)
     return alike, other.finished, features.collected(other)
 
@@ -154,7 +154,7 @@ def _kept(_first: Run, _second: Run, stamp: tuple[int, int], *digests: str) -> C
 
 
 def other_chooser(names: Sequence[str], current: str, choose: Callable[[str], None]) -> None:
-    """Show a box that leads to another second run."""
+    """Show a box to choose the run to compare with."""
     options = {"options": names, "format_func": render.visible, "width": 360}
     widgets.box(st.selectbox, "Compared with", current, choose, "other box", **options)
 
@@ -166,7 +166,7 @@ def match_button(begin: Callable[[], None], running: bool) -> None:
 
 
 def measure_chooser(measures: Mapping[str, tuple[str, str]]) -> str:
-    """Return the measure of similarity that the visitor chose. Other pages do not reset it."""
+    """Return the measure of similarity that the visitor chose. The choice is kept when the user visits other pages."""
     return st.segmented_control(
         "Similarity",
         list(measures),
@@ -180,7 +180,7 @@ def measure_chooser(measures: Mapping[str, tuple[str, str]]) -> str:
 
 
 def kind_chooser(kinds: Mapping[str, tuple[str, str]], counts: Mapping[str, int]) -> str:
-    """Return the kind of features that the visitor chose to list. Other pages do not reset it."""
+    """Return the kind of features that the visitor chose to list. The choice is kept when the user visits other pages."""
     return st.segmented_control(
         "Features that are",
         list(kinds),

@@ -89,7 +89,7 @@ def begin(run: Run) -> None:
 
 
 def job(run: Run) -> jobs.Job[DeadReport] | None:
-    """Return this visitor's job that makes the report, running or ended; None if none was started."""
+    """Return this visitor's job that makes the report, running or finished; None if none was started."""
     return jobs.find(_key(run))
 
 
@@ -135,7 +135,7 @@ def kind(tally: dict[str, int]) -> str:
 
 
 def cause(names: Sequence[str]) -> str | None:
-    """Return the one cause to list, or None for all. A cause chosen in another run that this run lacks is forgotten."""
+    """Return the one cause to list, or None for all. A cause chosen in another run that this run lacks is dropped."""
     if st.session_state.get(CAUSE) not in names:
         st.session_state[CAUSE] = None
     return st.pills("Cause", names, key=CAUSE, format_func=render.markdown) if names else None

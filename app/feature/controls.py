@@ -1,4 +1,4 @@
-"""State and controls of the Feature page: other features, examples, the label, the measured effect, a text to try, a file."""
+"""State and controls of the Feature page: other features, examples, the label, the measured effect, a text to try, HTML export."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from sae.report import render
 from sae.runs.run import Run
 
 LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
-ALL = 0  # stands for all among the choices of how many
+ALL = 0  # the option "all"
 
 
 def save_label(store: FeatureStore, latent: int, label: str, note: str) -> None:
@@ -32,7 +32,7 @@ def effect(store: FeatureStore, latent: int) -> Effect | None:
 
 
 def effect_job(run: Run, latent: int) -> jobs.Job[None] | None:
-    """Return this visitor's measurement of a feature's effect, running or ended; None if none was started."""
+    """Return this visitor's job that measures a feature's effect, running or finished; None if none was started."""
     return jobs.find(_effect_key(run, latent))
 
 
@@ -42,17 +42,17 @@ def measure(run: Run, latent: int) -> None:
 
 
 def own_text(run: Run) -> jobs.Job[Reading] | None:
-    """Return the reading of this visitor's text, running or ended; it stays when the visitor goes to another feature."""
+    """Return the job that runs the model and SAE on this visitor's text; it is kept when the visitor goes to another feature."""
     return jobs.find(f"own text {run.path}")
 
 
 def try_text(run: Run, text: str) -> None:
-    """Start to read a text."""
+    """Start to run the model and SAE on a text."""
     jobs.start(f"own text {run.path}", partial(models.read_text, run, text))
 
 
 def values_on(reading: Reading, latent: int) -> tuple[list[str], list[float]]:
-    """Return the tokens of a reading and a feature's value on each, without tokens that are not text, such as BOS."""
+    """Return the tokens of a text that was read and a feature's value on each, without tokens that are not text, such as BOS."""
     triples = zip(reading.tokens, reading.values_of(latent).tolist(), reading.is_text.tolist(), strict=True)
     of_text = [(token, value) for token, value, is_text in triples if is_text]
     return [token for token, _ in of_text], [value for _, value in of_text]
@@ -90,7 +90,7 @@ def stepper(
     `step` receives -1 or 1, `go_to` a feature's number."""
     widgets.step("Previous", "Left", index == 0, step, -1)
     # A browser that has not drawn the next feature's box yet sends the number in the old one with its next press. So every
-    # feature has a box of its own, and the number that a box was drawn with is no wish to go there.
+    # feature has a box of its own, and the number that a box was drawn with does not mean that the user asked to go there.
     widgets.box(
         st.number_input,
         "feature",
@@ -109,7 +109,7 @@ def stepper(
 def example_controls(legend: str) -> tuple[int | None, int | None]:
     """Let the visitor choose how many tokens of a window and how many examples of a group to show; None is all.
 
-    `legend` is HTML to show beside."""
+    `legend` is HTML to show beside the controls."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="example-controls"):
         around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, key="around")
         most = _how_many("Examples per group", (5, 10, ALL), 5, key="most")

@@ -1,4 +1,4 @@
-"""The Feature page: one latent's examples by value band, histogram, logit lens, effect, neighbours, and a text to try."""
+"""The Feature page: one latent's examples by activation interval, histogram, logit lens, effect, neighbours, and a text to try."""
 
 from functools import partial
 

@@ -1,4 +1,6 @@
-"""State of the Features page: filters and features to compare, in the URL, and brushes and marks, kept for the visit."""
+"""State of the Features page: filters and features to compare, in the URL; brushes and marks, kept for the session.
+
+It also computes what the page shows of each pair of compared features: decoder cosine and PMI."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,7 +18,7 @@ from sae.features.map import cosines
 from sae.report.features import DENSITIES, STATES
 from sae.runs.run import Run
 
-FILTERS_KEY = "filters of this visit"
+FILTERS_KEY = "filters of this session"
 MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
 STOPS = {f"{share:g}": share for share in DENSITIES}
@@ -30,7 +32,7 @@ class Filters:
     """Words to search for."""
     state: str = "all"
     density: tuple[float, float] = (DENSITIES[0], DENSITIES[-1])
-    """Lowest and highest density as shares of 1, both included."""
+    """Lowest and highest density as fractions of all tokens, both included."""
     view: str = "histograms"
 
 
@@ -41,7 +43,7 @@ def current() -> Filters:
     """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed.
 
     When a feature is opened, Streamlit first gives this page the address of the feature, without filters. The browser's Back
-    leads to that address, and the page then shows this visit's filters."""
+    leads to that address, and the page then shows this session's filters."""
     if "feature" in st.query_params:
         st.query_params.from_dict(query(st.query_params.get("run", "")))
     asked = {name: st.query_params[name] for name in NAMES if name in st.query_params}
@@ -56,15 +58,15 @@ def current() -> Filters:
 def change(**changes: Any) -> None:
     """Change some filters and leave the rest of the URL as it is.
 
-    The change starts from this visit's filters and not from the URL, because of two quick changes the browser sends the
-    second before it knows the URL that the first one made."""
+    The change starts from this session's filters and not from the URL, because when two changes follow quickly, the
+    browser sends the second before it knows the first one's URL."""
     st.session_state[FILTERS_KEY] = replace(_filters(), **changes)
     others = {name: value for name, value in st.query_params.items() if name not in NAMES}
     st.query_params.from_dict(others | _as_query())
 
 
 def query(run: str) -> Query:
-    """Return what the page's URL carries to show a run with this visit's filters."""
+    """Return what the page's URL carries to show a run with this session's filters."""
     return {"run": run} | _as_query()
 
 
@@ -137,9 +139,9 @@ class Pair(NamedTuple):
     cosine: float
     """The cosine of their decoder directions."""
     together: int | None
-    """Number of tokens on which both fire; None when neither lists the other among its partners."""
+    """Number of tokens on which both fire; None when neither is listed as a co-firing latent of the other."""
     pmi: float | None
-    """Pointwise mutual information of their firings; None likewise."""
+    """Pointwise mutual information of their firings; None in the same case."""
 
 
 def pairs(run: Run, store: FeatureStore, latents: Sequence[int]) -> list[Pair]:

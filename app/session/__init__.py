@@ -1,1 +1,1 @@
-"""State that pages share during a visit: cached runs and features, the URL's choices, loaded models, background jobs."""
+"""State that pages share during a session: cached runs and features, the URL's choices, loaded models, background jobs."""

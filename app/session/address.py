@@ -1,4 +1,4 @@
-"""The URL: which run and feature it asks for, and what links to pages carry so that a page shows what this visit chose.
+"""The URL: which run and feature it asks for, and what links to pages carry so that a page shows what was chosen in this session.
 
 A run's name from the URL is looked up among the runs of the folder; it never becomes a path."""
 
@@ -15,7 +15,7 @@ from sae.runs.run import Run
 
 Query = Mapping[str, str | list[str]]
 Address = Callable[[str], Query]
-"""Returns, for a run, what a page's URL carries to show the page as this visit left it."""
+"""Returns, for a run, what a page's URL carries to show the page as it was left in this session."""
 
 
 def run() -> tuple[str, Run]:
@@ -52,7 +52,7 @@ def run_alone(run: str) -> Query:
 
 
 def with_feature(run: str) -> Query:
-    """Return the address of a page about a feature: the one that the URL names, or else the one this visit saw last."""
+    """Return the address of a page about a feature: the one that the URL names, or else the one seen last in this session."""
     asked = st.query_params.get("feature") if st.query_params.get("run") in (None, run) else None
     feature = asked or st.session_state.get(_last_feature(run))
     return {"run": run} if feature is None else {"run": run, "feature": feature}
@@ -83,8 +83,8 @@ def show_feature(latent: int) -> None:
 def step_feature(run: str, last: int, by: int) -> None:
     """Go to the feature `by` numbers further on the Feature page, between 0 and `last`.
 
-    The step starts from the feature shown last and not from the URL, because of two quick presses the browser sends the second
-    before it knows the URL that the first one made."""
+    The step starts from the feature shown last and not from the URL, because when two presses follow quickly, the browser
+    sends the second before it knows the first one's URL."""
     latent = min(max(int(st.session_state[_last_feature(run)]) + by, 0), last)
     st.session_state[_last_feature(run)] = str(latent)
     show_feature(latent)
@@ -101,5 +101,5 @@ def open_feature(run: str, latent: int) -> None:
 
 
 def _last_feature(run: str) -> str:
-    """Return the key of the feature of a run that this visit saw last."""
+    """Return the key of the feature of a run seen last in this session."""
     return f"last feature of {run}"

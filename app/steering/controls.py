@@ -1,4 +1,4 @@
-"""Controls of the Steering page. The URL holds their state: each control shows what it says and writes what is changed."""
+"""Controls of the Steering page. The URL holds their state: each control shows the URL's value and writes changes back to it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -98,7 +98,7 @@ def text(run: str, chosen: Settings) -> None:
         lambda v: change(seed=v),
         min_value=0,
         max_value=10**9 - 1,
-        help="Both texts are sampled with the same random numbers.",
+        help="The steered and unsteered text are sampled with the same random numbers.",
     )
     widgets.box(
         columns[3], "Texts", chosen.texts, lambda v: change(texts=v), min_value=1, max_value=MOST_TEXTS
@@ -117,7 +117,7 @@ def text(run: str, chosen: Settings) -> None:
 
 
 def start_buttons(steer: Callable[[], None], sweep: Callable[[], None]) -> None:
-    """Show the buttons that start either job."""
+    """Show the buttons that start steering or the dose-response sweep."""
     with st.container(horizontal=True, gap="small", key="run-steering"):
         st.button("Steer", type="primary", icon=":material/play_arrow:", on_click=steer)
         st.button("Dose-response", icon=":material/show_chart:", on_click=sweep)

@@ -57,13 +57,13 @@ def settings(run: str, store: FeatureStore) -> Settings:
 
 
 def query(run: str) -> address.Query:
-    """Return what the page's URL carries to show it as this visit left it, or else the feature seen last."""
+    """Return what the page's URL carries to show it as it was left in this session, or else the feature seen last."""
     last = _last(run)
     return write(run, last) if last else address.with_feature(run)
 
 
 def address_with(run: str, latent: int) -> address.Query:
-    """Return what the page's URL carries to steer a feature: the visit's settings if they steer it, else it alone."""
+    """Return what the page's URL carries to steer a feature: the session's settings if they steer it, else it alone."""
     last = _last(run)
     if last and latent in [intervention.latent for intervention in last.interventions]:
         return write(run, last)
@@ -220,7 +220,7 @@ def _now(run: str) -> Settings:
 
 
 def _last(run: str) -> Settings | None:
-    """Return the settings that this visit left the page with; None if it has not been there."""
+    """Return the settings that the page was left with in this session; None if the page has not been visited."""
     return st.session_state.get(_key(run))
 
 

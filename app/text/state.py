@@ -20,25 +20,29 @@ from sae.runs.run import Run
 SHORT = 400  # characters; a longer text is not put into the URL
 EXAMPLE_TOKENS = 100  # of a held-out document
 TEXT = "text"  # the URL's parameter
-VISIT_TEXT, READ, JOB = "text of this visit", "what is read", "reading"  # keys of the visit and of its job
+SESSION_TEXT, READ, JOB = (
+    "text of this session",
+    "what is read",
+    "reading",
+)  # keys of the session and of its job
 
 
 def current() -> str:
-    """Return the text in the URL, which becomes the visit's text, or else the visit's text."""
+    """Return the text in the URL, which becomes the session's text, or else the session's text."""
     if st.query_params.get(TEXT):
-        st.session_state[VISIT_TEXT] = st.query_params[TEXT]
-    return st.session_state.get(VISIT_TEXT, "")
+        st.session_state[SESSION_TEXT] = st.query_params[TEXT]
+    return st.session_state.get(SESSION_TEXT, "")
 
 
 def query(run: str) -> Query:
-    """Return what the page's URL carries to read this visit's text with a run. A long text is not in the URL."""
-    text = st.session_state.get(VISIT_TEXT, "")
+    """Return what the page's URL carries to read this session's text with a run. A long text is not in the URL."""
+    text = st.session_state.get(SESSION_TEXT, "")
     return {"run": run, TEXT: text} if 0 < len(text) <= SHORT else {"run": run}
 
 
 def show(text: str) -> None:
-    """Read another text, which goes into the URL if it is short. The token chosen in the last text is forgotten."""
-    st.session_state[VISIT_TEXT] = text
+    """Read another text, which goes into the URL if it is short. The token chosen in the last text is cleared."""
+    st.session_state[SESSION_TEXT] = text
     for name in (TEXT, "token"):
         st.query_params.pop(name, None)
     if 0 < len(text) <= SHORT:
@@ -46,7 +50,7 @@ def show(text: str) -> None:
 
 
 def reading(run: Run, text: str) -> Job[Reading]:
-    """Return the reading of a text, running or done. It is started unless it is what this visit read last.
+    """Return the reading of a text, running or done. It is started unless it is what this session read last.
 
     Raises Missing when the run is not finished."""
     if not run.finished:
