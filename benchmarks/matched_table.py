@@ -152,7 +152,7 @@ def lines(out: Path) -> Iterator[list[str]]:
 
 
 def line(name: str, seeds: list[Run], expected: Callable[[float], float]) -> list[str]:
-    """Return the line of a method at one L0: means over seeds, half the range behind the FVU; loss recovered by the first seed."""
+    """Return the line of a method at one L0: means over seeds, half the range behind the FVU; CE recovered by the first seed."""
     sizes, fvus = zip(*map(measured, seeds), strict=True)
     shared = alike(seeds)
     evaluations = [evaluation_of(run) for run in seeds]
