@@ -80,7 +80,7 @@ def stops_when_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_block_says_what_it_is():
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in ("sh", "python", "text"), f"{page}:{block.line}"
+            assert block.language in ("sh", "python", "text", "toml"), f"{page}:{block.line}"
             assert block.mark in ("", "parsed", "compiled", "fails"), f"{page}:{block.line}"
 
 

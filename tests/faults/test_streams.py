@@ -252,7 +252,7 @@ def test_a_folder_named_store_is_not_taken_for_the_runs(sae: Server, world: Path
     ("change", "facts"),
     [
         ({"ring": "100kB"}, ("100 kB", "--ring", "--shuffle-tokens")),
-        ({"shuffle-tokens": 2048}, ("two shuffle groups of 4 shards", "--shuffle-tokens")),
+        ({"shuffle-tokens": 2048}, ("2 shuffle groups of 4 shards", "--shuffle-tokens")),
         ({"ring": "20 tons"}, ("20 tons", "20GB")),
         ({"ring": "1e3GB"}, ("1e3GB", "20GB")),
         ({"ring": "900TB"}, ("900.0 TB", "free", "--ring")),
