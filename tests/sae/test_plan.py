@@ -198,7 +198,9 @@ def test_sizes_and_times_for_people():
 
 
 def test_a_million_latents_and_ten_billion_tokens_are_planned_without_their_memory():
-    wide = job(arch=TopKConfig(d_sae=2**20), train=TrainConfig(batch=8192), data=Data.planned(768, 10**10, 2 * 768))
+    wide = job(
+        arch=TopKConfig(d_sae=2**20), train=TrainConfig(batch=8192), data=Data.planned(768, 10**10, 2 * 768)
+    )
     found = planned(wide, GPUS["h200"])
     assert found.refusals == ()  # it has been trained on one H200
     assert 16 * 2 * 2**20 * 768 < total(found.memory) < 60e9
