@@ -16,10 +16,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 AT_LEAST = 1.3  # bfloat16 has to be this much faster than float32: less is not worth its rounding
 SMALLEST = 256  # width of a model below which nothing is measured
-LARGEST = (
-    1024,
-    2048,
-)  # widths of the products that are timed: larger ones run at the same rate and take too long
+# Widths of the products that are timed: larger ones run at the same rate and take too long
+LARGEST = (1024, 2048)
 ROWS, ROUNDS, BUDGET = 128, 5, 0.2
 
 Clock = Callable[[], float]

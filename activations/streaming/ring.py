@@ -49,9 +49,8 @@ class Ring(ShardFolder):
         groups: int = 2,
     ):
         self._folder, self._stream = RingFolder(folder), stream
-        self._kept = dict.fromkeys(
-            kept, 0
-        )  # the first shard that has not been linked there, where it should be
+        # Of each kept store, the number of the shard up to which all that belong there have been linked
+        self._kept = dict.fromkeys(kept, 0)
         self._producers: Producers | None = None
         self._first: int | None = None  # the first shard that training still needs, once it has begun
         self._closed = self._told = False

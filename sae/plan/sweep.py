@@ -12,13 +12,8 @@ from sae.plan.rates import Machine
 from sae.plan.training import Job
 
 SHARED = ("Python and libraries",)  # there once, however many runs train together
-IN_TURN = (
-    "copies while saving",
-    "sample for the start",
-    "pre-activations",
-    "code",
-    "batch",
-)  # one run's at a time
+# One run needs these at a time
+IN_TURN = ("copies while saving", "sample for the start", "pre-activations", "code", "batch")
 WINDOW = "shuffle window"
 STREAM_NOTES = ("the model's pass is not in the time: sae plan harvest tells how long it takes",)
 

@@ -24,7 +24,7 @@ from sae.code import SparseCode
 from sae.config import RunConfig
 from sae.foreign import FORMATS, NOT_AN_SAE, Origin, other_dictionary_at
 from sae.hub import is_hub_name
-from sae.hub.fetch import ignore_line, locate
+from sae.hub.fetch import Located, ignore_line, locate
 from sae.runs.run import Run, made_by
 from sae.runs.saved_sae import load_sae, save_sae
 
@@ -77,8 +77,8 @@ def import_sae(
     A path that begins with hf: names an SAE on the hub, which is fetched first (`sae.hub.fetch.locate`, which `progress`
     and `tell` are for). What was measured on a run of ours comes along where no `store` is given to measure it on.
     `store` is what is to be read with it; its model and one of its hook points are then the run's. `hook` and `model`
-    go before what the files say. Raises ForeignError when the files cannot be read, have no exact form here, fit not the
-    store, or say too little; RunError when there is something at `out`."""
+    go before what the files say. Raises ForeignError when the files cannot be read, no architecture here represents the SAE
+    exactly, it does not fit the store, or the files say too little; RunError when there is something at `out`."""
     if out.exists() and (not out.is_dir() or files.is_taken(out)):
         raise RunError(f"{out} is not empty: choose another --out")
     located = locate(path, form, progress, tell) if is_hub_name(path) else None
@@ -111,10 +111,7 @@ def import_sae(
     hook, model = _belonging(path, origin, opened, hook, model)
     imported = _imported(path, form, origin, notes)
     if located:
-        name, commit = located.name, located.commit
-        imported["path"] = str(name._replace(revision=commit))
-        hub = {"repository": name.repository, "path": name.path, "revision": name.revision, "commit": commit}
-        imported["hub"] = hub
+        imported |= _on_the_hub(located)
     with files.new_folder(out) as folder:
         if form == "workbench" and opened is None:
             _copy_results(path, folder)
@@ -123,6 +120,13 @@ def import_sae(
         record = _record(sae, opened, hook, model)
         files.write_sealed(folder / "run.json", {**record, "imported": imported})
     return Run(out)
+
+
+def _on_the_hub(located: Located) -> dict[str, object]:
+    """Return where on the hub an SAE was fetched from, as run.json records it: the path names the commit."""
+    name, commit = located.name, located.commit
+    hub = {"repository": name.repository, "path": name.path, "revision": name.revision, "commit": commit}
+    return {"path": str(name._replace(revision=commit)), "hub": hub}
 
 
 def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:

@@ -34,9 +34,8 @@ class RingSettings:
         """Return the folder of the ring of the run in `out`."""
         if self.folder is None:
             return out / RING
-        place = hashlib.sha256(
-            str(out.absolute()).encode()
-        ).hexdigest()  # runs of one name may share the folder
+        # Runs of one name may share the folder
+        place = hashlib.sha256(str(out.absolute()).encode()).hexdigest()
         return self.folder / f"{out.absolute().name}-{place[:8]}"
 
 
@@ -61,9 +60,8 @@ def open_ring(runs: Mapping[Path, RunConfig], out: Path, ring: RingSettings) -> 
             )
     stream = first.stream
     for path in runs:
-        if (
-            path / "run.json"
-        ).exists():  # it keeps the model's precision, whatever a new measurement would choose
+        # A run keeps the model's precision, whatever a new measurement would choose
+        if (path / "run.json").exists():
             stream = dataclasses.replace(stream, model_dtype=Run(path).record.model_dtype)
     return Ring(
         ring.path(out), stream, kept=[path / STORE for path in runs], size=ring.size, producers=ring.producers,

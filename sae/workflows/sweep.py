@@ -74,8 +74,11 @@ class Sweep:
 
     file: SweepFile
     runs: dict[str, RunConfig]
-    stream: StreamConfig | None = None
-    """What makes the activations, where the sweep reads no store."""
+
+    @property
+    def stream(self) -> StreamConfig | None:
+        """What makes the activations, where the sweep reads no store; every run has the same."""
+        return next(iter(self.runs.values())).stream
 
 
 def load(path: Path) -> Sweep:
@@ -118,7 +121,7 @@ def load(path: Path) -> Sweep:
             if name in runs:
                 raise ConfigError(f"{path}, grid {number}: {name} is there twice")
             runs[name] = dataclasses.replace(config, stream=source)
-    return Sweep(file, runs, source)
+    return Sweep(file, runs)
 
 
 def _stream(settings: Settings, where: str) -> StreamConfig:

@@ -128,8 +128,12 @@ class _Turn:
     def end(self) -> None:
         """Leave the reader to the other runs, or pass what it has read where there are none."""
         self.batches.runs -= 1
-        if not self.batches.runs:
-            (self.batches.reader.finish if self.training.trainer.finished else self.batches.reader.close)()
+        if self.batches.runs:
+            return
+        if self.training.trainer.finished:
+            self.batches.reader.finish()
+        else:
+            self.batches.reader.close()
 
 
 def _place(reader: Reader) -> tuple[int, int]:
