@@ -234,9 +234,9 @@ def test_what_another_command_has_left_without_a_run_is_no_hindrance(
 ):
     out = tmp_path / "run"
     assert sae(*stream(world, out, hook="blocks.9.hook_resid_post")).complaint
-    trainer = sae.start(*stream(world, out, tokens=3000))
-    trainer.when(lambda: shards(out)).kill()
-    trainer.wait()
+    killed = sae(*stream(world, out, tokens=3000), kill_at=(1, out / "run.json"))
+    assert killed.code == -signal.SIGKILL
+    assert shards(out)
     assert not (out / "run.json").exists()
     assert sae(*stream(world, out, **{"train.steps": 2})).code == 0
 
