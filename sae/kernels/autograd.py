@@ -16,7 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
-from sae.kernels.autograd_functions import Decoded, DenseColumns, GatherRows, SparseProject, Strongest, entry_rows
+from sae.kernels.autograd_functions import (
+    Decoded,
+    DenseColumns,
+    GatherRows,
+    SparseProject,
+    Strongest,
+    entry_rows,
+)
 from sae.kernels.choice import backend
 from sae.kernels.collective import collective
 from sae.kernels.reference import Picked
@@ -67,7 +74,9 @@ class Projection:
         """Select the k largest of each row, or k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
 
         def choose(z: Tensor, rows: slice) -> Picked:
-            return backend(z, selecting=True).largest_per_row(z, self._bias, k if isinstance(k, int) else k[rows], by_size)
+            return backend(z, selecting=True).largest_per_row(
+                z, self._bias, k if isinstance(k, int) else k[rows], by_size
+            )
 
         picked = _joined(list(self._blocks(choose)))
         if isinstance(k, int):
