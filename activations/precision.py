@@ -1,9 +1,11 @@
-"""Which precision a language model runs in: the one named, or the faster one by a measurement of some tens of milliseconds."""
+"""Which precision a language model runs in, or an SAE's training multiplies in: the one named, or the faster one by a
+measurement of some tens of milliseconds."""
 
 import logging
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,19 +41,27 @@ def resolve(dtype: torch.dtype | str, config: Any, device: torch.device) -> torc
         raise ModelError(f"a model cannot run in {dtype!r}: the precisions are auto, {', '.join(PRECISIONS)}")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    width, inner = widths(config)
-    if width < SMALLEST:
-        return torch.float32
-    # The ranks of one job must agree, and two measurements near the limit might not
-    ratio = ranks.from_first(0.0 if ranks.rank() else speedup(width, inner))
-    chosen = torch.bfloat16 if ratio >= AT_LEAST else torch.float32
-    if not ranks.rank():
-        log.info(
-            "model in %s: on this machine its products are %.2g times as fast in bfloat16 as in float32",
-            str(chosen).removeprefix("torch."),
-            ratio,
-        )
+    chosen, ratio = faster(*widths(config))
+    if ratio and not ranks.rank():
+        log.info("model in %s: %s", str(chosen).removeprefix("torch."), told(ratio))
     return chosen
+
+
+@cache
+def faster(width: int, inner: int) -> tuple[torch.dtype, float]:
+    """Return the faster of bfloat16 and float32 for products between these widths on this CPU, and how many times faster bfloat16 is.
+
+    It is measured once in a process. Below a width of SMALLEST it is float32 without a measurement, and the ratio is 0.
+    Every rank has to call this, and all get what rank 0 found, because two measurements near the limit might not agree."""
+    if width < SMALLEST:
+        return torch.float32, 0.0
+    ratio = ranks.from_first(0.0 if ranks.rank() else speedup(width, inner))
+    return (torch.bfloat16 if ratio >= AT_LEAST else torch.float32), ratio
+
+
+def told(ratio: float) -> str:
+    """Return what was measured, as a log line says it."""
+    return f"on this machine its products are {ratio:.2g} times as fast in bfloat16 as in float32"
 
 
 def widths(config: Any) -> tuple[int, int]:

@@ -1,10 +1,11 @@
-"""One TopK training step against its floor, against plain torch and against the peers, on the CPU in float32.
+"""One TopK training step against its floor, against plain torch and against the peers, on the CPU.
 
     python -m benchmarks.step --only ours                  # nothing else needed
     python -m benchmarks.step                              # all that is installed, one thread: read CPU times
     python -m benchmarks.step --threads 2 --repeats 9      # on a quiet machine: read wall times
 
-The floor is the encoder's matrix product alone, 2 B D F operations, into a buffer that is used again. `naive torch` has the
+The floor is the encoder's matrix product alone in float32, 2 B D F operations, into a buffer that is used again. Ours runs in
+float32 and with products in bfloat16, which `--train.precision auto` chooses where they are faster. `naive torch` has the
 same mathematics as ours (`naive.py`; exact.py and the tests hold the two together). Peers, in one environment of their own:
     pip install torch==2.13.0 numba safetensors jaxtyping sae-lens==6.54.12 eai-sparsify==1.3.3 \
         dictionary-learning==0.1.0 overcomplete==0.3.0 "matplotlib<3.9"
@@ -32,20 +33,26 @@ from benchmarks.timing import Shape, Times, arguments, by_turns, endless, headin
 from benchmarks.trained import silence, trainer
 from sae.training.trainer import Trainer
 
-FLOOR, OURS, NAIVE = "encoder's product", "ours", "naive torch"
+FLOOR, OURS, LOW, NAIVE = "encoder's product", "ours", "ours, bfloat16", "naive torch"
 DEAD = (0.01, 0.1, 0.5)
 
 
 def ours(made: Trainer) -> dict[str, Step]:
-    """Return our training steps by name: with no dead latents, and with each share in DEAD. They use one trainer, whose
-    counter of silent tokens is set before each step."""
+    """Return our training steps by name: in each precision with no dead latents, and with each share in DEAD. They use one
+    trainer, whose precision and counter of silent tokens are set before each step."""
 
-    def step(x: Tensor, share: float) -> None:
+    def step(x: Tensor, precision: torch.dtype | None, share: float) -> None:
+        made.precision = precision
         silence(made.history.silent_tokens, share, made)
         made.train_step(x, x)
 
-    names = {share: f"{OURS}, AuxK on {share:.0%} dead" if share else OURS for share in (0.0, *DEAD)}
-    return {name: partial(step, share=share) for share, name in names.items()}
+    return {
+        name + (f", AuxK on {share:.0%} dead" if share else ""): partial(
+            step, precision=precision, share=share
+        )
+        for name, precision in ((OURS, None), (LOW, torch.bfloat16))
+        for share in (0.0, *DEAD)
+    }
 
 
 def others(made: Trainer, only: list[str] | None) -> dict[str, Make]:

@@ -20,6 +20,7 @@ NEW = (
     "start_from",
 )  # unknown to 0.1.0, which still reads the runs that leave them out
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
+Precision = Literal["auto", "float32", "bfloat16"]
 LARGEST_SEED = 2**63 - 1
 # The least training between two checkpoints, in multiples of the time that writing the last one took.
 TRAINED_PER_SAVE = 20
@@ -54,6 +55,10 @@ class TrainConfig:
     It reaches back some 1 / (1 - ema) steps, which should be a small share of the run. When left out, the last weights."""
     scale_inputs: bool = True
     """Scale activations to unit mean square per dimension in training; folded into the saved weights."""
+    precision: Precision = "auto"
+    """Precision of the products that latents are selected by, and of AuxK's; values of the selected latents, their gradients
+    and the optimizer are in float32. auto: bfloat16 where that is faster, as measured before the first step; a run that goes
+    on keeps what it has begun with."""
     seed: int = 0
     """Seed of the initialisation and of the order of rows."""
     log_every: int = 10
@@ -154,6 +159,10 @@ class RunConfig:
 def to_json(config: RunConfig) -> Settings:
     """Return the configuration as JSON content, with the architecture's name; without the settings of streams where they are left out."""
     content = {"architecture": name_of(config.arch), **asdict(config)}
+    if config.train.precision == "float32":
+        del content["train"][
+            "precision"
+        ]  # that of all runs of 0.1.0 on a CPU, which does not know the setting
     return {name: value for name, value in content.items() if value is not None or name not in NEW}
 
 
@@ -164,6 +173,7 @@ def from_json(content: Settings) -> RunConfig:
     try:
         own = {name: value for name, value in content.items() if name not in ("architecture", "arch")}
         own["train"] = {name: value for name, value in own.get("train", {}).items() if name not in DROPPED}
+        own["train"].setdefault("precision", "float32")
         arch = arch_from_json(content["architecture"], content["arch"], content.get("train", {}).get("batch"))
         return dataclasses.replace(build(RunConfig, own), arch=arch)
     except (KeyError, TypeError, AttributeError) as error:

@@ -49,7 +49,8 @@ def auxk(
     `activations` (of either sign; the largest |value| is the most active) and `W_dec` are those of the dead latents alone.
     The residual is detached and contains no b_dec. The result is the FVU of its reconstruction: 1 means that the dead
     latents explain nothing of it. Gao et al. 2024, arXiv:2406.04093, appendix A.2."""
-    return fvu(residual.detach(), collective().sum_over_latents(strongest(activations, k) @ W_dec))
+    explained = (strongest(activations, k) @ W_dec.to(activations.dtype)).to(residual.dtype)
+    return fvu(residual.detach(), collective().sum_over_latents(explained))
 
 
 def matched_mean(scores: Float[Tensor, "n m"]) -> Float[Tensor, ""]:

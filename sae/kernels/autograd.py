@@ -16,7 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.code import SparseCode, offsets_of
-from sae.kernels.autograd_functions import Decoded, DenseColumns, GatherRows, SparseProject, entry_rows
+from sae.kernels.autograd_functions import (
+    Decoded,
+    DenseColumns,
+    GatherRows,
+    SparseProject,
+    Strongest,
+    entry_rows,
+)
 from sae.kernels.choice import backend
 from sae.kernels.collective import collective
 from sae.kernels.reference import Picked
@@ -58,16 +65,18 @@ class Projection:
             return (self.centred @ self.W).add_(self.b)
 
     def of(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
-        """Return u of these latents, which must all differ, on every row, with gradients."""
-        return DenseColumns.apply(
-            self.x, self.shift, rows_of(self.W.T, latents), self.b[latents], self.centred
-        )
+        """Return u of these latents, which must all differ, on every row, with gradients, in the precision of products."""
+        dtype = _products.get() or self.W.dtype
+        rows = rows_of(self.W.T, latents).to(dtype)
+        return DenseColumns.apply(self.x, self.shift, rows, self.b[latents], self.centred.to(dtype))
 
     def largest(self, k: int | Int[Tensor, "B"], by_size: bool = False) -> SparseCode:
         """Select the k largest of each row, or k[i] of row i; all of a row when k >= F. Of equal ones some, always k."""
 
         def choose(z: Tensor, rows: slice) -> Picked:
-            return backend(z).largest_per_row(z, self._bias, k if isinstance(k, int) else k[rows], by_size)
+            return backend(z, selecting=True).largest_per_row(
+                z, self._bias, k if isinstance(k, int) else k[rows], by_size
+            )
 
         picked = _joined(list(self._blocks(choose)))
         if isinstance(k, int):
@@ -83,7 +92,7 @@ class Projection:
         total = int(collective().rows(len(self.x)) * k)
 
         def choose(z: Tensor, rows: slice) -> Picked:
-            return backend(z).largest_of_batch(z, self._bias, total, by_size)
+            return backend(z, selecting=True).largest_of_batch(z, self._bias, total, by_size)
 
         return self._code(_largest(_joined(list(self._blocks(choose))), total, by_size))
 
@@ -92,7 +101,7 @@ class Projection:
         level = threshold.detach().expand_as(self.b).contiguous()
 
         def choose(z: Tensor, rows: slice) -> Picked:
-            return backend(z).above(z, self._bias, level, by_size)
+            return backend(z, selecting=True).above(z, self._bias, level, by_size)
 
         return self._code(_joined(list(self._blocks(choose))))
 
@@ -110,10 +119,10 @@ class Projection:
     def _blocks(self, choose: Callable[[Tensor, slice], Picked]) -> Iterator[Picked]:
         """Yield what `choose` selects from (x - shift) W, for one block of rows after the other, all in the same memory."""
         dtype = _products.get() or self.W.dtype
-        x, W = self.centred.to(dtype), self.W.detach().to(dtype)
+        x, W = self.centred.to(dtype), _in(dtype, self.W.detach())
         n, width = len(x), W.shape[1]
         height = max(1, min(n, BLOCK // width))
-        buffer = _buffer(height * width, W)
+        buffer = _buffer("pre-activations", height * width, x)
         # Of no rows one empty block is yielded, so that callers get tensors of the right type and device.
         for start in range(0, max(n, 1), height):
             rows = slice(start, min(start + height, n))
@@ -198,16 +207,15 @@ def top(x: Float[Tensor, "B C"], n: int) -> tuple[Float[Tensor, "B n"], Int[Tens
 
 
 def strongest(u: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B F"]:
-    """Return u where it is among the k largest of its row in size, else 0; all of u when k >= F."""
-    if k < u.shape[1]:
-        best = backend(u).largest_per_row(u.detach(), u.new_zeros(u.shape[1]), k, by_size=True)
-        best = best.indices.view(len(u), k)
-        values = u.gather(1, best)
-    else:
-        best, values = None, u
-    is_kept = collective().largest_of_row(values.detach().abs(), k)
-    values = values if is_kept is None else torch.where(is_kept, values, 0.0)
-    return values if best is None else torch.zeros_like(u).scatter(1, best, values)
+    """Return u where it is among the k largest of its row in size, else 0; all of u when k >= F.
+
+    Where a kept entry is itself 0, it gets no gradient."""
+    kept = Strongest.apply(u, k) if k < u.shape[1] else u
+    if not collective().shares_latents:
+        return kept
+    keys, columns = top(kept.detach().abs(), min(k, u.shape[1]))
+    is_kept = collective().largest_of_row(keys, k)
+    return kept if is_kept is None else kept * torch.zeros_like(kept).scatter(1, columns, is_kept.to(kept))
 
 
 def _pattern(picked: Picked) -> Pattern:
@@ -241,13 +249,21 @@ def _keep(picked: Picked, is_kept: Bool[Tensor, "nnz"]) -> Picked:
     return Picked(picked.values[is_kept], picked.indices[is_kept], counts)
 
 
-def _buffer(size: int, like: Tensor) -> Tensor:
-    """Return memory for `size` numbers, the same at every call of a thread."""
+def _in(dtype: torch.dtype, W: Float[Tensor, "D F"]) -> Float[Tensor, "D F"]:
+    """Return weights in a precision: themselves, or a copy that lasts until the next one is made."""
+    if W.dtype == dtype:
+        return W
+    rows = _buffer("weights", W.numel(), W.new_empty(0, dtype=dtype)).view(W.T.shape)
+    return rows.copy_(W.T).T
+
+
+def _buffer(use: str, size: int, like: Tensor) -> Tensor:
+    """Return memory for `size` numbers, the same at every call of a thread for the same use."""
     # Fresh memory of this size is zeroed page by page on first use, which costs more than the product itself. One buffer
     # a thread, because reading and training may encode at once.
     buffers = _local.__dict__.setdefault("buffers", {})
-    key = (like.device, like.dtype)
+    key = (use, like.device, like.dtype)
     if key not in buffers or len(buffers[key]) < size:
         buffers.pop(key, None)  # free the smaller one before a larger one is taken
         buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
-    return buffers[key]
+    return buffers[key][:size]

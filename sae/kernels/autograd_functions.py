@@ -46,14 +46,16 @@ class SparseProject(torch.autograd.Function):
 
 
 class DenseColumns(torch.autograd.Function):
-    """(x - shift) @ rows.T + b, all pre-activations of some latents. The gradient of the shift takes one small product."""
+    """(x - shift) @ rows.T + b, all pre-activations of some latents. The gradient of the shift takes one small product.
+
+    Products are those of `rows` and `centred`, which are both in the precision of the result; gradients are in that of b."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, shift: Tensor | None, rows: Tensor, b: Tensor, centred: Tensor
     ) -> Tensor:
         ctx.save_for_backward(rows, centred)
-        return torch.addmm(b, centred, rows.T)
+        return torch.addmm(b.to(rows.dtype), centred, rows.T)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,6 +106,20 @@ class GatherRows(torch.autograd.Function):
             return torch.zeros_like(W).index_copy_(0, latents, grads[0]), None
         gradient.add_rows(latents, grads[0])
         return None, None
+
+
+class Strongest(torch.autograd.Function):
+    """Each row's k entries that are largest in size, in their places among zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, k: int) -> Tensor:
+        kept = backend(u, selecting=True).strongest(u, k)
+        ctx.save_for_backward(kept)
+        return kept
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return torch.where(ctx.saved_tensors[0] != 0, grads[0], 0), None
 
 
 def _to_rows(code: SparseCode, rows: Tensor, x: Tensor, W: Float[Tensor, "F D"]) -> Tensor | None:

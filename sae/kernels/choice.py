@@ -16,14 +16,16 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "SAE_KERNELS"  # environment variable that overrides the automatic choice
 BACKENDS = ("auto", "reference", "cpu", "triton")
+CPU_READS, CPU_SELECTS_FROM = (torch.float32,), (torch.float32, torch.bfloat16)
 TRITON_READS = (torch.float32, torch.bfloat16, torch.float16)
 WORTHWHILE = 2**18  # numbers in the largest operand; below, plain torch is as fast and needs no compiling
 
 
-def backend(operand: Tensor) -> ModuleType:
+def backend(operand: Tensor, selecting: bool = False) -> ModuleType:
     """Return the module of kernels for work on a tensor of this size, type and device. `reference.py` defines its functions.
 
-    The environment variable SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton`
+    `selecting` says that latents are selected from the operand, which the CPU's kernels do in bfloat16 too. The environment
+    variable SAE_KERNELS names one of `reference`, `cpu` (float32 on the CPU, needs numba) and `triton`
     (numbers of at most 32 bits; needs a GPU, or TRITON_INTERPRET=1), which then does all work that it can do. `auto`, the
     default, leaves small work to plain torch; results are the same to rounding. Raises ConfigError for another name."""
     wanted = os.environ.get(VARIABLE, "auto")
@@ -36,7 +38,7 @@ def backend(operand: Tensor) -> ModuleType:
     if (
         wanted in ("auto", "cpu")
         and operand.device.type == "cpu"
-        and operand.dtype == torch.float32
+        and operand.dtype in (CPU_SELECTS_FROM if selecting else CPU_READS)
         and _has("numba")
     ):
         return _module("cpu")

@@ -19,6 +19,8 @@ class SingleProcess:
 
     by_row: ClassVar[bool] = True
     """Whether large gradients may be kept as the rows that have one, because `combine_gradients` needs no dense ones."""
+    shares_latents: ClassVar[bool] = False
+    """Whether each rank holds a part of the latents."""
 
     def rows(self, own: int) -> int:
         """Return the number of rows of the whole batch, of which `own` are on this rank."""

@@ -1,4 +1,5 @@
 """The kernels on the CPU in float32: loops compiled by numba (`cpu_select.py`, `cpu_rows.py`) and run on several threads.
+What is selected from may be in bfloat16.
 
 The functions are those of `reference.py`, with the same results up to rounding. Neither sums nor selections depend on the
 number of threads."""
@@ -35,6 +36,15 @@ def largest_per_row(
         _groups(width, most), *_arrays(values, indices),
     )  # fmt: skip
     return Picked(values, indices, counts)
+
+
+def strongest(u: Float[Tensor, "n F"], k: int) -> Float[Tensor, "n F"]:
+    """See `reference.strongest`. Of equal ones the first are kept; NaN counts as larger than all numbers."""
+    out = torch.empty_like(u, memory_format=torch.contiguous_format)
+    bits = torch.uint16 if u.dtype == torch.bfloat16 else torch.uint32
+    words = (tensor.detach().contiguous().view(bits).numpy() for tensor in (u, out))
+    share(cpu_select.strongest, evenly(len(u)), *words, k)
+    return out
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
@@ -192,4 +202,6 @@ def _sign(by_size: bool) -> np.float32:
 
 
 def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    """Return tensors as numpy's arrays on the same memory; bfloat16, which numpy lacks, as the 16-bit integers that hold it."""
+    plain = (tensor.detach().contiguous() for tensor in tensors)
+    return [(t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy() for t in plain]

@@ -5,12 +5,27 @@ each group's largest: the k groups whose largest are largest hold a top k, since
 would have k larger entries above it, one in each. So a threshold with at least k group maxima above it bounds the
 k-th entry from below, and only members of those groups are looked at again. A threshold with not many more than k maxima
 above it is found by bisection, which starts at the threshold of the previous row: rows are alike. The key that is compared is
-max(v, sign * v), with sign = -1 to compare sizes and 1 otherwise; this needs no branch, so that loops are vectorised."""
+max(v, sign * v), with sign = -1 to compare sizes and 1 otherwise; this needs no branch, so that loops are vectorised.
+
+Pre-activations z are float32, or bfloat16 as the 16-bit integers that torch stores them in, which numba has no type for."""
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 FAST = {"nsz", "contract", "reassoc"}  # not "nnan": a NaN must not lead a loop astray
+
+
+def number(v):
+    """Return a pre-activation as a float32: itself, or the bfloat16 in these 16 bits, which are a float32's upper half."""
+    raise NotImplementedError("compiled code calls this, by the type of v")
+
+
+@overload(number, inline="always")
+def _number(v):
+    if isinstance(v, types.Float):
+        return lambda v: v
+    return lambda v: np.uint32(np.uint32(v) << np.uint32(16)).view(np.float32)
 
 
 @njit(nogil=True, fastmath=FAST | {"nnan", "ninf"}, error_model="numpy", cache=True)
@@ -18,14 +33,14 @@ def group_maxima(row, bias, sign, out):
     """out[j] = the largest key of group j, for groups of stride len(out)."""
     stride = len(out)
     for j in range(stride):
-        v = row[j] + bias[j]
+        v = number(row[j]) + bias[j]
         out[j] = max(v, sign * v)
     for start in range(stride, len(row), stride):
         # Slices and not offsets: numba wraps negative indices, and a loop that may do so is not vectorised.
         part = row[start : start + stride]
         shift = bias[start : start + stride]
         for j in range(len(part)):
-            v = part[j] + shift[j]
+            v = number(part[j]) + shift[j]
             v = max(v, sign * v)
             out[j] = v if v > out[j] else out[j]
 
@@ -121,7 +136,7 @@ def gather(row, bias, sign, maxima, threshold, keys, latents, values):
     for j in range(stride):
         if maxima[j] >= threshold:
             for o in range(j, len(row), stride):
-                v = row[o] + bias[o]
+                v = number(row[o]) + bias[o]
                 key = max(v, sign * v)
                 if key >= threshold:
                     keys[n], latents[n], values[n] = key, o, v
@@ -162,6 +177,52 @@ def largest_per_row(lo, hi, z, bias, sign, ks, starts, stride, out_values, out_i
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
+def strongest(lo, hi, u, out, k):
+    """out[r] = u[r] where it is among the k largest of the row in size, else 0. Both are the bits of floating point numbers.
+
+    Without the sign bit, these bits read as an integer are in the order of the numbers' sizes. Bisection over the bits of the k-th
+    largest needs no list of candidates, which pays where k is a good part of the row."""
+    size = np.empty(u.shape[1], np.int32)
+    for r in range(lo, hi):
+        row, kept = u[r], out[r]
+        magnitudes(row, size)
+        least = np.int32(0)
+        for bit in range(8 * u.itemsize - 2, -1, -1):
+            tried = np.int32(least | np.int32(1 << bit))
+            n = count_from(size, tried)
+            if n >= k:
+                least = tried
+                if n == k:
+                    break
+        surplus = keep_from(row, size, least, kept) - k
+        for j in range(len(row) - 1, -1, -1):
+            if surplus <= 0:
+                break
+            if size[j] == least:
+                kept[j] = 0
+                surplus -= 1
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def magnitudes(row, out):
+    """out[j] = the bits of row[j] without its sign bit."""
+    mask = np.int32(2 ** (8 * row.itemsize - 1) - 1)
+    for j in range(len(row)):
+        out[j] = np.int32(row[j]) & mask
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def keep_from(row, size, least, out):
+    """out[j] = row[j] where size[j] is at least `least`, else 0. Return how many are kept."""
+    n = np.int32(0)
+    for j in range(len(row)):
+        is_kept = size[j] >= least
+        out[j] = row[j] if is_kept else row[j] ^ row[j]
+        n += np.int32(is_kept)
+    return n
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
 def maxima_of_rows(lo, hi, z, bias, sign, out):
     """out[r] = the group maxima of row r."""
     for r in range(lo, hi):
@@ -174,7 +235,7 @@ def count_above(lo, hi, z, bias, sign, thresholds, counts):
     for r in range(lo, hi):
         row, n = z[r], np.int64(0)
         for j in range(len(row)):
-            v = row[j] + bias[j]
+            v = number(row[j]) + bias[j]
             n += np.int64(max(v, sign * v) > thresholds[j])
         counts[r] = n
 
@@ -185,7 +246,7 @@ def take_above(lo, hi, z, bias, sign, thresholds, starts, out_values, out_indice
     for r in range(lo, hi):
         row, n = z[r], starts[r]
         for j in range(len(row)):
-            v = row[j] + bias[j]
+            v = number(row[j]) + bias[j]
             if max(v, sign * v) > thresholds[j]:
                 out_values[n], out_indices[n] = v, j
                 n += 1

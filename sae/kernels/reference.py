@@ -67,6 +67,12 @@ def largest_per_row(
     return Picked(values[chosen], indices[chosen], chosen.sum(1))
 
 
+def strongest(u: Float[Tensor, "n F"], k: int) -> Float[Tensor, "n F"]:
+    """Return u where it is among the k < F largest of its row in size, else 0. Of equal ones some are kept, always k."""
+    best = largest_per_row(u, u.new_zeros(u.shape[1]), k, by_size=True).indices.view(len(u), k)
+    return torch.zeros_like(u).scatter(1, best, u.gather(1, best))
+
+
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
     """Select the `total` largest u of all rows together, or the largest |u|: a row may have none or many."""
     u = z + bias

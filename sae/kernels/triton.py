@@ -44,6 +44,12 @@ def largest_per_row(
     return Picked(*rows.entries(groups, _choose(keys, counts, offsets_of(counts), total)), counts)
 
 
+def strongest(u: Float[Tensor, "n F"], k: int) -> Float[Tensor, "n F"]:
+    """See `reference.strongest`."""
+    best = largest_per_row(u, u.new_zeros(u.shape[1]), k, by_size=True).indices.view(len(u), k)
+    return torch.zeros_like(u).scatter(1, best, u.gather(1, best))
+
+
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:
     """See `reference.largest_of_batch`: the whole batch is treated as one row."""
     n, width = z.shape

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NEAR, FAR = 2048 * 576 * 4, 65_536 * 576 * 4  # bytes of all latents' rows: fits a cache, fits none
-FORMAT = 1  # of the file of rates; raise it when the meaning of a rate changes
+FORMAT = 2  # of the file of rates; raise it when the meaning of a rate changes
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Work per second, by kind of work. Those of the training step are for float32 and all threads together."""
+    """Work per second, by kind of work. Those of the training step are for all threads together, and for float32 where nothing else is said."""
 
     flops: float
     """Floating-point operations of a large matrix product."""
+    selecting_flops: float
+    """Those of a product that latents are selected by, in the precision that training takes by itself on this machine."""
     weights: float
     """Bytes of a weight matrix read from memory again for each block of rows that it is multiplied with."""
     scan_row: float
@@ -100,6 +102,7 @@ def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
     and all launches together take 0.2 ms per step."""
     rates = Rates(
         flops=flops,
+        selecting_flops=flops,
         weights=1e3
         * bandwidth,  # negligible: hidden behind the product's operations in blocks of 184 rows or more
         scan_row=bandwidth / 6,  # bf16, written once and read twice

@@ -13,7 +13,7 @@ from activations.shuffle import ShuffledReader
 from activations.store import Store, row_bytes
 from sae.architectures import ArchConfig, name_of
 from sae.architectures.config import ExpectedL0
-from sae.config import TrainConfig
+from sae.config import Precision, TrainConfig
 from sae.plan.forecast import Forecast, Work, active, count, duration, total
 from sae.plan.rates import Machine, Rates
 from sae.training.distributed import Parallel, chosen, traffic
@@ -76,11 +76,14 @@ class Data:
         return self.window_rows * (self.row + 8.0) * (1 if self.fits_window else 2)
 
 
-def step_seconds(work: Work, rates: Rates, sent: float = 0.0) -> dict[str, float]:
+def step_seconds(
+    work: Work, rates: Rates, sent: float = 0.0, precision: Precision = "auto"
+) -> dict[str, float]:
     """Return the seconds of one step by part, which run one after the other; `sent` are the bytes sent to other ranks."""
     scan = getattr(rates, f"scan_{work.scan}")
+    encoding = rates.flops if precision == "float32" else rates.selecting_flops
     seconds = {
-        "encode": work.encode / rates.flops + work.weights / rates.weights,
+        "encode": work.encode / encoding + work.weights / rates.weights,
         "selection": work.scanned / scan + work.picked / rates.pick + work.passes / rates.passes,
         "sparse part": work.gathered / rates.gather(work.table),
         "dense gradients": work.products / rates.flops,
@@ -159,7 +162,15 @@ def resolve(job: Job, machine: Machine) -> ResolvedJob:
     firing = active(job.arch, job.l0)
     work = count(job.arch, width, rows, firing.value, job.dead, parts)
     sent = traffic(way, job.arch, width, train.batch, ranks)
-    return ResolvedJob(train, train.steps, firing, parts, rows, work, step_seconds(work, machine.rates, sent))
+    return ResolvedJob(
+        train,
+        train.steps,
+        firing,
+        parts,
+        rows,
+        work,
+        step_seconds(work, machine.rates, sent, train.precision),
+    )
 
 
 def forecast(job: Job, machine: Machine, out: Path) -> Forecast:

@@ -78,6 +78,8 @@ class LatentParallel(_SeveralRanks):
 
     Raises ConfigError for an architecture or a number of latents that cannot be split."""
 
+    shares_latents = True
+
     def __init__(self, sae: SAE):
         check_latents(sae.cfg, world())
         for name in SPLITS:

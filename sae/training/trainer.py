@@ -78,7 +78,7 @@ class History:
 class Trainer:
     """One SAE in training: its optimizer, schedule and the history of its latents.
 
-    `cfg` must be resolved. Activations are multiplied by `scale` before the SAE reads them. `ranks` are those that train
+    `cfg` must be resolved; a precision that is still `auto` means float32. Activations are multiplied by `scale` before the SAE reads them. `ranks` are those that train
     the same SAE; each has a part of it, or of every batch."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: SingleProcess = SINGLE_PROCESS):
@@ -93,9 +93,7 @@ class Trainer:
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
         self.average = None if cfg.ema is None else Average(sae, cfg.ema)
-        # Many times faster on a GPU that has bfloat16. Processors differ by a factor of twenty, so the CPU keeps float32.
-        has = sae.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.precision = torch.bfloat16 if has else None
+        self.precision = torch.bfloat16 if cfg.precision == "bfloat16" else None
 
     @property
     def finished(self) -> bool:

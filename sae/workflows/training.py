@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from activations import precision
 from activations.document_labels import unit_of
 from activations.errors import ConfigError, DivergedError, HarvestError, RunError, StoreError
 from activations.parallel import ranks
@@ -20,12 +22,14 @@ from activations.streaming.ring import Ring
 from activations.token_labels import LabelSet, choose
 from sae.architectures import SAE, build, name_of
 from sae.architectures.shared import geometric_median
-from sae.config import RunConfig
+from sae.config import Precision, RunConfig
 from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fitting
 from sae.workflows.rings import SHUFFLE_TOKENS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -101,6 +105,7 @@ def begin(
 
     `lock` is called when nothing of what was asked for can be refused any more, before anything is written."""
     cfg, reader = resolve(cfg, source)
+    cfg = _with_precision(cfg, source.width(reader.hooks[0]), out)
     cfg, trials = _with_rate(cfg, source, out, progress)
     strategy = distributed.chosen(parallel, cfg.arch, source.width(reader.hooks[0]), cfg.train.batch)
     run = existing(cfg, out, resume)
@@ -183,6 +188,27 @@ def refuse_other(run: Run, cfg: RunConfig) -> None:
         raise RunError(
             f"{run.path} was begun with other settings ({', '.join(differing)}): resume with the same settings, or choose another --out"
         )
+
+
+def _with_precision(cfg: RunConfig, width: int, out: Path) -> RunConfig:
+    """Choose the precision of products if the configuration leaves it to a measurement; a run that exists keeps its own."""
+    if cfg.train.precision != "auto":
+        return cfg
+    if (out / "run.json").exists():
+        chosen = Run(out).config.train.precision
+    else:
+        chosen = _measured_precision(width, cfg.arch.d_sae)
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, precision=chosen))
+
+
+def _measured_precision(width: int, d_sae: int) -> Precision:
+    """Return the faster precision for products of an SAE of this size, on this rank's device."""
+    if ranks.device().type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    low, ratio = precision.faster(width, d_sae)
+    if ratio and not ranks.rank():
+        log.info("training in %s: %s", str(low).removeprefix("torch."), precision.told(ratio))
+    return "bfloat16" if low == torch.bfloat16 else "float32"
 
 
 def _with_rate(

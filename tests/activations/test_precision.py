@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,14 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def model_of(width: int, inner: object = 1536) -> SimpleNamespace:
     text = SimpleNamespace(hidden_size=width, intermediate_size=inner)
     return SimpleNamespace(get_text_config=lambda: text)
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured() -> Iterator[None]:
+    """Let each test measure anew, as a process does."""
+    precision.faster.cache_clear()
+    yield
+    precision.faster.cache_clear()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from sae import kernels
+from sae import kernels, losses
 from sae.code import SparseCode, from_dense
 from sae.kernels import RowGradient, autograd, autograd_functions, gradients_by_row
 
@@ -231,3 +231,18 @@ def test_chosen_in_a_low_precision_latents_still_have_the_exact_values_and_gradi
     assert_close(code.dense(), dense_of(x, W, b, shift) * (code.dense() != 0))
     code.values.sum().backward()
     assert_close(b.grad, torch.bincount(code.indices, minlength=F).float())
+
+
+def test_in_a_low_precision_auxk_has_nearly_the_same_gradients():
+    x, W, b, shift = (tensor.float().requires_grad_() for tensor in inputs(4)[:4])
+    W_dec, residual = torch.randn(F, D).requires_grad_(), torch.randn(len(x), D)
+    of = torch.arange(F)
+    found = []
+    for dtype in (None, torch.bfloat16):
+        with kernels.products_in(dtype):
+            loss = losses.auxk(kernels.project(x, W, b, shift).of(of), W_dec, residual, F)
+        assert loss.dtype == torch.float32
+        found.append(torch.autograd.grad(loss, (x, W, b, shift, W_dec)))
+    for exact, low in zip(*found, strict=True):
+        assert low.dtype == torch.float32
+        assert 1e-5 < ((low - exact).norm() / exact.norm()).item() < 0.02

@@ -16,6 +16,7 @@ from sae.training.trainer import Trainer
 
 shapes = st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 7, 32, 100, 1000]), st.integers(0, 10**6))
 signs = st.booleans()
+precisions = st.sampled_from([torch.float32, torch.bfloat16])
 trials = settings(max_examples=40, deadline=None)
 
 
@@ -46,11 +47,11 @@ def same(ours: Picked, theirs: Picked, width: int) -> None:
     assert_close(as_sets(ours, width), as_sets(theirs, width), equal_nan=True, rtol=0, atol=0)
 
 
-@given(shapes, signs, st.data())
+@given(shapes, signs, precisions, st.data())
 @trials
-def test_the_largest_of_each_row(shape, by_size, data):
+def test_the_largest_of_each_row(shape, by_size, precision, data):
     n, width, seed = shape
-    z, bias = normal(n, width, seed=seed), normal(width, seed=seed + 1)
+    z, bias = normal(n, width, seed=seed).to(precision), normal(width, seed=seed + 1)
     k = data.draw(st.sampled_from([1, 2, width // 2 + 1, width, width + 3]))
     same(cpu.largest_per_row(z, bias, k, by_size), reference.largest_per_row(z, bias, k, by_size), width)
     each = torch.randint(0, width + 3, (n,), generator=torch.Generator().manual_seed(seed))
@@ -59,24 +60,43 @@ def test_the_largest_of_each_row(shape, by_size, data):
     )
 
 
-@given(shapes, signs, st.data())
+@given(shapes, signs, precisions, st.data())
 @trials
-def test_the_largest_of_a_batch(shape, by_size, data):
+def test_the_largest_of_a_batch(shape, by_size, precision, data):
     n, width, seed = shape
-    z, bias = normal(n, width, seed=seed), normal(width, seed=seed + 1)
+    z, bias = normal(n, width, seed=seed).to(precision), normal(width, seed=seed + 1)
     total = data.draw(st.integers(0, n * width + 2))
     ours, theirs = (m.largest_of_batch(z, bias, total, by_size) for m in (cpu, reference))
     same(ours, theirs, width)
 
 
-@given(shapes, signs)
+@given(shapes, signs, precisions)
 @trials
-def test_all_above_a_threshold(shape, by_size):
+def test_all_above_a_threshold(shape, by_size, precision):
     n, width, seed = shape
-    z, bias, level = normal(n, width, seed=seed), normal(width, seed=seed + 1), normal(width, seed=seed + 2)
+    z = normal(n, width, seed=seed).to(precision)
+    bias, level = normal(width, seed=seed + 1), normal(width, seed=seed + 2)
     ours, theirs = (m.above(z, bias, level, by_size) for m in (cpu, reference))
     same(ours, theirs, width)
     assert torch.equal(ours.indices, theirs.indices)
+
+
+@given(shapes, precisions, st.booleans())
+@trials
+def test_the_strongest_of_each_row(shape, precision, tied):
+    n, width, seed = shape
+    u = normal(n, width, seed=seed)
+    u = (u.round() if tied else u).to(precision)
+    k = 1 + seed % width
+    ours, theirs = (m.strongest(u, k).float() for m in (cpu, reference))
+    assert torch.equal(ours.abs().sort(1).values, theirs.abs().sort(1).values)
+    assert torch.equal(ours, torch.where(ours != 0, u, 0).float())
+
+
+def test_a_nan_is_among_the_strongest():
+    u = torch.tensor([[1.0, torch.nan, -torch.inf, 3.0]])
+    assert cpu.strongest(u, 2).isnan().tolist() == [[False, True, False, False]]
+    assert cpu.strongest(u, 2)[0, 2] == -torch.inf
 
 
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10**6))

@@ -82,8 +82,9 @@ def test_time_is_work_over_rate():
     parts = step_seconds(work, UNIT)
     assert parts["encode"] == work.encode + work.weights
     assert parts["optimizer"] == work.parameters
-    twice = step_seconds(work, replace(UNIT, flops=2.0, weights=2.0))
+    twice = step_seconds(work, replace(UNIT, selecting_flops=2.0, weights=2.0))
     assert twice == {**parts, "encode": parts["encode"] / 2}
+    assert step_seconds(work, replace(UNIT, selecting_flops=2.0), precision="float32") == parts
 
 
 def test_rows_are_gathered_at_a_rate_between_those_measured():

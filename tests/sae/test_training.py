@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from activations import precision
 from activations.errors import ConfigError, DivergedError, RunError, StoreError
 from sae.architectures import JumpReLUConfig, TopKConfig, build
 from sae.config import RunConfig, TrainConfig, from_json, peak_rate, to_json
@@ -53,6 +54,30 @@ def test_the_schedule_rises_holds_and_falls_and_is_never_zero():
 def test_without_warmup_and_decay_the_rate_is_constant():
     multiple = warmup_then_decay(10, 0, 0.0)
     assert {multiple(step) for step in range(10)} == {1.0}
+
+
+@pytest.mark.parametrize("faster", ["bfloat16", "float32"])
+def test_the_precision_is_measured_once_and_kept(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: str
+):
+    monkeypatch.setattr(precision, "faster", lambda width, inner: (getattr(torch, faster), 2.0))
+    run = train(config(world), tmp_path / "run")
+    assert run.config.train.precision == faster
+    assert ("precision" in json.loads((tmp_path / "run" / "run.json").read_text())["config"]["train"]) == (
+        faster == "bfloat16"
+    )
+    monkeypatch.setattr(precision, "faster", lambda width, inner: 1 / 0)
+    assert train(config(world), tmp_path / "run", resume=True).config == run.config
+
+
+def test_low_precision_products_change_a_run_a_little():
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    exact, low = trainer(), trainer(precision="bfloat16")
+    for made in (exact, low):
+        made.train_step(x, x)
+        made.train_step(x, x)
+    assert not torch.equal(exact.sae.W_dec, low.sae.W_dec)
+    assert_close(exact.sae.W_dec, low.sae.W_dec, rtol=0, atol=0.05)
 
 
 def test_silence_is_counted_in_tokens_and_broken_by_firing():
