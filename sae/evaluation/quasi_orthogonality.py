@@ -1,0 +1,60 @@
+"""Ask of every row how far from orthogonal a dictionary must be for the code to have the norm that it has.
+
+"Evaluating and Designing Sparse Autoencoders by Approximating Quasi-Orthogonality", arXiv:2503.24277; the norm of the code
+as in the notebook of ZF plots of the authors' code, SewoongLee/top-afa-sae 1c7a683."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from activations.errors import RunError
+from activations.progress import Advance, ignore
+from activations.rows import Positions, Split
+from activations.store import Store
+from sae.architectures import SAE
+from sae.code import SparseCode
+
+
+def code_norm(sae: SAE, code: SparseCode) -> Float[Tensor, "B"]:
+    """Return the norm of each row's code in float64: the values times their decoder rows' norms, and |b_dec| as one more.
+
+    It is the norm that the reconstruction has where the decoder rows in use and b_dec are orthogonal."""
+    squares = (code.values.double() * code.spread(sae.W_dec.double().norm(dim=1))) ** 2
+    sums = squares.new_zeros(code.n_rows).index_add(0, code.rows(), squares)
+    return (sums + sae.b_dec.double().square().sum()).sqrt()
+
+
+def eps_lbo(input_norm: Float[Tensor, "B"], code_norm: Float[Tensor, "B"], d_sae: int) -> Float[Tensor, "B"]:
+    """Return, for each row, | |x|^2 - |f|^2 | / ((d_sae - 1) |f|^2), the paper's lower bound on epsilon.
+
+    Were the cosines of all pairs of decoder rows at most epsilon, then |f|^2 would lie between |x|^2 / (1 + epsilon (d_sae - 1))
+    and |x|^2 / (1 - epsilon (d_sae - 1)); this is the least epsilon for which it does. It is infinite for an f of zero where
+    x is not zero, and 0 where both are. `d_sae` must be at least 2."""
+    assert d_sae >= 2
+    x, f = input_norm.double().square(), code_norm.double().square()
+    return torch.where(x == f, 0.0, (x - f).abs() / ((d_sae - 1) * f))
+
+
+@torch.no_grad()
+def norms(
+    sae: SAE,
+    store: Store,
+    hook: str,
+    split: Split = "held-out",
+    positions: Positions = "all",
+    batch: int = 2048,
+    advance: Advance = ignore,
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """Return |x| and the norm of the code for each row of a split, in float64 and in the order of the store.
+
+    x is the raw activation, b_dec not subtracted: the code has |b_dec| in it. `advance` is called after every batch with its
+    number of rows. Raises RunError when the split is empty."""
+    inputs, codes = [], []
+    for x, *_ in store.batches(hook, batch, split, positions):
+        inputs.append(x.double().norm(dim=1))
+        codes.append(code_norm(sae, sae.encode(x.to(sae.device))).cpu())
+        advance(len(x))
+    if not inputs:
+        raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
+    return torch.cat(inputs).numpy(), torch.cat(codes).numpy()

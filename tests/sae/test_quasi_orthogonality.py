@@ -1,0 +1,56 @@
+"""The norm of the code and eps_LBO against numpy in float64, and on dictionaries whose angles are planted."""
+
+import numpy as np
+import pytest
+import torch
+
+from sae.architectures import TopKConfig, build
+from sae.code import from_dense
+from sae.evaluation.quasi_orthogonality import code_norm, eps_lbo, norms
+from sae.runs.run import Run
+from tests.sae.test_evaluation import held_out
+
+
+def planted(decoder: torch.Tensor):
+    sae = build(TopKConfig(d_sae=len(decoder), k=2), d_model=decoder.shape[1])
+    with torch.no_grad():
+        sae.W_dec.copy_(decoder)
+        sae.b_dec.zero_()
+    return sae
+
+
+def eps(sae, z: torch.Tensor) -> torch.Tensor:
+    x = z.double() @ sae.W_dec.detach().double()
+    return eps_lbo(x.norm(dim=1), code_norm(sae, from_dense(z)).detach(), len(sae.W_dec))
+
+
+def test_orthogonal_rows_of_any_norm_need_no_epsilon():
+    sae = planted(torch.eye(6) * torch.arange(1.0, 7)[:, None])
+    z = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    assert eps(sae, z).max() < 1e-12
+
+
+def test_a_pair_of_duplicates_needs_the_epsilon_of_its_cosine():
+    decoder = torch.eye(6)
+    decoder[1] = decoder[0]
+    # |x|^2 = 4 and |f|^2 = 2 where both fire: the excess is 1, shared among the five other rows
+    z = torch.tensor([[1.0, 1, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0]])
+    assert eps(planted(decoder), z).tolist() == pytest.approx([1 / 5, 0])
+
+
+def test_a_code_of_zero_has_no_finite_epsilon_unless_the_input_is_zero():
+    assert eps_lbo(torch.tensor([1.0, 0.0]), torch.zeros(2), 4).tolist() == [np.inf, 0]
+
+
+@pytest.mark.parametrize("batch", [7, 2048])
+def test_norms_of_a_run_are_those_of_numpy_in_float64(world, batch):
+    run = Run(world / "runs/toy")
+    sae, store = run.sae(), run.store
+    rows, _ = held_out(store, run.hook)
+    inputs, codes = norms(sae, store, run.hook, batch=batch)
+    with torch.no_grad():
+        z = sae.encode(torch.tensor(rows, dtype=torch.float32)).dense().double().numpy()
+    lengths = np.linalg.norm(sae.W_dec.detach().double().numpy(), axis=1)
+    bias = sae.b_dec.detach().double().numpy()
+    np.testing.assert_allclose(inputs, np.linalg.norm(rows, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(codes, np.sqrt(((z * lengths) ** 2).sum(1) + bias @ bias), rtol=1e-5)
