@@ -3,6 +3,8 @@
 "Evaluating and Designing Sparse Autoencoders by Approximating Quasi-Orthogonality", arXiv:2503.24277; the norm of the code
 as in the notebook of ZF plots of the authors' code, SewoongLee/top-afa-sae 1c7a683."""
 
+from typing import TypedDict
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -14,6 +16,19 @@ from activations.rows import Positions, Split
 from activations.store import Store
 from sae.architectures import SAE
 from sae.code import SparseCode
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+POINTS = 300
+
+
+class Quasi(TypedDict):
+    """What `summary` returns, as eval.json has it (FORMAT.md)."""
+
+    rows: int
+    silent: int
+    eps_lbo: dict[str, float]
+    input_norms: list[float]
+    code_norms: list[float]
 
 
 def code_norm(sae: SAE, code: SparseCode) -> Float[Tensor, "B"]:
@@ -58,3 +73,20 @@ def norms(
     if not inputs:
         raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
     return torch.cat(inputs).numpy(), torch.cat(codes).numpy()
+
+
+def summary(input_norms: Float[np.ndarray, "N"], code_norms: Float[np.ndarray, "N"], d_sae: int) -> Quasi:
+    """Return the quantiles of eps_LBO over the rows where it is finite, and up to 300 rows' norms for a plot.
+
+    `silent` counts the rows where it is infinite. The rows for the plot are drawn without replacement, the same each time.
+    `eps_lbo` is empty where no row has a finite one."""
+    eps = eps_lbo(torch.from_numpy(input_norms), torch.from_numpy(code_norms), d_sae).numpy()
+    finite = eps[np.isfinite(eps)]
+    chosen = np.random.default_rng(0).permutation(len(eps))[:POINTS]
+    return {
+        "rows": len(eps),
+        "silent": len(eps) - len(finite),
+        "eps_lbo": {str(q): float(np.quantile(finite, q)) for q in QUANTILES} if len(finite) else {},
+        "input_norms": input_norms[chosen].tolist(),
+        "code_norms": code_norms[chosen].tolist(),
+    }

@@ -88,6 +88,17 @@ class Splice:
 
 
 @dataclass(frozen=True)
+class QuasiOrthogonality:
+    """The norms of inputs and codes in eval.json; `eps_lbo` has its quantiles by name, the norms are of some rows."""
+
+    rows: int
+    silent: int
+    eps_lbo: dict[str, float]
+    input_norms: list[float]
+    code_norms: list[float]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """eval.json."""
 
@@ -100,6 +111,8 @@ class Evaluation:
     splice: Splice | None = None
     encoder: dict[str, int] = field(default_factory=dict)
     sae_sha256: str | None = None
+    quasi_orthogonality: QuasiOrthogonality | None = None
+    """None in files of older releases, and for an SAE of a single latent."""
 
     @property
     def measures(self) -> dict[str, Estimate]:

@@ -1,13 +1,18 @@
 """The norm of the code and eps_LBO against numpy in float64, and on dictionaries whose angles are planted."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from activations.disk import files
 from sae.architectures import TopKConfig, build
 from sae.code import from_dense
-from sae.evaluation.quasi_orthogonality import code_norm, eps_lbo, norms
+from sae.evaluation.quasi_orthogonality import code_norm, eps_lbo, norms, summary
 from sae.runs.run import Run
+from sae.workflows.evaluate import evaluate
 from tests.sae.test_evaluation import held_out
 
 
@@ -54,3 +59,29 @@ def test_norms_of_a_run_are_those_of_numpy_in_float64(world, batch):
     bias = sae.b_dec.detach().double().numpy()
     np.testing.assert_allclose(inputs, np.linalg.norm(rows, axis=1), rtol=1e-12)
     np.testing.assert_allclose(codes, np.sqrt(((z * lengths) ** 2).sum(1) + bias @ bias), rtol=1e-5)
+
+
+def test_a_summary_has_quantiles_of_what_is_finite_and_a_sample():
+    rng = np.random.default_rng(0)
+    x, f = rng.uniform(1, 2, 1000), rng.uniform(1, 2, 1000)
+    f[:10] = 0
+    found = summary(x, f, 11)
+    eps = np.abs(x[10:] ** 2 - f[10:] ** 2) / (10 * f[10:] ** 2)
+    assert (found["rows"], found["silent"]) == (1000, 10)
+    for quantile, value in found["eps_lbo"].items():
+        assert value == pytest.approx(np.quantile(eps, float(quantile)))
+    points = set(zip(x, f, strict=True))
+    assert len(set(zip(found["input_norms"], found["code_norms"], strict=True)) & points) == 300
+
+
+def test_eval_json_has_it_and_one_of_an_older_release_opens_without_it(world, tmp_path):
+    shutil.copytree(world / "runs/toy", tmp_path / "toy")
+    run = Run(tmp_path / "toy")
+    evaluation = evaluate(run, run.sae(), None, 0)
+    assert evaluation.quasi_orthogonality is not None
+    assert evaluation.quasi_orthogonality.rows == evaluation.tokens
+    content = json.loads((run.path / "eval.json").read_text())
+    del content["quasi_orthogonality"]
+    files.write_sealed(run.path / "eval.json", content)
+    older = Run(run.path).evaluation
+    assert older is not None and older.quasi_orthogonality is None and older.tokens == evaluation.tokens
