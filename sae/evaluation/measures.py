@@ -112,3 +112,14 @@ def shown(value: float | None, how: str) -> str:
 def measure(name: str) -> Measure:
     """Return the measure of this name in eval.json; for a name that this release does not know, one called by it."""
     return MEASURES.get(name, Measure(name, name, "", ""))
+
+
+@dataclass(frozen=True)
+class QuasiOrthogonality:
+    """The norms of inputs and codes in eval.json; `eps_lbo` has its quantiles by name, the norms are of some rows."""
+
+    rows: int
+    silent: int
+    eps_lbo: dict[str, float]
+    input_norms: list[float]
+    code_norms: list[float]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from sae.config import Settings
+from sae.evaluation.measures import QuasiOrthogonality
 
 Scalar = int | float | str | bool | None
 """A value of the settings of `sae features` or `sae dead`."""
@@ -85,17 +86,6 @@ class Splice:
     windows: int
     tokens: int
     estimates: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
-class QuasiOrthogonality:
-    """The norms of inputs and codes in eval.json; `eps_lbo` has its quantiles by name, the norms are of some rows."""
-
-    rows: int
-    silent: int
-    eps_lbo: dict[str, float]
-    input_norms: list[float]
-    code_norms: list[float]
 
 
 @dataclass(frozen=True)
