@@ -3,6 +3,7 @@
 A measure is shown wherever eval.json has a number under its name. One that has no line here, as in a file that a newer
 release wrote, is shown under its name in the file."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 DENSE = 0.1
