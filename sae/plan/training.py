@@ -189,7 +189,7 @@ def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
         _facts(resolved, job),
         _notes(job, resolved.firing, machine),
     )
-    return replace(cost, refusals=_refusals(cost, job, machine, out))
+    return replace(cost, refusals=refusals(cost, job, machine, out))
 
 
 def seconds_of(resolved: ResolvedJob, data: Data, rates: Rates) -> dict[str, float]:
@@ -287,24 +287,31 @@ def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
-    refusals, need, disk = [], total(cost.memory), total(cost.disk)
+def refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
+    """Return why a training cannot be done here, each with what would fit; none where it can."""
+    found, need, disk = [], total(cost.memory), total(cost.disk)
     if need > machine.memory:
         smaller, ranks = _latents_that_fit(job, machine), _ranks_that_fit(job, machine)
         ways = [f"--arch.d-sae {smaller}"] if smaller else []
         ways += [f"--ranks {ranks} --parallel latents"] if ranks else []
-        refusals.append(
+        found.append(
             f"too little memory: it takes {size_text(need)} and {machine.name} has {size_text(machine.memory)}; "
             f"{' or '.join(ways) or 'a smaller --train.batch, or another device,'} would fit"
         )
     if machine.measured and disk > files.free_bytes(out):
         largest = max(cost.disk, key=lambda name: cost.disk[name])
-        fewer = "--tokens" if "store" in largest else "--train.keep-checkpoints"
-        refusals.append(
+        fewer = (
+            "--tokens"
+            if "store" in largest
+            else "--ring"
+            if "ring" in largest
+            else "--train.keep-checkpoints"
+        )
+        found.append(
             f"too little disk: it takes {size_text(disk)}, most of it {largest}, and {out.absolute()} has "
             f"{size_text(files.free_bytes(out))} free; fewer {fewer}, or an --out on another disk, would fit"
         )
-    return tuple(refusals)
+    return tuple(found)
 
 
 def _fits(job: Job, machine: Machine) -> bool:
