@@ -19,6 +19,7 @@ NEW = (
     "stream",
     "start_from",
 )  # unknown to 0.1.0, which still reads the runs that leave them out
+NEW_IN_TRAIN = ("held_out_every",)  # likewise; left out where they have their default
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 LARGEST_SEED = 2**63 - 1
 # The least training between two checkpoints, in multiples of the time that writing the last one took.
@@ -58,6 +59,9 @@ class TrainConfig:
     """Seed of the initialisation and of the order of rows."""
     log_every: int = 10
     """Steps between rows of log.jsonl."""
+    held_out_every: int = 100
+    """Steps between measurements of FVU and L0 on held-out rows, as many as a batch has: the next row of log.jsonl has them,
+    and so has the last. 0 leaves them out. The rows do not change the training."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints, more where writing one takes over a twentieth of that; 0 writes one after every step."""
     keep_checkpoints: int = 2
@@ -89,6 +93,10 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} = {value} must be a number above 0")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"train.ema = {self.ema} must lie between 0 and 1")
+        if self.held_out_every < 0:
+            raise ConfigError(
+                f"train.held_out_every = {self.held_out_every} must be at least 0, which leaves the measurements out"
+            )
         if not 0 <= self.checkpoint_minutes < math.inf:
             raise ConfigError(
                 f"train.checkpoint_minutes = {self.checkpoint_minutes} must be a number of at least 0"
@@ -152,8 +160,14 @@ class RunConfig:
 
 
 def to_json(config: RunConfig) -> Settings:
-    """Return the configuration as JSON content, with the architecture's name; without the settings of streams where they are left out."""
+    """Return the configuration as JSON content, with the architecture's name; without newer settings that are left out."""
     content = {"architecture": name_of(config.arch), **asdict(config)}
+    default = asdict(TrainConfig())
+    content["train"] = {
+        name: value
+        for name, value in content["train"].items()
+        if name not in NEW_IN_TRAIN or value != default[name]
+    }
     return {name: value for name, value in content.items() if value is not None or name not in NEW}
 
 

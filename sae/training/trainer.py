@@ -79,7 +79,8 @@ class Trainer:
     """One SAE in training: its optimizer, schedule and the history of its latents.
 
     `cfg` must be resolved. Activations are multiplied by `scale` before the SAE reads them. `ranks` are those that train
-    the same SAE; each has a part of it, or of every batch."""
+    the same SAE; each has a part of it, or of every batch. `held_out_rows`, raw activations that are the same on every rank,
+    may be assigned before the first step; checkpoints hold them."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: SingleProcess = SINGLE_PROCESS):
         assert cfg.steps is not None
@@ -93,6 +94,7 @@ class Trainer:
         self.steps = cfg.steps
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
         self.average = None if cfg.ema is None else Average(sae, cfg.ema)
+        self.held_out_rows: Float[Tensor, "n D"] | None = None
         # Many times faster on a GPU that has bfloat16. Processors differ by a factor of twenty, so the CPU keeps float32.
         has = sae.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.precision = torch.bfloat16 if has else None
@@ -156,6 +158,33 @@ class Trainer:
         counts = {name: self.ranks.sum_over_latents(torch.tensor(n)).item() for name, n in counts.items()}
         return {**terms, **extra, **counts}
 
+    @property
+    def held_out_due(self) -> bool:
+        """Whether the row of the log that is written after this step has the measures on held-out rows."""
+        every = self.cfg.held_out_every
+        return every > 0 and (self.finished or self.step % every < self.cfg.log_every)
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """Return the FVU and L0 that the SAE has in use on `held_out_rows`, as `held_out_fvu` and `held_out_l0`.
+
+        They are measured as `sae evaluate` does: with the code of `encode`, with `ema` applied, and around the rows' own mean.
+        Every rank takes part where several share the latents. Empty with fewer than two rows, which have no variance."""
+        if self.held_out_rows is None or len(self.held_out_rows) < 2:
+            return {}
+        sae = self.sae
+        if self.average:
+            sae = copy.deepcopy(sae)
+            self.average.put_into(sae)
+        x = self._scaled(self.held_out_rows)
+        # Float32 products, unlike those of a training step on a GPU: `sae evaluate` has them.
+        with use_collective(self.ranks):
+            code = sae.encode(x)
+            error = (sae.decode(code).double() - x.double()).square().sum()
+        l0 = self.ranks.sum_over_latents(code.l0().double().mean())
+        spread = (x.double() - x.double().mean(0)).square().sum()
+        return {"held_out_fvu": (error / spread).item(), "held_out_l0": l0.item()}
+
     def _scaled(self, x: Tensor) -> Tensor:
         own = self.sae.W_dec.new_empty(x.shape)
         return own.copy_(x, non_blocking=True).mul_(self.scale)
@@ -177,6 +206,8 @@ class Trainer:
         tensors |= self.history.tensors()
         if self.average:
             tensors |= self.average.tensors(sae)
+        if self.held_out_rows is not None:
+            tensors["held_out_rows"] = self.held_out_rows
         tensors["rng"] = torch.get_rng_state()
         for name, parameter in sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -189,6 +220,7 @@ class Trainer:
         self.step = step
         self.history.restore(tensors)
         torch.set_rng_state(tensors["rng"])
+        self.held_out_rows = tensors.get("held_out_rows")
         for name, tensor in self.sae.folded_tensors().items():
             tensor.copy_(tensors[f"units.{name}"])
         if self.average:
@@ -234,7 +266,7 @@ def fitting(
     `batches` yields the arguments of `train_step`. `log` gets a row every `log_every` steps and at the last one: step,
     tokens, seconds since the call, tokens per second since the last row, both without the pauses that the caller makes at a
     yield, on a GPU its peak memory, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals so
-    far. `save` writes a checkpoint, on all ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks.
+    far; and FVU and L0 on held-out rows, every `held_out_every` steps and at the last one. `save` writes a checkpoint, on all ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks.
     `clock` tells the time in seconds."""
     cfg, started = trainer.cfg, clock()
     last_time, last_step = started, trainer.step
@@ -249,7 +281,8 @@ def fitting(
             pace = {"seconds": round(now - started, 3), "tokens_per_second": round(speed, 1)}
             if trainer.sae.device.type == "cuda":
                 pace["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
-            log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra)})
+            held_out = trainer.held_out() if trainer.held_out_due else {}
+            log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra), **held_out})
         if trainer.finished:
             break
         # The ranks' clocks differ. All continue only if each wants to, and all save only once each finds it time, so

@@ -52,14 +52,16 @@ class Training:
             if ranks.rank()
             else Loggers(run.path, run.config.loggers, run.record, resume_at=trainer.step)
         )
-        last = trainer.step
+        last, held_out = trainer.step, ""
 
         def log(row: dict[str, float]) -> None:
-            nonlocal last
+            nonlocal last, held_out
             if not loggers:
                 return
             loggers.log(row)
-            note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+            if "held_out_fvu" in row:
+                held_out = f" ({row['held_out_fvu']:.3f} held out)"
+            note = f"FVU {row['fvu']:.3f}{held_out}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
             advance(trainer.step - last, note=note)
             last = trainer.step
 
@@ -245,6 +247,8 @@ def _prepare(
     trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
     if begun:
         reader.restore(checkpoints.resume(run, trainer))
+    elif cfg.train.held_out_every:
+        trainer.held_out_rows = reader.held_out(cfg.train.batch)
     return run, trainer
 
 
