@@ -1,7 +1,7 @@
 """Store -> endless batches of shuffled rows in a seeded order, which can be saved and resumed exactly."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -28,11 +28,14 @@ State = dict[str, int | str | list[str]]
 class Batch(NamedTuple):
     """The data of one training step: inputs x and targets y, [B, D] float32; in an autoencoder both are one tensor.
 
-    `labels` [B] float32 are those of the rows or of their documents, NaN for none; None unless they were asked for."""
+    `labels` [B] float32 are those of the rows or of their documents, NaN for none; None unless they were asked for.
+    `divergence` returns what reconstructions [B, D] in the places of x cost the language model; None unless training is end
+    to end."""
 
     x: Tensor
     y: Tensor
     labels: Tensor | None = None
+    divergence: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ NEW = (
     "shuffle_tokens",
     "stream",
     "start_from",
+    "loss",
 )  # unknown to 0.1.0, which still reads the runs that leave them out
 NEW_IN_TRAIN = ("held_out_every",)  # likewise; left out where they have their default
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
@@ -154,7 +155,13 @@ class RunConfig:
     start_from: str | None = None
     """Folder of a run, or of an imported SAE, whose weights training starts from: one of the same method and sizes."""
 
+    loss: Literal["kl"] | None = None
+    """What is minimised beside the method's own loss: kl, the divergence that the reconstruction causes in the language
+    model's predictions, as `sae finetune` does it. The run then starts from another one, and reads whole windows of a store."""
+
     def __post_init__(self) -> None:
+        if self.loss and not (self.store and self.start_from):
+            raise ConfigError(f"loss = {self.loss} needs a store and a run to start from")
         if self.shuffle_tokens is not None and self.shuffle_tokens < 1:
             raise ConfigError(f"shuffle_tokens = {self.shuffle_tokens} must be at least 1")
 

@@ -105,9 +105,17 @@ class Trainer:
         return self.step == self.cfg.steps
 
     def train_step(
-        self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], labels: Float[Tensor, "B"] | None = None
+        self,
+        x: Float[Tensor, "B D"],
+        y: Float[Tensor, "B D"],
+        labels: Float[Tensor, "B"] | None = None,
+        divergence: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Loss, dict[str, float]]:
         """Take one step on raw activations, with labels if there are any. Return this rank's loss, and what else to log.
+
+        `divergence` returns the KL that reconstructions of x, in the units of x, cause in the language model. It is then
+        added to the loss, multiplied by a number without gradient that makes it as large as the reconstruction error, and
+        logged as `kl`. Karvonen 2025, arXiv:2503.17272.
 
         Raises DivergedError when the loss or its gradient is not finite; the weights then stay as they were."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
@@ -121,6 +129,12 @@ class Trainer:
             loss = sae.loss(x, x if target is None else target, dead)
             if labels is not None:
                 loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
+            if divergence is not None:
+                kl = divergence(sae.decode(sae.training_code(x)) / self.scale)
+                # The error in the units of the method's loss: its penalties keep their weight against it.
+                error = loss.terms.get("squared_error", loss.terms["fvu"])
+                share = error / kl.detach().clamp_min(torch.finfo(kl.dtype).tiny)
+                loss = loss.plus(share * kl, {"kl": kl.detach()})
         self.optimizer.zero_grad()
         with self.optimizer.collecting():
             loss.total.backward()

@@ -23,6 +23,7 @@ from sae.architectures.shared import geometric_median
 from sae.config import RunConfig
 from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates
+from sae.training.end_to_end import SplicedReader
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fitting
 from sae.workflows.rings import SHUFFLE_TOKENS
@@ -61,7 +62,8 @@ class Training:
             loggers.log(row)
             if "held_out_fvu" in row:
                 held_out = f" ({row['held_out_fvu']:.3f} held out)"
-            note = f"FVU {row['fvu']:.3f}{held_out}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+            kl = f"KL {row['kl']:.3f}, " if "kl" in row else ""
+            note = f"{kl}FVU {row['fvu']:.3f}{held_out}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
             advance(trainer.step - last, note=note)
             last = trainer.step
 
@@ -102,6 +104,8 @@ def begin(
     """Return a run ready to be trained, at its newest checkpoint or at step 0, or the Run in `out` that is finished.
 
     `lock` is called when nothing of what was asked for can be refused any more, before anything is written."""
+    if cfg.loss and ranks.world() > 1:
+        raise ConfigError("training end to end takes a single process: leave torchrun out")
     cfg, reader = resolve(cfg, source)
     cfg, trials = _with_rate(cfg, source, out, progress)
     strategy = distributed.chosen(parallel, cfg.arch, source.width(reader.hooks[0]), cfg.train.batch)
@@ -126,10 +130,17 @@ def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
                 "--train.lr auto reads its first rows several times, which a stream does not keep: leave it out"
             )
         cfg = dataclasses.replace(cfg, shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS)
-    if cfg.shuffle_tokens is None:
+    if cfg.loss:
+        assert isinstance(source, Store)
+        assert cfg.start_from is not None
+        labels, model = None, Run(cfg.start_from).language_model()
+        reader: Reader = SplicedReader(
+            source, hook, model, max(1, cfg.train.batch // source.context), seed=cfg.train.seed, positions=cfg.positions
+        )  # fmt: skip
+    elif cfg.shuffle_tokens is None:
         assert isinstance(source, Store)
         labels = choose(source, cfg.labels) if cfg.arch.reads_labels else None
-        reader: Reader = ShuffledReader(
+        reader = ShuffledReader(
             source, hook, cfg.train.batch,
             seed=cfg.train.seed, positions=cfg.positions, labels=labels or cfg.arch.reads_labels,
         )  # fmt: skip
@@ -141,7 +152,7 @@ def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
             labels=cfg.arch.reads_labels,
         )  # fmt: skip
     cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch))
-    return _with_labels(cfg, source, labels), reader
+    return cfg if cfg.loss else _with_labels(cfg, source, labels), reader
 
 
 def _with_labels(cfg: RunConfig, source: Store | Ring, labels: LabelSet | None) -> RunConfig:
