@@ -98,8 +98,8 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that continues its training."""
-        command = f"finetune {quoted(self.config.start_from or '')}" if self.config.loss else "train …"
-        return f"sae {command} --out {quoted(self.path)} --resume"
+        command = f"finetune {quoted(self.config.start_from or '')}" if self.config.loss else "train"
+        return f"sae {command} … --out {quoted(self.path)} --resume"
 
     @property
     def digest(self) -> str:

@@ -121,7 +121,8 @@ class Trainer:
         sae, lr = self.sae, self.lr * self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        sae.begin_step(self.step, self.steps)
+        # An SAE that is trained end to end has been trained before: its warm-ups and stages are behind it.
+        sae.begin_step(self.step if divergence is None else self.steps - 1, self.steps)
         dead = self.history.dead
         target = None if y is x else self._scaled(y)
         x = self._scaled(x)

@@ -13,7 +13,7 @@ from activations import language_model
 from activations.errors import ConfigError
 from activations.language_model import LanguageModel
 from activations.store import Store
-from sae.architectures import ArchConfig, TopKConfig, build
+from sae.architectures import ArchConfig, ReLUConfig, TopKConfig, build
 from sae.config import RunConfig, TrainConfig
 from sae.evaluation.held_out import splice
 from sae.runs.run import Run
@@ -143,6 +143,9 @@ def test_every_method_is_tuned(world: Path, tmp_path: Path, cfg: ArchConfig):
     assert [row["step"] for row in tuned.log] == [1, 2, 3, 4]
     assert all(row["kl"] > 0 for row in tuned.log)
     assert tuned.digest != run.digest
+    if isinstance(cfg, ReLUConfig):  # its penalty has its whole weight from the first step
+        row = tuned.log[0]
+        assert row["loss"] == pytest.approx(2 * row["squared_error"] + cfg.l1_weight * row["l1"], rel=1e-5)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
@@ -163,7 +166,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
         with pytest.raises(Enough):
             finetune(first, tmp_path / "stopped", cfg)
     assert not Run(tmp_path / "stopped").finished
-    assert f"sae finetune {first.path} --out" in Run(tmp_path / "stopped").resume
+    assert f"sae finetune {first.path} … --out" in Run(tmp_path / "stopped").resume
     again = finetune(first, tmp_path / "stopped", cfg, resume=True)
     assert again.digest == undisturbed.digest
     times = ("seconds", "tokens_per_second")
