@@ -144,6 +144,7 @@ def test_every_method_is_tuned(world: Path, tmp_path: Path, cfg: ArchConfig):
     assert all(row["kl"] > 0 for row in tuned.log)
     assert tuned.digest != run.digest
     if isinstance(cfg, ReLUConfig):  # its penalty has its whole weight from the first step
+        assert cfg.l1_weight is not None
         row = tuned.log[0]
         assert row["loss"] == pytest.approx(2 * row["squared_error"] + cfg.l1_weight * row["l1"], rel=1e-5)
 
