@@ -237,7 +237,8 @@ class Run:
         holds the same weights."""
         if not self.checkpoints:
             return None
-        return f"rm {quoted(self.path / INDEX)} && {self.resume}"
+        remedy = self.resume
+        return f"rm {quoted(self.path / INDEX)} && {remedy}"
 
 
 def made_by() -> dict[str, object]:

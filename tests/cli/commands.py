@@ -157,7 +157,7 @@ def train(world: Path, out: Path, *more: object, **changes: object) -> list[obje
     `arch__k` is the flag --arch.k."""
     settings = {
         "store": world / "store", "arch.d-sae": 32, "arch.k": 4, "train.steps": 40, "train.batch": 64,
-        "train.log-every": 5, "train.held-out-every": 10, "train.checkpoint-minutes": 1 / 6, "out": out,
+        "train.log-every": 5, "train.checkpoint-minutes": 1 / 6, "out": out,
     }  # fmt: skip
     return ["train", "topk", *_flags(settings, changes), *more]
 
