@@ -212,6 +212,12 @@ class LanguageModel:
             self.check_hook(hook)
         return self._run(tokens, edits or {}, logits=True)
 
+    def differentiable_logits(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """Return `logits` with gradients to what the edits return. The model's weights get none."""
+        for hook in edits:
+            self.check_hook(hook)
+        return self._run(tokens, edits, logits=True)
+
     @torch.no_grad()
     def vocabulary_effect(self, directions: Tensor) -> Tensor:
         """Return the logits [n, V] that residual directions [n, D] write: final norm, then unembedding.

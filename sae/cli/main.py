@@ -50,6 +50,11 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         "train.main", "a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES
     ),
+    "finetune": Command(
+        "finetune.main",
+        "trains a finished run's SAE further, end to end through the language model: sae finetune R --out R2",
+        RESUMES,
+    ),
     "evaluate": Command(
         "evaluate.main",
         "how well a run's SAE reconstructs held-out activations and the model's predictions",

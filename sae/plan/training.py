@@ -140,6 +140,8 @@ class ResolvedJob(NamedTuple):
     work: Work
     step: dict[str, float]
     """Seconds of one step, by part."""
+    held_out: int
+    """Bytes of the held-out rows that a run measures itself on, which every checkpoint has."""
 
     @property
     def tokens(self) -> int:
@@ -148,8 +150,10 @@ class ResolvedJob(NamedTuple):
 
     @property
     def checkpoint(self) -> float:
-        """Bytes of a checkpoint: the weights and both of Adam's moments, and two more copies if weights are averaged."""
-        return (12.0 if self.train.ema is None else 20.0) * self.work.parameters * self.parts
+        """Bytes of a checkpoint: the weights and both of Adam's moments, and two more copies if weights are averaged; and
+        the held-out rows."""
+        copies = 12.0 if self.train.ema is None else 20.0
+        return copies * self.work.parameters * self.parts + self.held_out
 
 
 def resolve(job: Job, machine: Machine) -> ResolvedJob:
@@ -162,15 +166,9 @@ def resolve(job: Job, machine: Machine) -> ResolvedJob:
     firing = active(job.arch, job.l0)
     work = count(job.arch, width, rows, firing.value, job.dead, parts)
     sent = traffic(way, job.arch, width, train.batch, ranks)
-    return ResolvedJob(
-        train,
-        train.steps,
-        firing,
-        parts,
-        rows,
-        work,
-        step_seconds(work, machine.rates, sent, train.precision),
-    )
+    seconds = step_seconds(work, machine.rates, sent, train.precision)
+    held_out = 4 * width * train.batch if train.held_out_every else 0
+    return ResolvedJob(train, train.steps, firing, parts, rows, work, seconds, held_out)
 
 
 def forecast(job: Job, machine: Machine, out: Path) -> Forecast:

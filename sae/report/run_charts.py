@@ -18,6 +18,9 @@ CURVES = {
     "dead": "Dead features",
     "lr": "Learning rate",
 }
+HELD_OUT = (
+    "held_out_"  # before the name of a measure: the same on held-out rows, drawn as points in its panel
+)
 HEIGHTS = {
     "fvu": "FVU (lower is better)",
     "recovered_zero": "CE recovered, zero (higher is better)",
@@ -82,32 +85,41 @@ def traces(
 def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = None) -> go.Figure:
     """Return training curves against the step: of FVU, L0, dead features and learning rate, those that the logs have.
 
-    A single run has a colour for each measure; several runs have a colour each and a legend. `steps` is the right end of
+    What was measured on held-out rows is drawn as points over the curve of the training batches. A single run has a colour for each measure; several runs have a colour each and a legend. `steps` is the right end of
     the axis, so that an unfinished run shows how far it is."""
-    names = [name for name in CURVES if any(name in row for log in logs.values() for row in log)]
+    names = [name for name in CURVES if _is_logged(name, logs)]
     columns, gap = 2, 0.13
     figure = make_subplots(
         rows=max(math.ceil(len(names) / columns), 1),
         cols=columns,
-        subplot_titles=[CURVES[name] for name in names],
+        subplot_titles=[
+            CURVES[name] + (" · points: held out" if _is_logged(HELD_OUT + name, logs) else "")
+            for name in names
+        ],
         vertical_spacing=0.2,
         horizontal_spacing=gap,
     )
     several = len(logs) > 1
-    for (place, name), (number, (run, log)) in product(enumerate(names), enumerate(logs.items())):
-        rows = [row for row in log if name in row]
-        line = go.Scatter(
+    for (place, name), prefix, (number, (run, log)) in product(
+        enumerate(names), ("", HELD_OUT), enumerate(logs.items())
+    ):
+        rows = [row for row in log if prefix + name in row]
+        if prefix and not rows:
+            continue
+        line = _line(number if several else place)
+        trace = go.Scatter(
             x=[row["step"] for row in rows],
-            y=[row[name] for row in rows],
-            mode="lines+markers" if len(rows) < 3 else "lines",
-            line=_line(number if several else place),
+            y=[row[prefix + name] for row in rows],
+            mode="markers" if prefix else "lines+markers" if len(rows) < 3 else "lines",
+            line=line,
+            marker={"color": line["color"], "size": 7, "symbol": "circle-open"} if prefix else None,
             name=html.escape(run, quote=False),
             legendgroup=number,
-            showlegend=several and not place,
+            showlegend=several and not place and not prefix,
             hovertemplate=(f"{html.escape(run, quote=False)}<br>" if several else "")
-            + "step %{x:,}: %{y:.4~g}<extra></extra>",
+            + f"step %{{x:,}}{', held out' if prefix else ''}: %{{y:.4~g}}<extra></extra>",
         )
-        figure.add_trace(line, row=place // columns + 1, col=place % columns + 1)
+        figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
     figure.update_xaxes(range=[0, steps] if steps else None, rangemode="tozero", showgrid=False, nticks=6)
     figure.update_yaxes(rangemode="tozero", nticks=5)
     half = (1 - (columns - 1) * gap) / columns / 2
@@ -131,6 +143,10 @@ def frontier(points: Sequence[Point], chosen: str | None = None, measure: str = 
     figure.update_yaxes(title=HEIGHTS[measure], nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, dragmode=False)
     return plain(figure, height=360, top=24, left=56, bottom=44, legend=True)
+
+
+def _is_logged(name: str, logs: Mapping[str, Sequence[dict[str, float]]]) -> bool:
+    return any(name in row for log in logs.values() for row in log)
 
 
 def _line(number: int) -> dict[str, object]:

@@ -96,14 +96,18 @@ class Run:
         return (self.path / INDEX).exists()
 
     @property
+    def resume(self) -> str:
+        """The command that continues its training."""
+        command = f"finetune {quoted(self.config.start_from or '')}" if self.config.loss else "train"
+        return f"sae {command} … --out {quoted(self.path)} --resume"
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the trained SAE's weights, by which what was made from them knows them again.
 
         Raises RunError when training has not reached its last step, or the SAE is damaged."""
         if not self.finished:
-            raise RunError(
-                f"{self.path} is not finished: sae train … --out {self.path} --resume continues it"
-            )
+            raise RunError(f"{self.path} is not finished: {self.resume} continues it")
         return self._sae_record.weights_file_sha256
 
     @property
@@ -124,7 +128,7 @@ class Run:
             if not (self.path / STORE / STORE_INDEX).exists():
                 raise StoreError(
                     f"{self.path} trains on a stream, and the activations that it keeps are ready when training ends",
-                    fix=f"sae train … --out {quoted(self.path)} --resume",
+                    fix=self.resume,
                 )
             return Store(self.path / STORE)
         if not self.config.store:
@@ -233,7 +237,8 @@ class Run:
         holds the same weights."""
         if not self.checkpoints:
             return None
-        return f"rm {quoted(self.path / INDEX)} && sae train … --out {quoted(self.path)} --resume"
+        remedy = self.resume
+        return f"rm {quoted(self.path / INDEX)} && {remedy}"
 
 
 def made_by() -> dict[str, object]:
