@@ -190,7 +190,7 @@ class Trainer:
             sae = copy.deepcopy(sae)
             self.average.put_into(sae)
         x = self._scaled(self.held_out_rows)
-        # Float32 products, unlike those of a training step on a GPU: `sae evaluate` has them.
+        # Products in float32, whatever a training step's are in: `sae evaluate` has them.
         with use_collective(self.ranks):
             code = sae.encode(x)
             error = (sae.decode(code).double() - x.double()).square().sum()
@@ -279,8 +279,8 @@ def fitting(
     `batches` yields the arguments of `train_step`. `log` gets a row every `log_every` steps and at the last one: step,
     tokens, seconds since the call, tokens per second since the last row, both without the pauses that the caller makes at a
     yield, on a GPU its peak memory, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals so
-    far; and FVU and L0 on held-out rows, every `held_out_every` steps and at the last one. `save` writes a checkpoint, on all ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks.
-    `clock` tells the time in seconds."""
+    far; and FVU and L0 on held-out rows, every `held_out_every` steps and at the last one. `save` writes a checkpoint, on all
+    ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks. `clock` tells the time in seconds."""
     cfg, started = trainer.cfg, clock()
     last_time, last_step = started, trainer.step
     next_save = started + cfg.seconds_to_next_checkpoint()
