@@ -54,7 +54,9 @@ def test_a_change_made_before_the_browser_heard_of_the_last_one_keeps_both(page:
     page.route_web_socket(re.compile("_stcore/stream"), pass_on)
     page.goto("/steering?run=toy&steer=2:add:1")
     heading(page, "Steering")
-    expect(page.get_by_label("New tokens")).to_be_visible()  # what is still to be drawn would be held back too
+    expect(
+        page.get_by_label("New tokens")
+    ).to_be_visible()  # what is still to be drawn would be held back too
     held = []
     page.get_by_label("Prompt").fill("the cat")
     page.get_by_label("Prompt").press("Control+Enter")
