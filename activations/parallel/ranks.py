@@ -121,6 +121,16 @@ def from_first(value: T) -> T:
     return box[0]
 
 
+def on_any(flag: bool) -> bool:
+    """Return whether `flag` is true on any rank; every rank has to call this. Raises RankError when one has died."""
+    if world() == 1:
+        return flag
+    votes = torch.tensor([float(flag)])
+    with rank_errors():
+        dist.all_reduce(votes)
+    return bool(votes[0])
+
+
 def share_latents(
     folder: Path, name: str, n_latents: int, compute: Callable[[range], dict[str, Tensor]]
 ) -> dict[str, Tensor]:

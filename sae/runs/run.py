@@ -82,6 +82,8 @@ class Run:
         }
         if rate_trials:
             record["rate_trials"] = rate_trials
+        if store.spec.source != "bridge":
+            record["source"] = store.spec.source
         files.write_sealed(path / "run.json", record)
         return cls(path)
 
@@ -150,13 +152,23 @@ class Run:
             return None
         return [] if bos is None else [bos]
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether its activations come from another program's files, so that no language model belongs to it."""
+        return self.record.source == "files"
+
     def language_model(self) -> LanguageModel:
         """Load the language model whose activations the SAE reads onto `device()`. Its weights have the precision of the
         harvest, and it computes in float32.
 
-        Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
-        known of a run that was imported without a store."""
+        Raises ModelError when it is not to be had, RunError when its weights are others now or when it `reads_files`. Which
+        they were is not known of a run that was imported without a store."""
         record = self.record
+        if self.reads_files:
+            raise RunError(
+                f"{self.path} was trained on another program's files of {record.model}, so that no language model can be run "
+                f"with it: sae evaluate, features and dead do without one"
+            )
         model = language_model.load(record.model, record.model_revision, record.model_dtype, str(device()))
         if record.weights_sha256 not in (None, model.weights_hash):
             raise RunError(
