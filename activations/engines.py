@@ -44,6 +44,7 @@ def load(
     device, world = ranks.device(), ranks.world()
     if engine == "bridge":
         return language_model.load(name, revision, dtype, str(device))
+    modules = pretrained.skeleton(name, revision)
     if engine == "transformers":
         # A single process may use every device; of several each has its own
         placement: dict[str, Any] = {"device_map": "auto" if world == 1 else {"": str(device)}}
@@ -59,7 +60,12 @@ def load(
             raise ModelError(
                 f"--engine {engine} needs a newer release of transformers", fix="pip install -U transformers"
             ) from error
-        blocks = decoder_blocks(pretrained.skeleton(name, revision))
+        if engine == "tensor-parallel" and not modules.supports_tp_plan:
+            kind = type(modules).__name__
+            raise ModelError(
+                f"transformers has no tensor-parallel plan for {name} ({kind}): use --engine fsdp"
+            )
+        blocks = decoder_blocks(modules)
         sharding: dict[str, Any] = (
             {"fsdp_size": world, "fsdp_plan": {f"{blocks}.*": "free_full_weight"}}
             if engine == "fsdp"
@@ -67,11 +73,7 @@ def load(
         )
         placement = {"distributed_config": DistributedConfig(**sharding)}
     hf_model, tokenizer = pretrained.fetch(name, revision, dtype, device, **placement)
-    if engine == "tensor-parallel" and not hf_model.supports_tp_plan:
-        raise ModelError(
-            f"transformers has no tensor-parallel plan for {name} ({type(hf_model).__name__}): use --engine fsdp"
-        )
-    names = [parameter for parameter, _ in pretrained.skeleton(name, revision).named_parameters()]
+    names = [parameter for parameter, _ in modules.named_parameters()]
     model = HookedModel(hf_model, tokenizer, name, revision, engine, names)
     require_causal(model.plain, name)
     return model
