@@ -88,8 +88,9 @@ def harvest(
     (`hook_check.check`). Raises HarvestError, StoreError, TextError, LabelError, HookError or ModelError; BusyError when
     another process harvests into the folder, RankError when another rank died, OSError when the disk is full. Whole shards
     stay in every case."""
-    source = ModelSource(model, config)
-    store = make_store(source, out, advance)
+    with ranks.peer_errors():  # ranks that run one model together notice within its pass when one dies
+        source = ModelSource(model, config)
+        store = make_store(source, out, advance)
     if (texts := source.texts) and texts.empty and not ranks.rank():
         log.info("%d of %d documents read are empty and left out", texts.empty, texts.read)
     return store
@@ -113,7 +114,7 @@ class ModelSource:
             )
         self._model, self._config = model, config
         self.spec, self.tokens = store_spec(model, config), config.tokens
-        self.in_step = False
+        self.in_step = model.in_step
         self.writers = writers or (GPU_WRITERS if model.device.type == "cuda" else 1)
         # One more than may wait to be written, so that one is always free
         size = self.spec.windows_per_shard, config.packing.context
@@ -205,6 +206,7 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         labels_per="token" if per_token(config.labels) else "document",
         model_dtype=str(model.plain.dtype).removeprefix("torch."),
         chat_template_sha256=_template_hash(model, config.text),
+        source=model.engine,
     )
 
 

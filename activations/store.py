@@ -67,8 +67,8 @@ class StoreSpec:
     """Precision that the model ran in."""
     chat_template_sha256: str | None = None
     """SHA-256 of the chat template of the conversations; None for a store of text or token ids."""
-    source: Literal["bridge", "files"] = "bridge"
-    """What gave the rows: TransformerLens' view of a language model, or another program's files."""
+    source: Literal["bridge", "transformers", "tensor-parallel", "fsdp", "files"] = "bridge"
+    """What gave the rows: TransformerLens' view of a language model, another engine, or another program's files."""
 
     @property
     def excluded(self) -> int:

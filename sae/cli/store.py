@@ -10,7 +10,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations import language_model, token_labels
+from activations import engines, token_labels
+from activations.engines import Engine
 from activations.errors import ConfigError, StoreError
 from activations.harvest import HarvestConfig, begun_in
 from activations.parallel import ranks
@@ -135,7 +136,9 @@ def show(store: Store) -> int:
     table = Table(show_header=False, box=None)
     lines = {
         "model": f"{spec.model}{f' @ {spec.model_revision}' if spec.model_revision else ''}",
-        "precision": None if of_files else f"the model ran in {spec.model_dtype}",
+        "precision": None
+        if of_files
+        else f"the model ran in {spec.model_dtype}{'' if spec.source == 'bridge' else f', by the engine {spec.source}'}",
         "weights": f"sha256 {spec.weights_sha256[:16]}…" if spec.weights_sha256 else "not known",
         "tokenizer": (spec.dataset.get("tokenizer") or "none") if of_files else None,
         "text": f"{spec.dataset['dataset']}{f' @ {spec.dataset_revision}' if spec.dataset_revision else ''}",
@@ -204,6 +207,10 @@ class Harvest:
     model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision the model runs in. `auto`: bfloat16 where a short measurement finds it at least 1.3 times faster, as it is on
     many GPUs and some CPUs, else float32; a harvest that was begun keeps its own. The store records it."""
+    engine: Engine = "bridge"
+    """What runs the model. `bridge`: TransformerLens, with every hook point, on one device. For a model larger than that, with
+    the inputs and outputs of blocks, attentions and MLPs: `transformers`, spread over all devices of this process;
+    `tensor-parallel` and `fsdp`, shared among the processes of torchrun."""
     config: HarvestConfig = field(default_factory=HarvestConfig)
 
 
@@ -212,9 +219,8 @@ def harvest_main(args: list[str]) -> int:
     command = arguments.parse(Harvest, "sae harvest", args, tyro.conf.OmitArgPrefixes)
     make_ready(command.config.text)  # before a model is loaded, perhaps fetched, for it
     with ranks.group():
-        place = ranks.device()
         dtype = begun_in(command.out, command.model_dtype)
-        model = language_model.load(command.model, command.revision, dtype, str(place))
+        model = engines.load(command.engine, command.model, command.revision, dtype)
         store = harvest.harvest_store(model, command.out, command.config, show_progress)
     if ranks.rank():
         return 0

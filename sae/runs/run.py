@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from activations import language_model
+from activations import engines, language_model
 from activations.disk import files
 from activations.errors import RunError, StoreError, quoted
 from activations.language_model import LanguageModel
@@ -159,7 +159,8 @@ class Run:
 
     def language_model(self) -> LanguageModel:
         """Load the language model whose activations the SAE reads onto `device()`. Its weights have the precision of the
-        harvest, and it computes in float32.
+        harvest, and it computes in float32. One that was harvested with another engine than TransformerLens' view is spread
+        over all devices and computes in the precision of the harvest.
 
         Raises ModelError when it is not to be had, RunError when its weights are others now or when it `reads_files`. Which
         they were is not known of a run that was imported without a store."""
@@ -169,13 +170,20 @@ class Run:
                 f"{self.path} was trained on another program's files of {record.model}, so that no language model can be run "
                 f"with it: sae evaluate, features and dead do without one"
             )
-        model = language_model.load(record.model, record.model_revision, record.model_dtype, str(device()))
+        of_bridge = record.source == "bridge"
+        model = (
+            language_model.load(record.model, record.model_revision, record.model_dtype, str(device()))
+            if of_bridge
+            # It may not fit on one device, or at twice its size
+            else engines.load("transformers", record.model, record.model_revision, record.model_dtype)
+        )
         if record.weights_sha256 not in (None, model.weights_hash):
             raise RunError(
                 f"{model.name} has other weights than when the activations of {self.path} were harvested: "
                 f"restore it, or harvest and train again"
             )
-        model.plain.float()
+        if of_bridge:
+            model.plain.float()
         return model
 
     @property
