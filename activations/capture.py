@@ -24,7 +24,7 @@ class ShardBuffer:
         self._shape, self._surprise = (windows, context), surprise
         self._memory: dict[str, Tensor] = {}
         self._order = self._padding = torch.empty(0)
-        self._copied: torch.cuda.Event | None = None
+        self._copied: list[torch.Event] = []
 
     def fill(
         self,
@@ -47,14 +47,14 @@ class ShardBuffer:
         padding_at_end = self._padding.flip(1).int().cumprod(1).sum(1)
         lengths, self._order = (documents.shape[1] - padding_at_end).sort(descending=True, stable=True)
         tokens = torch.from_numpy(np.stack([window.tokens for window in block]))[self._order]
+        devices: set[torch.device] = set()
         for start, stop, longest in batches(lengths.tolist(), batch_tokens):
             for hook, activation in self._run(model, tokens[start:stop, :longest], hooks).items():
                 target = self._memory_of(hook, activation)[start:stop, :longest]
                 target.copy_(activation, non_blocking=target.is_contiguous())
+                devices |= {activation.device} if activation.is_cuda else set()
             advance((stop - start) * documents.shape[1])
-        if model.device.type == "cuda":
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        self._copied = [torch.accelerator.current_stream(device).record_event() for device in devices]
 
     def _run(self, model: LanguageModel, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
         if not self._surprise:
@@ -67,8 +67,8 @@ class ShardBuffer:
 
         Windows are in the order they were given. Activations are zero at padding; surprisals are meaningless there. Both
         are valid until the next `fill`."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        for copied in self._copied:  # a model may be spread over several GPUs
+            copied.synchronize()
         count = len(self._order)
         inverse = self._order.argsort()
         reordered = bool((inverse != torch.arange(count)).any())

@@ -3,26 +3,24 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
 from activations import demo_assets, hook_check, text
+from activations.activation_source import Rows, make_store
 from activations.capture import ShardBuffer
 from activations.chat import ChatTemplate
-from activations.disk import files
 from activations.document_labels import SURPRISE, Labels, per_token
 from activations.documents import Conversation
 from activations.errors import HarvestError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
-from activations.parallel.threads import BackgroundWriter, prefetch
-from activations.store import INDEX, JOB, Store, StoreSpec, read_json, row_bytes, spec_of
-from activations.store_writer import StoreWriter, clear_unfinished
+from activations.store import INDEX, JOB, Store, StoreSpec, read_json, spec_of
 from activations.text import Counted, TextConfig
 from activations.tokens import NOWHERE, PackingConfig, Window, first_token, tokenizer_hash, windows
 from activations.vocabulary import SpelledText
@@ -90,95 +88,78 @@ def harvest(
     (`hook_check.check`). Raises HarvestError, StoreError, TextError, LabelError, HookError or ModelError; BusyError when
     another process harvests into the folder, RankError when another rank died, OSError when the disk is full. Whole shards
     stay in every case."""
-    if not config.hook_names:
-        raise HarvestError("no hook point given, at least one is needed, such as blocks.3.hook_resid_post")
-    spec = store_spec(model, config)
-    if (out / INDEX).exists():
-        store = _finished(Store(out), spec, config)
-        if not ranks.rank():
-            clear_unfinished(out)  # a crash may have left them behind after the index was written
-            files.clear_lock(out)
-        return store
-    _check_space(out, spec, config)
-    with ranks.alone_in(out):
-        n_windows, n_shards, texts = _write_shards(model, out, spec, config, advance)
-        ranks.barrier()
-        with ranks.first_goes_first():
-            if ranks.rank() == 0:
-                ended = n_windows < config.tokens // config.packing.context
-                StoreWriter(out, spec, config.tokens).finish(n_shards, text_ended=ended)
-                if texts.empty:
-                    log.info("%d of %d documents read are empty and left out", texts.empty, texts.read)
-    return Store(out)
+    with ranks.peer_errors():  # ranks that run one model together notice within its pass when one dies
+        source = ModelSource(model, config)
+        store = make_store(source, out, advance)
+    if (texts := source.texts) and texts.empty and not ranks.rank():
+        log.info("%d of %d documents read are empty and left out", texts.empty, texts.read)
+    return store
 
 
-def _write_shards(
-    model: LanguageModel, out: Path, spec: StoreSpec, config: HarvestConfig, advance: Callable[[int], None]
-) -> tuple[int, int, Counted]:
-    """Write this rank's shards; return the numbers of windows and shards of all ranks, and the documents as counted."""
-    blocks, labels, texts = shard_blocks(model, config, spec)
-    writers = GPU_WRITERS if model.device.type == "cuda" else 1
-    buffers = shard_buffers(spec, config, writers)
-    writer = None  # made with the first block, so that a mistake in the text leaves no files behind
-    total = shards = 0
-    with BackgroundWriter(writers) as background, closing(prefetch(blocks, 1)) as tokenised:
-        for number, block in enumerate(tokenised):
-            if writer is None:
-                check_hooks(model, block, config)
-                with ranks.first_goes_first():
-                    writer = StoreWriter(out, spec, config.tokens)
-            total, shards = total + len(block), number + 1
-            mine = number % ranks.world() == ranks.rank()
-            if not mine or writer.has(number):
-                if mine:
-                    writer.check(number, block)
-                labels.skip(block)  # their labels are not needed: drop the documents that wait for one
-                advance(len(block) * config.packing.context)
-                continue
-            buffer = next(buffers)
-            buffer.fill(model, block, config.hook_names, config.batch_tokens, advance)
-            background.submit(write_shard, writer, number, block, buffer, labels.of(block))
-    if writer is None:
-        raise no_window(config)
-    return total, shards, texts
+class ModelSource:
+    """The activations of a language model that reads a text (`activation_source.ActivationSource`).
 
+    Raises HarvestError when no hook point is given, and what `store_spec` raises. `writers` are the shards that may wait to
+    be written; when left out, as many as the model's device needs."""
 
-class Blocks(NamedTuple):
-    """The windows of a text, shard by shard, with what is counted and labelled on the way."""
+    _labels: Labels
+    """Those of the documents of the present pass over the text."""
+    texts: Counted | None = None
+    """The documents of that pass, as counted; None before the first."""
 
-    blocks: Iterator[list[Window]]
-    labels: Labels
-    texts: Counted
+    def __init__(self, model: LanguageModel, config: HarvestConfig, writers: int | None = None):
+        if not config.hook_names:
+            raise HarvestError(
+                "no hook point given, at least one is needed, such as blocks.3.hook_resid_post"
+            )
+        self._model, self._config = model, config
+        self.spec, self.tokens = store_spec(model, config), config.tokens
+        self.in_step = model.in_step
+        self.writers = writers or (GPU_WRITERS if model.device.type == "cuda" else 1)
+        # One more than may wait to be written, so that one is always free
+        size = self.spec.windows_per_shard, config.packing.context
+        surprise = config.labels == SURPRISE
+        self._buffers = cycle([ShardBuffer(*size, surprise) for _ in range(self.writers + 1)])
 
+    def blocks(self) -> Iterator[list[Window]]:
+        """Read and tokenise the text from its beginning; yield the windows of one shard after the other."""
+        config, model = self._config, self._model
+        self._labels = Labels(config.labels, config.text)
+        self.texts = Counted(self._labels.documents())
+        spelled = SpelledText(self.texts, model.vocabulary, config.text.dataset)
+        stream = windows(spelled, model.tokenizer, config.packing, model.vocabulary.rows)
+        return self._blocks(islice(stream, config.tokens // config.packing.context))
 
-def shard_blocks(model: LanguageModel, config: HarvestConfig, spec: StoreSpec) -> Blocks:
-    """Read and tokenise the text from its beginning. Each block holds the windows of one shard; the last may have fewer."""
-    labels = Labels(config.labels, config.text)
-    texts = Counted(labels.documents())
-    spelled = SpelledText(texts, model.vocabulary, config.text.dataset)
-    stream = windows(spelled, model.tokenizer, config.packing, model.vocabulary.rows)
-    blocks = _blocks(islice(stream, config.tokens // config.packing.context), spec.windows_per_shard)
-    return Blocks(blocks, labels, texts)
+    def _blocks(self, stream: Iterator[Window]) -> Iterator[list[Window]]:
+        while block := list(islice(stream, self.spec.windows_per_shard)):
+            yield block
 
+    def check(self, block: list[Window]) -> None:
+        """Compare the hook points with the model's own activations on the window with the most text (`hook_check.check`)."""
+        hook_check.check(self._model, _text_of(block), self._config.hook_names)
 
-def shard_buffers(spec: StoreSpec, config: HarvestConfig, writers: int) -> Iterator[ShardBuffer]:
-    """Yield buffers in turn, endlessly. At most `writers` may be waiting to be written, so that one more is always free."""
-    surprise = config.labels == SURPRISE
-    size = spec.windows_per_shard, config.packing.context
-    return cycle([ShardBuffer(*size, surprise) for _ in range(writers + 1)])
+    def rows(self, block: list[Window], advance: Callable[[int], None]) -> Callable[[], Rows]:
+        """Run the model on a block. The next `writers` blocks do not touch what is returned."""
+        buffer, config = next(self._buffers), self._config
+        buffer.fill(self._model, block, config.hook_names, config.batch_tokens, advance)
+        labels = self._labels.of(block)
 
+        def collect() -> Rows:
+            activations, surprisals = buffer.collect()
+            return Rows(activations, labels if surprisals is None else surprisals)
 
-def check_hooks(model: LanguageModel, block: list[Window], config: HarvestConfig) -> None:
-    """Compare the hook points with the model's own activations on the window with the most text (`hook_check.check`)."""
-    hook_check.check(model, _text_of(block), config.hook_names)
+        return collect
 
+    def skip(self, block: list[Window]) -> None:
+        """Drop the labels of the block's documents, which wait for their rows."""
+        self._labels.skip(block)
 
-def no_window(config: HarvestConfig) -> HarvestError:
-    """Return the error for a text that is too short for a single window."""
-    return HarvestError(
-        f"{config.text.dataset} fills no window of {config.packing.context} tokens: use more text, a smaller "
-        f"--context, or --packing document"
-    )
+    def empty(self) -> HarvestError:
+        """Return the error for a text that is too short for a single window."""
+        return HarvestError(
+            f"{self._config.text.dataset} fills no window of {self._config.packing.context} tokens: use more text, a smaller "
+            f"--context, or --packing document"
+        )
 
 
 def _text_of(block: list[Window]) -> torch.Tensor:
@@ -187,18 +168,6 @@ def _text_of(block: list[Window]) -> torch.Tensor:
     longest = block[lengths.index(max(lengths))]
     end = 1 + int((longest.documents != NOWHERE).nonzero()[0].max())
     return torch.from_numpy(longest.tokens[:end])[None]
-
-
-def write_shard(
-    writer: StoreWriter,
-    number: int,
-    block: list[Window],
-    buffer: ShardBuffer,
-    labels: dict[int, float] | None,
-) -> None:
-    """Write what a filled buffer holds as shard `number`; the buffer is free again afterwards."""
-    activations, surprisals = buffer.collect()
-    writer.write(number, block, activations, labels if surprisals is None else surprisals)
 
 
 def with_hooks(model: LanguageModel, config: HarvestConfig) -> HarvestConfig:
@@ -237,6 +206,7 @@ def store_spec(model: LanguageModel, config: HarvestConfig) -> StoreSpec:
         labels_per="token" if per_token(config.labels) else "document",
         model_dtype=str(model.plain.dtype).removeprefix("torch."),
         chat_template_sha256=_template_hash(model, config.text),
+        source=model.engine,
     )
 
 
@@ -256,32 +226,3 @@ def _template_hash(model: LanguageModel, config: TextConfig) -> str | None:
     if config.dataset == "embedded" or not isinstance(next(text.documents(config), None), Conversation):
         return None
     return ChatTemplate(model.tokenizer).sha256
-
-
-def _blocks(stream: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    while block := list(islice(stream, size)):
-        yield block
-
-
-def _finished(store: Store, spec: StoreSpec, config: HarvestConfig) -> Store:
-    if store.spec != spec:
-        raise HarvestError(f"{store.path} is a finished store with other settings: choose another --out")
-    wanted = config.tokens // config.packing.context
-    if store.windows != wanted and not (store.text_ended and store.windows < wanted):
-        raise HarvestError(
-            f"{store.path} is finished with {store.tokens:,} tokens and {config.tokens:,} are asked for: "
-            f"choose another --out or delete it"
-        )
-    return store
-
-
-def _check_space(out: Path, spec: StoreSpec, config: HarvestConfig) -> None:
-    """Raise HarvestError, before hours are spent, when the disk cannot hold the whole store."""
-    size = config.tokens * sum(row_bytes(spec.dtype, width) for width in spec.hooks.values())
-    written = sum(file.stat().st_size for file in out.glob("shard-*.safetensors"))
-    free = files.free_bytes(out)
-    if size - written > free:
-        raise HarvestError(
-            f"{config.tokens:,} tokens take {size / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free: "
-            f"use fewer --tokens or hook points, --dtype int8 or float16, another disk, or train on a stream (sae train --ring)"
-        )

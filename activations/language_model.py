@@ -5,15 +5,15 @@ import difflib
 import hashlib
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from activations import demo_assets, hub, precision
+from activations import pretrained
 from activations.errors import HookError, ModelError
 from activations.readout import Readout, trace
 from activations.views import (
@@ -43,50 +43,10 @@ def load(
     Its weights get, and it runs in, the precision `dtype`; `auto` is bfloat16 where that is faster (`precision.resolve`).
     Raises ModelError when the model cannot be loaded or is not a causal language model. When the Hugging Face Hub does not answer and
     its cache does not hold the model, that is raised at once, without the library's retries."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    source = str(demo_assets.model_folder()) if name == "embedded" else name
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"no model folder at {name}: expected a folder with config.json, or a hub name")
-    # Code that comes with a model is never run, and the library must not ask for permission either
-    safely: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    silence = None
-    try:
-        with hub.cache_alone_if_silent(source) as silence:
-            config = AutoConfig.from_pretrained(source, **safely)
-            _require_decoder(config, name)
-            chosen = precision.resolve(dtype, config, torch.device(device))
-            safely_all = {**safely, "dtype": chosen, "output_loading_info": True}
-            hf_model, report = cast(Any, AutoModelForCausalLM.from_pretrained(source, **safely_all))
-            tokenizer = AutoTokenizer.from_pretrained(source, **safely)
-    except ModelError:
-        raise
-    except Exception as error:  # the libraries below raise every kind of error, plain Exception included
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
-        reason = f"{silence}, and the hub's cache on this machine does not hold it." if silence else reason
-        raise ModelError(
-            f"cannot load the model {name!r}: {reason} Expected 'embedded', a model folder, or a hub name "
-            f"(fetched over the network, so check the spelling and the connection)"
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"the model {name!r} lacks {len(missing):,} of its weights, {missing[0]} among them, which would be random"
-        )
-    model = LanguageModel(cast(Any, hf_model).to(device), tokenizer, name, revision)
+    hf_model, tokenizer = pretrained.fetch(name, revision, dtype, torch.device(device))
+    model = LanguageModel(hf_model.to(device), tokenizer, name, revision)
     require_causal(model.plain, name)
     return model
-
-
-def _require_decoder(config: Any, name: str) -> None:
-    """Raise ModelError unless transformers has a decoder-only language model for this configuration."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    kind = f"{name} is of type {config.model_type!r}"
-    expected = "expected a causal (decoder-only) language model, such as gpt2"
-    if config.is_encoder_decoder:
-        raise ModelError(f"{kind}, an encoder-decoder: {expected}")
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(f"{kind}, for which transformers has no causal language model: {expected}")
 
 
 class LanguageModel:
@@ -97,6 +57,12 @@ class LanguageModel:
     or output of a block, an attention or an MLP, once one short window has shown that both views agree there. The bridge
     is used for all others."""
 
+    engine: Literal["bridge", "transformers", "tensor-parallel", "fsdp"] = "bridge"
+    """What gives its rows, as a store records it (`activations.engines`)."""
+    in_step = False
+    """Whether all ranks have to run it together."""
+    _stops_early = True
+
     def __init__(self, hf_model: Any, tokenizer: Any, name: str, revision: str | None = None):
         self.plain = hf_model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -106,9 +72,13 @@ class LanguageModel:
         self._agreeing: dict[str, bool] = {}
         self._copied: set[str] = set()
 
-    @cached_property
+    @property
     def bridge(self) -> Any:
         """TransformerLens' view: a copy of the module tree that shares the weight tensors."""
+        return self._bridge
+
+    @cached_property
+    def _bridge(self) -> Any:
         from transformer_lens.model_bridge import TransformerBridge
 
         # The bridge changes the modules it wraps, so it gets its own; deepcopy keeps what its memo already holds
@@ -148,6 +118,11 @@ class LanguageModel:
         """Number of transformer blocks."""
         return self.bridge.cfg.n_layers
 
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return self.bridge.cfg.d_model
+
     @cached_property
     def hooks(self) -> list[str]:
         """Names of all hook points, such as `blocks.3.hook_resid_post`."""
@@ -166,10 +141,14 @@ class LanguageModel:
     def weights_hash(self) -> str:
         """SHA-256 over the names and bytes of all parameters."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.plain.named_parameters()):
+        for name, tensor in self._weights():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters, sorted by name."""
+        yield from ((name, tensor.detach()) for name, tensor in sorted(self.plain.named_parameters()))
 
     @torch.no_grad()
     def capture(self, tokens: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
@@ -179,13 +158,14 @@ class LanguageModel:
         depends on its own window alone. Raises HookError for a hook point the model does not have or does not reach."""
         for hook in hooks:
             self.check_hook(hook)
-        captured = Captured(self._copied, stop_at=len(hooks))
-        try:
-            self._run(tokens, {hook: captured.edit(hook) for hook in hooks}, logits=False)
-        except Reached:
-            # The second pass copies where the first one was overwritten
-            return self.capture(tokens, hooks) if captured.overwritten() else captured.activations
-        raise self._nothing_passes(hooks, captured.activations)
+        while True:
+            captured = Captured(self._copied, stop_at=len(hooks) if self._stops_early else None)
+            with suppress(Reached):
+                self._run(tokens, {hook: captured.edit(hook) for hook in hooks}, logits=False)
+            if len(captured.activations) < len(hooks):
+                raise self._nothing_passes(hooks, captured.activations)
+            if not captured.overwritten():  # a second pass copies where the first one was overwritten
+                return captured.activations
 
     @torch.no_grad()
     def observe(self, tokens: Tensor, hooks: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -211,6 +191,12 @@ class LanguageModel:
         for hook in edits or {}:
             self.check_hook(hook)
         return self._run(tokens, edits or {}, logits=True)
+
+    def differentiable_logits(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Tensor:
+        """Return `logits` with gradients to what the edits return. The model's weights get none."""
+        for hook in edits:
+            self.check_hook(hook)
+        return self._run(tokens, edits, logits=True)
 
     @torch.no_grad()
     def vocabulary_effect(self, directions: Tensor) -> Tensor:

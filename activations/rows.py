@@ -69,6 +69,11 @@ def count_selected(
     column, length, document = segments.long().T[1:4]
     first = column.clamp_min(excluded)
     rows = (column + length - first).clamp(0, 1 if positions == "last" else context)
+    if positions == "last" and len(segments) > 1:
+        # Where only positions jump, the next segment continues the same document
+        window, end = segments.long()[:, 0], column + length
+        goes_on = (window[1:] == window[:-1]) & (column[1:] == end[:-1]) & (document[1:] == document[:-1])
+        rows[:-1][goes_on] = 0
     if split != "all":
         rows = rows[is_held_out(document) == (split == "held-out")]
     # A BOS belongs to no document: it is in no segment, is never held out and never the last row of a document
@@ -80,7 +85,9 @@ def segments_of(windows: list[Window]) -> NDArray[np.int32]:
     """Return the segments [m, 5] of some windows, in order."""
     segments = []
     for number, window in enumerate(windows):
-        starts = np.flatnonzero(np.diff(window.documents, prepend=NOWHERE - 1))
+        # Another program's files may leave out tokens of a document, so that its positions jump
+        follows = np.diff(window.positions, prepend=NOWHERE) == (window.documents != NOWHERE)
+        starts = np.flatnonzero((np.diff(window.documents, prepend=NOWHERE - 1) != 0) | ~follows)
         for start, stop in zip(starts, [*starts[1:], len(window.documents)], strict=True):
             if window.documents[start] != NOWHERE:
                 origin = (window.documents[start], window.positions[start])

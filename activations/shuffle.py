@@ -1,7 +1,7 @@
 """Store -> endless batches of shuffled rows in a seeded order, which can be saved and resumed exactly."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,9 +16,11 @@ from activations.errors import StoreError
 from activations.parallel.threads import prefetch
 from activations.progress import Progress
 from activations.rows import Positions, Split
+from activations.shard import Shard
 from activations.store import Store, row_bytes
 from activations.token_labels import LabelSet, choose
 
+SPREAD = 8  # a sample of held-out rows is taken from this many times as many, so that it is of more documents
 State = dict[str, int | str | list[str]]
 """The position of a reader and the settings that its order depends on; JSON."""
 
@@ -26,11 +28,14 @@ State = dict[str, int | str | list[str]]
 class Batch(NamedTuple):
     """The data of one training step: inputs x and targets y, [B, D] float32; in an autoencoder both are one tensor.
 
-    `labels` [B] float32 are those of the rows or of their documents, NaN for none; None unless they were asked for."""
+    `labels` [B] float32 are those of the rows or of their documents, NaN for none; None unless they were asked for.
+    `divergence` returns what reconstructions [B, D] in the places of x cost the language model; None unless training is end
+    to end."""
 
     x: Tensor
     y: Tensor
     labels: Tensor | None = None
+    divergence: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,28 @@ class Reader(ABC):
                 self.cursor = cursor
                 yield batch
 
+    def held_out(self, rows: int) -> Tensor:
+        """Return held-out rows [<= rows, D] of the first hook point, float32, at equal distances within the first of the text.
+
+        They are taken from the first shards that hold eight times as many, or from those that are read together at first
+        where these have fewer. The order of training does not matter, nor does the cursor move."""
+        pieces: list[tuple[Shard, Tensor]] = []
+        total = 0
+        for shard, in_split in self._held_out_shards():
+            pieces.append((shard, in_split.flatten().nonzero()[:, 0]))
+            total += len(pieces[-1][1])
+            if total >= SPREAD * rows:
+                break
+        wanted = torch.arange(rows) * total // rows if total > rows else torch.arange(total)
+        counts = [len(chosen) for _, chosen in pieces]
+        first = torch.tensor([0, *counts]).cumsum(0)
+        return torch.cat(
+            [
+                shard.rows(self.hooks[0], chosen[wanted[(wanted >= start) & (wanted < stop)] - start])
+                for (shard, chosen), start, stop in zip(pieces, first, first[1:], strict=False)
+            ]
+        )
+
     @property
     def first_rows(self) -> int:
         """Number of rows that can be read before training begins, and again when it does."""
@@ -130,6 +157,11 @@ class Reader(ABC):
 
         Rows are one tensor per hook point (and the labels), in the store's type, with the scales of int8 behind it. A resumed reader reads its first group whole
         and leaves out the part of the order that was used."""
+        ...
+
+    @abstractmethod
+    def _held_out_shards(self) -> Iterator[tuple[Shard, Tensor]]:
+        """Yield the first shards of the text, as many as are read together, each with which of its rows are held out."""
         ...
 
     @abstractmethod
@@ -242,6 +274,11 @@ class ShuffledReader(Reader):
 
     def _reads_ahead(self) -> bool:
         return self.shards_per_group < len(self.store.shards)
+
+    def _held_out_shards(self) -> Iterator[tuple[Shard, Tensor]]:
+        for number in range(self.shards_per_group):
+            shard = self.store.read(number, self.hooks[:1])
+            yield shard, self.store.rows(shard, "held-out", self._with_bos, self._positions)
 
     def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
         epoch, row = start.epoch, start.row

@@ -30,6 +30,7 @@ from activations.shard import (
 from activations.tokens import PackingConfig
 
 FORMATS = {"document": 1, "token": 2}  # stores with labels per token have format 2
+OF_FILES = 3  # format of a store that was made from another program's files
 INDEX, JOB = "index.json", "harvest.json"  # of a finished store; of a harvest under way
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -46,8 +47,10 @@ class StoreSpec:
 
     model: str
     model_revision: str | None
-    weights_sha256: str
-    tokenizer_sha256: str
+    weights_sha256: str | None
+    """None for a store of files: which weights made them is not known."""
+    tokenizer_sha256: str | None
+    """None for a store of files without a tokenizer."""
     dataset: dict[str, Any]
     dataset_revision: str | None
     packing: PackingConfig
@@ -64,13 +67,21 @@ class StoreSpec:
     """Precision that the model ran in."""
     chat_template_sha256: str | None = None
     """SHA-256 of the chat template of the conversations; None for a store of text or token ids."""
+    source: Literal["bridge", "transformers", "tensor-parallel", "fsdp", "files"] = "bridge"
+    """What gave the rows: TransformerLens' view of a language model, another engine, or another program's files."""
 
     @property
     def excluded(self) -> int:
         """Number of positions at the start of every window that are left out by default: the BOS, or the token in its place.
 
-        Models use this token as an attention sink; its activation norm is hundreds of times that of other rows."""
-        return 1
+        Models use this token as an attention sink; its activation norm is hundreds of times that of other rows. None is left
+        out of a store of files, whose windows are no context that a model has read."""
+        return 0 if self.source == "files" else 1
+
+    @property
+    def format(self) -> int:
+        """The number of the format of a store with this content."""
+        return OF_FILES if self.source == "files" else FORMATS[self.labels_per]
 
 
 OPTIONAL = {field.name: field.default for field in fields(StoreSpec) if field.default is not MISSING}
@@ -178,8 +189,8 @@ class Store(ShardFolder):
             )
         index = read_json(path / INDEX)
         try:
-            if (number := index["format"]) > (newest := max(FORMATS.values())):
-                raise StoreError(f"{path} has store format {number}, this release reads up to {newest}")
+            if (number := index["format"]) > OF_FILES:
+                raise StoreError(f"{path} has store format {number}, this release reads up to {OF_FILES}")
             self.text_ended = bool(index["text_ended"])
             self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
             self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}

@@ -18,7 +18,7 @@ from activations.errors import StoreError, quoted
 from activations.int8 import decoded, quantise
 from activations.rows import NAN, expand, included, segments_of
 from activations.shard import ShardEntry, first_non_finite, scales_name, shard_name
-from activations.store import DTYPES, FORMATS, INDEX, JOB, OPTIONAL, Moments, StoreSpec, read_json
+from activations.store import DTYPES, INDEX, JOB, OPTIONAL, Moments, StoreSpec, read_json
 from activations.tokens import NOWHERE, Window
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class StoreWriter:
         files.write_tensors(
             path,
             {"tokens": tokens, "segments": segments, **stored},
-            f"sae-store-{FORMATS[self.spec.labels_per]}",
+            f"sae-store-{self.spec.format}",
         )
         entry = ShardEntry(len(windows), int(counted.sum()), path.stat().st_size, files.sha256(path))
         note = {"entry": asdict(entry), "sums": sums, "tokens_sha256": _hash(windows)}
@@ -152,7 +152,7 @@ class StoreWriter:
             squares = sum(note["sums"][hook]["squares"] for note in notes)
             moments[hook] = asdict(Moments((total / rows).tolist(), squares / rows))
         index = {
-            "format": FORMATS[self.spec.labels_per],
+            "format": self.spec.format,
             **_spec_json(self.spec),
             "text_ended": text_ended,
             "moments": moments,
@@ -184,10 +184,14 @@ class StoreWriter:
                 f"at {where} {hook} reaches {activation.abs().max():.3g} and {self.spec.dtype} holds up to "
                 f"{torch.finfo(stored.dtype).max:.3g}: harvest with --dtype bfloat16, int8 or float32"
             )
+        mend = (
+            "give its rows a negative document"
+            if self.spec.source == "files"
+            else "leave the document out, use another hook point, or run the model with --model-dtype float32"
+        )
         raise StoreError(
             f"{hook} of {self.spec.model} is NaN or infinite, first at {where} of {self.spec.dataset['dataset']}: "
-            f"this shard was not stored; leave the document out, use another hook point, or run the model with "
-            f"--model-dtype float32"
+            f"this shard was not stored; {mend}"
         )
 
 

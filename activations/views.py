@@ -75,7 +75,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     """Return |ours - theirs| / |theirs|; infinite when shapes differ or a number is not finite."""
     if ours.shape != theirs.shape:
         return float("inf")
-    ours, theirs = ours.double(), theirs.double()
+    ours, theirs = ours.double(), theirs.to(ours.device).double()
     size = theirs.norm().item()
     distance = (ours - theirs).norm().item()
     if math.isnan(distance):  # infinity minus infinity, too
@@ -86,7 +86,11 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 def probe_tokens(model: Any, length: int = 32) -> Tensor:
     """Return token ids [1, length], spread over the vocabulary, to test a model on."""
     vocabulary = model.config.get_text_config().vocab_size
-    return torch.arange(length, device=model.device)[None] * 7919 % vocabulary
+    # The weights of a model that accelerate has spread may be on the disk; its hook knows where they are to be used
+    spread = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    device = getattr(spread, "execution_device", None)
+    device = model.device if device is None else torch.device(device)
+    return torch.arange(length, device=device)[None] * 7919 % vocabulary
 
 
 def located(bridge: Any, model: Any) -> Iterator[tuple[str, Site, str]]:

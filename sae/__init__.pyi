@@ -38,6 +38,7 @@ from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .workflows.evaluate import evaluate
+from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
@@ -58,6 +59,7 @@ __all__ = [
     "BatchTopKConfig",
     "Calibration",
     "FeatureStore",
+    "FinetuneConfig",
     "GBAConfig",
     "Gated",
     "GatedConfig",
@@ -85,6 +87,7 @@ __all__ = [
     "WorkbenchError",
     "build",
     "evaluate",
+    "finetune",
     "import_sae",
     "load_sae",
     "read",

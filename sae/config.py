@@ -18,7 +18,9 @@ NEW = (
     "shuffle_tokens",
     "stream",
     "start_from",
+    "loss",
 )  # unknown to 0.1.0, which still reads the runs that leave them out
+NEW_IN_TRAIN = {"held_out_every": 100, "precision": "float32"}  # likewise; left out at these values
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 Precision = Literal["auto", "float32", "bfloat16"]
 LARGEST_SEED = 2**63 - 1
@@ -63,6 +65,9 @@ class TrainConfig:
     """Seed of the initialisation and of the order of rows."""
     log_every: int = 10
     """Steps between rows of log.jsonl."""
+    held_out_every: int = 100
+    """Steps between measurements of FVU and L0 on held-out rows, as many as a batch has: the next row of log.jsonl has them,
+    and so has the last. 0 leaves them out. The rows do not change the training."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints, more where writing one takes over a twentieth of that; 0 writes one after every step."""
     keep_checkpoints: int = 2
@@ -94,6 +99,10 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} = {value} must be a number above 0")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"train.ema = {self.ema} must lie between 0 and 1")
+        if self.held_out_every < 0:
+            raise ConfigError(
+                f"train.held_out_every = {self.held_out_every} must be at least 0, which leaves the measurements out"
+            )
         if not 0 <= self.checkpoint_minutes < math.inf:
             raise ConfigError(
                 f"train.checkpoint_minutes = {self.checkpoint_minutes} must be a number of at least 0"
@@ -151,18 +160,22 @@ class RunConfig:
     start_from: str | None = None
     """Folder of a run, or of an imported SAE, whose weights training starts from: one of the same method and sizes."""
 
+    loss: Literal["kl"] | None = None
+    """What is minimised beside the method's own loss: kl, the divergence that the reconstruction causes in the language
+    model's predictions, as `sae finetune` does it. The run then starts from another one, and reads whole windows of a store."""
+
     def __post_init__(self) -> None:
+        if self.loss and not (self.store and self.start_from):
+            raise ConfigError(f"loss = {self.loss} needs a store and a run to start from")
         if self.shuffle_tokens is not None and self.shuffle_tokens < 1:
             raise ConfigError(f"shuffle_tokens = {self.shuffle_tokens} must be at least 1")
 
 
 def to_json(config: RunConfig) -> Settings:
-    """Return the configuration as JSON content, with the architecture's name; without the settings of streams where they are left out."""
+    """Return the configuration as JSON content, with the architecture's name; without newer settings that are left out."""
     content = {"architecture": name_of(config.arch), **asdict(config)}
-    if config.train.precision == "float32":
-        del content["train"][
-            "precision"
-        ]  # that of all runs of 0.1.0 on a CPU, which does not know the setting
+    train = content["train"]
+    content["train"] = {name: train[name] for name in train if train[name] != NEW_IN_TRAIN.get(name)}
     return {name: value for name, value in content.items() if value is not None or name not in NEW}
 
 
@@ -173,7 +186,7 @@ def from_json(content: Settings) -> RunConfig:
     try:
         own = {name: value for name, value in content.items() if name not in ("architecture", "arch")}
         own["train"] = {name: value for name, value in own.get("train", {}).items() if name not in DROPPED}
-        own["train"].setdefault("precision", "float32")
+        own["train"] = {**NEW_IN_TRAIN, **own["train"]}
         arch = arch_from_json(content["architecture"], content["arch"], content.get("train", {}).get("batch"))
         return dataclasses.replace(build(RunConfig, own), arch=arch)
     except (KeyError, TypeError, AttributeError) as error:

@@ -121,6 +121,26 @@ def from_first(value: T) -> T:
     return box[0]
 
 
+def on_any(flag: bool) -> bool:
+    """Return whether `flag` is true on any rank; every rank has to call this. Raises RankError when one has died."""
+    if world() == 1:
+        return flag
+    votes = torch.tensor([float(flag)])
+    with rank_errors():
+        dist.all_reduce(votes)
+    return bool(votes[0])
+
+
+def joined(x: Tensor, sizes: list[int]) -> Tensor:
+    """Return the tensors of all ranks joined along their first axis, of which rank r has `sizes[r]` entries."""
+    padded = x.new_zeros(max(sizes), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    with rank_errors():
+        dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
 def share_latents(
     folder: Path, name: str, n_latents: int, compute: Callable[[range], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
@@ -148,3 +168,16 @@ def rank_errors() -> Iterator[None]:
             f"rank {rank()} of {world()} lost the others: the message of the rank that ended first says why; "
             f"the same command continues from here"
         ) from error
+
+
+@contextmanager
+def peer_errors() -> Iterator[None]:
+    """Raise RankError when another rank dies within the block, in which other RuntimeErrors may be raised too, and stay."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no class of its own for this
+        if not isinstance(error, dist.DistError) and "by peer" not in str(error):
+            raise
+        with rank_errors():
+            raise

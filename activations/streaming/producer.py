@@ -19,21 +19,11 @@ from pathlib import Path
 import torch
 
 from activations import language_model
+from activations.activation_source import ActivationSource, write_shard
 from activations.disk import files
 from activations.disk.schema import build
-from activations.document_labels import Labels
 from activations.errors import BusyError, HarvestError, WorkbenchError
-from activations.harvest import (
-    HarvestConfig,
-    check_hooks,
-    no_window,
-    shard_blocks,
-    shard_buffers,
-    store_spec,
-    with_hooks,
-    write_shard,
-)
-from activations.language_model import LanguageModel
+from activations.harvest import ModelSource, with_hooks
 from activations.parallel.threads import BackgroundWriter, prefetch
 from activations.store import StoreSpec, row_bytes
 from activations.store_writer import StoreWriter
@@ -75,23 +65,19 @@ def produce(job: Job) -> None:
     device = torch.device(job.device)
     dtype = _model_dtype(ring, job)
     model = language_model.load(stream.model, stream.revision, dtype, str(device))
-    config = with_hooks(model, stream.harvest(job.hook, job.labels))
-    spec = store_spec(model, config)
-    room = job.size // shard_bytes(spec)
-    buffers = shard_buffers(spec, config, writers=1)
+    source = ModelSource(model, with_hooks(model, stream.harvest(job.hook, job.labels)), writers=1)
+    room = job.size // shard_bytes(source.spec)
     writer: StoreWriter | None = None
     with BackgroundWriter() as background:
-        for number, block, labels in _numbered(ring, model, config, spec):
-            writer = writer or _writer(ring, job, model, spec, config, block)
+        for number, block in _numbered(ring, source):
+            writer = writer or _writer(ring, job, source, block)
             mine = number % job.of == job.number and _has_room(ring, number, room, background)
             if mine and not writer.has(number):
-                buffer = next(buffers)
-                buffer.fill(model, block, config.hook_names, config.batch_tokens, lambda n: None)
-                background.submit(write_shard, writer, number, block, buffer, labels.of(block))
+                background.submit(write_shard, writer, number, block, source.rows(block, lambda n: None))
             else:
                 if mine:
                     writer.check(number, block)
-                labels.skip(block)
+                source.skip(block)
 
 
 def _model_dtype(ring: RingFolder, job: Job) -> str:
@@ -105,43 +91,33 @@ def _model_dtype(ring: RingFolder, job: Job) -> str:
     return spec.model_dtype
 
 
-def _numbered(
-    ring: RingFolder, model: LanguageModel, config: HarvestConfig, spec: StoreSpec
-) -> Iterator[tuple[int, list[Window], Labels]]:
+def _numbered(ring: RingFolder, source: ActivationSource) -> Iterator[tuple[int, list[Window]]]:
     """Yield the windows of shard 0, 1, 2, … without end, pass after pass; from 0 again when a trainer has gone back."""
     number = needed = 0
     while True:
-        blocks, labels, _ = shard_blocks(model, config, spec)
         first, windows = number, 0
-        with closing(prefetch(blocks, 1)) as tokenised:
-            for block in tokenised:
+        with closing(prefetch(source.blocks(), 1)) as blocks:
+            for block in blocks:
                 before, needed = needed, ring.needed()
                 if needed < before:
                     number = 0
                     break
-                yield number, block, labels
+                yield number, block
                 number, windows = number + 1, windows + len(block)
             else:
                 if not windows:
-                    raise no_window(config)
-                ring.set_text(number - first, ended=windows < config.tokens // config.packing.context)
+                    raise source.empty()
+                ring.set_text(number - first, ended=windows < source.tokens // source.spec.packing.context)
 
 
-def _writer(
-    ring: RingFolder,
-    job: Job,
-    model: LanguageModel,
-    spec: StoreSpec,
-    config: HarvestConfig,
-    block: list[Window],
-) -> StoreWriter:
+def _writer(ring: RingFolder, job: Job, source: ActivationSource, block: list[Window]) -> StoreWriter:
     """Return the writer of the ring's shards. The first producer records what they hold; the others wait for that."""
     if job.number == 0:
-        check_hooks(model, block, config)
+        source.check(block)
     else:
         while ring.spec() is None:
             time.sleep(WAIT)
-    return StoreWriter(ring.shards, spec, config.tokens)
+    return StoreWriter(ring.shards, source.spec, source.tokens)
 
 
 def _has_room(ring: RingFolder, number: int, room: int, background: BackgroundWriter) -> bool:

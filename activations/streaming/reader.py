@@ -195,6 +195,11 @@ class StreamReader(Reader):
     def _reads_ahead(self) -> bool:
         return True
 
+    def _held_out_shards(self) -> Iterator[tuple[Shard, Tensor]]:
+        for number in range(self.shards_per_group):
+            shard = self.shards.shard(number, self.hooks)
+            yield shard, self.shards.rows(shard, "held-out", False, self._positions)
+
     def _groups(self, start: Cursor) -> Iterator[tuple[Cursor, tuple[Tensor, ...], Tensor]]:
         number, used, empty = start.epoch, start.row, 0
         while True:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import ButtonColumn, NumberColumn, TextColumn
 
-from activations.errors import quoted
 from activations.language_model import LanguageModel
 from app import widgets
 from app.session import jobs, models, runs
@@ -72,7 +71,7 @@ def report(run: Run) -> DeadReport | None:
     Raises Missing when the run's training has not finished, RunError when the report is damaged."""
     if not run.finished:
         why = f"{run.path.name} has not finished training. Dead latents can be looked into after that."
-        raise Missing("No report yet", why, f"sae train … --out {quoted(run.path)} --resume")
+        raise Missing("No report yet", why, run.resume)
     if not diagnose.is_there(run):
         return None
     return _report(str(diagnose.folder(run)), runs.stamp(diagnose.folder(run) / INDEX))

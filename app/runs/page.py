@@ -59,6 +59,14 @@ def one() -> None:
         if name in evaluations:
             widgets.section("Evaluation", runs_report.basis(evaluations[name]))
             st.html(render.estimates(runs_report.estimates(evaluations[name])))
+            if quasi := evaluations[name].quasi_orthogonality:
+                widgets.section("Norms of inputs and codes", runs_report.eps_lbo(quasi))
+                widgets.chart(run_charts.norms(quasi), "norm of the code against that of the input", "norms")
+                st.caption(
+                    "On the dotted line they are equal, as where the decoder rows in use are orthogonal and rebuild all of the "
+                    "input. Points above it are inputs whose latents overlap and partly cancel; below it latents point alike, "
+                    "or much of the input is left out (see FVU)."
+                )
         else:
             question = "How well does it reconstruct held-out activations?"
             widgets.empty("Not evaluated yet", question, runs.command("evaluate", run))

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
-from activations.errors import quoted
 from app.session.runs import command, stamp
 from app.widgets import Missing
 from sae.features.feature import FeatureStore, describer
@@ -26,7 +25,7 @@ def of(run: Run) -> FeatureStore:
     """Return the run's features. Raises Missing when they have not been collected, RunError when they are damaged."""
     if not collected(run) and not run.finished:
         why = f"{run.path.name} has not finished training. Features can be collected after that."
-        raise Missing("No features yet", why, f"sae train … --out {quoted(run.path)} --resume")
+        raise Missing("No features yet", why, run.resume)
     if not collected(run):
         why = f"{run.path.name} is trained, but nobody has collected what its features fire on."
         raise Missing("No features yet", why, command("features", run))

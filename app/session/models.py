@@ -54,6 +54,8 @@ def _model(run: Run) -> LanguageModel:
 
 
 def _key(run: Run) -> str:
+    if run.reads_files:  # its model's name says nothing of what can be loaded
+        return f"files of {run.record.model}"
     return run.record.weights_sha256 or run.record.model
 
 

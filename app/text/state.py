@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from activations.errors import ConfigError, quoted
+from activations.errors import ConfigError
 from activations.rows import is_held_out
 from app.session import features
 from app.session.address import Query
@@ -55,7 +55,7 @@ def reading(run: Run, text: str) -> Job[Reading]:
     Raises Missing when the run is not finished."""
     if not run.finished:
         why = f"{run.path.name} has not finished training. Texts can be read after that."
-        raise Missing("No SAE yet", why, f"sae train … --out {quoted(run.path)} --resume")
+        raise Missing("No SAE yet", why, run.resume)
     wanted = (run.digest, features.collected(run), text)
     if st.session_state.get(READ) != wanted or not find(JOB):
         st.session_state[READ] = wanted

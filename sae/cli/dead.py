@@ -16,6 +16,7 @@ from rich.table import Table
 from activations.errors import quoted
 from activations.progress import show_progress
 from sae.cli import arguments
+from sae.cli.evaluate import WITHOUT_MODEL
 from sae.diagnosis.causes import CAUSES, FIRES_ON, TRAINING
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig
@@ -43,13 +44,15 @@ def main(args: list[str]) -> int:
     command = arguments.parse(Dead, "sae dead", args, tyro.conf.OmitArgPrefixes)
     run = Run(command.run)
     _ = run.digest  # refuses a run that is not finished, before a model is loaded for it
-    model = run.language_model() if command.config.off_tokens else None
+    model = run.language_model() if command.config.off_tokens and not run.reads_files else None
     borrow = None if model is None else lambda: nullcontext(model)
     report = diagnose_run(run, command.config, borrow, show_progress)
     if command.csv:
         sys.stdout.write(as_csv(report))
     else:
         show_report(run, report)
+        if run.reads_files and command.config.off_tokens:
+            print(f"{run.path}: {WITHOUT_MODEL} what latents do on random and shuffled text")
     return 0
 
 

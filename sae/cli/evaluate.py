@@ -22,6 +22,9 @@ from sae.workflows.demo import Demo, run_demo
 from sae.workflows.evaluate import evaluate
 from sae.workflows.import_sae import unlike_training
 
+WITHOUT_MODEL = (
+    "the store was made from another program's files, so that no language model was run, and left out is"
+)
 COSTS = {"parameters": "encoder parameters", "flops": "encoder FLOPs per token"}
 
 
@@ -50,10 +53,12 @@ def main(args: list[str]) -> int:
     command = arguments.parse(Evaluate, "sae evaluate", args)
     run = Run(command.run)
     sae = run.sae().to(device())
-    model = run.language_model() if command.windows else None
+    model = run.language_model() if command.windows and not run.reads_files else None
     if not run.finished:
         print(f"{run.path} has not finished training: this measures {run.newest_checkpoint}")
     show_evaluation(run, evaluate(run, sae, model, command.windows, command.batch, show_progress))
+    if run.reads_files:
+        print(f"{run.path}: {WITHOUT_MODEL} what the SAE costs the model (cross-entropy, KL)")
     return 0
 
 

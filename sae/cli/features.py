@@ -12,6 +12,7 @@ from activations.errors import ConfigError, quoted
 from activations.parallel import ranks
 from activations.progress import show_progress
 from sae.cli import arguments
+from sae.cli.evaluate import WITHOUT_MODEL
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import FOLDER
 from sae.features.feature import FeatureStore
@@ -39,10 +40,12 @@ def main(args: list[str]) -> int:
     command = arguments.parse(Features, "sae features", args, tyro.conf.OmitArgPrefixes)
     with ranks.group():
         run = Run(command.run)
-        model = run.language_model()
+        model = None if run.reads_files and not command.effects else run.language_model()
         features = collect_features(run, model, command.config, show_progress)
         if ranks.rank() == 0:
-            if command.effects:
+            if model is None:
+                print(f"{features.path}: {WITHOUT_MODEL} the logit lens")
+            elif command.effects:
                 measure_effects(run, model, features, command.effects, show_progress)
                 print(f"{features.path / FOLDER}: effects of {', '.join(map(str, command.effects))}")
             print(f"{features.path}: {len(features):,} features; next: sae app {quoted(run.path.parent)}")

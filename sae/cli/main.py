@@ -45,10 +45,17 @@ COMMANDS: dict[str, Command] = {
     ),
     "harvest": Command("store.harvest_main", "text -> a store of activations", GOES_ON),
     "store": Command(
-        "store.main", "what a store holds (show), and whether its bytes are right (verify)", AGAIN
+        "store.main",
+        "what a store holds (show), whether its bytes are right (verify), a store of your own files (import)",
+        "the same command begins again, and keeps the shards or labels that are finished",
     ),
     "train": Command(
         "train.main", "a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES
+    ),
+    "finetune": Command(
+        "finetune.main",
+        "trains a finished run's SAE further, end to end through the language model: sae finetune R --out R2",
+        RESUMES,
     ),
     "evaluate": Command(
         "evaluate.main",

@@ -25,14 +25,14 @@ from sae.cli import arguments
 from sae.cli.store import Harvest
 from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
-from sae.plan import features, harvest, rates, sweep, training
+from sae.plan import features, harvest, rates, stream, sweep, training
 from sae.plan.forecast import Forecast, duration, total
 from sae.plan.measure import measure
 from sae.plan.rates import GPUS, Machine
 from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
-from sae.workflows.rings import SHUFFLE_TOKENS
+from sae.workflows.rings import SHUFFLE_TOKENS, bytes_of
 from sae.workflows.sweep import load
 
 USAGE = """usage: sae plan {harvest,train ARCH,sweep,features} [OPTIONS]
@@ -42,6 +42,7 @@ What a job would take: disk, memory, time, and what limits it. Takes the job's o
   sae plan harvest --model embedded --tokens 10_000_000 --hooks blocks.10.hook_resid_post --dtype float16
   sae plan train topk --store stores/demo --arch.d-sae 16384 --train.steps 5000
   sae plan train topk --width 768 --tokens 10_000_000_000 --arch.d-sae 1048576 --device h200 --ranks 8
+  sae plan train topk --ring 2TB --forward-parameters 35e9 --producers 6 --ranks 2 --width 8192 --tokens 10_000_000_000 --device h200
   sae plan sweep sweep.toml --together
   sae plan features runs/demo
 
@@ -85,6 +86,12 @@ class PlanTrain:
     """Number of tokens, without a store."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
     """Format in which activations are stored, without a store."""
+    ring: str | None = None
+    """Size of the ring, such as 20GB, of a run on a stream: the model runs while training does, and no store is needed."""
+    forward_parameters: float | None = None
+    """Parameters of the language model's layers up to the hook point, such as 35e9 for the lower half of a 70B model."""
+    producers: int = 1
+    """Devices that run the model of a stream, beside the --ranks that train."""
     out: Path = Path()
     """Folder of the planned run; its disk is checked for free space."""
     device: Literal["cpu", "h100", "h200"] = "cpu"
@@ -171,39 +178,58 @@ def _train(args: list[str]) -> int:
         raise ConfigError(f"dead = {command.dead} must be a share of the latents, from 0 to below 1")
     if command.l0 is not None and not 0 < command.l0 <= command.arch.d_sae:
         raise ConfigError(f"l0 = {command.l0} must lie between 0 and d_sae = {command.arch.d_sae}")
-    data = _data(command)
+    data, streamed = _data(command), _streamed(command)
     machine = here(command.plan.measure) if command.device == "cpu" else GPUS[command.device]
     job = Job(
         command.arch, command.train, data, command.l0, command.dead, command.plan.ranks, command.parallel
     )
-    return show(training.forecast(job, machine, command.out), machine, command.plan)
+    if streamed is None:
+        cost = training.forecast(job, machine, command.out)
+    else:
+        cost = stream.forecast(job, machine, command.out, *streamed)
+    return show(cost, machine, command.plan)
+
+
+def _streamed(command: PlanTrain) -> tuple[int, stream.Producers] | None:
+    """Return the bytes of the ring and who runs the model; None for a run on a store."""
+    if command.ring is None:
+        return None
+    if command.store is not None:
+        raise ConfigError("--store and --ring: a run reads the one or the other")
+    if not command.forward_parameters or command.forward_parameters <= 0:
+        raise ConfigError(
+            "--ring needs the model's size: give --forward-parameters, such as 35e9 for the lower half of a 70B model"
+        )
+    if command.producers < 1:
+        raise ConfigError(f"producers = {command.producers} must be at least 1")
+    return bytes_of(command.ring), stream.Producers(command.forward_parameters, command.producers)
 
 
 def _sweep(args: list[str]) -> int:
     command = arguments.parse(PlanSweep, "sae plan sweep", args)
     _check(command.plan)
     planned = load(command.file)
-    stream, file = planned.stream, planned.file
-    if stream and command.width is None:
+    streamed, file = planned.stream, planned.file
+    if streamed and command.width is None:
         raise ConfigError(
             "the width of the model's activations is missing: give --width, such as --width 768"
         )
-    store = None if stream else Store(file.store)
+    store = None if streamed else Store(file.store)
     machine = here(command.plan.measure) if command.device == "cpu" else GPUS[command.device]
     jobs, orders, groups = {}, set(), 0
     for name, cfg in planned.runs.items():
         if store:
             data = Data.of(store, cfg.hook or store.only_hook())
         else:
-            assert stream
+            assert streamed
             assert command.width
-            row = row_bytes(stream.dtype, command.width)
-            data = Data.planned(command.width, stream.tokens, row)
+            row = row_bytes(streamed.dtype, command.width)
+            data = Data.planned(command.width, streamed.tokens, row)
             groups = (cfg.shuffle_tokens or SHUFFLE_TOKENS) * row
         jobs[name] = Job(cfg.arch, cfg.train, data, ranks=command.plan.ranks)
         orders.add((cfg.hook, cfg.train.seed, cfg.train.batch, cfg.arch.reads_labels))
-    ring = file.ring_settings.size if stream else 0
-    together = command.together or stream is not None
+    ring = file.ring_settings.size if streamed else 0
+    together = command.together or streamed is not None
     cost = sweep.forecast(jobs, machine, Path(file.out), together, len(orders), groups, ring)
     return show(cost, machine, command.plan)
 

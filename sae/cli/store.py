@@ -1,4 +1,4 @@
-"""`sae harvest` and `sae store show|verify|label`: make a store, describe it, check every byte of it, label its tokens."""
+"""`sae harvest` and `sae store show|verify|label|import`: make a store, of files too, describe it, check it, label its tokens."""
 
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +10,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from activations import language_model, token_labels
+from activations import engines, token_labels
+from activations.engines import Engine
 from activations.errors import ConfigError, StoreError
 from activations.harvest import HarvestConfig, begun_in
 from activations.parallel import ranks
@@ -57,17 +58,39 @@ class Label:
     """Tokens encoded, or read by the model, at once."""
 
 
+@dataclass(frozen=True)
+class Import:
+    """Make a store of activations that another program has written: rows in .safetensors files beside activations.json.
+
+    Example: sae store import dumps/gpt2 --out stores/gpt2. The layout: docs/your-activations.md. After an interruption the
+    same command continues."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder with activations.json and the .safetensors files."""
+    out: Path
+    """Folder of the store."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """How activations are stored; that of the files when left out."""
+    context: int = 128
+    """Rows per window."""
+    shard_tokens: int = 32_768
+    """Rows per shard: the most that a crash can cost, and the unit of shuffling."""
+
+
 Command = (
     Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Label, tyro.conf.subcommand("label")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
 )
 
 
 def main(args: list[str]) -> int:
     """Parse the arguments of `sae store` and run it."""
-    arguments.choose(("show", "verify", "label"), "command", "sae store", args)
+    arguments.choose(("show", "verify", "label", "import"), "command", "sae store", args)
     command = arguments.parse(Command, "sae store", args)  # type: ignore[arg-type]
+    if isinstance(command, Import):
+        return import_files(command)
     store = Store(command.path)
     if isinstance(command, Label):
         return label(store, command.labels, command.name, command.batch)
@@ -85,6 +108,19 @@ def label(store: Store, source: str, name: str | None = None, batch: int = 2048)
     return 0
 
 
+def import_files(command: Import) -> int:
+    """Make a store of another program's files with a progress bar, and print what it holds."""
+    settings = {"dtype": command.dtype, "context": command.context, "shard_tokens": command.shard_tokens}
+    with ranks.group():
+        store = harvest.store_of_files(command.path, command.out, progress=show_progress, **settings)
+    if not ranks.rank():
+        rows = sum(entry.rows for entry in store.shards)
+        print(
+            f"{store.path}: {rows:,} rows, {', '.join(store.spec.hooks)}; next: sae train topk --store {store.path}"
+        )
+    return 0
+
+
 def described(labels: LabelSet) -> str:
     """Return a line about a set of labels."""
     return (
@@ -96,31 +132,34 @@ def show(store: Store) -> int:
     """Print the store's settings, size and moments."""
     spec, packing = store.spec, store.spec.packing
     rows = sum(entry.rows for entry in store.shards)
+    of_files = spec.source == "files"
     table = Table(show_header=False, box=None)
     lines = {
         "model": f"{spec.model}{f' @ {spec.model_revision}' if spec.model_revision else ''}",
-        "precision": f"the model ran in {spec.model_dtype}",
-        "weights": f"sha256 {spec.weights_sha256[:16]}…",
+        "precision": None
+        if of_files
+        else f"the model ran in {spec.model_dtype}{'' if spec.source == 'bridge' else f', by the engine {spec.source}'}",
+        "weights": f"sha256 {spec.weights_sha256[:16]}…" if spec.weights_sha256 else "not known",
+        "tokenizer": (spec.dataset.get("tokenizer") or "none") if of_files else None,
         "text": f"{spec.dataset['dataset']}{f' @ {spec.dataset_revision}' if spec.dataset_revision else ''}",
-        "windows": f"{store.windows:,} of {store.context} tokens, {packing.packing}, separator {packing.separator}",
+        "windows": f"{store.windows:,} of {store.context} {'rows, cut anywhere' if of_files else f'tokens, {packing.packing}, separator {packing.separator}'}",
         "BOS": "none" if spec.bos_token is None else f"token {spec.bos_token} begins every window",
         "labels": f"{spec.labels}, one for each {spec.labels_per}"
         if spec.labels
         else "none from the harvest",
         **{f"labels {name!r}": described(LabelSet(store, name)) for name in names(store)},
-        **(
-            {"roles": f"{roles}; the model reads the others too"}
-            if (roles := spec.dataset.get("roles"))
-            else {}
-        ),
-        "tokens": f"{store.tokens:,}, of which {rows:,} count (first position of each window left out)",
+        "roles": f"{roles}; the model reads the others too" if (roles := spec.dataset.get("roles")) else None,
+        "tokens": f"{rows:,} rows, all of which count"
+        if of_files
+        else f"{store.tokens:,}, of which {rows:,} count (first position of each window left out)",
         "on disk": f"{sum(entry.bytes for entry in store.shards) / 1e6:,.1f} MB in {len(store.shards)} shards, {spec.dtype}",
-        "text used": "all of it" if store.text_ended else "up to the number of tokens asked for",
+        "text used": "all of it" if store.text_ended or of_files else "up to the number of tokens asked for",
     }
     for hook, width in spec.hooks.items():
         lines[hook] = f"width {width}, root mean square norm {store.mean_square_norm(hook) ** 0.5:.4g}"
     for name, value in lines.items():
-        table.add_row(name, value)
+        if value is not None:
+            table.add_row(name, value)
     Console().print(table)
     return 0
 
@@ -168,6 +207,10 @@ class Harvest:
     model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision the model runs in. `auto`: bfloat16 where a short measurement finds it at least 1.3 times faster, as it is on
     many GPUs and some CPUs, else float32; a harvest that was begun keeps its own. The store records it."""
+    engine: Engine = "bridge"
+    """What runs the model. `bridge`: TransformerLens, with every hook point, on one device. For a model larger than that, with
+    the inputs and outputs of blocks, attentions and MLPs: `transformers`, spread over all devices of this process;
+    `tensor-parallel` and `fsdp`, shared among the processes of torchrun."""
     config: HarvestConfig = field(default_factory=HarvestConfig)
 
 
@@ -176,9 +219,8 @@ def harvest_main(args: list[str]) -> int:
     command = arguments.parse(Harvest, "sae harvest", args, tyro.conf.OmitArgPrefixes)
     make_ready(command.config.text)  # before a model is loaded, perhaps fetched, for it
     with ranks.group():
-        place = ranks.device()
         dtype = begun_in(command.out, command.model_dtype)
-        model = language_model.load(command.model, command.revision, dtype, str(place))
+        model = engines.load(command.engine, command.model, command.revision, dtype)
         store = harvest.harvest_store(model, command.out, command.config, show_progress)
     if ranks.rank():
         return 0

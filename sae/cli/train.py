@@ -49,6 +49,8 @@ class Train(RunConfig):
     """Processes that run the model for the ring; on GPUs that no trainer uses, while there are any."""
     stream: Annotated[StreamConfig, tyro.conf.OmitArgPrefixes] = field(default_factory=StreamConfig)  # pyright: ignore
     """With --ring: what makes the activations."""
+    loss: tyro.conf.Suppress[None] = None
+    """Left to `sae finetune`."""
 
 
 def main(args: list[str]) -> int:

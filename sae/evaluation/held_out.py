@@ -4,7 +4,7 @@ Every measure (docs/metrics.md) is a ratio of sums over tokens, with a bootstrap
 one document are not independent."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from activations.store import Store
 from activations.views import Edit
 from sae.architectures import SAE
 from sae.evaluation.measures import DENSE
+from sae.evaluation.quasi_orthogonality import Quasi, code_norm, summary
 
 DENSITY_EDGES = np.arange(-7, 0.25, 0.25)  # log10 of the share of tokens a latent fires on
 RESAMPLES = 1000
@@ -46,6 +47,7 @@ class Reconstruction(TypedDict):
     dense: float
     encoder: dict[str, int]
     density_histogram: dict[str, list[float]]
+    quasi_orthogonality: NotRequired[Quasi]
 
 
 class Spliced(TypedDict):
@@ -95,19 +97,23 @@ def reconstruction(
     sums are in float64. explained_variance: 1 - fvu. cosine: mean over tokens of the cosine of x and x_hat. l0: mean over
     tokens of the number of latents != 0. norm_ratio: mean over tokens of |x_hat| / |x|. dead: share of latents that are zero
     on every token of the split; dense: share of latents that fire on more than a tenth of them. encoder: the cost of
-    encoding, `SAE.encoder_cost`. Raises RunError when the split is empty."""
+    encoding, `SAE.encoder_cost`. quasi_orthogonality: norms of inputs and codes and their eps_LBO; left out for a single
+    latent. Raises RunError when the split is empty."""
     # A pass of its own: the index has the mean of all rows, and FVU is relative to the mean of the split
     mean, rows = _mean(store, hook, split, positions, batch)
     if not rows:
         raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
     totals: dict[int, Tensor] = {}  # document -> sums of the columns below
     fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+    input_norms, code_norms = [], []
     for x, chosen, shard, _ in store.batches(hook, batch, split, positions):
         code = sae.encode(x.to(sae.device))
         columns = _per_row(x.double(), sae.decode(code).cpu().double(), code.l0().cpu().double(), mean)
         for document, sums in _by_document(shard.documents.flatten()[chosen], columns):
             totals[document] = totals.get(document, 0) + sums
         fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
+        input_norms.append(x.double().norm(dim=1))
+        code_norms.append(code_norm(sae, code).cpu())
         advance(len(x))
     error, spread, cosine, l0, norm_ratio, tokens = torch.stack(list(totals.values())).T.numpy()
     fvu = ratio(error, spread)
@@ -120,7 +126,7 @@ def reconstruction(
     }
     density = fired.double() / rows
     counts, _ = np.histogram(density[fired > 0].log10().numpy(), DENSITY_EDGES)
-    return {
+    measured: Reconstruction = {
         "split": split,
         "positions": positions,
         "documents": len(totals),
@@ -131,6 +137,10 @@ def reconstruction(
         "encoder": sae.encoder_cost()._asdict(),
         "density_histogram": {"log10_edges": DENSITY_EDGES.tolist(), "latents": counts.tolist()},
     }
+    if sae.d_sae > 1:
+        norms = torch.cat(input_norms), torch.cat(code_norms)
+        measured["quasi_orthogonality"] = summary(*norms, sae.d_sae)
+    return measured
 
 
 def held_out_rows(store: Store, positions: Positions = "all") -> int:

@@ -10,10 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activations.errors import RunError
-from activations.progress import Advance, ignore
-from activations.rows import Positions, Split
-from activations.store import Store
 from sae.architectures import SAE
 from sae.code import SparseCode
 
@@ -51,36 +47,12 @@ def eps_lbo(input_norm: Float[Tensor, "B"], code_norm: Float[Tensor, "B"], d_sae
     return torch.where(x == f, 0.0, (x - f).abs() / ((d_sae - 1) * f))
 
 
-@torch.no_grad()
-def norms(
-    sae: SAE,
-    store: Store,
-    hook: str,
-    split: Split = "held-out",
-    positions: Positions = "all",
-    batch: int = 2048,
-    advance: Advance = ignore,
-) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Return |x| and the norm of the code for each row of a split, in float64 and in the order of the store.
-
-    x is the raw activation, b_dec not subtracted: the code has |b_dec| in it. `advance` is called after every batch with its
-    number of rows. Raises RunError when the split is empty."""
-    inputs, codes = [], []
-    for x, *_ in store.batches(hook, batch, split, positions):
-        inputs.append(x.double().norm(dim=1))
-        codes.append(code_norm(sae, sae.encode(x.to(sae.device))).cpu())
-        advance(len(x))
-    if not inputs:
-        raise RunError(f"{store.path} has no {split} tokens: harvest more documents (one in ten is held out)")
-    return torch.cat(inputs).numpy(), torch.cat(codes).numpy()
-
-
-def summary(input_norms: Float[np.ndarray, "N"], code_norms: Float[np.ndarray, "N"], d_sae: int) -> Quasi:
+def summary(input_norms: Float[Tensor, "N"], code_norms: Float[Tensor, "N"], d_sae: int) -> Quasi:
     """Return the quantiles of eps_LBO over the rows where it is finite, and up to 300 rows' norms for a plot.
 
     `silent` counts the rows where it is infinite. The rows for the plot are drawn without replacement, the same each time.
     `eps_lbo` is empty where no row has a finite one."""
-    eps = eps_lbo(torch.from_numpy(input_norms), torch.from_numpy(code_norms), d_sae).numpy()
+    eps = eps_lbo(input_norms, code_norms, d_sae).numpy()
     finite = eps[np.isfinite(eps)]
     chosen = np.random.default_rng(0).permutation(len(eps))[:POINTS]
     return {

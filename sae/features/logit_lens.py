@@ -22,7 +22,7 @@ class LogitLens(NamedTuple):
 
 def sees(model: LanguageModel, width: int) -> bool:
     """Return whether there is a lens: the hook point is as wide as the residual stream, and the model has a readout."""
-    return width == model.bridge.cfg.d_model and model.readout is not None
+    return width == model.width and model.readout is not None
 
 
 @torch.no_grad()

@@ -140,6 +140,8 @@ class ResolvedJob(NamedTuple):
     work: Work
     step: dict[str, float]
     """Seconds of one step, by part."""
+    held_out: int
+    """Bytes of the held-out rows that a run measures itself on, which every checkpoint has."""
 
     @property
     def tokens(self) -> int:
@@ -148,8 +150,10 @@ class ResolvedJob(NamedTuple):
 
     @property
     def checkpoint(self) -> float:
-        """Bytes of a checkpoint: the weights and both of Adam's moments, and two more copies if weights are averaged."""
-        return (12.0 if self.train.ema is None else 20.0) * self.work.parameters * self.parts
+        """Bytes of a checkpoint: the weights and both of Adam's moments, and two more copies if weights are averaged; and
+        the held-out rows."""
+        copies = 12.0 if self.train.ema is None else 20.0
+        return copies * self.work.parameters * self.parts + self.held_out
 
 
 def resolve(job: Job, machine: Machine) -> ResolvedJob:
@@ -162,15 +166,9 @@ def resolve(job: Job, machine: Machine) -> ResolvedJob:
     firing = active(job.arch, job.l0)
     work = count(job.arch, width, rows, firing.value, job.dead, parts)
     sent = traffic(way, job.arch, width, train.batch, ranks)
-    return ResolvedJob(
-        train,
-        train.steps,
-        firing,
-        parts,
-        rows,
-        work,
-        step_seconds(work, machine.rates, sent, train.precision),
-    )
+    seconds = step_seconds(work, machine.rates, sent, train.precision)
+    held_out = 4 * width * train.batch if train.held_out_every else 0
+    return ResolvedJob(train, train.steps, firing, parts, rows, work, seconds, held_out)
 
 
 def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
@@ -189,7 +187,7 @@ def forecast(job: Job, machine: Machine, out: Path) -> Forecast:
         _facts(resolved, job),
         _notes(job, resolved.firing, machine),
     )
-    return replace(cost, refusals=_refusals(cost, job, machine, out))
+    return replace(cost, refusals=refusals(cost, job, machine, out))
 
 
 def seconds_of(resolved: ResolvedJob, data: Data, rates: Rates) -> dict[str, float]:
@@ -287,24 +285,31 @@ def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
-    refusals, need, disk = [], total(cost.memory), total(cost.disk)
+def refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:
+    """Return why a training cannot be done here, each with what would fit; none where it can."""
+    found, need, disk = [], total(cost.memory), total(cost.disk)
     if need > machine.memory:
         smaller, ranks = _latents_that_fit(job, machine), _ranks_that_fit(job, machine)
         ways = [f"--arch.d-sae {smaller}"] if smaller else []
         ways += [f"--ranks {ranks} --parallel latents"] if ranks else []
-        refusals.append(
+        found.append(
             f"too little memory: it takes {size_text(need)} and {machine.name} has {size_text(machine.memory)}; "
             f"{' or '.join(ways) or 'a smaller --train.batch, or another device,'} would fit"
         )
     if machine.measured and disk > files.free_bytes(out):
         largest = max(cost.disk, key=lambda name: cost.disk[name])
-        fewer = "--tokens" if "store" in largest else "--train.keep-checkpoints"
-        refusals.append(
+        fewer = (
+            "--tokens"
+            if "store" in largest
+            else "--ring"
+            if "ring" in largest
+            else "--train.keep-checkpoints"
+        )
+        found.append(
             f"too little disk: it takes {size_text(disk)}, most of it {largest}, and {out.absolute()} has "
             f"{size_text(files.free_bytes(out))} free; fewer {fewer}, or an --out on another disk, would fit"
         )
-    return tuple(refusals)
+    return tuple(found)
 
 
 def _fits(job: Job, machine: Machine) -> bool:

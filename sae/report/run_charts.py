@@ -10,6 +10,7 @@ from itertools import product
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sae.evaluation.measures import QuasiOrthogonality
 from sae.report.charts import PALETTE, plain
 
 CURVES = {
@@ -18,6 +19,9 @@ CURVES = {
     "dead": "Dead features",
     "lr": "Learning rate",
 }
+HELD_OUT = (
+    "held_out_"  # before the name of a measure: the same on held-out rows, drawn as points in its panel
+)
 HEIGHTS = {
     "fvu": "FVU (lower is better)",
     "recovered_zero": "CE recovered, zero (higher is better)",
@@ -82,32 +86,41 @@ def traces(
 def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = None) -> go.Figure:
     """Return training curves against the step: of FVU, L0, dead features and learning rate, those that the logs have.
 
-    A single run has a colour for each measure; several runs have a colour each and a legend. `steps` is the right end of
+    What was measured on held-out rows is drawn as points over the curve of the training batches. A single run has a colour for each measure; several runs have a colour each and a legend. `steps` is the right end of
     the axis, so that an unfinished run shows how far it is."""
-    names = [name for name in CURVES if any(name in row for log in logs.values() for row in log)]
+    names = [name for name in CURVES if _is_logged(name, logs)]
     columns, gap = 2, 0.13
     figure = make_subplots(
         rows=max(math.ceil(len(names) / columns), 1),
         cols=columns,
-        subplot_titles=[CURVES[name] for name in names],
+        subplot_titles=[
+            CURVES[name] + (" · points: held out" if _is_logged(HELD_OUT + name, logs) else "")
+            for name in names
+        ],
         vertical_spacing=0.2,
         horizontal_spacing=gap,
     )
     several = len(logs) > 1
-    for (place, name), (number, (run, log)) in product(enumerate(names), enumerate(logs.items())):
-        rows = [row for row in log if name in row]
-        line = go.Scatter(
+    for (place, name), prefix, (number, (run, log)) in product(
+        enumerate(names), ("", HELD_OUT), enumerate(logs.items())
+    ):
+        rows = [row for row in log if prefix + name in row]
+        if prefix and not rows:
+            continue
+        line = _line(number if several else place)
+        trace = go.Scatter(
             x=[row["step"] for row in rows],
-            y=[row[name] for row in rows],
-            mode="lines+markers" if len(rows) < 3 else "lines",
-            line=_line(number if several else place),
+            y=[row[prefix + name] for row in rows],
+            mode="markers" if prefix else "lines+markers" if len(rows) < 3 else "lines",
+            line=line,
+            marker={"color": line["color"], "size": 7, "symbol": "circle-open"} if prefix else None,
             name=html.escape(run, quote=False),
             legendgroup=number,
-            showlegend=several and not place,
+            showlegend=several and not place and not prefix,
             hovertemplate=(f"{html.escape(run, quote=False)}<br>" if several else "")
-            + "step %{x:,}: %{y:.4~g}<extra></extra>",
+            + f"step %{{x:,}}{', held out' if prefix else ''}: %{{y:.4~g}}<extra></extra>",
         )
-        figure.add_trace(line, row=place // columns + 1, col=place % columns + 1)
+        figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
     figure.update_xaxes(range=[0, steps] if steps else None, rangemode="tozero", showgrid=False, nticks=6)
     figure.update_yaxes(rangemode="tozero", nticks=5)
     half = (1 - (columns - 1) * gap) / columns / 2
@@ -116,6 +129,26 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
     )
     figure.update_layout(legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0})
     return plain(figure, height=380 + (24 * len(logs) if several else 0), top=32, legend=several)
+
+
+def norms(quasi: QuasiOrthogonality) -> go.Figure:
+    """Return the ZF plot of an evaluated run: the norm of each sampled row's code against that of its input, beside the
+    diagonal on which both are equal."""
+    both = [*quasi.input_norms, *quasi.code_norms]
+    ends = [min(both), max(both)]
+    figure = go.Figure()
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": RING, "dash": "dot"}, hoverinfo="skip")
+    figure.add_scatter(
+        x=quasi.input_norms,
+        y=quasi.code_norms,
+        mode="markers",
+        marker={"color": PALETTE[0], "size": 5, "opacity": 0.6},
+        hovertemplate="input %{x:.4~g}, code %{y:.4~g}<extra></extra>",
+    )
+    # Massive activations are a hundred times as long as other rows
+    figure.update_xaxes(type="log", title="norm of the input, |x|", showgrid=False)
+    figure.update_yaxes(type="log", title="norm of the code, |f|")
+    return plain(figure, height=300, top=10)
 
 
 def frontier(points: Sequence[Point], chosen: str | None = None, measure: str = "fvu") -> go.Figure:
@@ -131,6 +164,10 @@ def frontier(points: Sequence[Point], chosen: str | None = None, measure: str = 
     figure.update_yaxes(title=HEIGHTS[measure], nticks=6)
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}, dragmode=False)
     return plain(figure, height=360, top=24, left=56, bottom=44, legend=True)
+
+
+def _is_logged(name: str, logs: Mapping[str, Sequence[dict[str, float]]]) -> bool:
+    return any(name in row for log in logs.values() for row in log)
 
 
 def _line(number: int) -> dict[str, object]:

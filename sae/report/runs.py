@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
-from sae.evaluation.measures import DENSE, MEASURES, measure, shown
+from sae.evaluation.measures import DENSE, MEASURES, QuasiOrthogonality, measure, shown
 from sae.report.numbers import DASH, duration, hundredfold, percent, setting
 from sae.report.render import visible
 from sae.runs.records import Evaluation, RunRecord
@@ -226,3 +226,11 @@ def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, 
 def _intervals(evaluation: Evaluation | None) -> dict[str, tuple[float | None, float | None, float | None]]:
     measures = evaluation.measures if evaluation else {}
     return {name: (estimate.value, estimate.low, estimate.high) for name, estimate in measures.items()}
+
+
+def eps_lbo(quasi: QuasiOrthogonality) -> str:
+    """Return the median of eps_LBO and the range of its middle nine tenths, as text; how many codes are 0 where none has one."""
+    if not quasi.eps_lbo:
+        return f"the codes of all {quasi.rows:,} rows are 0"
+    low, median, high = (quasi.eps_lbo[name] for name in ("0.05", "0.5", "0.95"))
+    return f"eps_LBO {median:.2g} ({low:.2g} to {high:.2g}) of {quasi.rows:,} held-out rows"

@@ -47,6 +47,8 @@ class RunRecord:
     """Pairs of rate and loss."""
     imported: Imported | None = None
     id: str = ""
+    source: str = "bridge"
+    """What gave the store's rows, as in the store's spec."""
 
 
 @dataclass(frozen=True)

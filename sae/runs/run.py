@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from activations import language_model
+from activations import engines, language_model
 from activations.disk import files
 from activations.errors import RunError, StoreError, quoted
 from activations.language_model import LanguageModel
@@ -82,6 +82,8 @@ class Run:
         }
         if rate_trials:
             record["rate_trials"] = rate_trials
+        if store.spec.source != "bridge":
+            record["source"] = store.spec.source
         files.write_sealed(path / "run.json", record)
         return cls(path)
 
@@ -96,14 +98,18 @@ class Run:
         return (self.path / INDEX).exists()
 
     @property
+    def resume(self) -> str:
+        """The command that continues its training."""
+        command = f"finetune {quoted(self.config.start_from or '')}" if self.config.loss else "train"
+        return f"sae {command} … --out {quoted(self.path)} --resume"
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the trained SAE's weights, by which what was made from them knows them again.
 
         Raises RunError when training has not reached its last step, or the SAE is damaged."""
         if not self.finished:
-            raise RunError(
-                f"{self.path} is not finished: sae train … --out {self.path} --resume continues it"
-            )
+            raise RunError(f"{self.path} is not finished: {self.resume} continues it")
         return self._sae_record.weights_file_sha256
 
     @property
@@ -124,7 +130,7 @@ class Run:
             if not (self.path / STORE / STORE_INDEX).exists():
                 raise StoreError(
                     f"{self.path} trains on a stream, and the activations that it keeps are ready when training ends",
-                    fix=f"sae train … --out {quoted(self.path)} --resume",
+                    fix=self.resume,
                 )
             return Store(self.path / STORE)
         if not self.config.store:
@@ -146,20 +152,38 @@ class Run:
             return None
         return [] if bos is None else [bos]
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether its activations come from another program's files, so that no language model belongs to it."""
+        return self.record.source == "files"
+
     def language_model(self) -> LanguageModel:
         """Load the language model whose activations the SAE reads onto `device()`. Its weights have the precision of the
-        harvest, and it computes in float32.
+        harvest, and it computes in float32. One that was harvested with another engine than TransformerLens' view is spread
+        over all devices and computes in the precision of the harvest.
 
-        Raises ModelError when it is not to be had, RunError when its weights are others now. Which they were is not
-        known of a run that was imported without a store."""
+        Raises ModelError when it is not to be had, RunError when its weights are others now or when it `reads_files`. Which
+        they were is not known of a run that was imported without a store."""
         record = self.record
-        model = language_model.load(record.model, record.model_revision, record.model_dtype, str(device()))
+        if self.reads_files:
+            raise RunError(
+                f"{self.path} was trained on another program's files of {record.model}, so that no language model can be run "
+                f"with it: sae evaluate, features and dead do without one"
+            )
+        of_bridge = record.source == "bridge"
+        model = (
+            language_model.load(record.model, record.model_revision, record.model_dtype, str(device()))
+            if of_bridge
+            # It may not fit on one device, or at twice its size
+            else engines.load("transformers", record.model, record.model_revision, record.model_dtype)
+        )
         if record.weights_sha256 not in (None, model.weights_hash):
             raise RunError(
                 f"{model.name} has other weights than when the activations of {self.path} were harvested: "
                 f"restore it, or harvest and train again"
             )
-        model.plain.float()
+        if of_bridge:
+            model.plain.float()
         return model
 
     @property
@@ -233,7 +257,8 @@ class Run:
         holds the same weights."""
         if not self.checkpoints:
             return None
-        return f"rm {quoted(self.path / INDEX)} && sae train … --out {quoted(self.path)} --resume"
+        remedy = self.resume
+        return f"rm {quoted(self.path / INDEX)} && {remedy}"
 
 
 def made_by() -> dict[str, object]:

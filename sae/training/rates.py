@@ -4,10 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from activations.errors import ConfigError, DivergedError
 from activations.progress import Advance, ignore
@@ -20,8 +19,8 @@ MOST_TRIALS = 7
 LEAST_STEPS, MOST_STEPS = 100, 400
 JUDGED = 8  # batches after those trained on, whose loss judges a trial
 
-Batches = Callable[[], Iterator[tuple[Tensor, Tensor, Tensor | None]]]
-"""Starts the run's batches from the first one: x, y and labels, as `Trainer.train_step` takes them."""
+Batches = Callable[[], Iterator[tuple[Any, ...]]]
+"""Starts the run's batches from the first one, as `Trainer.train_step` takes them."""
 
 
 class Trial(NamedTuple):
@@ -108,7 +107,7 @@ def _loss(sae: SAE, cfg: TrainConfig, batches: Batches, scale: float) -> float:
     sae.eval()
     losses = []
     with torch.no_grad():
-        for x, y, _ in islice(rows, JUDGED):
+        for x, y, *_ in islice(rows, JUDGED):
             inputs, targets = (part.to(sae.device, sae.W_dec.dtype) * scale for part in (x, y))
             losses.append(sae.loss(inputs, targets, trainer.history.dead).total.item())
     loss = sum(losses) / len(losses)

@@ -78,8 +78,9 @@ class History:
 class Trainer:
     """One SAE in training: its optimizer, schedule and the history of its latents.
 
-    `cfg` must be resolved; a precision that is still `auto` means float32. Activations are multiplied by `scale` before the SAE reads them. `ranks` are those that train
-    the same SAE; each has a part of it, or of every batch."""
+    `cfg` must be resolved; a precision that is still `auto` means float32. Activations are multiplied by `scale` before the
+    SAE reads them. `ranks` are those that train the same SAE; each has a part of it, or of every batch. `held_out_rows`, raw
+    activations that are the same on every rank, may be assigned before the first step; checkpoints hold them."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig, scale: float = 1.0, ranks: SingleProcess = SINGLE_PROCESS):
         assert cfg.steps is not None
@@ -94,6 +95,7 @@ class Trainer:
         self.history = History(sae.d_sae, cfg.dead_after_tokens, sae.device)
         self.average = None if cfg.ema is None else Average(sae, cfg.ema)
         self.precision = torch.bfloat16 if cfg.precision == "bfloat16" else None
+        self.held_out_rows: Float[Tensor, "n D"] | None = None
 
     @property
     def finished(self) -> bool:
@@ -101,15 +103,24 @@ class Trainer:
         return self.step == self.cfg.steps
 
     def train_step(
-        self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], labels: Float[Tensor, "B"] | None = None
+        self,
+        x: Float[Tensor, "B D"],
+        y: Float[Tensor, "B D"],
+        labels: Float[Tensor, "B"] | None = None,
+        divergence: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Loss, dict[str, float]]:
         """Take one step on raw activations, with labels if there are any. Return this rank's loss, and what else to log.
+
+        `divergence` returns the KL that reconstructions of x, in the units of x, cause in the language model. It is then
+        added to the loss, multiplied by a number without gradient that makes it as large as the reconstruction error, and
+        logged as `kl`. Karvonen 2025, arXiv:2503.17272.
 
         Raises DivergedError when the loss or its gradient is not finite; the weights then stay as they were."""
         sae, lr = self.sae, self.lr * self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        sae.begin_step(self.step, self.steps)
+        # An SAE that is trained end to end has been trained before: its warm-ups and stages are behind it.
+        sae.begin_step(self.step if divergence is None else self.steps - 1, self.steps)
         dead = self.history.dead
         target = None if y is x else self._scaled(y)
         x = self._scaled(x)
@@ -117,6 +128,12 @@ class Trainer:
             loss = sae.loss(x, x if target is None else target, dead)
             if labels is not None:
                 loss = loss.plus(*sae.label_loss(x, labels.to(sae.device)))
+            if divergence is not None:
+                kl = divergence(sae.decode(sae.training_code(x)) / self.scale)
+                # The error in the units of the method's loss: its penalties keep their weight against it.
+                error = loss.terms.get("squared_error", loss.terms["fvu"])
+                share = error / kl.detach().clamp_min(torch.finfo(kl.dtype).tiny)
+                loss = loss.plus(share * kl, {"kl": kl.detach()})
         self.optimizer.zero_grad()
         with self.optimizer.collecting():
             loss.total.backward()
@@ -154,6 +171,33 @@ class Trainer:
         counts = {name: self.ranks.sum_over_latents(torch.tensor(n)).item() for name, n in counts.items()}
         return {**terms, **extra, **counts}
 
+    @property
+    def held_out_due(self) -> bool:
+        """Whether the row of the log that is written after this step has the measures on held-out rows."""
+        every = self.cfg.held_out_every
+        return every > 0 and (self.finished or self.step % every < self.cfg.log_every)
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """Return the FVU and L0 that the SAE has in use on `held_out_rows`, as `held_out_fvu` and `held_out_l0`.
+
+        They are measured as `sae evaluate` does: with the code of `encode`, with `ema` applied, and around the rows' own mean.
+        Every rank takes part where several share the latents. Empty with fewer than two rows, which have no variance."""
+        if self.held_out_rows is None or len(self.held_out_rows) < 2:
+            return {}
+        sae = self.sae
+        if self.average:
+            sae = copy.deepcopy(sae)
+            self.average.put_into(sae)
+        x = self._scaled(self.held_out_rows)
+        # Products in float32, whatever a training step's are in: `sae evaluate` has them.
+        with use_collective(self.ranks):
+            code = sae.encode(x)
+            error = (sae.decode(code).double() - x.double()).square().sum()
+        l0 = self.ranks.sum_over_latents(code.l0().double().mean())
+        spread = (x.double() - x.double().mean(0)).square().sum()
+        return {"held_out_fvu": (error / spread).item(), "held_out_l0": l0.item()}
+
     def _scaled(self, x: Tensor) -> Tensor:
         own = self.sae.W_dec.new_empty(x.shape)
         return own.copy_(x, non_blocking=True).mul_(self.scale)
@@ -175,6 +219,8 @@ class Trainer:
         tensors |= self.history.tensors()
         if self.average:
             tensors |= self.average.tensors(sae)
+        if self.held_out_rows is not None:
+            tensors["held_out_rows"] = self.held_out_rows
         tensors["rng"] = torch.get_rng_state()
         for name, parameter in sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -187,6 +233,7 @@ class Trainer:
         self.step = step
         self.history.restore(tensors)
         torch.set_rng_state(tensors["rng"])
+        self.held_out_rows = tensors.get("held_out_rows")
         for name, tensor in self.sae.folded_tensors().items():
             tensor.copy_(tensors[f"units.{name}"])
         if self.average:
@@ -232,8 +279,8 @@ def fitting(
     `batches` yields the arguments of `train_step`. `log` gets a row every `log_every` steps and at the last one: step,
     tokens, seconds since the call, tokens per second since the last row, both without the pauses that the caller makes at a
     yield, on a GPU its peak memory, the loss's terms, lr, grad_norm, latents dead before the step, deaths and revivals so
-    far. `save` writes a checkpoint, on all ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks.
-    `clock` tells the time in seconds."""
+    far; and FVU and L0 on held-out rows, every `held_out_every` steps and at the last one. `save` writes a checkpoint, on all
+    ranks after the same step, as often as `TrainConfig.checkpoint_minutes` asks. `clock` tells the time in seconds."""
     cfg, started = trainer.cfg, clock()
     last_time, last_step = started, trainer.step
     next_save = started + cfg.seconds_to_next_checkpoint()
@@ -247,7 +294,8 @@ def fitting(
             pace = {"seconds": round(now - started, 3), "tokens_per_second": round(speed, 1)}
             if trainer.sae.device.type == "cuda":
                 pace["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
-            log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra)})
+            held_out = trainer.held_out() if trainer.held_out_due else {}
+            log({**place, **pace, "loss": loss.total.item(), **trainer.gathered(loss, extra), **held_out})
         if trainer.finished:
             break
         # The ranks' clocks differ. All continue only if each wants to, and all save only once each finds it time, so

@@ -5,7 +5,6 @@ from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE
 from sae.evaluation.held_out import held_out_rows, reconstruction, splice
-from sae.evaluation.quasi_orthogonality import norms, summary
 from sae.runs.records import Evaluation
 from sae.runs.run import Run
 
@@ -28,10 +27,6 @@ def evaluate(
     with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
         measured = reconstruction(sae, store, hook, positions=positions, batch=batch, advance=advance)
     content: dict[str, object] = {"format": FORMAT, "sae_sha256": digest, **measured}
-    if sae.d_sae > 1:
-        with progress("norms of codes", held_out_rows(store, positions), "tokens") as advance:
-            sampled = norms(sae, store, hook, positions=positions, batch=batch, advance=advance)
-        content["quasi_orthogonality"] = summary(*sampled, sae.d_sae)
     if model is not None:
         content["splice"] = splice(model, sae, store, hook, windows, progress=progress)
     files.write_sealed(run.path / "eval.json", content)

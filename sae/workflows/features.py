@@ -11,6 +11,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.errors import RunError
+from activations.from_files import token_text
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
@@ -33,7 +34,7 @@ def describe(
     sae: SAE,
     activations: Store,
     hook: str,
-    model: LanguageModel,
+    model: LanguageModel | None,
     out: Path,
     cfg: FeaturesConfig,
     sae_sha256: str,
@@ -44,7 +45,8 @@ def describe(
     Interrupted and called again, the work continues after the last whole shard. With several ranks
     (`activations.parallel.ranks`) each does its share of the pass and of the lens, and `progress` shows that share; rank 0
     writes, and the folder has the same bytes whatever their number. See `collect.collect` for memory. Without scikit-learn
-    there is no map; a folder without one is made again once scikit-learn is installed. Raises BusyError when another
+    there is no map; a folder without one is made again once scikit-learn is installed. Without a model, as for a store of
+    files, there is no logit lens, and token ids read as the store's own tokenizer has them. Raises BusyError when another
     process works in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
     job: dict[str, object] = {**identity, "config": asdict(cfg), "model": activations.spec.model}
@@ -60,17 +62,18 @@ def describe(
         scratch = out / collect.SCRATCH
         collected = collect.collect(sae, activations, hook, cfg, scratch, identity, progress)
         sae = sae.cpu()
-        lens = _lens(model, sae, cfg, scratch, progress)
+        lens = None if model is None else _lens(model, sae, cfg, scratch, progress)
         if ranks.rank() == 0:
             columns = _columns(sae, collected, cfg, mapped, progress)
-            write.write(out, job, columns, collected, lens, model.vocabulary.text, activations)
+            spelled = token_text(activations) if model is None else model.vocabulary.text
+            write.write(out, job, columns, collected, lens, spelled, activations)
             _tidy(out)
         ranks.barrier()
     return FeatureStore(out)
 
 
 def collect_features(
-    run: Run, model: LanguageModel, cfg: FeaturesConfig, progress: Progress = no_progress
+    run: Run, model: LanguageModel | None, cfg: FeaturesConfig, progress: Progress = no_progress
 ) -> FeatureStore:
     """Fill the features folder of a finished run, or finish one that was interrupted, and return it opened (see `describe`)."""
     sae, out = run.sae().to(device()), run.path / "features"

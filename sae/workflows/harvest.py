@@ -1,14 +1,17 @@
-"""Harvest a store, and label every token of one: by the latents that a trained run spends on it, or by the model's surprise."""
+"""Make a store, from a model or from files, and label every token of one: by the latents that a trained run spends on it, or by the model's surprise."""
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from activations import language_model, token_labels
+from activations.activation_source import make_store
 from activations.document_labels import NEEDED, SURPRISE, per_token
 from activations.errors import LabelError, ModelError, RunError
+from activations.from_files import FilesSource
 from activations.harvest import HarvestConfig, harvest, with_hooks
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
@@ -103,12 +106,17 @@ def _needed(run: Run, store: Store, batch: int) -> tuple[tuple[str, ...], dict[s
 
 def _surprise(store: Store, batch: int) -> tuple[tuple[str, ...], dict[str, str], Labeller]:
     spec = store.spec
+    if spec.source == "files":
+        raise LabelError(
+            f"{store.path} was made from another program's files of {spec.model}, so that no language model can say how "
+            f"surprising a token is: take --labels needed:RUN"
+        )
     model = language_model.load(spec.model, spec.model_revision, spec.model_dtype, str(device()))
     if model.weights_hash != spec.weights_sha256:
         raise ModelError(
             f"{model.name} has other weights than when {store.path} was harvested: restore it, or harvest again"
         )
-    return (), {"weights_sha256": spec.weights_sha256}, token_labels.surprise_of(model, batch)
+    return (), {"weights_sha256": model.weights_hash}, token_labels.surprise_of(model, batch)
 
 
 def harvest_store(
@@ -130,3 +138,22 @@ def harvest_store(
     if source.startswith(NEEDED) and not ranks.rank():
         label(store, source, progress=progress)
     return store
+
+
+def store_of_files(
+    folder: Path,
+    out: Path,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None,
+    context: int = 128,
+    shard_tokens: int = 32_768,
+    progress: Progress = no_progress,
+) -> Store:
+    """Fill the store at `out` with the rows that another program has written into `folder` (FORMAT.md, Activations in files).
+
+    Interrupted and called again, it ends with the same bytes; a finished store is returned as it is. Raises HarvestError for
+    a folder without that layout, ModelError when its tokenizer cannot be loaded, StoreError for `out` holding anything else
+    and for a row that is not finite."""
+    source = FilesSource(folder, context=context, dtype=dtype, shard_tokens=shard_tokens)
+    with progress("import", source.tokens, "rows") as advance:
+        return make_store(source, out, advance)

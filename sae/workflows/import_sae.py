@@ -217,6 +217,7 @@ def _record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, o
         "model_dtype": spec.model_dtype if spec else "float32",
         "weights_sha256": spec.weights_sha256 if spec else None,
         "store_fingerprint": store.fingerprint if store else None,
+        **({"source": spec.source} if spec and spec.source != "bridge" else {}),
     }
 
 

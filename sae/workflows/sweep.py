@@ -261,7 +261,7 @@ def run_sweep(
 
     def measure(run: Run) -> None:
         if _needs_evaluation(run, windows):
-            if windows and not models:
+            if windows and not models and not run.reads_files:
                 models.append(run.language_model())
             evaluate(run, run.sae().to(device()), models[0] if models else None, windows)
 
@@ -300,4 +300,5 @@ def _one_by_one(
 def _needs_evaluation(run: Run, windows: int) -> bool:
     """Return whether a finished run lacks the evaluation that is asked for, with the language model or without it."""
     evaluation = run.evaluation
-    return run.finished and (evaluation is None or (evaluation.splice is None and windows > 0))
+    spliced = windows > 0 and not run.reads_files
+    return run.finished and (evaluation is None or (evaluation.splice is None and spliced))

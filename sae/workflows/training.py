@@ -25,6 +25,7 @@ from sae.architectures.shared import geometric_median
 from sae.config import Precision, RunConfig
 from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates
+from sae.training.end_to_end import SplicedReader
 from sae.training.loggers import Loggers
 from sae.training.trainer import INIT_ROWS, Trainer, fitting
 from sae.workflows.rings import SHUFFLE_TOKENS
@@ -56,14 +57,17 @@ class Training:
             if ranks.rank()
             else Loggers(run.path, run.config.loggers, run.record, resume_at=trainer.step)
         )
-        last = trainer.step
+        last, held_out = trainer.step, ""
 
         def log(row: dict[str, float]) -> None:
-            nonlocal last
+            nonlocal last, held_out
             if not loggers:
                 return
             loggers.log(row)
-            note = f"FVU {row['fvu']:.3f}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
+            if "held_out_fvu" in row:
+                held_out = f" ({row['held_out_fvu']:.3f} held out)"
+            kl = f"KL {row['kl']:.3f}, " if "kl" in row else ""
+            note = f"{kl}FVU {row['fvu']:.3f}{held_out}, L0 {row['l0']:.1f}, dead {row['dead']:.0f}"
             advance(trainer.step - last, note=note)
             last = trainer.step
 
@@ -104,6 +108,8 @@ def begin(
     """Return a run ready to be trained, at its newest checkpoint or at step 0, or the Run in `out` that is finished.
 
     `lock` is called when nothing of what was asked for can be refused any more, before anything is written."""
+    if cfg.loss and ranks.world() > 1:
+        raise ConfigError("training end to end takes a single process: leave torchrun out")
     cfg, reader = resolve(cfg, source)
     cfg = _with_precision(cfg, source.width(reader.hooks[0]), out)
     cfg, trials = _with_rate(cfg, source, out, progress)
@@ -129,10 +135,17 @@ def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
                 "--train.lr auto reads its first rows several times, which a stream does not keep: leave it out"
             )
         cfg = dataclasses.replace(cfg, shuffle_tokens=cfg.shuffle_tokens or SHUFFLE_TOKENS)
-    if cfg.shuffle_tokens is None:
+    if cfg.loss:
+        assert isinstance(source, Store)
+        assert cfg.start_from is not None
+        labels, model = None, Run(cfg.start_from).language_model()
+        reader: Reader = SplicedReader(
+            source, hook, model, max(1, cfg.train.batch // source.context), seed=cfg.train.seed, positions=cfg.positions
+        )  # fmt: skip
+    elif cfg.shuffle_tokens is None:
         assert isinstance(source, Store)
         labels = choose(source, cfg.labels) if cfg.arch.reads_labels else None
-        reader: Reader = ShuffledReader(
+        reader = ShuffledReader(
             source, hook, cfg.train.batch,
             seed=cfg.train.seed, positions=cfg.positions, labels=labels or cfg.arch.reads_labels,
         )  # fmt: skip
@@ -144,7 +157,7 @@ def resolve(cfg: RunConfig, source: Store | Ring) -> tuple[RunConfig, Reader]:
             labels=cfg.arch.reads_labels,
         )  # fmt: skip
     cfg = dataclasses.replace(cfg, hook=hook, train=cfg.train.resolved(reader.rows, cfg.arch))
-    return _with_labels(cfg, source, labels), reader
+    return cfg if cfg.loss else _with_labels(cfg, source, labels), reader
 
 
 def _with_labels(cfg: RunConfig, source: Store | Ring, labels: LabelSet | None) -> RunConfig:
@@ -271,6 +284,8 @@ def _prepare(
     trainer = Trainer(sae.to(ranks.device()) if alone else sae, cfg.train, scale)
     if begun:
         reader.restore(checkpoints.resume(run, trainer))
+    elif cfg.train.held_out_every:
+        trainer.held_out_rows = reader.held_out(cfg.train.batch)
     return run, trainer
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activations import harvest as harvesting
+from activations.disk import files
 from activations.errors import HarvestError, HookError, StoreError, TextError, WorkbenchError
 from activations.harvest import harvest
 from activations.language_model import LanguageModel, load
@@ -218,7 +218,7 @@ def test_windows_longer_than_the_model_can_read_are_refused(gpt2: LanguageModel,
 def test_a_store_larger_than_the_disk_is_refused_with_both_sizes(
     llama: LanguageModel, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(harvesting.files, "free_bytes", lambda path: 10**8)
+    monkeypatch.setattr(files, "free_bytes", lambda path: 10**8)
     line = line_of(llama, tmp_path / "store", config(text, tokens=10**7), HarvestError)
     assert "0.6 GB" in line
     assert "0.1 GB free" in line

@@ -171,7 +171,7 @@ def test_a_batch_is_float32_and_x_is_y_for_an_autoencoder(store: Store):
 def test_a_target_hook_gives_the_same_rows_of_another_hook_point(store: Store, memory: int):
     reader = ShuffledReader(store, "row", 10, target_hook="other", memory=2 * memory)
     alone = ShuffledReader(store, "row", 10, memory=memory)
-    for x, y, _ in islice(iter(reader), 40):
+    for x, y, *_ in islice(iter(reader), 40):
         assert (x.shape[1], y.shape[1]) == (2, 3)
         assert torch.equal(y[:, 0], -x[:, 0])
         assert torch.equal(y[:, 1], x[:, 0] % 7)

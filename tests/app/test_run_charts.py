@@ -14,6 +14,17 @@ def test_curves_show_what_was_logged_and_nothing_else():
     assert tuple(figure.layout.xaxis.range) == (0, 100)
 
 
+def test_what_was_measured_on_held_out_rows_is_drawn_as_points_over_the_curve():
+    log = [{"step": step, "fvu": 1 / step, "l0": 4.0} for step in (10, 20, 30)]
+    log[1] |= {"held_out_fvu": 0.2}
+    curve, points, l0 = charts.curves({"a": log}).data
+    assert (list(points.x), list(points.y), points.mode) == ([20], [0.2], "markers")
+    assert points.yaxis == curve.yaxis != l0.yaxis
+    fvu, sparsity = (title.text for title in charts.curves({"a": log}).layout.annotations)
+    assert fvu.endswith("held out")
+    assert sparsity == charts.CURVES["l0"]
+
+
 def test_a_run_without_a_log_has_empty_curves():
     assert not charts.curves({"a": []}).data
 

@@ -199,12 +199,31 @@ def hub_at(url: str, cache: str, token: str | None) -> None:
     datasets.config.HF_DATASETS_CACHE = Path(cache) / "datasets"
 
 
+def hook_elsewhere(hook: str, other: str, folder: str) -> None:
+    """Let TransformerLens give at one hook point what passes another, in this process and in the producers that it starts."""
+    from transformer_lens.model_bridge.bridge_core import BridgeCore
+
+    names = BridgeCore.hook_dict.fget
+
+    def planted(bridge: Any) -> dict[str, Any]:
+        points = names(bridge)
+        return points | {hook: points[other]} if other in points else points  # while it boots it has none
+
+    BridgeCore.hook_dict = property(planted)
+    # Python runs this file at the start of every process that has the folder on its path
+    call = f"server.hook_elsewhere({hook!r}, {other!r}, {folder!r})"
+    Path(folder, "sitecustomize.py").write_text(f"from tests.cli import server\n\n{call}\n")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 FAULTS: dict[str, Any] = {
     "clock_goes_back": clock_goes_back,
     "closed_output": closed_output,
     "die_past": die_past,
     "disk_full_after": disk_full_after,
     "environment": os.environ.update,  # as torchrun starts a rank
+    "hook_elsewhere": hook_elsewhere,
     "hub_at": hub_at,
     "kill_at": kill_at,
     "loss_explodes_after": loss_explodes_after,

@@ -122,6 +122,43 @@ def test_a_sweep_on_a_stream_takes_its_ring_and_no_store(machine, tmp_path, caps
         plan.main(["sweep", str(file)])
 
 
+STREAM = (
+    "train", "topk", "--width", 64, "--tokens", 10**8, "--arch.d-sae", 4096, "--ring", "2GB", "--forward-parameters", 2e9,
+)  # fmt: skip
+
+
+def test_on_gpus_the_slower_of_model_and_training_sets_the_time(machine, capsys):
+    flops = GPUS["h200"].rates.selecting_flops
+    few, many = (planned(capsys, *STREAM, "--device", "h200", "--producers", n) for n in (1, 1000))
+    tokens = few["facts"]["steps"].split(":")[1].split()[0].replace(",", "")
+    forward = int(tokens) * 2 * 2e9 / (flops / 2)
+    saving = few["seconds"]["checkpoints"]
+    assert few["total"]["seconds"] == pytest.approx(forward, rel=1e-6)
+    assert few["limit"].startswith("the model")
+    assert "waiting for the model" not in many["seconds"]
+    assert many["total"]["seconds"] < forward / 2
+    assert saving > 0
+    assert few["disk"]["the ring"] == 2e9
+    assert not any("store" in part for part in few["disk"])
+
+
+def test_on_a_cpu_model_and_training_share_the_time(machine, capsys):
+    streamed = planned(capsys, *STREAM)
+    stored = planned(
+        capsys, *[word for word in STREAM if word not in ("--ring", "2GB", "--forward-parameters", 2e9)]
+    )
+    steps = sum(
+        value for part, value in stored["seconds"].items() if part not in ("waiting for rows", "checkpoints")
+    )
+    parts = {
+        part: value
+        for part, value in streamed["seconds"].items()
+        if part not in ("the model's pass", "checkpoints")
+    }
+    assert sum(parts.values()) == pytest.approx(steps)
+    assert streamed["seconds"]["the model's pass"] > 0
+
+
 def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, world, tmp_path, capsys):
     out = tmp_path / "store"
     flags = (
@@ -182,6 +219,12 @@ MISTAKES = {
     "latents that no ranks share": (
         ["train", "kron", "--width", "8", "--tokens", "10000", "--device", "h100", "--ranks", "2", "--parallel", "latents"],
         ["--parallel latents", "kron"],
+    ),
+    "a stream of a model of unknown size": (
+        ["train", "topk", "--width", "8", "--tokens", "10000", "--ring", "1GB"], ["--forward-parameters"],
+    ),
+    "a ring of no size": (
+        ["train", "topk", "--width", "8", "--tokens", "10000", "--ring", "1 ton", "--forward-parameters", "1e6"], ["1 ton", "20GB"],
     ),
     "a run that is not there": (["features", "/nowhere"], ["/nowhere"]),
 }  # fmt: skip

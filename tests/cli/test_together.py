@@ -27,7 +27,7 @@ from sae.workflows.train import train
 from tests import tiny
 from tests.cli.commands import ROOT, Server
 
-TRAIN = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=5, checkpoint_minutes=0.1)
+TRAIN = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=5, held_out_every=5, checkpoint_minutes=0.1)
 OTHER = "blocks.0.hook_resid_post"
 TEXT_ORDER = 512  # tokens: one shard of the stream below
 RING = RingSettings(1_500_000)
@@ -95,6 +95,7 @@ def assert_same(alone: Path, together: Path, names: list[str]) -> None:
         times = ("seconds", "tokens_per_second")
         logs = [[{k: v for k, v in row.items() if k not in times} for row in run.log] for run in (one, other)]
         assert logs[0] == logs[1]
+        assert all("held_out_fvu" in row for row in logs[0])
         assert other.store.fingerprint
 
 

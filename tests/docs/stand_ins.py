@@ -4,6 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 # replace numbers that would take hours
 SMALLER = {
     "--tokens": "1600", "--arch.d-sae": "32", "--arch.k": "4", "--arch.k-min": "1", "--arch.k-max": "8",
@@ -27,7 +30,8 @@ ADDED = {
 def furnish(folder: Path, world: Path) -> Path:
     """Fill `folder` with the toy world under the names that the pages use, and return it.
 
-    The names are `gpt2`, `notes.jsonl`, `notes.txt`, `stores/demo`, `runs/demo` and `runs/bare`, a run without features."""
+    The names are `gpt2`, `notes.jsonl`, `notes.txt`, `stores/demo`, `runs/demo`, `runs/bare`, a run without features, and
+    `dumps/gpt2`, activations in files."""
     (folder / "stores").mkdir()
     (folder / "gpt2").symlink_to(world / "model")
     (folder / "notes.jsonl").symlink_to(world / "text.jsonl")
@@ -41,6 +45,19 @@ def furnish(folder: Path, world: Path) -> Path:
         about["config"]["store"] = "stores/demo"
         (run / "run.json").write_text(json.dumps(about), encoding="utf-8")
     shutil.rmtree(folder / "runs" / "bare" / "features")
+    dump = folder / "dumps" / "gpt2"
+    dump.mkdir(parents=True)
+    columns = {"rows": torch.randn(400, 16, generator=torch.Generator().manual_seed(0))}
+    columns |= {"tokens": torch.arange(400) % 250 + 2, "documents": torch.arange(400) // 10}
+    save_file(columns, dump / "part-0.safetensors")
+    about = {
+        "format": 1,
+        "hook": "blocks.0.hook_resid_post",
+        "model": "gpt2",
+        "width": 16,
+        "tokenizer": "gpt2",
+    }
+    (dump / "activations.json").write_text(json.dumps(about))
     return folder
 
 

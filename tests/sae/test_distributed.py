@@ -35,7 +35,14 @@ from tests.sae.small import SMALL, D, F
 
 STEPS, ROWS = 12, 32
 SETTINGS = TrainConfig(
-    steps=STEPS, batch=ROWS, lr=1e-2, warmup_steps=2, dead_after_tokens=2 * ROWS, clip_norm=0.3, log_every=4
+    steps=STEPS,
+    batch=ROWS,
+    lr=1e-2,
+    warmup_steps=2,
+    dead_after_tokens=2 * ROWS,
+    clip_norm=0.3,
+    log_every=4,
+    held_out_every=4,
 )
 SHARED = {
     **SMALL,
@@ -85,7 +92,9 @@ def begun(cfg) -> Trainer:
     with torch.no_grad():
         if "W_enc" in dict(sae.named_parameters()):
             sae.W_enc[:, :10] *= 0.02
-    return Trainer(sae, SETTINGS)
+    trainer = Trainer(sae, SETTINGS)
+    trainer.held_out_rows = torch.randn(19, D, generator=torch.Generator().manual_seed(7))
+    return trainer
 
 
 @contextmanager
@@ -126,6 +135,7 @@ def test_ranks_come_to_what_one_rank_does(parallel: str, table: dict, tmp_path: 
             result(begun(cfg), cfg, tmp_path / "one")
         one, several = torch.load(tmp_path / "one"), torch.load(tmp_path / name)
         assert_close(several, one, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        assert 0 < one["log.held_out_fvu"] < 2, name
         if hasattr(cfg, "aux_k") and "W_enc" in one:
             assert one["log.auxk"] > 0
             assert 0 < one["log.dead"] < F

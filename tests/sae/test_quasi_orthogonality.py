@@ -10,7 +10,11 @@ import torch
 from activations.disk import files
 from sae.architectures import TopKConfig, build
 from sae.code import from_dense
-from sae.evaluation.quasi_orthogonality import code_norm, eps_lbo, norms, summary
+from sae.evaluation.held_out import reconstruction
+from sae.evaluation.measures import QuasiOrthogonality
+from sae.evaluation.quasi_orthogonality import code_norm, eps_lbo, summary
+from sae.report import run_charts
+from sae.report import runs as runs_report
 from sae.runs.run import Run
 from sae.workflows.evaluate import evaluate
 from tests.sae.test_evaluation import held_out
@@ -52,20 +56,36 @@ def test_norms_of_a_run_are_those_of_numpy_in_float64(world, batch):
     run = Run(world / "runs/toy")
     sae, store = run.sae(), run.store
     rows, _ = held_out(store, run.hook)
-    inputs, codes = norms(sae, store, run.hook, batch=batch)
+    found = reconstruction(sae, store, run.hook, batch=batch)["quasi_orthogonality"]
     with torch.no_grad():
         z = sae.encode(torch.tensor(rows, dtype=torch.float32)).dense().double().numpy()
     lengths = np.linalg.norm(sae.W_dec.detach().double().numpy(), axis=1)
     bias = sae.b_dec.detach().double().numpy()
-    np.testing.assert_allclose(inputs, np.linalg.norm(rows, axis=1), rtol=1e-12)
-    np.testing.assert_allclose(codes, np.sqrt(((z * lengths) ** 2).sum(1) + bias @ bias), rtol=1e-5)
+    inputs = np.linalg.norm(rows, axis=1)
+    codes = np.sqrt(((z * lengths) ** 2).sum(1) + bias @ bias)
+    eps = np.abs(inputs**2 - codes**2) / ((sae.d_sae - 1) * codes**2)
+    assert found["rows"] == len(rows)
+    for name, value in found["eps_lbo"].items():
+        assert value == pytest.approx(np.quantile(eps, float(name)), rel=1e-4)
+    nearest = np.abs(inputs[None] - np.array(found["input_norms"])[:, None]).argmin(1)
+    np.testing.assert_allclose(found["code_norms"], codes[nearest], rtol=1e-5)
+
+
+def test_the_page_says_and_draws_it():
+    quasi = QuasiOrthogonality(20, 0, {"0.05": 0.001, "0.5": 0.02, "0.95": 0.3}, [1.0, 2.0], [1.5, 4.0])
+    text = runs_report.eps_lbo(quasi)
+    assert all(number in text for number in ("0.02", "0.001", "0.3", "20"))
+    diagonal, points = run_charts.norms(quasi).data
+    assert (list(diagonal.x), list(diagonal.y)) == ([1.0, 4.0], [1.0, 4.0])
+    assert (list(points.x), list(points.y)) == ([1.0, 2.0], [1.5, 4.0])
+    assert "0" in runs_report.eps_lbo(QuasiOrthogonality(20, 20, {}, [1.0], [0.0]))
 
 
 def test_a_summary_has_quantiles_of_what_is_finite_and_a_sample():
     rng = np.random.default_rng(0)
     x, f = rng.uniform(1, 2, 1000), rng.uniform(1, 2, 1000)
     f[:10] = 0
-    found = summary(x, f, 11)
+    found = summary(torch.from_numpy(x), torch.from_numpy(f), 11)
     eps = np.abs(x[10:] ** 2 - f[10:] ** 2) / (10 * f[10:] ** 2)
     assert (found["rows"], found["silent"]) == (1000, 10)
     for quantile, value in found["eps_lbo"].items():
