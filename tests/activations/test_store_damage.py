@@ -45,11 +45,11 @@ def test_a_good_store_verifies(folder: Path):
 
 def test_a_newer_format_is_refused_by_name(folder: Path):
     index = json.loads((folder / INDEX).read_text())
-    (folder / INDEX).write_text(json.dumps({"format": 3, "shards": "kept in another way", "new": index}))
+    (folder / INDEX).write_text(json.dumps({"format": 4, "shards": "kept in another way", "new": index}))
     line = line_of(lambda: Store(folder))
     assert str(folder) in line
-    assert "format 3" in line
-    assert "up to 2" in line
+    assert "format 4" in line
+    assert "up to 3" in line
 
 
 @pytest.mark.parametrize("left", [0, 1, 7, 8, 100, N_BYTES // 2, N_BYTES - 1])

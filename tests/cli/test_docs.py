@@ -29,7 +29,7 @@ PARSED_ALONE = {
     "docs/exchange.md": 1,
     "docs/hub.md": 1,
     "docs/install.md": 3,
-    "docs/many-gpus.md": 2,
+    "docs/many-gpus.md": 3,
     "docs/mixed-text.md": 1,
     "docs/methods/adaptivek.md": 2,
     "docs/streaming.md": 2,
