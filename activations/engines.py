@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from activations import language_model, pretrained
-from activations.errors import HookError, ModelError
+from activations.errors import HookError, ModelError, quoted
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.views import (
@@ -52,7 +52,7 @@ def load(
         if world == 1:
             raise ModelError(
                 f"--engine {engine} shares the model among processes and this is the only one: start several",
-                fix=f"torchrun --nproc-per-node 8 -m sae.cli.main harvest --engine {engine} …",
+                fix=f"torchrun --nproc-per-node 8 -m sae.cli.main harvest --engine {quoted(engine)} …",
             )
         try:
             from transformers.distributed import DistributedConfig

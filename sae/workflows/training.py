@@ -189,7 +189,11 @@ def labels_source(cfg: RunConfig, store: Store) -> str:
 
 
 def refuse_other(run: Run, cfg: RunConfig) -> None:
-    """Raise RunError unless a run was begun with these resolved settings, StoreError if its store has changed."""
+    """Raise RunError unless a run was begun with these resolved settings, StoreError if its store has changed.
+
+    A precision that is left to a measurement is the run's."""
+    if cfg.train.precision == "auto":
+        cfg = _in_precision(cfg, run.config.train.precision)
     if not run.config.stream:
         _ = run.store
     differing = [
@@ -211,6 +215,10 @@ def _with_precision(cfg: RunConfig, width: int, out: Path) -> RunConfig:
         chosen = Run(out).config.train.precision
     else:
         chosen = _measured_precision(width, cfg.arch.d_sae)
+    return _in_precision(cfg, chosen)
+
+
+def _in_precision(cfg: RunConfig, chosen: Precision) -> RunConfig:
     return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, precision=chosen))
 
 
