@@ -115,15 +115,6 @@ def reconstruction(
         input_norms.append(x.double().norm(dim=1))
         code_norms.append(code_norm(sae, code).cpu())
         advance(len(x))
-    error, spread, cosine, l0, norm_ratio, tokens = torch.stack(list(totals.values())).T.numpy()
-    fvu = ratio(error, spread)
-    estimates = {
-        "fvu": fvu,
-        "explained_variance": type(fvu)(1 - fvu.value, 1 - fvu.high, 1 - fvu.low),
-        "cosine": ratio(cosine, tokens),
-        "l0": ratio(l0, tokens),
-        "norm_ratio": ratio(norm_ratio, tokens),
-    }
     density = fired.double() / rows
     counts, _ = np.histogram(density[fired > 0].log10().numpy(), DENSITY_EDGES)
     measured: Reconstruction = {
@@ -131,7 +122,7 @@ def reconstruction(
         "positions": positions,
         "documents": len(totals),
         "tokens": rows,
-        "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
+        "estimates": _estimates(torch.stack(list(totals.values()))),
         "dead": (fired == 0).double().mean().item(),
         "dense": (density > DENSE).double().mean().item(),
         "encoder": sae.encoder_cost()._asdict(),
@@ -141,6 +132,20 @@ def reconstruction(
         norms = torch.cat(input_norms), torch.cat(code_norms)
         measured["quasi_orthogonality"] = summary(*norms, sae.d_sae)
     return measured
+
+
+def _estimates(documents: Float[Tensor, "documents 6"]) -> dict[str, dict[str, float]]:
+    """Return the measures by name, from the sums of the columns of `_per_row` over each document."""
+    error, spread, cosine, l0, norm_ratio, tokens = documents.T.numpy()
+    fvu = ratio(error, spread)
+    estimates = {
+        "fvu": fvu,
+        "explained_variance": type(fvu)(1 - fvu.value, 1 - fvu.high, 1 - fvu.low),
+        "cosine": ratio(cosine, tokens),
+        "l0": ratio(l0, tokens),
+        "norm_ratio": ratio(norm_ratio, tokens),
+    }
+    return {name: estimate._asdict() for name, estimate in estimates.items()}
 
 
 def held_out_rows(store: Store, positions: Positions = "all") -> int:

@@ -69,8 +69,13 @@ def largest_per_row(
 
 def strongest(u: Float[Tensor, "n F"], k: int) -> Float[Tensor, "n F"]:
     """Return u where it is among the k < F largest of its row in size, else 0. Of equal ones some are kept, always k."""
-    best = largest_per_row(u, u.new_zeros(u.shape[1]), k, by_size=True).indices.view(len(u), k)
-    return torch.zeros_like(u).scatter(1, best, u.gather(1, best))
+    return in_place(u, largest_per_row(u, u.new_zeros(u.shape[1]), k, by_size=True))
+
+
+def in_place(u: Float[Tensor, "n F"], picked: Picked) -> Float[Tensor, "n F"]:
+    """Return u at what was picked, equally many entries of each row, and 0 elsewhere."""
+    columns = picked.indices.view(len(u), -1)
+    return torch.zeros_like(u).scatter(1, columns, u.gather(1, columns))
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:

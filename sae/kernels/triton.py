@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae.code import offsets_of
 from sae.kernels import triton_rows, triton_select
-from sae.kernels.reference import Groups, Moments, Pace, Picked
+from sae.kernels.reference import Groups, Moments, Pace, Picked, in_place
 
 TILE = 2048  # numbers that a program of the selection reads at once: 16 per thread
 FEWER = 512  # the same where it writes entries, whose places take 64 bits
@@ -46,8 +46,7 @@ def largest_per_row(
 
 def strongest(u: Float[Tensor, "n F"], k: int) -> Float[Tensor, "n F"]:
     """See `reference.strongest`."""
-    best = largest_per_row(u, u.new_zeros(u.shape[1]), k, by_size=True).indices.view(len(u), k)
-    return torch.zeros_like(u).scatter(1, best, u.gather(1, best))
+    return in_place(u, largest_per_row(u, u.new_zeros(u.shape[1]), k, by_size=True))
 
 
 def largest_of_batch(z: Float[Tensor, "n F"], bias: Float[Tensor, "F"], total: int, by_size: bool) -> Picked:

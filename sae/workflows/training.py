@@ -22,7 +22,7 @@ from activations.streaming.ring import Ring
 from activations.token_labels import LabelSet, choose
 from sae.architectures import SAE, build, name_of
 from sae.architectures.shared import geometric_median
-from sae.config import Precision, RunConfig
+from sae.config import Precision, RunConfig, TrainConfig
 from sae.runs.run import Run
 from sae.training import checkpoints, distributed, rates
 from sae.training.end_to_end import SplicedReader
@@ -211,11 +211,14 @@ def _with_precision(cfg: RunConfig, width: int, out: Path) -> RunConfig:
     """Choose the precision of products if the configuration leaves it to a measurement; a run that exists keeps its own."""
     if cfg.train.precision != "auto":
         return cfg
-    if (out / "run.json").exists():
-        chosen = Run(out).config.train.precision
-    else:
-        chosen = _measured_precision(width, cfg.arch.d_sae)
-    return _in_precision(cfg, chosen)
+    begun = _begun_with(out)
+    return _in_precision(cfg, begun.precision if begun else _measured_precision(width, cfg.arch.d_sae))
+
+
+def _begun_with(out: Path) -> TrainConfig | None:
+    """Return the settings that the run in `out` was begun with, or None when there is none, the same on every rank."""
+    # Rank 0 may be ahead of the others and have created the run by the time they look
+    return Run(out).config.train if ranks.from_first((out / "run.json").exists()) else None
 
 
 def _in_precision(cfg: RunConfig, chosen: Precision) -> RunConfig:
@@ -241,8 +244,8 @@ def _with_rate(
     if cfg.train.lr != "auto":
         return cfg, []
     assert isinstance(source, Store)
-    if (out / "run.json").exists():
-        lr, trials = Run(out).config.train.lr, []
+    if begun := _begun_with(out):
+        lr, trials = begun.lr, []
     else:
         # Rank 0 measures for all: the trials are too short to be worth sharing.
         measured = None if ranks.rank() else _measured_rate(cfg, source, progress)
