@@ -28,7 +28,7 @@ def test_runs_shows_a_run_s_own_evaluation(show, runs):
     assert row["FVU"] == pytest.approx(found["estimates"]["fvu"]["value"])
     assert row["CE recovered"] == pytest.approx(100 * found["splice"]["estimates"]["recovered_zero"]["value"])
     assert f"{found['tokens']:,} held-out tokens" in text(at)
-    assert len(at.get("plotly_chart")) == 2, "curves, and all runs' FVU against L0"
+    assert len(at.get("plotly_chart")) == 3, "curves, norms of the codes, and all runs' FVU against L0"
 
 
 def test_a_run_without_evaluation_or_features_says_what_to_run(show, runs):

@@ -219,8 +219,11 @@ def test_a_ring_on_a_disk_that_fills_up_is_one_line_and_goes_on_later(
     folder, out = small_disk, tmp_path / "streamed"
     (small_disk / "ballast").unlink()
     trainer = sae.start(*stream(world, out, **{"ring-folder": folder}))
-    trainer.when(lambda: [*folder.glob("*/shards/harvest.json")])
+    trainer.when(lambda: producers(trainer))
+    (producer,) = producers(trainer)
+    os.kill(producer, signal.SIGSTOP)  # or it could write all shards before the disk is full
     fill(small_disk, 20_000)
+    os.kill(producer, signal.SIGCONT)
     line = trainer.wait().complaint
     assert "disk is full" in line
     (small_disk / "ballast").unlink()
