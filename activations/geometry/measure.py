@@ -3,11 +3,13 @@
 Each hook point is read once in full, for norms, massive activations and anisotropy. Rows that are drawn once, the same for all
 hook points, serve the rest: the covariance, the linearity to the next hook point, and the intrinsic dimension."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from activations.store import Store
 FORMAT = 1
 FILE = "geometry.json"
 # Sun et al. 2024, arXiv:2402.17762, section 2: a massive activation surpasses this magnitude, and this many times the median
+# magnitude of its hidden state, which is that of all tokens of a text at a layer: here of a window
 MASSIVE, TIMES_MEDIAN = 100.0, 1000.0
 LISTED = 16  # coordinates with massive activations that are told
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -55,15 +58,15 @@ def measure(store: Store, config: GeometryConfig, progress: Progress = no_progre
     hooks: list[str | None] = [*store.spec.hooks, None]
     measured = []
     with progress("geometry", total * len(store.spec.hooks), "rows") as advance:
-        for hook, following in zip(hooks, hooks[1:], strict=False):
+        for hook, following in pairwise(hooks):
             assert hook is not None
             every, drawn = EveryRow(store, hook), DrawnRows(store, hook, following)
             for number in range(len(store.shards)):
                 shard = store.read(number, tuple(filter(None, (hook, following))))
                 with_first = store.rows(shard, with_bos=True).flatten().nonzero()[:, 0]
                 counted = store.rows(shard).flatten()
-                for chosen in with_first.split(BLOCK):
-                    every.add(shard.rows(hook, chosen).double(), ~counted[chosen])
+                for chosen in _of_whole_windows(with_first, store.context):
+                    every.add(shard.rows(hook, chosen).double(), ~counted[chosen], chosen // store.context)
                     advance(int(counted[chosen].sum()))
                 rows, is_point = sample.of(number)
                 places = counted.nonzero()[:, 0][rows]
@@ -139,7 +142,7 @@ class EveryRow:
         self.hook, self.width = hook, store.width(hook)
         self._mean, self._has_first = store.mean(hook), store.spec.excluded > 0
         self._rows, self._first_rows = 0, 0
-        self._largest, self._first_norms = 0.0, 0.0
+        self._largest, self._first_norms = [0.0, 0.0], 0.0
         self._norms = np.zeros(int(np.log(LARGEST / SMALLEST) / NARROW) + 1, np.int64)
         self._longest = 0.0
         # Sums of rows divided by their norms, as they are and centred
@@ -152,36 +155,33 @@ class EveryRow:
         self._on_tokens = torch.zeros(2, self.width, dtype=torch.int64)
         self._values = torch.zeros(self.width, dtype=torch.float64)
 
-    def add(self, x: Float[Tensor, "B D"], first: Bool[Tensor, "B"]) -> None:
-        """Add rows, some of which are at first positions."""
+    def add(self, x: Float[Tensor, "B D"], first: Bool[Tensor, "B"], window: Int[Tensor, "B"]) -> None:
+        """Add rows of whole windows, some of which are at first positions."""
+        massive = _massive(x, window)
+        self._values += x.where(massive, 0.0).sum(0)
         for group in (0, 1):
-            rows = x[first == bool(group)]
-            self._add_massive(rows, group)
+            rows, on = x[first == bool(group)], massive[first == bool(group)]
+            self._massive[group] += int(on.any(1).sum())
+            self._on_tokens[group] += on.sum(0)
             centred = rows - self._mean
             self._sums[group] += centred.sum(0)
             self._squares[group] += centred.square().sum().item()
+            if not len(rows):
+                continue
             norms = rows.norm(dim=1)
+            self._largest[group] = max(self._largest[group], rows.abs().max().item())
             if group:
                 self._first_rows += len(rows)
                 self._first_norms += norms.sum().item()
-            elif len(rows):
-                self._rows += len(rows)
-                self._largest = max(self._largest, rows.abs().max().item())
-                self._longest = max(self._longest, norms.max().item())
-                self._units += _unit(rows).sum(0)
-                self._centred_units += _unit(centred).sum(0)
-                self._directed += int(norms.count_nonzero())
-                self._centred_directed += int(centred.any(1).sum())
-                bins = (norms.clamp(SMALLEST, LARGEST) / SMALLEST).log().div(NARROW).long()
-                self._norms += np.bincount(bins.numpy(), minlength=len(self._norms))
-
-    def _add_massive(self, rows: Tensor, group: int) -> None:
-        sizes = rows.abs()
-        rows, sizes = rows[(large := sizes.amax(1) > MASSIVE)], sizes[large]  # few: the median is slow
-        massive = (sizes > MASSIVE) & (sizes >= TIMES_MEDIAN * sizes.median(1, keepdim=True).values)
-        self._massive[group] += int(massive.any(1).sum())
-        self._on_tokens[group] += massive.sum(0)
-        self._values += rows.where(massive, 0.0).sum(0)
+                continue
+            self._rows += len(rows)
+            self._longest = max(self._longest, norms.max().item())
+            self._units += _unit(rows).sum(0)
+            self._centred_units += _unit(centred).sum(0)
+            self._directed += int(norms.count_nonzero())
+            self._centred_directed += int(centred.any(1).sum())
+            bins = (norms.clamp(SMALLEST, LARGEST) / SMALLEST).log().div(NARROW).long()
+            self._norms += np.bincount(bins.numpy(), minlength=len(self._norms))
 
     def result(self, drawn: "DrawnRows", config: GeometryConfig) -> HookGeometry:
         """Return what was found, together with what the rows drawn say."""
@@ -192,7 +192,7 @@ class EveryRow:
             width=self.width,
             rows=self._rows,
             norms=self._quantiles(),
-            largest=self._largest,
+            largest=self._largest[0],
             massive=self._massive[0],
             coordinates=self._coordinates(),
             cosine=_mean_cosine(self._units, self._directed, self._rows),
@@ -238,6 +238,7 @@ class EveryRow:
         return FirstPosition(
             self._first_rows,
             self._first_norms / max(self._first_rows, 1),
+            self._largest[1],
             about[1] / sum(about) if sum(about) else 0.0,
             self._massive[1],
         )
@@ -302,6 +303,26 @@ class DrawnRows:
         distances = estimators.nearest_distances(torch.from_numpy(points), config.neighbours)
         apart = distances[:, 0] > 0  # rows that differ by rounding alone
         return estimators.dimensions(distances[apart], windows[first][apart], config.seed)
+
+
+def _of_whole_windows(rows: Int[Tensor, "B"], context: int) -> Iterator[Tensor]:
+    """Cut a shard's rows, in order, into pieces of whole windows, about as many rows as are computed with at once."""
+    windows = rows // context
+    size = max(BLOCK // context, 1)
+    for start in range(0, int(windows[-1]) + 1, size):
+        piece = rows[(windows >= start) & (windows < start + size)]
+        if len(piece):
+            yield piece
+
+
+def _massive(x: Float[Tensor, "B D"], window: Int[Tensor, "B"]) -> Bool[Tensor, "B D"]:
+    """Return which activations are massive. The median of an even number of magnitudes is the lower of the two in the middle."""
+    sizes = x.abs()
+    massive = sizes > MASSIVE
+    for number in window[massive.any(1)].unique():  # the others have none, and medians are slow
+        of_window = window == number
+        massive[of_window] &= sizes[of_window] >= TIMES_MEDIAN * sizes[of_window].median()
+    return massive
 
 
 def _distinct(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -43,6 +43,8 @@ class FirstPosition:
 
     rows: int
     mean_norm: float
+    largest: float
+    """Largest magnitude of any coordinate."""
     variance_share: float
     """Their share of the summed squared distance of all rows from the mean of all rows."""
     massive: int
@@ -101,8 +103,3 @@ class Geometry:
     store_fingerprint: str
     config: GeometryConfig
     hooks: list[HookGeometry] = field(default_factory=list)
-
-    @property
-    def by_name(self) -> dict[str, HookGeometry]:
-        """The hook points by name, in the store's order."""
-        return {hook.hook: hook for hook in self.hooks}
