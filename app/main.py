@@ -20,6 +20,7 @@ PAGES = (
     ("steering", "Steering", ":material/tune:", steering.query),
     ("dead", "Dead latents", ":material/skull:", address.run_alone),
     ("compare", "Compare", ":material/compare_arrows:", compare.query),
+    ("activations", "Activations", ":material/layers:", address.run_alone),
 )
 
 st.set_page_config(

@@ -1,4 +1,4 @@
-"""`sae harvest` and `sae store show|verify|label|import`: make a store, of files too, describe it, check it, label its tokens."""
+"""`sae harvest` and `sae store show|verify|label|import|geometry`: make a store, of files too, describe, check, label, measure it."""
 
 import sys
 from dataclasses import dataclass, field
@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from activations import engines, token_labels
 from activations.engines import Engine
 from activations.errors import ConfigError, StoreError
+from activations.geometry.measure import FILE, measure
+from activations.geometry.records import GeometryConfig
 from activations.harvest import HarvestConfig, begun_in
 from activations.parallel import ranks
 from activations.progress import show_progress
@@ -20,6 +23,7 @@ from activations.store import Store, verify
 from activations.text import make_ready
 from activations.token_labels import LabelSet, names
 from sae.cli import arguments
+from sae.report import geometry as report
 from sae.workflows import harvest
 
 
@@ -77,23 +81,38 @@ class Import:
     """Rows per shard: the most that a crash can cost, and the unit of shuffling."""
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Measure the geometry of a store: norms, massive activations, anisotropy, intrinsic dimension and linearity of its hook
+    points, and which of them to try first. The result is kept in the store's folder as geometry.json.
+
+    Example: sae store geometry stores/demo. What each number means: docs/geometry.md."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of the store."""
+    config: Annotated[GeometryConfig, tyro.conf.arg(name="")] = field(default_factory=GeometryConfig)
+
+
 Command = (
     Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Label, tyro.conf.subcommand("label")]
     | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Geometry, tyro.conf.subcommand("geometry")]
 )
 
 
 def main(args: list[str]) -> int:
     """Parse the arguments of `sae store` and run it."""
-    arguments.choose(("show", "verify", "label", "import"), "command", "sae store", args)
+    arguments.choose(("show", "verify", "label", "import", "geometry"), "command", "sae store", args)
     command = arguments.parse(Command, "sae store", args)  # type: ignore[arg-type]
     if isinstance(command, Import):
         return import_files(command)
     store = Store(command.path)
     if isinstance(command, Label):
         return label(store, command.labels, command.name, command.batch)
+    if isinstance(command, Geometry):
+        return geometry(store, command.config)
     return show(store) if isinstance(command, Show) else check(store)
 
 
@@ -118,6 +137,25 @@ def import_files(command: Import) -> int:
         print(
             f"{store.path}: {rows:,} rows, {', '.join(store.spec.hooks)}; next: sae train topk --store {store.path}"
         )
+    return 0
+
+
+def geometry(store: Store, config: GeometryConfig) -> int:
+    """Measure the geometry with a progress bar, and print a table with a row for each hook point, and advice."""
+    measured = measure(store, config, show_progress)
+    lines = [dict(zip(report.COLUMNS, cells, strict=True)) for cells in report.rows(measured)]
+    # Two tables, so that 80 columns hold them
+    for title, columns in ((f"{store.path}: {report.basis(measured)}", report.SIZES), (None, report.SHAPES)):
+        table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for name in columns:
+            first = name == columns[0]
+            table.add_column(name, justify="left" if first else "right", no_wrap=first)
+        for line in lines:
+            table.add_row(*(line[name] for name in columns))
+        Console().print(table)
+    for said in filter(None, (report.massive_note(measured), report.advice(measured))):
+        print(said)
+    print(f"{store.path / FILE}: written; what each column means: docs/geometry.md")
     return 0
 
 

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from activations.geometry.records import Geometry, HookGeometry, Interval
+from activations.store import Store
 from sae.report.charts import PALETTE, plain, plain_text
 from sae.report.numbers import DASH, count, fixed, number, percent
 
-MOSTLY_DISTINCT = 0.9  # share of distinct rows among those drawn below which an intrinsic dimension is not compared
+MOSTLY_DISTINCT = (
+    0.9  # share of distinct rows among those drawn below which an intrinsic dimension is not compared
+)
 HEIGHT = 260
 # Titles of the table's columns and what they mean
 COLUMNS = {
@@ -25,6 +28,22 @@ COLUMNS = {
     "linear": "How linear the map to the next hook point is, 0 to 1.",
     "update": "How linear the map to the difference from the next hook point is, without the residual stream itself.",
 }
+
+
+# Columns of the two tables of the command line
+SIZES = ("hook point", "norm", "largest", "massive", "first", "cosine", "centred")
+SHAPES = ("hook point", "PR", "TwoNN", "ML", "linear", "update")
+QUESTION = (
+    "How long are its rows, in how many directions do they spread, and which hook point should an SAE read?"
+)
+
+
+def facts(store: Store) -> str:
+    """Return in a line what a store holds."""
+    hooks = len(store.spec.hooks)
+    return (
+        f"{store.tokens:,} tokens, {hooks} hook {'point' if hooks == 1 else 'points'} of {store.spec.model}"
+    )
 
 
 def short(hooks: Sequence[str]) -> list[str]:
@@ -113,19 +132,27 @@ def advice(geometry: Geometry) -> str:
 
 
 def _overlap(one: Interval | None, other: Interval | None) -> bool:
-    assert one and other
+    assert one is not None
+    assert other is not None
     return one.high >= other.low and other.high >= one.low
 
 
 def _few(names: Sequence[str]) -> str:
     """Return names in a line, those in the middle left out where there are more than six."""
-    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {', '.join(names[-2:])} ({len(names)})"
+    return (
+        ", ".join(names)
+        if len(names) <= 6
+        else f"{', '.join(names[:3])} … {', '.join(names[-2:])} ({len(names)})"
+    )
 
 
 def norms(geometry: Geometry) -> go.Figure:
     """Return the median norm at each hook point with the ranges of 90 % and of all rows, and the mean of first positions."""
     figure, names = go.Figure(), short([hook.hook for hook in geometry.hooks])
-    for low, high, opacity, said in (("0.01", "1.0", 0.15, "1 % to largest"), ("0.05", "0.95", 0.35, "5 % to 95 %")):
+    for low, high, opacity, said in (
+        ("0.01", "1.0", 0.15, "1 % to largest"),
+        ("0.05", "0.95", 0.35, "5 % to 95 %"),
+    ):
         figure.add_bar(
             x=names,
             base=[hook.norms[low] for hook in geometry.hooks],
@@ -147,7 +174,10 @@ def norms(geometry: Geometry) -> go.Figure:
 def dimension(geometry: Geometry) -> go.Figure:
     """Return both estimates of intrinsic dimension with their intervals, and the participation ratio."""
     figure, names = go.Figure(), short([hook.hook for hook in geometry.hooks])
-    for said, field, color in (("TwoNN", "two_nn", PALETTE[0]), ("maximum likelihood", "maximum_likelihood", PALETTE[1])):
+    for said, field, color in (
+        ("TwoNN", "two_nn", PALETTE[0]),
+        ("maximum likelihood", "maximum_likelihood", PALETTE[1]),
+    ):
         estimates: list[Interval | None] = [getattr(hook, field) for hook in geometry.hooks]
         _line(figure, names, [each and each.value for each in estimates], said, color)
         figure.data[-1].error_y = {
@@ -172,7 +202,10 @@ def anisotropy(geometry: Geometry) -> go.Figure:
 
 def linearity(geometry: Geometry) -> go.Figure | None:
     """Return how linear the map to the next hook point is, and that to the difference; None where it was not measured."""
-    linear = [(name, hook.linearity) for name, hook in zip(short([h.hook for h in geometry.hooks]), geometry.hooks, strict=True)]
+    linear = [
+        (name, hook.linearity)
+        for name, hook in zip(short([h.hook for h in geometry.hooks]), geometry.hooks, strict=True)
+    ]
     known = [(name, each) for name, each in linear if each]
     if not known:
         return None

@@ -1,0 +1,105 @@
+"""State and controls of the Activations page: which store, its geometry, and the job that measures it."""
+
+from functools import partial
+
+import pyarrow as pa
+import streamlit as st
+from streamlit.column_config import TextColumn
+
+from activations.errors import StoreError, quoted
+from activations.geometry import measure
+from activations.geometry.records import Geometry, GeometryConfig
+from activations.store import Store
+from app import widgets
+from app.session import jobs, runs, stores
+from sae.report import geometry as geometry_report
+from sae.report import render
+
+LAST = "last store"  # key of the name of the store seen last in this session
+
+
+def store() -> tuple[str, Store]:
+    """Return name and store: the one that the URL names, or else the one seen last, that of the run seen last, or the first.
+
+    Raises Missing when there are no stores, StoreError when the URL names one that does not exist."""
+    every = stores.by_name()
+    asked = st.query_params.get("store")
+    run = st.query_params.get("run") or st.session_state.get(widgets.LAST_RUN, "")
+    name = asked or st.session_state.get(LAST) or stores.of_run(run)
+    if name not in every and not asked:
+        name = next(iter(every))
+    if name not in every:
+        raise StoreError(f"there is no store {name!r} among those of {runs.folder()}; choose from the list")
+    st.session_state[LAST] = name
+    return name, every[name]
+
+
+def show_store(name: str) -> None:
+    """Go to another store."""
+    st.query_params["store"] = name
+
+
+def store_chooser(current: str) -> None:
+    """Show a box in the sidebar that leads to another store."""
+    with st.sidebar:
+        options = list(stores.by_name())
+        widgets.box(
+            st.selectbox,
+            "Store",
+            current,
+            show_store,
+            "store box",
+            options=options,
+            format_func=render.visible,
+        )
+
+
+def geometry(store: Store) -> Geometry | None:
+    """Return the store's geometry as it was measured; None when it was not, or before the store changed."""
+    job = measuring(store)
+    if job and job.result:
+        return job.result
+    return _geometry(store, store.fingerprint, runs.stamp(store.path / measure.FILE))
+
+
+def command(store: Store) -> str:
+    """Return the command line that measures the geometry."""
+    return f"sae store geometry {quoted(store.path)}"
+
+
+def begin(store: Store) -> None:
+    """Start to measure the geometry in the background, with the defaults of `sae store geometry`."""
+    jobs.start(_key(store), lambda report: measure.measure(store, GeometryConfig(), jobs.progress(report)))
+
+
+def measuring(store: Store) -> jobs.Job[Geometry] | None:
+    """Return this visitor's job that measures the store, running or finished; None if none was started."""
+    return jobs.find(_key(store))
+
+
+def measure_button(store: Store) -> None:
+    """Show the job that measures the store, or a button that starts it."""
+    job = measuring(store)
+    if job:
+        widgets.job(job)
+    if not job or not job.running:
+        st.button(
+            "Measure it now", icon=":material/play_arrow:", type="primary", on_click=partial(begin, store)
+        )
+
+
+def table(geometry: Geometry) -> None:
+    """Show a row for each hook point."""
+    cells = zip(*geometry_report.rows(geometry), strict=True)
+    columns = dict(zip(geometry_report.COLUMNS, map(list, cells), strict=True))
+    helped = {name: TextColumn(help=said) for name, said in geometry_report.COLUMNS.items()}
+    widgets.long_table(pa.table(columns), helped)
+
+
+def _key(store: Store) -> str:
+    return f"geometry {store.path} {store.fingerprint}"
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _geometry(_store: Store, fingerprint: str, stamp: tuple[int, int]) -> Geometry | None:
+    return measure.read(_store)
