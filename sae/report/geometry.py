@@ -30,6 +30,7 @@ COLUMNS = {
 }
 
 
+HINT = "This is a hint and says nothing of SAEs: train small ones at two or three hook points and compare them with `sae evaluate`."
 # Columns of the two tables of the command line
 SIZES = ("hook point", "norm", "largest", "massive", "first", "cosine", "centred")
 SHAPES = ("hook point", "PR", "TwoNN", "ML", "linear", "update")
@@ -117,6 +118,8 @@ def advice(geometry: Geometry) -> str:
     by_two, by_likelihood = (
         max(compared, key=lambda hook: getattr(hook, name).value) for name in ("two_nn", "maximum_likelihood")
     )
+    if any(by_two is end or _overlap(end.two_nn, by_two.two_nn) for end in (compared[0], compared[-1])):
+        return f"{_without_a_peak(compared)} {HINT}"
     close = [hook for hook in compared if hook is not by_two and _overlap(hook.two_nn, by_two.two_nn)]
     tie = f" Within its interval lie {_few(short([hook.hook for hook in close]))}." if close else ""
     agreed = (
@@ -125,9 +128,21 @@ def advice(geometry: Geometry) -> str:
         else f"by TwoNN, and that of {short([by_likelihood.hook])[0]} by maximum likelihood"
     )
     return (
-        f"Try {by_two.hook} first: its intrinsic dimension is the highest {agreed}, and layers at that peak were the first whose "
-        f"representations transfer to other tasks in five language models (Cheng et al. 2025, arXiv:2405.15471).{tie} This is a hint and "
-        f"says nothing of SAEs: train small ones at two or three hook points and compare them with `sae evaluate`."
+        f"Try {by_two.hook} first: its intrinsic dimension is the highest {agreed}, and layers at such a peak were the first whose "
+        f"representations transfer to other tasks in five language models (Cheng et al. 2025, arXiv:2405.15471).{tie} {HINT}"
+    )
+
+
+def _without_a_peak(compared: Sequence[HookGeometry]) -> str:
+    """Return what to try where the intrinsic dimension is highest at the first or the last hook point."""
+    said = "The intrinsic dimension has no peak between the first and the last hook point, so that it singles out none"
+    clear = [hook for hook in compared[1:-1] if not hook.massive]
+    if not clear or len(clear) == len(compared[1:-1]):
+        return f"{said}."
+    best = max(clear, key=lambda hook: hook.two_nn.value if hook.two_nn else 0.0)
+    return (
+        f"{said}. Try {best.hook} first: of those in between whose training rows have no massive activations, it has the highest "
+        f"intrinsic dimension."
     )
 
 

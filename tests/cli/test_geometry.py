@@ -16,7 +16,7 @@ def test_a_store_is_measured_and_the_result_kept(sae: Server, world: Path, tmp_p
     sae(*harvest(world, out, hooks=HOOKS))
     ended = sae("store", "geometry", out, "--points", 300)
     assert ended.code == 0, ended.err
-    for said in ("1.hook_resid_pre", "1.resid_post", "TwoNN", "linear", "Try blocks.1.", "arXiv:2405.15471"):
+    for said in ("1.hook_resid_pre", "1.resid_post", "TwoNN", "linear", "no peak"):
         assert said.replace("hook_", "") in ended.out, ended.out
     assert "geometry: " in ended.err
     kept = read(Store(out))

@@ -35,16 +35,30 @@ def of(*hooks: HookGeometry) -> Geometry:
 
 
 def test_the_peak_is_advised_with_those_that_cannot_be_told_from_it():
-    said = report.advice(of(hook(0, 5, 6), hook(1, 9, 11), hook(2, 8.8, 10)))
+    said = report.advice(of(hook(0, 5, 6), hook(1, 9, 11), hook(2, 8.8, 10), hook(3, 4, 4)))
     assert said.startswith("Try blocks.1.hook_resid_post first")
     assert "by both estimates" in said and "Within its interval lie 2.resid_post." in said
     assert "hint" in said
-    disagreeing = report.advice(of(hook(0, 5, 12), hook(1, 9, 11)))
+    disagreeing = report.advice(of(hook(0, 5, 12), hook(1, 9, 11), hook(2, 5, 4)))
     assert "by TwoNN, and that of 0.resid_post by maximum likelihood" in disagreeing
 
 
+def test_without_a_peak_in_between_none_is_singled_out_by_its_dimension():
+    rising = [hook(n, 3 + n, 4 + n) for n in range(6)]
+    said = report.advice(of(*rising))
+    assert said.startswith("The intrinsic dimension has no peak") and "Try" not in said
+    massive = [dataclasses.replace(each, massive=9 * (n in (3, 4))) for n, each in enumerate(rising)]
+    said = report.advice(of(*massive))
+    assert (
+        said.startswith("The intrinsic dimension has no peak")
+        and "Try blocks.2.hook_resid_post first" in said
+    )
+
+
 def test_embeddings_that_repeat_are_not_compared():
-    assert report.advice(of(hook(0, 30, 30, distinct=2000), hook(1, 9, 11))).startswith("Try blocks.1.")
+    assert report.advice(
+        of(hook(0, 30, 30, distinct=2000), hook(1, 5, 5), hook(2, 9, 11), hook(3, 5, 5))
+    ).startswith("Try blocks.2.")
     nothing = hook(0, 5, 5, two_nn=None, maximum_likelihood=None)
     assert "enough distinct rows" in report.advice(of(nothing, nothing))
 
