@@ -30,6 +30,7 @@ from sae.workflows.compare import (
     need_plotly,
     refuse_other_widths,
     result,
+    which_l0,
     write_csv,
     write_pareto,
 )
@@ -138,11 +139,16 @@ def runs_table(results: Sequence[Result], title: str | None = None) -> Table:
     rows = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold it
     rows.add_column(LABELS["run"], overflow="fold")
     rows.add_column(LABELS["architecture"], no_wrap=True)
-    for name in Result._fields[2:]:
+    # Of the proxies of the right L0 there is room for one, where it was measured
+    measured = next((line for line in results if line.decoder_cosine is not None), None)
+    for name in Result._fields[2 : 8 if measured is None else 9]:
         rows.add_column(LABELS[name], justify="right", min_width=max(map(len, LABELS[name].split())))
     for line in results:
-        shares = (shown(share, ".1%") for share in line[5:])
-        rows.add_row(*line[:2], f"{line.width:,}", shown(line.l0, ".1f"), shown(line.fvu, ".4f"), *shares)
+        shares = (shown(share, ".1%") for share in line[5:8])
+        cosine = [] if measured is None else [shown(line.decoder_cosine, ".4f")]
+        rows.add_row(
+            *line[:2], f"{line.width:,}", shown(line.l0, ".1f"), shown(line.fvu, ".4f"), *shares, *cosine
+        )
     return rows
 
 
@@ -187,6 +193,8 @@ def sweep_main(args: list[str]) -> int:
     write_csv(out / TABLE, results)
     write_pareto(out / PLOT, results)
     Console().print(runs_table(results, f"{out}: {len(results)} runs"))
+    for said in which_l0(results):
+        print(said)
     for name in sweep.runs:
         show_problems(Run(out / name))
     if diverged:

@@ -78,6 +78,9 @@ def show_evaluation(run: Run, evaluation: Evaluation) -> None:
     table.add_row("latents on more than 10 % of them", f"{evaluation.dense:.1%}", "")
     for name, count in evaluation.encoder.items():  # an eval.json of an older release has none
         table.add_row(COSTS.get(name, name), f"{count:,}", "")
+    if proxies := evaluation.l0_proxies:
+        table.add_row("c_dec, mean |cosine| of decoder rows", f"{proxies.decoder_cosine:.4g}", "")
+        table.add_row("s_dec, projection on the middle decoder row", f"{proxies.decoder_projection:.4g}", "")
     if spliced := evaluation.splice:
         table.caption = (
             f"cross-entropy (nats per token) and KL on {spliced.tokens:,} tokens in {spliced.windows} windows"

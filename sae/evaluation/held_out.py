@@ -20,6 +20,8 @@ from activations.rows import Positions, Split, is_held_out
 from activations.store import Store
 from activations.views import Edit
 from sae.architectures import SAE
+from sae.evaluation import l0_proxies
+from sae.evaluation.l0_proxies import Proxies
 from sae.evaluation.measures import DENSE
 from sae.evaluation.quasi_orthogonality import Quasi, code_norm, summary
 
@@ -48,6 +50,7 @@ class Reconstruction(TypedDict):
     encoder: dict[str, int]
     density_histogram: dict[str, list[float]]
     quasi_orthogonality: NotRequired[Quasi]
+    l0_proxies: NotRequired[Proxies]
 
 
 class Spliced(TypedDict):
@@ -97,8 +100,8 @@ def reconstruction(
     sums are in float64. explained_variance: 1 - fvu. cosine: mean over tokens of the cosine of x and x_hat. l0: mean over
     tokens of the number of latents != 0. norm_ratio: mean over tokens of |x_hat| / |x|. dead: share of latents that are zero
     on every token of the split; dense: share of latents that fire on more than a tenth of them. encoder: the cost of
-    encoding, `SAE.encoder_cost`. quasi_orthogonality: norms of inputs and codes and their eps_LBO; left out for a single
-    latent. Raises RunError when the split is empty."""
+    encoding, `SAE.encoder_cost`. quasi_orthogonality: norms of inputs and codes and their eps_LBO; l0_proxies: c_dec
+    and s_n^dec, the latter over at most 4096 rows drawn from the split. Both are left out for a single latent. Raises RunError when the split is empty."""
     # A pass of its own: the index has the mean of all rows, and FVU is relative to the mean of the split
     mean, rows = _mean(store, hook, split, positions, batch)
     if not rows:
@@ -106,6 +109,8 @@ def reconstruction(
     totals: dict[int, Tensor] = {}  # document -> sums of the columns below
     fired = torch.zeros(sae.d_sae, dtype=torch.int64)
     input_norms, code_norms = [], []
+    sampled, sample = l0_proxies.drawn(rows, l0_proxies.ROWS), []
+    seen = 0
     for x, chosen, shard, _ in store.batches(hook, batch, split, positions):
         code = sae.encode(x.to(sae.device))
         columns = _per_row(x.double(), sae.decode(code).cpu().double(), code.l0().cpu().double(), mean)
@@ -114,6 +119,9 @@ def reconstruction(
         fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
         input_norms.append(x.double().norm(dim=1))
         code_norms.append(code_norm(sae, code).cpu())
+        here = sampled[(sampled >= seen) & (sampled < seen + len(x))] - seen
+        sample.append(x[here])
+        seen += len(x)
         advance(len(x))
     density = fired.double() / rows
     counts, _ = np.histogram(density[fired > 0].log10().numpy(), DENSITY_EDGES)
@@ -131,6 +139,7 @@ def reconstruction(
     if sae.d_sae > 1:
         norms = torch.cat(input_norms), torch.cat(code_norms)
         measured["quasi_orthogonality"] = summary(*norms, sae.d_sae)
+        measured["l0_proxies"] = l0_proxies.proxies(sae, torch.cat(sample))
     return measured
 
 

@@ -124,3 +124,13 @@ class QuasiOrthogonality:
     eps_lbo: dict[str, float]
     input_norms: list[float]
     code_norms: list[float]
+
+
+@dataclass(frozen=True)
+class L0Proxies:
+    """The decoder's proxies of the right L0 in eval.json (`l0_proxies.py`): how many inputs and latents they are of, and both."""
+
+    rows: int
+    latents: int
+    decoder_cosine: float
+    decoder_projection: float

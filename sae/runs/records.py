@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from sae.config import Settings
-from sae.evaluation.measures import QuasiOrthogonality
+from sae.evaluation.measures import L0Proxies, QuasiOrthogonality
 
 Scalar = int | float | str | bool | None
 """A value of the settings of `sae features` or `sae dead`."""
@@ -105,6 +105,8 @@ class Evaluation:
     sae_sha256: str | None = None
     quasi_orthogonality: QuasiOrthogonality | None = None
     """None in files of older releases, and for an SAE of a single latent."""
+    l0_proxies: L0Proxies | None = None
+    """None as above."""
 
     @property
     def measures(self) -> dict[str, Estimate]:

@@ -27,6 +27,8 @@ LABELS = {
     "architecture": "architecture",
     "width": "width",
     "dead": "dead",
+    "decoder_cosine": "c_dec",
+    "decoder_projection": "s_dec",
     **{name: MEASURES[name].symbol for name in ("l0", "fvu", "recovered_zero", "recovered_mean")},
 }
 """Heads of the columns."""
@@ -49,6 +51,9 @@ class Result(NamedTuple):
     recovered_mean: float | None
     dead: float | None
     """Share of latents silent on the held-out tokens."""
+    decoder_cosine: float | None = None
+    """Proxies of the right L0 (`sae.evaluation.l0_proxies`); `decoder_projection` is the other."""
+    decoder_projection: float | None = None
 
 
 def result(run: Run) -> Result:
@@ -60,7 +65,38 @@ def result(run: Run) -> Result:
         for name in ("l0", "fvu", "recovered_zero", "recovered_mean")
     )
     dead = evaluation.dead if evaluation else None
-    return Result(run.name, name_of(arch), arch.d_sae, l0, fvu, zero, mean, dead)
+    proxies = evaluation.l0_proxies if evaluation else None
+    cosine, projection = (proxies.decoder_cosine, proxies.decoder_projection) if proxies else (None, None)
+    return Result(run.name, name_of(arch), arch.d_sae, l0, fvu, zero, mean, dead, cosine, projection)
+
+
+def which_l0(results: Sequence[Result]) -> list[str]:
+    """Return a sentence for each architecture and width with three L0s or more: where c_dec is smallest, the proxy of the right L0.
+
+    Where it is smallest at an end of the sweep, the right L0 may lie beyond or the proxy may have no minimum: the sentence says so."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for line in results:
+        if line.l0 is not None and line.decoder_cosine is not None:
+            kinds.setdefault(_kind(line), []).append((line.l0, line.decoder_cosine))
+    return [
+        _which_l0(kind, sorted(points)) for kind, points in kinds.items() if len({p[0] for p in points}) >= 3
+    ]
+
+
+def _which_l0(kind: str, points: list[tuple[float, float]]) -> str:
+    l0, cosine = min(points, key=lambda point: point[1])
+    source = "(Chanin and Garriga-Alonso 2025, arXiv:2508.16560)"
+    if l0 in (points[0][0], points[-1][0]):
+        side = "smallest" if l0 == points[0][0] else "largest"
+        return (
+            f"{kind}: decoder rows overlap least (c_dec {cosine:.3g}) at the {side} L0 of the sweep, {l0:.3g}, so that it does not tell "
+            f"which L0 is right; sweep beyond {source}"
+        )
+    below, above = (max(p[0] for p in points if p[0] < l0), min(p[0] for p in points if p[0] > l0))
+    return (
+        f"{kind}: decoder rows overlap least (c_dec {cosine:.3g}) at L0 {l0:.3g}, a sign that the right L0 lies between {below:.3g} and "
+        f"{above:.3g}; too small or too large an L0 mixes features {source}"
+    )
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
