@@ -245,7 +245,7 @@ def _line(figure: go.Figure, x: Sequence[str], y: Sequence[float | None], name: 
 
 def _finished(figure: go.Figure) -> go.Figure:
     """Give a figure over hook points its look; their names are slanted where there are many."""
-    figure.update_xaxes(type="category", tickangle=-60, showgrid=False, tickfont={"size": 11})
+    figure.update_xaxes(type="category", tickangle=-60, showgrid=False, nticks=16, tickfont={"size": 11})
     figure.for_each_trace(lambda trace: trace.update(x=[plain_text(name) for name in trace.x]))
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     return plain(figure, height=HEIGHT + 60, top=24, left=56, bottom=90, legend=True)

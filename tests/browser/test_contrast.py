@@ -16,6 +16,7 @@ PAGES = {
     "/steering?run=toy": "Steering",
     "/dead?run=toy": "Dead latents",
     "/compare?run=toy": "Compare",
+    "/activations?run=toy": "Activations",
 }
 # Every visible text with its colour over the backgrounds behind it. WCAG exempts what is disabled. Charts and tables on a canvas
 # are not texts of the document.
