@@ -25,7 +25,7 @@ COLUMNS = {
     ),
     "label": TextColumn(width="medium", help="The label that somebody gave it on its page."),
     "found in": TextColumn(
-        width="small",
+        width=150,
         help="Where the words were found. Features whose label or strongest token they are come first, then those with more "
         "examples that have them.",
     ),
