@@ -62,7 +62,7 @@ def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(sae: Serv
     assert f"{estimates['fvu']['value']:.4f}" in lines["run"]
     assert f"{estimates['l0']['value']:.1f}" in lines["run"]
     assert "48" in lines["batch"]
-    assert lines["batch"].count("–") == 5
+    assert lines["batch"].count("–") == 6
     assert not list(run.glob("compare-*"))  # three runs are not matched
 
 
