@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ FORMAT = 1
 INDEX, STABILITY = "trust.json", "stability.safetensors"
 STABLE = 0.7
 """A latent is stable when its mean largest cosine over the other seeds is at least this."""
-Verdict = Literal["beats", "falls short", "too small", "not distinguishable"]
+Verdict = Literal["falls short", "not distinguishable", "too small", "beats"]
+ORDER: tuple[Verdict, ...] = get_args(Verdict)
+"""What can be said of a run beside a control, from the worst to the best."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ class Beside:
     smallest: float
     """The smallest reliable difference, from the spread over seeds."""
     controls: dict[str, Against]
+
+    @property
+    def closest(self) -> str:
+        """The control beside which the worst has to be said of the run; of several, the one that it is least better than."""
+        return min(self.controls, key=lambda name: self._standing(self.controls[name]))
+
+    @staticmethod
+    def _standing(against: Against) -> tuple[int, float]:
+        return ORDER.index(against.verdict), against.better_by.value or 0.0
 
 
 @dataclass(frozen=True)

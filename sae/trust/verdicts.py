@@ -9,8 +9,6 @@ from sae.evaluation.bootstrap import Estimate
 from sae.runs.trust import Verdict
 
 CONFIDENCE = 0.95
-ORDER: tuple[Verdict, ...] = ("falls short", "not distinguishable", "too small", "beats")
-"""From the worst that can be said of a run beside a control to the best."""
 
 
 def smallest_reliable_difference(equal_runs: Sequence[float]) -> float:
