@@ -19,6 +19,7 @@ PAGES = (
     ("text", "Your text", ":material/text_fields:", text.query),
     ("steering", "Steering", ":material/tune:", steering.query),
     ("dead", "Dead latents", ":material/skull:", address.run_alone),
+    ("evidence", "Evidence", ":material/balance:", address.run_alone),
     ("compare", "Compare", ":material/compare_arrows:", compare.query),
 )
 

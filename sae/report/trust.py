@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sae.evaluation.measures import MEASURES
 from sae.report import render
 from sae.report.numbers import DASH, fixed, number, percent, signed
@@ -202,12 +205,15 @@ def remark(beside: Beside) -> str:
     return f"smallest reliable difference {number(beside.smallest)}, by the spread over seeds"
 
 
-def badge(stability: float) -> str:
-    """Return a latent's stability as HTML to stand beside its number."""
+def badge(every: NDArray[np.float64] | None, latent: int) -> str:
+    """Return a latent's stability, of all latents' [F], as HTML to stand beside its label; empty where it is not known."""
+    if every is None:
+        return ""
+    stability = float(every[latent])
     word = "stable" if stability >= STABLE else "not stable"
     return (
-        f'<span class="sae"><span class="badge" title="Mean over the other seeds of its largest |cosine| with a decoder row there; '
-        f'from {STABLE} on it counts as stable">{word} over seeds: {fixed(stability, 2)}</span></span>'
+        f'<span class="badge" title="Mean over the other seeds of its largest |cosine| with a decoder row there; '
+        f'from {STABLE} on it counts as stable">{word} over seeds: {fixed(stability, 2)}</span>'
     )
 
 

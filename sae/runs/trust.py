@@ -110,7 +110,7 @@ class Trust:
             raise RunError(f"{self.path / INDEX} is of other weights than {run.path} has now", fix=self._fix)
 
     @cached_property
-    def stability(self) -> NDArray[np.float32]:
+    def stability(self) -> NDArray[np.float64]:
         """The stability of each latent [F]: the mean over the other seeds of its largest |cosine| with a decoder row there."""
         path = as_written(self.path / STABILITY, self.record.sha256.get(STABILITY), INDEX, self._fix)
         stability = read_tensors(path, self._fix).get("stability")
@@ -119,7 +119,7 @@ class Trust:
                 f"{path} is damaged: it does not hold a stability for each of the run's latents",
                 fix=self._fix,
             )
-        return stability.numpy()
+        return stability.double().numpy()
 
 
 def trust_of(run: Run) -> Trust | None:

@@ -15,7 +15,7 @@ from activations.disk import files
 from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
-from activations.progress import Progress, no_progress
+from activations.progress import Progress, no_progress, part_of
 from activations.shuffle import sample
 from activations.store import Store
 from sae.architectures import SAE
@@ -133,16 +133,11 @@ def trust(
     `cfg.windows` windows. Interrupted and called again, it goes on where the training stopped; finished controls are kept.
 
     Raises RunError for a run that is not finished, was imported, started from another one or was trained on a stream, and when
-    fewer than three seeds stay finite; StoreError when the store is gone; BusyError when another process works in the folder."""
+    fewer than three seeds stay finite; StoreError when the store is gone; Stopped at a signal, after checkpoints; BusyError when another process works in the folder."""
     cfg = cfg or TrustConfig()
     plan, folder = plan_trust(run, cfg), run.path / TRUST
     with ranks.alone_in(folder):
-        failed = {
-            path.name: message
-            for path, message in train_together(
-                {folder / name: settings for name, settings in plan.trained.items()}, folder, progress
-            ).items()
-        }
+        failed = _train(plan, folder, progress)
         store, sae = run.store, run.sae()
         with progress("measure", held_out_rows(store, run.config.positions), "tokens") as advance:
             own = document_sums(sae.to(device()), store, run.hook, run.config.positions, cfg.batch, advance)
@@ -162,6 +157,26 @@ def trust(
             folder / INDEX, _record(run, cfg, runs, sums, spliced, tensors, plan.left_out | failed)
         )
     return Trust(run)
+
+
+def _train(plan: Plan, folder: Path, progress: Progress) -> dict[str, str]:
+    """Train what is missing; return what was said of those that diverged, by name.
+
+    Controls with the run's seed read the same rows in the same order: one pass over the store feeds them all. A seed has an
+    order of its own, and two readers at once would take the memory twice, so that seeds are trained one after the other."""
+    groups: dict[int, dict[Path, RunConfig]] = {}
+    for name, settings in plan.trained.items():
+        groups.setdefault(settings.train.seed, {})[folder / name] = settings
+    steps = {name: settings.train.steps or 0 for name, settings in plan.trained.items()}
+    done = sum(count for name, count in steps.items() if name not in plan.missing)
+    failed: dict[str, str] = {}
+    with progress("train", sum(steps.values()), "steps", done=done) as advance:
+        for runs in groups.values():
+            diverged = train_together(
+                runs, folder, part_of(advance, "train", ", ".join(path.name for path in runs))
+            )
+            failed |= {path.name: message for path, message in diverged.items()}
+    return failed
 
 
 def _mean_of(sums: tuple[np.ndarray, np.ndarray]) -> float:
