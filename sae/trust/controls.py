@@ -20,6 +20,7 @@ FROZEN: dict[str, FrozenPart] = {
     "frozen-encoder": "encoder",
 }
 """Controls that are trained, and the part of each that stays as it starts."""
+OWN_SEEDS = 3_000_000_019  # added to seeds; below 2^32, because torch's generator on the CPU looks at 32 bits only
 UNTRAINED = ("pca", "random-dictionary")
 
 
@@ -66,7 +67,8 @@ def random_dictionary(
 
     Random rows are not orthogonal, so that their sum overshoots: all values are multiplied by the number that makes the error on
     x least. Signs make it as good as unsigned random rows twice as many, so the control is on the strong side."""
-    generator = torch.Generator().manual_seed(seed)
+    # Away from the seeds of planted worlds: the same numbers from the same seed would be the planted features themselves.
+    generator = torch.Generator().manual_seed((seed + OWN_SEEDS) % 2**63)
     rows = normalize(torch.randn(d_sae, x.shape[1], generator=generator), dim=1)
     sae = _dictionary(mean, rows, k)
     centred, x_hat = x - sae.b_dec, sae(x) - sae.b_dec
