@@ -24,7 +24,9 @@ def test_topk_recovers_a_planted_world_and_its_frozen_decoder_twin_does_not(seed
     controls = synthetic.train_controls(WORLD, ARCH, settings)
     judged = judge(sae, controls, WORLD)
     assert judged.verdict == "recovered", judged
-    assert judged.better_by["random-dictionary"].value > 0.9, "it must not hold the planted features themselves"
+    assert judged.better_by["random-dictionary"].value > 0.9, (
+        "it must not hold the planted features themselves"
+    )
     twin = controls.pop("frozen-decoder")
     assert judge(twin, controls, WORLD).verdict == "not recovered"
 
