@@ -6,7 +6,9 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from activations.errors import RunError
 from app.session.runs import stamp
+from app.widgets import error
 from sae.runs.run import TRUST, Run
 from sae.runs.trust import INDEX, Trust, trust_of
 
@@ -17,9 +19,13 @@ def of(run: Run) -> Trust | None:
 
 
 def stability(run: Run) -> NDArray[np.float64] | None:
-    """Return the stability of each latent over seeds; None where it has not been measured."""
-    found = of(run)
-    return None if found is None else found.stability
+    """Return the stability of each latent over seeds; None where it has not been measured. Damage is reported in the page."""
+    try:
+        found = of(run)
+        return None if found is None else found.stability
+    except RunError as damage:
+        error(damage.message, damage.fix)
+        return None
 
 
 # The stamp is part of the key, so that the result of another `sae trust` shows up.
