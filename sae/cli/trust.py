@@ -73,7 +73,7 @@ def cost(plan: Plan) -> str:
         else f"for about {duration(plan.seconds)} at the speed of the run itself"
     )
     return (
-        f"{len(plan.missing)} SAEs to train in one pass over the store ({', '.join(plan.missing)}), {time}, into "
+        f"{len(plan.missing)} SAEs to train ({', '.join(plan.missing)}), {time}, into "
         f"{files.size_text(plan.bytes)}; then all are measured"
     )
 

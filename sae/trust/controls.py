@@ -20,7 +20,9 @@ FROZEN: dict[str, FrozenPart] = {
     "frozen-encoder": "encoder",
 }
 """Controls that are trained, and the part of each that stays as it starts."""
-OWN_SEEDS = 3_000_000_019  # added to seeds; below 2^32, because torch's generator on the CPU looks at 32 bits only
+OWN_SEEDS = (
+    3_000_000_019  # added to seeds; below 2^32, because torch's generator on the CPU looks at 32 bits only
+)
 UNTRAINED = ("pca", "random-dictionary")
 
 

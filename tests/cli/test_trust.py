@@ -16,7 +16,7 @@ def test_it_tells_the_cost_stops_at_a_signal_goes_on_and_says_what_it_found(
     page = tmp_path / "evidence.html"
     planned = sae("trust", run, "--plan")
     assert re.search(
-        r"5 SAEs to train in one pass.*for about \d+ \w+ at the speed of the run itself, into", planned.out
+        r"5 SAEs to train \(.*for about \d+ \w+ at the speed of the run itself, into", planned.out
     )
     assert not (run / "trust").exists()
     begun = sae.start("trust", run, "--windows", "2")
