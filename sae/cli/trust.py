@@ -17,7 +17,8 @@ from sae.report import trust as trust_report
 from sae.report.numbers import duration, number, signed
 from sae.runs.run import Run
 from sae.runs.trust import TrustRecord
-from sae.workflows.trust import Plan, TrustConfig, plan_trust, trust
+from sae.trust.plan import Plan, TrustConfig, plan_trust
+from sae.workflows.trust import trust
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,17 @@ def main(args: list[str]) -> int:
 
 def cost(plan: Plan) -> str:
     """Return what is going to be trained, and about what it costs."""
-    if not plan.missing:
+    if not plan.missing and not plan.stores:
         return "all controls are trained already; they are measured again"
     time = (
         "for as long as the run itself took, each"
         if plan.seconds is None
         else f"for about {duration(plan.seconds)} at the speed of the run itself"
     )
+    reads = f"{len(plan.stores)} random models read the store's text again; " if plan.stores else ""
     return (
-        f"{len(plan.missing)} SAEs to train ({', '.join(plan.missing)}), {time}, into "
-        f"{files.size_text(plan.bytes)}; then all are measured"
+        f"{reads}{len(plan.missing)} SAEs to train ({', '.join(plan.missing)}), {time}, into {files.size_text(plan.bytes)}; "
+        f"then all are measured"
     )
 
 

@@ -35,6 +35,17 @@ TITLES = {
         "As many random directions as the run has latents; each row keeps as many as the run's L0, the largest in size.",
     ),
 }
+RANDOM = {
+    "redrawn-model": (
+        "model re-drawn",
+        "Trained like the run on the same text, read by a model whose weights are drawn again at their mean and deviation.",
+    ),
+    "shuffled-model": (
+        "model shuffled",
+        "Trained like the run on the same text, read by a model whose weights are shuffled within each tensor.",
+    ),
+}
+TITLES |= RANDOM
 VERDICTS = {
     "beats": "beats it",
     "too small": "smaller than the smallest reliable difference",
@@ -69,7 +80,7 @@ def lines(record: TrustRecord, measure: str) -> Iterator[Line]:
         yield Line(
             name, title(name), "The run once more, with another seed.", record.controls[name].l0, value, None
         )
-    for name, against in beside.controls.items():
+    for name, against in {**beside.controls, **beside.random_models}.items():
         help_ = TITLES.get(name, ("", ""))[1]
         yield Line(name, title(name), help_, record.controls[name].l0, against.value, against)
 
@@ -94,6 +105,21 @@ def conclusion(record: TrustRecord, measure: str) -> str:
     )
 
 
+def of_random_models(record: TrustRecord) -> list[str]:
+    """Return, for each measure of an SAE of a random model, whether it tells the trained model from that one."""
+    told = []
+    for measure, beside in record.measures.items():
+        for name, against in beside.random_models.items():
+            by, symbol = number(abs(against.better_by.value or 0.0)), MEASURES[measure].symbol
+            told.append(
+                f"{symbol}: the run is better by {by} than the same SAE of a random model ({title(name)})."
+                if against.verdict == "beats"
+                else f"{symbol} does not tell the model from a random one ({title(name)}), whose SAE is "
+                f"{'better' if against.verdict == 'falls short' else 'as good'}."
+            )
+    return told
+
+
 def stability(record: TrustRecord) -> str:
     """Return how stable the latents are over seeds, as a sentence."""
     seeds, found = record.config["seeds"], record.stability
@@ -105,7 +131,11 @@ def stability(record: TrustRecord) -> str:
 
 def conclusions(record: TrustRecord) -> list[str]:
     """Return all that was found, a sentence each."""
-    return [*(conclusion(record, measure) for measure in record.measures), stability(record)]
+    return [
+        *(conclusion(record, measure) for measure in record.measures),
+        *of_random_models(record),
+        stability(record),
+    ]
 
 
 def cautions(record: TrustRecord) -> list[str]:

@@ -25,8 +25,9 @@ ORDER: tuple[Verdict, ...] = get_args(Verdict)
 class Control:
     """One SAE that the run is compared with."""
 
-    kind: Literal["control", "seed"]
-    """A control has a part that is random or not learned; a seed is the run once more, with another seed."""
+    kind: Literal["control", "seed", "random-model"]
+    """A control has a part that is random or not learned; a seed is the run once more, with another seed; a random model's SAE is
+    trained like the run, on the same text read by a model with random weights."""
     sae_sha256: str
     l0: Estimate
 
@@ -51,6 +52,9 @@ class Beside:
     smallest: float
     """The smallest reliable difference, from the spread over seeds."""
     controls: dict[str, Against]
+    random_models: dict[str, Against] = field(default_factory=dict)
+    """SAEs of models with random weights, which have other activations: a measure on which they are as good does not tell a trained
+    model from a random one."""
 
     @property
     def closest(self) -> str:

@@ -2,20 +2,20 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, RunError
+from activations.errors import RunError
 from activations.language_model import LanguageModel
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress, part_of
+from activations.reharvest import reharvest
 from activations.shuffle import sample
 from activations.store import Store
 from sae.architectures import SAE
@@ -29,9 +29,9 @@ from sae.evaluation.splicing import SplicedSums, splice_sums
 from sae.runs.run import TRUST, Run, device
 from sae.runs.saved_sae import save_sae
 from sae.runs.trust import FORMAT, INDEX, STABILITY, STABLE, Trust
-from sae.training import frozen
 from sae.training.trainer import INIT_ROWS
-from sae.trust import controls
+from sae.trust import controls, random_models
+from sae.trust.plan import FEWEST_SEEDS, STORES, Plan, TrustConfig, is_finished, plan_trust
 from sae.trust.verdicts import judged, smallest_reliable_difference
 from sae.workflows.import_sae import run_record
 from sae.workflows.together import train_together
@@ -39,85 +39,11 @@ from sae.workflows.training import resolve
 
 log = logging.getLogger(__name__)
 
-FEWEST_SEEDS = 3
 MOST_ROWS = 1_000_000  # of those the run was trained on, for PCA: a covariance needs no more
 RUN = "run"  # the name of the run itself among its controls
 SPLICED = ("recovered_zero", "kl")  # measures that need the language model
 Sums = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 """Numerators and denominators per document, by SAE and measure."""
-
-
-@dataclass(frozen=True)
-class TrustConfig:
-    """Settings of the comparison of a run with its controls."""
-
-    seeds: int = FEWEST_SEEDS
-    """Runs that differ in the seed alone, the run itself included; at least 3. More of them make smaller differences reliable."""
-    windows: int = 64
-    """Held-out windows the language model reads, once for each SAE and three times more; 0 leaves the model out."""
-    batch: int = 2048
-    """Rows encoded at once."""
-
-    def __post_init__(self) -> None:
-        if self.seeds < FEWEST_SEEDS:
-            raise ConfigError(
-                f"seeds = {self.seeds} must be at least {FEWEST_SEEDS}: fewer do not tell how much equal runs differ"
-            )
-        if self.windows < 0:
-            raise ConfigError(f"windows = {self.windows} must be at least 0, which leaves the model out")
-        if self.batch < 1:
-            raise ConfigError(f"batch = {self.batch} must be at least 1")
-
-
-class Plan(NamedTuple):
-    """What is to be made for a run, and about what that costs."""
-
-    trained: dict[str, RunConfig]
-    """Settings of the SAEs to train, by name: controls first, then seeds."""
-    left_out: dict[str, str]
-    """Controls that the run's method cannot have, with the reason."""
-    missing: list[str]
-    """Those of `trained` that are not finished yet."""
-    seconds: float | None
-    """Time to train the missing ones, by the speed of the run itself on the machine that trained it; None where its log lacks it."""
-    bytes: int
-    """Disk that the missing ones take, as much as the run's SAE and checkpoints take each."""
-
-
-def plan_trust(run: Run, cfg: TrustConfig) -> Plan:
-    """Return what `trust` would do. Raises RunError for a run whose controls cannot be trained on its store."""
-    _ = run.digest  # raises when it is not finished
-    before = run.config
-    if before.stream is not None or before.start_from is not None or before.train.steps is None:
-        how = (
-            "was trained on a stream, which is gone"
-            if before.stream is not None
-            else "started from another SAE"
-            if before.start_from is not None
-            else "was imported"
-        )
-        raise RunError(
-            f"{run.path} {how}: its controls need the store, the start and the steps that `sae train` gave it"
-        )
-    _ = run.store  # raises when it is gone
-    sae, trained, left_out = run.sae(), {}, {}
-    for name, part in controls.FROZEN.items():
-        try:
-            frozen.refuse(sae, part)
-            trained[name] = controls.with_frozen(before, part)
-        except ConfigError as error:
-            left_out[name] = error.message
-    trained |= controls.with_seeds(before, cfg.seeds - 1)
-    missing = [name for name in trained if not _finished(run.path / TRUST / name)]
-    speeds = [row["tokens_per_second"] for row in run.log if row.get("tokens_per_second")]
-    rows = before.train.steps * before.train.batch
-    seconds = len(missing) * rows / float(np.median(speeds)) if speeds else None
-    kept = [run.path / "sae.safetensors", *run.path.glob("checkpoints/*/*")]
-    return Plan(trained, left_out, missing, seconds, len(missing) * sum(path.stat().st_size for path in kept))
-
-
-def _finished(path: Path) -> bool:
-    return (path / "run.json").exists() and Run(path).finished
 
 
 def trust(
@@ -137,6 +63,7 @@ def trust(
     cfg = cfg or TrustConfig()
     plan, folder = plan_trust(run, cfg), run.path / TRUST
     with ranks.alone_in(folder):
+        _read_with_random_models(run, plan, progress)
         failed = _train(plan, folder, progress)
         store, sae = run.store, run.sae()
         with progress("measure", held_out_rows(store, run.config.positions), "tokens") as advance:
@@ -159,14 +86,27 @@ def trust(
     return Trust(run)
 
 
+def _read_with_random_models(run: Run, plan: Plan, progress: Progress) -> None:
+    """Make the stores of the SAEs of random models that are not there."""
+    if not plan.stores:
+        return
+    with progress(
+        "random models", len(plan.stores) * run.store.windows * run.store.context, "tokens"
+    ) as advance:
+        for name in plan.stores:
+            model = run.language_model()  # anew for each: the change is made in place
+            random_models.randomise(model, name, run.config.train.seed)
+            reharvest(model, run.store, run.hook, run.path / TRUST / STORES / name, advance)
+
+
 def _train(plan: Plan, folder: Path, progress: Progress) -> dict[str, str]:
     """Train what is missing; return what was said of those that diverged, by name.
 
     Controls with the run's seed read the same rows in the same order: one pass over the store feeds them all. A seed has an
     order of its own, and two readers at once would take the memory twice, so that seeds are trained one after the other."""
-    groups: dict[int, dict[Path, RunConfig]] = {}
+    groups: dict[tuple[str, int], dict[Path, RunConfig]] = {}
     for name, settings in plan.trained.items():
-        groups.setdefault(settings.train.seed, {})[folder / name] = settings
+        groups.setdefault((settings.store, settings.train.seed), {})[folder / name] = settings
     steps = {name: settings.train.steps or 0 for name, settings in plan.trained.items()}
     done = sum(count for name, count in steps.items() if name not in plan.missing)
     failed: dict[str, str] = {}
@@ -185,7 +125,7 @@ def _mean_of(sums: tuple[np.ndarray, np.ndarray]) -> float:
 
 def _make_untrained(run: Run, folder: Path, l0: float, progress: Progress) -> None:
     """Write the dictionaries that need no training, from the rows that the run was trained on, at the run's L0."""
-    missing = [name for name in controls.UNTRAINED if not _finished(folder / name)]
+    missing = [name for name in controls.UNTRAINED if not is_finished(folder / name)]
     if not missing:
         return
     cfg, store, k = run.config, run.store, max(1, round(l0))
@@ -232,10 +172,11 @@ def _measured(
     with progress("measure", len(runs) * held_out_rows(store, positions), "tokens") as advance:
         for name, other in runs.items():
             sae = other.sae().to(device())
-            sums[name] = document_sums(sae, store, run.hook, positions, cfg.batch, advance)
+            sums[name] = document_sums(sae, other.store, run.hook, positions, cfg.batch, advance)
     if model is None or not cfg.windows:
         return sums, None
-    saes = {name: one.sae().to(device()) for name, one in {RUN: run, **runs}.items()}
+    spliceable = {name: one for name, one in runs.items() if _kind(name) != "random-model"}
+    saes = {name: one.sae().to(device()) for name, one in {RUN: run, **spliceable}.items()}
     spliced = splice_sums(model, saes, store, run.hook, cfg.windows, progress=progress)
     for name in saes:
         above, below = spliced.recovered(name, "zero")
@@ -288,7 +229,7 @@ def _record(
             for name, one in runs.items()
         },
         "measures": {
-            name: beside(name, {sae: one[name] for sae, one in sums.items()})
+            name: beside(name, {sae: one[name] for sae, one in sums.items() if name in one})
             for name, measure in MEASURES.items()
             if measure.lower_is_better is not None and name in sums[RUN]
         },
@@ -303,6 +244,8 @@ def _record(
 
 
 def _kind(name: str) -> str:
+    if name in random_models.CHANGES:
+        return "random-model"
     return "seed" if name.startswith("seed-") else "control"
 
 
@@ -326,5 +269,6 @@ def beside(measure: str, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> d
         "value": values[RUN]._asdict(),
         "seeds": {name: value._asdict() for name, value in seeds.items()},
         "smallest": smallest,
-        "controls": {name: against[name] for name in sums if name in against},
+        "controls": {name: against[name] for name in sums if name in against and _kind(name) == "control"},
+        "random_models": {name: against[name] for name in sums if _kind(name) == "random-model"},
     }

@@ -9,7 +9,8 @@ from streamlit.testing.v1 import AppTest
 from sae.report import trust as trust_report
 from sae.runs.run import Run
 from sae.runs.trust import Trust
-from sae.workflows.trust import TrustConfig, trust
+from sae.trust.plan import TrustConfig
+from sae.workflows.trust import trust
 from tests.app import pages
 from tests.app.pages import metrics, source
 

@@ -20,8 +20,9 @@ from sae.report import trust as trust_report
 from sae.runs.run import Run, find_runs
 from sae.runs.trust import Trust, trust_of
 from sae.trust import controls
+from sae.trust.plan import TrustConfig, plan_trust
 from sae.workflows.train import train
-from sae.workflows.trust import TrustConfig, plan_trust, trust
+from sae.workflows.trust import trust
 from tests import tiny
 
 CFG = TrustConfig(windows=4)
