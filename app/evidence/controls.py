@@ -17,6 +17,9 @@ def found(run: Run) -> Trust:
         why = f"{run.path.name} has not finished training. It can be compared with its controls after that."
         raise Missing("No evidence yet", why, run.resume)
     known = trust.of(run)
+    if known is None and run.record.imported:
+        why = f"{run.path.name} was imported: its controls would need the store, the start and the steps that it was trained with."
+        raise Missing("No evidence", why, "")
     if known is None:
         why = (
             "Is this SAE better than one with a random decoder or encoder, than PCA, than itself with another seed? Finding "
