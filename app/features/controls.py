@@ -69,7 +69,7 @@ def filters(
         widgets.box(
             st.segmented_control,
             "State",
-            chosen.state,
+            chosen.state if chosen.state in tally else "all",  # another run may know no stability
             lambda value: change(state=value),
             "features state",
             options=list(tally),
