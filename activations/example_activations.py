@@ -90,7 +90,9 @@ def run_examples(
     for start, stop, longest in batches(lengths, BATCH_TOKENS):
         places = order[start:stop]
         # Padding is on the right, where no position of a causal model sees it
-        tokens = torch.tensor([[*ids[place], *[ids[place][-1]] * (longest - len(ids[place]))] for place in places])
+        tokens = torch.tensor(
+            [[*ids[place], *[ids[place][-1]] * (longest - len(ids[place]))] for place in places]
+        )
         x = model.capture(tokens, [hook])[hook].float().cpu()
         column = torch.arange(longest)
         yield places, x, (column >= first) & (column < torch.tensor(lengths[start:stop])[:, None])
@@ -186,7 +188,9 @@ class ExampleActivations:
         path = self.path / shard.name
         try:
             if files.sha256(files.plain(path)) != shard.sha256:
-                raise StoreError(f"{path} is damaged: its bytes are not the ones {INDEX} names", fix=self._fix)
+                raise StoreError(
+                    f"{path} is damaged: its bytes are not the ones {INDEX} names", fix=self._fix
+                )
             return files.read_tensors(path)["activations"]
         except (OSError, SafetensorError, KeyError) as error:
             raise StoreError(f"{path} cannot be read: {error}", fix=self._fix) from error

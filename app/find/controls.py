@@ -29,12 +29,17 @@ POOLINGS: dict[LatentPooling, str] = {
 }
 MOST_BYTES = 5_000_000
 COLUMNS = {
-    "feature": ButtonColumn(width=80, alignment="left", key=widgets.OPEN, help="Click it to open the feature's page."),
+    "feature": ButtonColumn(
+        width=80, alignment="left", key=widgets.OPEN, help="Click it to open the feature's page."
+    ),
     "rank": NumberColumn(help="By AUC on the half of the texts that chose the candidates."),
     "AUC": NumberColumn(
-        format="%.3f", help="On held-out texts: how often a text of the one set has a higher value than one of the other."
+        format="%.3f",
+        help="On held-out texts: how often a text of the one set has a higher value than one of the other.",
     ),
-    "q": NumberColumn(format="%.2g", help="Smallest false-discovery rate at which it is kept (Benjamini and Hochberg)."),
+    "q": NumberColumn(
+        format="%.2g", help="Smallest false-discovery rate at which it is kept (Benjamini and Hochberg)."
+    ),
     "found": "found",
     "higher on": "higher on",
     "fires on first": NumberColumn(format="%.0f %%", help="Share of the first set's held-out texts."),
@@ -54,7 +59,9 @@ def example_boxes(run: Run) -> None:
             with side:
                 st.text_area(f"{SIDES[place]} set", key=_box(place), height=180, placeholder=HINTS[place])
                 st.file_uploader(
-                    f"… or a file of texts, one a line (set {place + 1})", type=["txt", "md"], key=_upload(place)
+                    f"… or a file of texts, one a line (set {place + 1})",
+                    type=["txt", "md"],
+                    key=_upload(place),
                 )
         with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
             st.segmented_control(
@@ -66,7 +73,9 @@ def example_boxes(run: Run) -> None:
                 format_func=lambda name: POOLINGS[name],
                 help="How a latent's values on a text's tokens become one number.",
             )
-            pressed = st.form_submit_button("Find", icon=":material/search:", type="primary", shortcut="Mod+Enter")
+            pressed = st.form_submit_button(
+                "Find", icon=":material/search:", type="primary", shortcut="Mod+Enter"
+            )
     if pressed:
         first, second = (_texts(place) for place in range(2))
         st.session_state[ASKED] = run.digest

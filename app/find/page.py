@@ -31,10 +31,14 @@ widgets.metrics(find_report.numbers(search.found, sizes))
 if search.repeated:
     widgets.note(f"{search.repeated:,} texts came before, in the same set or the other, and were left out.")
 if not search.found.latents:
-    widgets.empty("No latent differs", "On the half of the texts that ranks them all latents have the same values.")
+    widgets.empty(
+        "No latent differs", "On the half of the texts that ranks them all latents have the same values."
+    )
     st.stop()
 if not search.found.kept(find_report.FDR):
-    widgets.note("No latent differs beyond chance on the held-out texts. With more texts smaller differences show.")
+    widgets.note(
+        "No latent differs beyond chance on the held-out texts. With more texts smaller differences show."
+    )
 widgets.section("Latents", "the best first; AUC and q on held-out texts")
 widgets.long_table(find_report.listing(search.found, controls.describe(run)), controls.COLUMNS, height=420)
 if (pressed := widgets.pressed()) is not None:

@@ -48,7 +48,9 @@ def main(args: list[str]) -> int:
     """Parse the arguments of `sae find` and run it."""
     command = arguments.parse(Find, "sae find", args, tyro.conf.OmitArgPrefixes)
     if command.latent is not None and command.save is None:
-        raise ConfigError("--latent says which latent is saved: give the monitor's name too, with --save NAME")
+        raise ConfigError(
+            "--latent says which latent is saved: give the monitor's name too, with --save NAME"
+        )
     run = Run(command.run)
     _ = run.digest
     first, second = read_texts(command.first), read_texts(command.second)
@@ -72,7 +74,9 @@ def show_found(run: Run, search: Search, top: int) -> None:
         shares = [f"{share:.0%}" for share in each.fires]
         table.add_row(str(each.latent), side, f"{each.auc:.3f}", f"{each.q:.2g}", *shares)
     kept = search.found.kept(RATE)
-    table.caption = f"{len(kept)} of {len(search.found.latents)} candidates at a false-discovery rate of {RATE:.0%}"
+    table.caption = (
+        f"{len(kept)} of {len(search.found.latents)} candidates at a false-discovery rate of {RATE:.0%}"
+    )
     console = Console()
     console.print(table)
     if search.repeated:

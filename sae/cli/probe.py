@@ -78,14 +78,21 @@ def show_probes(run: Run, record: ProbesRecord) -> None:
         for task in record.tasks:
             best = task.best("sae", 1)
             loss = task.probe_loss
-            told = f", best single latent {best.columns[0]} (AUC {best.auc.value:.3f})" if best and best.columns else ""
+            told = (
+                f", best single latent {best.columns[0]} (AUC {best.auc.value:.3f})"
+                if best and best.columns
+                else ""
+            )
             console.print(
                 f"{task.name}: {task.examples} examples{told}; probe loss {loss.held_out:.3f} nats held out "
                 f"({loss.fitted:.3f} fitted), latent {loss.latent}",
                 highlight=False,
             )
     losses = [task.probe_loss.held_out for task in record.tasks]
-    console.print(f"mean probe loss {np.mean(losses):.3f} nats held out; all numbers: {run.path / PROBES}", highlight=False)
+    console.print(
+        f"mean probe loss {np.mean(losses):.3f} nats held out; all numbers: {run.path / PROBES}",
+        highlight=False,
+    )
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:

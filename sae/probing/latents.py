@@ -100,7 +100,9 @@ def find(values: Matrix, first: Bool[np.ndarray, "n"], seed: int = 0) -> Found:
 
 def auc_of_each(values: Matrix, first: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "F"]:
     """Return each latent's AUC for the first set; .5 where it never fires. A tie counts half."""
-    blocks = [np.arange(start, min(start + BLOCK, values.shape[1])) for start in range(0, values.shape[1], BLOCK)]
+    blocks = [
+        np.arange(start, min(start + BLOCK, values.shape[1])) for start in range(0, values.shape[1], BLOCK)
+    ]
     return np.concatenate([_auc_from(_ranks(columns(values, block)), first) for block in blocks])
 
 
@@ -128,7 +130,8 @@ def _tested(
     auc = _auc_from(ranks, first)
     shuffled = rng.permuted(np.tile(first, (SHUFFLES, 1)), axis=1)
     as_high = sum(
-        (_auc_from(ranks, part) >= auc - 1e-12).sum(0) for part in np.array_split(shuffled, len(first) // 100 + 1)
+        (_auc_from(ranks, part) >= auc - 1e-12).sum(0)
+        for part in np.array_split(shuffled, len(first) // 100 + 1)
     )
     return auc, (1 + as_high) / (1 + SHUFFLES)
 
@@ -141,7 +144,11 @@ def threshold_for(scores: Float[np.ndarray, "n"], rate: float) -> float:
 
 @torch.no_grad()
 def probe_loss(
-    sae: SAE, x: Float[Tensor, "n D"], y: Bool[Tensor, "n"], x_test: Float[Tensor, "m D"], y_test: Bool[Tensor, "m"]
+    sae: SAE,
+    x: Float[Tensor, "n D"],
+    y: Bool[Tensor, "n"],
+    x_test: Float[Tensor, "m D"],
+    y_test: Bool[Tensor, "m"],
 ) -> ProbeLoss:
     """Return the smallest cross-entropy of a one-dimensional logistic probe on one latent's pre-activation.
 
@@ -155,7 +162,9 @@ def probe_loss(
         place = int(losses.argmin())
         best = min(best, (float(losses[place]), start + place, float(w[place]), float(b[place])))
     fitted, latent, w_best, b_best = best
-    held_out = _losses(u_test[:, latent, None].double(), y_test.double(), torch.tensor([w_best]), torch.tensor([b_best]))
+    held_out = _losses(
+        u_test[:, latent, None].double(), y_test.double(), torch.tensor([w_best]), torch.tensor([b_best])
+    )
     return ProbeLoss(latent, fitted, float(held_out))
 
 

@@ -55,7 +55,9 @@ def principal_components(
     return _fitted(z[:, :count], y, 1.0, seed, "l2").predict_proba(z_test[:, :count])[:, 1]
 
 
-def mean_difference(x: Float[np.ndarray, "n D"], y: Bool[np.ndarray, "n"], x_test: Float[np.ndarray, "m D"]) -> NDArray[Any]:
+def mean_difference(
+    x: Float[np.ndarray, "n D"], y: Bool[np.ndarray, "n"], x_test: Float[np.ndarray, "m D"]
+) -> NDArray[Any]:
     """Return the projection of each test row on the difference of the two classes' means."""
     return x_test @ (x[y].mean(0) - x[~y].mean(0))
 

@@ -66,7 +66,9 @@ def counted(ids: Sequence[Sequence[int]], first: int) -> Matrix:
     own = [np.asarray(each[first:], np.int64) for each in ids]
     _, column = np.unique(np.concatenate(own), return_inverse=True)
     rows = np.repeat(np.arange(len(own)), [*map(len, own)])
-    return csr_array((np.ones(len(rows), np.float32), (rows, column)), shape=(len(own), int(column.max()) + 1))
+    return csr_array(
+        (np.ones(len(rows), np.float32), (rows, column)), shape=(len(own), int(column.max()) + 1)
+    )
 
 
 def cells(points: Sequence[Point], seeds: Sequence[int]) -> list[Cell]:

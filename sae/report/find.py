@@ -45,10 +45,22 @@ def numbers(found: Found, sizes: tuple[int, int]) -> list[tuple[str, str, str]]:
             f"{len(found.kept(FDR))}",
             f"Candidates that differ beyond chance: at most {percent(FDR)} of them are expected to be false discoveries.",
         ),
-        ("Candidates", f"{len(found.latents)}", "The latents with the best AUC on the half of the texts that ranks them."),
-        ("Best AUC", best, "Of the latent at rank 1, on held-out texts: .5 is chance, 1 tells every pair apart."),
+        (
+            "Candidates",
+            f"{len(found.latents)}",
+            "The latents with the best AUC on the half of the texts that ranks them.",
+        ),
+        (
+            "Best AUC",
+            best,
+            "Of the latent at rank 1, on held-out texts: .5 is chance, 1 tells every pair apart.",
+        ),
         ("Texts", f"{sizes[0]:,} and {sizes[1]:,}", "Different texts of the first and the second set."),
-        ("Held out", f"{held_out:,}", "Texts that took no part in choosing the candidates and that AUC and q are measured on."),
+        (
+            "Held out",
+            f"{held_out:,}",
+            "Texts that took no part in choosing the candidates and that AUC and q are measured on.",
+        ),
     ]
 
 

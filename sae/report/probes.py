@@ -36,7 +36,9 @@ def summary(record: ProbesRecord) -> list[Row]:
         values = {name: score.auc.value or 0.0 for name, score in by_task.items()}
         wins = sum(value >= (base[name].auc.value or 0.0) for name, value in values.items() if name in base)
         estimate = _mean([*values.values()])
-        rows.append(Row(method, k, setting, level, len(values), estimate, None if method == "logistic" else wins))
+        rows.append(
+            Row(method, k, setting, level, len(values), estimate, None if method == "logistic" else wins)
+        )
     place = {setting: n for n, setting in enumerate(dict.fromkeys((row.setting, row.level) for row in rows))}
     return sorted(rows, key=lambda row: (place[row.setting, row.level], order.index(row.method), row.k or 0))
 

@@ -139,7 +139,9 @@ def save_monitor(run: Run, name: str, search: Search, latent: int, rate: float =
         raise ConfigError(f"rate = {rate} must be at least 0 and below 1")
     path = run.path / MONITORS / f"{name}.json"
     if path.exists():
-        raise ConfigError(f"{path} exists already: choose another name, or delete it", fix=f"rm {quoted(path)}")
+        raise ConfigError(
+            f"{path} exists already: choose another name, or delete it", fix=f"rm {quoted(path)}"
+        )
     found = next((each for each in search.found.latents if each.latent == latent), None)
     if found is None:
         raise ConfigError(f"latent {latent} is none of the {len(search.found.latents)} that the search found")

@@ -5,12 +5,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from activations import engines, language_model
+from activations import language_model
 from activations.disk import files
 from activations.errors import ConfigError, RunError, quoted
 from activations.example_activations import ExampleActivations, Examples, Pooling, token_ids

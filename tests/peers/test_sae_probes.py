@@ -14,10 +14,13 @@ from activations.labelled_texts import LabelledTexts, packaged
 from sae.probing import probes
 from sae.probing.splits import points, split
 
-pytest.importorskip("sae_probes", reason="sae-probes is needed, in an environment of its own: make test-peers")
+pytest.importorskip(
+    "sae_probes", reason="sae-probes is needed, in an environment of its own: make test-peers"
+)
 # By name: the package has functions that are called like its modules
 constants, theirs, their_data, their_fits = (
-    import_module(f"sae_probes.{name}") for name in ("constants", "run_sae_evals", "utils_data", "utils_training")
+    import_module(f"sae_probes.{name}")
+    for name in ("constants", "run_sae_evals", "utils_data", "utils_training")
 )
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
@@ -77,21 +80,34 @@ def test_each_task_scores_as_it_does_with_them(tasks: dict[str, LabelledTexts], 
     (point,) = points(task.labels, ["normal"])
     train, test, y = split(task.labels, point, seed=42)
     their_train, their_test = their_data.get_train_test_indices(
-        task.labels.astype(int), min(len(task.texts) - 100, 1024), len(x) - min(len(x) - 100, 1024) - 1, 0.5, 42
+        task.labels.astype(int),
+        min(len(task.texts) - 100, 1024),
+        len(x) - min(len(x) - 100, 1024) - 1,
+        0.5,
+        42,
     )
     assert np.array_equal(train, their_train)
     assert np.array_equal(test, their_test)
     truth = task.labels[test]
 
-    order = theirs.get_sorted_indices(z[train], torch.from_numpy(y.astype(int)), theirs.mean_act_normalization)
+    order = theirs.get_sorted_indices(
+        z[train], torch.from_numpy(y.astype(int)), theirs.mean_act_normalization
+    )
     chosen = probes.strongest(z[train].numpy(), y, 16)
     assert chosen.tolist() == order[:16].tolist()
     for penalty, k in (("l2", 1), ("l2", 5), ("l2", 16), ("l1", 2)):
         some = order[:k]
         wanted = their_fits.find_best_reg(
-            z[train][:, some].numpy(), y.astype(int), z[test][:, some].numpy(), truth.astype(int), penalty=penalty, seed=42
+            z[train][:, some].numpy(),
+            y.astype(int),
+            z[test][:, some].numpy(),
+            truth.astype(int),
+            penalty=penalty,
+            seed=42,
         ).metrics.test_auc
-        score = probes.logistic(z[train].numpy()[:, chosen[:k]], y, z[test].numpy()[:, chosen[:k]], 42, penalty)
+        score = probes.logistic(
+            z[train].numpy()[:, chosen[:k]], y, z[test].numpy()[:, chosen[:k]], 42, penalty
+        )
         assert abs(probes.auc(truth, score) - wanted) < NEAR
 
     arrays = x[train], y.astype(int), x[test], truth.astype(int)

@@ -53,7 +53,9 @@ def test_shuffled_labels_give_chance_and_no_latent():
         aucs += [each.auc for each in found.latents]
         kept += bool(found.kept(0.05))
     assert abs(np.mean(aucs) - 0.5) < 0.03
-    assert kept <= 2  # the rate is 5 % of 20 searches, so that one is expected and 3 come in one of 13 such tests
+    assert (
+        kept <= 2
+    )  # the rate is 5 % of 20 searches, so that one is expected and 3 come in one of 13 such tests
 
 
 def test_probes_on_shuffled_labels_score_as_chance():
@@ -195,7 +197,9 @@ def test_a_damaged_cache_is_refused_by_name(world: Path, tmp_path: Path):
 
 
 def test_a_task_is_probed_once_and_the_model_reads_each_text_once(run: Run, cache: Path):
-    task = labelled("birds", sentences("birds", 120, 0) + sentences("rain", 120, 1), ["b"] * 120 + ["r"] * 120)
+    task = labelled(
+        "birds", sentences("birds", 120, 0) + sentences("rain", 120, 1), ["b"] * 120 + ["r"] * 120
+    )
     cfg = ProbeConfig(settings=("normal", "noise"), ks=(1, 4), seeds=2, context=64)
     told = tiny.Told()
     record = probe(run, [task], cfg, progress=told)
