@@ -6,7 +6,7 @@ from functools import partial
 import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 
-from activations.errors import TextError, WorkbenchError
+from activations.errors import WorkbenchError
 from app import widgets
 from app.session import features, models, runs
 from app.session.jobs import Job, Report, find, progress, start
@@ -27,7 +27,7 @@ POOLINGS: dict[LatentPooling, str] = {
     "mean": "mean over tokens",
     "last": "last token",
 }
-MOST_BYTES = 5_000_000
+MOST_MEGABYTES = 5  # of an uploaded file
 COLUMNS = {
     "feature": ButtonColumn(
         width=80, alignment="left", key=widgets.OPEN, help="Click it to open the feature's page."
@@ -61,6 +61,7 @@ def example_boxes(run: Run) -> None:
                 st.file_uploader(
                     f"… or a file of texts, one a line (set {place + 1})",
                     type=["txt", "md"],
+                    max_upload_size=MOST_MEGABYTES,
                     key=_upload(place),
                 )
         with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
@@ -124,12 +125,9 @@ def _search(run: Run, first: Sequence[str], second: Sequence[str], cfg: FindConf
 
 def _texts(place: int) -> list[str]:
     """Return the texts of one set: the lines in its box, and those of its file."""
-    lines = (st.session_state.get(_box(place)) or "").splitlines()
+    lines = str(st.session_state.get(_box(place)) or "").splitlines()
     if file := st.session_state.get(_upload(place)):
-        content = file.getvalue()
-        if len(content) > MOST_BYTES:
-            raise TextError(f"{file.name} has {len(content):,} bytes: at most {MOST_BYTES:,} are read")
-        lines += content.decode("utf-8-sig", "replace").splitlines()
+        lines += file.getvalue().decode("utf-8-sig", "replace").splitlines()
     return lines
 
 

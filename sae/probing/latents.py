@@ -129,10 +129,11 @@ def _tested(
     ranks = _ranks(x)
     auc = _auc_from(ranks, first)
     shuffled = rng.permuted(np.tile(first, (SHUFFLES, 1)), axis=1)
-    as_high = sum(
-        (_auc_from(ranks, part) >= auc - 1e-12).sum(0)
-        for part in np.array_split(shuffled, len(first) // 100 + 1)
-    )
+    as_high = np.zeros(len(auc))
+    for part in np.array_split(
+        shuffled, len(first) // 100 + 1
+    ):  # the products of all at once may not fit into memory
+        as_high += (_auc_from(ranks, part) >= auc - 1e-12).sum(0)
     return auc, (1 + as_high) / (1 + SHUFFLES)
 
 
@@ -186,11 +187,13 @@ def newton(
         determinant = h_ww * h_bb - h_wb**2
         step_w, step_b = (h_bb * g_w - h_wb * g_b) / determinant, (h_ww * g_b - h_wb * g_w) / determinant
         size = torch.ones_like(w)
+        new = _losses(x, y, w - step_w, b - step_b)
         for _ in range(HALVINGS):
-            new = _losses(x, y, w - size * step_w, b - size * step_b)
-            if bool((better := new <= loss + 1e-12).all()):
+            if bool((new <= loss + 1e-12).all()):
                 break
-            size = torch.where(better, size, size / 2)
+            size = torch.where(new <= loss + 1e-12, size, size / 2)
+            new = _losses(x, y, w - size * step_w, b - size * step_b)
+        better = new <= loss + 1e-12
         w, b = w - better * size * step_w, b - better * size * step_b
         gain = torch.where(better, loss - new, 0.0)
         loss = loss - gain
