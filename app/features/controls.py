@@ -24,6 +24,11 @@ COLUMNS = {
         help="The feature's number in the SAE. Click it to open its page.",
     ),
     "label": TextColumn(width="medium", help="The label that somebody gave it on its page."),
+    "found in": TextColumn(
+        width=150,
+        help="Where the words were found. Features whose label or strongest token they are come first, then those with more "
+        "examples that have them.",
+    ),
     "density": NumberColumn(format="%.3g %%", help="Share of the tokens read on which it fires."),
     "firings": NumberColumn(format="localized", help="Number of tokens on which it fires."),
     "max": NumberColumn(format="%.3g", help="Its largest value on any token."),

@@ -9,7 +9,7 @@ from app.features import controls, state
 from app.session import address, features, runs
 from sae.report import feature as feature_report
 from sae.report import features as features_report
-from sae.report import features_charts, render
+from sae.report import features_charts, render, search
 from sae.report import runs as runs_report
 
 name, run = address.run()
@@ -33,6 +33,8 @@ wanted = features_report.Wanted(
     chosen.find, chosen.state, chosen.density, state.ranges(name), state.marked(name)
 )
 shown = features_report.filtered(table, wanted, features.haystack(store))
+if chosen.find.strip():
+    shown = search.ranked(shown, chosen.find, store.texts)
 with overview:
     look = controls.look(features.mapped(store), chosen, state.change)
     if look == controls.HISTOGRAMS:

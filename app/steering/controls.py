@@ -11,7 +11,7 @@ from app.session import features
 from app.steering import state
 from app.steering.link import MOST_FEATURES, MOST_TEXTS, MOST_TOKENS, Settings
 from sae.report import features as features_report
-from sae.report import render
+from sae.report import render, search
 from sae.report import steering as steering_report
 
 REACH = 3.0  # a slider of strength goes from -REACH to REACH
@@ -169,17 +169,20 @@ def _matches(run: str, store: Any) -> None:
     words = st.session_state.get("find", "").strip()
     if not words:
         return
-    matches = features_report.filtered(
-        features.table(store), features_report.Wanted(words, "live"), features.haystack(store)
-    ).sort_by([("max", "descending")])
+    labels = {latent: label.label for latent, label in features.labels(store).items()}
+    table = features_report.with_labels(features.table(store), labels)
+    mentioning = features_report.filtered(
+        table, features_report.Wanted(words, "live"), features.haystack(store)
+    )
+    matches = search.ranked(mentioning, words, store.texts)
     if not len(matches):
         st.caption("No feature that fires matches.")
     with st.container(horizontal=True, gap="small", key="matches"):
         for row in matches.slice(0, MATCHES).to_pylist():
-            word = render.markdown(next(iter(row["fires most on"]), "").strip())
             st.button(
-                f"{word} · {row['feature']}",
+                f"{render.markdown(search.best_word(row, words))} · {row['feature']}",
                 key=f"add {row['feature']}",
+                help=f"found in: {row[search.WHERE]}",
                 on_click=state.add_typed,
                 args=[run, store, str(row["feature"])],
             )

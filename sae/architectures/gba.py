@@ -235,39 +235,40 @@ class GBA(SAE):
         return kernels.project(x, self.encoder_directions().T, torch.zeros_like(self.b_enc), self.b_dec)
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        u = self.pre_activations(x)
-        return self._code(u, self._switch(u))
+        return self._switched_on(x)[0]
 
     def dense_pre_activations(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B F"]:
         """Return y, the cosine plus the bias."""
-        return self._switch(self.pre_activations(x))
+        u = self.pre_activations(x)
+        return u.dense / _length(u.centred, 1)[:, None] / self._lengths() + self.b_enc
 
-    @torch.no_grad()
-    def _switch(self, u: kernels.Projection) -> Float[Tensor, "B F"]:
-        """Return y, which is above 0 where a latent fires: its cosine with the row plus its bias."""
-        size = u.centred.norm(dim=1, keepdim=True).clamp_min(torch.finfo(u.x.dtype).tiny)
-        cosine = u.dense / size
-        if not self.cfg.tied:
-            cosine /= self.W_enc.norm(dim=0).clamp_min(torch.finfo(u.x.dtype).tiny)
-        return cosine + self.b_enc
+    def _switched_on(self, x: Float[Tensor, "B D"]) -> tuple[SparseCode, Float[Tensor, "nnz"]]:
+        """Return the code of the latents with y > 0, and their y without gradients."""
+        u = self.pre_activations(x)
+        with torch.no_grad():
+            size, lengths = _length(u.centred, 1), self._lengths()
+            unit = kernels.project(u.centred / size[:, None], u.W, u.b).above(-self.b_enc * lengths)
+            y = unit.values / lengths[unit.indices] + self.b_enc[unit.indices]
+        code = u.keep(kernels.Pattern(unit.indices, unit.offsets), unit.values * size[unit.rows()])
+        return code._replace(values=code.values * code.spread(self.amplitude)), y
 
-    def _code(self, u: kernels.Projection, y: Tensor) -> SparseCode:
-        code = u.keep(kernels.where(y > 0))
-        return code._replace(values=code.values * code.spread(self.amplitude))
+    def _lengths(self) -> Float[Tensor, "F"]:
+        """Return the length of each latent's w, which is 1 where the encoder is tied to the decoder."""
+        return torch.ones_like(self.b_enc) if self.cfg.tied else _length(self.W_enc.detach(), 0)
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """Return the FVU alone: the biases make the code sparse. In training mode this counts which latents fire.
 
         Logged are `frequency_ratio_k` for each group k, its latents' mean frequency in this batch over its target, and
         `resonant`, the share of all latents that fire in this batch, but not above their target."""
-        u = self.pre_activations(x)
-        switch = self._switch(u)
-        code = self._code(u, switch)
+        code, switch = self._switched_on(x)
         reconstruction = losses.fvu(y, self.decode(code))
         collective = kernels.collective()
-        rows, fired = collective.rows(len(x)), collective.sum_over_rows((switch > 0).sum(0))
+        rows = collective.rows(len(x))
+        fired = collective.sum_over_rows(torch.bincount(code.indices, minlength=self.d_sae))
         if self.training:
-            self._count(rows, fired, collective.max_over_rows(switch.amax(0)))
+            strongest = torch.zeros_like(self.strongest).scatter_reduce_(0, code.indices, switch, "amax")
+            self._count(rows, fired, collective.max_over_rows(strongest))
         terms = {
             "fvu": reconstruction.detach(),
             "l0": code.l0().float().mean(),
@@ -325,3 +326,8 @@ class GBA(SAE):
         self.b_enc.add_(rise - fall).clamp_(-1, 0)
         for statistic in (self.rows_seen, self.times_fired, self.strongest):
             statistic.zero_()
+
+
+def _length(w: Tensor, dim: int) -> Tensor:
+    """Return norms along an axis, which may be divided by."""
+    return w.norm(dim=dim).clamp_min(torch.finfo(w.dtype).tiny)

@@ -129,7 +129,7 @@ class Matryoshka(SAE):
         total = whole.total + sum(terms.values())
         return Loss(total, whole.terms | {name: term.detach() for name, term in terms.items()}, whole.fired)
 
-    def reconstructions(self, code: SparseCode) -> Float[Tensor, "G B D"]:
+    def reconstructions(self, code: SparseCode) -> list[Float[Tensor, "B D"]]:
         """Return the reconstruction from each prefix, the shortest first; the last is the whole dictionary's."""
         groups = len(self.cfg.ends)
         ends = torch.tensor(self.cfg.ends, device=code.indices.device)
@@ -138,4 +138,6 @@ class Matryoshka(SAE):
         # Each row of this code is one row of the batch restricted to one group of latents, so that one decode does all groups.
         offsets = offsets_of(torch.bincount(place, minlength=groups * code.n_rows))
         parts = SparseCode(code.values[order], code.indices[order], offsets, code.n_latents)
-        return kernels.decode(parts, self.W_dec).view(groups, code.n_rows, -1).cumsum(0) + self.b_dec
+        each = kernels.decode(parts, self.W_dec).view(groups, code.n_rows, -1).unbind()
+        # torch.cumsum, and its gradient above all, take several times as long along the first axis.
+        return list(accumulate(each[1:], torch.add, initial=each[0] + self.b_dec))

@@ -17,6 +17,10 @@ from sae.architectures.config import ArchConfig, Selects, TrainingCost
 from sae.architectures.shared import reconstruction_loss
 from sae.code import SparseCode, offsets_of
 
+FIRST_SORTED = (
+    512  # entries of a row that are sorted at first; four times as many while they do not reach its norm
+)
+
 
 @dataclass(frozen=True)
 class TopAFAConfig(ArchConfig):
@@ -51,7 +55,8 @@ class TopAFAConfig(ArchConfig):
         return Selects.BY_RANK
 
     def training_cost(self) -> TrainingCost:
-        """Return a sort of all pre-activations: values, places of two words each, and what is compared are held."""
+        """Return a sort of all pre-activations, the most that it may take: values, places of two words each, and what is
+        compared are held."""
         return TrainingCost("sort", passes=10, held=6)
 
 
@@ -67,7 +72,7 @@ class TopAFA(SAE):
     The authors normalise every token (mean 0, variance 1 over D), which makes |x| one constant, sqrt(D - 1).
     Here inputs are scaled by one number to unit mean square per dimension: |x| is sqrt(D) on average and
     differs between tokens, so the AFA term asks for codes of differing norm, and tokens of extreme norm weigh
-    most in it. Choosing costs a sort of [B, F]."""
+    most in it. Choosing costs a sort of each row's largest entries, of all of them at worst."""
 
     cfg: TopAFAConfig
     config = TopAFAConfig
@@ -125,10 +130,17 @@ def nearest_norm(values: Float[Tensor, "B F"], norm: Float[Tensor, "B"]) -> kern
 
     Of equally near ones the smallest k. The authors exclude k = F by a sentinel of 1e8 in place of the last squared norm,
     which their inputs do not reach; here the last norm is dropped, which works in any units."""
-    ordered, latents = values.sort(dim=1, descending=True)
-    reached = ordered.square().cumsum(1)[:, :-1].sqrt()
+    width, n = values.shape[1], FIRST_SORTED
+    while True:
+        n = min(n, width)
+        ordered, latents = kernels.top(values, n)
+        reached = ordered.square().cumsum(1)[:, : width - 1].sqrt()
+        # Sorting all is dear, and no later k is nearer once the norm is reached or nothing is left to add.
+        if n == width or ((reached[:, -1] >= norm) | (ordered[:, -1] == 0)).all():
+            break
+        n *= 4
     k = (reached - norm[:, None]).abs().argmin(1) + 1
-    is_kept = torch.arange(values.shape[1], device=values.device) < k[:, None]
+    is_kept = torch.arange(n, device=values.device) < k[:, None]
     return kernels.Pattern(latents[is_kept], offsets_of(k))
 
 

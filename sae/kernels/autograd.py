@@ -64,6 +64,16 @@ class Projection:
         with torch.no_grad():
             return (self.centred @ self.W).add_(self.b)
 
+    @cached_property
+    def rounded(self) -> Float[Tensor, "B F"]:
+        """All of u as `dense`, but from products in the precision of `products_in`, for rules that only compare: two entries
+        that round to the same number are no tie."""
+        dtype = _products.get()
+        if dtype is None or not self._rounds:
+            return self.dense
+        with torch.no_grad():
+            return (self.centred.to(dtype) @ _in(dtype, self.W)).to(self.W.dtype).add_(self.b)
+
     def of(self, latents: Int[Tensor, "n"]) -> Float[Tensor, "B n"]:
         """Return u of these latents, which must all differ, on every row, with gradients, in the precision of products."""
         dtype = _products.get() or self.W.dtype
@@ -105,12 +115,24 @@ class Projection:
 
         return self._code(_joined(list(self._blocks(choose))))
 
-    def keep(self, pattern: Pattern) -> SparseCode:
-        """Select the entries of a pattern that the caller has computed from `dense`.
+    def keep(self, pattern: Pattern, values: Float[Tensor, "nnz"] | None = None) -> SparseCode:
+        """Select the entries of a pattern, whose values the caller may know.
 
         An entry may be selected more than once in a row, and each counts; the result is then not a valid code."""
         rows = entry_rows(pattern.offsets)
-        return self._entries(self.dense[rows, pattern.indices], *pattern, rows)
+        if values is None:
+            values = self._exact(*pattern) if self._rounds else self.dense[rows, pattern.indices]
+        return self._entries(values, *pattern, rows)
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether latents are selected from products in another precision than that of the weights."""
+        return _products.get() not in (None, self.W.dtype)
+
+    def _exact(self, indices: Tensor, offsets: Tensor) -> Float[Tensor, "nnz"]:
+        """Return some entries of u in the precision of the weights, without gradients."""
+        W = self.W.detach().T
+        return backend(W).dots(self.centred, indices, offsets, W) + self._bias[indices]
 
     @property
     def _bias(self) -> Float[Tensor, "F"]:
@@ -133,12 +155,8 @@ class Projection:
 
     def _code(self, picked: Picked) -> SparseCode:
         values, indices, offsets = picked.values, picked.indices, offsets_of(picked.counts)
-        if _products.get() not in (
-            None,
-            self.W.dtype,
-        ):  # selected in low precision, evaluated in the weights' own
-            W = self.W.detach().T
-            values = backend(W).dots(self.centred, indices, offsets, W) + self._bias[indices]
+        if self._rounds:
+            values = self._exact(indices, offsets)
         return self._entries(values, indices, offsets, entry_rows(offsets))
 
     def _entries(self, values: Tensor, indices: Tensor, offsets: Tensor, rows: Tensor) -> SparseCode:
@@ -188,7 +206,7 @@ def where(chosen: Bool[Tensor, "B F"]) -> Pattern:
 
 def largest_ands(u: Projection, v: Projection, heads: int, k: int) -> Pattern:
     """Select KronSAE's k largest latents of each row, among all pairs of a head's u and v; see `reference.largest_ands`."""
-    return _pattern(backend(u.dense).largest_ands(u.dense, v.dense, heads, k))
+    return _pattern(backend(u.rounded).largest_ands(u.rounded, v.rounded, heads, k))
 
 
 def largest_of_batch(dense: Float[Tensor, "B F"], k: float) -> Pattern:

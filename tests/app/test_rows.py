@@ -10,6 +10,7 @@ import pytest
 
 from sae.report import features as features_report
 from sae.report import runs as runs_report
+from sae.report import search
 from sae.runs.records import Estimate, Evaluation, RunRecord, Splice
 
 COLUMNS = {
@@ -109,6 +110,30 @@ def test_example_texts_and_labels_are_searched_too(table, words, expected):
     shown = features_report.with_labels(features_report.features(table), {1: "<I>", 3: "MINE"})
     assert shown["label"].to_pylist() == [None, "<I>", None, "MINE"]
     assert latents(wanted(shown, TEXTS, words=words)) == expected
+
+
+def test_features_found_are_sorted_by_where_the_words_were_found(table):
+    tokens = [[" Music"], ["only", "music"], ["of", "musical"], [" jaw"]]
+    rows = table.set_column(table.schema.get_field_index("peak_tokens"), "peak_tokens", [tokens])
+    rows = rows.set_column(
+        rows.schema.get_field_index("raised_tokens"), "raised_tokens", [[[], [], [], ["music"]]]
+    )
+    texts = pa.chunked_array([["the music\nno", "my music\nmusic, sir", "a musical\nmusic", "rain"]])
+    shown = features_report.features(rows)
+    found = search.ranked(wanted(shown, texts, words="MUSIC"), "MUSIC", texts)
+    assert latents(found) == [1, 0, 2, 3], "more of feature 1's examples have it than of feature 0's"
+    assert found[search.WHERE].to_pylist() == [
+        "fires on, 2 of 2 examples",
+        "fires on, 1 of 2 examples",
+        "fires on, 2 of 2 examples",
+        "raises",
+    ]
+    named = features_report.with_labels(shown, {3: "church music"})
+    found = search.ranked(wanted(named, texts, words="music"), "music", texts)
+    assert latents(found) == [3, 1, 0, 2]
+    buttons = [search.best_word(row, "music") for row in found.to_pylist()]
+    assert buttons == ["church music", "music", "Music", "musical"]
+    assert latents(search.ranked(wanted(shown, texts, words="zebra"), "zebra", texts)) == []
 
 
 def test_brushed_ranges_and_chosen_features_are_all_met(table):

@@ -30,7 +30,7 @@ def made(**settings) -> Matryoshka:
 def test_each_prefix_reconstructs_with_its_latents_alone_and_the_last_with_all():
     sae, x = made(), rows()
     code = sae.training_code(x)
-    z, parts = code.dense(), sae.reconstructions(code)
+    z, parts = code.dense(), torch.stack(sae.reconstructions(code))
     assert parts.shape == (3, 50, D)
     for end, part in zip((6, 12, 24), parts, strict=True):
         assert_close(part, z[:, :end] @ sae.W_dec[:end] + sae.b_dec)

@@ -47,10 +47,10 @@ def sets(pattern) -> list[set[int]]:
     return [set(row.tolist()) for row in pattern.indices.tensor_split(pattern.offsets[1:-1])]
 
 
-@pytest.mark.parametrize("size", [0.1, 1.0, 3.0])
-def test_the_choice_is_that_of_the_authors_rule(size: float):
+@pytest.mark.parametrize(("width", "size"), [(10, 0.1), (10, 1.0), (10, 3.0), (1500, 5.0), (3000, 35.0)])
+def test_the_choice_is_that_of_the_authors_rule(width: int, size: float):
     generator = torch.Generator().manual_seed(0)
-    values = torch.rand(60, 10, generator=generator)
+    values = (torch.rand(60, width, generator=generator, dtype=torch.float64) - 0.1).relu()
     norm = size * torch.rand(60, generator=generator)
     assert sets(nearest_norm(values, norm)) == brute_force(values, norm)
 
