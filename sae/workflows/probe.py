@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,17 +15,20 @@ from activations.errors import ConfigError, RunError, quoted
 from activations.example_activations import ExampleActivations, Examples, Pooling, token_ids
 from activations.labelled_texts import LabelledTexts
 from activations.language_model import LanguageModel
-from activations.progress import Progress, no_progress
+from activations.progress import Advance, Progress, no_progress
+from sae.architectures import SAE
 from sae.probing.latents import probe_loss
 from sae.probing.probes import Matrix, Penalty
 from sae.probing.records import FORMAT, PROBES, ProbedTask, ProbesRecord
-from sae.probing.score import cell_scores, cells, counted, features, gathered
-from sae.probing.splits import Setting, points, split
+from sae.probing.score import Cell, cell_scores, cells, counted, features, gathered
+from sae.probing.splits import Point, Setting, points, split
 from sae.runs.run import Run, device
 from sae.runs.saved_sae import read_record
 
 INSTALL = "pip install 'sae-workbench[probe]'"
 SEED = 42  # of the first draw, as in sae-probes
+Pool = Callable[[Iterable[tuple[Any, ...]]], Iterator[tuple[Cell, list[Any]]]]
+"""Maps `cell_scores` over arguments and yields (cell, scores), in any order."""
 
 
 @dataclass(frozen=True)
@@ -95,28 +98,41 @@ def probe(
             for task, each in zip(tasks, todo, strict=True):
                 if task.name in done:
                     continue
-                ids = [token_ids(model, text, cache.examples.first, cfg.context) for text in task.texts]
-                x = cache.of(task.texts)
-                read = features(sae, x, counted(ids, len(cache.examples.first)), SEED)
-                fits = cells(each, range(SEED, SEED + cfg.seeds))
-                results = []
-                loss = None
-                for result in pool(
-                    (cell, read[cell.method], task.labels, cfg.ks, cfg.penalty) for cell in fits
-                ):
-                    # While the pool works on the first fits
-                    loss = loss or _loss(sae, x, task, each[0], cfg)
-                    results.append(result)
-                    advance(1, note=task.name)
-                assert loss is not None
-                probed = ProbedTask(
-                    task.name, [*task.classes], len(task.texts), names[task.name], [*gathered(results)], loss
-                )
+                probed = _probed(sae, model, cache, task, each, cfg, pool, advance)
                 record = _with(record, probed)
                 files.write_sealed(run.path / PROBES, asdict(record))
     order = {name: place for place, name in enumerate(names)}
     chosen = sorted((task for task in record.tasks if task.name in order), key=lambda task: order[task.name])
     return ProbesRecord(record.format, record.sae_sha256, record.hook, record.config, chosen)
+
+
+def _probed(
+    sae: SAE,
+    model: LanguageModel,
+    cache: ExampleActivations,
+    task: LabelledTexts,
+    at: Sequence[Point],
+    cfg: ProbeConfig,
+    pool: Pool,
+    advance: Advance,
+) -> ProbedTask:
+    """Return the results of one task, whose activations are in the cache."""
+    first = cache.examples.first
+    ids = [token_ids(model, text, first, cfg.context) for text in task.texts]
+    x = cache.of(task.texts)
+    read = features(sae, x, counted(ids, len(first)), SEED)
+    fits = cells(at, range(SEED, SEED + cfg.seeds))
+    running = pool((cell, read[cell.method], task.labels, cfg.ks, cfg.penalty) for cell in fits)
+    train, test, _ = split(task.labels, at[0], SEED)
+    labels = torch.from_numpy(task.labels)
+    # While the pool works on the first fits
+    loss = probe_loss(sae, x[train], labels[train], x[test], labels[test])
+    results = []
+    for result in running:
+        results.append(result)
+        advance(1, note=task.name)
+    scores = [*gathered(sorted(results, key=lambda result: fits.index(result[0])))]
+    return ProbedTask(task.name, [*task.classes], len(task.texts), _fingerprint(task), scores, loss)
 
 
 def read_probes(run: Run) -> ProbesRecord | None:
@@ -181,13 +197,6 @@ def _with(record: ProbesRecord, task: ProbedTask) -> ProbesRecord:
     return ProbesRecord(record.format, record.sae_sha256, record.hook, record.config, [*others, task])
 
 
-def _loss(sae: Any, x: torch.Tensor, task: LabelledTexts, point: Any, cfg: ProbeConfig) -> Any:
-    """Return the probe loss on the first draw of a point."""
-    train, test, _ = split(task.labels, point, SEED)
-    labels = torch.from_numpy(task.labels)
-    return probe_loss(sae, x[train], labels[train], x[test], labels[test])
-
-
 def _fingerprint(task: LabelledTexts) -> str:
     """Return the SHA-256 of a task's texts and labels."""
     content = json.dumps([task.texts, task.labels.tolist()])
@@ -195,16 +204,15 @@ def _fingerprint(task: LabelledTexts) -> str:
 
 
 @contextmanager
-def _pool(processes: int) -> Iterator[Any]:
-    """Yield a function that maps `cell_scores` over arguments and yields (cell, scores), in any order."""
+def _pool(processes: int) -> Iterator[Pool]:
     if processes == 1:
         yield lambda jobs: (_cell(*job) for job in jobs)
         return
     from joblib import Parallel, delayed
 
     with Parallel(n_jobs=processes, return_as="generator_unordered") as parallel:
-        yield lambda jobs: parallel(delayed(_cell)(*job) for job in jobs)
+        yield lambda jobs: parallel(delayed(_cell)(*job) for job in jobs)  # pyright: ignore[reportReturnType]
 
 
-def _cell(cell: Any, x: Matrix, *rest: Any) -> tuple[Any, Any]:
+def _cell(cell: Cell, x: Matrix, *rest: Any) -> tuple[Cell, list[Any]]:
     return cell, cell_scores(cell, x, *rest)
