@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sae/architectures",),
     ("sae/config.py", "sae/evaluation"),
     ("sae/runs",),
+    ("sae/probing",),
     ("sae/training", "sae/report"),
     ("sae/features",),
     ("sae/diagnosis",),

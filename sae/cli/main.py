@@ -109,6 +109,17 @@ COMMANDS: dict[str, Command] = {
         "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
         GOES_ON,
     ),
+    "probe": Command(
+        "probe.main",
+        "what latents know of labelled texts, beside baselines: 113 known tasks, or your own file",
+        GOES_ON,
+    ),
+    "find": Command(
+        "find.main",
+        "the latents that tell two files of texts apart, tested on held-out ones; saves one as a monitor",
+        AGAIN,
+    ),
+    "monitor": Command("find.monitor_main", "which texts of a file a saved monitor fires on", AGAIN),
     "steer": Command(
         "steer.main",
         "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
