@@ -17,8 +17,10 @@ PAGES = (
     ("features", "Features", ":material/apps:", features.query),
     ("feature", "Feature", ":material/target:", address.with_feature),
     ("text", "Your text", ":material/text_fields:", text.query),
+    ("find", "Find", ":material/search:", address.run_alone),
     ("steering", "Steering", ":material/tune:", steering.query),
     ("dead", "Dead latents", ":material/skull:", address.run_alone),
+    ("evidence", "Evidence", ":material/balance:", address.run_alone),
     ("compare", "Compare", ":material/compare_arrows:", compare.query),
     ("activations", "Activations", ":material/layers:", address.run_alone),
 )

@@ -38,8 +38,10 @@ from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .workflows.evaluate import evaluate
+from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
+from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
 from .workflows.train import train
@@ -59,6 +61,7 @@ __all__ = [
     "BatchTopKConfig",
     "Calibration",
     "FeatureStore",
+    "FindConfig",
     "FinetuneConfig",
     "GBAConfig",
     "Gated",
@@ -71,6 +74,7 @@ __all__ = [
     "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
+    "ProbeConfig",
     "ReLU",
     "ReLUConfig",
     "Reading",
@@ -87,10 +91,14 @@ __all__ = [
     "WorkbenchError",
     "build",
     "evaluate",
+    "find",
     "finetune",
     "import_sae",
     "load_sae",
+    "monitor_texts",
+    "probe",
     "read",
+    "save_monitor",
     "train",
     "train_together",
 ]

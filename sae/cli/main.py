@@ -62,6 +62,11 @@ COMMANDS: dict[str, Command] = {
         "how well a run's SAE reconstructs held-out activations and the model's predictions",
         AGAIN,
     ),
+    "trust": Command(
+        "trust.main",
+        "a run beside its controls and seeds: which differences are beyond chance, which latents are stable",
+        GOES_ON,
+    ),
     "synthetic": Command(
         "synthetic.main",
         "trains an architecture on planted features and counts those it finds: sae synthetic topk",
@@ -104,6 +109,17 @@ COMMANDS: dict[str, Command] = {
         "a grid of methods and settings: trained, evaluated and plotted, one run after the other",
         GOES_ON,
     ),
+    "probe": Command(
+        "probe.main",
+        "what latents know of labelled texts, beside baselines: 113 known tasks, or your own file",
+        GOES_ON,
+    ),
+    "find": Command(
+        "find.main",
+        "the latents that tell two files of texts apart, tested on held-out ones; saves one as a monitor",
+        AGAIN,
+    ),
+    "monitor": Command("find.monitor_main", "which texts of a file a saved monitor fires on", AGAIN),
     "steer": Command(
         "steer.main",
         "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",

@@ -32,6 +32,7 @@ PARSED_ALONE = {
     "docs/many-gpus.md": 5,
     "docs/mixed-text.md": 1,
     "docs/methods/adaptivek.md": 2,
+    "docs/probing.md": 2,
     "docs/streaming.md": 2,
     "docs/tutorial.md": 2,
     "docs/your-model-and-data.md": 3,
