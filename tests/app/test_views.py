@@ -226,6 +226,7 @@ def test_links_to_pages_keep_the_choice(show):
     at = show("feature", run="toy", feature="7")
     links = {link.value: link.proto.query_string for link in at.sidebar.get("page_link")}
     others = dict.fromkeys(
-        ("Runs", "Features", "Your text", "Dead latents", "Evidence", "Compare", "Activations"), "run=toy"
+        ("Runs", "Features", "Your text", "Find", "Dead latents", "Evidence", "Compare", "Activations"),
+        "run=toy",
     )
     assert links == {**others, **dict.fromkeys(("Feature", "Steering"), "run=toy&feature=7")}
