@@ -114,7 +114,8 @@ def _lines(what: str, total: int, unit: str, done: int) -> Advance:
         now = time.monotonic()
         if now - told >= PLAIN_EVERY or meter.done >= total > meter.done - n:
             told = now
-            left = f"{meter.left // 60:.0f}:{meter.left % 60:02.0f} left" if meter.done < total else "done"
+            left = f"{meter.left // 60:.0f}:{meter.left % 60:02.0f} left" if meter.rate else "time unknown"
+            left = left if meter.done < total else "done"
             tail = f", {note}" if note else ""
             print(
                 f"{what}: {meter.done:,} of {total:,} {unit} ({meter.done / max(total, 1):.0%}), "

@@ -20,6 +20,7 @@ PAGES = (
     ("find", "Find", ":material/search:", address.run_alone),
     ("steering", "Steering", ":material/tune:", steering.query),
     ("dead", "Dead latents", ":material/skull:", address.run_alone),
+    ("evidence", "Evidence", ":material/balance:", address.run_alone),
     ("compare", "Compare", ":material/compare_arrows:", compare.query),
 )
 

@@ -20,9 +20,14 @@ NEW = (
     "start_from",
     "loss",
 )  # unknown to 0.1.0, which still reads the runs that leave them out
-NEW_IN_TRAIN = {"held_out_every": 100, "precision": "float32"}  # likewise; left out at these values
+NEW_IN_TRAIN = {
+    "held_out_every": 100,
+    "precision": "float32",
+    "frozen": None,
+}  # likewise; left out at these values
 DROPPED = ("checkpoint_every",)  # steps between checkpoints, before these were written by time
 Precision = Literal["auto", "float32", "bfloat16"]
+FrozenPart = Literal["decoder", "soft-decoder", "encoder"]
 LARGEST_SEED = 2**63 - 1
 # The least training between two checkpoints, in multiples of the time that writing the last one took.
 TRAINED_PER_SAVE = 20
@@ -61,6 +66,9 @@ class TrainConfig:
     """Precision of the products that latents are selected by, and of AuxK's; values of the selected latents, their gradients
     and the optimizer are in float32. auto: bfloat16 where that is faster, as measured before the first step; a run that goes
     on keeps what it has begun with."""
+    frozen: FrozenPart | None = None
+    """Keep a part of the SAE as it started, for a control (`sae trust`): decoder, all of W_dec; soft-decoder, each decoder row
+    within a cosine of 0.8 of its start; encoder, the encoder's weights, while biases and thresholds learn."""
     seed: int = 0
     """Seed of the initialisation and of the order of rows."""
     log_every: int = 10

@@ -60,7 +60,7 @@ def values_on(reading: Reading, latent: int) -> tuple[list[str], list[float]]:
 
 def as_html(store: FeatureStore, latent: int, title: str) -> str:
     """Return a feature as a self-contained HTML document."""
-    return feature_page.document(
+    return render.document(
         f"{title}: feature {latent}",
         [feature_page.body(store.feature(latent), feature_page.AROUND, feature_page.EXAMPLES)],
     )

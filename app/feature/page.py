@@ -7,11 +7,12 @@ import streamlit as st
 from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
-from app.session import address, features, runs
+from app.session import address, features, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
 from sae.report import feature as feature_report
 from sae.report import runs as runs_report
+from sae.report import trust as trust_report
 
 name, run = address.run()
 widgets.run_chooser(
@@ -38,7 +39,7 @@ with widgets.header(
     step, go_to_any = partial(address.step_feature, name, last), partial(address.show_random_feature, store)
     controls.stepper(index, last, address.show_feature, step, go_to_any)
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
-controls.label(feature_report.labelled(label, note))
+controls.label(feature_report.labelled(label, note, trust_report.badge(trust.stability(run), index)))
 widgets.warnings(runs.problems(run))
 widgets.metrics(feature_report.numbers(row))
 

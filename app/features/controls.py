@@ -43,6 +43,9 @@ COLUMNS = {
     ),
     "enc·dec": NumberColumn(format="%.2f", help="Cosine between its encoder and decoder directions."),
     "nearest": NumberColumn(format="%.2f", help="Decoder cosine with the nearest other feature."),
+    "stability": NumberColumn(
+        format="%.2f", help="Mean over the other seeds of its largest |cosine| with a decoder row there."
+    ),
     "first fired": NumberColumn(format="localized", help="Index of the first token on which it fired."),
 }
 
@@ -66,7 +69,7 @@ def filters(
         widgets.box(
             st.segmented_control,
             "State",
-            chosen.state,
+            chosen.state if chosen.state in tally else "all",  # another run may know no stability
             lambda value: change(state=value),
             "features state",
             options=list(tally),

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.features import controls, state
-from app.session import address, features, runs
+from app.session import address, features, runs, trust
 from sae.report import feature as feature_report
 from sae.report import features as features_report
 from sae.report import features_charts, render, search
@@ -25,7 +25,8 @@ widgets.heading("Features", f"{name}: {len(store):,} features, measured on {stor
 widgets.warnings(runs.problems(run))
 
 labels = {latent: label.label for latent, label in features.labels(store).items()}
-table = features_report.with_labels(features.table(store), labels)
+table = features_report.with_stability(features.table(store), trust.stability(run))
+table = features_report.with_labels(table, labels)
 overview = st.container()
 chosen = state.current()
 controls.filters(features_report.counts(table), features_report.DENSITIES, chosen, state.change)

@@ -18,6 +18,7 @@ from sae.features.effects import FOLDER
 from sae.features.feature import FeatureStore
 from sae.features.folder import Bidirectional, bidirectional
 from sae.runs.run import Run
+from sae.runs.trust import trust_of
 from sae.workflows.features import collect_features, measure_effects
 
 
@@ -75,7 +76,9 @@ def labels_main(args: list[str]) -> int:
     command = arguments.parse(LabelsCommand, "sae labels", args)
     labels = FeatureStore(command.run / "features").labels
     if command.save:
-        print(f"{command.save}: {_count(labels.export(command.save))}")
+        trust = trust_of(Run(command.run))
+        stability = None if trust is None else [round(float(value), 4) for value in trust.stability]
+        print(f"{command.save}: {_count(labels.export(command.save, stability))}")
     if command.load:
         print(f"{labels.path}: {_count(labels.load(command.load))} taken from {command.load}")
     return 0

@@ -62,6 +62,11 @@ COMMANDS: dict[str, Command] = {
         "how well a run's SAE reconstructs held-out activations and the model's predictions",
         AGAIN,
     ),
+    "trust": Command(
+        "trust.main",
+        "a run beside its controls and seeds: which differences are beyond chance, which latents are stable",
+        GOES_ON,
+    ),
     "synthetic": Command(
         "synthetic.main",
         "trains an architecture on planted features and counts those it finds: sae synthetic topk",

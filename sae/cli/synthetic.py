@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from activations.progress import show_progress
-from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
+from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig, name_of
 from sae.cli import arguments
 from sae.config import TrainConfig
 from sae.evaluation.synthetic import ROWS, Gaussian, Heads, Independent, Recovery, Tree, recovery
-from sae.workflows.synthetic import train
+from sae.trust.planted import FOUND, LEAST, judge
+from sae.workflows.synthetic import train, train_controls
 
 LABELS = {
     "nmse": "NMSE (fraction of variance unexplained)",
@@ -41,6 +42,8 @@ class Synthetic:
     arch: ArchConfig = field(default_factory=TopKConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     world: AnyWorld = field(default_factory=Independent)
+    controls: bool = False
+    """Also train the controls whose decoder or encoder stays random, and say whether the features are recovered (docs/trust.md)."""
 
 
 def main(args: list[str]) -> int:
@@ -57,8 +60,30 @@ def main(args: list[str]) -> int:
         prefix_names=False,
     )
     cfg = arguments.parse(command, "sae synthetic", args, tyro.conf.OmitSubcommandPrefixes)
-    show(cfg, recovery(train(cfg.world, cfg.arch, cfg.train, show_progress), cfg.world))
+    sae = train(cfg.world, cfg.arch, cfg.train, show_progress)
+    show(cfg, recovery(sae, cfg.world))
+    if cfg.controls:
+        show_controls(cfg, sae, train_controls(cfg.world, cfg.arch, cfg.train, show_progress))
     return 0
+
+
+def show_controls(cfg: Synthetic, sae: SAE, controls: dict[str, SAE]) -> None:
+    """Print the SAE beside its controls, and whether it has recovered the planted features."""
+    judged = judge(sae, controls, cfg.world)
+    table = Table(title=f"features found (cosine of {FOUND:g} or more), beside controls")
+    for column in ("", "NMSE", "found", "this SAE finds more by", "95 % interval"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, one in {"this SAE": sae, **controls}.items():
+        measured, better = recovery(one, cfg.world), judged.better_by.get(name)
+        difference = (
+            (f"{better.value:+.3f}", f"{better.low:+.3f} to {better.high:+.3f}") if better else ("", "")
+        )
+        table.add_row(name.replace("-", " "), f"{measured.nmse:.4g}", f"{measured.frr_90:.3f}", *difference)
+    Console().print(table)
+    print(
+        f"{judged.verdict}: it has found {judged.found.value:.1%} of the planted features (95 % interval {judged.found.low:.1%} to "
+        f"{judged.found.high:.1%}); recovered means more than {LEAST:.0%}, and more than every control"
+    )
 
 
 def show(cfg: Synthetic, measured: Recovery) -> None:

@@ -25,6 +25,8 @@ class Measure(NamedTuple):
     """Format specification of a value."""
     compared: bool = True
     """Whether it is shown where several runs stand side by side, because it differs between them."""
+    lower_is_better: bool | None = None
+    """The direction in which an SAE is better; None where neither is, as for L0."""
 
 
 MEASURES = {
@@ -33,6 +35,7 @@ MEASURES = {
         "fraction of variance unexplained",
         "Σ‖x − x̂‖² / Σ‖x − μ‖²",
         "Fraction of variance unexplained: 0 is a perfect reconstruction, 1 is no better than the mean.",
+        lower_is_better=True,
     ),
     "explained_variance": Measure(
         "explained variance", "explained variance", "1 − fvu", "1 − FVU.", compared=False
@@ -42,6 +45,7 @@ MEASURES = {
         "cosine(x, x̂)",
         "mean of x·x̂ / (‖x‖ ‖x̂‖)",
         "Mean cosine between an activation and its reconstruction.",
+        lower_is_better=False,
     ),
     "l0": Measure(
         "L0",
@@ -88,12 +92,14 @@ MEASURES = {
         "KL(unchanged ‖ spliced)",
         "mean over tokens of KL(p clean ‖ p spliced)",
         "How far the model's predictions move when the SAE is spliced in, in nats per token.",
+        lower_is_better=True,
     ),
     "recovered_zero": Measure(
         "CE recovered (zero)",
         "cross-entropy recovered (zero ablation)",
         "(CE zero − CE spliced) / (CE zero − CE clean)",
         "Share of the loss caused by zero ablation that the SAE recovers.",
+        lower_is_better=False,
     ),
     "recovered_mean": Measure(
         "CE recovered (mean)",

@@ -77,20 +77,11 @@ def export_html(features: FeaturesFolder, latents: Sequence[int], path: Path, ti
 
     Raises RunError when there is no such feature."""
     parts = [body(Feature(features, latent), AROUND, EXAMPLES) for latent in latents]
-    text = document(f"{title}: {'feature' if len(parts) == 1 else 'features'} {_listed(latents)}", parts)
+    text = render.document(
+        f"{title}: {'feature' if len(parts) == 1 else 'features'} {_listed(latents)}", parts
+    )
     files.write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
-
-
-def document(title: str, parts: Sequence[str]) -> str:
-    """Return a whole HTML page around these parts, with its style inside and nothing to fetch or run."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f'<title>{escaped(title)}</title><style>{render.style()}</style></head><body class="sae-document">'
-        f"{''.join(parts)}</body></html>\n"
-    )
 
 
 def notebook(feature: Feature) -> str:

@@ -1,7 +1,7 @@
 """Labels and notes that people give to latents, in labels.json beside the features folder (FORMAT.md, Labels)."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from sae.runs.saved_sae import read_record
 FORMAT = 1
 FILE = "labels.json"
 COLUMNS = ("feature", "label", "note")
+STABILITY = "stability"  # a further column of what is exported, where it is known
 NEEDED = "expected the columns feature (a number), label and note (texts)"
 
 
@@ -70,12 +71,18 @@ class Labels:
             content = {sae: {n: label._asdict() for n, label in its.items()} for sae, its in saes.items()}
             files.write_json(self.path, {"format": FORMAT, "saes": content})
 
-    def export(self, path: Path) -> int:
+    def export(self, path: Path, stability: Sequence[float] | None = None) -> int:
         """Write the labels to a .csv or .json file, which `load` reads, and return their number.
 
-        Raises RunError for another suffix."""
-        rows: list[dict[str, int | str]] = [
-            {"feature": latent, **label._asdict()} for latent, label in sorted(self.all().items())
+        `stability` of each latent, where it is known (`sae trust`), stands beside its label; `load` leaves it aside. Raises
+        RunError for another suffix."""
+        rows: list[dict[str, int | str | float]] = [
+            {
+                "feature": latent,
+                **label._asdict(),
+                **({} if stability is None else {STABILITY: stability[latent]}),
+            }
+            for latent, label in sorted(self.all().items())
         ]
         if _kind(path) == ".json":
             files.write_json(path, rows)
@@ -84,7 +91,7 @@ class Labels:
         def write(part: Path) -> None:
             with part.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(COLUMNS)
+                writer.writerow([*COLUMNS, *([] if stability is None else [STABILITY])])
                 writer.writerows(row.values() for row in rows)
 
         files.write_atomically(path, write)

@@ -195,9 +195,9 @@ def words(title: str, listed: Sequence[Any]) -> str:
     return render.logits(title, [word.text for word in listed], [word.by for word in listed])
 
 
-def labelled(label: str, note: str = "") -> str:
-    """Return a feature's label and note as lines of text; empty when it has neither."""
-    lines = [f'<b class="label">{escaped(label)}</b>'] if label else []
+def labelled(label: str, note: str = "", badge: str = "") -> str:
+    """Return a feature's label, with a badge (HTML) beside it, and note as lines of text; empty when it has none of them."""
+    lines = [f'<b class="label">{escaped(label)}</b>{badge}' if label else badge] if label or badge else []
     lines += [f'<span class="note">{escaped(line)}</span>' for line in note.splitlines()]
     return f'<p class="sae labelled">{"<br>".join(lines)}</p>' if lines else ""
 

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from sae.evaluation.measures import DENSE
 from sae.report.render import visible
+from sae.runs.trust import STABLE
 
 pc: Any = import_module(
     "pyarrow.compute"
 )  # creates its functions on import, where type checkers do not see them
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
+STABILITY = "stability"  # column of the largest |cosine| over the other seeds
 RAISED = 5  # tokens of the logit lens that the table of all features shows
-STATES = ("all", "live", "dead", "dense")
+STATES = ("all", "live", "dead", "dense", "stable")
 
 
 def features(table: pa.Table) -> pa.Table:
@@ -53,8 +55,9 @@ def features(table: pa.Table) -> pa.Table:
 
 
 def counts(table: pa.Table) -> dict[str, int]:
-    """Count the features in each of STATES. `table` is the result of `features`."""
-    return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in STATES}
+    """Count the features in each of STATES, in `stable` where their stability is known. `table` is the result of `features`."""
+    known = [state for state in STATES if state != "stable" or STABILITY in table.column_names]
+    return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in known}
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,11 @@ def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
         return table
     column = [visible(labels.get(latent, "")) or None for latent in table["feature"].to_pylist()]
     return table.add_column(1, "label", pa.array(column, pa.string()))
+
+
+def with_stability(table: pa.Table, stability: NDArray[np.float64] | None) -> pa.Table:
+    """Append a column of stability over seeds (`sae trust`); where none is known, return the table unchanged."""
+    return table if stability is None else table.append_column(STABILITY, pa.array(stability))
 
 
 def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
@@ -167,6 +175,8 @@ def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
         return pc.greater(density, 0)
     if state == "dead":
         return pc.equal(density, 0)
+    if state == "stable" and STABILITY in table.column_names:
+        return pc.greater_equal(table[STABILITY], STABLE)
     return pc.greater(density, 100 * DENSE) if state == "dense" else pc.is_valid(density)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sae.report.charts import GREY, PALETTE, plain, plain_text
-from sae.report.features import Wanted, shares
+from sae.report.features import STABILITY, Wanted, shares
 from sae.report.numbers import number, percent
 
 BINS_PER_DECADE = 8
@@ -55,6 +55,9 @@ def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
     if "positive" in table.column_names:
         sides = spread(_column(table, "positive"), _column(shown, "positive"), " %")
         histograms.append(Panel("positive", "Sign", "share of firings above 0", sides, _ordered))
+    if STABILITY in table.column_names:
+        stable = spread(_column(table, STABILITY), _column(shown, STABILITY))
+        histograms.append(Panel(STABILITY, "Stability", "over seeds", stable, _ordered))
     return histograms
 
 

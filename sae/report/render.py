@@ -133,6 +133,17 @@ def style() -> str:
     return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML page around these parts, with its style inside and nothing to fetch or run."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<title>{escaped(title)}</title><style>{style()}</style></head><body class="sae-document">'
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
 def feature_anchor(run: str | None, latent: int) -> str:
     """Return a feature's number as a link to its page, or as plain text where there are no pages (`run` is None)."""
     return (

@@ -33,6 +33,7 @@ from sae.runs.saved_sae import (
     read_tensors,
 )
 
+TRUST = "trust"  # the run's controls, and what it was found to be worth beside them
 RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
 STORE = "store"  # of a run on a stream: the activations that it keeps
 HISTORY = "latents.safetensors"  # what became of each latent in training
@@ -272,9 +273,13 @@ def made_by() -> dict[str, object]:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Return every run at or below a folder, in order of their paths, without those whose run.json cannot be read."""
+    """Return every run at or below a folder, in order of their paths, without those whose run.json cannot be read, and without
+    the controls of other runs there (`sae trust`)."""
     runs = []
     for path in sorted(folder.rglob("run.json")):
+        owner = path.parents[2]
+        if path.parents[1].name == TRUST and (owner / "run.json").exists() and owner.is_relative_to(folder):
+            continue
         try:
             runs.append(Run(path.parent))
         except RunError:
@@ -285,15 +290,8 @@ def find_runs(folder: Path) -> list[Run]:
 def _git_commit() -> str | None:
     """Return the commit of the checkout that this code runs from, with a + if it was changed since; None outside one."""
     command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty=+",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+        "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*",
+    ]  # fmt: skip
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     return described.stdout.strip() or None
 

@@ -14,6 +14,7 @@ from activations.errors import DivergedError
 from sae.architectures import SAE, Loss
 from sae.config import TrainConfig
 from sae.kernels import SINGLE_PROCESS, SingleProcess, products_in, use_collective
+from sae.training.frozen import Frozen
 from sae.training.optimizer import Adam, Average, warmup_then_decay
 
 NEVER = -1  # in the place of a step in History
@@ -89,6 +90,7 @@ class Trainer:
         assert cfg.dead_after_tokens is not None
         self.sae, self.cfg, self.scale, self.ranks = sae, cfg, scale, ranks
         self.step, self.lr = 0, cfg.lr
+        self.frozen = None if cfg.frozen is None else Frozen(sae, cfg.frozen)
         self.optimizer = Adam(sae, cfg.lr, cfg.clip_norm, ranks)
         self.schedule = warmup_then_decay(cfg.steps, cfg.warmup_steps, cfg.decay_share)
         self.steps = cfg.steps
@@ -145,6 +147,8 @@ class Trainer:
         norm = self.optimizer.step()
         if not math.isfinite(norm):
             raise self._diverged("gradient", norm)
+        if self.frozen:
+            self.frozen.after_step(sae)
         sae.after_step()
         self.step += 1
         if self.average:
@@ -219,6 +223,8 @@ class Trainer:
         tensors |= self.history.tensors()
         if self.average:
             tensors |= self.average.tensors(sae)
+        if self.frozen:
+            tensors |= self.frozen.tensors()
         if self.held_out_rows is not None:
             tensors["held_out_rows"] = self.held_out_rows
         tensors["rng"] = torch.get_rng_state()
@@ -238,6 +244,8 @@ class Trainer:
             tensor.copy_(tensors[f"units.{name}"])
         if self.average:
             self.average.restore(self.sae, tensors)
+        if self.frozen:
+            self.frozen.restore(tensors)
         for name, parameter in self.sae.named_parameters():
             if f"optimizer.{name}.step" not in tensors:  # it has had no gradient yet
                 continue

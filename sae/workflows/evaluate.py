@@ -4,7 +4,8 @@ from activations.disk import files
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE
-from sae.evaluation.held_out import held_out_rows, reconstruction, splice
+from sae.evaluation.held_out import held_out_rows, reconstruction
+from sae.evaluation.splicing import splice
 from sae.runs.records import Evaluation
 from sae.runs.run import Run
 

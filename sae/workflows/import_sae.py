@@ -117,7 +117,7 @@ def import_sae(
             _copy_results(path, folder)
         save_sae(folder, sae, {"hook": hook, "model": model, "step": None})
         _write_probe(folder, opened, hook)
-        record = _record(sae, opened, hook, model)
+        record = run_record(sae, opened, hook, model)
         files.write_sealed(folder / "run.json", {**record, "imported": imported})
     return Run(out)
 
@@ -201,8 +201,8 @@ def _imported(path: Path, form: str, origin: Origin, notes: list[str]) -> dict[s
     }
 
 
-def _record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, object]:
-    """Return the content of an imported run's run.json, but for `imported`."""
+def run_record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, object]:
+    """Return the content of the run.json of an SAE that was not trained here, but for `imported`."""
     spec = None if store is None else store.spec
     settings = config.to_json(RunConfig(str(store.path) if store else "", hook, sae.cfg))
     settings |= {"arch": _settings_in_use(sae.cfg), "train": {}}

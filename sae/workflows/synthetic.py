@@ -1,8 +1,12 @@
-"""Train an architecture on rows whose true features are known."""
+"""Train an architecture, and its controls, on rows whose true features are known."""
+
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from activations.errors import ConfigError
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE, ArchConfig, build
 from sae.architectures.shared import geometric_median
@@ -10,6 +14,7 @@ from sae.config import TrainConfig
 from sae.evaluation.synthetic import World
 from sae.runs.run import device
 from sae.training.trainer import INIT_ROWS, Trainer, fit
+from sae.trust import controls
 
 
 def train(
@@ -20,6 +25,21 @@ def train(
 ) -> SAE:
     """Train an SAE on a planted world; return it in eval mode, reading the world's own units."""
     return finish(begin(world, arch, settings), world, progress)
+
+
+def train_controls(
+    world: World, arch: ArchConfig, settings: TrainConfig, progress: Progress = no_progress
+) -> dict[str, SAE]:
+    """Return the controls of an SAE of this architecture on a planted world, by name: those with a frozen part that it can have,
+    trained as `train` does, and random unit rows."""
+    made: dict[str, SAE] = {}
+    for name, part in controls.FROZEN.items():
+        with suppress(ConfigError):  # encoder and decoder are tied
+            made[name] = train(world, arch, replace(settings, frozen=part), progress)
+    x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    k = max(1, round(n_active(codes).mean().item()))
+    made["random-dictionary"] = controls.random_dictionary(x, x.mean(0), arch.d_sae, k, settings.seed)
+    return made
 
 
 def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:

@@ -108,8 +108,8 @@ def begin(
     """Return a run ready to be trained, at its newest checkpoint or at step 0, or the Run in `out` that is finished.
 
     `lock` is called when nothing of what was asked for can be refused any more, before anything is written."""
-    if cfg.loss and ranks.world() > 1:
-        raise ConfigError("training end to end takes a single process: leave torchrun out")
+    if (cfg.loss or cfg.train.frozen) and ranks.world() > 1:
+        raise ConfigError("training end to end or with a frozen part takes one process: leave torchrun out")
     cfg, reader = resolve(cfg, source)
     cfg = _with_precision(cfg, source.width(reader.hooks[0]), out)
     cfg, trials = _with_rate(cfg, source, out, progress)

@@ -13,7 +13,7 @@ from tests.app import pages
 from tests.app.pages import source, text
 from tests.sae import lens
 
-PAGES = ("runs", "features", "feature", "text", "dead", "steering", "compare")
+PAGES = ("runs", "features", "feature", "text", "dead", "steering", "evidence", "compare")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,12 @@ def test_where_an_sae_comes_from_stands_in_the_place_of_curves(show):
     assert "nested" not in page
     assert "b_dec W_enc moved into the encoder's biases" in page
     assert "sae evaluate" in "".join(code.value for code in at.code)
+
+
+def test_an_imported_sae_has_no_controls_to_train(show):
+    at = show("evidence", run="one")
+    assert "was imported: its controls would need the store" in text(at)
+    assert not at.code
 
 
 def test_imported_runs_side_by_side_have_no_number_of_steps(show):

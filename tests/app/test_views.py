@@ -225,5 +225,7 @@ def test_another_run_can_be_chosen_on_every_page_about_one(show):
 def test_links_to_pages_keep_the_choice(show):
     at = show("feature", run="toy", feature="7")
     links = {link.value: link.proto.query_string for link in at.sidebar.get("page_link")}
-    others = dict.fromkeys(("Runs", "Features", "Your text", "Dead latents", "Compare"), "run=toy")
+    others = dict.fromkeys(
+        ("Runs", "Features", "Your text", "Dead latents", "Evidence", "Compare"), "run=toy"
+    )
     assert links == {**others, **dict.fromkeys(("Feature", "Steering"), "run=toy&feature=7")}

@@ -15,7 +15,7 @@ from activations.language_model import LanguageModel
 from activations.store import Store
 from sae.architectures import ArchConfig, ReLUConfig, TopKConfig, build
 from sae.config import RunConfig, TrainConfig
-from sae.evaluation.held_out import splice
+from sae.evaluation.splicing import splice
 from sae.runs.run import Run
 from sae.training.end_to_end import SplicedReader, spliced
 from sae.training.trainer import Trainer

@@ -10,7 +10,9 @@ from activations.language_model import LanguageModel, load
 from activations.rows import is_held_out
 from activations.store import Store
 from sae.architectures import TopKConfig, build
-from sae.evaluation.held_out import ratio, reconstruction, splice
+from sae.evaluation.bootstrap import difference, ratio
+from sae.evaluation.held_out import reconstruction
+from sae.evaluation.splicing import splice, splice_sums
 from sae.runs.run import Run
 from tests import tiny
 
@@ -101,6 +103,30 @@ def test_a_ratio_is_of_sums_and_its_interval_covers_the_truth_as_often_as_it_say
         assert found.low <= found.value <= found.high
     assert 0.88 <= hits / 200 <= 0.99
     assert ratio([1.0, 3.0], [1.0, 1.0]).value == 2.0
+
+
+def test_the_interval_of_a_difference_is_paired_by_document():
+    """What two SAEs have in common, such as hard documents, does not widen it, and equal ones do not differ at all."""
+    rng = np.random.default_rng(1)
+    hard, size = rng.normal(2.0, 1.0, 80), np.ones(80)
+    better = hard - 0.1 - rng.normal(0, 0.01, 80)
+    paired = difference((hard, size), (better, size))
+    alone = ratio(hard, size)
+    np.testing.assert_allclose(paired.value, (hard - better).mean())
+    assert paired.high - paired.low < 0.05 * (alone.high - alone.low)
+    assert difference((hard, size), (hard, size)) == (0.0, 0.0, 0.0)
+
+
+def test_several_saes_are_spliced_in_on_the_same_windows(run, model):
+    """Each has the numbers that it has alone."""
+    saes = {"own": run.sae(), "other": build(TopKConfig(d_sae=8, k=2), 16)}
+    sums = splice_sums(model, saes, run.store, run.hook, windows=6, batch=4)
+    for name, sae in saes.items():
+        alone = splice(model, sae, run.store, run.hook, windows=6, batch=4)["estimates"]
+        np.testing.assert_allclose(
+            ratio(*sums.recovered(name, "mean")), list(alone["recovered_mean"].values())
+        )
+        np.testing.assert_allclose(ratio(sums.kl[name], sums.tokens), list(alone["kl"].values()))
 
 
 def test_one_document_has_no_spread():

@@ -1,0 +1,1 @@
+"""The Evidence page: a run beside its controls and seeds."""

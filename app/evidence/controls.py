@@ -1,0 +1,42 @@
+"""State and controls of the Evidence page: what was found out about a run, and the report as a file."""
+
+from functools import partial
+
+import streamlit as st
+
+from app.session import runs, trust
+from app.widgets import Missing
+from sae.report import trust as trust_report
+from sae.runs.run import Run
+from sae.runs.trust import Trust, TrustRecord
+
+
+def found(run: Run) -> Trust:
+    """Return what `sae trust` found out about the run. Raises Missing where it has not run, RunError when its files are damaged."""
+    if not run.finished:
+        why = f"{run.path.name} has not finished training. It can be compared with its controls after that."
+        raise Missing("No evidence yet", why, run.resume)
+    known = trust.of(run)
+    if known is None and run.record.imported:
+        why = f"{run.path.name} was imported: its controls would need the store, the start and the steps that it was trained with."
+        raise Missing("No evidence", why, "")
+    if known is None:
+        why = (
+            "Is this SAE better than one with a random decoder or encoder, than PCA, than itself with another seed? Finding "
+            "out trains several SAEs of the same size; the command first tells how long."
+        )
+        raise Missing("No evidence yet", why, runs.command("trust", run))
+    return known
+
+
+def report_button(record: TrustRecord, name: str) -> None:
+    """Show a button that saves the report as one HTML file, which is made when the button is pressed."""
+    st.download_button(
+        "HTML",
+        partial(trust_report.page, record, name),
+        f"{name.replace('/', '-')}-evidence.html",
+        "text/html",
+        icon=":material/download:",
+        on_click="ignore",
+        help="This report as a file that opens anywhere",
+    )

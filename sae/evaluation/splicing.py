@@ -1,0 +1,182 @@
+"""Measure what it costs the language model that an SAE's reconstruction takes the place of an activation, on held-out text."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from activations.errors import RunError
+from activations.language_model import LanguageModel
+from activations.progress import Progress, no_progress
+from activations.rows import is_held_out
+from activations.store import Store
+from activations.views import Edit
+from sae.architectures import SAE
+from sae.evaluation.bootstrap import ratio
+
+ABLATIONS = ("zero", "mean")  # what replaces the activation to tell what it is worth
+
+
+class Spliced(TypedDict):
+    """What `splice` measures, as eval.json has it (FORMAT.md)."""
+
+    windows: int
+    documents: int
+    tokens: int
+    estimates: dict[str, dict[str, float]]
+
+
+@torch.no_grad()
+def splice(
+    model: LanguageModel,
+    sae: SAE,
+    store: Store,
+    hook: str,
+    windows: int = 64,
+    batch: int = 8,
+    progress: Progress = no_progress,
+) -> Spliced:
+    """Measure the model's cross-entropy, in nats per token, on held-out text, unedited and with `hook` edited.
+
+    ce_clean: unedited. ce_spliced: x_hat replaces x. ce_zero and ce_mean: 0, or the store's mean, replaces x. Edits leave the
+    excluded first position (BOS) alone. A prediction counts when it is made at an edited position and its target is the next
+    token of the same held-out document. kl: mean KL(clean || spliced). recovered_zero = (ce_zero - ce_spliced) / (ce_zero -
+    ce_clean), and recovered_mean is the same with ce_mean: 1 is as good as the model itself, 0 as bad as the ablation. Each
+    estimate has a 95 % bootstrap interval over documents.
+
+    Reads at most `windows` windows, those with the most predictions that count, `batch` at once. Raises RunError when the
+    store has no held-out text."""
+    sums = splice_sums(model, {"spliced": sae}, store, hook, windows, batch, progress)
+    estimates = {f"ce_{name}": ratio(total, sums.tokens) for name, total in sums.ce.items()}
+    estimates["kl"] = ratio(sums.kl["spliced"], sums.tokens)
+    for name in ABLATIONS:
+        estimates[f"recovered_{name}"] = ratio(*sums.recovered("spliced", name))
+    return {
+        "windows": sums.windows,
+        "documents": len(sums.tokens),
+        "tokens": int(sums.tokens.sum()),
+        "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
+    }
+
+
+class SplicedSums(NamedTuple):
+    """Sums over each document's predictions that count, float64, one entry a document."""
+
+    windows: int
+    """Windows that were read."""
+    tokens: Tensor
+    """Number of predictions."""
+    ce: dict[str, Tensor]
+    """Cross-entropy: `clean`, under each SAE by its name, and under each of ABLATIONS."""
+    kl: dict[str, Tensor]
+    """KL(clean || spliced) by SAE."""
+
+    def recovered(self, sae: str, ablation: str) -> tuple[Tensor, Tensor]:
+        """Return numerators and denominators of the cross-entropy that an SAE recovers of what an ablation costs."""
+        return self.ce[ablation] - self.ce[sae], self.ce[ablation] - self.ce["clean"]
+
+
+@torch.no_grad()
+def splice_sums(
+    model: LanguageModel,
+    saes: Mapping[str, SAE],
+    store: Store,
+    hook: str,
+    windows: int = 64,
+    batch: int = 8,
+    progress: Progress = no_progress,
+) -> SplicedSums:
+    """Measure several SAEs as `splice` does one, on the same windows: the model runs once for each SAE, once as it is and once
+    for each ablation. Raises RunError when the store has no held-out text."""
+    tokens, documents = _held_out_windows(store, windows)
+    edits = _edits(saes, store, hook)
+    totals: dict[int, Tensor] = {}
+    with progress("splice", len(tokens), "windows") as advance:
+        for piece, owner in zip(tokens.split(batch), documents.split(batch), strict=True):
+            counted = _counted(owner, store.spec.excluded)
+            rows = _rows(model, piece, counted, hook, edits, saes)
+            for document, row in zip(owner[:, :-1][counted].tolist(), rows, strict=True):
+                totals[document] = totals.get(document, 0) + row
+            advance(len(piece))
+    *sums, count = torch.stack(list(totals.values())).T
+    names = ("clean", *edits)
+    ce, kl = (
+        dict(zip(keys, part, strict=True))
+        for keys, part in ((names, sums[: len(names)]), (saes, sums[len(names) :]))
+    )
+    return SplicedSums(len(tokens), count, ce, kl)
+
+
+def _edits(saes: Mapping[str, SAE], store: Store, hook: str) -> dict[str, Edit]:
+    """Return the edits by name. All of them leave the excluded first position as it is."""
+    mean, excluded = store.mean(hook), store.spec.excluded
+
+    def edit(replace: Callable[[Tensor], Tensor]) -> Edit:
+        def apply(x: Tensor) -> Tensor:
+            out = x.clone()
+            out[:, excluded:] = replace(x[:, excluded:]).to(x)
+            return out
+
+        return apply
+
+    def reconstructed(sae: SAE) -> Edit:
+        return edit(lambda x: sae(x.float().to(sae.device)))
+
+    return {
+        **{name: reconstructed(sae) for name, sae in saes.items()},
+        "zero": edit(torch.zeros_like),
+        "mean": edit(lambda x: mean.to(x).expand_as(x)),
+    }
+
+
+def _rows(
+    model: LanguageModel,
+    tokens: Tensor,
+    counted: Tensor,
+    hook: str,
+    edits: dict[str, Edit],
+    saes: Collection[str],
+) -> Tensor:
+    """Return, for each prediction that counts, float64: cross-entropy unedited and under each edit, KL of each SAE, 1."""
+    targets = tokens[:, 1:][counted].long()
+    clean = _log_probabilities(model, tokens, counted)
+    columns, divergences = [F.nll_loss(clean, targets, reduction="none")], []
+    for name, change in edits.items():
+        changed = _log_probabilities(model, tokens, counted, {hook: change})
+        columns.append(F.nll_loss(changed, targets, reduction="none"))
+        if name in saes:
+            divergences.append(F.kl_div(changed, clean, reduction="none", log_target=True).sum(-1))
+    return torch.stack([*columns, *divergences, torch.ones_like(columns[0])], 1).double()
+
+
+def _log_probabilities(
+    model: LanguageModel, tokens: Tensor, counted: Tensor, edits: dict[str, Edit] | None = None
+) -> Tensor:
+    """Return the log probabilities [count, V] of the next token at the predictions that count, on the CPU."""
+    logits = model.logits(tokens, edits)[:, :-1]
+    return logits[counted.to(logits.device)].float().log_softmax(-1).cpu()
+
+
+def _counted(documents: Tensor, excluded: int) -> Tensor:
+    """Return which predictions [n, T - 1] count: made at an edited position, target in the same held-out document."""
+    current, following = documents[:, :-1], documents[:, 1:]
+    counted = (current == following) & is_held_out(current.contiguous())
+    counted[:, :excluded] = False
+    return counted
+
+
+def _held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and documents [n, T] of the windows with the most predictions that count, in the store's order."""
+    tokens = documents = torch.empty(0, store.context, dtype=torch.int32)
+    for number in range(len(store.shards)):
+        shard = store.read(number)
+        tokens, documents = torch.cat([tokens, shard.tokens]), torch.cat([documents, shard.documents])
+        counts = _counted(documents, store.spec.excluded).sum(1)
+        best = counts.argsort(descending=True, stable=True)[:limit]
+        best = best[counts[best] > 0].sort().values
+        tokens, documents = tokens[best], documents[best]
+    if not len(tokens):
+        raise RunError(f"{store.path} has no held-out text: harvest more documents (one in ten is held out)")
+    return tokens, documents

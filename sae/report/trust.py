@@ -1,0 +1,260 @@
+"""A run beside its controls, as the Evidence page, the command line and the HTML report show it. Pure: from the content of trust.json."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae.evaluation.measures import MEASURES
+from sae.report import render
+from sae.report.numbers import DASH, fixed, number, percent, signed
+from sae.report.render import escaped
+from sae.runs.records import Estimate
+from sae.runs.trust import STABLE, Against, Beside, TrustRecord
+
+FEW_DOCUMENTS = 20  # below which a bootstrap over documents tells little
+UNEQUAL = 0.1  # of L0, from which on a control is not at the run's sparsity
+TITLES = {
+    "run": ("this run", "The run itself."),
+    "frozen-decoder": (
+        "frozen decoder",
+        "Trained like the run, but the decoder stays as it started, at random rows.",
+    ),
+    "soft-frozen-decoder": (
+        "soft-frozen decoder",
+        "Trained like the run, but each decoder row stays within a cosine of 0.8 of its random start.",
+    ),
+    "frozen-encoder": (
+        "frozen encoder",
+        "Trained like the run, but the encoder's weights stay as they started, at random.",
+    ),
+    "pca": ("PCA", "All principal components; each row keeps as many as the run's L0, the largest in size."),
+    "random-dictionary": (
+        "random dictionary",
+        "As many random directions as the run has latents; each row keeps as many as the run's L0, the largest in size.",
+    ),
+}
+RANDOM = {
+    "redrawn-model": (
+        "model re-drawn",
+        "Trained like the run on the same text, read by a model whose weights are drawn again at their mean and deviation.",
+    ),
+    "shuffled-model": (
+        "model shuffled",
+        "Trained like the run on the same text, read by a model whose weights are shuffled within each tensor.",
+    ),
+}
+TITLES |= RANDOM
+VERDICTS = {
+    "beats": "beats it",
+    "too small": "smaller than the smallest reliable difference",
+    "not distinguishable": "not distinguishable",
+    "falls short": "falls short of it",
+}
+
+
+class Line(NamedTuple):
+    """One SAE's value of a measure."""
+
+    name: str
+    """Its name among the controls; `run` for the run."""
+    title: str
+    help: str
+    l0: Estimate
+    value: Estimate
+    against: Against | None
+    """How the run compares with it; None for the run and its seeds."""
+
+
+def title(name: str) -> str:
+    """Return a control's name in words."""
+    return TITLES[name][0] if name in TITLES else name.replace("-", " ")
+
+
+def lines(record: TrustRecord, measure: str) -> Iterator[Line]:
+    """Yield the run, its seeds, then its controls."""
+    beside = record.measures[measure]
+    yield Line("run", *TITLES["run"], record.l0, beside.value, None)
+    for name, value in beside.seeds.items():
+        yield Line(
+            name, title(name), "The run once more, with another seed.", record.controls[name].l0, value, None
+        )
+    for name, against in {**beside.controls, **beside.random_models}.items():
+        help_ = TITLES.get(name, ("", ""))[1]
+        yield Line(name, title(name), help_, record.controls[name].l0, against.value, against)
+
+
+def conclusion(record: TrustRecord, measure: str) -> str:
+    """Return what a measure says about the run, as a sentence about the control that comes closest."""
+    beside: Beside = record.measures[measure]
+    name = beside.closest
+    against = beside.controls[name]
+    by, control = number(abs(against.better_by.value or 0.0)), title(name)
+    symbol = MEASURES[measure].symbol
+    if against.verdict == "beats":
+        return f"{symbol}: the run beats its controls, the closest of them ({control}) by {by}."
+    if against.verdict == "falls short":
+        return f"{symbol}: the run falls short of {control} by {by}."
+    if against.verdict == "not distinguishable":
+        return f"{symbol}: the run is not distinguishable from {control}."
+    better = "better" if (against.better_by.value or 0.0) > 0 else "worse"
+    return (
+        f"{symbol}: the run is {better} than {control} by {by}, smaller than the smallest reliable difference "
+        f"({number(beside.smallest)})."
+    )
+
+
+def of_random_models(record: TrustRecord) -> list[str]:
+    """Return, for each measure of an SAE of a random model, whether it tells the trained model from that one."""
+    told = []
+    for measure, beside in record.measures.items():
+        for name, against in beside.random_models.items():
+            by, symbol = number(abs(against.better_by.value or 0.0)), MEASURES[measure].symbol
+            told.append(
+                f"{symbol}: the run is better by {by} than the same SAE of a random model ({title(name)})."
+                if against.verdict == "beats"
+                else f"{symbol} does not tell the model from a random one ({title(name)}), whose SAE is "
+                f"{'better' if against.verdict == 'falls short' else 'as good'}."
+            )
+    return told
+
+
+def stability(record: TrustRecord) -> str:
+    """Return how stable the latents are over seeds, as a sentence."""
+    seeds, found = record.config["seeds"], record.stability
+    return (
+        f"Stability over {seeds} seeds: {percent(found.stable)} of latents have a counterpart (mean largest |cosine| of at "
+        f"least {STABLE}) in the other seeds; the mean is {fixed(found.mean, 2)}, and {fixed(found.chance, 2)} with random directions."
+    )
+
+
+def conclusions(record: TrustRecord) -> list[str]:
+    """Return all that was found, a sentence each."""
+    return [
+        *(conclusion(record, measure) for measure in record.measures),
+        *of_random_models(record),
+        stability(record),
+    ]
+
+
+def cautions(record: TrustRecord) -> list[str]:
+    """Return what limits the findings, a sentence each."""
+    found = [f"{title(name)} is missing: {why}" for name, why in record.left_out.items()]
+    if record.documents < FEW_DOCUMENTS:
+        found.append(
+            f"Only {record.documents} held-out documents were measured, and a bootstrap over so few tells little: harvest more."
+        )
+    own = record.l0.value or 0.0
+    for name, control in record.controls.items():
+        l0 = control.l0.value or 0.0
+        if abs(l0 - own) > UNEQUAL * own:
+            found.append(
+                f"{title(name)} has L0 {number(l0)} and the run {number(own)}: an SAE with more latents firing reconstructs "
+                f"more, so that the two are not compared at equal sparsity."
+            )
+    return found
+
+
+def basis(record: TrustRecord) -> str:
+    """Return what was measured, in words."""
+    spliced = f", {record.windows} windows read by the language model" if record.windows else ""
+    return f"{record.tokens:,} held-out tokens of {record.documents:,} documents{spliced} · {record.config['seeds']} seeds"
+
+
+def numbers(record: TrustRecord) -> list[tuple[str, str, str]]:
+    """Return key numbers as (name, value, explanation)."""
+    cells = []
+    for measure, beside in record.measures.items():
+        beaten = sum(against.verdict == "beats" for against in beside.controls.values())
+        cells.append(
+            (
+                f"{MEASURES[measure].symbol}: beats",
+                f"{beaten} of {len(beside.controls)}",
+                "Controls that the run is better than by more than documents and seeds can explain.",
+            )
+        )
+    found = record.stability
+    return [
+        *cells,
+        ("stable latents", percent(found.stable), f"Share of latents with a stability of at least {STABLE}."),
+        (
+            "mean stability",
+            fixed(found.mean, 2),
+            f"Mean largest |cosine| with a decoder row of the other seeds; random directions have {fixed(found.chance, 2)}.",
+        ),
+    ]
+
+
+def interval(estimate: Estimate, sign: bool = False) -> str:
+    """Return a 95 % interval as text."""
+    show = signed if sign else number
+    return DASH if estimate.low is None else f"{show(estimate.low)} to {show(estimate.high)}"
+
+
+def table(record: TrustRecord, measure: str) -> str:
+    """Return a measure of the run beside its seeds and controls as HTML: values, an axis with intervals, differences, verdicts."""
+    every = list(lines(record, measure))
+    ends = [end for line in every for end in (line.value.low, line.value.high) if end is not None]
+    low, high = min(ends), max(ends)
+    rows = "".join(_row(line, low, high) for line in every)
+    head = (
+        '<tr><th></th><th class="n">L0</th><th class="n">value</th><th class="n">95 % interval</th><th></th>'
+        '<th class="n">run better by</th><th class="n">95 % interval</th><th>verdict</th></tr>'
+    )
+    return f'<div class="sae sides"><table class="sae estimates evidence">{head}{rows}</table></div>'
+
+
+def _row(line: Line, low: float, high: float) -> str:
+    kind = "own" if line.name == "run" else "" if line.against else "seed"
+    better = line.against.better_by if line.against else None
+    cells = [
+        f'<td title="{escaped(line.help)}">{escaped(line.title)}</td>',
+        f'<td class="n">{number(line.l0.value)}</td><td class="n">{number(line.value.value)}</td>',
+        f'<td class="n dim">{interval(line.value)}</td><td class="axis">{_axis(line.value, low, high)}</td>',
+        f'<td class="n">{signed(better.value) if better else ""}</td>',
+        f'<td class="n dim">{interval(better, sign=True) if better else ""}</td>',
+        f"<td>{escaped(VERDICTS[line.against.verdict]) if line.against else ''}</td>",
+    ]
+    return f'<tr class="{kind}">{"".join(cells)}</tr>'
+
+
+def _axis(estimate: Estimate, low: float, high: float) -> str:
+    """Return a value as a dot and its interval as a line, on an axis from `low` to `high`."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return ""
+    scale = (high - low) or 1.0
+    left, width, dot = (
+        (value / scale) for value in (estimate.low - low, estimate.high - estimate.low, estimate.value - low)
+    )
+    return f'<i style="--l:{left:.4f};--w:{width:.4f}"></i><b style="--x:{dot:.4f}"></b>'
+
+
+def remark(beside: Beside) -> str:
+    """Return the smallest reliable difference of a measure, in words."""
+    return f"smallest reliable difference {number(beside.smallest)}, by the spread over seeds"
+
+
+def badge(every: NDArray[np.float64] | None, latent: int) -> str:
+    """Return a latent's stability, of all latents' [F], as HTML to stand beside its label; empty where it is not known."""
+    if every is None:
+        return ""
+    stability = float(every[latent])
+    word = "stable" if stability >= STABLE else "not stable"
+    return (
+        f'<span class="badge" title="Mean over the other seeds of its largest |cosine| with a decoder row there; '
+        f'from {STABLE} on it counts as stable">{word} over seeds: {fixed(stability, 2)}</span>'
+    )
+
+
+def page(record: TrustRecord, name: str) -> str:
+    """Return the report as one HTML page that opens anywhere."""
+    parts = [
+        f'<header class="sae"><h1>Evidence for {escaped(name)}</h1><p>{escaped(basis(record))}</p></header>',
+        render.figures(numbers(record)),
+        *(f'<p class="sae verdict">{escaped(text)}</p>' for text in conclusions(record)),
+        *(f'<p class="sae verdict dim">{escaped(text)}</p>' for text in cautions(record)),
+    ]
+    for measure, beside in record.measures.items():
+        parts.append(render.section(MEASURES[measure].title, remark(beside)) + table(record, measure))
+    return render.document(f"Evidence for {name}", parts)
