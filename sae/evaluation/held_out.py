@@ -117,11 +117,7 @@ def document_sums(
     """Return, for each measure of `reconstruction` that is a ratio of sums, its numerators and denominators per document.
 
     The documents are the held-out ones of the store, in the same order for every SAE. Raises RunError when there are none."""
-    mean, rows = _mean(store, hook, "held-out", positions, batch)
-    if not rows:
-        raise RunError(
-            f"{store.path} has no held-out tokens: harvest more documents (one in ten is held out)"
-        )
+    mean, _ = _mean(store, hook, "held-out", positions, batch)
     totals: dict[int, Tensor] = {}
     for x, _, documents in _encoded(sae, store, hook, "held-out", positions, batch, mean):
         for document, sums in documents:
