@@ -45,7 +45,7 @@ FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint", "--version"}
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
     "train": ARCHITECTURES, "synthetic": ["topk"], "plan": ["harvest", "features", *(f"train {n}" for n in ARCHITECTURES)],
-    "export": [*FORMS, *writable()], "store": ["show", "verify", "label"],
+    "export": [*FORMS, *writable()], "store": ["show", "verify", "label", "import", "geometry"],
 }  # fmt: skip
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
 FAILING = [block for block in SHELL if block.mark == "fails"]
