@@ -31,7 +31,8 @@ def test_features_can_be_filtered_by_token_state_and_density(show, runs):
         w for text in texts for w in text.split("\n")[0].split() if 1 <= sum(w in t for t in texts) < 32
     )
     at.text_input(key="features find").set_value(word.upper()).run()
-    assert features(at) == [latent for latent, text in enumerate(texts) if word in text]
+    assert sorted(features(at)) == [latent for latent, text in enumerate(texts) if word in text]
+    assert all("examples" in where for where in at.dataframe[0].value["found in"])
 
     at.text_input(key="features find").set_value("").run()
     at.select_slider(key="features density").set_value((0.0, 0.1)).run()
