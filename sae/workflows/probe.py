@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -208,10 +210,13 @@ def _pool(processes: int) -> Iterator[Pool]:
     if processes == 1:
         yield lambda jobs: (_cell(*job) for job in jobs)
         return
-    from joblib import Parallel, delayed
-
-    with Parallel(n_jobs=processes, return_as="generator_unordered") as parallel:
-        yield lambda jobs: parallel(delayed(_cell)(*job) for job in jobs)  # pyright: ignore[reportReturnType]
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    try:
+        yield lambda jobs: (
+            done.result() for done in as_completed([pool.submit(_cell, *job) for job in jobs])
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cell(cell: Cell, x: Matrix, *rest: Any) -> tuple[Cell, list[Any]]:

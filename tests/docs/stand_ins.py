@@ -35,7 +35,7 @@ def furnish(folder: Path, world: Path) -> Path:
     (folder / "stores").mkdir()
     (folder / "gpt2").symlink_to(world / "model")
     (folder / "notes.jsonl").symlink_to(world / "text.jsonl")
-    (folder / "stores" / "demo").symlink_to(world / "store")
+    shutil.copytree(world / "store", folder / "stores" / "demo")  # its geometry is kept beside it
     lines = (world / "text.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     (folder / "notes.txt").write_text("\n\n".join(texts), encoding="utf-8")
