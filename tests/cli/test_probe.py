@@ -42,6 +42,14 @@ def test_a_task_is_probed_shown_and_kept(sae: Server, run: Path, task: Path, wor
     assert {row["method"] for row in kept["scores"]} >= {"sae", "random sae", "logistic", "tokens"}
 
 
+def test_two_processes_come_to_the_bytes_of_one(sae: Server, run: Path, task: Path, words: dict[str, Any]):
+    assert sae(*probe(run, task), **words).code == 0
+    alone = (run / "probes.json").read_bytes()
+    (run / "probes.json").unlink()
+    assert sae(*probe(run, task)[:-1], 2, **words).code == 0
+    assert (run / "probes.json").read_bytes() == alone
+
+
 @pytest.mark.parametrize("changes", [(5,), pytest.param(range(1, 40, 2), marks=pytest.mark.slow)])
 def test_killed_before_any_change_on_disk_it_ends_as_undisturbed(
     sae: Server, run: Path, task: Path, tmp_path: Path, words: dict[str, Any], changes: Sequence[int]
