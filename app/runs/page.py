@@ -8,6 +8,7 @@ from app.runs import controls
 from app.session import address, runs
 from sae.report import render, run_charts
 from sae.report import runs as runs_report
+from sae.report import scaling as scaling_report
 
 every = runs.require_any()
 evaluations = runs.evaluations(every)
@@ -109,5 +110,18 @@ if len(evaluations) > 1:
     points = runs_report.frontier(every, evaluations, height)
     figure = run_charts.frontier(points, name, height)
     controls.pressed_point(figure, "quality against L0 of all evaluated runs", "pareto", address.show_run)
+laws = runs.scaling(run)
+if laws:
+    widgets.warnings(runs.changed_since_fit(laws, run))
+    for number, fit in enumerate(laws.fits):
+        widgets.section(f"Scaling laws of {scaling_report.title(fit)}", scaling_report.basis(fit))
+        widgets.chart(
+            scaling_report.figure(fit), "FVU by width and by compute, with fitted laws", f"scaling {number}"
+        )
+        for formula, law in scaling_report.laws(fit):
+            widgets.note(f"{formula}, fitted to {law.runs} runs")
+            st.html(render.estimates(scaling_report.constants(law)))
+        for text in scaling_report.remarks(fit):
+            widgets.note(text)
 with st.expander("Settings"):
     st.html(render.facts(runs_report.settings(run.record)))
