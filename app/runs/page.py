@@ -118,9 +118,11 @@ if laws:
         widgets.chart(
             scaling_report.figure(fit), "FVU by width and by compute, with fitted laws", f"scaling {number}"
         )
-        for formula, law in scaling_report.laws(fit):
-            widgets.note(f"{formula}, fitted to {law.runs} runs")
-            st.html(render.estimates(scaling_report.constants(law)))
+        tables = scaling_report.tables(fit)
+        for place, (title, rows) in zip(st.columns(len(tables), gap="large"), tables, strict=True):
+            with place:
+                widgets.note(title)
+                st.html(render.estimates(rows))
         for text in scaling_report.remarks(fit):
             widgets.note(text)
 with st.expander("Settings"):

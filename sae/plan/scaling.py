@@ -15,6 +15,7 @@ from sae.runs.records import Estimate
 from sae.runs.scaling import Scaling
 
 STEP = 2**0.25  # between the widths that are tried
+ROUND = 16  # widths are multiples of this
 BEYOND = 16  # times the widest run: no further, because the law is not known to hold there
 
 
@@ -46,10 +47,9 @@ def bought(
         if affordable is not None:
             found.append(_predicted(scaling, l0, *affordable, max(widths)))
     if not found:
-        least = _cost(_at(job, min(widths), min(l0s)), machine, out)
-        needs = "does not fit the memory" if least is None else f"takes {duration(least)}"
         raise ConfigError(
-            f"{duration(seconds)} buy nothing: the narrowest width of the sweep, {min(widths):,} latents, {needs}"
+            f"{duration(seconds)} buy nothing: not even {min(widths):,} latents, the narrowest width of the sweep, train in that "
+            f"time and the memory of {machine.name}"
         )
     return found
 
@@ -64,13 +64,17 @@ def _widest(
     job: Job, machine: Machine, seconds: float, l0: float, low: int, high: int, out: Path
 ) -> tuple[int, float] | None:
     """Return the widest dictionary within the budget, and its time; time and memory rise with the width."""
-    found, width = None, float(low)
-    while width <= high:
-        cost = _cost(_at(job, round(width), l0), machine, out)
+    found, wanted = None, float(low)
+    while wanted <= high:
+        width = ROUND * round(wanted / ROUND)
+        wanted *= STEP
+        try:
+            cost = _cost(_at(job, width, l0), machine, out)
+        except ConfigError:  # fewer than k latents, or a number that the architecture cannot have
+            continue
         if cost is None or cost > seconds:
             return found
-        found = round(width), cost
-        width *= STEP
+        found = width, cost
     return found
 
 

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from sae.evaluation.scaling import compute_loss, joint_loss
 from sae.report.charts import PALETTE, plain, plain_text
 from sae.report.numbers import number
+from sae.report.run_charts import FEWEST_TICKS, TICKS
 from sae.runs.records import Estimate
 from sae.runs.scaling import FittedRun, Law, Scaling, ScalingRecord, l0_levels
 
@@ -17,8 +18,8 @@ POINTS = 60  # of a curve
 FURTHER = 2.0  # factor by which curves go on beyond the runs
 CONSTANTS = {
     "alpha": ("α", "Level of the loss that a wider dictionary reduces."),
-    "beta_k": ("β_k", "Its power of L0 at one latent."),
-    "beta_n": ("β_n", "Its power of the width at an L0 of 1."),
+    "beta_k": ("βₖ", "Its power of L0 at one latent."),
+    "beta_n": ("βₙ", "Its power of the width at an L0 of 1."),
     "gamma": (
         "γ",
         "How its power of the width changes with log L0: below 0, denser codes gain more from width.",
@@ -28,7 +29,7 @@ CONSTANTS = {
     "a": ("a", "Log of the loss at one operation."),
     "b": ("b", "Power of compute: ten times the compute multiplies the loss by 10^b."),
 }
-JOINT_FORMULA = "L(n, k) = exp(α + β_k ln k + β_n ln n + γ ln k ln n) + exp(ζ + η ln k)"
+JOINT_FORMULA = "L(n, k) = exp(α + βₖ ln k + βₙ ln n + γ ln k ln n) + exp(ζ + η ln k)"
 COMPUTE_FORMULA = "L(C) = exp(a + b ln C)"
 
 
@@ -46,6 +47,22 @@ def laws(scaling: Scaling) -> list[tuple[str, Law]]:
     """Return each fitted law with its formula in words."""
     joint = [(JOINT_FORMULA, scaling.joint)] if scaling.joint else []
     return joint + [(f"{COMPUTE_FORMULA} at L0 {number(one.l0)}", one.law) for one in scaling.compute]
+
+
+def tables(scaling: Scaling) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+    """Return the constants as tables with a title each, for `render.estimates`: L(n, k), and L(C) at all L0s together."""
+    found = []
+    if scaling.joint:
+        found.append((f"{JOINT_FORMULA}, {scaling.joint.runs} runs", constants(scaling.joint)))
+    if scaling.compute:
+        rows = [
+            (f"{symbol} at L0 {number(one.l0)}", *others)
+            for one in scaling.compute
+            for symbol, *others in constants(one.law)
+        ]
+        runs = sum(one.law.runs for one in scaling.compute)
+        found.append((f"{COMPUTE_FORMULA}, {runs} runs on the frontiers", rows))
+    return found
 
 
 def interval(estimate: Estimate) -> str:
@@ -99,10 +116,23 @@ def figure(scaling: Scaling) -> go.Figure:
         _by_width(made, scaling, l0, [run for run in runs if run.joint], color)
         if scaling.compute:
             _by_compute(made, scaling, l0, runs, color)
-    made.update_xaxes(type="log", showgrid=False, title="latents, n", row=1, col=1)
+    widths = sorted({run.width for run in scaling.runs})
+    made.update_xaxes(
+        type="log", tickvals=widths, tickformat=",", showgrid=False, title="latents, n", row=1, col=1
+    )
     if scaling.compute:
-        made.update_xaxes(type="log", showgrid=False, title="training compute C, operations", row=1, col=2)
-    made.update_yaxes(type="log", nticks=6)
+        made.update_xaxes(
+            type="log",
+            dtick=1,
+            exponentformat="power",
+            showgrid=False,
+            title="training compute C, operations",
+            row=1,
+            col=2,
+        )
+    values = [run.fvu for run in scaling.runs]
+    made.update_yaxes(type="log", tickvals=_ticks(min(values), max(values)))
+    made.update_yaxes(title="FVU", row=1, col=1)
     made.for_each_annotation(lambda label: label.update(font_size=13))
     made.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0})
     return plain(made, height=380, top=32, left=52, bottom=44, legend=True)
@@ -127,6 +157,15 @@ def page(record: ScalingRecord) -> str:
 def _list(formula: str, law: Law) -> str:
     lines = "; ".join(f"{symbol} = {value} ({between})" for symbol, _, value, between in constants(law))
     return f"<p>{html.escape(formula)}, fitted to {law.runs} runs: {lines}</p>"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return the fewest round numbers that put at least three ticks between two losses, for a logarithmic axis."""
+    for multiples in TICKS:
+        ticks = [m * 10.0**decade for decade in range(-6, 2) for m in multiples]
+        if sum(low <= tick <= high for tick in ticks) >= FEWEST_TICKS:
+            break
+    return ticks
 
 
 def _span(values: Sequence[int]) -> str:
