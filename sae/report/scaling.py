@@ -161,6 +161,7 @@ def _list(formula: str, law: Law) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return the fewest round numbers that put at least three ticks between two losses, for a logarithmic axis."""
+    ticks: list[float] = []
     for multiples in TICKS:
         ticks = [m * 10.0**decade for decade in range(-6, 2) for m in multiples]
         if sum(low <= tick <= high for tick in ticks) >= FEWEST_TICKS:
