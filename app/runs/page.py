@@ -6,6 +6,7 @@ from app import widgets
 from app.features import state as features
 from app.runs import controls
 from app.session import address, runs
+from sae.report import effects as effects_report
 from sae.report import render, run_charts
 from sae.report import runs as runs_report
 from sae.report import scaling as scaling_report
@@ -68,6 +69,17 @@ def one() -> None:
                     "input. Points above it are inputs whose latents overlap and partly cancel; below it latents point alike, "
                     "or much of the input is left out (see FVU)."
                 )
+            if effects := evaluations[name].effects:
+                widgets.section("Sparsity of effects", effects_report.basis(effects))
+                widgets.chart(effects_report.figure(effects), "sparsity of effects on the logits", "effects")
+                heads = ["mean", "95 % interval", "change of a logit"]
+                rows = [
+                    (one.title, one.help, [one.mean, one.interval, one.size])
+                    for one in effects_report.lines(effects)
+                ]
+                st.html(render.columns(heads, rows))
+                for text in effects_report.conclusions(effects):
+                    widgets.note(text)
         else:
             question = "How well does it reconstruct held-out activations?"
             widgets.empty("Not evaluated yet", question, runs.command("evaluate", run))

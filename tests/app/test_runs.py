@@ -154,3 +154,29 @@ def test_the_scaling_laws_of_a_run_s_sweep_are_shown_and_a_damaged_file_is_one_l
     assert len(at.error) == 1
     assert "a law lacks constants or resamples" in at.error[0].value.replace("\\", "")
     assert "Scaling laws" not in text(at)
+
+
+def test_the_sparsity_of_effects_is_shown_with_the_evaluation(show, runs, tmp_path):
+    folder = tmp_path / "runs"
+    run = Path(shutil.copytree(runs / "toy", folder / "toy"))
+    assert "Sparsity of effects" not in text(show(folder=folder))
+    group = {
+        "sparsity": {"value": 0.2, "low": 0.1, "high": 0.3}, "quantiles": {"0.5": 0.2}, "size": {"value": 1e-3, "low": 0, "high": 1},
+        "values": [0.1, 0.3], "less_than": None,
+    }  # fmt: skip
+    control = {**group, "values": [0.5, 0.4], "less_than": {"value": 0.25, "low": 0.2, "high": 0.3}}
+    effects = {
+        "latents": [3, 5], "live": 30, "firings": 4, "positions": 16, "vocabulary": 258, "windows": 2,
+        "groups": {"latents": group, "random-directions": control},
+    }  # fmt: skip
+    evaluation = files.read_json(run / "eval.json")
+    files.write_sealed(run / "eval.json", {**evaluation, "effects": effects})
+    at = show(folder=folder)
+    assert "Sparsity of effects" in text(at)
+    assert "2 of 30 live latents at 4 places" in text(at)
+    said = [caption.value.replace("\\", "") for caption in at.caption]
+    assert (
+        "Effects of latents are sparser than those of random directions, by 25 % of all logits (20 % to 30 %)."
+        in said
+    )
+    assert [line["x"] for line in figures(at)[2]["data"]] == [[0.1, 0.3], [0.4, 0.5]]

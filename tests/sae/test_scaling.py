@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ GPT4 = np.array(
     [-0.50, 0.26, -0.017, -0.042, -1.32, -0.085]
 )  # Gao et al. 2024, as methods notes remember them
 STEEP = np.array([0.9, 0.05, -0.12, -0.03, -1.9, -0.15])
+TRUTHS = {"GPT-4": GPT4, "steep": STEEP}
 WIDE = tuple(np.ravel(grid) for grid in np.meshgrid(2.0 ** np.arange(11, 21, 1.5), 2.0 ** np.arange(3, 9)))
 SMALL = tuple(np.ravel(grid) for grid in np.meshgrid(2.0 ** np.arange(9, 14), 2.0 ** np.arange(3, 7)))
 
@@ -59,9 +61,10 @@ def test_the_law_equals_its_formula():
     assert compute_loss([2.0, -0.3], 1e12) == pytest.approx(np.exp(2) * 1e12**-0.3)
 
 
-@pytest.mark.parametrize("truth", [GPT4, STEEP], ids=["GPT-4", "steep"])
+@pytest.mark.parametrize("name", ["GPT-4", "steep"])
 @pytest.mark.parametrize("seed", range(3))  # of the noise and of the starts
-def test_planted_constants_are_found_within_a_twentieth(truth, seed, monkeypatch):
+def test_planted_constants_are_found_within_a_twentieth(name, seed, monkeypatch):
+    truth = TRUTHS[name]
     monkeypatch.setattr(scaling, "RESAMPLES", 2)
     n, k = WIDE
     exact = fit_joint(n, k, joint_loss(truth, n, k), seed=seed)
@@ -71,7 +74,7 @@ def test_planted_constants_are_found_within_a_twentieth(truth, seed, monkeypatch
     assert fit.constants == pytest.approx(truth, rel=0.05)
 
 
-@pytest.mark.parametrize("share", np.linspace(0.05, 0.95, 4))
+@pytest.mark.parametrize("share", [0.05, 0.35, 0.65, 0.95])
 def test_every_start_leads_to_the_planted_constants(share):
     n, k = WIDE
     log_loss = np.log(joint_loss(STEEP, n, k))
@@ -210,7 +213,7 @@ def test_what_is_shown_says_what_the_fit_cannot_and_escapes_names():
     [(title, rows)] = report.tables(one)
     assert title.startswith("L(n, k) = exp(")
     assert [row[2] for row in rows] == ["0.9", "0.05", "−0.12", "−0.03", "−1.9", "−0.15"]
-    drawn = report.figure(one).data
+    drawn = cast(Any, report.figure(one).data)
     curves = [trace for trace in drawn if trace.mode == "lines"]
     assert len(curves) == 4
     assert curves[0].y[0] == pytest.approx(float(joint_loss(STEEP, 512, 8)))
