@@ -92,10 +92,14 @@ def _explained(one: Any, chance: dict[str, tuple[float | None, float | None]], s
         if estimate.value is None:
             continue
         random, shuffled = chance.get(score, (None, None))
-        more = f"{why} 95 % interval {interval(estimate)}. Mean of random directions {fixed(random, 2)}, of shuffled firings {fixed(shuffled, 2)}."
+        more = (
+            f"{why} 95 % interval {interval(estimate)}. "
+            f"Mean of random directions {fixed(random, 2)}, of shuffled firings {fixed(shuffled, 2)}."
+        )
         figures.append(
             f'<span title="{escaped(more)}">{escaped(title)} <b>{fixed(estimate.value, 2)}</b> '
-            f'<span class="dim">{fixed(estimate.low, 2)}–{fixed(estimate.high, 2)}</span></span>'
+            f'<span class="dim">{fixed(estimate.low, 2)}–{fixed(estimate.high, 2)}, random {fixed(random, 2)}, '
+            f"shuffled {fixed(shuffled, 2)}</span></span>"
         )
     if one.confused_with is not None and (one.discrimination.value or 1.0) < 0.9:
         figures.append(f'<span class="dim">fits feature {count(one.confused_with)} too</span>')
