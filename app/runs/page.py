@@ -57,6 +57,18 @@ def one() -> None:
             st.html(render.facts(origin))
         else:
             training()
+        if name in evaluations and (effects := evaluations[name].effects):
+            widgets.section("Sparsity of effects", effects_report.basis(effects))
+            widgets.chart(effects_report.figure(effects), "sparsity of effects on the logits", "effects")
+            heads = ["mean", "95 % interval", "change of a logit"]
+            lines = effects_report.lines(effects)
+            st.html(
+                render.columns(
+                    heads, [(one.title, one.help, [one.mean, one.interval, one.size]) for one in lines]
+                )
+            )
+            for text in effects_report.conclusions(effects):
+                widgets.note(text)
     with right:
         if name in evaluations:
             widgets.section("Evaluation", runs_report.basis(evaluations[name]))
@@ -69,17 +81,6 @@ def one() -> None:
                     "input. Points above it are inputs whose latents overlap and partly cancel; below it latents point alike, "
                     "or much of the input is left out (see FVU)."
                 )
-            if effects := evaluations[name].effects:
-                widgets.section("Sparsity of effects", effects_report.basis(effects))
-                widgets.chart(effects_report.figure(effects), "sparsity of effects on the logits", "effects")
-                heads = ["mean", "95 % interval", "change of a logit"]
-                rows = [
-                    (one.title, one.help, [one.mean, one.interval, one.size])
-                    for one in effects_report.lines(effects)
-                ]
-                st.html(render.columns(heads, rows))
-                for text in effects_report.conclusions(effects):
-                    widgets.note(text)
         else:
             question = "How well does it reconstruct held-out activations?"
             widgets.empty("Not evaluated yet", question, runs.command("evaluate", run))

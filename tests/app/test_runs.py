@@ -179,4 +179,4 @@ def test_the_sparsity_of_effects_is_shown_with_the_evaluation(show, runs, tmp_pa
         "Effects of latents are sparser than those of random directions, by 25 % of all logits (20 % to 30 %)."
         in said
     )
-    assert [line["x"] for line in figures(at)[2]["data"]] == [[0.1, 0.3], [0.4, 0.5]]
+    assert [line["x"] for line in figures(at)[1]["data"]] == [[0.1, 0.3], [0.4, 0.5]]

@@ -213,3 +213,13 @@ def test_the_command_prints_them(sae: Server, run, tmp_path: Path):
         "--effects needs the language model"
         in sae("evaluate", copy, "--windows", 0, "--effects", 4).complaint
     )
+
+
+def test_only_places_with_enough_of_their_own_held_out_document_count():
+    assert is_held_out(torch.tensor([1, 2])).tolist() == [True, False], (
+        "document 1 is held out by every store"
+    )
+    documents = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 1, 1, -1], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]])
+    places = ablation._eligible(documents, excluded=1, positions=2).nonzero().tolist()
+    assert places == [[0, 1], [0, 2], [0, 7]]
+    assert not ablation._eligible(documents, 1, 11).any()
