@@ -70,10 +70,10 @@ def _conclusion(title: str, control: EffectGroup) -> str:
     assert less is not None
     between = f"{percent(less.low)} to {percent(less.high)}"
     if (less.low or 0.0) > 0:
-        return f"Effects of latents are sparser than those of {title}, by {percent(less.value)} of all logits ({between})."
+        return f"Effects of latents are sparser than those of the {title}, by {percent(less.value)} of all logits ({between})."
     if (less.high or 0.0) < 0:
-        return f"Effects of latents are less sparse than those of {title}, by {percent(-(less.value or 0.0))} of all logits ({between})."
-    return f"Effects of latents are not distinguishable in sparsity from those of {title} (difference {between})."
+        return f"Effects of latents are less sparse than those of the {title}, by {percent(-(less.value or 0.0))} of all logits ({between})."
+    return f"Effects of latents are not distinguishable in sparsity from those of the {title} (difference {between})."
 
 
 def figure(effects: AblationEffects) -> go.Figure:

@@ -176,7 +176,7 @@ def test_the_sparsity_of_effects_is_shown_with_the_evaluation(show, runs, tmp_pa
     assert "2 of 30 live latents at 4 places" in text(at)
     said = [caption.value.replace("\\", "") for caption in at.caption]
     assert (
-        "Effects of latents are sparser than those of random directions, by 25 % of all logits (20 % to 30 %)."
+        "Effects of latents are sparser than those of the random directions, by 25 % of all logits (20 % to 30 %)."
         in said
     )
     assert [line["x"] for line in figures(at)[1]["data"]] == [[0.1, 0.3], [0.4, 0.5]]

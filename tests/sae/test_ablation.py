@@ -170,7 +170,7 @@ def test_latents_that_move_one_logit_are_told_from_random_directions(world):
         "directions have the norm of what latents write"
     )
     assert report.conclusions(found)[0].startswith(
-        "Effects of latents are sparser than those of random dictionary"
+        "Effects of latents are sparser than those of the random dictionary"
     )
     again = ablation_effects(stand_in, sae, control, store, "anything", cfg)  # type: ignore[arg-type]
     assert again == found
