@@ -91,7 +91,7 @@ def box(
     elif widget.__name__ == "selectbox":
         options["index"] = list(options["options"]).index(shown)
     else:
-        options["default" if widget.__name__ == "segmented_control" else "value"] = shown
+        options["default" if widget.__name__ in ("segmented_control", "pills") else "value"] = shown
     widget(label, key=name, on_change=lambda: changed(st.session_state[name]), **options)
 
 

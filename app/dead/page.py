@@ -16,7 +16,10 @@ from sae.report import runs as runs_report
 
 name, run = address.run()
 widgets.run_chooser(
-    list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record))
+    list(runs.require_any()),
+    name,
+    address.show_run,
+    render.facts(runs_report.brief(run.record)),
 )
 report = controls.report(run)
 if report is None:
@@ -95,7 +98,7 @@ if len(listed):
         partial(features_report.csv, listed),
         f"{run.name}-dead.csv",
     )
-    picked = controls.detailed_rows(dead_report.shown(listed))
+    picked = controls.detailed_rows(dead_report.shown(listed), kind, cause)
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, listed["latent"][pressed].as_py())
     row = listed.slice(picked, 1).to_pylist()[0]

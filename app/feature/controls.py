@@ -6,7 +6,7 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.session import features, jobs, models
+from app.session import choices, features, jobs, models
 from sae.features import effects
 from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
@@ -111,8 +111,8 @@ def example_controls(legend: str) -> tuple[int | None, int | None]:
 
     `legend` is HTML to show beside the controls."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="example-controls"):
-        around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, key="around")
-        most = _how_many("Examples per group", (5, 10, ALL), 5, key="most")
+        around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, "around")
+        most = _how_many("Examples per group", (5, 10, ALL), 5, "most")
         st.html(legend)
     return around or None, most or None
 
@@ -166,13 +166,15 @@ def file_button(label: str, content: Callable[[], str], name: str, help: str) ->
     )
 
 
-def _how_many(label: str, options: Sequence[int], default: int, key: str) -> int:
-    return st.segmented_control(
+def _how_many(label: str, options: Sequence[int], usual: int, name: str) -> int:
+    return choices.control(
+        st.segmented_control,
         label,
+        "feature",
+        name,
         options,
-        default=default,
+        usual,
+        key=name,
         required=True,
-        key=key,
-        persist_state="session",
         format_func=lambda n: "all" if n == ALL else str(n),
     )

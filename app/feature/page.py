@@ -18,7 +18,7 @@ name, run = address.run()
 widgets.run_chooser(
     list(runs.require_any()),
     name,
-    partial(address.show_run, address=address.with_feature),
+    partial(address.show_run, address=address.feature_page),
     render.facts(runs_report.brief(run.record)),
 )
 store = features.of(run)

@@ -34,6 +34,8 @@ if job.result is None:
     controls.read_again(job, state.forget)
     st.stop()
 
+if state.stays_here(state.current()):
+    widgets.note("The text is too long for the address: a reload or a copied address will ask for it again.")
 reading, describe = job.result, state.labels_and_tokens(run)
 colour, place = state.colour(reading, text_report.MEASURES), state.token(reading)
 actions = {"token": state.show_token, "colour": state.colour_by}
@@ -61,10 +63,8 @@ with right:
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
     lines, count = text_report.at(reading, place, by, densest, describe)
     widgets.note(text_report.hidden(count, densest))
-    opened = pressable(text_report.firings(lines, name, colour), "on-token", actions)
+    pressable(text_report.firings(lines, name, colour), "on-token", actions)
 with left:
     lines, count, of = text_report.over(reading, by, densest, describe)
     widgets.section("Over the whole text", text_report.listed(lines, count, of, densest))
-    opened = pressable(text_report.firings(lines, name, colour), "on-text", actions) or opened
-if opened:
-    address.open_feature(name, opened.to)
+    pressable(text_report.firings(lines, name, colour), "on-text", actions)

@@ -167,7 +167,7 @@ def _buttons(latent: int, run: str | None, coloured: bool) -> list[str]:
     return [
         f'<td><button class="disc{" on" if coloured else ""}" data-do="colour" data-to="{latent}" '
         f'title="Colour the text by feature {latent}" aria-label="Colour the text by feature {latent}"></button></td>',
-        f'<td><a href="{feature_link(run, latent)}" target="_self" data-do="open" data-to="{latent}">{latent}</a></td>',
+        f'<td><a href="{feature_link(run, latent)}" target="_self">{latent}</a></td>',
     ]
 
 

@@ -42,7 +42,7 @@ def reading(world: Path, runs: Path) -> Reading:
 def table(at: AppTest, key: str) -> list[tuple[int, str]]:
     """Return features and values in the table with this key."""
     made = next(part for part in parts(at) if "firings" in part and ("peak</th>" in part) == (key == "text"))
-    latents = [int(found) for found in re.findall(r'data-do="open" data-to="(\d+)"', made)]
+    latents = [int(found) for found in re.findall(r'<a href="feature\?[^"]*" target="_self">(\d+)</a>', made)]
     return list(zip(latents, re.findall(r"<i></i><span>([^<]*)</span>", made), strict=True))
 
 
