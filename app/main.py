@@ -7,7 +7,8 @@ import streamlit as st
 from app import widgets
 from app.compare import controls as compare
 from app.features import state as features
-from app.session import address, choices, navigation
+from app.find import state as find
+from app.session import address, choices, jobs, navigation
 from app.steering import state as steering
 from app.text import state as text
 
@@ -17,7 +18,7 @@ PAGES = (
     ("features", "Features", ":material/apps:", features.query),
     ("feature", "Feature", ":material/target:", address.feature_page),
     ("text", "Your text", ":material/text_fields:", text.query),
-    ("find", "Find", ":material/search:", address.run_alone),
+    ("find", "Find", ":material/search:", find.query),
     ("steering", "Steering", ":material/tune:", steering.query),
     ("dead", "Dead latents", ":material/skull:", address.with_choices("dead")),
     ("evidence", "Evidence", ":material/balance:", address.run_alone),
@@ -40,6 +41,7 @@ links = [
 ]
 widgets.sidebar(zip(listed, links, strict=True))
 with st.sidebar:
-    navigation.mount({"feature": choices.query("feature")})
+    navigation.mount(page.url_path, {"feature": choices.query("feature")})
+widgets.jobs_elsewhere(jobs.of_visitor)
 with widgets.readable():
     page.run()

@@ -70,7 +70,11 @@ def command(store: Store) -> str:
 
 def begin(store: Store) -> None:
     """Start to measure the geometry in the background, with the defaults of `sae store geometry`."""
-    jobs.start(_key(store), lambda report: measure.measure(store, GeometryConfig(), jobs.progress(report)))
+    jobs.start(
+        _key(store),
+        lambda report: measure.measure(store, GeometryConfig(), jobs.progress(report)),
+        f"measuring the geometry of {store.path.name}",
+    )
 
 
 def measuring(store: Store) -> jobs.Job[Geometry] | None:

@@ -101,7 +101,8 @@ def matched(first: Run, second: Run) -> Comparison | None:
 
 def begin(first: Run, second: Run) -> None:
     """Start to match the two runs in the background."""
-    start(_key(first, second), lambda report: _match(first, second, report))
+    title = f"matching the features of {first.name} and {second.name}"
+    start(_key(first, second), lambda report: _match(first, second, report), title)
 
 
 def matching(first: Run, second: Run) -> Job[Comparison] | None:

@@ -85,7 +85,7 @@ def command(run: Run) -> str:
 
 def begin(run: Run) -> None:
     """Start to make the report in the background, with the defaults of `sae dead`."""
-    jobs.start(_key(run), partial(_make, run))
+    jobs.start(_key(run), partial(_make, run), f"looking into the dead latents of {run.name}")
 
 
 def job(run: Run) -> jobs.Job[DeadReport] | None:
@@ -110,7 +110,7 @@ def _make(run: Run, report: jobs.Report) -> DeadReport:
     @contextmanager
     def borrow() -> Iterator[LanguageModel]:
         report(0.0, "running the language model on off-distribution text")
-        with models.using(run) as (model, _):
+        with models.using(run, report) as (model, _):
             yield model
 
     return diagnose.diagnose_run(run, DeadConfig(), borrow, jobs.progress(report))

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.dead import controls
-from app.session import address, runs
+from app.session import address, jobs, runs
 from sae.diagnosis.causes import CAUSES
 from sae.diagnosis.report import KINDS
 from sae.report import dead as dead_report
@@ -26,7 +26,7 @@ if report is None:
     widgets.heading("Dead latents", name)
     widgets.empty(
         "No report yet",
-        "Which latents never fire, and why? Finding out takes about a minute.",
+        "Which latents never fire, and why?" + jobs.usual_time("dead"),
         controls.command(run),
     )
     job = controls.job(run)

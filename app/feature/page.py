@@ -7,7 +7,7 @@ import streamlit as st
 from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
-from app.session import address, features, runs, trust
+from app.session import address, features, jobs, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
 from sae.report import feature as feature_report
@@ -85,7 +85,7 @@ with right:
         if not effect and not (effect_job and effect_job.running):
             controls.start_button(
                 "Measure",
-                "Runs the model on its examples with and without the feature, in about ten seconds.",
+                "Runs the model on its examples with and without the feature." + jobs.usual_time("effect"),
                 partial(controls.measure, run, index),
             )
         for title, side in feature_report.effect_sides(effect):

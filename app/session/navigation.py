@@ -6,6 +6,7 @@ history and then does what the browser's Back does, which Streamlit follows with
 
 from collections.abc import Mapping
 from secrets import token_hex
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -47,20 +48,40 @@ export default function({ data }) {
 """
 _mount = component("sae_navigation", js=SCRIPT, isolate_styles=False)
 GOAL = "page to open"  # key of the session
+SHOWN = "page shown"  # key of the session: the page that runs now
 Query = Mapping[str, str | list[str]]
 
 
-def mount(carry: Mapping[str, Query]) -> None:
-    """Put the script into the page, and let it open the page that `aim` asked for.
+class Place(NamedTuple):
+    """A page and what its address carries."""
+
+    page: str
+    query: Query
+
+    @property
+    def address(self) -> str:
+        """Its address, relative to any other page."""
+        return f"{self.page}?{urlencode(self.query, doseq=True)}"
+
+
+def here() -> Place:
+    """Return the page that is shown, with its query."""
+    query = {name: st.query_params.get_all(name) for name in st.query_params}
+    return Place(st.session_state.get(SHOWN, ""), query)
+
+
+def mount(page: str, carry: Mapping[str, Query]) -> None:
+    """Put the script into a page, and let it open the page that `aim` asked for.
 
     `carry` has the choices of this session, by page, that links in HTML add to their address."""
+    st.session_state[SHOWN] = page or "runs"  # the page at / has an address of its own
     _mount(key="navigation", data={"open": st.session_state.pop(GOAL, None), "carry": carry})
 
 
 def aim(page: str, query: Query) -> None:
     """Open a page at the next run of the app, as from inside a callback."""
     # the script sees its data at every run of the page, and tells by the id what it has opened already
-    st.session_state[GOAL] = {"id": token_hex(8), "address": f"{page}?{urlencode(query, doseq=True)}"}
+    st.session_state[GOAL] = {"id": token_hex(8), "address": Place(page, query).address}
 
 
 def open_page(page: str, query: Query) -> None:
@@ -73,10 +94,11 @@ def complete(**choices: str) -> None:
     """Add what the page shows without being asked to its address, so that Back, a reload and a copied address show it again.
 
     The history has no more entries after that, and the page does not run again."""
-    present = {name: st.query_params.get_all(name) for name in st.query_params}
+    present = here().query
     added = {name: choice for name, choice in choices.items() if name not in present}
     if added:
         with st.sidebar:
             _mount(
-                key=f"complete {' '.join(added)}", data={"complete": urlencode(present | added, doseq=True)}
+                key=f"complete {' '.join(added)}",
+                data={"complete": urlencode({**present, **added}, doseq=True)},
             )

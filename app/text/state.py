@@ -8,9 +8,9 @@ import streamlit as st
 
 from activations.errors import ConfigError
 from activations.rows import is_held_out
-from app.session import choices, features, navigation, packed
+from app.session import choices, features, jobs, navigation, packed
 from app.session.address import Query
-from app.session.jobs import Job, find, start
+from app.session.jobs import Job
 from app.session.models import read_text
 from app.widgets import Missing
 from sae.reading.reading import Reading
@@ -21,11 +21,7 @@ SHORT = 400  # characters; a longer text is put into the URL in packed form
 EXAMPLE_TOKENS = 100  # of a held-out document
 TEXT, PACKED = "text", "packed"  # the URL's parameters for a short and a longer text
 PAGE = "text"  # in the keys of its choices
-SESSION_TEXT, READ, JOB = (
-    "text of this session",
-    "what is read",
-    "reading",
-)  # keys of the session and of its job
+SESSION_TEXT, JOB = "text of this session", "reading"  # keys of the session and of its job
 
 
 def current() -> str:
@@ -59,24 +55,20 @@ def show(text: str) -> None:
 
 
 def reading(run: Run, text: str) -> Job[Reading]:
-    """Return the reading of a text, running or done. It is started unless it is what this session read last.
+    """Return the reading of a text, running or done. It is started unless this visitor has read the text lately.
 
     Raises Missing when the run is not finished."""
     if not run.finished:
         why = f"{run.path.name} has not finished training. Texts can be read after that."
         raise Missing("No SAE yet", why, run.resume)
     wanted = (run.digest, features.collected(run), text)
-    if st.session_state.get(READ) != wanted or not find(JOB):
-        st.session_state[READ] = wanted
-        start(JOB, partial(read_text, run, text))
-    job = find(JOB)
-    assert job is not None
-    return job
+    title = f"reading a text with {run.name}"
+    return jobs.find(JOB, wanted) or jobs.start(JOB, partial(read_text, run, text), title, wanted)
 
 
 def forget() -> None:
     """Forget the last reading, so that the text is read once more."""
-    st.session_state.pop(READ, None)
+    jobs.forget(JOB)
 
 
 def labels_and_tokens(run: Run) -> Describe | None:

@@ -299,7 +299,7 @@ def _traces(points: Sequence[Point], name: str, label: str, color: str, first: b
     return [band, line]
 
 
-def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str]], scale: float) -> str:
+def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str | None]], scale: float) -> str:
     """Return a dim prompt and its continuation, given as (text, change, what hovering tells).
 
     Tokens are warm where the change is above 0 and cool below. Lines break where the text's lines do."""
