@@ -38,6 +38,7 @@ from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
 from .workflows.evaluate import evaluate
+from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
@@ -60,6 +61,7 @@ __all__ = [
     "BatchTopK",
     "BatchTopKConfig",
     "Calibration",
+    "ExplainConfig",
     "FeatureStore",
     "FindConfig",
     "FinetuneConfig",
@@ -91,6 +93,7 @@ __all__ = [
     "WorkbenchError",
     "build",
     "evaluate",
+    "explain",
     "find",
     "finetune",
     "import_sae",

@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sae/training", "sae/report"),
     ("sae/features",),
     ("sae/diagnosis",),
-    ("sae/reading", "sae/steering", "sae/foreign", "sae/plan", "sae/trust"),
+    ("sae/reading", "sae/steering", "sae/foreign", "sae/plan", "sae/trust", "sae/rules"),
     ("sae/hub",),
     ("sae/workflows",),
     ("sae/__init__.py",),

@@ -136,7 +136,7 @@ def label_editor(label: str, note: str, path: str, key: str, save: Callable[[str
 
 
 def label(html: str) -> None:
-    """Show the label and note, given as HTML; nothing if it is empty."""
+    """Show a label and note, or rules, given as HTML; nothing if it is empty."""
     if html:
         st.html(html)
 

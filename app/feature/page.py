@@ -7,7 +7,7 @@ import streamlit as st
 from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
-from app.session import address, features, jobs, runs, trust
+from app.session import address, explanations, features, jobs, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
 from sae.report import feature as feature_report
@@ -40,6 +40,7 @@ with widgets.header(
     controls.stepper(index, last, address.show_feature, step, go_to_any)
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
 controls.label(feature_report.labelled(label, note, trust_report.badge(trust.stability(run), index)))
+controls.label(explanations.head(store, index))
 widgets.warnings(runs.problems(run))
 widgets.metrics(feature_report.numbers(row))
 

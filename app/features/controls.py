@@ -24,6 +24,14 @@ COLUMNS = {
         help="The feature's number in the SAE. Click it to open its page.",
     ),
     "label": TextColumn(width="medium", help="The label that somebody gave it on its page."),
+    "explanation": TextColumn(
+        width="medium",
+        help="The rule that best says where it fires, from sae explain. Nobody has checked it.",
+    ),
+    "F1": NumberColumn(
+        format="%.2f",
+        help="How well the rule says where it fires, on text that did not choose it. 1: exactly there.",
+    ),
     "found in": TextColumn(
         width=150,
         help="Where the words were found. Features whose label or strongest token they are come first, then those with more "
@@ -61,7 +69,7 @@ def filters(
             chosen.find,
             lambda value: change(find=value),
             "features find",
-            placeholder="a token, a label, a text in examples",
+            placeholder="a token, a label, a rule, a text in examples",
             type="search",
             live=True,
             width=300,
@@ -69,7 +77,9 @@ def filters(
         widgets.box(
             st.segmented_control,
             "State",
-            chosen.state if chosen.state in tally else "all",  # another run may know no stability
+            chosen.state
+            if chosen.state in tally
+            else "all",  # another run may know neither stability nor rules
             lambda value: change(state=value),
             "features state",
             options=list(tally),

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.features import controls, state
-from app.session import address, features, runs, trust
+from app.session import address, explanations, features, runs, trust
 from sae.report import feature as feature_report
 from sae.report import features as features_report
 from sae.report import features_charts, render, search
@@ -25,6 +25,7 @@ widgets.warnings(runs.problems(run))
 
 labels = {latent: label.label for latent, label in features.labels(store).items()}
 table = features_report.with_stability(features.table(store), trust.stability(run))
+table = explanations.with_explanations(table, store)
 table = features_report.with_labels(table, labels)
 overview = st.container()
 chosen = state.current()

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
+from app.session import explanations
 from app.session.runs import command, stamp
 from app.widgets import Missing
 from sae.features.feature import FeatureStore, describer
@@ -79,8 +80,8 @@ def label(store: FeatureStore, latent: int) -> Label:
 
 
 def labels_and_tokens(store: FeatureStore) -> Describe:
-    """Return a function from a feature to its label and the tokens it fires most on."""
-    return describer(store, labels(store))
+    """Return a function from a feature to its label, or else its rule, and the tokens it fires most on."""
+    return describer(store, labels(store), explanations.names(store))
 
 
 def _index(run: Run) -> Path:

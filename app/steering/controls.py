@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import widgets
-from app.session import features
+from app.session import explanations, features
 from app.steering import state
 from app.steering.link import MOST_FEATURES, MOST_TEXTS, MOST_TOKENS, Settings
 from sae.features.feature import FeatureStore
@@ -223,7 +223,8 @@ def _matches(run: str, store: Any) -> None:
     if not words:
         return
     labels = {latent: label.label for latent, label in features.labels(store).items()}
-    table = features_report.with_labels(features.table(store), labels)
+    table = explanations.with_explanations(features.table(store), store)
+    table = features_report.with_labels(table, labels)
     mentioning = features_report.filtered(
         table, features_report.Wanted(words, "live"), features.haystack(store)
     )

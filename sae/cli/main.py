@@ -73,6 +73,11 @@ COMMANDS: dict[str, Command] = {
         AGAIN,
     ),
     "features": Command("features.main", "what every latent of a run's SAE fires on", GOES_ON),
+    "explain": Command(
+        "explain.main",
+        "a rule for every latent of a run, chosen on one half of the text and scored on the other, beside controls",
+        GOES_ON,
+    ),
     "catalogue": Command(
         "catalogue.main",
         'well-known SAEs of the hub by words: sae catalogue "gemma 2 2b layer 20 16k"',

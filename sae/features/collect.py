@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from activations.progress import Advance, Progress, no_progress
 from activations.shard import shard_name
 from activations.store import Store
 from sae.architectures import SAE
-from sae.code import offsets_of
+from sae.code import SparseCode, offsets_of
 from sae.features import firings
 from sae.features.cofiring import Cofiring, cofiring
 from sae.features.examples import Selection, Traces, gather, traces, wanted_pairs
@@ -23,6 +24,24 @@ from sae.features.firings import Firings, Statistics
 from sae.runs.saved_sae import read_json
 
 SCRATCH, JOB = "codes", "job.json"
+
+
+class Encoder(Protocol):
+    """What `encode_shard` asks of an SAE."""
+
+    @property
+    def d_sae(self) -> int:
+        """F, the number of latents."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """The device that rows are to be on."""
+        ...
+
+    def encode(self, x: Tensor) -> SparseCode:
+        """Return the code of rows [B, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,7 @@ def collect(
     The result does not depend on the order of shards or the batch size, up to float rounding of the encoder's matrix
     product and of the sums behind the moments. Raises RunError where the SAE's values are not finite."""
     with ranks.first_goes_first():
-        _prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
+        prepare(scratch, {**identity, "batch": cfg.batch, "codes": firings.FORMAT})
     numbers = _shards(store, cfg.tokens)
     with progress("features", shards_to_read(store, cfg.tokens)[1], "tokens") as advance:
         for number in _mine(numbers):
@@ -166,8 +185,8 @@ def _mine(numbers: range) -> range:
     return numbers[ranks.rank() :: ranks.world()]
 
 
-def _prepare(scratch: Path, job: Mapping[str, object]) -> None:
-    """Keep the scratch of the same job and delete that of another."""
+def prepare(scratch: Path, job: Mapping[str, object]) -> None:
+    """Keep the scratch of the same job, named by JSON, and delete that of another."""
     if (scratch / JOB).exists() and read_json(scratch / JOB) == job:
         return
     clear(scratch)
@@ -176,7 +195,7 @@ def _prepare(scratch: Path, job: Mapping[str, object]) -> None:
 
 @torch.no_grad()
 def encode_shard(
-    sae: SAE, store: Store, hook: str, number: int, batch: int, scratch: Path, advance: Advance
+    sae: Encoder, store: Store, hook: str, number: int, batch: int, scratch: Path, advance: Advance
 ) -> None:
     """Encode a shard and write its firings to the scratch, unless they are there."""
     path = scratch / shard_name(number)

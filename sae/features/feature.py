@@ -7,10 +7,11 @@ from pathlib import Path
 
 from activations.disk import files
 from sae.features.effects import Effect, load_effect
+from sae.features.explanations import Explanation, explanations_of
 from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
 from sae.features.latent_labels import Label
+from sae.report import explanations, histogram, render, token_strips
 from sae.report import feature as feature_report
-from sae.report import histogram, render, token_strips
 from sae.report.render import escaped
 from sae.runs.records import FeatureRow
 
@@ -68,6 +69,12 @@ class Feature:
         """The label and note that people gave it, read from the disk anew; both empty where there are none."""
         return self.store.labels.get(self.latent)
 
+    @property
+    def explanations(self) -> list[Explanation]:
+        """The rules that say where it fires, of either sign, with their scores; none where `sae explain` has made none."""
+        explained = explanations_of(self.store)
+        return [] if explained is None else explained.of(self.latent)
+
     def _repr_html_(self) -> str:
         return notebook(self)
 
@@ -94,9 +101,15 @@ def body(feature: Feature, around: int, most: int) -> str:
     row, label = feature.row, feature.label
     tokens = render.chips(row["peak_tokens"])
     left = _examples(feature, around, most) if row["fired"] else _never(feature)
+    found = explanations_of(feature.store)
+    explained = (
+        ""
+        if found is None
+        else explanations.head(found.of(feature.latent), explanations.beside(found.record))
+    )
     return (
         f'<article class="sae feature"><header class="sae"><h2>Feature {feature.latent} <span>{tokens}</span></h2>'
-        f"{feature_report.labelled(*label)}</header>{render.figures(feature_report.numbers(row))}"
+        f"{feature_report.labelled(*label)}{explained}</header>{render.figures(feature_report.numbers(row))}"
         f'<div class="columns"><div>{left}</div><div>{"".join(_beside(feature))}</div></div></article>'
     )
 
@@ -116,10 +129,9 @@ def _never(feature: Feature) -> str:
 
 
 def _beside(feature: Feature) -> list[str]:
-    row, describe = (
-        feature.row,
-        describer(feature.store, feature.store.labels.all()),
-    )  # `about` gives other features' labels and peak tokens
+    row, explained = feature.row, explanations_of(feature.store)
+    # gives other features' labels or rules, and peak tokens
+    describe = describer(feature.store, feature.store.labels.all(), explained.names if explained else {})
     parts = []
     if row["fired"]:
         values = feature.histogram
@@ -148,10 +160,15 @@ def _beside(feature: Feature) -> list[str]:
     return parts
 
 
-def describer(features: FeaturesFolder, labels: Mapping[int, Label]) -> feature_report.Describe:
-    """Return a function from a feature to its label, empty if it has none, and the tokens it fires most on."""
+def describer(
+    features: FeaturesFolder, labels: Mapping[int, Label], rules: Mapping[int, str]
+) -> feature_report.Describe:
+    """Return a function from a feature to its label and the tokens it fires most on.
+
+    One without a label has its rule in place of it, said to be one, if `rules` has any (`Explanations.names`); else it is empty."""
     return lambda latent: (
-        labels.get(latent, Label()).label,
+        labels.get(latent, Label()).label
+        or (explanations.automatic(rules[latent]) if latent in rules else ""),
         features.table["peak_tokens"][latent].as_py(),
     )
 

@@ -22,7 +22,12 @@ pc: Any = import_module(
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
 STABILITY = "stability"  # column of the largest |cosine| over the other seeds
 RAISED = 5  # tokens of the logit lens that the table of all features shows
-STATES = ("all", "live", "dead", "dense", "stable")
+EXPLANATION, F1 = "explanation", "F1"  # columns of the rule that explains a feature, and of how well it does
+EXPLAINED = 0.5
+"""From this F1 on, a feature counts as explained."""
+STATES = ("all", "live", "dead", "dense", "stable", "explained")
+NEEDS = {"stable": STABILITY, "explained": F1}
+"""States that are known only with a column."""
 
 
 def features(table: pa.Table) -> pa.Table:
@@ -55,8 +60,8 @@ def features(table: pa.Table) -> pa.Table:
 
 
 def counts(table: pa.Table) -> dict[str, int]:
-    """Count the features in each of STATES, in `stable` where their stability is known. `table` is the result of `features`."""
-    known = [state for state in STATES if state != "stable" or STABILITY in table.column_names]
+    """Count the features in each of STATES that the table has the column for. `table` is the result of `features`."""
+    known = [state for state in STATES if NEEDS.get(state, "density") in table.column_names]
     return {state: pc.sum(_in_state(table, state)).as_py() or 0 for state in known}
 
 
@@ -65,7 +70,7 @@ class Wanted:
     """Conditions for the features to show; a feature has to meet all of them."""
 
     words: str = ""
-    """Searched, in any case, in the tokens they fire on or raise, their label, and the text of their strongest examples."""
+    """Searched, in any case, in the tokens they fire on or raise, their label, their rule, and the text of their strongest examples."""
     state: str = "all"
     density: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest density as shares of 1, both included."""
@@ -117,6 +122,18 @@ def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
 def with_stability(table: pa.Table, stability: NDArray[np.float64] | None) -> pa.Table:
     """Append a column of stability over seeds (`sae trust`); where none is known, return the table unchanged."""
     return table if stability is None else table.append_column(STABILITY, pa.array(stability))
+
+
+def with_explanations(table: pa.Table, texts: Mapping[int, str], f1: NDArray[np.float64] | None) -> pa.Table:
+    """Insert a column of rules (`sae explain`) after the number, and one of their F1; where F1 is None, return the table unchanged.
+
+    A feature without a rule has null in both."""
+    if f1 is None:
+        return table
+    column = [visible(texts[latent]) if latent in texts else None for latent in table["feature"].to_pylist()]
+    scores = pa.array(f1, from_pandas=True)  # nan becomes null
+    with_f1 = table.add_column(1, F1, scores)
+    return with_f1.add_column(1, EXPLANATION, pa.array(column, pa.string()))
 
 
 def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
@@ -177,15 +194,18 @@ def _in_state(table: pa.Table, state: str) -> pa.ChunkedArray:
         return pc.equal(density, 0)
     if state == "stable" and STABILITY in table.column_names:
         return pc.greater_equal(table[STABILITY], STABLE)
+    if state == "explained" and F1 in table.column_names:
+        return pc.fill_null(pc.greater_equal(table[F1], EXPLAINED), False)
     return pc.greater(density, 100 * DENSE) if state == "dense" else pc.is_valid(density)
 
 
 def _mentions(table: pa.Table, words: str, haystack: Haystack) -> pa.ChunkedArray:
     mentions = pa.array(haystack.having(words))
-    if "label" not in table.column_names:
-        return mentions
-    labels = pc.utf8_lower(table["label"])
-    return pc.or_(mentions, pc.fill_null(pc.match_substring(labels, words.lower()), False))
+    for name in ("label", EXPLANATION):
+        if name in table.column_names:
+            having = pc.match_substring(pc.utf8_lower(table[name]), words.lower())
+            mentions = pc.or_(mentions, pc.fill_null(having, False))
+    return mentions
 
 
 def _between(column: pa.ChunkedArray, low: float, high: float) -> pa.ChunkedArray:

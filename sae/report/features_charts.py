@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sae.report.charts import GREY, PALETTE, plain, plain_text
-from sae.report.features import STABILITY, Wanted, shares
+from sae.report.features import F1, STABILITY, Wanted, shares
 from sae.report.numbers import number, percent
 
 BINS_PER_DECADE = 8
@@ -58,6 +58,9 @@ def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
     if STABILITY in table.column_names:
         stable = spread(_column(table, STABILITY), _column(shown, STABILITY))
         histograms.append(Panel(STABILITY, "Stability", "over seeds", stable, _ordered))
+    if F1 in table.column_names:
+        explained = spread(_column(table, F1), _column(shown, F1))
+        histograms.append(Panel(F1, "F1", "of the rules", explained, _ordered))
     return histograms
 
 

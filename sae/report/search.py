@@ -1,4 +1,4 @@
-"""Features that mention some words, sorted by where they do: in the label, among the tokens they fire on, in their examples."""
+"""Features that mention some words, sorted by where they do: in the label, in the rule, among the tokens they fire on, in examples."""
 
 from importlib import import_module
 from typing import Any
@@ -7,23 +7,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sae.report.features import EXPLAINED, EXPLANATION, F1
+
 pc: Any = import_module("pyarrow.compute")  # see sae.report.features
+LONGEST = 40  # characters of a rule on a button
 FIRES, RAISES, WHERE = "fires most on", "raises", "found in"
 
 
 def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Table:
     """Return the table, whose features all mention the words, with the likeliest first and a column that says where they do.
 
-    A label that has the words comes first; then a token that the feature fires most on and that is the words; then the more of
-    its strongest examples have them; then tokens of which they are a part, those that fire it before those that it raises;
+    A label that has the words comes first; then a rule that holds well, the better its F1; then a token that the feature fires
+    most on and that is the words; then the more of its strongest examples have them; then tokens of which they are a part, those that fire it before those that it raises;
     then the larger maximum. `texts` holds the text around each latent's strongest peaks, one a line (texts.parquet)."""
     words = words.strip().lower()
-    labels = (
-        table["label"]
-        if "label" in table.column_names
-        else pa.chunked_array([[None] * len(table)], pa.string())
-    )
-    labelled = pc.fill_null(pc.match_substring(pc.utf8_lower(labels), words), False).to_numpy()
+    labelled, ruled = (_has(table, name, words) for name in ("label", EXPLANATION))
+    f1 = pc.fill_null(table[F1], 0).to_numpy() if F1 in table.column_names else np.zeros(len(table))
+    well_ruled = f1 * (ruled & (f1 >= EXPLAINED))
     fires, fires_in = _mentions(table[FIRES], words)
     _, raises_in = (
         _mentions(table[RAISES], words) if RAISES in table.column_names else (None, np.zeros(len(table), int))
@@ -36,27 +36,45 @@ def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Tab
     share = having / np.maximum(examples, 1)
     largest = pc.fill_null(table["max"], 0).to_numpy()
     # the last key is the first to be sorted by
-    order = np.lexsort((-largest, raises_in == 0, fires_in == 0, -share, fires == 0, ~labelled))
+    order = np.lexsort((-largest, raises_in == 0, fires_in == 0, -share, fires == 0, -well_ruled, ~labelled))
     places = [
         ", ".join(
             [
                 *["label"] * bool(named),
+                *["rule"] * bool(rule),
                 *["fires on"] * bool(on),
                 *([f"{some} of {all_} examples"] if some else []),
                 *["raises"] * bool(up),
             ]
         )
-        for named, on, some, all_, up in zip(labelled, fires_in, having, examples, raises_in, strict=True)
+        for named, rule, on, some, all_, up in zip(
+            labelled, ruled, fires_in, having, examples, raises_in, strict=True
+        )
     ]
     return table.add_column(1, WHERE, pa.array(places, pa.string())).take(pa.array(order))
 
 
 def best_word(row: dict[str, Any], words: str) -> str:
-    """Return what a button calls the feature in a row of `ranked`: its label, or the token it fires on that has the words, or
-    else the first token it fires on. Empty for a feature with none of them."""
+    """Return what a button calls the feature in a row of `ranked`: its label, or a rule that holds well, or the token it fires on
+    that has the words, or else the first token it fires on. Empty for a feature with none of them."""
     tokens: list[str] = row[FIRES]
     mentioning = [token for token in tokens if words.strip().lower() in token.lower()]
-    return row.get("label") or next(iter([*mentioning, *tokens]), "").strip()
+    rule = row.get(EXPLANATION) if (row.get(F1) or 0.0) >= EXPLAINED else None
+    return row.get("label") or shortened(rule or "") or next(iter([*mentioning, *tokens]), "").strip()
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most LONGEST characters, with an ellipsis where something is cut off."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1].rstrip()}…"
+
+
+def _has(table: pa.Table, name: str, words: str) -> NDArray[np.bool_]:
+    """Return which rows' text in a column contains the words; none where there is no such column."""
+    if name not in table.column_names:
+        return np.zeros(len(table), bool)
+    return pc.fill_null(pc.match_substring(pc.utf8_lower(table[name]), words), False).to_numpy(
+        zero_copy_only=False
+    )
 
 
 def _mentions(lists: pa.ChunkedArray, words: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

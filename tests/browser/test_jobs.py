@@ -78,11 +78,15 @@ def test_texts_appear_as_they_are_written_and_stay_when_stopped(page: Page):
     assert "the cat" in strips.first.inner_text()
 
 
-def test_another_visitor_is_told_what_has_the_model_and_since_when(page: Page, browser: Browser, address: str):
+def test_another_visitor_is_told_what_has_the_model_and_since_when(
+    page: Page, browser: Browser, address: str
+):
     begin(page)
     other = browser.new_context(base_url=address).new_page()
     other.goto("/text?run=toy&text=the+cat")
-    said = other.get_by_text(re.compile("waiting for the language model, which has been measuring a dose-response"))
+    said = other.get_by_text(
+        re.compile("waiting for the language model, which has been measuring a dose-response")
+    )
     expect(said).to_be_visible()
     expect(other.locator(".elsewhere")).to_have_count(0)  # jobs of others are not theirs to stop
     other.get_by_role("button", name="Stop").click()
