@@ -16,14 +16,14 @@ from app.session import packed
 from app.session.address import Query
 from sae.features.feature import FeatureStore
 from sae.features.map import cosines
-from sae.report.features import DENSITIES, STABILITY, STATES
+from sae.report.features import DENSITIES, F1, STABILITY, STATES
 from sae.runs.run import Run
 
 FILTERS_KEY = "filters of this session"
 MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
 BRUSHED, MARKED = "brush", "marked"  # parameters of the URL
-BRUSHES = ("density", "mean", "positive", STABILITY)
+BRUSHES = ("density", "mean", "positive", STABILITY, F1)
 NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?(e[+-]?\d{1,2})?", re.ASCII)
 STOPS = {f"{share:g}": share for share in DENSITIES}
 
