@@ -21,7 +21,10 @@ COLUMNS = {
     "FVU": NumberColumn(format="%.3f", help=MEASURES["fvu"].help),
     "CE recovered": NumberColumn(format="%.1f %%", help=MEASURES["recovered_zero"].help),
     "L0": NumberColumn(format="%.1f", help=MEASURES["l0"].help),
-    "dead": NumberColumn(format="%.1f %%", help="Share of features that fire on no held-out token."),
+    "dead": NumberColumn(
+        format="%.1f %%",
+        help="Share of features that fire on no token of the evaluation. Features and Dead latents count on other text, so theirs may differ.",
+    ),
     "steps": NumberColumn(format="localized"),
 }
 

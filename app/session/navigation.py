@@ -18,6 +18,11 @@ function go(address) {
   window.dispatchEvent(new PopStateEvent("popstate"));
   document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
 }
+function bring(part, tries) {
+  const found = document.querySelector(part);
+  if (found) setTimeout(() => found.scrollIntoView({ block: "start" }), 300);
+  else if (tries) setTimeout(() => bring(part, tries - 1), 100);
+}
 function follow(event) {
   const link = event.target.closest?.(".sae a[href]");
   const plain = !(event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
@@ -34,7 +39,11 @@ export default function({ data }) {
     window.saeFollows = true;
     document.addEventListener("click", follow);
   }
-  const { open, complete, carry } = data;
+  const { open, complete, carry, scroll } = data;
+  if (scroll && window.saeScrolled !== scroll.id) {
+    window.saeScrolled = scroll.id;
+    bring(`.st-key-${scroll.to}`, 50);
+  }
   window.saeCarried = carry ?? window.saeCarried;
   if (open && window.saeOpened !== open.id) {
     window.saeOpened = open.id;
@@ -88,6 +97,11 @@ def open_page(page: str, query: Query) -> None:
     """Open a page now."""
     aim(page, query)
     st.rerun()
+
+
+def show_part(key: str) -> None:
+    """Scroll to the container with this key once it is drawn."""
+    _mount(key=f"scroll {key}", data={"scroll": {"id": token_hex(8), "to": key}})
 
 
 def complete(**choices: str) -> None:

@@ -163,6 +163,7 @@ def texts(written: state.Written, store: FeatureStore, chosen: Settings) -> None
                 steering_report.measures(pair.baseline.measures, pair.steered.measures)
             )
         )
+    st.html(steering_report.meanings())
 
 
 def response(chosen: Settings, swept: state.Swept, key: str = "dose-response") -> None:

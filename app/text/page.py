@@ -58,7 +58,9 @@ with left:
     tokens = text_report.strip(reading.tokens, shown.shades, shown.tips, reading.is_text.tolist(), place)
     pressable(tokens, "tokens", actions)
 with right:
-    with widgets.header("Token", text_report.followed_by(reading, place), [reading.names[place]], level=2):
+    with widgets.header(
+        "Token", text_report.followed_by(reading, place), [text_report.token_name(reading, place)], level=2
+    ):
         controls.token_stepper(place, len(reading) - 1, state.show_token)
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
     lines, count = text_report.at(reading, place, by, densest, describe)

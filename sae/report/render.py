@@ -80,7 +80,9 @@ def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str |
         f'<td class="token">{named(label)}{chips(tokens)}</td></tr>'
         for latent, cosine, label, tokens in rows
     ]
-    head = "<tr><th>feature</th><th>cosine</th><th>fires most on</th></tr>"
+    head = (
+        '<tr><th scope="col">feature</th><th scope="col">cosine</th><th scope="col">fires most on</th></tr>'
+    )
     return f'<table class="sae neighbours">{head}{"".join(lines)}</table>'
 
 
@@ -102,20 +104,20 @@ def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
         f'<td class="n dim">{escaped(interval)}</td></tr>'
         for label, why, value, interval in rows
     ]
-    head = '<tr><th>measure</th><th class="n">value</th><th class="n">95 % interval</th></tr>'
+    head = '<tr><th scope="col">measure</th><th scope="col" class="n">value</th><th scope="col" class="n">95 % interval</th></tr>'
     return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
 
 
 def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]) -> str:
     """Return a table of rows (label, explanation, a value for each head). All of it is plain text."""
-    head = "".join(f'<th class="n">{escaped(name)}</th>' for name in heads)
+    head = "".join(f'<th scope="col" class="n">{escaped(name)}</th>' for name in heads)
     body = "".join(
         f'<tr><td title="{escaped(why)}">{escaped(label)}</td>'
         + "".join(f'<td class="n">{escaped(value)}</td>' for value in values)
         + "</tr>"
         for label, why, values in rows
     )
-    return f'<div class="sae sides"><table class="sae estimates"><tr><th></th>{head}</tr>{body}</table></div>'
+    return f'<div class="sae sides"><table class="sae estimates"><tr><td></td>{head}</tr>{body}</table></div>'
 
 
 def feature_link(run: str, latent: int) -> str:
