@@ -13,6 +13,8 @@ from sae.report.numbers import fixed, number
 PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x0A: "↵", 0x09: "⇥", 0x7F: "␡"}
 LEGEND_STEPS = 24  # cells of a colour scale
 ADDRESS = re.compile(r"https?(?=://)|www(?=\.)|@", re.IGNORECASE)
+PIECE = re.compile(r"(<0x[0-9A-F]{2}>)+")  # the name of a token that is no text by itself
+PIECE_TITLE = ' title="a token that is a piece of a character, by its bytes"'
 MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
 
 
@@ -87,8 +89,11 @@ def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str |
 
 
 def chips(tokens: Iterable[str]) -> str:
-    """Return token texts side by side, each once."""
-    return " ".join(f'<span class="chip">{escaped(text)}</span>' for text in dict.fromkeys(tokens))
+    """Return token texts side by side, each once. Pointing at a token that is a piece of a character tells that it is one."""
+    return " ".join(
+        f'<span class="chip"{PIECE_TITLE if PIECE.fullmatch(text) else ""}>{escaped(text)}</span>'
+        for text in dict.fromkeys(tokens)
+    )
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
