@@ -35,7 +35,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "evaluate.demo_main",
-        "the whole job on an embedded model and text: harvest, train, evaluate, features, dead",
+        "the whole job on an embedded model and text: harvest, train, evaluate, features, explain, dead",
         GOES_ON,
     ),
     "plan": Command(

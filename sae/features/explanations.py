@@ -85,6 +85,14 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Halves:
+    """Tokens of the two halves of the text."""
+
+    choosing: int
+    scoring: int
+
+
+@dataclass(frozen=True)
 class ExplanationsRecord:
     """The content of explanations.json."""
 
@@ -93,8 +101,7 @@ class ExplanationsRecord:
     store_fingerprint: str
     hook: str
     config: dict[str, Scalar]
-    tokens: dict[str, int]
-    """Tokens of the half that chose (`choosing`) and of the half that scored (`scoring`)."""
+    tokens: Halves
     groups: int
     """Groups of documents in the scoring half, which intervals come from."""
     halves: str
@@ -118,6 +125,10 @@ class Explanations:
         if not (self.path / INDEX).exists():
             raise RunError(f"the latents of {features.path.parent} have not been explained", fix=self._fix)
         self.record = read_record(self.path / INDEX, "explanations", FORMAT, ExplanationsRecord, self._fix)
+        if any(self.record.scores.get(score, {}).keys() != {*KINDS} for score in SCORES):
+            raise RunError(
+                f"{self.path / INDEX} is damaged: it does not have all scores of all kinds", fix=self._fix
+            )
         if self.record.features_sha256 != features.digest:
             raise RunError(
                 f"{self.path / INDEX} is of other features than {self.path} has now", fix=self._fix
@@ -141,9 +152,12 @@ class Explanations:
     def by_latent(self) -> dict[int, list[Explanation]]:
         """The explanations of each latent that has any: one for each sign, the one of more firings first."""
         found: dict[int, list[Explanation]] = {}
-        for row in self.table.to_pylist():
-            if row["kind"] == LATENT:
-                found.setdefault(row["latent"], []).append(_explanation(row))
+        try:
+            for row in self.table.to_pylist():
+                if row["kind"] == LATENT:
+                    found.setdefault(row["latent"], []).append(_explanation(row))
+        except TypeError as error:
+            raise RunError(f"{self.path / TABLE} is damaged: {error}", fix=self._fix) from error
         return {latent: sorted(both, key=lambda one: -one.fired) for latent, both in found.items()}
 
     def of(self, latent: int) -> list[Explanation]:

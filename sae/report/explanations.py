@@ -38,7 +38,7 @@ def conclusions(record: Any) -> list[str]:
     f1 = record.scores["f1"]
     own = f1["latent"]
     texts = [
-        f"{own.number:,} explanations, chosen on {record.tokens['choosing']:,} tokens and scored on {record.tokens['scoring']:,} others "
+        f"{own.number:,} explanations, chosen on {record.tokens.choosing:,} tokens and scored on {record.tokens.scoring:,} others "
         f"(halves of {record.halves}); {record.too_rare:,} latents fire too rarely."
     ]
     shares = [f"{percent(round(own.from_half, 3))} of the explanations have an F1 of at least .5"]

@@ -1,5 +1,6 @@
-"""The demo: harvest, train, evaluate, features and dead latents on the embedded model and text."""
+"""The demo: harvest, train, evaluate, features, explanations and dead latents on the embedded model and text."""
 
+import logging
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 
 from activations import demo_assets, language_model
+from activations.errors import RunError
 from activations.harvest import HarvestConfig, begun_in
 from activations.progress import Progress, no_progress
 from activations.text import TextConfig
@@ -17,9 +19,12 @@ from sae.features.collect import FeaturesConfig
 from sae.runs.run import Run, device
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.evaluate import evaluate
+from sae.workflows.explain import explain
 from sae.workflows.features import collect_features
 from sae.workflows.harvest import harvest_store
 from sae.workflows.train import train
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,5 +77,9 @@ def run_demo(cfg: Demo, progress: Progress = no_progress) -> Run:
     if run.evaluation is None:
         evaluate(run, run.sae().to(device()), model, cfg.windows, progress=progress)
     collect_features(run, model, FeaturesConfig(), progress)
+    try:
+        explain(run, progress=progress)
+    except RunError as error:  # a demo of few tokens, in which no latent fires often enough
+        log.warning("%s", error.message)
     diagnose_run(run, DeadConfig(), lambda: nullcontext(model), progress)
     return run

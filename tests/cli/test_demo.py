@@ -8,6 +8,7 @@ import pytest
 from activations import demo_assets
 from sae.cli.evaluate import demo_main
 from sae.diagnosis.report import DeadReport
+from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 from tests import tiny
@@ -51,6 +52,7 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
     assert {"fvu", "l0"} <= run.evaluation.estimates.keys()
     assert "recovered_zero" in run.evaluation.splice.estimates
     assert len(FeatureStore("runs/toy/features")) == 32
+    assert explanations_of(FeatureStore("runs/toy/features")) is not None
     assert DeadReport("runs/toy/dead").record.d_sae == 32
     out = capsys.readouterr().out
     assert "fraction of variance unexplained" in out

@@ -19,10 +19,13 @@ from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows
 from sae.diagnosis.report import DeadReport
 from sae.features import feature as feature_page
+from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
 from sae.foreign import FORMATS
 from sae.report import compare as compare_report
 from sae.report import dead as dead_report
+from sae.report import explanations as explanations_report
+from sae.report import features as features_report
 from sae.report import runs as runs_report
 from sae.runs.run import Run
 from sae.training import checkpoints
@@ -139,7 +142,28 @@ def features(world: Path) -> None:
     for latent in range(3):
         feature_page.body(found.feature(latent), 40, 10)
         found.strongest(latent, -1)
-    feature_page.describer(found, found.labels.all())(0)
+    feature_page.describer(found, found.labels.all(), {})(0)
+
+
+def explained(world: Path) -> None:
+    """Rules of features, with all that is shown of them."""
+    features = FeatureStore(world / FEATURES)
+    found = explanations_of(features)
+    if found is None:
+        return
+    _ = explanations_report.lines(found.record), explanations_report.conclusions(found.record)
+    beside = explanations_report.beside(found.record)
+    for both in found.by_latent.values():
+        explanations_report.head(both, beside)
+    features_report.with_explanations(features_report.features(features.table), found.texts, found.f1)
+    feature_page.describer(features, {}, found.names)(0)
+
+
+def repair_explained(world: Path) -> None:
+    """The checksum of the table."""
+    folder = world / FEATURES
+    digests = {"explanations.parquet": files.sha256(folder / "explanations.parquet")}
+    rewrite(folder / "explanations.json", lambda about: about.update(sha256=digests))
 
 
 def repair_features(world: Path) -> None:
@@ -233,6 +257,8 @@ READERS: dict[str, Reader] = {
     "vocabulary": Reader(f"{FEATURES}/vocabulary.json", features, repair_features),
     "spellings": Reader(f"{FEATURES}/spellings.safetensors", features, repair_features),
     "effect": Reader(f"{FEATURES}/effects/0.json", features),
+    "explanations": Reader(f"{FEATURES}/explanations.json", explained),
+    "explanations table": Reader(f"{FEATURES}/explanations.parquet", explained, repair_explained),
     "labels": Reader(f"{RUN}/labels.json", labels),
     "labels from CSV": Reader("labels.csv", labels),
     "labels from JSON": Reader("labels-import.json", labels),

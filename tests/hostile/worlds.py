@@ -19,9 +19,11 @@ from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save
 from sae.features.feature import FeatureStore
 from sae.features.latent_labels import Label
 from sae.foreign import Origin, writable
+from sae.rules.explaining import ExplainConfig
 from sae.runs.run import Run
 from sae.workflows import compare
 from sae.workflows.diagnose import diagnose_run
+from sae.workflows.explain import explain
 from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
 
 RANKED = ("saelens", "sparsify")  # formats that hold a TopK, or nothing else
@@ -54,6 +56,7 @@ def make(folder: Path, world: Path) -> Path:
     side = SideEffect([0.1], [1], [0.5], [Word("a", 0.2)], [Word("b", 0.1)], 0.4, -0.2, [example])
     features = FeatureStore(run.path / "features")
     save_effect(features, Effect(0, side, side))
+    explain(run, ExplainConfig(least_firings=3, controls=2))
     features.labels.update({0: Label("cat", "a note"), 1: Label("mat")})
     features.labels.export(folder / "labels.csv")
     features.labels.export(folder / "labels-import.json")

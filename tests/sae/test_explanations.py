@@ -200,7 +200,7 @@ def test_a_run_is_explained_beside_its_controls_and_labels_stay(run: Run):
     kinds = Counter(found.table["kind"].to_pylist())
     assert kinds["shuffled"] == kinds["random direction"] == 8
     assert kinds["latent"] + found.record.too_rare == (features.table["fired"].to_numpy() > 0).sum()
-    assert found.record.tokens["choosing"] + found.record.tokens["scoring"] == features.record.tokens
+    assert found.record.tokens.choosing + found.record.tokens.scoring == features.record.tokens
     scores = found.record.scores["f1"]
     latents, shuffled = (scores[kind].mean.value for kind in ("latent", "shuffled"))
     assert latents is not None and shuffled is not None and latents > shuffled
