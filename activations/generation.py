@@ -90,6 +90,7 @@ def generate(
     seeds: Sequence[int] = (0,),
     on_token: Callable[[int], None] = lambda n: None,
     cache: bool = True,
+    on_texts: Callable[[list[list[int]]], None] | None = None,
 ) -> list[list[int]]:
     """Return the new token ids of one continuation of the prompt for each seed, up to and including an end-of-text token.
 
@@ -98,7 +99,7 @@ def generate(
     reads all tokens again. Each continuation has a generator of its own, seeded with its seed, and draws token =
     argmax(log p / temperature + Gumbel noise): two models with equal predictions draw equal tokens from equal seeds, and
     models that differ little often do. `on_token` is called after every step with the number of tokens of each
-    continuation; an exception that it raises ends the work. Raises GenerationError when prompt and tokens do not fit the model."""
+    continuation, and `on_texts` with all their tokens so far; an exception that either raises ends the work. Raises GenerationError when prompt and tokens do not fit the model."""
     sampling = sampling or Sampling()
     _check(model, prompt, sampling, seeds)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -114,9 +115,11 @@ def generate(
                 if row[-1] in ends:
                     unfinished.discard(number)
             on_token(count)
+            if on_texts:
+                on_texts(_continuations(rows, prompt, ends))
             if not unfinished:
                 break
-    return [_until_end(row[len(prompt) :], ends) for row in rows]
+    return _continuations(rows, prompt, ends)
 
 
 def _check(model: LanguageModel, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[int]) -> None:
@@ -204,6 +207,10 @@ def check_logits(logits: Tensor) -> None:
             "the model's next-token logits are not finite: activations overflow its precision; lower the strength if "
             "the model is steered, otherwise load it in float32"
         )
+
+
+def _continuations(rows: list[list[int]], prompt: Sequence[int], ends: set[int]) -> list[list[int]]:
+    return [_until_end(row[len(prompt) :], ends) for row in rows]
 
 
 def _until_end(tokens: list[int], ends: set[int]) -> list[int]:

@@ -7,19 +7,20 @@ import streamlit as st
 from app import widgets
 from app.compare import controls as compare
 from app.features import state as features
-from app.session import address
+from app.find import state as find
+from app.session import address, choices, jobs, navigation
 from app.steering import state as steering
 from app.text import state as text
 
 # folder and URL, title, icon, and what a link to the page carries
 PAGES = (
-    ("runs", "Runs", ":material/table_rows:", address.run_alone),
+    ("runs", "Runs", ":material/table_rows:", address.with_choices("runs")),
     ("features", "Features", ":material/apps:", features.query),
-    ("feature", "Feature", ":material/target:", address.with_feature),
+    ("feature", "Feature", ":material/target:", address.feature_page),
     ("text", "Your text", ":material/text_fields:", text.query),
-    ("find", "Find", ":material/search:", address.run_alone),
+    ("find", "Find", ":material/search:", find.query),
     ("steering", "Steering", ":material/tune:", steering.query),
-    ("dead", "Dead latents", ":material/skull:", address.run_alone),
+    ("dead", "Dead latents", ":material/skull:", address.with_choices("dead")),
     ("evidence", "Evidence", ":material/balance:", address.run_alone),
     ("compare", "Compare", ":material/compare_arrows:", compare.query),
     ("activations", "Activations", ":material/layers:", address.run_alone),
@@ -39,5 +40,8 @@ links = [
     for target, (*_, query) in zip(listed, PAGES, strict=True)
 ]
 widgets.sidebar(zip(listed, links, strict=True))
+with st.sidebar:
+    navigation.mount(page.url_path, {"feature": choices.query("feature")})
+widgets.jobs_elsewhere(jobs.of_visitor)
 with widgets.readable():
     page.run()

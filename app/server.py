@@ -17,8 +17,11 @@ from starlette.middleware import Middleware  # streamlit needs starlette
 from starlette.requests import HTTPConnection
 from streamlit.starlette import App
 
+from app.session.visitors import COOKIE as VISITOR
+
 PASSWORD = "SAE_PASSWORD"  # environment variable that holds the password
 COOKIE = "sae_door"
+DAYS = 30  # that a browser keeps the visitor's cookie
 WAIT = 1.0  # seconds before a wrong password is refused, to slow down guessing
 
 Message = MutableMapping[str, Any]
@@ -45,21 +48,12 @@ class PasswordGate:
         if _is_any(self._cookie, [request.cookies.get(COOKIE, "")]):
             await self._app(scope, receive, send)
         elif _is_any(self._password, sent := list(_passwords(request))):
-            await self._app(scope, receive, self._with_cookie(send))
+            cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/"
+            await self._app(scope, receive, _with_cookie(send, cookie))
         else:
             if sent:
                 await asyncio.sleep(WAIT)
             await _refuse(scope, send)
-
-    def _with_cookie(self, send: Send) -> Send:
-        cookie = f"{COOKIE}={self._cookie}; HttpOnly; SameSite=Strict; Path=/".encode()
-
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"set-cookie", cookie)]
-            await send(message)
-
-        return with_cookie
 
 
 async def _refuse(scope: Message, send: Send) -> None:
@@ -94,5 +88,33 @@ def _is_any(secret: str, candidates: Iterable[str]) -> bool:
     return any(hmac.compare_digest(digest, hashlib.sha256(text.encode()).digest()) for text in candidates)
 
 
+class VisitorCookie:
+    """ASGI middleware that gives every browser a name of its own, a random one, by which the app finds its jobs again."""
+
+    def __init__(self, app: Application):
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass the request on to the app, and set the cookie in the answer to a browser that has none."""
+        known = scope["type"] != "http" or VISITOR in HTTPConnection(scope).cookies
+        await self._app(scope, receive, send if known else _naming(send))
+
+
+def _naming(send: Send) -> Send:
+    # not SameSite=Strict: a browser leaves such a cookie out when it follows a link from elsewhere, and would get a new name
+    name = f"{VISITOR}={secrets.token_urlsafe(16)}; HttpOnly; SameSite=Lax; Path=/; Max-Age={DAYS * 86400}"
+    return _with_cookie(send, name)
+
+
+def _with_cookie(send: Send, cookie: str) -> Send:
+    async def with_cookie(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"set-cookie", cookie.encode())]
+        await send(message)
+
+    return with_cookie
+
+
 password = os.environ.get(PASSWORD)
-app = App("main.py", middleware=[Middleware(PasswordGate, password=password)] if password else [])
+gates = [Middleware(PasswordGate, password=password)] if password else []
+app = App("main.py", middleware=[*gates, Middleware(VisitorCookie)])

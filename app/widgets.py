@@ -1,5 +1,6 @@
 """Widgets that several pages share: sidebar, headings, rows of numbers, tables, charts, jobs, empty states, errors."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from activations.errors import WorkbenchError
 from sae.report import render
-from sae.report.numbers import DASH
+from sae.report.numbers import DASH, clock
 
 if TYPE_CHECKING:  # Streamlit has no public name for this type
     from streamlit.elements.lib.column_types import ColumnConfig
@@ -30,8 +31,12 @@ STYLE, ICON = Path(render.__file__).with_name("style.css"), Path(__file__).with_
 class Job(Protocol):
     """The part of an `app.session.jobs.Job`, work in the background, that a progress bar needs."""
 
+    title: str
+    """What the work is, in a few words."""
     end_shown: bool
     """Whether the page has run again since the work ended."""
+    drawn: float
+    """When a page last drew the progress, by the monotonic clock."""
 
     @property
     def running(self) -> bool:
@@ -46,6 +51,31 @@ class Job(Protocol):
     @property
     def note(self) -> str:
         """A short text about what the work is doing now."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the work has been running."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the work was ended before it was done."""
+        ...
+
+    @property
+    def partial(self) -> Any:
+        """What is done so far; None where the work does not hand that in."""
+        ...
+
+    @property
+    def result(self) -> Any:
+        """The result; of work that was stopped, what was done by then."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """The address of the page that shows the work, relative to any other page; empty where there is none."""
         ...
 
     @property
@@ -91,7 +121,7 @@ def box(
     elif widget.__name__ == "selectbox":
         options["index"] = list(options["options"]).index(shown)
     else:
-        options["default" if widget.__name__ == "segmented_control" else "value"] = shown
+        options["default" if widget.__name__ in ("segmented_control", "pills") else "value"] = shown
     widget(label, key=name, on_change=lambda: changed(st.session_state[name]), **options)
 
 
@@ -193,22 +223,25 @@ def chart(figure: go.Figure, alt: str, key: str) -> None:
     st.plotly_chart(figure, key=key, config=QUIET, alt=alt)
 
 
-def job(job: Job) -> None:
+def job(job: Job, draw: Callable[[Any], None] | None = None) -> None:
     """Show a job's progress, the time left and a button that stops it; when the job ends, the page runs again.
 
-    The page runs again also when the job ends while the page is being drawn, since part of it may have looked for the
-    result already. A failed job shows its error; a job that is done or was stopped shows nothing."""
+    `draw` shows what is done so far, below the progress. The page runs again also when the job ends while the page is being
+    drawn, since part of it may have looked for the result already. A failed job shows its error, a stopped one that it was
+    stopped; a job that is done shows nothing."""
 
     @st.fragment(run_every=REFRESH)
     def progress() -> None:
         if not job.running:
             job.end_shown = True
             st.rerun()
-        left = "" if job.seconds_left is None else f" · {job.seconds_left:.0f} s left"
+        job.drawn = time.monotonic()
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.progress(job.share, render.markdown(f"{job.note or 'starting'}{left}"))
+            st.progress(job.share, render.markdown(f"{job.note or 'starting'} · {_times(job)}"))
             # a page may run two jobs at once, so the buttons need keys of their own
             st.button("Stop", icon=":material/stop:", on_click=job.stop, key=f"stop {id(job)}")
+        if draw and job.partial is not None:
+            draw(job.partial)
 
     if job.running:
         progress()
@@ -217,6 +250,38 @@ def job(job: Job) -> None:
         st.rerun()
     elif job.error:
         error(job.error.message, job.error.fix)
+    elif job.stopped:
+        kept = "" if job.result is None else "; what was done by then is kept"
+        note(f"Stopped after {clock(job.seconds)}{kept}.")
+
+
+def jobs_elsewhere(jobs: Callable[[], Sequence[Job]]) -> None:
+    """Show in the sidebar the jobs of this visitor that no open page draws: a link to each one's page, its time, a Stop."""
+
+    @st.fragment(run_every=2 * REFRESH)
+    def listed() -> None:
+        for job in jobs():
+            if time.monotonic() - job.drawn > 3 * REFRESH:
+                with st.container(key=f"elsewhere-{id(job)}", gap="xsmall"):
+                    state = f"{job.share:.0%} · {_times(job)}" if job.running else "done"
+                    st.html(
+                        f'<p class="sae elsewhere"><a href="{render.escaped(job.address)}" target="_self">'
+                        f"{render.escaped(job.title)}</a> <small>{render.escaped(state)}</small></p>"
+                    )
+                    if job.running:
+                        st.button(
+                            "Stop", icon=":material/stop:", on_click=job.stop, key=f"stop elsewhere {id(job)}"
+                        )
+
+    if jobs():
+        with st.sidebar:
+            listed()
+
+
+def _times(job: Job) -> str:
+    """Return how long a job has been running and how long it will take yet."""
+    left = "" if job.seconds_left is None else f", {clock(job.seconds_left)} left"
+    return f"{clock(job.seconds)} so far{left}"
 
 
 def empty(title: str, why: str, command: str = "", level: int = 3) -> None:

@@ -11,7 +11,7 @@ from activations.geometry import measure
 from activations.geometry.records import Geometry, GeometryConfig
 from activations.store import Store
 from app import widgets
-from app.session import jobs, runs, stores
+from app.session import jobs, navigation, runs, stores
 from sae.report import geometry as geometry_report
 from sae.report import render
 
@@ -31,6 +31,7 @@ def store() -> tuple[str, Store]:
     if name not in every:
         raise StoreError(f"there is no store {name!r} among those of {runs.folder()}; choose from the list")
     st.session_state[LAST] = name
+    navigation.complete(store=name)
     return name, every[name]
 
 
@@ -69,7 +70,11 @@ def command(store: Store) -> str:
 
 def begin(store: Store) -> None:
     """Start to measure the geometry in the background, with the defaults of `sae store geometry`."""
-    jobs.start(_key(store), lambda report: measure.measure(store, GeometryConfig(), jobs.progress(report)))
+    jobs.start(
+        _key(store),
+        lambda report: measure.measure(store, GeometryConfig(), jobs.progress(report)),
+        f"measuring the geometry of {store.path.name}",
+    )
 
 
 def measuring(store: Store) -> jobs.Job[Geometry] | None:

@@ -9,7 +9,7 @@ from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 
 from activations.errors import RunError
 from app import widgets
-from app.session import features, runs
+from app.session import choices, features, navigation, runs
 from app.session.address import Query
 from app.session.jobs import Job, Report, find, progress, start
 from app.session.runs import stamp
@@ -20,6 +20,7 @@ from sae.runs.run import Run
 from sae.workflows import compare
 
 ENCODING = 0.4  # encoding takes about this share of a matching job's time
+PAGE = "compare"  # in the keys of its choices
 COLUMNS = {
     "feature": ButtonColumn(
         width=80, alignment="left", key=widgets.OPEN, help="Click it to see both features side by side."
@@ -56,13 +57,15 @@ def second(name: str, first: Run) -> tuple[str, Run]:
         )
         raise RunError(f"there is no run {chosen!r} to compare {name!r} with; {why}")
     st.session_state[f"last other of {name}"] = chosen
+    navigation.complete(run=name, other=chosen)
     return chosen, others[chosen]
 
 
 def query(run: str) -> Query:
     """Return what the page's URL carries to compare a run with the run it was last compared with in this session."""
     other = st.session_state.get(f"last other of {run}")
-    return {"run": run, "other": other} if other in runs.by_name() else {"run": run}
+    named = {"run": run, "other": other} if other in runs.by_name() else {"run": run}
+    return named | choices.query(PAGE)
 
 
 def candidates(name: str) -> dict[str, Run]:
@@ -98,7 +101,8 @@ def matched(first: Run, second: Run) -> Comparison | None:
 
 def begin(first: Run, second: Run) -> None:
     """Start to match the two runs in the background."""
-    start(_key(first, second), lambda report: _match(first, second, report))
+    title = f"matching the features of {first.name} and {second.name}"
+    start(_key(first, second), lambda report: _match(first, second, report), title)
 
 
 def matching(first: Run, second: Run) -> Job[Comparison] | None:
@@ -166,28 +170,32 @@ def match_button(begin: Callable[[], None], running: bool) -> None:
 
 
 def measure_chooser(measures: Mapping[str, tuple[str, str]]) -> str:
-    """Return the measure of similarity that the visitor chose. The choice is kept when the user visits other pages."""
-    return st.segmented_control(
+    """Return the measure of similarity that the visitor chose."""
+    return choices.control(
+        st.segmented_control,
         "Similarity",
+        PAGE,
+        "measure",
         list(measures),
-        default=next(iter(measures)),
-        required=True,
+        next(iter(measures)),
         key="similarity",
+        required=True,
         format_func=lambda name: measures[name][0],
         help="\n\n".join(f"**{label}**: {why}" for label, why in measures.values()),
-        persist_state="session",
     )
 
 
 def kind_chooser(kinds: Mapping[str, tuple[str, str]], counts: Mapping[str, int]) -> str:
-    """Return the kind of features that the visitor chose to list. The choice is kept when the user visits other pages."""
-    return st.segmented_control(
+    """Return the kind of features that the visitor chose to list."""
+    return choices.control(
+        st.segmented_control,
         "Features that are",
+        PAGE,
+        "kind",
         list(kinds),
-        default=next(iter(kinds)),
-        required=True,
+        next(iter(kinds)),
         key="kind",
+        required=True,
         format_func=lambda kind: f"{kind} {counts[kind]:,}",
         help="\n\n".join(f"**{kind}**: {why}" for kind, (_, why) in kinds.items()),
-        persist_state="session",
     )

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.compare import controls
-from app.session import address, features, runs
+from app.session import address, features, navigation, runs
 from sae.report import charts, render, token_strips
 from sae.report import compare as compare_report
 from sae.report import feature as feature_report
@@ -70,6 +70,7 @@ if len(listing):
     widgets.long_table(compare_report.labelled(listing), controls.COLUMNS, height=320)
     if (pressed := widgets.pressed()) is not None:
         controls.show_pair(*compare_report.pair(listing, kind, pressed))
+        navigation.show_part("side-by-side")
 else:
     widgets.empty(f"No feature is {kind}", compare_report.KINDS[kind][1])
 
@@ -99,7 +100,8 @@ def side(place: int, run_name: str, run: runs.Run, latent: int) -> None:
 
 chosen = controls.pair(compare_report.sizes(comparison))
 if chosen:
-    widgets.section("Side by side", compare_report.similarity(comparison, *chosen))
+    with st.container(key="side-by-side"):
+        widgets.section("Side by side", compare_report.similarity(comparison, *chosen))
     left, right = st.columns(2, gap="large")
     with left:
         side(0, name, run, chosen[0])

@@ -11,8 +11,9 @@ from streamlit.column_config import ButtonColumn, NumberColumn, TextColumn
 
 from activations.language_model import LanguageModel
 from app import widgets
-from app.session import jobs, models, runs
+from app.session import choices, jobs, models, runs
 from app.widgets import Missing
+from sae.diagnosis.causes import CAUSES
 from sae.diagnosis.report import INDEX, DeadReport
 from sae.diagnosis.sample import DeadConfig
 from sae.report import dead as dead_report
@@ -21,7 +22,7 @@ from sae.runs.run import Run
 from sae.workflows import diagnose
 
 HEIGHT = 420  # of the table, in pixels
-CAUSE, KIND = "dead cause", "dead kind"  # keys of the controls
+PAGE = "dead"  # in the keys of its choices
 OPEN_DENSE = "open dense"  # key of the button in each row of the table of dense latents
 COLUMNS = {
     "feature": ButtonColumn(width=72, alignment="right", key=widgets.OPEN, help="Click it to open its page."),
@@ -84,7 +85,7 @@ def command(run: Run) -> str:
 
 def begin(run: Run) -> None:
     """Start to make the report in the background, with the defaults of `sae dead`."""
-    jobs.start(_key(run), partial(_make, run))
+    jobs.start(_key(run), partial(_make, run), f"looking into the dead latents of {run.name}")
 
 
 def job(run: Run) -> jobs.Job[DeadReport] | None:
@@ -109,7 +110,7 @@ def _make(run: Run, report: jobs.Report) -> DeadReport:
     @contextmanager
     def borrow() -> Iterator[LanguageModel]:
         report(0.0, "running the language model on off-distribution text")
-        with models.using(run) as (model, _):
+        with models.using(run, report) as (model, _):
             yield model
 
     return diagnose.diagnose_run(run, DeadConfig(), borrow, jobs.progress(report))
@@ -123,26 +124,39 @@ def _report(path: str, stamp: tuple[int, int]) -> DeadReport:
 def kind(tally: dict[str, int]) -> str:
     """Return the kind of latents to list: the visitor's choice, or else the first kind that has any. `tally` counts them."""
     first = next((name for name, count in tally.items() if count), next(iter(tally)))
-    return st.segmented_control(
+    return choices.control(
+        st.segmented_control,
         "Show",
+        PAGE,
+        "kind",
         list(tally),
-        default=first,
+        first,
+        key="dead kind",
         required=True,
-        key=KIND,
         format_func=lambda name: f"{name} {tally[name]:,}",
     )
 
 
 def cause(names: Sequence[str]) -> str | None:
     """Return the one cause to list, or None for all. A cause chosen in another run that this run lacks is dropped."""
-    if st.session_state.get(CAUSE) not in names:
-        st.session_state[CAUSE] = None
-    return st.pills("Cause", names, key=CAUSE, format_func=render.markdown) if names else None
+    if not names:
+        return None
+    return choices.control(
+        st.pills,
+        "Cause",
+        PAGE,
+        "cause",
+        names,
+        None,
+        known=CAUSES,
+        key="dead cause",
+        format_func=render.markdown,
+    )
 
 
 def chosen_cause() -> str | None:
     """Return the one cause that is listed, before its control is drawn; None for all."""
-    return st.session_state.get(CAUSE)
+    return choices.current(PAGE, "cause", "", CAUSES) or None
 
 
 def bar_chooser(figure: go.Figure, alt: str, key: str) -> None:
@@ -150,17 +164,25 @@ def bar_chooser(figure: go.Figure, alt: str, key: str) -> None:
 
     def clicked() -> None:
         points = st.session_state[key].selection.points
-        st.session_state[CAUSE] = points[0]["customdata"][0] if points else None
+        choices.change(PAGE, "cause", "", points[0]["customdata"][0] if points else "")
 
     st.plotly_chart(
         figure, key=key, config=widgets.QUIET, alt=alt, on_select=clicked, selection_mode="points"
     )
 
 
-def detailed_rows(table: pa.Table) -> int:
-    """Show the table of latents and return the row whose details are shown: the chosen one, at first the first."""
-    key = f"dead rows {st.session_state.get(KIND)} {st.session_state.get(CAUSE)}"
-    shown = widgets.long_table(
-        table, COLUMNS, HEIGHT, key=key, on_select="rerun", selection_mode="single-row"
-    )
-    return next(iter(shown.selection.rows), 0)
+def detailed_rows(table: pa.Table, kind: str, cause: str | None) -> int:
+    """Show the table of latents and return the row whose details are shown: that of the URL's latent, or else the first."""
+    key, listed = f"dead rows {kind} {cause}", [text.strip() for text in table["feature"].to_pylist()]
+    asked = st.query_params.get(
+        "latent"
+    )  # one that is not listed, as after a change of the kind, is passed over
+    rows = [listed.index(asked)] if asked in listed else []
+
+    def picked() -> None:
+        chosen = st.session_state[key].selection.rows
+        choices.change(PAGE, "latent", "", listed[chosen[0]] if chosen else "")
+
+    st.session_state[key] = {"selection": {"rows": rows, "columns": [], "cells": []}}
+    widgets.long_table(table, COLUMNS, HEIGHT, key=key, on_select=picked, selection_mode="single-row")
+    return next(iter(rows), 0)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.dead import controls
-from app.session import address, runs
+from app.session import address, jobs, runs
 from sae.diagnosis.causes import CAUSES
 from sae.diagnosis.report import KINDS
 from sae.report import dead as dead_report
@@ -16,14 +16,17 @@ from sae.report import runs as runs_report
 
 name, run = address.run()
 widgets.run_chooser(
-    list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record))
+    list(runs.require_any()),
+    name,
+    address.show_run,
+    render.facts(runs_report.brief(run.record)),
 )
 report = controls.report(run)
 if report is None:
     widgets.heading("Dead latents", name)
     widgets.empty(
         "No report yet",
-        "Which latents never fire, and why? Finding out takes about a minute.",
+        "Which latents never fire, and why?" + jobs.usual_time("dead"),
         controls.command(run),
     )
     job = controls.job(run)
@@ -95,7 +98,7 @@ if len(listed):
         partial(features_report.csv, listed),
         f"{run.name}-dead.csv",
     )
-    picked = controls.detailed_rows(dead_report.shown(listed))
+    picked = controls.detailed_rows(dead_report.shown(listed), kind, cause)
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, listed["latent"][pressed].as_py())
     row = listed.slice(picked, 1).to_pylist()[0]

@@ -6,7 +6,7 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.session import features, jobs, models
+from app.session import choices, features, jobs, models
 from sae.features import effects
 from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
@@ -38,17 +38,18 @@ def effect_job(run: Run, latent: int) -> jobs.Job[None] | None:
 
 def measure(run: Run, latent: int) -> None:
     """Start to measure a feature's effect on the model; the result is saved beside the features."""
-    jobs.start(_effect_key(run, latent), partial(_measure, run, features.of(run), latent))
+    title = f"measuring the effect of feature {latent} of {run.name}"
+    jobs.start(_effect_key(run, latent), partial(_measure, run, features.of(run), latent), title)
 
 
 def own_text(run: Run) -> jobs.Job[Reading] | None:
     """Return the job that runs the model and SAE on this visitor's text; it is kept when the visitor goes to another feature."""
-    return jobs.find(f"own text {run.path}")
+    return jobs.find(f"trial {run.path}")
 
 
 def try_text(run: Run, text: str) -> None:
     """Start to run the model and SAE on a text."""
-    jobs.start(f"own text {run.path}", partial(models.read_text, run, text))
+    jobs.start(f"trial {run.path}", partial(models.read_text, run, text), f"reading a text with {run.name}")
 
 
 def values_on(reading: Reading, latent: int) -> tuple[list[str], list[float]]:
@@ -67,8 +68,7 @@ def as_html(store: FeatureStore, latent: int, title: str) -> str:
 
 
 def _measure(run: Run, store: FeatureStore, latent: int, report: jobs.Report) -> None:
-    report(0.0, "waiting for the language model" if models.ready(run) else "loading the language model")
-    with models.using(run) as (model, sae):
+    with models.using(run, report) as (model, sae):
         report(0.01, "running its examples with and without it")
         effect = measure_effect(model, sae, store, run.hook, latent, progress=jobs.progress(report))
         effects.save_effect(store, effect)
@@ -111,8 +111,8 @@ def example_controls(legend: str) -> tuple[int | None, int | None]:
 
     `legend` is HTML to show beside the controls."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom", key="example-controls"):
-        around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, key="around")
-        most = _how_many("Examples per group", (5, 10, ALL), 5, key="most")
+        around = _how_many("Tokens shown", (16, 32, 64, ALL), 32, "around")
+        most = _how_many("Examples per group", (5, 10, ALL), 5, "most")
         st.html(legend)
     return around or None, most or None
 
@@ -166,13 +166,15 @@ def file_button(label: str, content: Callable[[], str], name: str, help: str) ->
     )
 
 
-def _how_many(label: str, options: Sequence[int], default: int, key: str) -> int:
-    return st.segmented_control(
+def _how_many(label: str, options: Sequence[int], usual: int, name: str) -> int:
+    return choices.control(
+        st.segmented_control,
         label,
+        "feature",
+        name,
         options,
-        default=default,
+        usual,
+        key=name,
         required=True,
-        key=key,
-        persist_state="session",
         format_func=lambda n: "all" if n == ALL else str(n),
     )

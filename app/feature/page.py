@@ -7,7 +7,7 @@ import streamlit as st
 from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
-from app.session import address, explanations, features, runs, trust
+from app.session import address, explanations, features, jobs, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
 from sae.report import feature as feature_report
@@ -18,7 +18,7 @@ name, run = address.run()
 widgets.run_chooser(
     list(runs.require_any()),
     name,
-    partial(address.show_run, address=address.with_feature),
+    partial(address.show_run, address=address.feature_page),
     render.facts(runs_report.brief(run.record)),
 )
 store = features.of(run)
@@ -42,6 +42,7 @@ with widgets.header(
 controls.label(feature_report.labelled(label, note, trust_report.badge(trust.stability(run), index)))
 controls.label(explanations.head(store, index))
 widgets.warnings(runs.problems(run))
+controls.label(feature_report.typical(store.sampled(index), row["peak_tokens"]))
 widgets.metrics(feature_report.numbers(row))
 
 left, right = st.columns([5, 3], gap="large")
@@ -76,8 +77,10 @@ with right:
     if feature_report.has_lens(row):
         widgets.section("Logit lens", "next tokens that its decoder direction favours and disfavours")
         raised, lowered = st.columns(2)
-        raised.html(render.logits("raised", row["raised_tokens"], row["raised_logits"]))
-        lowered.html(render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]))
+        few = feature_report.FEW
+        raised.html(render.logits("raised", row["raised_tokens"][:few], row["raised_logits"][:few]))
+        lowered.html(render.logits("lowered", row["lowered_tokens"][:few], row["lowered_logits"][:few]))
+    st.html(feature_report.weights_line(row))
     if row["fired"]:
         effect, effect_job = controls.effect(store, index), controls.effect_job(run, index)
         widgets.section("Measured effect", "of ablating it where it fires")
@@ -86,7 +89,7 @@ with right:
         if not effect and not (effect_job and effect_job.running):
             controls.start_button(
                 "Measure",
-                "Runs the model on its examples with and without the feature, in about ten seconds.",
+                "Runs the model on its examples with and without the feature." + jobs.usual_time("effect"),
                 partial(controls.measure, run, index),
             )
         for title, side in feature_report.effect_sides(effect):

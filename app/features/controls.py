@@ -11,6 +11,7 @@ from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, Text
 from app import widgets
 from app.features.state import VIEWS, Filters
 from sae.report import numbers, render
+from sae.report.features import COUNTED
 
 HISTOGRAMS, BY_CLUSTER = VIEWS[:2]
 LOOKS = dict(zip(VIEWS, ("Histograms", "Map by cluster", "Map by density"), strict=True))
@@ -36,6 +37,9 @@ COLUMNS = {
         width=150,
         help="Where the words were found. Features whose label or strongest token they are come first, then those with more "
         "examples that have them.",
+    ),
+    "passage": TextColumn(
+        width="medium", help="The first example that has the words, which stand between ▸ and ◂."
     ),
     "density": NumberColumn(format="%.3g %%", help="Share of the tokens read on which it fires."),
     "firings": NumberColumn(format="localized", help="Number of tokens on which it fires."),
@@ -85,6 +89,7 @@ def filters(
             options=list(tally),
             required=True,
             format_func=lambda name: f"{name} {tally[name]:,}",
+            help=COUNTED,
         )
         widgets.box(
             st.select_slider,

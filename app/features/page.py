@@ -13,7 +13,6 @@ from sae.report import features_charts, render, search
 from sae.report import runs as runs_report
 
 name, run = address.run()
-state.follow(name)
 widgets.run_chooser(
     list(runs.require_any()),
     name,
@@ -30,10 +29,9 @@ table = explanations.with_explanations(table, store)
 table = features_report.with_labels(table, labels)
 overview = st.container()
 chosen = state.current()
+state.remember(name)
 controls.filters(features_report.counts(table), features_report.DENSITIES, chosen, state.change)
-wanted = features_report.Wanted(
-    chosen.find, chosen.state, chosen.density, state.ranges(name), state.marked(name)
-)
+wanted = features_report.Wanted(chosen.find, chosen.state, chosen.density, state.ranges(), state.marked())
 shown = features_report.filtered(table, wanted, features.haystack(store))
 if chosen.find.strip():
     shown = search.ranked(shown, chosen.find, store.texts)
@@ -52,7 +50,9 @@ with overview:
             features.places(store), colours, features.captions(store), shown["feature"].to_pylist()
         )
         mark = partial(state.mark, name)
-        controls.points(figure, "map of decoder directions", "map", mark, state.click)
+        controls.points(
+            figure, "map of decoder directions", "map", mark, partial(address.aim_at_feature, name)
+        )
     controls.marks(features_charts.marks(wanted), partial(state.clear, name))
 
 compared = state.compared(len(store))

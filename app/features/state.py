@@ -1,7 +1,8 @@
-"""State of the Features page: filters and features to compare, in the URL; brushes and marks, kept for the session.
+"""State of the Features page, all of it in the URL: filters, brushes, marks on the map, features to compare.
 
 It also computes what the page shows of each pair of compared features: decoder cosine and PMI."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -11,16 +12,19 @@ import streamlit as st
 from torch import Tensor
 
 from activations.errors import ConfigError
-from app.session import address
+from app.session import packed
 from app.session.address import Query
 from sae.features.feature import FeatureStore
 from sae.features.map import cosines
-from sae.report.features import DENSITIES, STATES
+from sae.report.features import DENSITIES, F1, STABILITY, STATES
 from sae.runs.run import Run
 
 FILTERS_KEY = "filters of this session"
 MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
+BRUSHED, MARKED = "brush", "marked"  # parameters of the URL
+BRUSHES = ("density", "mean", "positive", STABILITY, F1)
+NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?(e[+-]?\d{1,2})?", re.ASCII)
 STOPS = {f"{share:g}": share for share in DENSITIES}
 
 
@@ -40,12 +44,7 @@ NAMES = [field.name for field in fields(Filters)]
 
 
 def current() -> Filters:
-    """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed.
-
-    When a feature is opened, Streamlit first gives this page the address of the feature, without filters. The browser's Back
-    leads to that address, and the page then shows this session's filters."""
-    if "feature" in st.query_params:
-        st.query_params.from_dict(query(st.query_params.get("run", "")))
+    """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed."""
     asked = {name: st.query_params[name] for name in NAMES if name in st.query_params}
     for name, allowed in (("state", STATES), ("view", VIEWS)):
         if asked.get(name, allowed[0]) not in allowed:
@@ -66,34 +65,55 @@ def change(**changes: Any) -> None:
 
 
 def query(run: str) -> Query:
-    """Return what the page's URL carries to show a run with this session's filters."""
-    return {"run": run} | _as_query()
+    """Return what the page's URL carries to show a run with this session's filters, and its brushes and marks."""
+    return {"run": run} | _as_query() | st.session_state.get(_selection(run), {})
 
 
-def ranges(run: str) -> dict[str, tuple[float, float]]:
-    """Return the brushed range of each brushed column of the table."""
-    return st.session_state.get(f"brushed {run}", {})
+def ranges() -> dict[str, tuple[float, float]]:
+    """Return the brushed range of each brushed column of the table. Raises ConfigError for what is no range."""
+    brushed = {}
+    for part in filter(None, st.query_params.get(BRUSHED, "").split(",")):
+        column, *ends = part.split(":")
+        if column not in BRUSHES or len(ends) != 2 or not all(map(NUMBER.fullmatch, ends)):
+            raise ConfigError(
+                f"{BRUSHED} = {part[:60]!r} must be one of {', '.join(BRUSHES)}, then :lowest:highest"
+            )
+        brushed[column] = float(ends[0]), float(ends[1])
+    return brushed
 
 
 def brush(run: str, column: str, ends: tuple[float, float]) -> None:
     """Show only features whose value in a column lies between `ends`."""
-    st.session_state[f"brushed {run}"] = {**ranges(run), column: ends}
+    brushed = {**ranges(), column: ends}
+    _select(run, BRUSHED, ",".join(f"{name}:{low:.9g}:{high:.9g}" for name, (low, high) in brushed.items()))
 
 
-def marked(run: str) -> list[int] | None:
-    """Return the features marked on the map; None when nothing is marked."""
-    return st.session_state.get(f"marked {run}")
+def marked() -> list[int] | None:
+    """Return the features marked on the map; None when nothing is marked. Raises ConfigError for what is no list of them."""
+    asked = st.query_params.get(MARKED)
+    return None if asked is None else packed.unpack_numbers(asked, MARKED)
 
 
 def mark(run: str, latents: Sequence[int]) -> None:
-    """Show only these features."""
-    st.session_state[f"marked {run}"] = list(latents)
+    """Show only these features. Marks on too many features for an address are refused by a remark in the page."""
+    short = packed.pack_numbers(latents)
+    if short is None:
+        st.toast(f"{len(latents):,} features are too many to mark; mark fewer at once")
+    else:
+        _select(run, MARKED, short)
+
+
+def remember(run: str) -> None:
+    """Keep the URL's brushes and marks for links to the page."""
+    asked = {name: st.query_params[name] for name in (BRUSHED, MARKED) if name in st.query_params}
+    st.session_state[_selection(run)] = asked
 
 
 def clear(run: str) -> None:
     """Clear all brushes and marks."""
-    for kind in ("brushed", "marked"):
-        st.session_state.pop(f"{kind} {run}", None)
+    for name in (BRUSHED, MARKED):
+        st.query_params.pop(name, None)
+    remember(run)
 
 
 def compared(n_latents: int) -> list[int]:
@@ -117,18 +137,6 @@ def compare_rows(shown: pa.Table, before: Sequence[int], rows: Sequence[int]) ->
     chosen = [listed[row] for row in rows]
     still = [latent for latent in before if latent in chosen or latent not in set(listed)]
     compare([*still, *(latent for latent in chosen if latent not in still)])
-
-
-def click(latent: int) -> None:
-    """Ask for a feature's page from inside a callback, where pages cannot be switched; `follow` then opens it."""
-    st.session_state["clicked"] = latent
-
-
-def follow(run: str) -> None:
-    """Open the feature that was just clicked, if any."""
-    latent = st.session_state.pop("clicked", None)
-    if latent is not None:
-        address.open_feature(run, latent)
 
 
 class Pair(NamedTuple):
@@ -155,6 +163,16 @@ def pairs(run: Run, store: FeatureStore, latents: Sequence[int]) -> list[Pair]:
             counts = (partner.count, partner.pmi) if partner else (None, None)
             every.append(Pair(latent, other, float(cosine[i, j]), *counts))
     return every
+
+
+def _select(run: str, name: str, value: str) -> None:
+    st.query_params[name] = value
+    remember(run)
+
+
+def _selection(run: str) -> str:
+    """Return the key of a run's brushes and marks."""
+    return f"selected {run}"
 
 
 def _filters() -> Filters:

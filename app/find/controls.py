@@ -1,32 +1,23 @@
 """Controls of the Find page: two boxes for texts, files to upload, the table of latents, a form that saves a monitor."""
 
-from collections.abc import Sequence
-from functools import partial
-
 import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 
 from activations.errors import WorkbenchError
 from app import widgets
-from app.session import features, models, runs
-from app.session.jobs import Job, Report, find, progress, start
+from app.find import state
+from app.session import features, runs
 from app.widgets import Missing
 from sae.report import find as find_report
 from sae.report import render
 from sae.report.feature import Describe
 from sae.report.numbers import percent
 from sae.runs.run import Run
-from sae.workflows.find import FindConfig, LatentPooling, Search, save_monitor
-from sae.workflows.find import find as search_latents
+from sae.workflows.find import Search, save_monitor
 
-JOB, ASKED = "search", "what was searched"  # keys of the job, and of what it was started for
+SHOWN = "what the boxes show"  # key of the session
 SIDES = ("First", "Second")
 HINTS = ("One text a line, with what you look for", "One text a line, without it, alike in everything else")
-POOLINGS: dict[LatentPooling, str] = {
-    "max": "strongest token",
-    "mean": "mean over tokens",
-    "last": "last token",
-}
 MOST_MEGABYTES = 5  # of an uploaded file
 COLUMNS = {
     "feature": ButtonColumn(
@@ -54,6 +45,12 @@ def example_boxes(run: Run) -> None:
     if not run.finished:
         why = f"{run.path.name} has not finished training. Latents can be searched after that."
         raise Missing("No SAE yet", why, run.resume)
+    asked = state.current()
+    if st.session_state.get(SHOWN) != asked or _box(0) not in st.session_state:
+        st.session_state[SHOWN] = asked
+        for place, texts in enumerate(asked.sets if asked else ((), ())):
+            st.session_state[_box(place)] = "\n".join(texts)
+        st.session_state["find pooling"] = asked.pooling if asked else "max"
     with st.form("find form", border=False):
         for place, side in enumerate(st.columns(2, gap="large")):
             with side:
@@ -67,11 +64,10 @@ def example_boxes(run: Run) -> None:
         with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
             st.segmented_control(
                 "Value of a text",
-                [*POOLINGS],
-                default="max",
+                [*state.POOLINGS],
                 required=True,
                 key="find pooling",
-                format_func=lambda name: POOLINGS[name],
+                format_func=lambda name: state.POOLINGS[name],
                 help="How a latent's values on a text's tokens become one number.",
             )
             pressed = st.form_submit_button(
@@ -79,13 +75,8 @@ def example_boxes(run: Run) -> None:
             )
     if pressed:
         first, second = (_texts(place) for place in range(2))
-        st.session_state[ASKED] = run.digest
-        start(JOB, partial(_search, run, first, second, FindConfig(pooling=st.session_state["find pooling"])))
-
-
-def job(run: Run) -> Job[Search] | None:
-    """Return this session's search in the run, running or done, or None."""
-    return find(JOB) if st.session_state.get(ASKED) == run.digest else None
+        state.ask(first, second, st.session_state["find pooling"])
+        st.session_state[SHOWN] = state.current()  # the boxes stay as they are, and the files beside them
 
 
 def describe(run: Run) -> Describe | None:
@@ -115,12 +106,6 @@ def monitor_form(run: Run, search: Search) -> None:
         return
     st.success(render.markdown(find_report.monitor_line(monitor)), icon=":material/notifications_active:")
     st.code(f"{runs.command('monitor', run)} {monitor.name} FILE", language="bash", width="content")
-
-
-def _search(run: Run, first: Sequence[str], second: Sequence[str], cfg: FindConfig, report: Report) -> Search:
-    report(0.0, "reading" if models.ready(run) else "loading the language model (a few seconds, once)")
-    with models.using(run) as (model, sae):
-        return search_latents(run, first, second, cfg, model, sae, progress(report))
 
 
 def _texts(place: int) -> list[str]:

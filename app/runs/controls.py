@@ -9,7 +9,7 @@ from streamlit.column_config import NumberColumn, TextColumn
 
 from activations.errors import RunError
 from app import widgets
-from app.session import address, runs
+from app.session import address, choices, runs
 from sae.evaluation.measures import MEASURES
 from sae.report.numbers import DASH
 
@@ -21,7 +21,10 @@ COLUMNS = {
     "FVU": NumberColumn(format="%.3f", help=MEASURES["fvu"].help),
     "CE recovered": NumberColumn(format="%.1f %%", help=MEASURES["recovered_zero"].help),
     "L0": NumberColumn(format="%.1f", help=MEASURES["l0"].help),
-    "dead": NumberColumn(format="%.1f %%", help="Share of features that fire on no held-out token."),
+    "dead": NumberColumn(
+        format="%.1f %%",
+        help="Share of features that fire on no token of the evaluation. Features and Dead latents count on other text, so theirs may differ.",
+    ),
     "steps": NumberColumn(format="localized"),
 }
 
@@ -50,6 +53,11 @@ def end() -> None:
     st.query_params.pop(WITH, None)
 
 
+def show_run(name: str) -> None:
+    """Go to another run, and keep the choices of the page's controls."""
+    address.show_run(name, address.with_choices("runs"))
+
+
 def together_switch(on: bool) -> None:
     """Show a switch between several runs side by side and a single run."""
 
@@ -68,7 +76,7 @@ def pick_row(table: pa.Table, names: Sequence[str], shown: str) -> None:
 
     def picked() -> None:
         row: int = st.session_state["rows"].selection.rows[0]
-        address.show_run(names[row])
+        show_run(names[row])
 
     st.session_state["rows"] = {"selection": {"rows": [names.index(shown)], "columns": [], "cells": []}}
     st.dataframe(
@@ -103,15 +111,17 @@ def pick_rows(table: pa.Table, names: Sequence[str], shown: Sequence[str]) -> No
 
 
 def height_chooser(heights: Mapping[str, str]) -> str:
-    """Return the measure to plot against L0 that the visitor chose. Other pages do not reset it."""
-    return st.segmented_control(
+    """Return the measure to plot against L0 that the visitor chose."""
+    return choices.control(
+        st.segmented_control,
         "Against L0",
+        "runs",
+        "height",
         list(heights),
-        default=next(iter(heights)),
-        required=True,
+        next(iter(heights)),
         key="height",
+        required=True,
         format_func=lambda name: heights[name].split(" (")[0],
-        persist_state="session",
         label_visibility="collapsed",
     )
 

@@ -108,6 +108,6 @@ if len(evaluations) > 1:
     height = controls.height_chooser(run_charts.HEIGHTS)
     points = runs_report.frontier(every, evaluations, height)
     figure = run_charts.frontier(points, name, height)
-    controls.pressed_point(figure, "quality against L0 of all evaluated runs", "pareto", address.show_run)
+    controls.pressed_point(figure, "quality against L0 of all evaluated runs", "pareto", controls.show_run)
 with st.expander("Settings"):
     st.html(render.facts(runs_report.settings(run.record)))

@@ -3,17 +3,17 @@
 A run's name from the URL is looked up among the runs of the folder; it never becomes a path."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import streamlit as st
 
 from activations.errors import RunError
 from app import widgets
-from app.session import features, runs
+from app.session import choices, features, navigation, runs
+from app.session.navigation import Query
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run
 
-Query = Mapping[str, str | list[str]]
 Address = Callable[[str], Query]
 """Returns, for a run, what a page's URL carries to show the page as it was left in this session."""
 
@@ -32,6 +32,7 @@ def run() -> tuple[str, Run]:
             f"there is no run {name!r} in {runs.folder()}; the Runs page lists the runs of the folder"
         )
     st.session_state[widgets.LAST_RUN] = name
+    navigation.complete(run=name)
     return name, every[name]
 
 
@@ -51,11 +52,23 @@ def run_alone(run: str) -> Query:
     return {"run": run}
 
 
+def with_choices(page: str) -> Address:
+    """Return the address of a page that keeps the run and the choices of its controls in this session."""
+    return lambda run: {"run": run, **choices.query(page)}
+
+
 def with_feature(run: str) -> Query:
-    """Return the address of a page about a feature: the one that the URL names, or else the one seen last in this session."""
+    """Return the address of a page about a feature: the one that the URL names, or else the one seen last in this session.
+
+    A number in the URL that no feature has stays behind."""
     asked = st.query_params.get("feature") if st.query_params.get("run") in (None, run) else None
-    feature = asked or st.session_state.get(_last_feature(run))
+    feature = asked if asked and _exists(run, asked) else st.session_state.get(_last_feature(run))
     return {"run": run} if feature is None else {"run": run, "feature": feature}
+
+
+def feature_page(run: str) -> Query:
+    """Return the address of the Feature page as it was left in this session."""
+    return {**with_feature(run), **choices.query("feature")}
 
 
 def show_run(name: str, address: Address = run_alone) -> None:
@@ -72,6 +85,7 @@ def feature(run: str, store: FeatureStore) -> int:
     if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < len(store)):
         raise RunError(f"feature {asked[:40]} does not exist: this run has 0 to {len(store) - 1}")
     st.session_state[_last_feature(run)] = asked
+    navigation.complete(run=run, feature=asked)
     return int(asked)
 
 
@@ -97,7 +111,23 @@ def show_random_feature(store: FeatureStore) -> None:
 
 def open_feature(run: str, latent: int) -> None:
     """Open a feature's page."""
-    st.switch_page("feature/page.py", query_params={"run": run, "feature": str(latent)})
+    navigation.open_page("feature", feature_query(run, latent))
+
+
+def aim_at_feature(run: str, latent: int) -> None:
+    """Open a feature's page at the next run of the app, as from inside a callback."""
+    navigation.aim("feature", feature_query(run, latent))
+
+
+def feature_query(run: str, latent: int) -> Query:
+    """Return what the address of a feature's page carries."""
+    return {"run": run, "feature": str(latent), **choices.query("feature")}
+
+
+def _exists(run: str, feature: str) -> bool:
+    """Return whether the run has a feature of this number, as far as its settings say."""
+    size = runs.by_name()[run].record.config["arch"].get("d_sae")
+    return feature.isascii() and feature.isdigit() and len(feature) < 12 and (not size or int(feature) < size)
 
 
 def _last_feature(run: str) -> str:

@@ -10,6 +10,7 @@ from app import widgets
 from app.session import explanations, features
 from app.steering import state
 from app.steering.link import MOST_FEATURES, MOST_TEXTS, MOST_TOKENS, Settings
+from sae.features.feature import FeatureStore
 from sae.report import features as features_report
 from sae.report import render, search
 from sae.report import steering as steering_report
@@ -121,6 +122,59 @@ def start_buttons(steer: Callable[[], None], sweep: Callable[[], None]) -> None:
     with st.container(horizontal=True, gap="small", key="run-steering"):
         st.button("Steer", type="primary", icon=":material/play_arrow:", on_click=steer)
         st.button("Dose-response", icon=":material/show_chart:", on_click=sweep)
+
+
+def drafts(chosen: Settings, written: state.Written) -> None:
+    """Show both texts of each seed as they are written, without measures: the unsteered is there first."""
+    widgets.section(
+        "Unsteered and steered", steering_report.about(written.settings, written.settings != chosen)
+    )
+    for seed, sides in zip(written.settings.seeds, written.drafts, strict=True):
+        for column, title, tokens in zip(
+            st.columns(2, gap="medium"), ("unsteered", "steered"), sides, strict=True
+        ):
+            column.caption(f"{title}, seed {seed}")
+            column.html(
+                steering_report.changed_text(written.prompt, [(text, 0.0, None) for text in tokens], 1.0)
+            )
+
+
+def texts(written: state.Written, store: FeatureStore, chosen: Settings) -> None:
+    """Show both texts of each seed with the change of each token and all measures; of a stopped job, what was written."""
+    if not written.pairs:
+        drafts(chosen, written)
+        return
+    widgets.section(
+        "Unsteered and steered", steering_report.about(written.settings, written.settings != chosen)
+    )
+    for pair in written.pairs:
+        scale = steering_report.largest_change([pair.baseline, pair.steered])
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.html(render.legend(-scale, scale), width="content")
+            st.caption("how much likelier steering makes a token, in nats", width="content")
+        sides = (("unsteered", pair.baseline), ("steered", pair.steered))
+        for column, (title, text) in zip(st.columns(2, gap="medium"), sides, strict=True):
+            column.caption(f"{title}, seed {pair.seed}")
+            told = steering_report.tokens(text, store.token_text.pieces(text.tokens))
+            column.html(steering_report.changed_text(written.prompt, told, scale))
+        remarks(pair.remarks)
+        st.html(
+            steering_report.before_and_after(
+                steering_report.measures(pair.baseline.measures, pair.steered.measures)
+            )
+        )
+    st.html(steering_report.meanings())
+
+
+def response(chosen: Settings, swept: state.Swept, key: str = "dose-response") -> None:
+    """Show a dose-response: curves of all measures beside those of the controls, and a text of each dose."""
+    widgets.section(
+        "Dose-response", steering_report.about(swept.settings, swept.settings != chosen, dosed=True)
+    )
+    figure = steering_report.dose_response(swept.response.curves(), steering_report.axis(swept.settings))
+    widgets.chart(figure, "dose-response curves", key)
+    remarks(swept.response.remarks)
+    st.html(steering_report.texts(steering_report.examples(swept.response)))
 
 
 def remarks(lines: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from app.session import address, features, runs
 from app.steering import controls, state
 from sae.report import render
 from sae.report import runs as runs_report
-from sae.report import steering as steering_report
 
 name, run = address.run()
 widgets.run_chooser(
@@ -44,44 +43,10 @@ with results:
             "Nothing written yet", "Press Steer: the model continues the prompt twice, unsteered and steered."
         )
     if written:
-        widgets.job(written)
+        widgets.job(written, partial(controls.drafts, chosen))
     if written and written.result:
-        texts = written.result
-        widgets.section(
-            "Unsteered and steered", steering_report.about(texts.settings, texts.settings != chosen)
-        )
-        for pair in texts.pairs:
-            scale = steering_report.largest_change([pair.baseline, pair.steered])
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.html(render.legend(-scale, scale), width="content")
-                st.caption("how much likelier steering makes a token, in nats", width="content")
-            left, right = st.columns(2, gap="medium")
-            for column, title, written_text in (
-                (left, "unsteered", pair.baseline),
-                (right, "steered", pair.steered),
-            ):
-                column.caption(f"{title}, seed {pair.seed}")
-                column.html(
-                    steering_report.changed_text(
-                        texts.prompt,
-                        steering_report.tokens(written_text, store.token_text.pieces(written_text.tokens)),
-                        scale,
-                    )
-                )
-            controls.remarks(pair.remarks)
-            st.html(
-                steering_report.before_and_after(
-                    steering_report.measures(pair.baseline.measures, pair.steered.measures)
-                )
-            )
+        controls.texts(written.result, store, chosen)
     if swept:
-        widgets.job(swept)
+        widgets.job(swept, partial(controls.response, chosen, key="growing"))
     if swept and swept.result:
-        sweep = swept.result
-        widgets.section(
-            "Dose-response", steering_report.about(sweep.settings, sweep.settings != chosen, dosed=True)
-        )
-        figure = steering_report.dose_response(sweep.response.curves(), steering_report.axis(sweep.settings))
-        widgets.chart(figure, "dose-response curves", "dose-response")
-        controls.remarks(sweep.response.remarks)
-        st.html(steering_report.texts(steering_report.examples(sweep.response)))
+        controls.response(chosen, swept.result)

@@ -21,7 +21,7 @@ from sae.features.folder import INDEX
 from sae.report import steering as steering_report
 from sae.runs.run import Run
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
-from sae.steering.measure import Comparison, compare
+from sae.steering.measure import Comparison, Draft, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 
@@ -39,6 +39,9 @@ class Written:
     prompt: list[str]
     """The text of each token of the prompt."""
     pairs: list[Comparison]
+    """Both texts of each seed with their measures; empty until all are written."""
+    drafts: list[tuple[list[str], list[str]]]
+    """The text of each token written so far, unsteered and steered, for each seed."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,17 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
     show(name, chosen)
 
     def work(report: Report) -> Written:
-        report(0.0, "waiting for the language model" if models.ready(run) else "loading the language model")
-        with models.using(run) as (model, sae):
+        with models.using(run, report) as (model, sae):
             ids = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
+            pieces = store.token_text.pieces
+            prompt = pieces(ids)
+
+            def keep(draft: Draft) -> None:
+                both = zip(draft.baseline, draft.steered, strict=True)
+                report.keep(
+                    Written(chosen, prompt, [], [(pieces(plain), pieces(steered)) for plain, steered in both])
+                )
+
             pairs = compare(
                 model,
                 _steering(sae, run, store, chosen),
@@ -180,10 +191,11 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
                 chosen.sampling,
                 chosen.seeds,
                 jobs.progress(report),
+                keep,
             )
-        return Written(chosen, store.token_text.pieces(ids), pairs)
+        return Written(chosen, prompt, pairs, [])
 
-    jobs.start(f"steer {name}", work)
+    jobs.start(f"steer {name}", work, f"writing steered texts with {name}")
 
 
 def sweep(name: str, run: Run, store: FeatureStore) -> None:
@@ -192,11 +204,10 @@ def sweep(name: str, run: Run, store: FeatureStore) -> None:
     show(name, chosen)
 
     def work(report: Report) -> Swept:
-        report(0.0, "waiting for the language model" if models.ready(run) else "loading the language model")
-        with models.using(run) as (model, sae):
+        with models.using(run, report) as (model, sae):
             return Swept(chosen, _dose_response(model, sae, run, store, chosen, report))
 
-    jobs.start(f"sweep {name}", work)
+    jobs.start(f"sweep {name}", work, f"measuring a dose-response of {name}")
 
 
 def jobs_of(name: str) -> tuple[Job[Written] | None, Job[Swept] | None]:
@@ -240,7 +251,16 @@ def _dose_response(
     prompt = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
     cfg = SweepConfig(tuple(doses(chosen)))
     unit = _steering(sae, run, store, replace(chosen, interventions=_of_unit_strength(chosen)))
-    return dose_response(model, unit, [prompt], chosen.sampling, chosen.seeds, cfg, jobs.progress(report))
+    return dose_response(
+        model,
+        unit,
+        [prompt],
+        chosen.sampling,
+        chosen.seeds,
+        cfg,
+        jobs.progress(report),
+        lambda done: report.keep(Swept(chosen, done)),
+    )
 
 
 def _of_unit_strength(chosen: Settings) -> tuple[Intervention, ...]:

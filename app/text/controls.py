@@ -1,15 +1,15 @@
 """Controls of the Your text page: the box for the text, what to colour by, how to rank features, tokens that can be pressed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import streamlit as st
 from streamlit.components.v2 import component
 
 from app import widgets
+from app.session import choices
 from sae.report.numbers import percent
 
-# A press with Ctrl or Cmd is left to the browser, which opens the link in a new tab. Enter presses what has the focus.
+# The focus stays where it was, on what has the same meaning in the new HTML. Enter presses what has the focus.
 SCRIPT = """
 export default function({ parentElement, data, setTriggerValue }) {
   let root = parentElement.querySelector(":scope > .pressable");
@@ -19,39 +19,33 @@ export default function({ parentElement, data, setTriggerValue }) {
     parentElement.appendChild(root);
   }
   if (root.source !== data.html) {
+    const held = root.contains(document.activeElement) ? document.activeElement.dataset : null;
     root.innerHTML = data.html;
     root.source = data.html;
+    if (held?.do) root.querySelector(`[data-do="${held.do}"][data-to="${held.to}"]`)?.focus();
   }
   root.onclick = (event) => {
     const hit = event.target.closest("[data-do]");
-    if (!hit || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
+    if (!hit) return;
     setTriggerValue("pressed", [hit.dataset.do, Number(hit.dataset.to)]);
   };
 }
 """
+PAGE = "text"  # in the keys of its choices
 _mount = component("sae_pressable", js=SCRIPT, isolate_styles=False)
 
 
-class Press(NamedTuple):
-    """The `data-do` and `data-to` of the element that was pressed."""
-
-    do: str
-    to: int
-
-
-def pressable(html: str, key: str, actions: Mapping[str, Callable[[int], None]]) -> Press | None:
+def pressable(html: str, key: str, actions: Mapping[str, Callable[[int], None]]) -> None:
     """Show HTML from `sae.report`, in which all foreign text is escaped. `actions` maps each `data-do` to a function.
 
-    The function is called before the page runs again. A press without an action is returned, once."""
+    It is called with the `data-to` of the element that was pressed, before the page runs again."""
 
     def pressed() -> None:
         do, to = st.session_state[key].pressed
         if do in actions:
             actions[do](int(to))
 
-    press = _mount(key=key, data={"html": html}, on_pressed_change=pressed).pressed
-    return Press(press[0], int(press[1])) if press and press[0] not in actions else None
+    _mount(key=key, data={"html": html}, on_pressed_change=pressed)
 
 
 BOX, SHOWN = (
@@ -120,27 +114,32 @@ def colour_controls(
 def ranking_controls(
     rankings: Mapping[str, str], available: Sequence[str], densest: Sequence[float]
 ) -> tuple[str, float]:
-    """Return how features are ranked and above which density they are hidden (1: none). Other pages do not reset it.
+    """Return how features are ranked and above which density they are hidden (1: none).
 
     Without a ranking by rarity the densities are unknown, and no feature is hidden."""
-    by = st.segmented_control(
+    by = choices.control(
+        st.segmented_control,
         "Rank features by",
+        PAGE,
+        "rank",
         available,
-        default=available[0],
-        required=True,
+        available[0],
+        known=rankings,
         key="rank by",
-        persist_state="session",
+        required=True,
         help="\n\n".join(f"**{name}**: {rankings[name]}" for name in available),
     )
     if "rarity" not in available:
         return by, 1.0
-    limit = st.select_slider(
+    limit = choices.control(
+        st.select_slider,
         "Hide features denser than",
+        PAGE,
+        "densest",
         densest,
         densest[-1],
-        lambda share: "none" if share == 1.0 else percent(share),
         key="densest",
-        persist_state="session",
+        format_func=lambda share: "none" if share == 1.0 else percent(share),
         width=220,
     )
     return by, limit

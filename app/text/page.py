@@ -34,6 +34,8 @@ if job.result is None:
     controls.read_again(job, state.forget)
     st.stop()
 
+if state.stays_here(state.current()):
+    widgets.note("The text is too long for the address: a reload or a copied address will ask for it again.")
 reading, describe = job.result, state.labels_and_tokens(run)
 colour, place = state.colour(reading, text_report.MEASURES), state.token(reading)
 actions = {"token": state.show_token, "colour": state.colour_by}
@@ -56,15 +58,15 @@ with left:
     tokens = text_report.strip(reading.tokens, shown.shades, shown.tips, reading.is_text.tolist(), place)
     pressable(tokens, "tokens", actions)
 with right:
-    with widgets.header("Token", text_report.followed_by(reading, place), [reading.names[place]], level=2):
+    with widgets.header(
+        "Token", text_report.followed_by(reading, place), [text_report.token_name(reading, place)], level=2
+    ):
         controls.token_stepper(place, len(reading) - 1, state.show_token)
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
     lines, count = text_report.at(reading, place, by, densest, describe)
     widgets.note(text_report.hidden(count, densest))
-    opened = pressable(text_report.firings(lines, name, colour), "on-token", actions)
+    pressable(text_report.firings(lines, name, colour), "on-token", actions)
 with left:
     lines, count, of = text_report.over(reading, by, densest, describe)
     widgets.section("Over the whole text", text_report.listed(lines, count, of, densest))
-    opened = pressable(text_report.firings(lines, name, colour), "on-text", actions) or opened
-if opened:
-    address.open_feature(name, opened.to)
+    pressable(text_report.firings(lines, name, colour), "on-text", actions)

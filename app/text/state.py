@@ -8,66 +8,67 @@ import streamlit as st
 
 from activations.errors import ConfigError
 from activations.rows import is_held_out
-from app.session import features
+from app.session import choices, features, jobs, navigation, packed
 from app.session.address import Query
-from app.session.jobs import Job, find, start
+from app.session.jobs import Job
 from app.session.models import read_text
 from app.widgets import Missing
 from sae.reading.reading import Reading
 from sae.report.feature import Describe
 from sae.runs.run import Run
 
-SHORT = 400  # characters; a longer text is not put into the URL
+SHORT = 400  # characters; a longer text is put into the URL in packed form
 EXAMPLE_TOKENS = 100  # of a held-out document
-TEXT = "text"  # the URL's parameter
-SESSION_TEXT, READ, JOB = (
-    "text of this session",
-    "what is read",
-    "reading",
-)  # keys of the session and of its job
+TEXT, PACKED = "text", "packed"  # the URL's parameters for a short and a longer text
+PAGE = "text"  # in the keys of its choices
+SESSION_TEXT, JOB = "text of this session", "reading"  # keys of the session and of its job
 
 
 def current() -> str:
-    """Return the text in the URL, which becomes the session's text, or else the session's text."""
+    """Return the text in the URL, which becomes the session's text, or else the session's text.
+
+    Raises ConfigError for a packed text that is damaged."""
     if st.query_params.get(TEXT):
         st.session_state[SESSION_TEXT] = st.query_params[TEXT]
+    elif st.query_params.get(PACKED):
+        st.session_state[SESSION_TEXT] = packed.unpack(st.query_params[PACKED], PACKED)
+    else:
+        navigation.complete(**_in_url(st.session_state.get(SESSION_TEXT, "")))
     return st.session_state.get(SESSION_TEXT, "")
 
 
+def stays_here(text: str) -> bool:
+    """Return whether the text is too long for the address."""
+    return bool(text) and not _in_url(text)
+
+
 def query(run: str) -> Query:
-    """Return what the page's URL carries to read this session's text with a run. A long text is not in the URL."""
-    text = st.session_state.get(SESSION_TEXT, "")
-    return {"run": run, TEXT: text} if 0 < len(text) <= SHORT else {"run": run}
+    """Return what the page's URL carries to read this session's text with a run, as the page was left in this session."""
+    return {"run": run} | _in_url(st.session_state.get(SESSION_TEXT, "")) | choices.query(PAGE)
 
 
 def show(text: str) -> None:
-    """Read another text, which goes into the URL if it is short. The token chosen in the last text is cleared."""
+    """Read another text, which goes into the URL. The token chosen in the last text is cleared."""
     st.session_state[SESSION_TEXT] = text
-    for name in (TEXT, "token"):
-        st.query_params.pop(name, None)
-    if 0 < len(text) <= SHORT:
-        st.query_params[TEXT] = text
+    kept = {name: value for name, value in st.query_params.items() if name not in (TEXT, PACKED, "token")}
+    st.query_params.from_dict(kept | _in_url(text))
 
 
 def reading(run: Run, text: str) -> Job[Reading]:
-    """Return the reading of a text, running or done. It is started unless it is what this session read last.
+    """Return the reading of a text, running or done. It is started unless this visitor has read the text lately.
 
     Raises Missing when the run is not finished."""
     if not run.finished:
         why = f"{run.path.name} has not finished training. Texts can be read after that."
         raise Missing("No SAE yet", why, run.resume)
     wanted = (run.digest, features.collected(run), text)
-    if st.session_state.get(READ) != wanted or not find(JOB):
-        st.session_state[READ] = wanted
-        start(JOB, partial(read_text, run, text))
-    job = find(JOB)
-    assert job is not None
-    return job
+    title = f"reading a text with {run.name}"
+    return jobs.find(JOB, wanted) or jobs.start(JOB, partial(read_text, run, text), title, wanted)
 
 
 def forget() -> None:
     """Forget the last reading, so that the text is read once more."""
-    st.session_state.pop(READ, None)
+    jobs.forget(JOB)
 
 
 def labels_and_tokens(run: Run) -> Describe | None:
@@ -113,6 +114,14 @@ def held_out_example(run: Run) -> str:
             tokens, starts = shard.tokens[rows][:EXAMPLE_TOKENS], shard.positions[rows][:EXAMPLE_TOKENS] == 0
             return "".join(token_text.pieces(tokens.tolist(), starts.tolist()))
     raise ConfigError(f"{store.path} has no held-out documents")
+
+
+def _in_url(text: str) -> dict[str, str]:
+    """Return the parameter that holds a text; none for an empty one or one that is too long."""
+    if len(text) <= SHORT:
+        return {TEXT: text} if text else {}
+    short = packed.pack(text)
+    return {PACKED: short} if short else {}
 
 
 def _number(asked: str, count: int, what: str, where: str) -> int:

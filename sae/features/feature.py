@@ -107,9 +107,11 @@ def body(feature: Feature, around: int, most: int) -> str:
         if found is None
         else explanations.head(found.of(feature.latent), explanations.beside(found.record))
     )
+    typical = feature_report.typical(feature.store.sampled(feature.latent), row["peak_tokens"])
+    numbers = [*feature_report.numbers(row), *feature_report.weights(row)]
     return (
         f'<article class="sae feature"><header class="sae"><h2>Feature {feature.latent} <span>{tokens}</span></h2>'
-        f"{feature_report.labelled(*label)}{explained}</header>{render.figures(feature_report.numbers(row))}"
+        f"{feature_report.labelled(*label)}{explained}{typical}</header>{render.figures(numbers)}"
         f'<div class="columns"><div>{left}</div><div>{"".join(_beside(feature))}</div></div></article>'
     )
 

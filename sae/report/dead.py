@@ -81,7 +81,12 @@ def numbers(record: DeadRecord, rows: Sequence[Mapping[str, Any]]) -> list[tuple
     """Return the key numbers of a report as (name, value, explanation). `rows` are the rows of its table."""
     kinds, d_sae = record.kinds, record.d_sae
     numbers = [
-        ("dead", count(kinds["dead"]), "Latents that fire on none of the text examined."),
+        (
+            "dead",
+            count(kinds["dead"]),
+            "Latents that fire on none of the text examined here. Features counts on the tokens its features were measured on, an "
+            "evaluation on its own held-out text: their counts may differ.",
+        ),
         ("share", percent(kinds["dead"] / d_sae), f"Share of dead latents among all {d_sae:,}."),
         (
             "rare",
@@ -93,7 +98,11 @@ def numbers(record: DeadRecord, rows: Sequence[Mapping[str, Any]]) -> list[tuple
             count(kinds["training only"]),
             "Latents that fire in training text but on no held-out token.",
         ),
-        ("dense", count(kinds["dense"]), f"Latents that fire on more than {percent(DENSE)} of all tokens."),
+        (
+            "dense",
+            count(kinds["dense"]),
+            f"Latents that fire on more than {percent(DENSE)} of all tokens examined here; Features counts on its own tokens.",
+        ),
     ]
     if record.history:
         lost = sum(1 for row in rows if row["kind"] == "dead" and row["training"] == "revived and lost")

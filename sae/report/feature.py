@@ -1,5 +1,6 @@
 """One feature as its page, notebooks and HTML files show it: numbers, examples, neighbours, measured effect, own text."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,10 @@ from sae.runs.records import FeatureRow
 
 Describe = Callable[[int], tuple[str, Sequence[str]]]
 """Returns a feature's label and the tokens it fires most on."""
+FIFTHS = {5: "Strongest fifth", 4: "Second fifth", 3: "Middle fifth", 2: "Fourth fifth", 1: "Weakest fifth"}
+"""What a band of a fifth of the sampled windows is called, by the number of fifths up to its upper end."""
+FEW = 5  # tokens of the logit lens that the page shows of either side
+COMMONEST = 5  # tokens that random windows peak on most often, which the page shows
 CARD_AROUND, CARD_EXAMPLES = 16, 4  # tokens of a window, and examples of a sign, in a card
 SCALE = 1.0  # change of loss, in nats, that gets the full colour where no example has a larger one
 
@@ -34,9 +39,12 @@ def numbers(row: FeatureRow) -> list[tuple[str, str, str]]:
         rows.append(("min", number(row["min"]), "Its most negative value on any token."))
         share = percent(row["positive_share"])
         rows.append(("positive", share, "Share of its firings with a value above 0; the others are below."))
+    return [*rows, ("mean", number(row["mean"]), "Mean of its values over the tokens on which it fires.")]
+
+
+def weights(row: FeatureRow) -> list[tuple[str, str, str]]:
+    """Return what a feature's weights alone say, as (name, value, explanation)."""
     return [
-        *rows,
-        ("mean", number(row["mean"]), "Mean of its values over the tokens on which it fires."),
         (
             "enc·dec cosine",
             fixed(row["enc_dec_cosine"], 2),
@@ -48,6 +56,15 @@ def numbers(row: FeatureRow) -> list[tuple[str, str, str]]:
             "Encoder bias. A negative bias is what the input must overcome before it fires.",
         ),
     ]
+
+
+def weights_line(row: FeatureRow) -> str:
+    """Return what a feature's weights alone say, in one line whose names explain themselves when they are pointed at."""
+    told = " · ".join(
+        f'<span title="{escaped(why)}">{escaped(name)} {escaped(value)}</span>'
+        for name, value, why in weights(row)
+    )
+    return f'<p class="sae dim">{told}</p>'
 
 
 def has_lens(row: FeatureRow) -> bool:
@@ -75,9 +92,43 @@ def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[An
     every = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
     for band in bands:
         low, high = band.share
-        sampled = f"windows drawn at random whose peak is {number(band.low)} to {number(band.high)}"
-        every.append(Group(f"{100 * low:.0f} to {100 * high:.0f} %", sampled, band.examples))
+        sampled = (
+            f"of windows drawn at random from all in which it fires, ordered by their peak: "
+            f"peaks from {number(band.low)} to {number(band.high)}"
+        )
+        every.append(
+            Group(FIFTHS.get(round(5 * high), f"Quantiles {low:g} to {high:g}"), sampled, band.examples)
+        )
     return [group for group in every if group.windows]
+
+
+def commonest(windows: Sequence[Any]) -> list[tuple[str, float]]:
+    """Return the tokens that windows drawn at random peak on most often, each with its share of the windows."""
+    peaks = [window.tokens[window.peak].strip().lower() or window.tokens[window.peak] for window in windows]
+    counts = Counter(peaks)
+    return [(token, times / len(peaks)) for token, times in counts.most_common(COMMONEST)]
+
+
+def typical(windows: Sequence[Any], peaks: Sequence[str]) -> str:
+    """Return a line about what a feature fires on in windows drawn at random, beside its strongest examples' tokens `peaks`.
+
+    It says so where the two have no token in common; empty without windows."""
+    found = commonest(windows)
+    if not found:
+        return ""
+    chips = " ".join(
+        f'<span class="chip">{escaped(token)}</span><small>{percent(round(share, 2))}</small>'
+        for token, share in found
+    )
+    strongest = {peak.strip().lower() for peak in peaks}
+    apart = not strongest & {token for token, _ in found}
+    warning = (
+        " <b>The strongest examples above peak on none of these: they are not typical.</b>" if apart else ""
+    )
+    return (
+        f'<p class="sae typical"><span class="dim">at random windows\' peaks, most often</span> {chips}'
+        f"{warning}</p>"
+    )
 
 
 def dead(tokens: int) -> tuple[str, str]:
@@ -104,11 +155,11 @@ def partners(cofiring: Iterable[Any], describe: Describe, run: str | None) -> st
             f'<td class="token">{render.named(label)}{render.chips(tokens)}</td></tr>'
         )
     head = (
-        '<tr><th>feature</th><th class="n" title="Pointwise mutual information, in nats: ln of how many times '
-        'as often as by chance both fire">PMI</th><th class="n" title="Tokens on which both fire">both</th>'
-        '<th class="n" title="Share of this feature\'s firings on which the other fires too">other, given this</th>'
-        '<th class="n" title="Share of the other\'s firings on which this one fires too">this, given other</th>'
-        "<th>fires most on</th></tr>"
+        '<tr><th scope="col">feature</th><th scope="col" class="n" title="Pointwise mutual information, in nats: ln of how many times '
+        'as often as by chance both fire">PMI</th><th scope="col" class="n" title="Tokens on which both fire">both</th>'
+        '<th scope="col" class="n" title="Share of this feature\'s firings on which the other fires too">other, given this</th>'
+        '<th scope="col" class="n" title="Share of the other\'s firings on which this one fires too">this, given other</th>'
+        '<th scope="col">fires most on</th></tr>'
     )
     return f'<table class="sae neighbours partners">{head}{"".join(lines)}</table>'
 
@@ -118,7 +169,7 @@ def card(feature: Any, run: str | None) -> str:
     row, label = feature.row, feature.label
     heading = f"{render.feature_anchor(run, feature.latent)} {render.named(label.label)}"
     parts = [f'<div class="sae card"><h3>{heading}</h3><p>{render.chips(row["peak_tokens"])}</p>']
-    parts.append(render.facts([(name, value) for name, value, _ in numbers(row)]))
+    parts.append(render.facts([(name, value) for name, value, _ in [*numbers(row), *weights(row)]]))
     if row["fired"]:
         for windows in (feature.strongest, feature.most_negative):
             parts.append(
@@ -136,8 +187,8 @@ def pairs(compared: Iterable[Any], run: str | None) -> str:
         for latent, other, cosine, together, pmi in compared
     ]
     head = (
-        '<tr><th>pair</th><th class="n">decoder cosine</th><th class="n" title="Tokens on which both fire; '
-        'known where one is among those that the other fires together with">both fire</th><th class="n">PMI</th></tr>'
+        '<tr><th scope="col">pair</th><th scope="col" class="n">decoder cosine</th><th scope="col" class="n" title="Tokens on which both fire; '
+        'known where one is among those that the other fires together with">both fire</th><th scope="col" class="n">PMI</th></tr>'
     )
     return f'<table class="sae neighbours pairs">{head}{"".join(lines)}</table>'
 

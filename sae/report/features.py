@@ -26,6 +26,12 @@ EXPLANATION, F1 = "explanation", "F1"  # columns of the rule that explains a fea
 EXPLAINED = 0.5
 """From this F1 on, a feature counts as explained."""
 STATES = ("all", "live", "dead", "dense", "stable", "explained")
+COUNTED = (
+    "**dead**: fires on none of the tokens that the features were measured on, and **dense** on more than a tenth of them. The page "
+    "Dead latents counts on more and other text (training text, held-out text, special positions), and an evaluation on its own "
+    "held-out text, so their counts may differ: a latent that is dead here may fire there."
+)
+"""What the states dead and dense mean, and why other pages may count differently."""
 NEEDS = {"stable": STABILITY, "explained": F1}
 """States that are known only with a column."""
 

@@ -18,6 +18,7 @@ RAREST = -9  # the axis of densities begins at this decade or above
 NEVER = 0.5  # the bar of features that never fired lies so many decades left of the lowest density
 BINS = 40  # of a histogram with an even scale
 CLUSTER_COLOURS = (*PALETTE[:5], "#c9a227", "#5f7fbf", "#8a9a3b", "#b3684d", "#4fb3bf", "#a05a8c", "#7b6fd0")
+GOLDEN_ANGLE = 137.508  # degrees
 SVG_POINTS = 2000  # up to so many points SVG draws without delay; more need WebGL
 
 
@@ -210,7 +211,13 @@ def _brushable(figure: go.Figure) -> go.Figure:
 
 
 def _colour(cluster: int | None) -> str:
-    return f"rgba({GREY}, 0.6)" if cluster is None else CLUSTER_COLOURS[cluster % len(CLUSTER_COLOURS)]
+    """Return a cluster's colour. The first have the palette's; the rest turn around the circle of hues by the golden angle, in
+    three lightnesses, so that no two are the same and those that follow each other differ most."""
+    if cluster is None:
+        return f"rgba({GREY}, 0.6)"
+    if cluster < len(CLUSTER_COLOURS):
+        return CLUSTER_COLOURS[cluster]
+    return f"hsl({cluster * GOLDEN_ANGLE % 360:.1f}, {(72, 55)[cluster % 2]}%, {(48, 62, 36)[cluster % 3]}%)"
 
 
 def _density_bar(logs: NDArray[np.float64]) -> dict[str, object]:

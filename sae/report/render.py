@@ -13,6 +13,8 @@ from sae.report.numbers import fixed, number
 PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x0A: "↵", 0x09: "⇥", 0x7F: "␡"}
 LEGEND_STEPS = 24  # cells of a colour scale
 ADDRESS = re.compile(r"https?(?=://)|www(?=\.)|@", re.IGNORECASE)
+PIECE = re.compile(r"(<0x[0-9A-F]{2}>)+")  # the name of a token that is no text by itself
+PIECE_TITLE = ' title="a token that is a piece of a character, by its bytes"'
 MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
 
 
@@ -80,13 +82,18 @@ def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str |
         f'<td class="token">{named(label)}{chips(tokens)}</td></tr>'
         for latent, cosine, label, tokens in rows
     ]
-    head = "<tr><th>feature</th><th>cosine</th><th>fires most on</th></tr>"
+    head = (
+        '<tr><th scope="col">feature</th><th scope="col">cosine</th><th scope="col">fires most on</th></tr>'
+    )
     return f'<table class="sae neighbours">{head}{"".join(lines)}</table>'
 
 
 def chips(tokens: Iterable[str]) -> str:
-    """Return token texts side by side, each once."""
-    return " ".join(f'<span class="chip">{escaped(text)}</span>' for text in dict.fromkeys(tokens))
+    """Return token texts side by side, each once. Pointing at a token that is a piece of a character tells that it is one."""
+    return " ".join(
+        f'<span class="chip"{PIECE_TITLE if PIECE.fullmatch(text) else ""}>{escaped(text)}</span>'
+        for text in dict.fromkeys(tokens)
+    )
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -102,20 +109,20 @@ def estimates(rows: Iterable[tuple[str, str, str, str]]) -> str:
         f'<td class="n dim">{escaped(interval)}</td></tr>'
         for label, why, value, interval in rows
     ]
-    head = '<tr><th>measure</th><th class="n">value</th><th class="n">95 % interval</th></tr>'
+    head = '<tr><th scope="col">measure</th><th scope="col" class="n">value</th><th scope="col" class="n">95 % interval</th></tr>'
     return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
 
 
 def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]) -> str:
     """Return a table of rows (label, explanation, a value for each head). All of it is plain text."""
-    head = "".join(f'<th class="n">{escaped(name)}</th>' for name in heads)
+    head = "".join(f'<th scope="col" class="n">{escaped(name)}</th>' for name in heads)
     body = "".join(
         f'<tr><td title="{escaped(why)}">{escaped(label)}</td>'
         + "".join(f'<td class="n">{escaped(value)}</td>' for value in values)
         + "</tr>"
         for label, why, values in rows
     )
-    return f'<div class="sae sides"><table class="sae estimates"><tr><th></th>{head}</tr>{body}</table></div>'
+    return f'<div class="sae sides"><table class="sae estimates"><tr><td></td>{head}</tr>{body}</table></div>'
 
 
 def feature_link(run: str, latent: int) -> str:

@@ -8,10 +8,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sae.report.features import EXPLAINED, EXPLANATION, F1
+from sae.report.render import visible
 
 pc: Any = import_module("pyarrow.compute")  # see sae.report.features
 LONGEST = 40  # characters of a rule on a button
 FIRES, RAISES, WHERE = "fires most on", "raises", "found in"
+PASSAGE, AROUND = "passage", 24  # column of a hit in an example, and characters of either side of it
 
 
 def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Table:
@@ -51,7 +53,25 @@ def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Tab
             labelled, ruled, fires_in, having, examples, raises_in, strict=True
         )
     ]
-    return table.add_column(1, WHERE, pa.array(places, pa.string())).take(pa.array(order))
+    found = table.add_column(1, WHERE, pa.array(places, pa.string()))
+    if texts is not None:
+        lines = texts.take(table["feature"]).to_pylist()
+        found = found.add_column(
+            2, PASSAGE, pa.array([passage(text or "", words) for text in lines], pa.string())
+        )
+    return found.take(pa.array(order))
+
+
+def passage(text: str, words: str) -> str | None:
+    """Return the first hit of the words in the text with its surroundings, the hit between ▸ and ◂; None where there is none."""
+    place = text.lower().find(words) if words else -1
+    if place < 0 or len(text.lower()) != len(text):  # few letters, such as İ, have a longer lower case
+        return None
+    end = place + len(words)
+    start, stop = text.rfind("\n", 0, place) + 1, text.find("\n", end)
+    before = text[max(start, place - AROUND) : place]
+    after = text[end : min(stop if stop >= 0 else len(text), end + AROUND)]
+    return visible(f"{before}▸{text[place:end]}◂{after}")
 
 
 def best_word(row: dict[str, Any], words: str) -> str:

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import pyarrow as pa
 from plotly.subplots import make_subplots
 
+from sae.report import render
 from sae.report.charts import GREY, GRID, PALETTE
 from sae.report.numbers import number, percent, signed
 from sae.report.render import chips, escaped, feature_link, named
@@ -299,7 +300,7 @@ def _traces(points: Sequence[Point], name: str, label: str, color: str, first: b
     return [band, line]
 
 
-def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str]], scale: float) -> str:
+def changed_text(prompt: Sequence[str], tokens: Iterable[tuple[str, float, str | None]], scale: float) -> str:
     """Return a dim prompt and its continuation, given as (text, change, what hovering tells).
 
     Tokens are warm where the change is above 0 and cool below. Lines break where the text's lines do."""
@@ -315,8 +316,16 @@ def before_and_after(rows: Iterable[tuple[str, str, str, str]]) -> str:
         f'<td class="n">{escaped(after)}</td></tr>'
         for label, why, before, after in rows
     ]
-    head = '<tr><th>measure</th><th class="n">unsteered</th><th class="n">steered</th></tr>'
+    head = '<tr><th scope="col">measure</th><th scope="col" class="n">unsteered</th><th scope="col" class="n">steered</th></tr>'
     return f'<table class="sae estimates">{head}{"".join(lines)}</table>'
+
+
+def meanings() -> str:
+    """Return the explanations of all measures, to unfold."""
+    return (
+        '<details class="sae meanings"><summary>What the rows mean</summary>'
+        f"{render.facts(MEASURES.values())}</details>"
+    )
 
 
 def texts(rows: Iterable[tuple[str, str]]) -> str:
@@ -325,4 +334,4 @@ def texts(rows: Iterable[tuple[str, str]]) -> str:
         f'<tr><td class="n">{escaped(label)}</td><td><span class="strip">{escaped(text)}</span></td></tr>'
         for label, text in rows
     )
-    return f'<table class="sae estimates"><tr><th class="n">strength</th><th>text</th></tr>{"".join(lines)}</table>'
+    return f'<table class="sae estimates"><tr><th scope="col" class="n">strength</th><th scope="col">text</th></tr>{"".join(lines)}</table>'

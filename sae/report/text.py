@@ -131,7 +131,9 @@ def firings(lines: Iterable[Line], run: str | None, coloured: str | int | None =
     heads += ["fires most on"] if texts else []
     body = "".join(_row(line, run, scale, columns, whole, texts, line.latent == coloured) for line in lines)
     numbers = {"tokens", *columns}
-    head = "".join(f'<th{_kind(name in numbers)} title="{HELP.get(name, "")}">{name}</th>' for name in heads)
+    head = "".join(
+        f'<th scope="col"{_kind(name in numbers)} title="{HELP.get(name, "")}">{name}</th>' for name in heads
+    )
     return f'<table class="sae firings"><tr>{head}</tr>{body}</table>'
 
 
@@ -167,7 +169,7 @@ def _buttons(latent: int, run: str | None, coloured: bool) -> list[str]:
     return [
         f'<td><button class="disc{" on" if coloured else ""}" data-do="colour" data-to="{latent}" '
         f'title="Colour the text by feature {latent}" aria-label="Colour the text by feature {latent}"></button></td>',
-        f'<td><a href="{feature_link(run, latent)}" target="_self" data-do="open" data-to="{latent}">{latent}</a></td>',
+        f'<td><a href="{feature_link(run, latent)}" target="_self">{latent}</a></td>',
     ]
 
 
@@ -243,12 +245,29 @@ def token_numbers(reading: Any, place: int) -> list[tuple[str, str, str]]:
     ]
 
 
+def token_name(reading: Any, place: int) -> str:
+    """Return what to call a token: its text, and for a part of a character the character and which of its tokens this is.
+
+    A token's name alone, such as <0xE2>, would say nothing."""
+    if not reading.names[place].startswith("<0x"):
+        return reading.names[place]
+    first = place
+    while first > 0 and not reading.tokens[first]:
+        first -= 1
+    last = place
+    while last + 1 < len(reading.tokens) and not reading.tokens[last + 1] and reading.is_text[last + 1]:
+        last += 1
+    if first == last:
+        return reading.names[place]
+    return f"{reading.tokens[first]} ({place - first + 1} of {last - first + 1})"
+
+
 def followed_by(reading: Any, place: int) -> str:
     """Return a remark about the next token of the text."""
     later = reading.is_text[place + 1 :].nonzero()
     if not len(later):
         return "the last token: nothing follows, so it has no effect on a next token"
-    return f"followed by “{reading.names[place + 1 + int(later[0])]}”"
+    return f"followed by “{token_name(reading, place + 1 + int(later[0]))}”"
 
 
 def at(

@@ -113,14 +113,22 @@ def fold(windows: Iterable[Window], around: int | None) -> list[tuple[Window, in
     return [(same[0], len(same)) for same in seen.values()]
 
 
+def once(windows: Iterable[Window]) -> list[Window]:
+    """Return the windows in order, of those that begin at the same token of the same document only the first."""
+    return list(
+        {(window.document, window.position - window.peak): window for window in [*windows][::-1]}.values()
+    )[::-1]
+
+
 def examples(
     windows: Iterable[Window], scale: float, around: int | None = None, most: int | None = None
 ) -> str:
     """Return a list of windows, each with its value at the peak, its tokens and its place in the text.
 
-    Windows that look alike become one line; at most `most` lines are shown (None: all)."""
+    A window that is cropped unfolds to all of its tokens, with the text's line breaks, when it is clicked. Windows that look
+    alike become one line, and of several peaks of one window only the first is shown; at most `most` lines are shown (None: all)."""
     lines = []
-    for window, count in fold(windows, around)[:most]:
+    for window, count in fold(once(windows), around)[:most]:
         times = (
             f'<span class="times" title="{count} windows look the same">×{count}</span>' if count > 1 else ""
         )
@@ -128,9 +136,19 @@ def examples(
         where = f"document {window.document:,}, token {window.position:,}"
         lines.append(
             f'<li><span class="value">{number(float(window.values[window.peak]))}{times}</span>'
-            f'{token_strip(window, scale, around)}<span class="where" title="{where}">{place}</span></li>'
+            f'{_widened(window, scale, around)}<span class="where" title="{where}">{place}</span></li>'
         )
     return f'<ul class="sae examples">{"".join(lines)}</ul>'
+
+
+def _widened(window: Window, scale: float, around: int | None) -> str:
+    """Return a window's tokens about its peak, which unfold to the whole window where that is more."""
+    strip = token_strip(window, scale, around)
+    part = shown_part(window, around)
+    if part.stop - part.start == len(window.tokens):
+        return strip
+    summary = f'<summary title="Click to see the whole window">{strip}</summary>'
+    return f'<details class="whole">{summary}{token_strip(window, scale)}</details>'
 
 
 def shown_part(window: Window, around: int | None) -> slice:

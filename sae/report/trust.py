@@ -199,8 +199,8 @@ def table(record: TrustRecord, measure: str) -> str:
     low, high = min(ends), max(ends)
     rows = "".join(_row(line, low, high) for line in every)
     head = (
-        '<tr><th></th><th class="n">L0</th><th class="n">value</th><th class="n">95 % interval</th><th></th>'
-        '<th class="n">run better by</th><th class="n">95 % interval</th><th>verdict</th></tr>'
+        '<tr><td></td><th scope="col" class="n">L0</th><th scope="col" class="n">value</th><th scope="col" class="n">95 % interval</th><td></td>'
+        '<th scope="col" class="n">run better by</th><th scope="col" class="n">95 % interval</th><th scope="col">verdict</th></tr>'
     )
     return f'<div class="sae sides"><table class="sae estimates evidence">{head}{rows}</table></div>'
 

@@ -192,6 +192,13 @@ class Comparison(NamedTuple):
         return {"seed": self.seed, **content, "remarks": self.remarks}
 
 
+class Draft(NamedTuple):
+    """The token ids that are written so far, a list for each seed; the steered texts begin when the unsteered are done."""
+
+    baseline: list[list[int]]
+    steered: list[list[int]]
+
+
 @contextmanager
 def writing(advance: Advance, tokens: int, note: str) -> Iterator[Callable[[int], None]]:
     """Count the tokens of the texts that are written side by side in the block, under a note.
@@ -216,18 +223,36 @@ def compare(
     sampling: Sampling,
     seeds: Sequence[int] = (0,),
     progress: Progress = no_progress,
+    on_draft: Callable[[Draft], None] = lambda draft: None,
 ) -> list[Comparison]:
     """Continue a prompt unsteered and steered, once per seed; both texts of a seed are drawn with the same noise.
 
-    Progress counts the tokens of a text, once unsteered and once steered; an exception that it raises ends the work. Raises
+    Progress counts the tokens of a text, once unsteered and once steered; `on_draft` gets both texts after every token. An
+    exception that either raises ends the work. Raises
     ConfigError when none of the positions that occur is steered, or when activations overflow."""
     check_positions(steering, len(prompt), sampling.tokens)
     edits = steering.edits(len(prompt))
     with progress("steer", 2 * sampling.tokens, "tokens") as advance:
         with writing(advance, sampling.tokens, "as it is") as on_token:
-            plain = generate(model, prompt, None, sampling, seeds, on_token)
+            plain = generate(
+                model,
+                prompt,
+                None,
+                sampling,
+                seeds,
+                on_token,
+                on_texts=lambda texts: on_draft(Draft(texts, [[] for _ in seeds])),
+            )
         with writing(advance, sampling.tokens, "steered") as on_token:
-            changed = generate(model, prompt, edits, sampling, seeds, on_token)
+            changed = generate(
+                model,
+                prompt,
+                edits,
+                sampling,
+                seeds,
+                on_token,
+                on_texts=lambda texts: on_draft(Draft(plain, texts)),
+            )
             advance(0, note="reading")
             token_lists = [*plain, *changed]
             clean = read(model, steering, prompt, token_lists)

@@ -157,6 +157,7 @@ def dose_response(
     seeds: Sequence[int] = (0,),
     cfg: SweepConfig | None = None,
     progress: Progress = no_progress,
+    on_points: Callable[[DoseResponse], None] = lambda response: None,
 ) -> DoseResponse:
     """Write texts over a grid of doses, steered along the latents and along controls, and measure each text.
 
@@ -164,7 +165,8 @@ def dose_response(
     exactly as far as steering the latents would (`sae.steering.sweep`). Every dose, kind and direction continues every
     prompt once per seed, drawn with the same noise. The same arguments give the same numbers.
 
-    Progress counts the tokens of a text, once for each batch of texts; an exception that it raises ends the work. Raises
+    Progress counts the tokens of a text, once for each batch of texts; `on_points` gets the doses that are done, each time
+    there are more. An exception that either raises ends the work. Raises
     ConfigError when none of the positions that occur is steered, or when activations overflow."""
     cfg = cfg or SweepConfig()
     for prompt in prompts:
@@ -190,9 +192,19 @@ def dose_response(
                     written = model.vocabulary.text.text(text)
                     trial = Trial(number, seed, tried.control, written, numbers)
                     trials[tried.kind, tried.dose].append(trial)
+                on_points(_response(trials, remarks_by_prompt))
+    return _response(trials, remarks_by_prompt)
+
+
+def _response(
+    trials: dict[tuple[Kind, float], list[Trial]], remarks_by_prompt: Sequence[list[str]]
+) -> DoseResponse:
+    """Return the points that have texts, and the remarks."""
     # an intervention without effect on one prompt may well have one on another: only what they share is reported
     common = [line for line in remarks_by_prompt[0] if all(line in lines for lines in remarks_by_prompt)]
-    return DoseResponse([Point(kind, dose, texts) for (kind, dose), texts in trials.items()], common)
+    return DoseResponse(
+        [Point(kind, dose, [*texts]) for (kind, dose), texts in trials.items() if texts], common
+    )
 
 
 class _Tried(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.dead import controls
+from app.session.jobs import Job, Report
 from sae.diagnosis.report import DeadReport
 from sae.report import dead as dead_report
 from sae.runs.run import Run
@@ -130,16 +131,20 @@ def test_a_run_s_name_is_text_and_nothing_else(show):
 
 
 def test_a_report_in_the_making_can_be_stopped_and_leaves_nothing(folder, monkeypatch):
-    stopped = []
+    job: Job[DeadReport]
 
-    def report(share: float, note: str) -> None:
-        stopped.append(share)
-        if share > 0:
-            raise KeyboardInterrupt
+    def work(report: Report) -> DeadReport:
+        class Stopping(Report):
+            def __call__(self, share: float, note: str = "") -> None:
+                if share > 0:
+                    self.job.stop()
+                super().__call__(share, note)
 
-    with pytest.raises(KeyboardInterrupt):
-        controls._make(Run(folder / "new"), report)
-    assert stopped[-1] > 0
+        return controls._make(Run(folder / "new"), Stopping(report.job))
+
+    job = Job(work)
+    job.thread.join()
+    assert job.stopped and job.result is None
     assert not (folder / "new/dead/dead.json").exists()
 
 

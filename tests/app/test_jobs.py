@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from activations.errors import ConfigError
+from app.session import jobs, visitors
 from app.session.jobs import Job
 
 
@@ -88,13 +89,74 @@ def test_two_jobs_on_one_page_are_stopped_each_by_its_own_button():
             report(0.5, "on and on")
             time.sleep(0.001)
 
-    jobs = [Job(work), Job(work)]
+    both = [Job(work), Job(work)]
     tab = AppTest.from_function(page, default_timeout=60)
-    tab.session_state["jobs"] = jobs
+    tab.session_state["jobs"] = both
     tab.run()
     assert not tab.exception
     tab.button[1].click().run()
-    assert ended(jobs[1]).stopped
-    assert jobs[0].running
-    jobs[0].stop()
-    ended(jobs[0])
+    assert ended(both[1]).stopped
+    assert both[0].running
+    both[0].stop()
+    ended(both[0])
+
+
+def test_a_job_that_nobody_sees_ends_and_one_that_somebody_sees_goes_on(monkeypatch):
+    here = {"ann"}
+    monkeypatch.setattr(visitors, "is_here", lambda visitor: visitor in here)
+    monkeypatch.setattr(jobs, "UNSEEN", 0.05)
+
+    def work(report):
+        for step in range(10_000):
+            report.keep(step)
+            report(0.5, "on and on")
+            time.sleep(0.001)
+
+    seen, unseen = (Job(work, owner=visitors.Tab(name, "tab")) for name in ("ann", "ben"))
+    assert ended(unseen).stopped
+    assert unseen.result is not None, "what was done is kept"
+    assert seen.running
+    here.clear()
+    assert ended(seen).stopped
+
+
+def test_waiting_and_loading_do_not_count_towards_the_pace():
+    go_on = threading.Event()
+
+    def work(report):
+        for _ in range(3):
+            report(0.0, "waiting")
+            time.sleep(0.1)
+        report(0.0, "reading")
+        time.sleep(0.01)
+        report(0.5, "reading")
+        go_on.wait(5)
+
+    job = Job(work)
+    while not job.share:
+        time.sleep(0.001)
+    left = job.seconds_left
+    assert left is not None and left < 0.2 < job.seconds
+    go_on.set()
+    ended(job)
+
+
+def test_all_jobs_end_when_the_app_ends():
+    def page() -> None:
+        from app.session import jobs
+        from tests.app.test_jobs import forever
+
+        jobs.start("endless", forever, "waiting for the end")
+
+    AppTest.from_function(page, default_timeout=60).run()
+    job = jobs._jobs[-1]
+    assert (job.title, job.running) == ("waiting for the end", True)
+    jobs.end_all()
+    assert job.stopped and not job.thread.is_alive()
+    jobs._jobs.remove(job)
+
+
+def forever(report: jobs.Report) -> None:
+    while True:
+        report(0.5, "on and on")
+        time.sleep(0.001)

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel, load
+from app.session import jobs
 from app.steering import state
 from app.steering.link import Settings
 from sae.features.feature import FeatureStore
@@ -87,7 +88,7 @@ def test_the_dose_response_is_the_library_s(show, runs, model):
     found = dose_response(
         model, own, [prompt_ids(model, "the cat")], chosen.sampling, (0,), SweepConfig(state.DOSES)
     )
-    assert at.session_state["job sweep toy"].result.response == found
+    assert jobs._jobs[-1].result.response == found
     assert len(at.get("plotly_chart")) == 1
     for _, written in steering_report.examples(found):
         assert render.visible(written) in text(at)

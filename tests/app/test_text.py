@@ -42,7 +42,7 @@ def reading(world: Path, runs: Path) -> Reading:
 def table(at: AppTest, key: str) -> list[tuple[int, str]]:
     """Return features and values in the table with this key."""
     made = next(part for part in parts(at) if "firings" in part and ("peak</th>" in part) == (key == "text"))
-    latents = [int(found) for found in re.findall(r'data-do="open" data-to="(\d+)"', made)]
+    latents = [int(found) for found in re.findall(r'<a href="feature\?[^"]*" target="_self">(\d+)</a>', made)]
     return list(zip(latents, re.findall(r"<i></i><span>([^<]*)</span>", made), strict=True))
 
 
@@ -55,7 +55,7 @@ def test_without_a_text_no_model_is_loaded_and_the_page_says_what_to_do(show, mo
     at = show("text", run="toy")
     assert "Nothing to read yet" in text(at)
     assert not models._models
-    assert "job reading" not in at.session_state
+    assert "Stop" not in [button.label for button in at.button]
 
 
 def test_a_text_in_the_url_is_read_and_its_numbers_are_the_library_s(ready, reading):
@@ -166,7 +166,7 @@ def test_a_run_without_features_is_read_without_labels(show, reading):
 def test_an_unfinished_run_says_what_to_run(show):
     at = show("text", run="sweep/unfinished", text=TEXT)
     assert at.code[0].value.endswith("--resume")
-    assert "job reading" not in at.session_state
+    assert "Stop" not in [button.label for button in at.button]
 
 
 def test_a_model_that_is_gone_is_one_line(show, runs, tmp_path, monkeypatch):

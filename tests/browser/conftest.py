@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -50,12 +50,14 @@ def address(runs: Path) -> Iterator[str]:
 
 
 @contextmanager
-def serving(runs: Path, port: int, **variables: str) -> Iterator[str]:
+def serving(
+    runs: Path, port: int, program: Sequence[str] = ("-m", "sae.cli.main"), **variables: str
+) -> Iterator[str]:
     """Run `sae app` over a folder of runs during the block and give its address. Keywords are environment variables."""
     port += 20 * int(
         os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
     )  # of two that begin at once, each has its own
-    command = [sys.executable, "-m", "sae.cli.main", "app", str(runs), "--port", str(port), "--no-browser"]
+    command = [sys.executable, *program, "app", str(runs), "--port", str(port), "--no-browser"]
     # of two threads on two busy cores each waits for the other at every operation of a toy model
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **variables}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -47,8 +47,10 @@ OURS = {
     "dd",
     "div",
     "b",
+    "details",
+    "summary",
 }
-ATTRIBUTES = {"class", "style", "data-tip", "title", "dir", "href", "target"}
+ATTRIBUTES = {"class", "style", "data-tip", "title", "dir", "href", "target", "scope"}
 
 
 class Window(NamedTuple):
@@ -180,10 +182,27 @@ def test_folding_counts_every_window_and_keeps_the_order(found, around):
     )
 
 
+def test_a_window_of_text_shows_once_however_many_peaks_it_has():
+    text = ["a", "b", "c", "d"]
+    twice = [Window(7, 101, 1, text, [0, 2, 1, 0]), Window(7, 102, 2, text, [0, 2, 1, 0])]
+    other = Window(8, 102, 2, text, [0, 0, 1, 0])
+    assert token_strips.once([*twice, other]) == [twice[0], other]
+
+
+def test_a_cropped_window_unfolds_to_all_of_it_with_its_line_breaks():
+    window = Window(0, 0, 0, ["a", "\n", "b", "c", "d"], [1.0, 0, 0, 0, 0])
+    source = token_strips.examples([window], 1.0, around=2)
+    assert read(source).text.count("d") - read(source).text.count("doc") == 1, (
+        "only the whole window has the last token"
+    )
+    assert "<details" in source and "<br>" in source
+    assert "<details" not in token_strips.examples([window], 1.0)
+
+
 def test_look_alikes_show_once_with_their_number_and_the_rest_up_to_a_limit():
     same = [Window(document, 0, 0, ["x", f"{document}"], [1.0, 0.0]) for document in range(3)]
     source = token_strips.examples([*same, Window(9, 4321, 0, ["y"], [0.5])], 1.0, around=1)
-    assert len(read(source).of_class("strip")) == 2
+    assert len(read(source).of_class("strip")) == 3, "the look-alikes unfold to the whole of one"
     assert "×3" in source
     assert "doc 9 · 4,321" in source
     assert len(read(token_strips.examples(same, 1.0, most=2)).of_class("strip")) == 2

@@ -1,6 +1,7 @@
 """One feature's parts: numbers are its own, the drawn histogram counts what there is."""
 
 import re
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from sae.report import histogram
 def test_a_feature_s_numbers_are_its_own():
     row = {"density": 0.05, "fired": 50, "positive_share": 1.0, "max": 4.0, "min": 0.5, "mean": 2.0}
     row |= {"enc_dec_cosine": 0.7, "b_enc": 0.2}
-    shown = {name: value for name, value, _ in feature_report.numbers(row)}
+    shown = {name: value for name, value, _ in [*feature_report.numbers(row), *feature_report.weights(row)]}
     assert shown == {
         "fires on": "5 %", "firings": "50", "max": "4", "mean": "2", "enc·dec cosine": "0.70", "bias": "0.2",
     }  # fmt: skip
@@ -51,3 +52,34 @@ def test_the_drawn_histogram_has_a_bar_for_each_bin_with_firings_and_nothing_to_
     assert places == sorted(places) and places[0] == 0
     heights = [float(h) for h in re.findall(r'height="([\d.]+)"', drawn)]
     assert heights.index(max(heights)) == 2
+
+
+class Band(NamedTuple):
+    share: tuple[float, float]
+    low: float
+    high: float
+    examples: list[Any]
+
+
+class Peak(NamedTuple):
+    tokens: list[str]
+    peak: int = 0
+
+
+def test_random_windows_tell_what_is_typical_and_when_the_strongest_examples_are_not():
+    windows = [Peak([" Cat"])] * 6 + [Peak([" cat"])] * 2 + [Peak([" <b>"])] * 2
+    assert feature_report.commonest(windows) == [("cat", 0.8), ("<b>", 0.2)]
+    assert "not typical" in feature_report.typical(windows, ["dog", " Dogs"])
+    alike = feature_report.typical(windows, ["CAT", "dog"])
+    assert "not typical" not in alike and "80 %" in alike and "&lt;b&gt;" in alike
+    assert feature_report.typical([], ["dog"]) == ""
+
+
+def test_bands_are_called_fifths_of_random_windows_not_shares_of_the_maximum():
+    windows = [Peak(["x"])]
+    bands = [Band((0.8, 1.0), 1.5, 4.0, windows), Band((0.0, 0.2), 0.1, 0.2, windows)]
+    titles = {title: remark for title, remark, _ in feature_report.groups(windows, [], bands)}
+    assert list(titles) == ["Strongest", "Strongest fifth", "Weakest fifth"]
+    assert (
+        "drawn at random" in titles["Strongest fifth"] and "peaks from 1.5 to 4" in titles["Strongest fifth"]
+    )

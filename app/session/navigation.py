@@ -1,0 +1,118 @@
+"""Moves within the app that do not reload it: one new entry of the browser's history for each page that is opened.
+
+`st.switch_page` first gives the old page the new page's query, which stays in the history as an entry of its own, and a plain
+link reloads the app, which ends the session. A small script in every page does both otherwise: it notes the address in the
+history and then does what the browser's Back does, which Streamlit follows within the session."""
+
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+import streamlit as st
+from streamlit.components.v2 import component
+
+SCRIPT = """
+function go(address) {
+  window.history.pushState({}, "", address);
+  window.dispatchEvent(new PopStateEvent("popstate"));
+  document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
+}
+function bring(part, tries) {
+  const found = document.querySelector(part);
+  if (found) setTimeout(() => found.scrollIntoView({ block: "start" }), 300);
+  else if (tries) setTimeout(() => bring(part, tries - 1), 100);
+}
+function follow(event) {
+  const link = event.target.closest?.(".sae a[href]");
+  const plain = !(event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
+  if (!link || !plain || link.origin !== window.location.origin) return;
+  event.preventDefault();
+  const address = new URL(link.href);
+  const carried = window.saeCarried?.[address.pathname.split("/").pop()] ?? {};
+  for (const [name, value] of Object.entries(carried))
+    if (!address.searchParams.has(name)) address.searchParams.set(name, value);
+  go(address.href);
+}
+export default function({ data }) {
+  if (!window.saeFollows) {
+    window.saeFollows = true;
+    document.addEventListener("click", follow);
+  }
+  const { open, complete, carry, scroll } = data;
+  if (scroll && window.saeScrolled !== scroll.id) {
+    window.saeScrolled = scroll.id;
+    bring(`.st-key-${scroll.to}`, 50);
+  }
+  window.saeCarried = carry ?? window.saeCarried;
+  if (open && window.saeOpened !== open.id) {
+    window.saeOpened = open.id;
+    go(open.address);
+  }
+  const present = [...new URLSearchParams(window.location.search)];
+  const whole = new URLSearchParams(complete);
+  if (complete && present.length < whole.size && present.every(([name, value]) => whole.has(name, value)))
+    window.history.replaceState({}, "", window.location.pathname + "?" + complete);
+}
+"""
+_mount = component("sae_navigation", js=SCRIPT, isolate_styles=False)
+GOAL = "page to open"  # key of the session
+SHOWN = "page shown"  # key of the session: the page that runs now
+Query = Mapping[str, str | list[str]]
+
+
+class Place(NamedTuple):
+    """A page and what its address carries."""
+
+    page: str
+    query: Query
+
+    @property
+    def address(self) -> str:
+        """Its address, relative to any other page."""
+        return f"{self.page}?{urlencode(self.query, doseq=True)}"
+
+
+def here() -> Place:
+    """Return the page that is shown, with its query."""
+    query = {name: st.query_params.get_all(name) for name in st.query_params}
+    return Place(st.session_state.get(SHOWN, ""), query)
+
+
+def mount(page: str, carry: Mapping[str, Query]) -> None:
+    """Put the script into a page, and let it open the page that `aim` asked for.
+
+    `carry` has the choices of this session, by page, that links in HTML add to their address."""
+    st.session_state[SHOWN] = page or "runs"  # the page at / has an address of its own
+    _mount(key="navigation", data={"open": st.session_state.pop(GOAL, None), "carry": carry})
+
+
+def aim(page: str, query: Query) -> None:
+    """Open a page at the next run of the app, as from inside a callback."""
+    # the script sees its data at every run of the page, and tells by the id what it has opened already
+    st.session_state[GOAL] = {"id": token_hex(8), "address": Place(page, query).address}
+
+
+def open_page(page: str, query: Query) -> None:
+    """Open a page now."""
+    aim(page, query)
+    st.rerun()
+
+
+def show_part(key: str) -> None:
+    """Scroll to the container with this key once it is drawn."""
+    _mount(key=f"scroll {key}", data={"scroll": {"id": token_hex(8), "to": key}})
+
+
+def complete(**choices: str) -> None:
+    """Add what the page shows without being asked to its address, so that Back, a reload and a copied address show it again.
+
+    The history has no more entries after that, and the page does not run again."""
+    present = here().query
+    added = {name: choice for name, choice in choices.items() if name not in present}
+    if added:
+        with st.sidebar:
+            _mount(
+                key=f"complete {' '.join(added)}",
+                data={"complete": urlencode({**present, **added}, doseq=True)},
+            )
