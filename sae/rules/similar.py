@@ -58,7 +58,7 @@ def similar(
         np.add.at(examples[0][place], corpus.groups[own[:n_pairs]], wins)
         np.add.at(examples[1][place], corpus.groups[own[:n_pairs]], 1)
         trials = min(len(own) // SHOWN, len(other))
-        shown = contexts[2][: trials * SHOWN].reshape(trials, SHOWN, -1)
+        shown = contexts[2][: trials * SHOWN].reshape(trials, SHOWN, embeddings.shape[1])
         fives = np.concatenate([shown, contexts[3][:trials, None]], 1)
         # the sum of a context's cosines with the other four, but for its own 1
         closeness = np.einsum("tie,te->ti", fives, fives.sum(1))

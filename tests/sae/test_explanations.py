@@ -294,6 +294,9 @@ def test_contexts_that_mean_the_same_are_told_by_embeddings_and_others_are_not()
         values = [row[score] for row in found]
         assert abs(np.mean(values) - chance) < 3 * np.std(values) / np.sqrt(len(values)) + 1e-9
         assert np.mean([row[f"{score}_low"] <= chance <= row[f"{score}_high"] for row in found]) >= 0.85
+    rare = np.concatenate([about[world.text().choosing[about]], about[world.text().scoring[about]][:3]])
+    (row,) = world.explained([np.sort(rare)], embeddings=meanings)
+    assert row["intruder"] is None and row["examples"] is not None, "three contexts make no trial"
     (row,) = world.explained([about])
     assert row["intruder"] is None and row["examples"] is None
 
