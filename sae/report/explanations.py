@@ -19,6 +19,14 @@ TITLES = {
         "sensitivity",
         "Share of near contexts on which it fires: those whose last two tokens are those of one of its firings.",
     ),
+    "intruder": (
+        "intruder",
+        "Share of trials in which the context that is least like four of its own is the one it does not fire on. Chance: .2.",
+    ),
+    "examples": (
+        "example embedding",
+        "How likely a context on which it fires is more like its other contexts than one on which it does not. Chance: .5.",
+    ),
 }
 """Name and explanation of each score."""
 KINDS = {"latent": "latents", "random direction": "random directions", "shuffled": "shuffled firings"}
@@ -29,8 +37,11 @@ AUTOMATIC = "rule: "
 
 
 def lines(record: Any) -> dict[str, dict[str, Any]]:
-    """Return the distribution (`sae.features.explanations.Distribution`) of each score over each kind, in the order shown."""
-    return {score: {kind: record.scores[score][kind] for kind in KINDS} for score in TITLES}
+    """Return the distribution (`sae.features.explanations.Distribution`) of each score over each kind, in the order shown.
+
+    Scores that were not asked for are left out."""
+    known = [score for score in TITLES if record.scores[score]["latent"].number]
+    return {score: {kind: record.scores[score][kind] for kind in KINDS} for score in known}
 
 
 def conclusions(record: Any) -> list[str]:

@@ -17,6 +17,7 @@ from sae.rules.corpus import Corpus
 from sae.rules.families import Family
 from sae.rules.score import Interval, Scores, score
 from sae.rules.search import Chosen, choose
+from sae.rules.similar import similar
 from sae.rules.targets import Target
 from sae.runs.records import Estimate
 
@@ -38,6 +39,8 @@ class ExplainConfig:
     """Random directions, and latents with shuffled firings, that are explained too."""
     batch: int = 2048
     """Rows encoded at once."""
+    embeddings: bool = False
+    """Also tell by word embeddings (WordLlama's, 19 MB, fetched once) whether the contexts that a latent fires on are alike."""
     seed: int = 0
     """Of the controls."""
 
@@ -57,10 +60,12 @@ def explain_targets(
     nearest: Callable[[Target], list[tuple[int, NDArray[np.int64]]]],
     corpus: Corpus,
     families: Sequence[Family],
+    embeddings: NDArray[np.float32] | None = None,
 ) -> pa.Table:
     """Return a row of explanations.parquet for each target.
 
-    `rows_of` gives the rows on which a target fires, all or the strong ones; `nearest` its nearest latents with their rows."""
+    `rows_of` gives the rows on which a target fires, all or the strong ones; `nearest` its nearest latents with their rows. Without
+    `embeddings` [V, E] of the tokens, scores that need them are null."""
     fires, strong = (
         _stacked([rows_of(target, only_strong) for target in targets], corpus.n_rows)
         for only_strong in (False, True)
@@ -69,7 +74,9 @@ def explain_targets(
     halved.eliminate_zeros()
     rules = choose(halved, families, corpus.choosing)
     bigrams = next(family for family in families if family.kind == "bigram")
-    scores = score(rules, fires, strong, [nearest(target) for target in targets], bigrams, corpus)
+    seeds = [(KINDS.index(target.kind), target.latent, target.sign + 1) for target in targets]
+    alike = similar(fires, embeddings, corpus, seeds)
+    scores = score(rules, fires, strong, [nearest(target) for target in targets], bigrams, corpus, alike)
     return _table(targets, rules, scores, int(corpus.scoring.sum()))
 
 

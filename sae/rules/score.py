@@ -24,6 +24,7 @@ from sae.evaluation import bootstrap
 from sae.rules.corpus import Corpus
 from sae.rules.families import Family
 from sae.rules.search import Chosen
+from sae.rules.similar import Similar
 
 Sums = NDArray[np.float64]
 """A count per latent and group of documents [n, G]."""
@@ -56,6 +57,8 @@ class Scores(NamedTuple):
     f1: Interval
     discrimination: Interval
     sensitivity: Interval
+    intruder: Interval
+    examples: Interval
 
 
 def score(
@@ -65,11 +68,12 @@ def score(
     others: Sequence[Sequence[tuple[int, NDArray[np.int64]]]],
     bigrams: Family,
     corpus: Corpus,
+    alike: Similar,
 ) -> Scores:
     """Score n rules, whose latents fire as `fires` [n, N] (CSR of ones, on both halves) says.
 
     `strong` are the firings of at least half the largest value. `others` are, for each latent, its nearest latents with the rows
-    on which they fire."""
+    on which they fire; `alike` are the sums of the scores that need no rule."""
     n, n_groups = len(rules), corpus.n_groups
     hits, matched, fired, foreign, taken = (np.zeros((n, n_groups)) for _ in range(5))
     strong_recall, confused = np.full(n, np.nan), np.full(n, -1)
@@ -110,6 +114,8 @@ def score(
         _interval(_ratio, 2 * hits, matched + fired),
         _interval(_balanced, hits, fired, taken, foreign),
         _interval(_ratio, above, below),
+        _interval(_ratio, *alike.intruder),
+        _interval(_ratio, *alike.examples),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
+from activations import embeddings
 from activations.disk import files
 from activations.errors import RunError, quoted
 from activations.progress import Progress, no_progress
@@ -48,16 +49,18 @@ def explain(run: Run, cfg: ExplainConfig | None = None, progress: Progress = no_
     explained are kept until the end. Explanations of the same features and settings are returned as they are.
 
     Memory: five bytes a firing, and some 200 bytes a token. Raises RunError where features are missing or of other weights,
-    StoreError when the store is gone, BusyError when another process works in the features folder."""
+    StoreError when the store is gone, ModelError when word embeddings cannot be fetched, BusyError when another process works in the features folder."""
     cfg, features = cfg or ExplainConfig(), _features(run)
     if (done := _finished(features, cfg)) is not None:
         return done
+    # first, because it may need the network
+    vectors = embeddings.of_tokens(features.token_text) if cfg.embeddings else None
     with files.alone_in(features.path):
         scratch = features.path / SCRATCH
         identity = {"features_sha256": features.digest, "config": asdict(cfg)}
         collect.prepare(scratch, identity)
         sources, corpus = _read(run, cfg, features, scratch, progress)
-        table = _explained(sources, corpus, cfg, scratch, progress)
+        table = _explained(sources, corpus, vectors, cfg, scratch, progress)
         content = {**identity, **_content(run, features, table, corpus)}
         explanations = save_explanations(features, table, content)
         collect.clear(scratch)
@@ -126,7 +129,12 @@ def _controlled(features: FeatureStore, cfg: ExplainConfig, n_rows: int) -> NDAr
 
 
 def _explained(
-    sources: Sources, corpus: Corpus, cfg: ExplainConfig, scratch: Path, progress: Progress
+    sources: Sources,
+    corpus: Corpus,
+    vectors: NDArray[np.float32] | None,
+    cfg: ExplainConfig,
+    scratch: Path,
+    progress: Progress,
 ) -> pa.Table:
     """Explain all targets and controls, a batch at a time. Batches that an interrupted call finished are read."""
     targets: Sequence[Target] = targets_of(sources.latents, corpus, cfg.least_firings)
@@ -141,7 +149,7 @@ def _explained(
         for start in range(0, len(targets), AT_ONCE):
             batch, path = targets[start : start + AT_ONCE], scratch / f"explained-{start}.parquet"
             if not path.exists():
-                table = explain_targets(batch, sources.rows, sources.nearest, corpus, kinds)
+                table = explain_targets(batch, sources.rows, sources.nearest, corpus, kinds, vectors)
                 files.write_atomically(path, lambda part, table=table: pq.write_table(table, part))
             parts.append(pq.read_table(path))
             advance(len(batch))

@@ -103,10 +103,19 @@ def fires_at_random(n: int, seed: int = 1) -> list[NDArray[np.int64]]:
     return [rows[rng.random(len(rows)) < rng.uniform(0.003, 0.05)] for _ in range(n)]
 
 
-def explained(rows: list[NDArray[np.int64]], nearest: Any = lambda target: []) -> list[dict[str, Any]]:
+def explained(
+    rows: list[NDArray[np.int64]],
+    nearest: Any = lambda target: [],
+    embeddings: NDArray[np.float32] | None = None,
+) -> list[dict[str, Any]]:
     """Explain latents that fire on these rows, and return the rows of the table."""
     targets = [Target("latent", latent, 1) for latent in range(len(rows))]
     table = explain_targets(
-        targets, lambda target, strong=False: rows[target.latent], nearest, text(), families(text())
+        targets,
+        lambda target, strong=False: rows[target.latent],
+        nearest,
+        text(),
+        families(text()),
+        embeddings,
     )
     return table.to_pylist()

@@ -12,7 +12,7 @@ from sae.evaluation import bootstrap
 from sae.features.explanations import Explanations, explanations_of
 from sae.features.feature import FeatureStore
 from sae.report import explanations as report
-from sae.rules import properties
+from sae.rules import properties, similar
 from sae.rules.controls import moved_rows, shuffled_rows
 from sae.rules.explaining import ExplainConfig
 from sae.rules.families import families
@@ -275,3 +275,40 @@ def test_only_strong_firings_count_where_asked(run: Run):
     for latent, (one, *_) in strong.by_latent.items():
         assert one.fired < every[latent][0].fired
         assert one.strong_recall == pytest.approx(one.recall.value)
+
+
+def test_contexts_that_mean_the_same_are_told_by_embeddings_and_others_are_not():
+    """Tokens of a stem mean the same, and a latent fires where most of the last eight tokens have its stem."""
+    rng = np.random.default_rng(0)
+    meanings = rng.standard_normal((len(world.VOCABULARY), 16)).astype(np.float32)
+    meanings[:5] = meanings[0]
+    of_stem = (world.text().tokens < 5).astype(int)
+    running = np.pad(of_stem.cumsum(1), ((0, 0), (similar.CONTEXT, 0)))
+    many = running[:, similar.CONTEXT :] - running[:, : -similar.CONTEXT] >= 4
+    about = np.flatnonzero(many.ravel() & world.counted())
+    (row,) = world.explained([about], embeddings=meanings)
+    assert row["examples_low"] > 0.9
+    assert row["intruder_low"] > 0.6
+    found = world.explained(world.fires_at_random(60), embeddings=meanings)
+    for score, chance in (("intruder", 0.2), ("examples", 0.5)):
+        values = [row[score] for row in found]
+        assert abs(np.mean(values) - chance) < 3 * np.std(values) / np.sqrt(len(values)) + 1e-9
+        assert np.mean([row[f"{score}_low"] <= chance <= row[f"{score}_high"] for row in found]) >= 0.85
+    rare = np.concatenate([about[world.text().choosing[about]], about[world.text().scoring[about]][:3]])
+    (row,) = world.explained([np.sort(rare)], embeddings=meanings)
+    assert row["intruder"] is None and row["examples"] is not None, "three contexts make no trial"
+    (row,) = world.explained([about])
+    assert row["intruder"] is None and row["examples"] is None
+
+
+def test_an_embedding_of_a_context_is_that_of_plain_python():
+    corpus = world.text()
+    table = np.random.default_rng(1).standard_normal((len(world.VOCABULARY), 4)).astype(np.float32)
+    rows = np.array([3, world.CONTEXT + 20, 5 * world.CONTEXT])
+    made = similar.embedded(rows, table, corpus)
+    for row, vector in zip(rows.tolist(), made.tolist(), strict=True):
+        window, column = divmod(row, world.CONTEXT)
+        last = corpus.tokens[window].tolist()[max(column - 7, 0) : column + 1]
+        total = [sum(float(table[token, axis]) for token in last) for axis in range(4)]
+        length = sum(value**2 for value in total) ** 0.5
+        assert vector == pytest.approx([value / length for value in total], rel=1e-5)
