@@ -19,7 +19,7 @@ from activations.disk import files
 from sae.code import SparseCode
 from sae.evaluation.similarity import codes
 from sae.runs.records import Evaluation
-from sae.runs.run import Run
+from sae.runs.run import Run, device
 
 COLUMNS = (
     "method", "L0", "FVU", "FVU over TopK's at this L0", "CE recovered", "silent", "encoder MFLOP", "peak rate",
@@ -113,7 +113,7 @@ def alike(seeds: list[Run]) -> Alike | None:
     absolute cosines."""
     if len(seeds) < 2:
         return None
-    saes = [run.sae() for run in seeds]
+    saes = [run.sae().to(device()) for run in seeds]
     strongest = [
         largest(codes(sae, run.store, run.hook, TOKENS)) for sae, run in zip(saes, seeds, strict=True)
     ]
@@ -138,7 +138,9 @@ def best_cosines(a: Float[Tensor, "F D"], b: Float[Tensor, "G D"]) -> Float[Tens
 
 def largest(code: SparseCode) -> Float[Tensor, "F"]:
     """Return the largest size of each latent's values; 0 for one that never fires."""
-    return torch.zeros(code.n_latents).scatter_reduce(0, code.indices.long(), code.values.abs(), "amax")
+    return torch.zeros(code.n_latents, device=code.values.device).scatter_reduce(
+        0, code.indices.long(), code.values.abs(), "amax"
+    )
 
 
 def lines(out: Path) -> Iterator[list[str]]:

@@ -29,6 +29,7 @@ from activations.store import Store
 from sae.architectures import ARCHITECTURES, SAE, build
 from sae.architectures.shared import geometric_median
 from sae.config import TrainConfig, peak_rate
+from sae.runs.run import device
 from sae.training.rates import FACTOR, minimum, next_rate
 from sae.training.trainer import INIT_ROWS, Trainer
 
@@ -69,16 +70,18 @@ class Fit:
 
 
 class Rows:
-    """A store's training and held-out rows in memory, scaled to unit mean square per dimension."""
+    """A store's training and held-out rows in the memory of the device, with the factor that scales them to unit mean square."""
 
     def __init__(self, store: Store, hook: str):
-        scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5
-        self.training = _rows(store, hook, "train") * scale
-        self.held_out = _rows(store, hook, "held-out") * scale
+        self.scale = (store.width(hook) / store.mean_square_norm(hook)) ** 0.5
+        # training rows as the store has them: in float32 ten million would take twice the memory
+        self.training = _rows(store, hook, "train", getattr(torch, store.spec.dtype))
+        self.held_out = _rows(store, hook, "held-out", torch.float32) * self.scale
 
     def batch(self, generator: torch.Generator, size: int) -> Float[Tensor, "B D"]:
-        """Return rows drawn with equal chances."""
-        return self.training[torch.randint(len(self.training), (size,), generator=generator)]
+        """Return scaled rows drawn with equal chances."""
+        places = torch.randint(len(self.training), (size,), generator=generator)
+        return self.training[places.to(device())].float() * self.scale
 
 
 def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
@@ -89,10 +92,10 @@ def measure(point: Point, lr: float, rows: Rows) -> dict[str, float]:
     )
     sae = build(arch, rows.training.shape[1], point.seed)
     generator = torch.Generator().manual_seed(point.seed)
-    first = rows.batch(generator, INIT_ROWS)
+    first = rows.batch(generator, INIT_ROWS).cpu()
     sae.initialise(first, geometric_median(first), torch.Generator().manual_seed(point.seed))
     cfg = TrainConfig(steps=point.steps, batch=point.batch, lr=lr, seed=point.seed)
-    trainer = Trainer(sae, cfg.resolved(len(rows.training), arch))
+    trainer = Trainer(sae.to(device()), cfg.resolved(len(rows.training), arch))
     while not trainer.finished:
         x = rows.batch(generator, point.batch)
         trainer.train_step(x, x)
@@ -107,7 +110,7 @@ def held_out(sae: SAE, rows: Float[Tensor, "N D"]) -> dict[str, float]:
         code = sae.encode(x)
         error += (x - sae.decode(code)).square().sum().item()
         l0 += int(code.l0().sum())
-        fired[code.indices[code.values != 0]] = True
+        fired[code.indices[code.values != 0].cpu()] = True
     variance = (rows - rows.mean(0)).square().sum().item()
     return {"fvu": error / variance, "l0": l0 / len(rows), "silent": 1 - fired.float().mean().item()}
 
@@ -183,8 +186,8 @@ def fit(command: Fit) -> None:
             )
 
 
-def _rows(store: Store, hook: str, split: Split) -> Float[Tensor, "N D"]:
-    return torch.cat([x.clone() for x, *_ in store.batches(hook, 4096, split)])
+def _rows(store: Store, hook: str, split: Split, dtype: torch.dtype) -> Float[Tensor, "N D"]:
+    return torch.cat([x.to(device(), dtype, copy=True) for x, *_ in store.batches(hook, 4096, split)])
 
 
 Command = Annotated[Run, tyro.conf.subcommand("run")] | Annotated[Fit, tyro.conf.subcommand("fit")]

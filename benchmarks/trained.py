@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.timing import Shape
 from sae.architectures import TopKConfig, build
 from sae.config import RunConfig, TrainConfig
-from sae.runs.run import Run
+from sae.runs.run import Run, device
 from sae.training.trainer import Trainer
 from sae.workflows.evaluate import evaluate
 from sae.workflows.train import train
@@ -38,5 +38,5 @@ def measured_run(cfg: RunConfig, folder: Path) -> Run:
     """Train a run and measure it on its held-out rows, without the language model; what is there is not done again."""
     run = train(cfg, folder, resume=True)
     if not run.evaluation:
-        evaluate(run, run.sae(), None, 0)
+        evaluate(run, run.sae().to(device()), None, 0)
     return run
