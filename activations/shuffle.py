@@ -1,11 +1,12 @@
 """Store -> endless batches of shuffled rows in a seeded order, which can be saved and resumed exactly."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -205,6 +206,17 @@ class Reader(ABC):
         return torch.Generator().manual_seed(mixed % 2**63)
 
 
+@dataclass(eq=False)
+class _WholeStore:
+    """All rows that a reader yields, in the store's order."""
+
+    columns: tuple[Tensor, ...]
+
+
+# Readers of the same rows share them: each of many runs that train together would hold the store otherwise.
+_WHOLE_STORES: WeakValueDictionary[Hashable, _WholeStore] = WeakValueDictionary()
+
+
 class ShuffledReader(Reader):
     """Reads one split of a store in a two-level shuffle.
 
@@ -253,7 +265,7 @@ class ShuffledReader(Reader):
             )
         largest = max(self.rows_per_shard) * bytes_per_row
         self.shards_per_group = min(len(store.shards), max(2, memory // max(largest, 1)))
-        self._all_rows: tuple[Tensor, ...] | None = None  # kept when one group holds the whole store
+        self._all_rows: _WholeStore | None = None  # kept when one group holds the whole store
 
     def wait(self, progress: Progress) -> None:
         """Do nothing: a store has all its rows."""
@@ -297,8 +309,13 @@ class ShuffledReader(Reader):
 
     def _rows(self, group: list[int]) -> tuple[Tensor, ...]:
         """Return the rows of some shards, in the store's order."""
-        if self._all_rows is not None:
-            return self._all_rows
+        labels = self.label_set.digest if self.label_set else self._labels
+        which_rows = (self.hooks, self._split, self._with_bos, self._positions, labels)
+        key = (self.store.path, self.store.fingerprint, *which_rows)
+        if whole_store := len(group) == len(self.store.shards):
+            self._all_rows = self._all_rows or _WHOLE_STORES.get(key)
+        if self._all_rows:
+            return self._all_rows.columns
         rows: list[Tensor] = []
         size, start = sum(self.rows_per_shard[number] for number in group), 0
         for number in group:
@@ -313,8 +330,8 @@ class ShuffledReader(Reader):
             for whole, column in zip(rows, columns, strict=True):
                 torch.index_select(column.flatten(0, 1), 0, chosen, out=whole[start:stop])
             start = stop
-        if len(group) == len(self.store.shards):
-            self._all_rows = tuple(rows)
+        if whole_store:
+            self._all_rows = _WHOLE_STORES[key] = _WholeStore(tuple(rows))
         return tuple(rows)
 
 

@@ -53,7 +53,8 @@ def test_a_row_puts_two_features_side_by_side(page: Page, runs: Path, matched: C
     first = max(lost, key=lambda latent: (latents.similarity[latent], -latent))
     click_cell(page, row=1, x=30)
     second = latents.nearest[first]
-    expect(page).to_have_url(re.compile(f"a={first}&b={second}$"))
+    expect(page).to_have_url(re.compile(f"kind=lost&a={first}&b={second}$"))
+    expect(page.get_by_role("heading", name=re.compile("^Side by side"))).to_be_in_viewport()
     for name, latent in (("toy", first), ("signed", second)):
         fired = FeatureStore(runs / name / "features").row(latent)["fired"]
         expect(page.locator("h2").filter(has_text=f"Feature {latent}").first).to_be_visible()

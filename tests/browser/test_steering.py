@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.sync_api import Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from sae.features.feature import FeatureStore
 from tests.app.worlds import HOSTILE_RUN
@@ -18,6 +18,7 @@ def steer(page: Page) -> None:
     """Press Steer and wait for both texts."""
     page.get_by_role("button", name="Steer", exact=True).click()
     expect(page.get_by_role("heading", name="Unsteered and steered")).to_be_visible(timeout=LOADING)
+    expect(page.locator(".meanings")).to_be_visible(timeout=LOADING)
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
 
 
@@ -94,7 +95,7 @@ def test_going_away_by_the_sidebar_and_back_keeps_the_edits_and_their_address(pa
     expect(page.get_by_label("Prompt")).to_have_value("I think that")
 
 
-def test_a_link_reproduces_the_page_in_another_tab(page: Page):
+def test_a_link_reproduces_the_page_for_another_visitor(page: Page, browser: Browser):
     page.goto("/steering?run=toy&steer=2:add:1")
     heading(page, "Steering")
     page.get_by_role("button", name="strong", exact=True).click()
@@ -107,11 +108,14 @@ def test_a_link_reproduces_the_page_in_another_tab(page: Page):
     assert link.startswith("http")
     steer(page)
     first = page.locator("p.strip").all_inner_texts()
-    page.goto(link.strip())
-    heading(page, "Steering")
-    expect(page.get_by_role("link", name="Feature 5", exact=True)).to_be_visible()
-    steer(page)
-    assert page.locator("p.strip").all_inner_texts() == first
+    other = browser.new_context().new_page()
+    other.goto(link.strip())
+    heading(other, "Steering")
+    expect(other.get_by_role("link", name="Feature 5", exact=True)).to_be_visible()
+    expect(other.locator("p.strip")).to_have_count(0)
+    steer(other)
+    assert other.locator("p.strip").all_inner_texts() == first
+    other.context.close()
 
 
 def test_going_back_undoes_a_change(page: Page):

@@ -156,3 +156,21 @@ def test_it_can_be_read_in_both_schemes(page: Page, scheme):
     )
     lightness = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in (text, ground)]
     assert abs(lightness[0] - lightness[1]) > 150
+
+
+def test_beside_a_long_text_the_token_s_features_stay_in_view_and_the_place_in_the_text_too(page: Page):
+    page.goto("/text?run=toy")
+    heading(page, "Your text")
+    page.get_by_placeholder("Type or paste a text").fill("a long story " * 400)
+    page.get_by_role("button", name="Read").click()
+    late = page.locator(TOKENS).nth(3000)
+    late.scroll_into_view_if_needed(timeout=LOADING)
+    frame = page.locator(".st-key-tokens .pressable")
+    place = frame.evaluate("element => element.scrollTop")
+    assert place > 500
+    late.click()
+    expect(page).to_have_url(re.compile("token=3000"))
+    expect(page.locator(f"{TOKENS}.peak[data-to='3000']")).to_be_visible()
+    assert frame.evaluate("element => element.scrollTop") == place
+    expect(page.locator("h2").filter(has_text="Token")).to_be_in_viewport()
+    expect(page.get_by_role("heading", name=re.compile("^Over the whole text"))).to_be_in_viewport()
