@@ -6,8 +6,10 @@ from app import widgets
 from app.features import state as features
 from app.runs import controls
 from app.session import address, runs
+from sae.report import effects as effects_report
 from sae.report import render, run_charts
 from sae.report import runs as runs_report
+from sae.report import scaling as scaling_report
 
 every = runs.require_any()
 evaluations = runs.evaluations(every)
@@ -55,6 +57,18 @@ def one() -> None:
             st.html(render.facts(origin))
         else:
             training()
+        if name in evaluations and (effects := evaluations[name].effects):
+            widgets.section("Sparsity of effects", effects_report.basis(effects))
+            widgets.chart(effects_report.figure(effects), "sparsity of effects on the logits", "effects")
+            heads = ["mean", "95 % interval", "change of a logit"]
+            lines = effects_report.lines(effects)
+            st.html(
+                render.columns(
+                    heads, [(one.title, one.help, [one.mean, one.interval, one.size]) for one in lines]
+                )
+            )
+            for text in effects_report.conclusions(effects):
+                widgets.note(text)
     with right:
         if name in evaluations:
             widgets.section("Evaluation", runs_report.basis(evaluations[name]))
@@ -109,5 +123,20 @@ if len(evaluations) > 1:
     points = runs_report.frontier(every, evaluations, height)
     figure = run_charts.frontier(points, name, height)
     controls.pressed_point(figure, "quality against L0 of all evaluated runs", "pareto", controls.show_run)
+laws = runs.scaling(run)
+if laws:
+    widgets.warnings(runs.changed_since_fit(laws, run))
+    for number, fit in enumerate(laws.fits):
+        widgets.section(f"Scaling laws of {scaling_report.title(fit)}", scaling_report.basis(fit))
+        widgets.chart(
+            scaling_report.figure(fit), "FVU by width and by compute, with fitted laws", f"scaling {number}"
+        )
+        tables = scaling_report.tables(fit)
+        for place, (title, rows) in zip(st.columns(len(tables), gap="large"), tables, strict=True):
+            with place:
+                widgets.note(title)
+                st.html(render.estimates(rows))
+        for text in scaling_report.remarks(fit):
+            widgets.note(text)
 with st.expander("Settings"):
     st.html(render.facts(runs_report.settings(run.record)))

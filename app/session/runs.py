@@ -13,6 +13,7 @@ from sae.runs.records import Evaluation
 from sae.runs.run import Run, find_runs
 from sae.runs.run import problems as problems_of
 from sae.runs.saved_sae import read_log
+from sae.runs.scaling import ScalingRecord, changed, scaling_of
 
 REFRESH_SECONDS = 3.0  # a new run shows up at the first click after this time
 
@@ -49,6 +50,26 @@ def evaluations(runs: dict[str, Run]) -> dict[str, Evaluation]:
         except RunError as damage:
             error(damage.message, damage.fix)
     return {name: evaluation for name, evaluation in evaluated.items() if evaluation}
+
+
+def scaling(run: Run) -> ScalingRecord | None:
+    """Return the scaling laws fitted to the folder of runs that a run lies in, None where none were. A damaged file is reported
+    in the page and left out."""
+    try:
+        return scaling_of(run.path.parent)
+    except RunError as damage:
+        error(damage.message, damage.fix)
+        return None
+
+
+def changed_since_fit(record: ScalingRecord, run: Run) -> list[str]:
+    """Return a warning when runs beside this one are not those that the laws were fitted to, else nothing."""
+    names = changed(record, run.path.parent)
+    return (
+        [f"The laws were fitted to other weights than {', '.join(names)} now has. Fit them again."]
+        if names
+        else []
+    )
 
 
 def problems(run: Run) -> list[str]:

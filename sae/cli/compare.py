@@ -18,8 +18,12 @@ from sae.cli import arguments
 from sae.cli.train import show_problems
 from sae.evaluation.matching import LEVELS
 from sae.evaluation.measures import shown
+from sae.report import scaling as scaling_report
 from sae.runs.records import Comparison, Matched
 from sae.runs.run import Run
+from sae.runs.scaling import INDEX as SCALING
+from sae.runs.scaling import PLOT as SCALING_PLOT
+from sae.runs.scaling import Law, ScalingRecord
 from sae.workflows.compare import (
     LABELS,
     SIMILARITIES,
@@ -34,6 +38,7 @@ from sae.workflows.compare import (
     write_csv,
     write_pareto,
 )
+from sae.workflows.scaling import fit_scaling, refuse_too_small
 from sae.workflows.sweep import load, plan_sweep, run_sweep
 
 TABLE, PLOT = "results.csv", "pareto.html"  # files of `sae sweep`
@@ -179,6 +184,9 @@ class SweepCommand:
     together: bool = False
     """Train all runs at once on one reading of the store, in place of one after the other. Each ends with the same bits; all
     of them must fit into memory. A sweep on a stream always does so."""
+    fit: bool = False
+    """Also fit scaling laws to the runs: held-out FVU by width and L0, and by compute where train.steps is swept over too.
+    Needs 9 runs of one architecture, of 3 widths and 3 L0s, at least. docs/scaling.md."""
 
 
 def sweep_main(args: list[str]) -> int:
@@ -189,15 +197,44 @@ def sweep_main(args: list[str]) -> int:
     out = Path(sweep.file.out)
     if sweep.stream:
         make_ready(sweep.stream.text)
-    results, diverged = run_sweep(sweep, plan_sweep(sweep), show_progress, command.together)
+    plan = plan_sweep(sweep)
+    if command.fit:
+        refuse_too_small(plan)
+    results, diverged = run_sweep(sweep, plan, show_progress, command.together)
     write_csv(out / TABLE, results)
     write_pareto(out / PLOT, results)
     Console().print(runs_table(results, f"{out}: {len(results)} runs"))
     for said in which_l0(results):
         print(said)
-    for name in sweep.runs:
-        show_problems(Run(out / name))
+    runs = [Run(out / name) for name in sweep.runs]
+    for run in runs:
+        show_problems(run)
+    if command.fit:
+        show_laws(fit_scaling(runs, out))
+        print(
+            f"{out / SCALING_PLOT} and {out / SCALING}: written; next: sae plan scaling {quoted(out)} --hours 1"
+        )
     if diverged:
         raise DivergedError(f"{len(diverged)} of {len(sweep.runs)} runs diverged: {'; '.join(diverged)}")
     print(f"{out / PLOT} and {out / TABLE}: written; next: sae app {quoted(out)}")
     return 0
+
+
+def show_laws(record: ScalingRecord) -> None:
+    """Print the constants of each law with their intervals, and what the fits cannot say."""
+    for scaling in record.fits:
+        print(f"scaling laws of {scaling_report.title(scaling)}: {scaling_report.basis(scaling)}")
+        for formula, law in scaling_report.laws(scaling):
+            print(f"\n{formula}, {law.runs} runs")
+            Console().print(_constants(law))
+        for text in scaling_report.remarks(scaling):
+            print(text)
+
+
+def _constants(law: Law) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for column in ("", "value", "95 % interval"):
+        table.add_column(column, justify="right" if column else "left")
+    for symbol, _, value, between in scaling_report.constants(law):
+        table.add_row(symbol, value, between)
+    return table

@@ -15,7 +15,9 @@ from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.cli.train import show_problems
-from sae.evaluation.measures import measure, shown
+from sae.evaluation.ablation import AblationConfig
+from sae.evaluation.measures import AblationEffects, measure, shown
+from sae.report import effects as effects_report
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, device
 from sae.workflows.demo import Demo, run_demo
@@ -40,12 +42,32 @@ class Evaluate:
     """Held-out windows the language model reads, four times each; 0 leaves the model out."""
     batch: int = 2048
     """Rows encoded at once."""
+    effects: int = 0
+    """Latents to ablate, one at a time, where they fire: how sparse the changes of the logits are, beside those of random
+    directions and of a random dictionary. 0 leaves it out; 64 take some 400 passes of the language model."""
+    effect_positions: int = 16
+    """Positions compared after each ablation, the ablated one included."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"batch = {self.batch} must be at least 1")
         if self.windows < 0:
             raise ConfigError(f"windows = {self.windows} must be at least 0, which leaves the model out")
+        if self.effects < 0 or self.effect_positions < 1:
+            raise ConfigError(
+                f"effects = {self.effects} must be at least 0, and effect_positions = {self.effect_positions} at least 1"
+            )
+        if self.effects and not self.windows:
+            raise ConfigError(
+                "--effects needs the language model: give --windows above 0, in which firings are looked for"
+            )
+
+    @property
+    def ablation(self) -> AblationConfig | None:
+        """Settings of the effects; None where they are left out."""
+        if not self.effects:
+            return None
+        return AblationConfig(latents=self.effects, positions=self.effect_positions, windows=self.windows)
 
 
 def main(args: list[str]) -> int:
@@ -56,7 +78,8 @@ def main(args: list[str]) -> int:
     model = run.language_model() if command.windows and not run.reads_files else None
     if not run.finished:
         print(f"{run.path} has not finished training: this measures {run.newest_checkpoint}")
-    show_evaluation(run, evaluate(run, sae, model, command.windows, command.batch, show_progress))
+    evaluation = evaluate(run, sae, model, command.windows, command.batch, show_progress, command.ablation)
+    show_evaluation(run, evaluation)
     if run.reads_files:
         print(f"{run.path}: {WITHOUT_MODEL} what the SAE costs the model (cross-entropy, KL)")
     return 0
@@ -86,10 +109,24 @@ def show_evaluation(run: Run, evaluation: Evaluation) -> None:
             f"cross-entropy (nats per token) and KL on {spliced.tokens:,} tokens in {spliced.windows} windows"
         )
     Console().print(table)
+    if evaluation.effects:
+        print(f"\nsparsity of effects on the logits: {effects_report.basis(evaluation.effects)}")
+        Console().print(_effects_table(evaluation.effects))
+        for text in effects_report.conclusions(evaluation.effects):
+            print(text)
     show_problems(run)
     if run.record.imported:
         for line in unlike_training(run.record.imported.facts, run.store):
             print(f"{run.path}: {line}")
+
+
+def _effects_table(effects: AblationEffects) -> Table:
+    table = Table()
+    for column in ("ablated", "(L1/L2)²", "95 % interval", "median", "change"):
+        table.add_column(column, justify="left" if column == "ablated" else "right", no_wrap=True)
+    for line in effects_report.lines(effects):
+        table.add_row(line.title, line.mean, line.interval, line.median, line.size)
+    return table
 
 
 def demo_main(args: list[str]) -> int:

@@ -1,41 +1,33 @@
-"""`sae plan harvest|train|sweep|features`: predict the disk, memory and time that a job takes, before hours are spent."""
+"""`sae plan harvest|train|sweep|features|scaling`: predict the disk, memory and time that a job takes, before hours are spent."""
 
-import dataclasses
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from activations import language_model
-from activations.disk.files import size_text
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
 from activations.store import Store, row_bytes
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
-from sae.cli import arguments
+from sae.cli import arguments, plan_scaling
+from sae.cli.forecasts import Planned, check, here, machine_name, show
 from sae.cli.store import Harvest
 from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
-from sae.plan import features, harvest, rates, stream, sweep, training
-from sae.plan.forecast import Forecast, duration, total
-from sae.plan.measure import measure
-from sae.plan.rates import GPUS, Machine
+from sae.plan import features, harvest, stream, sweep, training
+from sae.plan.rates import GPUS
 from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
 from sae.workflows.rings import SHUFFLE_TOKENS, bytes_of
 from sae.workflows.sweep import load
 
-USAGE = """usage: sae plan {harvest,train ARCH,sweep,features} [OPTIONS]
+USAGE = """usage: sae plan {harvest,train ARCH,sweep,features,scaling} [OPTIONS]
 
 What a job would take: disk, memory, time, and what limits it. Takes the job's own options; nothing of it is run.
 
@@ -45,20 +37,9 @@ What a job would take: disk, memory, time, and what limits it. Takes the job's o
   sae plan train topk --ring 2TB --forward-parameters 35e9 --producers 6 --ranks 2 --width 8192 --tokens 10_000_000_000 --device h200
   sae plan sweep sweep.toml --together
   sae plan features runs/demo
+  sae plan scaling runs/sweep --hours 8
 
 The first time, this machine is measured, for some seconds; --measure does it again. Exit code 2 when it cannot be done."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """Options that all plans share."""
-
-    ranks: int = 1
-    """Processes of torchrun that share the job, each on a device like this one."""
-    measure: bool = False
-    """Measure this machine again, and the model."""
-    json: bool = False
-    """Print JSON instead of a table."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +119,13 @@ class PlanFeatures:
 
 def main(args: list[str]) -> int:
     """Parse, plan, print."""
-    jobs = {"harvest": _harvest, "train": _train, "sweep": _sweep, "features": _features}
+    jobs = {
+        "harvest": _harvest,
+        "train": _train,
+        "sweep": _sweep,
+        "features": _features,
+        "scaling": plan_scaling.main,
+    }
     if not args or args[0] in arguments.HELP:
         print(USAGE, file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -148,14 +135,14 @@ def main(args: list[str]) -> int:
 
 def _harvest(args: list[str]) -> int:
     command = arguments.parse(PlanHarvest, "sae plan harvest", args, tyro.conf.OmitArgPrefixes)
-    _check(command.plan)
+    check(command.plan)
     make_ready(command.config.text)
 
     def load() -> tuple[LanguageModel, HarvestConfig]:
         model = language_model.load(command.model, command.revision, command.model_dtype)
         return model, with_hooks(model, command.config)
 
-    key = harvest.key(_name(), command.model, command.revision, command.model_dtype, command.config)
+    key = harvest.key(machine_name(), command.model, command.revision, command.model_dtype, command.config)
     pace = harvest.pace(key, load, command.plan.measure)
     machine = here(command.plan.measure)
     forecast = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)
@@ -173,7 +160,7 @@ def _train(args: list[str]) -> int:
         for name, sae in ARCHITECTURES.items()
     }
     command = arguments.parse_preset(presets, "sae plan train", args)
-    _check(command.plan)
+    check(command.plan)
     if not 0 <= command.dead < 1:
         raise ConfigError(f"dead = {command.dead} must be a share of the latents, from 0 to below 1")
     if command.l0 is not None and not 0 < command.l0 <= command.arch.d_sae:
@@ -207,7 +194,7 @@ def _streamed(command: PlanTrain) -> tuple[int, stream.Producers] | None:
 
 def _sweep(args: list[str]) -> int:
     command = arguments.parse(PlanSweep, "sae plan sweep", args)
-    _check(command.plan)
+    check(command.plan)
     planned = load(command.file)
     streamed, file = planned.stream, planned.file
     if streamed and command.width is None:
@@ -236,18 +223,13 @@ def _sweep(args: list[str]) -> int:
 
 def _features(args: list[str]) -> int:
     command = arguments.parse(PlanFeatures, "sae plan features", args, tyro.conf.OmitArgPrefixes)
-    _check(command.plan)
+    check(command.plan)
     run = Run(command.run)
-    key = f"{_name()}: {run.record.model} {run.record.model_revision or ''} to describe latents"
+    key = f"{machine_name()}: {run.record.model} {run.record.model_revision or ''} to describe latents"
     reader = features.reader(key, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
     forecast = features.forecast(run, command.config, reader, machine, command.plan.ranks)
     return show(forecast, machine, command.plan)
-
-
-def _check(plan: Planned) -> None:
-    if plan.ranks < 1:
-        raise ConfigError(f"ranks = {plan.ranks} must be at least 1")
 
 
 def _data(command: PlanTrain) -> Data:
@@ -268,81 +250,3 @@ def _data(command: PlanTrain) -> Data:
             f"({command.train.batch})"
         )
     return Data.planned(command.width, command.tokens, row_bytes(command.dtype, command.width))
-
-
-def here(again: bool = False) -> Machine:
-    """Return the rates of this machine, as measured earlier, or measured now and saved."""
-    rates_here = None if again else rates.load(torch.get_num_threads())
-    if rates_here is None:
-        print("measuring this machine, once (some seconds)", file=sys.stderr)
-        rates_here = measure()
-        rates.save(rates_here)
-    return rates_here
-
-
-def _name() -> str:
-    return rates.this_machine(torch.get_num_threads())
-
-
-def show(forecast: Forecast, machine: Machine, plan: Planned) -> int:
-    """Print a forecast. Raises ConfigError when the job cannot be done."""
-    if plan.json:
-        print(json.dumps(as_json(forecast, machine), indent=1))
-    else:
-        _print(forecast, machine)
-    if forecast.refusals:
-        raise ConfigError("; ".join(forecast.refusals))
-    return 0
-
-
-def as_json(forecast: Forecast, machine: Machine) -> dict[str, object]:
-    """Return a forecast as JSON, in bytes and seconds."""
-    parts = dataclasses.asdict(forecast)
-    totals = {
-        "disk": total(forecast.disk),
-        "memory": total(forecast.memory),
-        "seconds": total(forecast.seconds),
-    }
-    summary = {"limit": forecast.limit, "total": totals, "computed": machine.measured is None}
-    return {**summary, **parts, "machine": dataclasses.asdict(machine)}
-
-
-def _print(forecast: Forecast, machine: Machine) -> None:
-    console = Console()
-    table = Table(title=forecast.what, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column()
-    for name, parts, text in (
-        ("time", forecast.seconds, duration), ("memory", forecast.memory, size_text), ("disk", forecast.disk, size_text),
-    ):  # fmt: skip
-        whole = total(parts)
-        table.add_row(f"[bold]{name}[/]", f"[bold]{text(whole)}[/]", "")
-        for part, value in parts.items():
-            if value:
-                table.add_row(f"  {part}", text(value), f"{value / whole:4.0%}")
-    console.print(table)
-    for name, fact in forecast.facts.items():
-        console.print(f"{name}: {fact}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"limited by: {forecast.limit}", highlight=False, markup=False, soft_wrap=True)
-    for note in (*forecast.notes, *_origin_of_rates(machine)):
-        console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _origin_of_rates(machine: Machine) -> Sequence[str]:
-    """Return notes on where the figures come from."""
-    r = machine.rates
-    figures = (
-        f"{r.flops / 1e9:,.0f} GFLOP/s, {r.scan_row / 1e9:,.2g} G pre-activations/s chosen from, rows gathered at "
-        f"{r.gather_far / 1e9:,.3g} to {r.gather_near / 1e9:,.3g} GB/s, {r.adam / 1e6:,.0f} M parameters/s in Adam, disk "
-        f"{r.write / 1e6:,.0f} MB/s written and {r.read / 1e6:,.0f} read"
-    )
-    if machine.measured is None:
-        return [f"computed for {machine.name} from its peak rates, NOT measured, kernels in bf16: {figures}"]
-    notes = [f"{machine.name}, {machine.measured}: {figures}"]
-    if machine.load > 0.5:
-        notes.append(
-            f"the machine was busy when it was measured ({machine.load:.1f} programs a core): times are as on a machine "
-            f"as busy; --measure when it is idle"
-        )
-    return notes

@@ -140,3 +140,48 @@ class L0Proxies:
     latents: int
     decoder_cosine: float
     decoder_projection: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measure with its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class EffectGroup:
+    """The effects of ablating one kind of thing in eval.json: latents, or one of the controls."""
+
+    sparsity: Estimate
+    """Mean of `values`, with a bootstrap interval over latents."""
+    quantiles: dict[str, float]
+    """Quantiles of `values` by name, such as 0.5."""
+    size: Estimate
+    """Mean root mean square change of a logit, after the median of each position is taken off."""
+    values: list[float]
+    """Sparsity of the effect, (L1 / L2)^2 as a share of all logits and positions, for each sampled latent; of a control, for
+    what was ablated in its place."""
+    less_than: Estimate | None
+    """How much smaller the latents' mean is than this control's, with a paired interval; None for the latents themselves."""
+
+
+@dataclass(frozen=True)
+class AblationEffects:
+    """The sparsity of what ablating a latent does to the logits, in eval.json (`ablation.py`)."""
+
+    latents: list[int]
+    """The latents that were sampled among those that fire."""
+    live: int
+    """Latents that fire where they could be measured; the sample is of these."""
+    firings: int
+    """Firings ablated, over all latents."""
+    positions: int
+    """Positions compared after each ablation, the ablated one included."""
+    vocabulary: int
+    windows: int
+    """Held-out windows that the firings lie in."""
+    groups: dict[str, EffectGroup]
+    """By name: `latents`, `random-dictionary`, `random-directions`."""

@@ -90,12 +90,12 @@ def splice_sums(
 ) -> SplicedSums:
     """Measure several SAEs as `splice` does one, on the same windows: the model runs once for each SAE, once as it is and once
     for each ablation. Raises RunError when the store has no held-out text."""
-    tokens, documents = _held_out_windows(store, windows)
+    tokens, documents = held_out_windows(store, windows)
     edits = _edits(saes, store, hook)
     totals: dict[int, Tensor] = {}
     with progress("splice", len(tokens), "windows") as advance:
         for piece, owner in zip(tokens.split(batch), documents.split(batch), strict=True):
-            counted = _counted(owner, store.spec.excluded)
+            counted = counted_predictions(owner, store.spec.excluded)
             rows = _rows(model, piece, counted, hook, edits, saes)
             for document, row in zip(owner[:, :-1][counted].tolist(), rows, strict=True):
                 totals[document] = totals.get(document, 0) + row
@@ -159,7 +159,7 @@ def _log_probabilities(
     return logits[counted.to(logits.device)].float().log_softmax(-1).cpu()
 
 
-def _counted(documents: Tensor, excluded: int) -> Tensor:
+def counted_predictions(documents: Tensor, excluded: int) -> Tensor:
     """Return which predictions [n, T - 1] count: made at an edited position, target in the same held-out document."""
     current, following = documents[:, :-1], documents[:, 1:]
     counted = (current == following) & is_held_out(current.contiguous())
@@ -167,13 +167,13 @@ def _counted(documents: Tensor, excluded: int) -> Tensor:
     return counted
 
 
-def _held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
+def held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
     """Return tokens and documents [n, T] of the windows with the most predictions that count, in the store's order."""
     tokens = documents = torch.empty(0, store.context, dtype=torch.int32)
     for number in range(len(store.shards)):
         shard = store.read(number)
         tokens, documents = torch.cat([tokens, shard.tokens]), torch.cat([documents, shard.documents])
-        counts = _counted(documents, store.spec.excluded).sum(1)
+        counts = counted_predictions(documents, store.spec.excluded).sum(1)
         best = counts.argsort(descending=True, stable=True)[:limit]
         best = best[counts[best] > 0].sort().values
         tokens, documents = tokens[best], documents[best]

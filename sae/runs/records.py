@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from sae.config import Settings
-from sae.evaluation.measures import L0Proxies, QuasiOrthogonality
+from sae.evaluation.measures import AblationEffects, Estimate, L0Proxies, QuasiOrthogonality
 
 Scalar = int | float | str | bool | None
 """A value of the settings of `sae features` or `sae dead`."""
@@ -73,15 +73,6 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A measure with its 95 % interval."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Splice:
     """The part of eval.json that was measured with the language model."""
 
@@ -107,6 +98,8 @@ class Evaluation:
     """None in files of older releases, and for an SAE of a single latent."""
     l0_proxies: L0Proxies | None = None
     """None as above."""
+    effects: AblationEffects | None = None
+    """None where they were not asked for."""
 
     @property
     def measures(self) -> dict[str, Estimate]:

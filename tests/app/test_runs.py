@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from activations.disk import files
 from app.session import runs as session
 from sae.report import run_charts
 from sae.runs.run import Run
@@ -113,3 +114,69 @@ def test_a_run_that_diverged_says_so_on_its_pages(show, runs, tmp_path, page):
         "\\", ""
     )
     assert not show(page, run="toy").warning
+
+
+def test_the_scaling_laws_of_a_run_s_sweep_are_shown_and_a_damaged_file_is_one_line(show, runs, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "grid" / "toy")
+    digest = json.loads((folder / "grid" / "toy" / "sae.json").read_text())["weights_file_sha256"]
+    law = {
+        "constants": {
+            name: {"value": -0.5, "low": -0.6, "high": -0.4}
+            for name in ("alpha", "beta_k", "beta_n", "gamma", "zeta", "eta")
+        },
+        "resampled": [[-0.5] * 6] * 3,
+        "spread": 0.01,
+        "runs": 1,
+    }
+    run = {
+        "run": "toy", "sae_sha256": digest, "width": 32, "l0": 4.0, "fvu": 0.3, "tokens": 1920, "flops": 1e7,
+        "converged": False, "joint": True, "frontier": False,
+    }  # fmt: skip
+    fit = {
+        "architecture": "topk", "hook": "blocks.1.<b>", "d_model": 16, "runs": [run], "joint": law, "compute": [],
+        "left_out": ["L(C): all runs are of one length"],
+    }  # fmt: skip
+    path = folder / "grid" / "scaling.json"
+    files.write_sealed(path, {"format": 1, "fits": [fit]})
+    at = show(folder=folder)
+    page = text(at)
+    assert "Scaling laws of topk, blocks.1.<b>" in page.replace("\\", "").replace("&lt;", "<").replace(
+        "&gt;", ">"
+    )
+    assert any("1 of 1 runs had not converged" in caption.value.replace("\\", "") for caption in at.caption)
+    assert figures(at)[-1]["data"][-1]["y"] == [0.3]
+    assert not at.warning
+    files.write_sealed(path, {"format": 1, "fits": [{**fit, "runs": [{**run, "sae_sha256": "0" * 64}]}]})
+    assert "other weights than toy now has" in show(folder=folder).warning[0].value
+    files.write_sealed(path, {"format": 1, "fits": [{**fit, "joint": {**law, "resampled": []}}]})
+    at = show(folder=folder)
+    assert len(at.error) == 1
+    assert "a law lacks constants or resamples" in at.error[0].value.replace("\\", "")
+    assert "Scaling laws" not in text(at)
+
+
+def test_the_sparsity_of_effects_is_shown_with_the_evaluation(show, runs, tmp_path):
+    folder = tmp_path / "runs"
+    run = Path(shutil.copytree(runs / "toy", folder / "toy"))
+    assert "Sparsity of effects" not in text(show(folder=folder))
+    group = {
+        "sparsity": {"value": 0.2, "low": 0.1, "high": 0.3}, "quantiles": {"0.5": 0.2}, "size": {"value": 1e-3, "low": 0, "high": 1},
+        "values": [0.1, 0.3], "less_than": None,
+    }  # fmt: skip
+    control = {**group, "values": [0.5, 0.4], "less_than": {"value": 0.25, "low": 0.2, "high": 0.3}}
+    effects = {
+        "latents": [3, 5], "live": 30, "firings": 4, "positions": 16, "vocabulary": 258, "windows": 2,
+        "groups": {"latents": group, "random-directions": control},
+    }  # fmt: skip
+    evaluation = files.read_json(run / "eval.json")
+    files.write_sealed(run / "eval.json", {**evaluation, "effects": effects})
+    at = show(folder=folder)
+    assert "Sparsity of effects" in text(at)
+    assert "2 of 30 live latents at 4 places" in text(at)
+    said = [caption.value.replace("\\", "") for caption in at.caption]
+    assert (
+        "Effects of latents are sparser than those of the random directions, by 25 % of all logits (20 % to 30 %)."
+        in said
+    )
+    assert [line["x"] for line in figures(at)[1]["data"]] == [[0.1, 0.3], [0.4, 0.5]]

@@ -250,3 +250,53 @@ def test_the_table_keeps_full_precision_and_leaves_blanks(tmp_path: Path):
     assert line["run"] == "a, b"
     assert float(line["l0"]) == 1 / 3
     assert line["recovered_zero"] == ""
+
+
+def test_laws_are_fitted_and_tell_what_a_budget_buys(sae: Server, world: Path, tmp_path: Path):
+    """Twelve runs of twenty steps: the smallest sweep that both laws can be fitted to, at one L0 of three."""
+    grid = GRID.replace("d_sae = 32", "d_sae = [16, 32, 64]").replace("[2, 4]", "[2, 4, 8]")
+    longer = '[[grid]]\narch = "topk"\nk = 4\nd_sae = [16, 32, 64]\ntrain.steps = 60\n'
+    path, out = file(tmp_path, world / "store", grid + longer), tmp_path / "out"
+    ended = sae("sweep", path, "--fit")
+    assert ended.code == 0, ended.err
+    assert "scaling laws of topk, blocks.1.hook_resid_pre: 9 runs of 16 to 64 latents" in ended.out
+    assert "L(C) at L0 2: " in ended.out, "one length only there"
+    content = json.loads((out / "scaling.json").read_text())
+    assert content["format"] == 1
+    [fit] = content["fits"]
+    tokens = {run["run"]: run["tokens"] for run in fit["runs"] if run["joint"]}
+    assert tokens == {
+        **{f"topk-d_sae{n}-k{k}": 1280 for n in (16, 32, 64) for k in (2, 8)},
+        **{f"topk-k4-d_sae{n}-steps60": 3840 for n in (16, 32, 64)},
+    }
+    assert 'src="http' not in (out / "scaling.html").read_text()
+    before = contents(out)
+    bought = sae("plan", "scaling", out, "--hours", 1, "--device", "h200", "--fvu", 1)
+    assert bought.code == 0, bought.err
+    assert "1,024" in bought.out, "sixteen times the widest run"
+    assert "the laws are extrapolated there" in bought.out
+    assert "sae plan train topk --store" in bought.out
+    table = sae("plan", "scaling", out, "--hours", 1, "--device", "h200", "--json", "--l0", 4)
+    assert [(one["l0"], one["width"]) for one in json.loads(table.out)] == [(4.0, 1024)]
+    assert contents(out) == before
+    assert (
+        "needs --hours" in sae("plan", "scaling", out).complaint
+        or "hours" in sae("plan", "scaling", out).complaint
+    )
+    assert (
+        "'mfr': laws were fitted to topk"
+        in sae("plan", "scaling", out, "--hours", 1, "--arch", "mfr").complaint
+    )
+
+
+def test_too_small_a_sweep_is_refused_before_anything_is_trained(sae: Server, world: Path, tmp_path: Path):
+    line = sae("sweep", file(tmp_path, world / "store"), "--fit").complaint
+    assert (
+        "--fit needs 9 runs of one architecture at least, of 3 widths and 3 L0s: topk has 2 of 1 widths"
+        in line
+    )
+    assert not (tmp_path / "out").exists()
+    assert (
+        "has no scaling laws: run sae sweep FILE --fit"
+        in sae("plan", "scaling", tmp_path, "--hours", 1).complaint
+    )
