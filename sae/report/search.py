@@ -1,4 +1,4 @@
-"""Features that mention some words, sorted by where they do: in the label, in the rule, among the tokens they fire on, in examples."""
+"""Features that mention some words, sorted by where they do: in the label, among the tokens they fire on, in the rule, in examples."""
 
 from importlib import import_module
 from typing import Any
@@ -19,9 +19,9 @@ PASSAGE, AROUND = "passage", 24  # column of a hit in an example, and characters
 def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Table:
     """Return the table, whose features all mention the words, with the likeliest first and a column that says where they do.
 
-    A label that has the words comes first; then a rule that holds well, the better its F1; then a token that the feature fires
-    most on and that is the words; then the more of its strongest examples have them; then tokens of which they are a part, those that fire it before those that it raises;
-    then the larger maximum. `texts` holds the text around each latent's strongest peaks, one a line (texts.parquet)."""
+    A label that has the words comes first; then a token that the feature fires most on and that is the words; then a rule that
+    holds well, the better its F1 (they may be its least alternative); then the more of its strongest examples have them; then
+    tokens of which they are a part, those that fire it before those that it raises; then the larger maximum. `texts` holds the text around each latent's strongest peaks, one a line (texts.parquet)."""
     words = words.strip().lower()
     labelled, ruled = (_has(table, name, words) for name in ("label", EXPLANATION))
     f1 = pc.fill_null(table[F1], 0).to_numpy() if F1 in table.column_names else np.zeros(len(table))
@@ -38,7 +38,7 @@ def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Tab
     share = having / np.maximum(examples, 1)
     largest = pc.fill_null(table["max"], 0).to_numpy()
     # the last key is the first to be sorted by
-    order = np.lexsort((-largest, raises_in == 0, fires_in == 0, -share, fires == 0, -well_ruled, ~labelled))
+    order = np.lexsort((-largest, raises_in == 0, fires_in == 0, -share, -well_ruled, fires == 0, ~labelled))
     places = [
         ", ".join(
             [

@@ -133,6 +133,11 @@ def test_features_found_are_sorted_by_where_the_words_were_found(table):
     assert latents(found) == [3, 1, 0, 2]
     buttons = [search.best_word(row, "music") for row in found.to_pylist()]
     assert buttons == ["church music", "music", "Music", "musical"]
+    ruled = shown.append_column(
+        features_report.EXPLANATION, [["", "", "tokens “7” or “music”", "word “music”"]]
+    ).append_column(features_report.F1, [[0.9, 0.9, 0.6, 0.4]])
+    found = search.ranked(wanted(ruled, texts, words="music"), "music", texts)
+    assert latents(found) == [1, 0, 2, 3], "a rule comes after tokens that are the words, if it holds"
     assert latents(search.ranked(wanted(shown, texts, words="zebra"), "zebra", texts)) == []
 
 
