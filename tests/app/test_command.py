@@ -92,7 +92,7 @@ def test_a_password_is_made_up_and_said_once_or_taken_from_the_environment(
 
 
 def test_the_app_is_served_behind_its_door_where_there_is_a_password(monkeypatch):
-    for password, layers in (("a word", ["PasswordGate"]), (None, [])):
+    for password, layers in (("a word", ["PasswordGate", "VisitorCookie"]), (None, ["VisitorCookie"])):
         monkeypatch.setenv(PASSWORD, password) if password else monkeypatch.delenv(PASSWORD)
         served = importlib.reload(importlib.import_module("app.server"))
         assert [layer.cls.__name__ for layer in served.app._user_middleware] == layers

@@ -71,7 +71,8 @@ def test_the_precision_is_measured_once_and_kept(
 
 
 def test_low_precision_products_change_a_run_a_little():
-    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    # so many rows that some lie within rounding of a tie, however a processor sums the products
+    x = torch.randn(4096, 3, generator=torch.Generator().manual_seed(0))
     exact, low = trainer(), trainer(precision="bfloat16")
     for made in (exact, low):
         made.train_step(x, x)
