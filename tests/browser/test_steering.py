@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
@@ -106,6 +106,7 @@ def test_a_link_reproduces_the_page_for_another_visitor(page: Page, browser: Bro
     page.get_by_role("button", name="Link").click()
     link = page.get_by_test_id("stCode").first.inner_text()
     assert link.startswith("http")
+    assert parse_qs(urlsplit(link.strip()).query)["steer"] == ["2:add:1.5,5:add:1"]
     steer(page)
     first = page.locator("p.strip").all_inner_texts()
     other = browser.new_context().new_page()
