@@ -1,5 +1,6 @@
 """Rule explanations as they are shown: a line for each score beside its controls, conclusions, and the head of a feature's page."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,8 +77,10 @@ def interval(estimate: Estimate) -> str:
 
 
 def automatic(text: str) -> str:
-    """Return an explanation as it stands in the place of a label."""
-    return f"{AUTOMATIC}{text}"
+    """Return an explanation as it stands in the place of a label.
+
+    A word before its texts, as in: tokens “ the”, is left out, because columns of tables are narrow."""
+    return AUTOMATIC + re.sub(r"^(tokens?|text|words?) (?=“)", "", text)
 
 
 def head(explanations: Sequence[Any], chance: dict[str, tuple[float | None, float | None]]) -> str:

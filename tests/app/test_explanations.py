@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from sae.features.explanations import Explanations
 from sae.features.feature import FeatureStore
-from sae.report.explanations import TITLES
+from sae.report.explanations import TITLES, automatic
 from sae.report.render import escaped, visible
 from sae.rules.explaining import ExplainConfig
 from sae.runs.run import Run
@@ -81,7 +81,9 @@ def test_a_rule_stands_for_a_label_only_where_there_is_none(show, folder: Path, 
     assert names, "the toy run has latents with a good rule"
     page = next(latent for latent in range(len(store)) if names.keys() & set(store.row(latent)["neighbours"]))
     named = next(other for other in store.row(page)["neighbours"] if other in names)
-    rule = escaped(visible("rule: " + names[named]))
+    assert automatic("tokens “ the” or “The”") == "rule: “ the” or “The”"
+    assert automatic("word beginning with cul-") == "rule: word beginning with cul-"
+    rule = escaped(visible(automatic(names[named])))
     assert rule in source(show("feature", feature=str(page)))
     store.labels.set(named, "what somebody called it")
     html = source(show("feature", feature=str(page)))
