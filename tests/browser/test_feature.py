@@ -47,6 +47,9 @@ def test_own_text_is_coloured_by_what_the_sae_says(page: Page, runs: Path, world
     page.get_by_role("button", name="Next").click()
     heading(page, "Feature 8 ")
     expect(own).to_have_text(text)
+    strongest = max(range(len(told(8))), key=lambda place: float(told(8)[place]))
+    assert told(7)[strongest] != told(8)[strongest]
+    expect(own.locator(".t").nth(strongest)).to_have_attribute("data-tip", told(8)[strongest])
     assert own.locator(".t").evaluate_all(tips) == told(8), "the text stays, read by the next feature"
 
 
