@@ -40,7 +40,7 @@ class Family:
 
     @cached_property
     def by_key(self) -> Any:
-        """The same matrix by columns."""
+        """Return the matrix [N, K] stored by columns, so that the rows of a key lie together."""
         return self.matrix.tocsc()
 
     def rows(self, keys: Keys) -> NDArray[np.int64]:

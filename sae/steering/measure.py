@@ -228,8 +228,7 @@ def compare(
     """Continue a prompt unsteered and steered, once per seed; both texts of a seed are drawn with the same noise.
 
     Progress counts the tokens of a text, once unsteered and once steered; `on_draft` gets both texts after every token. An
-    exception that either raises ends the work. Raises
-    ConfigError when none of the positions that occur is steered, or when activations overflow."""
+    exception that either raises ends the work. Raises ConfigError when none of the positions that occur is steered, or when activations overflow."""
     check_positions(steering, len(prompt), sampling.tokens)
     edits = steering.edits(len(prompt))
     with progress("steer", 2 * sampling.tokens, "tokens") as advance:
@@ -254,9 +253,22 @@ def compare(
                 on_texts=lambda texts: on_draft(Draft(plain, texts)),
             )
             advance(0, note="reading")
-            token_lists = [*plain, *changed]
-            clean = read(model, steering, prompt, token_lists)
-            after = log_probabilities(model, prompt, token_lists, edits)
+            return _compared(model, steering, prompt, seeds, plain, changed, sampling.tokens)
+
+
+def _compared(
+    model: LanguageModel,
+    steering: Steering,
+    prompt: Sequence[int],
+    seeds: Sequence[int],
+    plain: list[list[int]],
+    changed: list[list[int]],
+    tokens_asked: int,
+) -> list[Comparison]:
+    """Read the unsteered and the steered texts of all seeds with and without steering, and measure them."""
+    token_lists = [*plain, *changed]
+    clean = read(model, steering, prompt, token_lists)
+    after = log_probabilities(model, prompt, token_lists, steering.edits(len(prompt)))
     texts = []
     for index, tokens in enumerate(token_lists):
         # `token_lists` holds the unsteered texts of all seeds, then the steered ones. peak_gain and KL of a text's
@@ -277,7 +289,7 @@ def compare(
         )
     remarks_by_seed = [
         remarks(
-            steering, len(prompt), [clean[index].passing, clean[len(seeds) + index].passing], sampling.tokens
+            steering, len(prompt), [clean[index].passing, clean[len(seeds) + index].passing], tokens_asked
         )
         for index in range(len(seeds))
     ]

@@ -347,23 +347,3 @@ def test_a_shard_that_goes_missing_ends_the_stream_in_its_own_error(store: Store
 def test_a_reader_is_made_without_reading_an_activation(store: Store, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("a shard was read"))
     assert ShuffledReader(store, "row", 8).rows == len(eligible("train"))
-
-
-def test_readers_of_one_store_share_its_rows_and_those_of_other_rows_do_not(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-):
-    """Sixty runs that train together would read and hold the whole store sixty times otherwise."""
-    readers = [ShuffledReader(store, "row", 8, seed=seed) for seed in (0, 1)]
-    first = sample(readers[0], 8)
-    numbers: list[int] = []
-    read = Store.read
-    monkeypatch.setattr(
-        Store, "read", lambda self, number, hooks: numbers.append(number) or read(self, number, hooks)
-    )
-    assert first.x[:, 0].tolist() != sample(readers[1], 8).x[:, 0].tolist()
-    assert numbers == []
-    held_out = sample(ShuffledReader(store, "row", 8, split="held-out"), 8)
-    other = sample(ShuffledReader(store, "other", 8), 8)
-    assert len(numbers) == 2 * len(store.shards)
-    assert set(held_out.x[:, 0].tolist()) <= set(eligible("held-out"))
-    assert other.x.shape == (8, 3)
