@@ -208,9 +208,7 @@ class Reader(ABC):
 
 @dataclass(eq=False)
 class _WholeStore:
-    """All rows that a reader yields, in the store's order."""
-
-    columns: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]  # all rows that a reader yields, in the store's order
 
 
 # Readers of the same rows share them: each of many runs that train together would hold the store otherwise.
@@ -307,13 +305,16 @@ class ShuffledReader(Reader):
                 before += size
             epoch, row = epoch + 1, 0
 
+    @property
+    def _which_rows(self) -> Hashable:
+        """Everything that decides which rows this reader yields, apart from their order."""
+        rows = (self.hooks, self._split, self._with_bos, self._positions, self._labels)
+        return (self.store.path, self.store.fingerprint, *rows, self.label_set and self.label_set.digest)
+
     def _rows(self, group: list[int]) -> tuple[Tensor, ...]:
         """Return the rows of some shards, in the store's order."""
-        labels = self.label_set.digest if self.label_set else self._labels
-        which_rows = (self.hooks, self._split, self._with_bos, self._positions, labels)
-        key = (self.store.path, self.store.fingerprint, *which_rows)
         if whole_store := len(group) == len(self.store.shards):
-            self._all_rows = self._all_rows or _WHOLE_STORES.get(key)
+            self._all_rows = self._all_rows or _WHOLE_STORES.get(self._which_rows)
         if self._all_rows:
             return self._all_rows.columns
         rows: list[Tensor] = []
@@ -331,7 +332,7 @@ class ShuffledReader(Reader):
                 torch.index_select(column.flatten(0, 1), 0, chosen, out=whole[start:stop])
             start = stop
         if whole_store:
-            self._all_rows = _WHOLE_STORES[key] = _WholeStore(tuple(rows))
+            self._all_rows = _WHOLE_STORES[self._which_rows] = _WholeStore(tuple(rows))
         return tuple(rows)
 
 

@@ -61,9 +61,8 @@ def limits(resampled: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     """Return the ends of the 95 % interval of each column of [RESAMPLES, …]. Resamples without a value (NaN) are left out; a column
     of nothing else has NaN."""
     ends = [2.5, 97.5]
-    if not np.isnan(
-        resampled
-    ).any():  # nanpercentile goes column by column, which takes a hundred times as long
+    # nanpercentile goes column by column, which takes a hundred times as long
+    if not np.isnan(resampled).any():
         low, high = np.percentile(resampled, ends, axis=0)
         return low, high
     with warnings.catch_warnings():
