@@ -31,6 +31,7 @@ from .architectures import (
 from .code import SparseCode
 from .config import RunConfig, TrainConfig
 from .features.feature import FeatureStore
+from .judging.config import JudgeConfig
 from .reading.reader import read
 from .reading.reading import Reading
 from .runs.run import Run
@@ -42,6 +43,7 @@ from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
+from .workflows.judge import judge
 from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
@@ -69,6 +71,7 @@ __all__ = [
     "Gated",
     "GatedConfig",
     "Intervention",
+    "JudgeConfig",
     "JumpReLU",
     "JumpReLUConfig",
     "KronConfig",
@@ -97,6 +100,7 @@ __all__ = [
     "find",
     "finetune",
     "import_sae",
+    "judge",
     "load_sae",
     "monitor_texts",
     "probe",
