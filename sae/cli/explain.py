@@ -57,7 +57,7 @@ def main(args: list[str]) -> int:
     explained = explain(run, command.config, show_progress)
     summarise(run, explained, command.show)
     if judging.judge is not None:
-        show_judged(run, explained, judge(run, judging, show_progress), command.show)
+        show_judged(run, judge(run, judging, show_progress), command.show)
     print(f"{explained.path}: explained; next: sae app {quoted(run.path.parent)}, page Features")
     return 0
 
@@ -89,7 +89,7 @@ def summarise(run: Run, explained: Explanations, best: int) -> None:
         console.print(text)
 
 
-def show_judged(run: Run, explained: Explanations, found: Judgements, most: int) -> None:
+def show_judged(run: Run, found: Judgements, most: int) -> None:
     """Print what a language model said: its scores beside the rule's and the control's, some explanations, and what can be said."""
     console, record = Console(), found.record
     table = Table(title=f"{run.path}: explanations read by {record.model}, on texts that did not make them")
@@ -100,30 +100,23 @@ def show_judged(run: Run, explained: Explanations, found: Judgements, most: int)
     table.caption = "under each mean its 95 % interval over latents; chance: detection .5, intruder .2"
     console.print(table)
     if most:
-        console.print(_beside(explained, found, most))
+        console.print(_beside(found, most))
     for text in judged_report.conclusions(record):
         console.print(text, markup=False)
 
 
-def _beside(explained: Explanations, found: Judgements, n: int) -> Table:
-    """Return a table of the first latents: the model's explanation and the rule, each with its scores."""
-    table = Table(
-        title="The model's explanation and the rule, each with its detection score on the same texts"
-    )
-    for column in ("latent", "the model's", "detection", "rule", "detection", "F1", "another's", "intruder"):
-        table.add_column(column, justify="left" if column in ("the model's", "rule") else "right")
+def _beside(found: Judgements, n: int) -> Table:
+    """Return a table of the first latents: the model's explanation above the rule, each with its detection score."""
+    table = Table(title="The model's explanation above the rule, both read by the model on the same texts")
+    for column in ("latent", "by", "explanation", "detection", "another latent's", "intruder"):
+        table.add_column(column, justify="left" if column in ("by", "explanation") else "right")
     for one in found.record.judged[:n]:
-        rule = next((rule for rule in explained.of(one.latent) if rule.sign == one.sign), None)
-        table.add_row(
-            str(one.latent),
-            Text(visible(one.explanation or "not readable")),
-            fixed(one.of("model").value, 2),
-            Text(visible(one.rule or "")),
-            fixed(one.of("rule").value, 2),
-            fixed(rule.f1.value if rule else None, 2),
-            fixed(one.of("control").value, 2),
-            fixed(one.intruder.value, 2),
-        )
+        said = Text(visible(one.explanation) if one.explanation is not None else "not readable")
+        others = fixed(one.of("control").value, 2), fixed(one.intruder.value, 2)
+        table.add_row(str(one.latent), "model", said, fixed(one.of("model").value, 2), *others)
+        if one.rule is not None:
+            table.add_row("", "rule", Text(visible(one.rule)), fixed(one.of("rule").value, 2), "", "")
+        table.add_section()
     return table
 
 

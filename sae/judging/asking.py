@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from sae.evaluation import bootstrap
 from sae.features.explanations import Distribution
@@ -195,7 +196,11 @@ def _intruder(answered: Sequence[tuple[Asked, str]]) -> tuple[Estimate, int, int
         for one, answer in answered
         if (named := prompts.intruder_in(answer, len(one.truth))) is not None
     ]
-    share = Estimate(*bootstrap.ratio(right, np.ones(len(right)))) if right else NONE
+    if not right:
+        return NONE, 0, len(answered)
+    # Wilson's, because of so few trials a bootstrap says nothing where all are right or all wrong
+    ends = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    share = Estimate(sum(right) / len(right), float(ends.low), float(ends.high))
     return share, len(right), len(answered) - len(right)
 
 

@@ -87,6 +87,10 @@ def test_an_honest_model_scores_one_on_planted_features_and_its_controls_at_chan
     own, control, rule = (scores["balanced_accuracy"][name] for name in ("model", "control", "rule"))
     assert own.mean.value == 1 and scores["intruder"]["model"].mean.value == 1
     assert control.mean.value == 0.5 and control.better_by is not None and control.better_by.value == 0.5
+    intruder = found[0].intruder
+    assert intruder.low == pytest.approx(4 / (4 + 1.959964**2), abs=1e-6) and intruder.high == pytest.approx(
+        1
+    )
     assert rule.number == 1 and found[0].of("rule").value == 0.5 and found[1].of("rule").value is None
     assert all(one.control_latent != one.latent for one in found)
 
