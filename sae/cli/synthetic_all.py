@@ -70,7 +70,7 @@ def show(record: SyntheticRecord, world: str, cfg: TableConfig) -> None:
         title=f"{record.d_sae} latents on planted features ({world}); {record.features_active:.2f} active a row",
         box=SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),  # so that it fits into 80 columns
+        padding=0,  # so that it fits into 80 columns
     )
     for title in columns([*lines.values(), *controls.values()]):
         table.add_column(

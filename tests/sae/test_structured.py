@@ -19,7 +19,7 @@ ROWS = 60_000
 def both_above(p: float, q: float, rho: float) -> float:
     """Return how often two normal variables of correlation rho exceed the thresholds that each exceeds with p and with q."""
     cuts = [norm.ppf(p), norm.ppf(q)]  # P(Z > t) is P(Z < -t)
-    return float(multivariate_normal(np.zeros(2), np.array([[1, rho], [rho, 1]])).cdf(cuts))
+    return float(multivariate_normal(np.zeros(2), np.array([[1, rho], [rho, 1]])).cdf(cuts))  # type: ignore[arg-type]
 
 
 def active(world: Structured, rows: int = ROWS) -> torch.Tensor:
