@@ -1,6 +1,6 @@
 """The folder `arms` of a run (FORMAT.md, Arms): what steering by a latent and by its rivals was measured to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +103,8 @@ class ArmsRecord:
     concepts: list[ConceptResult]
     overall: list[Overall]
     nulls: Nulls
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Reasons, by concept, why some are missing."""
 
 
 def read_arms(run: Run) -> ArmsRecord | None:

@@ -1,6 +1,6 @@
 """Prepare concepts for a comparison of steering: what steers towards each, chosen on one part of its texts, and a judge taught on another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,47 +61,51 @@ def concepts_of(
     tasks: Sequence[LabelledTexts],
     cfg: ArmsConfig,
     progress: Progress,
-) -> Iterator[Concept]:
-    """Yield every concept with what steers towards it, each chosen on one part of its texts and judged by another."""
+) -> tuple[list[Concept], dict[str, str]]:
+    """Return every concept with what steers towards it, chosen on one part of its texts and judged by another, and those that
+    cannot be judged or steered, by name with the reason."""
     reading = ProbeConfig(context=cfg.labelled_tokens, pooling="mean")
     cache = ExampleActivations(examples_of(run, model, reading))
     cache.fill(model, [text for task in tasks for text in task.texts], progress)
-    parts = {task.name: _parts(task.labels, cfg.arms_seed) for task in tasks}
-    chosen_on = [task.texts[row] for task in tasks for row in parts[task.name][0]]
+    drawn = [parts(task.labels, cfg.arms_seed) for task in tasks]
+    chosen_on = [task.texts[row] for task, (choose, _, _) in zip(tasks, drawn, strict=True) for row in choose]
     values = pooled(run, chosen_on, "max", cfg.labelled_tokens, model, sae, progress)
+    concepts: list[Concept] = []
+    left_out: dict[str, str] = {}
     start = 0
     with progress("probes", len(tasks), "concepts") as advance:
-        for task in tasks:
-            choose, teach, test = parts[task.name]
+        for task, (choose, teach, test) in zip(tasks, drawn, strict=True):
             own = values[start : start + len(choose)]
             start += len(choose)
             x, y = cache.of(task.texts).numpy(), task.labels
             judge = Judge.taught(x[teach], y[teach], x[test], y[test], cfg.arms_seed)
-            if judge.auc < LEAST_AUC:
-                raise LabelError(
-                    f"{task.name}: a probe taught on {len(teach)} texts has an AUC of {judge.auc:.2f} on {len(test)} others, and at "
-                    f"least {LEAST_AUC} is needed to judge what steering does: give more texts, or leave the concept out"
-                )
             found = latents.find(own, y[choose], cfg.arms_seed).latents
-            if not found:
-                raise LabelError(f"{task.name}: no latent of {run.path} fires differently on its two classes")
-            vectors = _directions(sae, found[0], x[choose], y[choose], cfg.arms_seed)
-            shots = [task.texts[row] for row in choose if y[row]]
-            sizes = [len(choose), len(teach), len(test)]
-            yield Concept(task, found[0], judge, vectors, _prefixes(model, shots, cfg), x, sizes)
+            if judge.auc < LEAST_AUC:
+                left_out[task.name] = (
+                    f"a probe taught on {len(teach)} of its texts has an AUC of {judge.auc:.2f} on {len(test)} others, and needs "
+                    f"{LEAST_AUC} to judge what steering does"
+                )
+            elif not found:
+                left_out[task.name] = "no latent fires differently on its two classes"
+            else:
+                vectors = _directions(sae, found[0], x[choose], y[choose], cfg.arms_seed)
+                prefixes = _prefixes(model, [task.texts[row] for row in choose if y[row]], cfg)
+                sizes = [len(choose), len(teach), len(test)]
+                concepts.append(Concept(task, found[0], judge, vectors, prefixes, x, sizes))
             advance(1, note=task.name)
+    return concepts, left_out
 
 
-def _parts(labels: Bool[np.ndarray, "n"], seed: int) -> list[list[int]]:
+def parts(labels: Bool[np.ndarray, "n"], seed: int) -> list[list[int]]:
     """Return the rows that choose the arms, that teach the judge and that test it, drawn from each class."""
     rng = np.random.default_rng(seed)
-    parts: list[list[int]] = [[], [], []]
+    drawn: list[list[int]] = [[], [], []]
     for side in (False, True):
         rows = rng.permutation(np.flatnonzero(labels == side))
         cuts = [int(share * len(rows)) for share in PARTS]
-        for part, own in zip(parts, np.split(rows, cuts), strict=True):
+        for part, own in zip(drawn, np.split(rows, cuts), strict=True):
             part.extend(own.tolist())
-    return parts
+    return drawn
 
 
 def _directions(

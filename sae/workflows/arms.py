@@ -55,8 +55,8 @@ def compare_arms(
     measured of an arm at a strength is kept in `arms/points` and found again by what it is, so that an interrupted comparison
     goes on where it stopped, and one with more concepts measures only what is new. arms.json holds the concepts of the last call.
 
-    Raises LabelError for a concept with fewer than 20 texts of a class, two tasks of one name, or a concept that a probe cannot
-    learn from its texts; RunError for a run without features or held-out text; BusyError when another process works in the
+    A concept that a probe cannot learn from its texts is left out, with the reason. Raises LabelError for one with fewer than 20
+    texts of a class, for two of one name, and when none is left; RunError for a run without features or held-out text; BusyError when another process works in the
     folder; ConfigError without scikit-learn."""
     cfg = cfg or ArmsConfig()
     require_scikit_learn()
@@ -69,9 +69,15 @@ def compare_arms(
         raise LabelError(f"two sets of labelled texts are called {twice!r}: name each concept once")
     model, sae = model or model_of(run), run.sae().to(device())
     with _alone(run):
-        concepts = {each.task.name: each for each in concepts_of(run, model, sae, used, cfg, progress)}
+        ready, left_out = concepts_of(run, model, sae, used, cfg, progress)
+        concepts = {each.task.name: each for each in ready}
         bench = bench_of(run, model, cfg)
-        steered = [concepts[task.name] for task in tasks]
+        steered = [concepts[task.name] for task in tasks if task.name in concepts]
+        if not steered:
+            raise LabelError(
+                "none of the concepts can be compared: "
+                + "; ".join(f"{task.name}: {left_out[task.name]}" for task in tasks)
+            )
         random = _random(cfg, sae.d_model)
         pushes = _pushes(steered, random, cfg, norm)
         outcomes = measured(run, model, bench, [NOTHING, *pushes.values()], progress)
@@ -79,7 +85,9 @@ def compare_arms(
         results, nulls = zip(*(_result(found, concept) for concept in steered), strict=True)
         total = Nulls(sum(each.judged for each in nulls), sum(each.distinguishable for each in nulls))
         config = json.loads(json.dumps(asdict(cfg)))
-        record = ArmsRecord(FORMAT, run.digest, run.hook, norm, config, [*results], _overall(results), total)
+        record = ArmsRecord(
+            FORMAT, run.digest, run.hook, norm, config, [*results], _overall(results), total, left_out
+        )
         files.write_sealed(run.path / FOLDER / INDEX, asdict(record))
     return record
 
