@@ -14,6 +14,7 @@ from sae.features.feature import FeatureStore
 from sae.report import features as features_report
 from sae.report import render, search
 from sae.report import steering as steering_report
+from sae.runs.run import Run
 
 REACH = 3.0  # a slider of strength goes from -REACH to REACH
 MATCHES = 6  # features offered for a search word
@@ -68,7 +69,7 @@ def interventions(run: str, store: Any, chosen: Settings) -> None:
     _matches(run, store)
 
 
-def text(run: str, chosen: Settings) -> None:
+def text(run: str, opened: Run, chosen: Settings) -> None:
     """Show the prompt, how to continue it, and where to steer."""
     change = partial(state.change, run)
     widgets.box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
@@ -106,6 +107,16 @@ def text(run: str, chosen: Settings) -> None:
     )
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         _positions(run, chosen)
+        widgets.box(
+            st.text_input,
+            "Only where",
+            chosen.when,
+            partial(state.steer_when, run, opened),
+            placeholder="17, 17>2.5, monitor:name",
+            width=220,
+            help="Steer only the tokens on which another feature fires: its number, a bound on its value, or a monitor of the "
+            "page Find. Empty steers all of them.",
+        )
     with st.container(horizontal=True, gap="medium"):
         for field, (label, why) in SWITCHES.items():
             widgets.box(

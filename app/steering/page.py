@@ -35,7 +35,7 @@ with form:
     widgets.section("Features")
     controls.interventions(name, store, chosen)
     widgets.section("Text")
-    controls.text(name, chosen)
+    controls.text(name, run, chosen)
     controls.start_buttons(partial(state.steer, name, run, store), partial(state.sweep, name, run, store))
 with results:
     if not written and not swept:

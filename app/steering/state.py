@@ -8,13 +8,13 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, WorkbenchError
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel
 from app.session import address, jobs, models
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
-from app.steering.link import Settings, read, write
+from app.steering.link import Settings, checked_condition, read, write
 from sae.architectures import SAE
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
@@ -24,6 +24,7 @@ from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.measure import Comparison, Draft, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
+from sae.workflows.find import condition
 
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # in multiples of a feature's maximum
 NORM_SHARE = 0.2  # in a sweep over shares of the activations' norm, this share takes the place of one maximum
@@ -144,6 +145,16 @@ def steer_positions(run: str, text: str) -> None:
     try:
         change(run, positions=positions_of(text))
     except ConfigError as error:
+        st.session_state[COMPLAINT] = str(error)
+
+
+def steer_when(name: str, run: Run, text: str) -> None:
+    """Steer only where a condition holds; a text that is none, or a monitor that the run lacks, becomes a complaint."""
+    try:
+        when = checked_condition(text, run.config.arch.d_sae)
+        condition(run, when)
+        change(name, when=when)
+    except WorkbenchError as error:
         st.session_state[COMPLAINT] = str(error)
 
 
@@ -278,4 +289,5 @@ def _steering(sae: SAE, run: Run, store: FeatureStore, chosen: Settings) -> Stee
         chosen.positions,
         chosen.first_token,
         chosen.keep_error,
+        condition(run, chosen.when),
     )

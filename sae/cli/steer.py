@@ -21,6 +21,7 @@ from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.measure import Comparison, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
+from sae.workflows.find import condition
 
 FORMAT = 1
 MOST_TEXTS = 1000  # of a prompt: they are written side by side, and take memory
@@ -72,6 +73,9 @@ class Steer:
     """Tokens steered: all, "after prompt" (from the prompt's last on), or numbers such as 3,4,5."""
     first_token: bool = False
     """Steer the first token (BOS) too."""
+    when: str = ""
+    """Steer only the tokens on which another latent fires: its number (17), a bound on its value (17>2.5, 17<-1; quote it),
+    or monitor:NAME for a monitor of `sae find`."""
     keep_error: bool = True
     """Keep what the SAE does not reconstruct; without, its reconstruction takes the activations' place."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
@@ -132,7 +136,16 @@ def main(args: list[str]) -> int:
     interventions, positions = cfg.interventions, positions_of(cfg.positions)
     calibration = Calibration.of(FeatureStore(run.path / "features"))
     sae = run.sae().to(device())
-    steering = Steering(sae, run.hook, interventions, calibration, positions, cfg.first_token, cfg.keep_error)
+    steering = Steering(
+        sae,
+        run.hook,
+        interventions,
+        calibration,
+        positions,
+        cfg.first_token,
+        cfg.keep_error,
+        condition(run, cfg.when),
+    )
     model = run.language_model()
     prompts = [prompt_ids(model, text, cfg.chat, run.first_tokens) for text in cfg.prompt]
     settings = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),

@@ -202,7 +202,8 @@ def about(settings: Any, changed: bool, dosed: bool = False) -> str:
     ]
     unit = "shares of the activations' norm" if settings.unit == "norm" else "multiples of the maximum"
     tail = "; the settings have changed since" if changed else ""
-    return f"{', '.join(interventions)} ({unit}){tail}"
+    where = f", only where {settings.when}" if settings.when else ""
+    return f"{', '.join(interventions)} ({unit}){where}{tail}"
 
 
 def axis(settings: Any) -> str:
