@@ -45,7 +45,7 @@ def suggestions(run: str, store: Any) -> None:
             st.button(label, key=f"at {label}", on_click=state.at_strength, args=[run, mode, strength])
 
 
-def interventions(run: str, store: Any, chosen: Settings) -> None:
+def interventions(run: str, opened: Run, store: Any, chosen: Settings) -> None:
     """Show each steered feature with its mode and strength, and a box to add another."""
     for place, intervention in enumerate(chosen.interventions):
         with st.container(border=True, key=f"intervention-{place}"):
@@ -61,6 +61,8 @@ def interventions(run: str, store: Any, chosen: Settings) -> None:
                     on_click=state.remove,
                     args=[run, place],
                 )
+            if said := state.side_effects(opened, latent):
+                st.caption(said)
             _mode_and_strength(run, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)

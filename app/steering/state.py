@@ -19,12 +19,14 @@ from sae.architectures import SAE
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
 from sae.report import steering as steering_report
+from sae.runs.arms import FOLDER, FORECAST, read_forecast
 from sae.runs.run import Run
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.measure import Comparison, Draft, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 from sae.workflows.find import condition
+from sae.workflows.forecast import forecast_shares, holds
 
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # in multiples of a feature's maximum
 NORM_SHARE = 0.2  # in a sweep over shares of the activations' norm, this share takes the place of one maximum
@@ -86,6 +88,13 @@ def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
         for sign in (1, -1)
     )
     return above, below
+
+
+def side_effects(run: Run, latent: int) -> str:
+    """Return how strong the side effects of steering by a feature are forecast to be, as a line; empty where that is not known."""
+    path = run.path / FOLDER / FORECAST
+    shares = _forecast(run.path, stamp(path)) if path.exists() else None
+    return steering_report.side_effects(shares[latent]) if shares else ""
 
 
 def show(run: str, chosen: Settings) -> None:
@@ -254,6 +263,15 @@ def _key(run: str) -> str:
 def _suggestions(path: Path, stamp: tuple[int, int]) -> list[tuple[int, str]]:
     store = FeatureStore(path)
     return steering_report.suggestions(store.table, store.record.unit, SUGGESTED)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _forecast(path: Path, stamp: tuple[int, int]) -> list[float] | None:
+    run = Run(path)
+    record = read_forecast(run)
+    if record is None or not holds(record):
+        return None
+    return forecast_shares(FeatureStore(path / "features"), record, run.sae())
 
 
 def _dose_response(

@@ -13,10 +13,11 @@ from activations.labelled_texts import LabelledTexts
 from activations.progress import show_progress
 from sae.report import arms as arms_report
 from sae.report.numbers import fixed
-from sae.runs.arms import FOLDER, INDEX, ArmsRecord
+from sae.runs.arms import FOLDER, FORECAST, INDEX, ArmsRecord
 from sae.runs.run import Run
 from sae.steering.arms import ArmsConfig
 from sae.workflows.arms import compare_arms
+from sae.workflows.forecast import forecast_side_effects, holds
 from sae.workflows.probe import require_scikit_learn
 
 
@@ -33,6 +34,14 @@ def main(
         files.write_atomically(html, lambda part: part.write_text(page, encoding="utf-8"))
         print(f"{html}: written")
     print(f"{run.path / FOLDER / INDEX}: written")
+    return 0
+
+
+def forecast_main(run: Run, latents: int, cfg: ArmsConfig) -> int:
+    """Measure side effects of some latents, and print how well those of others can be foreseen."""
+    record = forecast_side_effects(run, latents, cfg, progress=show_progress)
+    print(arms_report.forecast(record, holds(record)))
+    print(f"{run.path / FOLDER / FORECAST}: written")
     return 0
 
 

@@ -95,11 +95,15 @@ class Steer:
     """Further tasks or files, whose probes only watch what a comparison moves."""
     html: Path | None = None
     """Also write a comparison as one HTML file, which opens without a network."""
+    forecast: int = 0
+    """Measure the side effects of steering by so many latents, and learn to forecast those of the others (docs/steering.md)."""
     comparing: ArmsConfig = field(default_factory=ArmsConfig)
 
     def __post_init__(self) -> None:
         arms.check(self.compare, self.feature, self.unrelated, self.html)
-        if not self.compare and not self.feature:
+        if self.forecast and (self.compare or self.feature):
+            raise ConfigError("--forecast draws its latents itself: leave --feature and --compare out")
+        if not self.compare and not self.feature and not self.forecast:
             raise ConfigError("name what to steer: latents with --feature, or concepts with --compare")
         if not 1 <= self.texts <= MOST_TEXTS:
             raise ConfigError(f"texts = {self.texts} must lie between 1 and {MOST_TEXTS:,}")
@@ -133,6 +137,8 @@ def main(args: list[str]) -> int:
     run = Run(cfg.run)
     if cfg.compare:
         return arms.main(run, cfg.compare, cfg.unrelated, cfg.comparing, cfg.html)
+    if cfg.forecast:
+        return arms.forecast_main(run, cfg.forecast, cfg.comparing)
     interventions, positions = cfg.interventions, positions_of(cfg.positions)
     calibration = Calibration.of(FeatureStore(run.path / "features"))
     sae = run.sae().to(device())

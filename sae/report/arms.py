@@ -8,7 +8,7 @@ from sae.report.charts import PALETTE
 from sae.report.numbers import DASH, fixed, number, percent, signed
 from sae.report.pareto import Line, Mark
 from sae.report.render import escaped
-from sae.runs.arms import ArmsRecord, ConceptResult, Level, Overall
+from sae.runs.arms import ArmsRecord, ConceptResult, ForecastRecord, Level, Overall
 
 TITLES = {
     "latent": ("latent", "Moves along the decoder row of the latent that tells the concept best."),
@@ -124,6 +124,17 @@ def chart(levels: dict[str, Sequence[Level | Overall]]) -> str:
         for name, own in levels.items()
     ]
     return pareto.svg(lines, COST, GAIN)
+
+
+def forecast(record: ForecastRecord, holds: bool) -> str:
+    """Return how well side effects are foreseen, as a sentence."""
+    strongest = sorted(record.weights, key=lambda name: -abs(record.weights[name]))[:3]
+    said = ", ".join(f"{name} {signed(record.weights[name])}" for name in strongest)
+    return (
+        f"{len(record.latents)} latents measured, KL {number(min(record.kl))} to {number(max(record.kl))} nats on unrelated text at "
+        f"{record.share:g} of the norm; rank correlation of the forecast on unseen latents {interval(record.correlation, True)}: "
+        f"{'the Steering page shows it' if holds else 'too weak to be shown'}. Largest weights: {said}"
+    )
 
 
 def basis(record: ArmsRecord) -> str:

@@ -206,6 +206,11 @@ def about(settings: Any, changed: bool, dosed: bool = False) -> str:
     return f"{', '.join(interventions)} ({unit}){where}{tail}"
 
 
+def side_effects(weaker: float) -> str:
+    """Return a forecast of a feature's side effects in words; `weaker` is the share of features with weaker ones."""
+    return f"Forecast: moves unrelated text more than {percent(round(weaker, 2))} of features do at equal strength"
+
+
 def axis(settings: Any) -> str:
     """Return the title of the dose axis."""
     whose = "strongest feature's " if len(settings.interventions) > 1 else ""

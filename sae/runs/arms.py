@@ -11,6 +11,7 @@ from sae.runs.saved_sae import read_record
 
 FORMAT = 1
 FOLDER, INDEX, POINTS = "arms", "arms.json", "points"
+FORECAST = "forecast.json"
 Verdict = Literal["above random", "not distinguishable", "below random"]
 
 
@@ -113,4 +114,34 @@ def read_arms(run: Run) -> ArmsRecord | None:
     if not path.exists():
         return None
     record = read_record(path, "arms", FORMAT, ArmsRecord, f"rm {quoted(path)}")
+    return record if record.sae_sha256 == run.digest else None
+
+
+@dataclass(frozen=True)
+class ForecastRecord:
+    """The content of forecast.json: what steering by some latents does to unrelated text, and how well it can be foreseen."""
+
+    format: int
+    sae_sha256: str
+    features_sha256: str
+    share: float
+    """How far every activation was moved, as a share of the activations' norm."""
+    windows: int
+    window_tokens: int
+    latents: list[int]
+    """Latents that were measured, drawn at random from those that fire."""
+    kl: list[float]
+    """Of each of them, KL from the unsteered predictions on unrelated text, nats."""
+    correlation: Estimate | None = None
+    """Rank correlation of the forecast with `kl` on latents that it had not seen; None until all are measured."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights of the forecast by predictor; both in normal scores."""
+
+
+def read_forecast(run: Run) -> ForecastRecord | None:
+    """Return the forecast of a run's present weights, None where there is none. Raises RunError when it is damaged."""
+    path: Path = run.path / FOLDER / FORECAST
+    if not path.exists():
+        return None
+    record = read_record(path, "arms", FORMAT, ForecastRecord, f"rm {quoted(path)}")
     return record if record.sae_sha256 == run.digest else None

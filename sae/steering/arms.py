@@ -150,12 +150,20 @@ def measure(
     for number, push in enumerate(pushes):
         own_rows = slice(number * len(bench.seeds), (number + 1) * len(bench.seeds))
         rows = [row for start in by_start for row in start[own_rows]]
-        changed = _predicted(model, bench, push)
-        kl = torch.stack([divergence(*pair).mean() for pair in zip(clean, changed, strict=True)])
+        kl = kl_of(model, bench, push, clean)
         texts, pooled, nll = zip(*rows, strict=True)
         repeated = torch.tensor([repetition(text) for text in texts], dtype=torch.float32)
-        outcomes.append(Outcome(torch.stack(pooled), torch.tensor(nll), repeated, kl.float(), [*texts]))
+        outcomes.append(Outcome(torch.stack(pooled), torch.tensor(nll), repeated, kl, [*texts]))
     return outcomes
+
+
+@torch.no_grad()
+def kl_of(
+    model: LanguageModel, bench: Bench, push: Push, clean: Float[Tensor, "W T V"]
+) -> Float[Tensor, "W"]:
+    """Return the mean KL(without || with the push) of next-token predictions in each unrelated window, nats."""
+    changed = _predicted(model, bench, push)
+    return torch.stack([divergence(*pair).mean() for pair in zip(clean, changed, strict=True)]).float()
 
 
 def _added(pushes: Sequence[Push], n_first: int) -> PlacedEdit:
