@@ -62,6 +62,7 @@ if len(shown):
     marked = features_report.places(shown, compared)
     compare = partial(state.compare_rows, shown, compared)
     controls.markable_rows(features_report.labelled(shown), marked, compare)
+    address.open_on_enter(name)
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, shown["feature"][pressed].as_py())
 else:
