@@ -4,7 +4,7 @@ A page is a folder and a line in PAGES. The first page lies at / as well as at i
 
 import streamlit as st
 
-from app import widgets
+from app import tour, widgets
 from app.compare import controls as compare
 from app.features import state as features
 from app.find import state as find
@@ -42,6 +42,9 @@ links = [
 widgets.sidebar(zip(listed, links, strict=True))
 with st.sidebar:
     navigation.mount(page.url_path, {"feature": choices.query("feature")})
+query_of = {name: link for (name, *_), link in zip(PAGES, links, strict=True)}
+tour.sidebar(query_of)
 widgets.jobs_elsewhere(jobs.of_visitor)
+tour.show(page.url_path or "runs", query_of)
 with widgets.readable():
     page.run()

@@ -60,7 +60,8 @@ export default function({ data }) {
     document.addEventListener("click", follow);
     document.addEventListener("keydown", press, true);
   }
-  const { open, complete, carry, scroll, enter } = data;
+  const { open, complete, carry, scroll, enter, cookie } = data;
+  if (cookie) document.cookie = `${cookie}=1; Max-Age=31536000; SameSite=Lax; Path=/`;
   if (enter) window.saeEnter = { ...window.saeEnter, [page(window.location)]: enter };
   if (scroll && window.saeScrolled !== scroll.id) {
     window.saeScrolled = scroll.id;
@@ -127,6 +128,12 @@ def open_on_enter(page: str, query: Query, cells: Mapping[str, str]) -> None:
     Its address carries `query` and, for each name in `cells`, the text in the same row in that column."""
     with st.sidebar:
         _mount(key="enter", data={"enter": {"page": page, "query": query, "cells": cells}})
+
+
+def keep_cookie(name: str) -> None:
+    """Let the browser keep a cookie for a year; `st.context.cookies` has it from its next visit on."""
+    with st.sidebar:
+        _mount(key=f"cookie {name}", data={"cookie": name})
 
 
 def show_part(key: str) -> None:
