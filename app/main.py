@@ -4,11 +4,11 @@ A page is a folder and a line in PAGES. The first page lies at / as well as at i
 
 import streamlit as st
 
-from app import tour, widgets
+from app import widgets
 from app.compare import controls as compare
 from app.features import state as features
 from app.find import state as find
-from app.session import address, choices, jobs, navigation
+from app.session import address, choices, jobs, navigation, tour
 from app.steering import state as steering
 from app.text import state as text
 

@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from app.tour import STEPS
+from app.session.tour import STEPS
 from tests.app.pages import button, text
 
 
