@@ -163,7 +163,7 @@ def named(label: str) -> str:
     return f'<b class="label">{escaped(label)}</b> ' if label else ""
 
 
-def section(title: str, remark: str, level: int) -> str:
+def section(title: str, remark: str, level: int = 2) -> str:
     """Return the heading of a part of a page with a remark beside it: of level 2, or 3 below a heading of level 2."""
     small = f"<small>{escaped(remark)}</small>" if remark else ""
     return f'<h{level} class="sae">{escaped(title)}{small}</h{level}>'

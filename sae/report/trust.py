@@ -256,5 +256,5 @@ def page(record: TrustRecord, name: str) -> str:
         *(f'<p class="sae verdict dim">{escaped(text)}</p>' for text in cautions(record)),
     ]
     for measure, beside in record.measures.items():
-        parts.append(render.section(MEASURES[measure].title, remark(beside), 2) + table(record, measure))
+        parts.append(render.section(MEASURES[measure].title, remark(beside)) + table(record, measure))
     return render.document(f"Evidence for {name}", parts)
