@@ -93,6 +93,10 @@ def _begin() -> None:
     st.query_params[PARAMETER] = "1"
 
 
+def _end() -> None:
+    st.query_params.pop(PARAMETER, None)
+
+
 def _decline() -> None:
     st.session_state[SEEN] = True
 
