@@ -68,9 +68,7 @@ def show(page: str, links: Mapping[str, Query]) -> None:
                     _to(place - 1, "Back", links)
                 if place + 1 < len(STEPS):
                     _to(place + 1, f"Next: {STEPS[place + 1][1]}", links)
-                st.button(
-                    "End the tour", type="tertiary", on_click=st.query_params.pop, args=[PARAMETER, None]
-                )
+                st.button("End the tour", type="tertiary", on_click=_end)
     elif page == STEPS[0][0] and st.context.cookies.get(SEEN) != "1" and not st.session_state.get(SEEN):
         with st.container(horizontal=True, vertical_alignment="center", key="invitation"):
             widgets.note(f"New here? The tour shows what there is, in {len(STEPS)} steps.")
