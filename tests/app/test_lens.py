@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from activations.jacobian import JacobianConfig
 from sae.features.lenses import INDEX
+from sae.report import render
 from sae.workflows.lens import LensConfig, lens
 from tests.app import pages
 from tests.app.pages import source
@@ -39,7 +40,7 @@ def test_the_best_lens_comes_first_with_its_agreement(folder: Path, monkeypatch,
     at = shown(folder, monkeypatch)
     assert f"{best} lens" in source(at)
     captions = [caption.value for caption in at.caption]
-    assert any("measured effects of 4 latents: 0.61 (0.50 to 0.70)" in text for text in captions)
+    assert any(render.markdown("effects of 4 latents: 0.61 (0.50 to 0.70)") in text for text in captions)
     assert [expander.label for expander in at.expander if "lens" in expander.label] == [f"{other} lens"]
     assert not at.error
 
@@ -50,5 +51,5 @@ def test_damage_is_reported_and_the_logit_lens_stays(folder: Path, monkeypatch):
     index.write_text(whole[: len(whole) // 2])
     at = shown(folder, monkeypatch)
     index.write_text(whole)
-    assert any("lens.json" in error.value for error in at.error)
+    assert any(render.markdown("lens.json") in error.value for error in at.error)
     assert "Logit lens" in source(at)
