@@ -22,7 +22,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.disk.schema import parse
-from activations.errors import ConfigError, ModelError, StoreError
+from activations.errors import ConfigError, ModelError, StoreError, quoted
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from activations.store import Store
@@ -213,7 +213,7 @@ def read_jacobian(store: Store, hook: str) -> MeanJacobian | None:
     tensors, index = _paths(store, hook)
     if not index.exists():
         return None
-    fix = f"rm {index}"
+    fix = f"rm {quoted(index)}"
     try:
         content = files.read_json(index)
         if (number := content["format"]) > FORMAT:
