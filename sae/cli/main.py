@@ -132,7 +132,7 @@ COMMANDS: dict[str, Command] = {
     "monitor": Command("find.monitor_main", "which texts of a file a saved monitor fires on", AGAIN),
     "steer": Command(
         "steer.main",
-        "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
+        "text with latents turned up, down or off beside the text as it is; strengths swept; compared with rivals",
         AGAIN,
     ),
     "push": Command(
