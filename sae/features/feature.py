@@ -10,8 +10,10 @@ from sae.features.effects import Effect, load_effect
 from sae.features.explanations import Explanation, explanations_of
 from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
 from sae.features.latent_labels import Label
+from sae.features.lenses import lenses_of
 from sae.report import explanations, histogram, render, token_strips
 from sae.report import feature as feature_report
+from sae.report import lens as lens_report
 from sae.report.render import escaped
 from sae.runs.records import FeatureRow
 
@@ -139,12 +141,11 @@ def _beside(feature: Feature) -> list[str]:
         values = feature.histogram
         drawn = histogram.svg(values.edges.tolist(), values.counts.tolist())
         parts.append(render.section("Values", "tokens by value, both axes logarithmic") + drawn)
-    if feature_report.has_lens(row):
-        lists = [
-            render.logits("raised", row["raised_tokens"], row["raised_logits"]),
-            render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]),
-        ]
-        parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
+    lenses = lenses_of(feature.store)
+    tokens = lenses.of(feature.latent) if lenses else None
+    for lens in lens_report.sections(row, tokens, lenses.record if lenses else None):
+        agreement = f'<p class="dim">{escaped(lens.agreement)}</p>' if lenses else ""
+        parts.append(render.section(lens.title, lens.remark) + render.pair(*lens.lists) + agreement)
     for title, side in feature_report.effect_sides(feature.effect):
         parts.append(
             render.section("Measured effect", "ablated at its examples' peaks")
