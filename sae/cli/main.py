@@ -69,8 +69,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "synthetic": Command(
         "synthetic.main",
-        "trains an architecture on planted features and counts those it finds: sae synthetic topk",
-        AGAIN,
+        "trains an architecture, or all, on planted features and counts those it finds: sae synthetic topk",
+        "with --out, `sae synthetic all` keeps what is finished and goes on from there; else the same command begins again",
     ),
     "features": Command("features.main", "what every latent of a run's SAE fires on", GOES_ON),
     "explain": Command(
