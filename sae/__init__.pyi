@@ -42,6 +42,7 @@ from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
+from .workflows.lens import LensConfig, lens
 from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
@@ -73,6 +74,7 @@ __all__ = [
     "JumpReLUConfig",
     "KronConfig",
     "KronSAE",
+    "LensConfig",
     "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
@@ -97,6 +99,7 @@ __all__ = [
     "find",
     "finetune",
     "import_sae",
+    "lens",
     "load_sae",
     "monitor_texts",
     "probe",
