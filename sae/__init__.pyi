@@ -44,6 +44,7 @@ from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
 from .workflows.judge import judge
+from .workflows.lens import LensConfig, lens
 from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
@@ -76,6 +77,7 @@ __all__ = [
     "JumpReLUConfig",
     "KronConfig",
     "KronSAE",
+    "LensConfig",
     "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
@@ -101,6 +103,7 @@ __all__ = [
     "finetune",
     "import_sae",
     "judge",
+    "lens",
     "load_sae",
     "monitor_texts",
     "probe",

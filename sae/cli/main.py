@@ -78,6 +78,11 @@ COMMANDS: dict[str, Command] = {
         "a rule for every latent of a run, chosen on one half of the text and scored on the other, beside controls",
         GOES_ON,
     ),
+    "lens": Command(
+        "lens.main",
+        "which next tokens latents favour through the model's later blocks, and how well that predicts what they do",
+        GOES_ON,
+    ),
     "catalogue": Command(
         "catalogue.main",
         'well-known SAEs of the hub by words: sae catalogue "gemma 2 2b layer 20 16k"',
