@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def test_a_response_is_autograd_s_jacobian_times_the_change(model: LanguageModel
     rows = (torch.tensor([0, 1]), torch.tensor([4, 9]))
     change[rows] = torch.randn(2, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     response, x, read = jacobian._run(model, tokens, hook, change, SMALL)
-    assert model.readout is not None
+    readout = model.readout
+    assert readout is not None
 
     def read_at(one: torch.Tensor) -> torch.Tensor:
         kept = []
@@ -71,9 +73,9 @@ def test_a_response_is_autograd_s_jacobian_times_the_change(model: LanguageModel
         last = model.last_residual
         edits = {hook: lambda a: keep(put(a))} if hook == last else {hook: put, last: keep}
         model.differentiable_logits(tokens, edits)
-        return model.readout.normed(kept[0][rows])
+        return readout.normed(kept[0][rows])
 
-    by_autograd = torch.autograd.functional.jacobian(read_at, x[rows])
+    by_autograd: Any = torch.autograd.functional.jacobian(read_at, x[rows])
     for place in (0, 1):
         expected = by_autograd[place, :, place] @ change[rows][place]
         difference = (response[rows][place].double() - expected).norm()
@@ -152,6 +154,7 @@ def test_damage_and_what_does_not_fit_is_one_line(world: Path, tmp_path: Path):
         read_jacobian(store, tiny.HOOK)
     index.write_text(json.dumps(about | {"store_fingerprint": "another"}))
     assert read_jacobian(store, tiny.HOOK) is None
+    wrong: dict[str, Any]
     for wrong in ({"rows": 0}, {"windows": 0}, {"size": 0.0}, {"size": 2.0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             JacobianConfig(**wrong)

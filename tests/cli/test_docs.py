@@ -45,7 +45,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint", "--version"}
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
-    "train": ARCHITECTURES, "synthetic": ["topk"], "plan": ["harvest", "features", "scaling", *(f"train {n}" for n in ARCHITECTURES)],
+    "train": ARCHITECTURES, "synthetic": ["topk", "all", "all structured"], "plan": ["harvest", "features", "scaling", *(f"train {n}" for n in ARCHITECTURES)],
     "export": [*FORMS, *writable()], "store": ["show", "verify", "label", "import", "geometry"],
 }  # fmt: skip
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
