@@ -49,10 +49,18 @@ class Meanings:
     def scores(self, query: Float[np.ndarray, "E"]) -> NDArray[np.float32]:
         """Return each latent's score for an embedded query [F]; -inf for a latent that never fires."""
         cosines = np.append(self.vectors @ _unit(query), np.float32(np.inf)).astype(np.float32)
-        # Missing words have number -1, which is the last entry: infinite, so that they are sorted behind all others
-        ordered = np.sort(cosines[self.of_latent], axis=1)
-        rows, middle = np.arange(len(ordered)), np.maximum(self._count - 1, 0)
-        median = (ordered[rows, middle // 2] + ordered[rows, (middle + 1) // 2]) / 2
+        # Missing words have number -1, which is the last entry: infinite, so that they lie behind all others
+        found = cosines[self.of_latent]
+        middle = np.maximum(self._count - 1, 0)
+        for count in np.unique(
+            self._count
+        ):  # most latents have all their words; a partition is faster than sorting
+            rows = self._count == count
+            found[rows] = np.partition(
+                found[rows], sorted({max(count - 1, 0) // 2, count // 2 if count else 0}), axis=1
+            )
+        rows = np.arange(len(found))
+        median = (found[rows, middle // 2] + found[rows, (middle + 1) // 2]) / 2
         return np.where(self._count > 0, median, -np.inf).astype(np.float32)
 
     def commonest(self, latent: int, n: int = 5) -> list[str]:

@@ -114,7 +114,9 @@ def test_words_are_kept_for_these_features_and_damage_is_one_line(features: Feat
 def test_a_query_takes_milliseconds_at_65_536_latents():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(50_000, 256)).astype(np.float32)
-    meanings = Meanings([""] * 50_000, vectors, random.integers(0, 50_000, (65_536, 20)).astype(np.int32))
+    meanings = Meanings(
+        [""] * 50_000, vectors, random.integers(0, 50_000, (65_536, meaning.WORDS)).astype(np.int32)
+    )
     query = random.normal(size=256).astype(np.float32)
     seconds = []
     for _ in range(5):
