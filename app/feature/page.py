@@ -7,6 +7,7 @@ import streamlit as st
 from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
+from app.features import lists
 from app.session import address, explanations, features, jobs, lenses, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
@@ -31,6 +32,7 @@ with widgets.header(
 ):
     save = partial(controls.save_label, store, index)
     controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", save)
+    lists.editor(store, index)
     page = partial(controls.as_html, store, index, name)
     controls.file_button(
         "HTML", page, f"{run.name}-{index}.html", "This feature as a file that opens anywhere"
