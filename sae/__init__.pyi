@@ -42,6 +42,7 @@ from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
+from .workflows.pool import PoolConfig, pool
 from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
@@ -76,6 +77,7 @@ __all__ = [
     "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
+    "PoolConfig",
     "ProbeConfig",
     "ReLU",
     "ReLUConfig",
@@ -99,6 +101,7 @@ __all__ = [
     "import_sae",
     "load_sae",
     "monitor_texts",
+    "pool",
     "probe",
     "read",
     "save_monitor",

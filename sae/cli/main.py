@@ -67,6 +67,11 @@ COMMANDS: dict[str, Command] = {
         "a run beside its controls and seeds: which differences are beyond chance, which latents are stable",
         GOES_ON,
     ),
+    "pool": Command(
+        "pool.main",
+        "several runs that differ in seed -> one SAE of what they share: sae pool R1 R2 R3 --out R",
+        RESUMES,
+    ),
     "synthetic": Command(
         "synthetic.main",
         "trains an architecture on planted features and counts those it finds: sae synthetic topk",
