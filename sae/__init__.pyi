@@ -37,6 +37,7 @@ from .runs.run import Run
 from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
+from .workflows.absorption import AbsorptionConfig, absorption
 from .workflows.evaluate import evaluate
 from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
@@ -57,6 +58,7 @@ __all__ = [
     "SAE",
     "AbsTopK",
     "AbsTopKConfig",
+    "AbsorptionConfig",
     "AdaptiveK",
     "AdaptiveKConfig",
     "BatchTopK",
@@ -93,6 +95,7 @@ __all__ = [
     "TopKConfig",
     "TrainConfig",
     "WorkbenchError",
+    "absorption",
     "build",
     "evaluate",
     "explain",

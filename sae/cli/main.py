@@ -124,6 +124,11 @@ COMMANDS: dict[str, Command] = {
         "what latents know of labelled texts, beside baselines: 113 known tasks, or your own file",
         GOES_ON,
     ),
+    "absorption": Command(
+        "absorption.main",
+        "whether latents for first letters are silent where narrower ones stand in for them, beside a random SAE",
+        GOES_ON,
+    ),
     "find": Command(
         "find.main",
         "the latents that tell two files of texts apart, tested on held-out ones; saves one as a monitor",
