@@ -1,10 +1,11 @@
-"""Compare the peak memory of training with what a step needs: 16 bytes a parameter, and one [B, F] buffer.
+"""Compare the peak memory of training with 16 bytes a parameter, and one tensor of [B, F].
 
     python -m benchmarks.memory [--quick] [--dead 0.1]
-The 16 bytes are the weight, its gradient and Adam's two moments; the buffer takes 4 B F bytes. Each line of the table is
+The 16 bytes are the weight, its gradient and Adam's two moments. All pre-activations would take 4 B F bytes; a step holds
+those of a block of rows alone. Each line of the table is
 measured in its own process: it makes the activations, trains a small SAE so that all code is loaded and compiled, notes its
 memory, then builds the SAE in question and takes four steps. The memory taken is the peak (getrusage) less what was noted,
-and may exceed the need by a tenth. As B grows, it should grow by the buffer alone.
+and may exceed that sum by a tenth.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Peak:
 
     @property
     def buffer(self) -> int:
-        """Bytes of one [B, F] tensor."""
+        """Bytes of all pre-activations of a batch."""
         return 4 * self.shape.batch * self.shape.latents
 
     @property

@@ -132,7 +132,7 @@ def kron(steps: int = 0) -> go.Figure:
 @torch.no_grad()
 def gba(steps: int = 6000) -> go.Figure:
     """Draw how often each latent fires, sorted within its group, beside the group's target."""
-    own = {"groups": 4, "p_first": 0.1, "p_last": 0.01, "start": "zero", "update_rows": 12_800}
+    own = {"groups": 4, "p_first": 0.1, "p_last": 0.01}
     world, cfg = Gaussian(), arch("gba", d_sae=256, **own)
     with torch.enable_grad():
         sae = train(world, cfg, settings(0, steps))

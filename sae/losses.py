@@ -1,9 +1,10 @@
 """Losses as functions. Each is a mean over tokens and has no unit, unless its docstring says otherwise."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from sae.kernels import collective, strongest
 
@@ -15,7 +16,23 @@ def fvu(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> Float[Tensor, "
     inputs are scaled or shifted alike. A batch whose rows are all equal has no variance: its error is then divided by its sum
     of squares, or where that is 0 too by B D, which is the sum of squares of a batch that the trainer has scaled.
     Gao et al. 2024, arXiv:2406.04093, section 2.1 ("normalized MSE")."""
-    return mse_loss(x_hat, x, reduction="sum") / _spread(x)
+    spread = _spread(x)  # first, so that its tensor is freed before the error takes one
+    return _SquaredDistance.apply(x_hat, x) / spread
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """The sum of squares of a - b. It holds one tensor of their size; torch's `mse_loss` needs up to three at once."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return difference.flatten().dot(difference.flatten())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = 2 * grads[0] * ctx.saved_tensors[0]
+        return grad, -grad if ctx.needs_input_grad[1] else None
 
 
 @torch.no_grad()

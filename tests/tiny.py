@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -26,6 +27,7 @@ from sae.features.feature import FeatureStore
 from sae.features.folder import SPELLINGS, VOCABULARY
 from sae.runs.run import Run
 from sae.training.trainer import Trainer, fitting
+from sae.workflows import training
 from sae.workflows.evaluate import evaluate
 from sae.workflows.features import collect_features
 from sae.workflows.train import train
@@ -104,6 +106,22 @@ def respelled(features: Path, change: Callable[[str], str]) -> None:
 def fitting_by_steps(trainer: Trainer, batches: Iterator, **others: Any) -> Iterator[None]:
     """`fitting` with a clock on which each step takes a second, so that checkpoints come after known steps."""
     return fitting(trainer, batches, clock=lambda: float(trainer.step), **others)
+
+
+def train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and fail after a checkpoint at step `step`, as a process does that is killed there."""
+
+    class Enough(Exception):
+        pass
+
+    def fit_some(trainer, batches, *, log, save, stop):
+        yield from fitting(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fitting", fit_some)
+        with pytest.raises(Enough):
+            train(cfg, out)
 
 
 def store(folder: Path, model: LanguageModel | None = None, **changes) -> Store:

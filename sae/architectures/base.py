@@ -168,7 +168,7 @@ class SAE(ABC, nn.Module):
         """Return the sum of decoder rows weighted by the code, plus b_dec. Raises ShapeError for a code of another F."""
         if code.n_latents != self.d_sae:
             raise ShapeError(f"the code has {code.n_latents} latents and this SAE has {self.d_sae}")
-        return kernels.decode(code, self.W_dec) + self.b_dec
+        return kernels.decode(code, self.W_dec).add_(self.b_dec)  # in place: a batch of rows is large
 
     @abstractmethod
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode: ...

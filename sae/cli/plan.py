@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from activations import language_model
+from activations import engines
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
@@ -136,13 +136,19 @@ def main(args: list[str]) -> int:
 def _harvest(args: list[str]) -> int:
     command = arguments.parse(PlanHarvest, "sae plan harvest", args, tyro.conf.OmitArgPrefixes)
     check(command.plan)
+    if command.engine in ("tensor-parallel", "fsdp"):
+        raise ConfigError(
+            f"a plan runs the model in this process and the engine {command.engine} shares it among several: plan one "
+            f"device with --engine transformers, or many with sae plan train --ring and --forward-parameters"
+        )
     make_ready(command.config.text)
 
     def load() -> tuple[LanguageModel, HarvestConfig]:
-        model = language_model.load(command.model, command.revision, command.model_dtype)
+        model = engines.load(command.engine, command.model, command.revision, command.model_dtype)
         return model, with_hooks(model, command.config)
 
-    key = harvest.key(machine_name(), command.model, command.revision, command.model_dtype, command.config)
+    source = (command.engine, command.model, command.revision, command.model_dtype)
+    key = harvest.key(machine_name(), *source, command.config)
     pace = harvest.pace(key, load, command.plan.measure)
     machine = here(command.plan.measure)
     forecast = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)

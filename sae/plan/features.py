@@ -70,7 +70,7 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
     width, F = store.width(run.hook), arch.d_sae
     shards, rows = shards_to_read(store, cfg.tokens)
     firing = _firing(run)
-    work = count(arch, width, cfg.batch, firing)
+    work = count(arch, width, cfg.batch, firing, block=machine.block)
     r, batches, firings = machine.rates, rows / cfg.batch, rows * firing
     row = row_bytes(store.spec.dtype, width)
     # After training, a threshold replaces the selection among a batch

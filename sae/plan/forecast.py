@@ -52,10 +52,18 @@ def skeleton(cfg: ArchConfig, d_model: int) -> SAE:
         return ARCHITECTURES[name_of(cfg)](d_model, cfg, seed=None)
 
 
-def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.0, parts: int = 1) -> Work:
+def count(
+    cfg: ArchConfig,
+    d_model: int,
+    batch: int,
+    l0: float,
+    dead: float = 0.0,
+    parts: int = 1,
+    block: int = BLOCK,
+) -> Work:
     """Count the work of one step on `batch` rows when a share `dead` of the latents is dead.
 
-    With several `parts`, a device has F / parts of the latents, of which l0 / parts fire on a row."""
+    `block` is the size of the buffer of pre-activations. With several `parts`, a device has F / parts of the latents, of which l0 / parts fire on a row."""
     sae, cost = skeleton(cfg, d_model), cfg.training_cost()
     B, D, F, N = batch, d_model, cfg.d_sae / parts, cost.dictionaries
     entries, reads = cost.entries * B * l0 / parts, N * cost.reads
@@ -65,7 +73,7 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
         products += 6 * 2 * B * D * F * dead
     # Cosines between all rows of two matched dictionaries, and both gradients
     products += cost.matched_pairs * 3 * 2 * D * F**2
-    blocks = 1.0 if cost.passes else max(1.0, B * F / BLOCK)
+    blocks = 1.0 if cost.passes else max(1.0, B * F / block)
     return Work(
         encode=cost.codes * N * B * sae.encoder_cost().flops / parts,
         products=products,
@@ -78,7 +86,7 @@ def count(cfg: ArchConfig, d_model: int, batch: int, l0: float, dead: float = 0.
         table=4 * D * F,
         loss=N * cost.errors * B * D,
         parameters=round(sum(p.numel() for p in sae.parameters()) / parts),
-        dense=round(_dense(cost, B * F) + B * F * crowded),
+        dense=round(_dense(cost, B * F, block) + B * F * crowded),
         matched=round(cost.matched_pairs * F),
     )
 
@@ -89,9 +97,9 @@ def _encoder_weights(sae: SAE) -> int:
     return own or sae.W_dec.numel()
 
 
-def _dense(cost: TrainingCost, numbers: float) -> float:
+def _dense(cost: TrainingCost, numbers: float, block: int) -> float:
     """Return how many numbers are held in memory to select from `numbers` pre-activations."""
-    return min(numbers, BLOCK) if cost.held is None else cost.held * numbers
+    return min(numbers, block) if cost.held is None else cost.held * numbers
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 
 from activations.disk import files
 from activations.disk.files import size_text
+from activations.engines import Engine
 from activations.errors import HarvestError
 from activations.harvest import HarvestConfig, store_spec
 from activations.language_model import LanguageModel
@@ -69,10 +70,15 @@ def pace(
     return pace
 
 
-def key(machine: str, model: str, revision: str | None, dtype: str, config: HarvestConfig) -> str:
+def key(
+    machine: str, engine: Engine, model: str, revision: str | None, dtype: str, config: HarvestConfig
+) -> str:
     """Return the key of a pace: everything that the model's speed depends on."""
     shape = f"{config.packing.context} x {max(1, config.batch_tokens // config.packing.context)}"
-    return f"{machine}: {model} {revision or ''} {dtype}, {config.hooks or 'default hook'}, {shape} tokens"
+    by = "" if engine == "bridge" else f" by {engine}"
+    return (
+        f"{machine}: {model} {revision or ''} {dtype}{by}, {config.hooks or 'default hook'}, {shape} tokens"
+    )
 
 
 def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from activations.demo_assets import cache_folder
 from activations.disk import files
 from activations.disk.schema import build
+from sae.kernels.autograd import BLOCK, GPU_BLOCK
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -92,6 +93,8 @@ class Machine:
     """Bytes that Python and its libraries take."""
     load: float = 0.0
     """Number of busy programs per core while the rates were measured."""
+    block: int = BLOCK
+    """Numbers in the buffer of pre-activations."""
 
 
 def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
@@ -125,7 +128,7 @@ def gpu(name: str, memory_gb: float, flops: float, bandwidth: float) -> Machine:
         write=1e9,
         read=3e9,
     )
-    return Machine(f"one NVIDIA {name}", rates, int(memory_gb * 1e9), measured=None, process=3 * 10**9)
+    return Machine(f"one NVIDIA {name}", rates, int(memory_gb * 1e9), None, 3 * 10**9, block=GPU_BLOCK)
 
 
 GPUS = {  # rates that large products in bf16, and copies, reach in practice

@@ -164,7 +164,7 @@ def resolve(job: Job, machine: Machine) -> ResolvedJob:
     way = chosen(job.parallel, job.arch, width, train.batch, ranks)
     parts, rows = (ranks, train.batch) if way == "latents" else (1, train.batch // ranks)
     firing = active(job.arch, job.l0)
-    work = count(job.arch, width, rows, firing.value, job.dead, parts)
+    work = count(job.arch, width, rows, firing.value, job.dead, parts, machine.block)
     sent = traffic(way, job.arch, width, train.batch, ranks)
     seconds = step_seconds(work, machine.rates, sent, train.precision)
     held_out = 4 * width * train.batch if train.held_out_every else 0

@@ -13,10 +13,9 @@ from activations.shuffle import ShuffledReader
 from sae.architectures import AdaptiveKConfig
 from sae.config import RunConfig, TrainConfig, from_json, to_json
 from sae.runs.run import Run
-from sae.training.trainer import fitting
-from sae.workflows import training
 from sae.workflows.train import train
 from tests.cli.commands import Server, harvest
+from tests.tiny import train_until
 
 ARCH = AdaptiveKConfig(d_sae=32, k_min=1, k_max=12, joint_share=0.5)
 
@@ -85,22 +84,6 @@ def test_stopped_in_any_stage_and_resumed_the_weights_and_the_probe_are_the_very
             assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), (stop_at, name)
         assert [row["loss"] for row in again.log] == [row["loss"] for row in whole.log]
     assert not torch.equal(whole.sae().probe_w, whole.sae().probe_w_start)
-
-
-def train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train, and fail after a checkpoint at step `step`."""
-
-    class Enough(Exception):
-        pass
-
-    def fit_some(trainer, batches, *, log, save, stop):
-        yield from fitting(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
-        raise Enough
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "fitting", fit_some)
-        with pytest.raises(Enough):
-            train(cfg, out)
 
 
 def test_the_settings_survive_json_and_a_run_from_before_positions_read_all():

@@ -174,6 +174,11 @@ def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, 
     half = planned(capsys, "harvest", *flags, "--dtype", "float16", "--ranks", 2)
     assert half["disk"]["activations"] == found["disk"]["activations"] / 2
     assert half["seconds"]["the model's forward pass"] == found["seconds"]["the model's forward pass"] / 2
+    plain = planned(capsys, "harvest", *flags, "--engine", "transformers")
+    assert plain["facts"]["speed"] != found["facts"]["speed"], "another engine is measured by itself"
+    assert planned(capsys, "harvest", *flags)["facts"]["speed"] == found["facts"]["speed"]
+    with pytest.raises(ConfigError, match="engine fsdp shares it among several"):
+        plan.main([*map(str, ("harvest", *flags, "--engine", "fsdp"))])
 
 
 def test_a_harvest_that_no_disk_holds_is_refused_with_what_would_fit(machine, world, capsys):

@@ -51,8 +51,8 @@ def test_topk_is_one_dense_product_and_four_readings_of_its_rows():
     assert (work.scanned, work.picked, work.products) == (B * F, B * K, 0)
     assert work.gathered == 4 * B * K * D * 4
     assert work.parameters == 2 * F * D + F + D
-    assert work.dense == 2**26  # one block, not B F = 2^27
-    assert work.weights == 2 * 4 * F * D  # read once for each of the two blocks
+    assert work.dense == 2**24  # one block, not B F = 2^27
+    assert work.weights == 8 * 4 * F * D  # read once for each of the eight blocks
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -109,6 +109,18 @@ def test_fvu_is_zero_when_exact_one_at_the_mean_and_blind_to_scale_and_shift():
     assert_close(fvu(3 * x + 5, 3 * x_hat + 5), fvu(x, x_hat), rtol=1e-3, atol=0)
 
 
+def test_fvu_and_its_gradient_are_those_of_the_formula_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    x, x_hat = (torch.randn(6, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in "ab")
+    spread = (x.detach() - x.detach().mean(0)).square().sum()
+    value, expected = fvu(x, x_hat), (x_hat - x).square().sum() / spread
+    assert_close(value, expected)
+    for own, reference in zip(
+        torch.autograd.grad(3 * value, (x, x_hat)), torch.autograd.grad(3 * expected, (x, x_hat)), strict=True
+    ):
+        assert_close(own, reference)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 50])
 def test_fvu_of_rows_that_are_all_equal_is_relative_to_their_squares(rows):
     x = torch.randn(4, generator=torch.Generator().manual_seed(0)).expand(rows, 4).contiguous()

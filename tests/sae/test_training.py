@@ -19,8 +19,9 @@ from sae.runs.run import Run
 from sae.runs.saved_sae import load_sae, read_log
 from sae.training.loggers import JsonLines
 from sae.training.optimizer import warmup_then_decay
-from sae.training.trainer import Trainer, fit, fitting
+from sae.training.trainer import Trainer, fit
 from sae.workflows.train import train
+from tests.tiny import train_until
 
 SETTINGS = TrainConfig(steps=20, batch=64, lr=3e-3, log_every=4, checkpoint_minutes=0.1, keep_checkpoints=2)
 
@@ -228,7 +229,7 @@ def test_stopped_at_any_step_and_resumed_the_weights_are_the_very_same_bits(worl
     whole = train(config(world), tmp_path / "whole")
     for stop_at in (1, 6, 13):
         out = tmp_path / f"stopped-{stop_at}"
-        _train_until(config(world), out, stop_at, monkeypatch)
+        train_until(config(world), out, stop_at, monkeypatch)
         assert not Run(out).finished
         again = train(config(world), out, resume=True)
         for name in (
@@ -249,32 +250,15 @@ def test_a_free_decoder_is_saved_with_unit_rows_and_resumes_with_the_very_same_b
 ):
     cfg = replace(config(world), arch=JumpReLUConfig(d_sae=32, loss_form="tanh"))
     whole = train(cfg, str(tmp_path / "whole"))  # as notebooks name folders
-    _train_until(cfg, tmp_path / "stopped", 13, monkeypatch)
+    train_until(cfg, tmp_path / "stopped", 13, monkeypatch)
     assert_close(Run(tmp_path / "stopped").sae().W_dec.norm(dim=1), torch.ones(32))
     again = train(cfg, tmp_path / "stopped", resume=True)
     for name in ("sae.safetensors", "checkpoints/step-00000020/training.safetensors"):
         assert (again.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
-def _train_until(cfg: RunConfig, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train, and fail at the end of step `step`, after a checkpoint there."""
-    from sae.workflows import training as module
-
-    class Enough(Exception):
-        pass
-
-    def fit_some(trainer, batches, *, log, save, stop):
-        yield from fitting(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
-        raise Enough
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "fitting", fit_some)
-        with pytest.raises(Enough):
-            train(cfg, out)
-
-
 def test_a_mid_run_checkpoint_is_an_sae_of_raw_activations(world, tmp_path, monkeypatch):
-    _train_until(config(world), tmp_path / "run", 13, monkeypatch)
+    train_until(config(world), tmp_path / "run", 13, monkeypatch)
     run = Run(tmp_path / "run")
     sae = run.sae()
     assert run.record.input_scale != 1
