@@ -8,7 +8,7 @@ from app import widgets
 from app.compare import controls as compare
 from app.features import state as features
 from app.find import state as find
-from app.session import address, choices, jobs, navigation
+from app.session import address, choices, jobs, navigation, tour
 from app.steering import state as steering
 from app.text import state as text
 
@@ -42,6 +42,9 @@ links = [
 widgets.sidebar(zip(listed, links, strict=True))
 with st.sidebar:
     navigation.mount(page.url_path, {"feature": choices.query("feature")})
+query_of = {name: link for (name, *_), link in zip(PAGES, links, strict=True)}
+tour.sidebar(query_of)
 widgets.jobs_elsewhere(jobs.of_visitor)
+tour.show(page.url_path or "runs", query_of)
 with widgets.readable():
     page.run()

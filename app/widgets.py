@@ -191,10 +191,9 @@ def download(remark: str, content: Callable[[], bytes], name: str) -> None:
         st.download_button("CSV", content, name, "text/csv", icon=":material/download:", on_click="ignore")
 
 
-def section(title: str, remark: str = "") -> None:
-    """Show the title of a part of the page with a remark beside it, both plain text."""
-    small = f"<small>{render.escaped(remark)}</small>" if remark else ""
-    st.html(f'<h3 class="sae">{render.escaped(title)}{small}</h3>')
+def section(title: str, remark: str = "", level: int = 2) -> None:
+    """Show the title of a part of the page with a remark beside it, both plain text. The level is 3 below a heading of level 2."""
+    st.html(render.section(title, remark, level))
 
 
 def note(text: str) -> None:
@@ -284,11 +283,21 @@ def _times(job: Job) -> str:
     return f"{clock(job.seconds)} so far{left}"
 
 
-def empty(title: str, why: str, command: str = "", level: int = 3) -> None:
+def empty(title: str, why: str, command: str = "", level: int = 2) -> None:
     """Show that something does not exist yet, why, and the command that makes it, if there is one."""
-    heading(title, why, level=level)
+    if level == 1:
+        heading(title, why)
+    else:
+        st.html(
+            f'<header class="sae">{render.section(title, "", level)}<p>{render.escaped(why)}</p></header>'
+        )
     if command:
-        st.code(command, language="bash", width="content")
+        shell(command)
+
+
+def shell(command: str) -> None:
+    """Show a shell command, ready to copy. A long one wraps, so that none of it is cut off on a narrow screen."""
+    st.code(command, language="bash", width="content", wrap_lines=True)
 
 
 def html_or_note(html: str, otherwise: str, command: str = "") -> None:
@@ -298,14 +307,14 @@ def html_or_note(html: str, otherwise: str, command: str = "") -> None:
         return
     note(otherwise)
     if command:
-        st.code(command, language="bash", width="content")
+        shell(command)
 
 
 def error(message: str, fix: str | None = None) -> None:
     """Show what went wrong, as plain text, and below it the shell command that fixes it, ready to copy."""
     st.error(render.markdown(message), icon=":material/error:")
     if fix:
-        st.code(fix, language="bash", width="content")
+        shell(fix)
 
 
 class Missing(Exception):

@@ -26,7 +26,8 @@ from activations.progress import show_progress
 from benchmarks import acceptance_text as on_text
 from sae.architectures import ARCHITECTURES, MFR, ArchConfig
 from sae.config import TrainConfig
-from sae.evaluation.synthetic import Gaussian, Independent, Tree, cosines, parent_recall, recovery
+from sae.evaluation.recovery import cosines, recovery
+from sae.evaluation.synthetic import Gaussian, Independent, Tree
 from sae.losses import matched_mean
 from sae.workflows.synthetic import begin, finish, train
 
@@ -177,7 +178,7 @@ def matryoshka(seed: int) -> Iterator[float]:
     """A first prefix of one latent keeps the parent whole: it fires beside every child."""
     world = Tree(seed=seed)
     sae = train(world, arch("matryoshka", d_sae=9, k=1.4, prefixes=(1 / 9, 3 / 9, 1.0)), settings(seed, 3000))
-    yield parent_recall(sae, world)
+    yield recovery(sae, world).parent_recall
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[int], Iterator[float]], list[Expected]]] = {

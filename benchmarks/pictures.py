@@ -18,7 +18,8 @@ from torch import Tensor
 from benchmarks.acceptance import arch, settings
 from sae.architectures import ARCHITECTURES, GBA, SAE, GBAConfig, JumpReLU
 from sae.architectures.kron import mand
-from sae.evaluation.synthetic import ROWS, Gaussian, Independent, Tree, World, cosines, recovery
+from sae.evaluation.recovery import ROWS, cosines, recovery
+from sae.evaluation.synthetic import Gaussian, Independent, Tree, World
 from sae.training.trainer import Trainer, fit
 from sae.workflows.synthetic import begin, train
 

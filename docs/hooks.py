@@ -23,7 +23,7 @@ PARTS = {
     "plan": ("harvest", "train topk", "features"),
     "store": ("show", "verify", "label"),
     "train": ("topk",),
-    "synthetic": ("topk",),
+    "synthetic": ("topk", "all", "all structured"),
     "export": ("html", "saelens", "delphi", "neuronpedia"),
 }
 COLUMNS = "100"

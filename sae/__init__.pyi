@@ -43,6 +43,7 @@ from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
+from .workflows.lens import LensConfig, lens
 from .workflows.pool import PoolConfig, pool
 from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
@@ -76,6 +77,7 @@ __all__ = [
     "JumpReLUConfig",
     "KronConfig",
     "KronSAE",
+    "LensConfig",
     "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
@@ -102,6 +104,7 @@ __all__ = [
     "find",
     "finetune",
     "import_sae",
+    "lens",
     "load_sae",
     "monitor_texts",
     "pool",

@@ -71,6 +71,7 @@ if len(listing):
     if (pressed := widgets.pressed()) is not None:
         controls.show_pair(*compare_report.pair(listing, kind, pressed))
         navigation.show_part("side-by-side")
+    navigation.open_on_enter("compare", navigation.here().query, compare_report.cells(kind))
 else:
     widgets.empty(f"No feature is {kind}", compare_report.KINDS[kind][1])
 
@@ -81,20 +82,22 @@ def side(place: int, run_name: str, run: runs.Run, latent: int) -> None:
         link = {"run": run_name, "feature": str(latent)}
         widgets.page_button("feature/page.py", "Open", ":material/target:", link, key=f"page-button-{place}")
     if not features.collected(run):
-        widgets.empty("No features yet", "What it fires on is unknown.", runs.command("features", run))
+        widgets.empty(
+            "No features yet", "What it fires on is unknown.", runs.command("features", run), level=3
+        )
         return
     store = features.of(run)
     row = store.row(latent)
     widgets.metrics(feature_report.numbers(row), key=f"side-metrics-{place}")
     if not row["fired"]:
-        widgets.empty(*feature_report.dead(store.record.tokens))
+        widgets.empty(*feature_report.dead(store.record.tokens), level=3)
         return
     values = store.histogram(latent)
     widgets.chart(charts.activations(values.edges, values.counts), "activation histogram", f"values-{place}")
     for title, remark, windows in feature_report.groups(
         store.strongest(latent), store.strongest(latent, -1), []
     ):
-        widgets.section(title, remark)
+        widgets.section(title, remark, level=3)
         st.html(token_strips.examples(windows, feature_report.scale(row), 16, 6))
 
 

@@ -119,3 +119,4 @@ if len(dense):
     widgets.long_table(dead_report.shown(dense, dead_report.DENSE_TABLE), controls.DENSE_COLUMNS)
     if (opened := widgets.pressed(controls.OPEN_DENSE)) is not None:
         address.open_feature(name, dense["latent"][opened].as_py())
+address.open_on_enter(name)

@@ -11,7 +11,9 @@ from sae.features import effects
 from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
 from sae.features.feature import FeatureStore
+from sae.features.lenses import jacobian_of
 from sae.reading.reading import Reading
+from sae.report import lens as lens_report
 from sae.report import render
 from sae.runs.run import Run
 
@@ -70,7 +72,15 @@ def as_html(store: FeatureStore, latent: int, title: str) -> str:
 def _measure(run: Run, store: FeatureStore, latent: int, report: jobs.Report) -> None:
     with models.using(run, report) as (model, sae):
         report(0.01, "running its examples with and without it")
-        effect = measure_effect(model, sae, store, run.hook, latent, progress=jobs.progress(report))
+        effect = measure_effect(
+            model,
+            sae,
+            store,
+            run.hook,
+            latent,
+            progress=jobs.progress(report),
+            jacobian=jacobian_of(run),
+        )
         effects.save_effect(store, effect)
 
 
@@ -115,6 +125,18 @@ def example_controls(legend: str) -> tuple[int | None, int | None]:
         most = _how_many("Examples per group", (5, 10, ALL), 5, "most")
         st.html(legend)
     return around or None, most or None
+
+
+def lenses(shown: Sequence[lens_report.Section]) -> None:
+    """Show a feature's lenses, the first of them open and the others folded."""
+    for place, lens in enumerate(shown):
+        if place == 0:
+            widgets.section(lens.title, lens.remark)
+        with st.expander(lens.title) if place else st.container():
+            raised, lowered = st.columns(2)
+            raised.html(lens.lists[0])
+            lowered.html(lens.lists[1])
+            st.caption(render.markdown(lens.agreement))
 
 
 def label_editor(label: str, note: str, path: str, key: str, save: Callable[[str, str], None]) -> None:

@@ -1,4 +1,4 @@
-"""The Feature page: one latent's examples by activation interval, histogram, logit lens, effect, neighbours, and a text to try."""
+"""The Feature page: one latent's examples by activation interval, histogram, lens, effect, neighbours, and a text to try."""
 
 from functools import partial
 
@@ -7,7 +7,8 @@ import streamlit as st
 from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
-from app.session import address, explanations, features, jobs, runs, trust
+from app.features import lists
+from app.session import address, explanations, features, jobs, lenses, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
 from sae.report import feature as feature_report
@@ -31,6 +32,7 @@ with widgets.header(
 ):
     save = partial(controls.save_label, store, index)
     controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", save)
+    lists.editor(store, index)
     page = partial(controls.as_html, store, index, name)
     controls.file_button(
         "HTML", page, f"{run.name}-{index}.html", "This feature as a file that opens anywhere"
@@ -74,12 +76,7 @@ with right:
         widgets.section("Values", "number of tokens by value, both axes logarithmic")
         figure = charts.activations(histogram.edges, histogram.counts, mark)
         widgets.chart(figure, "activation histogram", "values")
-    if feature_report.has_lens(row):
-        widgets.section("Logit lens", "next tokens that its decoder direction favours and disfavours")
-        raised, lowered = st.columns(2)
-        few = feature_report.FEW
-        raised.html(render.logits("raised", row["raised_tokens"][:few], row["raised_logits"][:few]))
-        lowered.html(render.logits("lowered", row["lowered_tokens"][:few], row["lowered_logits"][:few]))
+    controls.lenses(lenses.sections(store, index))
     st.html(feature_report.weights_line(row))
     if row["fired"]:
         effect, effect_job = controls.effect(store, index), controls.effect_job(run, index)

@@ -29,6 +29,7 @@ COLUMNS = {
         width="medium",
         help="The rule that best says where it fires, from sae explain. Nobody has checked it.",
     ),
+    "note": TextColumn(width="medium", help="What the list says about it."),
     "F1": NumberColumn(
         format="%.2f",
         help="How well the rule says where it fires, on text that did not choose it. 1: exactly there.",

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.features import controls, state
+from app.features import controls, lists, state
 from app.session import address, explanations, features, runs, trust
 from sae.report import feature as feature_report
 from sae.report import features as features_report
@@ -28,10 +28,14 @@ table = features_report.with_stability(features.table(store), trust.stability(ru
 table = explanations.with_explanations(table, store)
 table = features_report.with_labels(table, labels)
 overview = st.container()
-chosen = state.current()
+chosen, collected = state.current(), features.lists(store)
+listed = lists.chosen(collected)
+table = features_report.with_notes(table, collected.get(listed))
 state.remember(name)
 controls.filters(features_report.counts(table), features_report.DENSITIES, chosen, state.change)
-wanted = features_report.Wanted(chosen.find, chosen.state, chosen.density, state.ranges(), state.marked())
+wanted = features_report.Wanted(
+    chosen.find, chosen.state, chosen.density, state.ranges(), state.marked(), collected.get(listed)
+)
 shown = features_report.filtered(table, wanted, features.haystack(store))
 if chosen.find.strip():
     shown = search.ranked(shown, chosen.find, store.texts)
@@ -58,14 +62,21 @@ with overview:
 compared = state.compared(len(store))
 if len(shown):
     caption = f"{len(shown):,} of {len(table):,} features. Click a number to open the feature's page; tick rows to compare them."
-    widgets.download(caption, partial(features_report.csv, shown), f"{run.name}-features.csv")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        widgets.download(caption, partial(features_report.csv, shown), f"{run.name}-features.csv")
+        lists.chooser(collected, listed)
+        lists.menu(store, listed, shown["feature"].to_pylist())
     marked = features_report.places(shown, compared)
     compare = partial(state.compare_rows, shown, compared)
     controls.markable_rows(features_report.labelled(shown), marked, compare)
+    address.open_on_enter(name)
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, shown["feature"][pressed].as_py())
 else:
-    widgets.empty("No features match", "Change the search, the state, the densities or the brushes.")
+    widgets.empty(
+        "No features match", "Change the search, the state, the densities, the list or the brushes."
+    )
+    lists.chooser(collected, listed)
 if compared:
     with widgets.header(
         "Compared", f"{len(compared)} features side by side, at most {state.MOST_COMPARED}", level=2

@@ -105,7 +105,7 @@ def monitor_form(run: Run, search: Search) -> None:
         widgets.error(error.message, error.fix)
         return
     st.success(render.markdown(find_report.monitor_line(monitor)), icon=":material/notifications_active:")
-    st.code(f"{runs.command('monitor', run)} {monitor.name} FILE", language="bash", width="content")
+    widgets.shell(f"{runs.command('monitor', run)} {monitor.name} FILE")
 
 
 def _texts(place: int) -> list[str]:

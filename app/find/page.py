@@ -55,5 +55,6 @@ widgets.section("Latents", "the best first; AUC and q on held-out texts")
 widgets.long_table(find_report.listing(search.found, controls.describe(run)), controls.COLUMNS, height=420)
 if (pressed := widgets.pressed()) is not None:
     address.open_feature(name, search.found.latents[pressed].latent)
+address.open_on_enter(name)
 widgets.section("Monitor", "one latent with a threshold, for sae monitor and for Python")
 controls.monitor_form(run, search)

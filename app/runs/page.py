@@ -37,9 +37,9 @@ def training() -> None:
     if run.finished != finished:
         st.rerun()
     if finished:
-        widgets.section("Training", "finished")
+        widgets.section("Training", "finished", level=3)
     else:
-        widgets.section("Training")
+        widgets.section("Training", level=3)
         st.progress(*runs_report.progress(run.record, runs.log(run), runs.quiet_for(run)))
     steps = run.record.config["train"].get("steps")
     widgets.chart(run_charts.curves({name: runs.log(run)}, steps), "training curves", "curves")
@@ -53,12 +53,12 @@ def one() -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         if origin:
-            widgets.section("Imported", "trained elsewhere, so there are no curves")
+            widgets.section("Imported", "trained elsewhere, so there are no curves", level=3)
             st.html(render.facts(origin))
         else:
             training()
         if name in evaluations and (effects := evaluations[name].effects):
-            widgets.section("Sparsity of effects", effects_report.basis(effects))
+            widgets.section("Sparsity of effects", effects_report.basis(effects), level=3)
             widgets.chart(effects_report.figure(effects), "sparsity of effects on the logits", "effects")
             heads = ["mean", "95 % interval", "change of a logit"]
             lines = effects_report.lines(effects)
@@ -71,10 +71,10 @@ def one() -> None:
                 widgets.note(text)
     with right:
         if name in evaluations:
-            widgets.section("Evaluation", runs_report.basis(evaluations[name]))
+            widgets.section("Evaluation", runs_report.basis(evaluations[name]), level=3)
             st.html(render.estimates(runs_report.estimates(evaluations[name])))
             if quasi := evaluations[name].quasi_orthogonality:
-                widgets.section("Norms of inputs and codes", runs_report.eps_lbo(quasi))
+                widgets.section("Norms of inputs and codes", runs_report.eps_lbo(quasi), level=3)
                 widgets.chart(run_charts.norms(quasi), "norm of the code against that of the input", "norms")
                 st.caption(
                     "On the dotted line they are equal, as where the decoder rows in use are orthogonal and rebuild all of the "
@@ -83,7 +83,7 @@ def one() -> None:
                 )
         else:
             question = "How well does it reconstruct held-out activations?"
-            widgets.empty("Not evaluated yet", question, runs.command("evaluate", run))
+            widgets.empty("Not evaluated yet", question, runs.command("evaluate", run), level=3)
 
 
 def side_by_side(names: list[str]) -> None:

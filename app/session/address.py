@@ -114,6 +114,11 @@ def open_feature(run: str, latent: int) -> None:
     navigation.open_page("feature", feature_query(run, latent))
 
 
+def open_on_enter(run: str) -> None:
+    """Let the key Enter on a feature's number in a table open the feature's page."""
+    navigation.open_on_enter("feature", {"run": run}, {"feature": "feature"})
+
+
 def aim_at_feature(run: str, latent: int) -> None:
     """Open a feature's page at the next run of the app, as from inside a callback."""
     navigation.aim("feature", feature_query(run, latent))

@@ -79,6 +79,11 @@ def label(store: FeatureStore, latent: int) -> Label:
     return labels(store).get(latent, Label())
 
 
+def lists(store: FeatureStore) -> dict[str, dict[int, str]]:
+    """Return all lists of the run's features as they are now: by name, the notes by feature."""
+    return _lists(store.lists.path, stamp(store.lists.path), store)
+
+
 def labels_and_tokens(store: FeatureStore) -> Describe:
     """Return a function from a feature to its label, or else its rule, and the tokens it fires most on."""
     return describer(store, labels(store), explanations.names(store))
@@ -120,3 +125,8 @@ def _captions(path: Path, stamp: tuple[int, int]) -> list[str]:
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _labels(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> dict[int, Label]:
     return _store.labels.all()
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _lists(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> dict[str, dict[int, str]]:
+    return _store.lists.all()

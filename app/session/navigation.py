@@ -23,13 +23,33 @@ function bring(part, tries) {
   if (found) setTimeout(() => found.scrollIntoView({ block: "start" }), 300);
   else if (tries) setTimeout(() => bring(part, tries - 1), 100);
 }
+const page = (address) => address.pathname.split("/").pop();
+const plain = (event) => !(event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
 function follow(event) {
   const link = event.target.closest?.(".sae a[href]");
-  const plain = !(event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
-  if (!link || !plain || link.origin !== window.location.origin) return;
+  if (!link || !plain(event) || link.origin !== window.location.origin) return;
   event.preventDefault();
-  const address = new URL(link.href);
-  const carried = window.saeCarried?.[address.pathname.split("/").pop()] ?? {};
+  visit(new URL(link.href));
+}
+function press(event) {  // on a cell of a table whose rows open a page; the table itself lets only a mouse press its buttons
+  const cell = event.target.closest?.("canvas td"), rule = window.saeEnter?.[page(window.location)];
+  if (event.key !== "Enter" || !plain(event) || !cell || !rule) return;
+  const table = cell.closest("table"), column = (of) => of.getAttribute("aria-colindex");
+  const heads = Object.fromEntries([...table.querySelectorAll("th")].map((th) => [th.textContent, column(th)]));
+  if (heads.feature !== column(cell)) return;
+  const address = new URL(rule.page, window.location);
+  for (const [name, value] of Object.entries(rule.query)) address.searchParams.set(name, value);
+  for (const [name, head] of Object.entries(rule.cells)) {
+    const text = cell.parentElement.querySelector(`td[aria-colindex="${heads[head]}"]`)?.textContent.trim();
+    if (!text) return;
+    address.searchParams.set(name, text);
+  }
+  event.preventDefault();
+  event.stopPropagation();
+  visit(address);
+}
+function visit(address) {
+  const carried = window.saeCarried?.[page(address)] ?? {};
   for (const [name, value] of Object.entries(carried))
     if (!address.searchParams.has(name)) address.searchParams.set(name, value);
   go(address.href);
@@ -38,8 +58,11 @@ export default function({ data }) {
   if (!window.saeFollows) {
     window.saeFollows = true;
     document.addEventListener("click", follow);
+    document.addEventListener("keydown", press, true);
   }
-  const { open, complete, carry, scroll } = data;
+  const { open, complete, carry, scroll, enter, cookie } = data;
+  if (cookie) document.cookie = `${cookie}=1; Max-Age=31536000; SameSite=Lax; Path=/`;
+  if (enter) window.saeEnter = { ...window.saeEnter, [page(window.location)]: enter };
   if (scroll && window.saeScrolled !== scroll.id) {
     window.saeScrolled = scroll.id;
     bring(`.st-key-${scroll.to}`, 50);
@@ -97,6 +120,20 @@ def open_page(page: str, query: Query) -> None:
     """Open a page now."""
     aim(page, query)
     st.rerun()
+
+
+def open_on_enter(page: str, query: Query, cells: Mapping[str, str]) -> None:
+    """Let the key Enter, pressed on a number in the column "feature" of this page's tables, open a page.
+
+    Its address carries `query` and, for each name in `cells`, the text in the same row in that column."""
+    with st.sidebar:
+        _mount(key="enter", data={"enter": {"page": page, "query": query, "cells": cells}})
+
+
+def keep_cookie(name: str) -> None:
+    """Let the browser keep a cookie for a year; `st.context.cookies` has it from its next visit on."""
+    with st.sidebar:
+        _mount(key=f"cookie {name}", data={"cookie": name})
 
 
 def show_part(key: str) -> None:

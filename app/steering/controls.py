@@ -14,6 +14,7 @@ from sae.features.feature import FeatureStore
 from sae.report import features as features_report
 from sae.report import render, search
 from sae.report import steering as steering_report
+from sae.runs.run import Run
 
 REACH = 3.0  # a slider of strength goes from -REACH to REACH
 MATCHES = 6  # features offered for a search word
@@ -44,7 +45,7 @@ def suggestions(run: str, store: Any) -> None:
             st.button(label, key=f"at {label}", on_click=state.at_strength, args=[run, mode, strength])
 
 
-def interventions(run: str, store: Any, chosen: Settings) -> None:
+def interventions(run: str, opened: Run, store: Any, chosen: Settings) -> None:
     """Show each steered feature with its mode and strength, and a box to add another."""
     for place, intervention in enumerate(chosen.interventions):
         with st.container(border=True, key=f"intervention-{place}"):
@@ -60,6 +61,8 @@ def interventions(run: str, store: Any, chosen: Settings) -> None:
                     on_click=state.remove,
                     args=[run, place],
                 )
+            if said := state.side_effects(opened, latent):
+                st.caption(said)
             _mode_and_strength(run, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         _finder(run, store, chosen)
@@ -68,7 +71,7 @@ def interventions(run: str, store: Any, chosen: Settings) -> None:
     _matches(run, store)
 
 
-def text(run: str, chosen: Settings) -> None:
+def text(run: str, opened: Run, chosen: Settings) -> None:
     """Show the prompt, how to continue it, and where to steer."""
     change = partial(state.change, run)
     widgets.box(st.text_area, "Prompt", chosen.prompt, lambda v: change(prompt=v), height=80, max_chars=4000)
@@ -106,6 +109,16 @@ def text(run: str, chosen: Settings) -> None:
     )
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         _positions(run, chosen)
+        widgets.box(
+            st.text_input,
+            "Only where",
+            chosen.when,
+            partial(state.steer_when, run, opened),
+            placeholder="17, 17>2.5, monitor:name",
+            width=220,
+            help="Steer only the tokens on which another feature fires: its number, a bound on its value, or a monitor of the "
+            "page Find. Empty steers all of them.",
+        )
     with st.container(horizontal=True, gap="medium"):
         for field, (label, why) in SWITCHES.items():
             widgets.box(

@@ -7,8 +7,10 @@ from typing import get_args
 
 from activations.errors import ConfigError
 from activations.generation import Sampling
+from sae.steering.conditions import MONITOR, condition_of
 from sae.steering.interventions import Intervention, Mode, Unit
 from sae.steering.steering import Positions, positions_of
+from sae.workflows.find import NAME as MONITOR_NAME
 
 MOST_FEATURES, MOST_TOKENS, MOST_TEXTS, MOST_STRENGTH, LONGEST_PROMPT = 8, 200, 4, 100.0, 4000
 DECIMAL = re.compile(r"-?\d{1,4}(\.\d{1,6})?", re.ASCII)
@@ -29,6 +31,8 @@ class Settings:
     positions: Positions = "all"
     first_token: bool = False
     keep_error: bool = True
+    when: str = ""
+    """Where activations are changed at all, as `sae.workflows.find.condition` takes it; empty for everywhere."""
 
     @property
     def sampling(self) -> Sampling:
@@ -82,6 +86,7 @@ def read(query: Mapping[str, str], n_latents: int, default: int) -> Settings:
         positions_of(query.get("positions", "all")),
         _switch(query, "first", usual.first_token),
         _switch(query, "error", usual.keep_error),
+        checked_condition(query.get("when", usual.when), n_latents),
     )
 
 
@@ -100,13 +105,29 @@ def write(run: str, settings: Settings) -> dict[str, str]:
         "first": _bit(settings.first_token),
         "error": _bit(settings.keep_error),
         "unit": settings.unit,
+        "when": settings.when,
     }
     defaults = {"prompt": usual.prompt, "chat": "0", "tokens": str(usual.tokens), "temperature": _short(usual.temperature),
-            "seed": "0", "texts": "1", "positions": "all", "first": "0", "error": "1", "unit": "max"}  # fmt: skip
+            "seed": "0", "texts": "1", "positions": "all", "first": "0", "error": "1", "unit": "max", "when": ""}  # fmt: skip
     steer = ",".join(f"{i.latent}:{i.mode}:{_short(i.strength)}" for i in settings.interventions)
     return {"run": run, "steer": steer} | {
         name: value for name, value in values.items() if value != defaults[name]
     }
+
+
+def checked_condition(text: str, n_latents: int) -> str:
+    """Return a condition as it was typed, without the space around it. Whether its monitor exists is not checked.
+
+    Raises ConfigError for one that is no condition or names a feature that does not exist."""
+    name = text.strip().removeprefix(MONITOR)
+    if name != text.strip() and MONITOR_NAME.fullmatch(name):
+        return text.strip()
+    condition = condition_of(text)
+    if condition and condition.latent >= n_latents:
+        raise ConfigError(
+            f"when: feature {condition.latent} does not exist: this run has 0 to {n_latents - 1}"
+        )
+    return text.strip()
 
 
 def _intervention(text: str, unit: str, n_latents: int) -> Intervention:

@@ -33,9 +33,9 @@ controls.suggestions(name, store)
 form, results = st.columns([5, 8], gap="large")
 with form:
     widgets.section("Features")
-    controls.interventions(name, store, chosen)
+    controls.interventions(name, run, store, chosen)
     widgets.section("Text")
-    controls.text(name, chosen)
+    controls.text(name, run, chosen)
     controls.start_buttons(partial(state.steer, name, run, store), partial(state.sweep, name, run, store))
 with results:
     if not written and not swept:

@@ -8,22 +8,25 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, WorkbenchError
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel
 from app.session import address, jobs, models
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
-from app.steering.link import Settings, read, write
+from app.steering.link import Settings, checked_condition, read, write
 from sae.architectures import SAE
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
 from sae.report import steering as steering_report
+from sae.runs.arms import FOLDER, FORECAST, read_forecast
 from sae.runs.run import Run
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.measure import Comparison, Draft, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
+from sae.workflows.find import condition
+from sae.workflows.forecast import forecast_shares, holds
 
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # in multiples of a feature's maximum
 NORM_SHARE = 0.2  # in a sweep over shares of the activations' norm, this share takes the place of one maximum
@@ -87,6 +90,13 @@ def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
     return above, below
 
 
+def side_effects(run: Run, latent: int) -> str:
+    """Return how strong the side effects of steering by a feature are forecast to be, as a line; empty where that is not known."""
+    path = run.path / FOLDER / FORECAST
+    shares = _forecast(run.path, stamp(path)) if path.exists() else None
+    return steering_report.side_effects(shares[latent]) if shares else ""
+
+
 def show(run: str, chosen: Settings) -> None:
     """Change the page's settings."""
     st.session_state[_key(run)] = chosen
@@ -144,6 +154,16 @@ def steer_positions(run: str, text: str) -> None:
     try:
         change(run, positions=positions_of(text))
     except ConfigError as error:
+        st.session_state[COMPLAINT] = str(error)
+
+
+def steer_when(name: str, run: Run, text: str) -> None:
+    """Steer only where a condition holds; a text that is none, or a monitor that the run lacks, becomes a complaint."""
+    try:
+        when = checked_condition(text, run.config.arch.d_sae)
+        condition(run, when)
+        change(name, when=when)
+    except WorkbenchError as error:
         st.session_state[COMPLAINT] = str(error)
 
 
@@ -245,6 +265,15 @@ def _suggestions(path: Path, stamp: tuple[int, int]) -> list[tuple[int, str]]:
     return steering_report.suggestions(store.table, store.record.unit, SUGGESTED)
 
 
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _forecast(path: Path, stamp: tuple[int, int]) -> list[float] | None:
+    run = Run(path)
+    record = read_forecast(run)
+    if record is None or not holds(record):
+        return None
+    return forecast_shares(FeatureStore(path / "features"), record, run.sae())
+
+
 def _dose_response(
     model: LanguageModel, sae: SAE, run: Run, store: FeatureStore, chosen: Settings, report: Report
 ) -> DoseResponse:
@@ -278,4 +307,5 @@ def _steering(sae: SAE, run: Run, store: FeatureStore, chosen: Settings) -> Stee
         chosen.positions,
         chosen.first_token,
         chosen.keep_error,
+        condition(run, chosen.when),
     )

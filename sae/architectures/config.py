@@ -82,6 +82,10 @@ class ArchConfig:
     revives_dead: ClassVar[bool] = False
     """Whether the loss has AuxK, which gives dead latents gradients (fields aux_k and aux_weight)."""
 
+    price: ClassVar[str | None] = None
+    """The field that L0 follows where no setting fixes it: the weight of a penalty, the higher the fewer latents fire.
+    None where a setting fixes L0, or nothing does."""
+
     reads_labels: ClassVar[bool] = False
     """Whether it learns from a number for each token or document too, as `sae harvest --labels` stores it."""
 

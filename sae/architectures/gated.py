@@ -23,6 +23,7 @@ class GatedConfig(ArchConfig):
     """Gated: an L1 penalty on a gate that decides what fires, and magnitudes free of its shrinkage."""
 
     name = "gated"
+    price = "l1_weight"
     rule = "one path decides which latents fire, another how strongly"
 
     advice = (

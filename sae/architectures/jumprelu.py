@@ -31,6 +31,7 @@ class JumpReLUConfig(ArchConfig):
     """JumpReLU: a learned threshold for each latent, and a penalty on how many latents fire."""
 
     name = "jumprelu"
+    price = "sparsity_weight"
     rule = "it keeps what is above a threshold of each latent's own"
 
     advice = (

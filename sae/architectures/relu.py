@@ -32,6 +32,7 @@ class ReLUConfig(ArchConfig):
     """ReLU: the classic baseline, all positive latents, made sparse by an L1 penalty."""
 
     name = "relu"
+    price = "l1_weight"
     rule = "it keeps every positive latent"
 
     advice = (

@@ -74,13 +74,18 @@ COMMANDS: dict[str, Command] = {
     ),
     "synthetic": Command(
         "synthetic.main",
-        "trains an architecture on planted features and counts those it finds: sae synthetic topk",
-        AGAIN,
+        "trains an architecture, or all, on planted features and counts those it finds: sae synthetic topk",
+        "with --out, `sae synthetic all` keeps what is finished and goes on from there; else the same command begins again",
     ),
     "features": Command("features.main", "what every latent of a run's SAE fires on", GOES_ON),
     "explain": Command(
         "explain.main",
         "a rule for every latent of a run, chosen on one half of the text and scored on the other, beside controls",
+        GOES_ON,
+    ),
+    "lens": Command(
+        "lens.main",
+        "which next tokens latents favour through the model's later blocks, and how well that predicts what they do",
         GOES_ON,
     ),
     "catalogue": Command(
@@ -137,7 +142,7 @@ COMMANDS: dict[str, Command] = {
     "monitor": Command("find.monitor_main", "which texts of a file a saved monitor fires on", AGAIN),
     "steer": Command(
         "steer.main",
-        "text with latents turned up, down or off beside the text as it is; strengths swept, with controls",
+        "text with latents turned up, down or off beside the text as it is; strengths swept; compared with rivals",
         AGAIN,
     ),
     "push": Command(

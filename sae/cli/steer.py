@@ -13,13 +13,15 @@ from activations.errors import ConfigError
 from activations.generation import Sampling, prompt_ids
 from activations.language_model import LanguageModel
 from activations.progress import show_progress
-from sae.cli import arguments
+from sae.cli import arguments, arms
 from sae.features.feature import FeatureStore
 from sae.runs.run import Run, device
+from sae.steering.arms import ArmsConfig
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.measure import Comparison, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
+from sae.workflows.find import condition
 
 FORMAT = 1
 MOST_TEXTS = 1000  # of a prompt: they are written side by side, and take memory
@@ -46,11 +48,15 @@ class Steer:
     Example: sae steer runs/demo --feature 17 --strength 2 --prompt "I think that". Several: --feature 17 20
     --strength 2 -1 --mode add ablate. With --sweep: the dose-response table, beside random directions and other
     latents' directions that change activations by as much. The run needs features (`sae features`): strengths are multiples
-    of the values measured there."""
+    of the values measured there.
+
+    With --compare: steering by a latent beside its rivals (difference in means, a probe's weights, the wrong sign, a prompt,
+    random directions) at equal strength, on concepts given as labelled texts: sae steer runs/demo --compare glue_sst2 mine.csv.
+    Writes arms/ into the run's folder and goes on after an interruption. docs/steering.md."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    feature: tuple[int, ...]
+    feature: tuple[int, ...] = ()
     """Latents that are steered, by number."""
     strength: tuple[float, ...] = (1.0,)
     """Strength for each, or one for all: in multiples of the latent's own maximum, below 0 of its minimum."""
@@ -67,6 +73,9 @@ class Steer:
     """Tokens steered: all, "after prompt" (from the prompt's last on), or numbers such as 3,4,5."""
     first_token: bool = False
     """Steer the first token (BOS) too."""
+    when: str = ""
+    """Steer only the tokens on which another latent fires: its number (17), a bound on its value (17>2.5, 17<-1; quote it),
+    or monitor:NAME for a monitor of `sae find`."""
     keep_error: bool = True
     """Keep what the SAE does not reconstruct; without, its reconstruction takes the activations' place."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
@@ -79,14 +88,29 @@ class Steer:
     sweeping: SweepConfig = field(default_factory=SweepConfig)
     json: Path | None = None
     """Also write everything into this file."""
+    compare: tuple[str, ...] = ()
+    """Concepts to compare arms on: tasks of sae-probes by name, or files with columns `text` and `label` of two labels; a
+    concept is the label that comes second in the alphabet."""
+    unrelated: tuple[str, ...] = ()
+    """Further tasks or files, whose probes only watch what a comparison moves."""
+    html: Path | None = None
+    """Also write a comparison as one HTML file, which opens without a network."""
+    forecast: int = 0
+    """Measure the side effects of steering by so many latents, and learn to forecast those of the others (docs/steering.md)."""
+    comparing: ArmsConfig = field(default_factory=ArmsConfig)
 
     def __post_init__(self) -> None:
+        arms.check(self.compare, self.feature, self.unrelated, self.html)
+        if self.forecast and (self.compare or self.feature):
+            raise ConfigError("--forecast draws its latents itself: leave --feature and --compare out")
+        if not self.compare and not self.feature and not self.forecast:
+            raise ConfigError("name what to steer: latents with --feature, or concepts with --compare")
         if not 1 <= self.texts <= MOST_TEXTS:
             raise ConfigError(f"texts = {self.texts} must lie between 1 and {MOST_TEXTS:,}")
         if not self.prompt:
             raise ConfigError("no prompt is given: give at least one")
         for name in ("strength", "mode"):
-            if len(getattr(self, name)) not in (1, len(self.feature)):
+            if self.feature and len(getattr(self, name)) not in (1, len(self.feature)):
                 raise ConfigError(
                     f"{name} is given {len(getattr(self, name))} times for {len(self.feature)} features: "
                     f"give one for all or one for each"
@@ -111,10 +135,23 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     cfg = arguments.parse(Steer, "sae steer", args, tyro.conf.OmitArgPrefixes)
     run = Run(cfg.run)
+    if cfg.compare:
+        return arms.main(run, cfg.compare, cfg.unrelated, cfg.comparing, cfg.html)
+    if cfg.forecast:
+        return arms.forecast_main(run, cfg.forecast, cfg.comparing)
     interventions, positions = cfg.interventions, positions_of(cfg.positions)
     calibration = Calibration.of(FeatureStore(run.path / "features"))
     sae = run.sae().to(device())
-    steering = Steering(sae, run.hook, interventions, calibration, positions, cfg.first_token, cfg.keep_error)
+    steering = Steering(
+        sae,
+        run.hook,
+        interventions,
+        calibration,
+        positions,
+        cfg.first_token,
+        cfg.keep_error,
+        condition(run, cfg.when),
+    )
     model = run.language_model()
     prompts = [prompt_ids(model, text, cfg.chat, run.first_tokens) for text in cfg.prompt]
     settings = {"run": str(run.path), "sae_sha256": run.digest, **steering.describe(), "prompts": list(cfg.prompt),

@@ -1,4 +1,4 @@
-"""`sae synthetic ARCH`: train an architecture on planted features and count how many of them it recovers."""
+"""`sae synthetic ARCH|all`: train an architecture, or all, on planted features and count how many of them it recovers."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,9 +11,12 @@ from rich.table import Table
 from activations.progress import show_progress
 from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig, name_of
 from sae.cli import arguments
+from sae.cli.synthetic_all import AllMethods, run
 from sae.config import TrainConfig
-from sae.evaluation.synthetic import ROWS, Gaussian, Heads, Independent, Recovery, Tree, recovery
-from sae.trust.planted import FOUND, LEAST, judge
+from sae.evaluation.recovery import FOUND, ROWS, Recovery, recovery
+from sae.evaluation.structured import Structured
+from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree
+from sae.trust.planted import LEAST, judge
 from sae.workflows.synthetic import train, train_controls
 
 LABELS = {
@@ -26,13 +29,23 @@ LABELS = {
     "frr_90": "features recovered, cosine > 0.9",
     "gamma": "gamma (below 1: shrinkage)",
     "l0_correlation": "correlation of L0 with the true number",
+    "f1": "F1 of latents, as classifiers of their features",
+    "precision": "precision of latents",
+    "recall": "recall of latents",
+    "mcc": "MCC, |cosine| of matched pairs",
+    "uniqueness": "uniqueness, different features of latents",
+    "parents_found": "parents found",
+    "parent_recall": "recall of parents beside a child",
+    "absorption": "absorption (about 0: none)",
 }
 AnyWorld = (
     Annotated[Independent, tyro.conf.subcommand("independent")]
     | Annotated[Heads, tyro.conf.subcommand("heads")]
     | Annotated[Tree, tyro.conf.subcommand("tree")]
+    | Annotated[Structured, tyro.conf.subcommand("structured")]
     | Annotated[Gaussian, tyro.conf.subcommand("gaussian")]
 )
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -49,17 +62,22 @@ class Synthetic:
 def main(args: list[str]) -> int:
     """Parse, train, print."""
     settings = TrainConfig(steps=2500, batch=256, lr=1e-3, warmup_steps=0, decay_share=0.0)
-    arguments.choose(ARCHITECTURES, "architecture", "sae synthetic", args)
-    presets = {
+    if args[:1] != [ALL]:
+        arguments.choose(ARCHITECTURES, "architecture", "sae synthetic", args)
+    presets: dict[str, Synthetic | AllMethods] = {
         name: Synthetic(sae.config(**sae.config.small(64, 3)), settings)
         for name, sae in ARCHITECTURES.items()
     }
     command = tyro.extras.subcommand_type_from_defaults(
-        presets,
-        {name: _summary(name, sae.config) for name, sae in ARCHITECTURES.items()},
+        presets | {ALL: AllMethods()},
+        {name: _summary(name, sae.config) for name, sae in ARCHITECTURES.items()}
+        | {ALL: (AllMethods.__doc__ or "").strip()},
         prefix_names=False,
     )
     cfg = arguments.parse(command, "sae synthetic", args, tyro.conf.OmitSubcommandPrefixes)
+    if isinstance(cfg, AllMethods):
+        run(cfg)
+        return 0
     sae = train(cfg.world, cfg.arch, cfg.train, show_progress)
     show(cfg, recovery(sae, cfg.world))
     if cfg.controls:

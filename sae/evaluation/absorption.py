@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae.architectures import SAE
-from sae.evaluation.synthetic import ROWS, Tree, cosines
+from sae.evaluation.recovery import ROWS, cosines
+from sae.evaluation.synthetic import Tree
 
 
 @dataclass(frozen=True)

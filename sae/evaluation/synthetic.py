@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,8 +13,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from activations.errors import ConfigError
-from sae import losses
-from sae.architectures import SAE
 
 
 @dataclass(frozen=True)
@@ -24,10 +21,6 @@ class World(ABC):
 
     d_model: int = 32
     """Width D of the activations."""
-    low: float = 0.5
-    """Smallest coefficient of an active feature."""
-    high: float = 1.5
-    """Largest coefficient; coefficients are uniform in between."""
     seed: int = 0
     """Seed of the features; the rows have a seed of their own."""
 
@@ -36,13 +29,16 @@ class World(ABC):
             raise ConfigError(f"d_model = {self.d_model}, must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed = {self.seed}, must lie between 0 and 2^63 - 1")
-        if not 0 < self.low <= self.high:
-            raise ConfigError(f"low = {self.low}, must be above 0 and at most high = {self.high}")
 
     @cached_property
     def features(self) -> Float[Tensor, "n D"]:
         """The planted directions, one per row."""
         return self._features(torch.Generator().manual_seed(self.seed))
+
+    @property
+    def parents(self) -> Int[Tensor, "n"]:
+        """The index of each feature's parent, without which it never fires; -1 for a feature without a parent."""
+        return torch.full((len(self.features),), -1)
 
     def draw(
         self, rows: int, generator: torch.Generator
@@ -57,10 +53,6 @@ class World(ABC):
         while True:
             yield self.draw(rows, generator)
 
-    def _strengths(self, on: Bool[Tensor, "rows n"], generator: torch.Generator) -> Float[Tensor, "rows n"]:
-        """Return coefficients drawn from U(low, high) where `on`, 0 elsewhere."""
-        return on * torch.empty(on.shape).uniform_(self.low, self.high, generator=generator)
-
     @abstractmethod
     def _features(self, generator: torch.Generator) -> Float[Tensor, "n D"]: ...
 
@@ -69,7 +61,26 @@ class World(ABC):
 
 
 @dataclass(frozen=True)
-class Independent(World):
+class UniformWorld(World):
+    """A world in which the coefficients of active features are uniform."""
+
+    low: float = 0.5
+    """Smallest coefficient of an active feature."""
+    high: float = 1.5
+    """Largest coefficient; coefficients are uniform in between."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.low <= self.high:
+            raise ConfigError(f"low = {self.low}, must be above 0 and at most high = {self.high}")
+
+    def _strengths(self, on: Bool[Tensor, "rows n"], generator: torch.Generator) -> Float[Tensor, "rows n"]:
+        """Return coefficients drawn from U(low, high) where `on`, 0 elsewhere."""
+        return on * torch.empty(on.shape).uniform_(self.low, self.high, generator=generator)
+
+
+@dataclass(frozen=True)
+class Independent(UniformWorld):
     """Random unit features, `least` to `most` of which are active in a row (Gao et al. 2024 and most toy models since)."""
 
     n_features: int = 64
@@ -110,7 +121,7 @@ class Independent(World):
 
 
 @dataclass(frozen=True)
-class Heads(World):
+class Heads(UniformWorld):
     """Features in heads, correlated because each is the sum of two parts that it shares with others of its head.
 
     Feature (h, i, j) = unit(A[h, i] + B[h, j]) has index (h * m + i) * n + j. In a row, `active` heads have one active
@@ -144,7 +155,7 @@ class Heads(World):
 
 
 @dataclass(frozen=True)
-class Tree(World):
+class Tree(UniformWorld):
     """A parent feature, children that fire only with it, and unrelated features: a world that shows feature absorption.
 
     The features are orthonormal; index 0 is the parent, then come the children, then the others. Bussmann, Nabeshima, Karvonen,
@@ -171,6 +182,11 @@ class Tree(World):
                 f"{1 + self.children + self.others} features cannot be orthonormal in d_model = {self.d_model}"
             )
 
+    @property
+    def parents(self) -> Int[Tensor, "n"]:
+        """The index of each feature's parent: 0 for the children, -1 for the parent and the others."""
+        return torch.tensor([-1] + [0] * self.children + [-1] * self.others)
+
     def _features(self, generator: torch.Generator) -> Float[Tensor, "n D"]:
         return orthonormal(1 + self.children + self.others, self.d_model, generator)
 
@@ -184,7 +200,7 @@ class Tree(World):
 
 
 @dataclass(frozen=True)
-class Gaussian(World):
+class Gaussian(UniformWorld):
     """Gaussian features, `active` of them in a row; every row is normalised to unit norm.
 
     This is the model of GBA's theory (arXiv:2506.14002). Each feature's frequency is active / n_features."""
@@ -226,88 +242,3 @@ def check_active(least: int, most: int, n: int) -> None:
     """Raise ConfigError unless 0 <= least <= most <= n and most > 0."""
     if not (0 <= least <= most <= n and most):
         raise ConfigError(f"{least} to {most} active features do not fit a world of {n} features")
-
-
-ROWS = 20_000
-
-
-class Recovery(NamedTuple):
-    """Measures of how well an SAE recovers the features of a planted world, on fresh rows."""
-
-    nmse: float
-    """Fraction of variance unexplained: 0 is perfect."""
-    l0: float
-    """Latents != 0 per row."""
-    dead: int
-    """Latents that are zero on every row."""
-    mmcs: float
-    """Mean over true features of the largest cosine with a decoder row (Sharkey, Braun, Millidge 2022)."""
-    mmcs_matched: float
-    """Mean cosine under the best one-to-one matching with decoder rows; never above mmcs, up to rounding."""
-    frr_80: float
-    """Share of true features with a cosine above 0.8."""
-    frr_90: float
-    """Share of true features with a cosine above 0.9."""
-    gamma: float
-    """Shrinkage: 1 means none, below 1 reconstructions are too short."""
-    l0_correlation: float
-    """Correlation over rows between L0 and the true number of active features; nan when either is constant."""
-
-
-@torch.no_grad()
-def recovery(sae: SAE, world: World, rows: int = ROWS, seed: int = 10**6) -> Recovery:
-    """Measure an SAE that reads the world's own units. Cosines are absolute if the true codes are signed."""
-    x, true = world.draw(rows, torch.Generator().manual_seed(seed))
-    code = sae.encode(x.to(sae.device))
-    x_hat, l0 = sae.decode(code).cpu(), code.l0().cpu().float()
-    similarity = cosines(world.features, sae.W_dec.cpu(), signed=bool((true < 0).any()))
-    return Recovery(
-        nmse=losses.fvu(x, x_hat).item(),
-        l0=l0.mean().item(),
-        dead=int((~code.fired()).sum()),
-        mmcs=similarity.max(1).values.mean().item(),
-        mmcs_matched=losses.matched_mean(similarity).item(),
-        frr_80=recovery_rate(similarity, 0.8),
-        frr_90=recovery_rate(similarity, 0.9),
-        gamma=shrinkage(x, x_hat),
-        l0_correlation=correlation(l0, (true != 0).sum(1).float()),
-    )
-
-
-def cosines(
-    features: Float[Tensor, "n D"], atoms: Float[Tensor, "F D"], signed: bool = False
-) -> Float[Tensor, "n F"]:
-    """Return the cosine of every feature with every atom; 0 with an atom of length 0.
-
-    It is absolute when `signed`, because the SAE may then learn a feature with either sign."""
-    similarity = normalize(features, dim=1) @ normalize(atoms, dim=1).T
-    return similarity.abs() if signed else similarity
-
-
-def recovery_rate(cosines: Float[Tensor, "n F"], tau: float) -> float:
-    """Return FRR(tau), the share of features whose best cosine exceeds tau (GBA, arXiv:2506.14002)."""
-    return (cosines.max(1).values > tau).float().mean().item()
-
-
-def shrinkage(x: Float[Tensor, "B D"], x_hat: Float[Tensor, "B D"]) -> float:
-    """Return gamma = argmin |x_hat / gamma - x|^2 = E<x_hat, x_hat> / E<x_hat, x>; nan when x_hat is 0.
-
-    Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",
-    arXiv:2404.16014, section 5."""
-    return (x_hat.square().sum() / (x_hat * x).sum()).item()
-
-
-def correlation(a: Float[Tensor, "B"], b: Float[Tensor, "B"]) -> float:
-    """Return the Pearson correlation; nan when either is constant."""
-    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
-
-
-@torch.no_grad()
-def parent_recall(sae: SAE, tree: Tree, rows: int = ROWS, seed: int = 10**6) -> float:
-    """Return how often the latent nearest to the parent fires on rows where the parent fires with a child.
-
-    1 means no absorption: the parent's own latent fires whichever child comes with it."""
-    x, true = tree.draw(rows, torch.Generator().manual_seed(seed))
-    both = (true[:, 1 : 1 + tree.children] != 0).any(1)  # a child never fires without the parent
-    nearest = int(cosines(tree.features[:1], sae.W_dec.cpu()).argmax())
-    return (sae.encode(x[both].to(sae.device)).dense()[:, nearest] != 0).float().mean().item()

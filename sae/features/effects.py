@@ -17,7 +17,7 @@ from activations.progress import Progress, no_progress
 from activations.views import Edit
 from sae.architectures import SAE
 from sae.features.folder import Example, FeaturesFolder
-from sae.features.logit_lens import sees
+from sae.features.logit_lens import correlations, jacobian_effect, sees
 from sae.runs.saved_sae import read_json
 
 FORMAT = 1
@@ -71,6 +71,8 @@ class SideEffect:
     decoder row for negative values. None where there is no lens, or nothing varies."""
     spearman: float | None
     examples: list[MeasuredExample]
+    jacobian_spearman: float | None = None
+    """Rank correlation with the Jacobian lens; None without one, and in effects measured by an older release."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,18 @@ def measure_effect(
     latent: int,
     cfg: EffectConfig | None = None,
     progress: Progress = no_progress,
+    jacobian: Float[Tensor, "N D"] | None = None,
 ) -> Effect:
     """Ablate one latent at the peaks of its own examples and compare the model's next-token distributions.
 
     At the peak x becomes x - f W_dec[latent], where f is the latent's value there: the code with f set to 0 is decoded and the
     SAE's error is kept. Other positions stay. The windows of the features folder are cut off after the last position
-    measured (later tokens have no influence) and run in batches, shortest first, once clean and once ablated. Progress
-    counts the windows; an exception that it raises ends the measurement."""
+    measured (later tokens have no influence) and run in batches, shortest first, once clean and once ablated. With a mean
+    `jacobian` (`activations.jacobian`) the effect is compared with its lens too. Progress counts the windows; an exception
+    that it raises ends the measurement."""
     cfg = cfg or EffectConfig()
     chosen = {sign: _examples(features, latent, sign, cfg) for sign in (1, -1)}
-    lens = _lens(model, sae, latent)
+    lenses = lenses_of(model, sae, latent, jacobian)
     sides: list[SideEffect | None] = []
     with progress("effect", sum(map(len, chosen.values())), "examples") as advance:
         for sign, examples in chosen.items():
@@ -127,8 +131,23 @@ def measure_effect(
             for batch in _batches(examples):
                 rows += _measure(model, sae, hook, latent, batch, cfg.following)
                 advance(len(batch))
-            sides.append(_side(rows, sign, lens, features, cfg) if rows else None)
+            sides.append(_side(rows, sign, lenses, features, cfg) if rows else None)
     return Effect(latent, *sides)
+
+
+@torch.no_grad()
+def effect_on_tokens(
+    model: LanguageModel, sae: SAE, features: FeaturesFolder, hook: str, latent: int, cfg: EffectConfig
+) -> Float[Tensor, "V"] | None:
+    """Return how much a latent's presence raises each token's log-probability at its peaks, in nats: clean minus ablated, float64.
+
+    It is the mean over the examples of its positive values or, for a latent without any, over those of its negative values
+    with its sign turned, so that it compares with a lens of the decoder row. None for a latent without examples."""
+    for sign in (1, -1):
+        if batches := _batches(_examples(features, latent, sign, cfg)):
+            rows = [row for batch in batches for row in _measure(model, sae, hook, latent, batch, 0)]
+            return sign * torch.stack([row.by_presence for row in rows]).double().mean(0)
+    return None
 
 
 def load_effect(features: FeaturesFolder, latent: int) -> Effect | None:
@@ -239,16 +258,20 @@ def _targets(example: Example, following: int) -> list[int]:
     return example.ids[ahead][owned.cumprod().astype(bool)].tolist()
 
 
-def _lens(model: LanguageModel, sae: SAE, latent: int) -> Float[Tensor, "V"] | None:
-    if not sees(model, sae.d_model):
-        return None
-    return model.vocabulary_effect(sae.W_dec[latent][None])[0].double().cpu()
+def lenses_of(
+    model: LanguageModel, sae: SAE, latent: int, jacobian: Float[Tensor, "N D"] | None
+) -> tuple[Float[Tensor, "V"] | None, Float[Tensor, "V"] | None]:
+    """Return the logit lens and the Jacobian lens of a latent's decoder row, float64, each None where there is none."""
+    row = sae.W_dec[latent][None]
+    direct = model.vocabulary_effect(row)[0].double().cpu() if sees(model, sae.d_model) else None
+    through = None if jacobian is None else jacobian_effect(model, row, jacobian)[0].double().cpu()
+    return direct, through
 
 
 def _side(
     rows: Sequence[_Row],
     sign: int,
-    lens: Float[Tensor, "V"] | None,
+    lenses: Sequence[Float[Tensor, "V"] | None],
     features: FeaturesFolder,
     cfg: EffectConfig,
 ) -> SideEffect:
@@ -257,16 +280,16 @@ def _side(
     by, names = by[known], [features.vocabulary[token] for token in known.tolist()]
     high, low = (side.topk(min(cfg.words, len(by))).indices.tolist() for side in (by, -by))
     loss, counted = _means([row.loss_change for row in rows])
-    pearson, spearman = _correlations(by, None if lens is None else sign * lens[known])
+    direct, through = (correlations(by, None if lens is None else sign * lens[known]) for lens in lenses)
     return SideEffect(
         loss,
         counted,
         _means([row.kl for row in rows])[0],
         [Word(names[place], float(by[place])) for place in high],
         [Word(names[place], float(by[place])) for place in low],
-        pearson,
-        spearman,
+        *direct,
         [_for_reading(row) for row in sorted(rows, key=lambda row: -abs(row.value))],
+        through[1],
     )
 
 
@@ -274,18 +297,6 @@ def _means(lists: Sequence[Sequence[float]]) -> tuple[list[float], list[int]]:
     """Return the mean at each index of lists of different lengths, and how many lists reach it."""
     columns = [[row[i] for row in lists if len(row) > i] for i in range(max(map(len, lists)))]
     return [sum(column) / len(column) for column in columns], [len(column) for column in columns]
-
-
-def _correlations(by: Float[Tensor, "V"], lens: Tensor | None) -> tuple[float | None, float | None]:
-    """Return Pearson's and Spearman's correlation, None where there is no lens or one of the two is constant."""
-    from scipy.stats import rankdata
-
-    if lens is None or not by.std() > 0 or not lens.std() > 0:
-        return None, None
-    ranks = [torch.from_numpy(rankdata(column.numpy())) for column in (by, lens)]
-    pairs = ((by, lens), ranks)
-    pearson, spearman = (float(torch.corrcoef(torch.stack([*pair]))[0, 1]) for pair in pairs)
-    return pearson, spearman
 
 
 def _for_reading(row: _Row) -> MeasuredExample:

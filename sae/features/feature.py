@@ -10,8 +10,10 @@ from sae.features.effects import Effect, load_effect
 from sae.features.explanations import Explanation, explanations_of
 from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
 from sae.features.latent_labels import Label
+from sae.features.lenses import lenses_of
 from sae.report import explanations, histogram, render, token_strips
 from sae.report import feature as feature_report
+from sae.report import lens as lens_report
 from sae.report.render import escaped
 from sae.runs.records import FeatureRow
 
@@ -120,14 +122,15 @@ def _examples(feature: Feature, around: int, most: int) -> str:
     groups = feature_report.groups(feature.strongest, feature.most_negative, feature.bands)
     scale = feature_report.scale(feature.row)
     return "".join(
-        render.section(group.title, group.remark) + token_strips.examples(group.windows, scale, around, most)
+        render.section(group.title, group.remark, 3)
+        + token_strips.examples(group.windows, scale, around, most)
         for group in groups
     )
 
 
 def _never(feature: Feature) -> str:
     title, why = feature_report.dead(feature.store.record.tokens)
-    return render.section(title, "") + f"<p>{escaped(why)}</p>"
+    return render.section(title, "", 3) + f"<p>{escaped(why)}</p>"
 
 
 def _beside(feature: Feature) -> list[str]:
@@ -138,26 +141,25 @@ def _beside(feature: Feature) -> list[str]:
     if row["fired"]:
         values = feature.histogram
         drawn = histogram.svg(values.edges.tolist(), values.counts.tolist())
-        parts.append(render.section("Values", "tokens by value, both axes logarithmic") + drawn)
-    if feature_report.has_lens(row):
-        lists = [
-            render.logits("raised", row["raised_tokens"], row["raised_logits"]),
-            render.logits("lowered", row["lowered_tokens"], row["lowered_logits"]),
-        ]
-        parts.append(render.section("Logit lens", "by its weights alone") + render.pair(*lists))
+        parts.append(render.section("Values", "tokens by value, both axes logarithmic", 3) + drawn)
+    lenses = lenses_of(feature.store)
+    tokens = lenses.of(feature.latent) if lenses else None
+    for lens in lens_report.sections(row, tokens, lenses.record if lenses else None):
+        agreement = f'<p class="dim">{escaped(lens.agreement)}</p>' if lenses else ""
+        parts.append(render.section(lens.title, lens.remark, 3) + render.pair(*lens.lists) + agreement)
     for title, side in feature_report.effect_sides(feature.effect):
         parts.append(
-            render.section("Measured effect", "ablated at its examples' peaks")
+            render.section("Measured effect", "ablated at its examples' peaks", 3)
             + feature_report.effect(title, side)
         )
     if row["neighbours"]:
         parts.append(
-            render.section("Nearest features", "by decoder cosine")
+            render.section("Nearest features", "by decoder cosine", 3)
             + feature_report.neighbours(row, describe, None)
         )
     if partners := feature.partners:
         parts.append(
-            render.section("Fires together with", "") + feature_report.partners(partners, describe, None)
+            render.section("Fires together with", "", 3) + feature_report.partners(partners, describe, None)
         )
     return parts
 

@@ -18,7 +18,9 @@ from activations.disk.tables import integers, lists, numbers, strings
 from activations.errors import RunError, quoted
 from activations.token_text import TokenText, named_bytes
 from sae.features import latent_labels
+from sae.features import lists as latent_lists
 from sae.features.latent_labels import Labels
+from sae.features.lists import Lists
 from sae.runs.records import FeatureRow, FeaturesRecord
 from sae.runs.saved_sae import as_written, read_json, read_record, read_tensors
 
@@ -187,6 +189,11 @@ class FeaturesFolder:
     def labels(self) -> Labels:
         """Labels and notes on this SAE's latents, in labels.json beside the folder. Each access reads and writes the file anew."""
         return Labels(self.path.parent / latent_labels.FILE, self.record.sae_sha256, len(self))
+
+    @property
+    def lists(self) -> Lists:
+        """Lists of this SAE's latents, in lists.json beside the folder. Each access reads and writes the file anew."""
+        return Lists(self.path.parent / latent_lists.FILE, self.record.sae_sha256, len(self))
 
     def row(self, latent: int) -> FeatureRow:
         """Return the table's row of a latent as a dictionary by column. Raises RunError when there is no such latent."""

@@ -53,7 +53,7 @@ def write(
         table[name] = pa.array(column.numpy(), from_pandas=True)  # nan becomes null
     table |= {name: pa.array(list(column)) for name, column in columns.items()}
     table["peak_tokens"] = pa.array(_peak_tokens(examples, vocabulary), pa.list_(pa.string()))
-    table |= _lens_columns(lens, vocabulary)
+    table |= lens_columns(lens, vocabulary)
     files.write_atomically(path / TABLE, lambda part: pq.write_table(pa.table(table), part))
     histograms = {"counts": collected.statistics.histogram, "edges": collected.statistics.edges()}
     files.write_tensors(path / HISTOGRAMS, histograms, f"sae-histograms-{FORMAT}")
@@ -177,7 +177,8 @@ def _texts(examples: dict[str, Tensor], token_text: TokenText) -> list[str]:
     ]
 
 
-def _lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, list[Any]]:
+def lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, list[Any]]:
+    """Return a lens as columns of a table, by the names of the tokens; no columns without a lens."""
     if lens is None:
         return {}
     columns: dict[str, list[Any]] = {}

@@ -25,13 +25,12 @@ def logistic(
 
     The regularisation is chosen by AUC on validation rows within the training rows: the last 100 or fifth of them; below 128
     rows six folds; up to 12 rows all pairs; up to 3 rows none is chosen. Features are used as they are."""
-    strength = 1.0
-    if x.shape[0] > 3:
-        folds = [*_folds(y, seed)]
-        scores = [_validated(x, y, folds, float(c), seed, penalty) for c in STRENGTHS]
-        strength = float(STRENGTHS[np.argmax(scores)])
-    order = np.random.RandomState(seed).permutation(x.shape[0])
-    return _fitted(x[order], y[order], strength, seed, penalty).predict_proba(x_test)[:, 1]
+    return _chosen(x, y, seed, penalty).predict_proba(x_test)[:, 1]
+
+
+def weights(x: Float[np.ndarray, "n D"], y: Bool[np.ndarray, "n"], seed: int) -> Float[np.ndarray, "D"]:
+    """Return the weights of the regression of `logistic`: the direction in which rows look more like the second class."""
+    return _chosen(x, y, seed, "l2").coef_[0]
 
 
 def principal_components(
@@ -83,6 +82,17 @@ def auc(y: Bool[np.ndarray, "n"], score: Float[np.ndarray, "n"]) -> float:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(y, score))
+
+
+def _chosen(x: Matrix, y: Bool[np.ndarray, "n"], seed: int, penalty: Penalty) -> Any:
+    """Return a logistic regression fitted with the strength of regularisation that validates best."""
+    strength = 1.0
+    if x.shape[0] > 3:
+        folds = [*_folds(y, seed)]
+        scores = [_validated(x, y, folds, float(c), seed, penalty) for c in STRENGTHS]
+        strength = float(STRENGTHS[np.argmax(scores)])
+    order = np.random.RandomState(seed).permutation(x.shape[0])
+    return _fitted(x[order], y[order], strength, seed, penalty)
 
 
 def _folds(y: Bool[np.ndarray, "n"], seed: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

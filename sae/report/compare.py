@@ -178,6 +178,11 @@ def pair(table: pa.Table, kind: str, row: int) -> tuple[int, int]:
     return (latent, nearest) if KINDS[kind][0] == "first" else (nearest, latent)
 
 
+def cells(kind: str) -> dict[str, str]:
+    """Return the columns of `listing` that hold the latent of the first run, `a`, and of the second, `b`."""
+    return {"a": "feature", "b": "nearest"} if KINDS[kind][0] == "first" else {"a": "nearest", "b": "feature"}
+
+
 def similarity(comparison: Comparison, first: int, second: int) -> str:
     """Return how similar two latents are, in words.
 

@@ -13,7 +13,6 @@ Describe = Callable[[int], tuple[str, Sequence[str]]]
 """Returns a feature's label and the tokens it fires most on."""
 FIFTHS = {5: "Strongest fifth", 4: "Second fifth", 3: "Middle fifth", 2: "Fourth fifth", 1: "Weakest fifth"}
 """What a band of a fifth of the sampled windows is called, by the number of fifths up to its upper end."""
-FEW = 5  # tokens of the logit lens that the page shows of either side
 COMMONEST = 5  # tokens that random windows peak on most often, which the page shows
 CARD_AROUND, CARD_EXAMPLES = 16, 4  # tokens of a window, and examples of a sign, in a card
 SCALE = 1.0  # change of loss, in nats, that gets the full colour where no example has a larger one
@@ -65,11 +64,6 @@ def weights_line(row: FeatureRow) -> str:
         for name, value, why in weights(row)
     )
     return f'<p class="sae dim">{told}</p>'
-
-
-def has_lens(row: FeatureRow) -> bool:
-    """Return whether the feature has a logit lens. Hook points outside the residual stream have none."""
-    return bool(row.get("raised_tokens"))
 
 
 def value_range(row: FeatureRow) -> tuple[float, float]:
@@ -221,7 +215,9 @@ def effect_numbers(side: Any) -> list[tuple[str, str]]:
     rows.append(("KL of the next token", f"{number(side.kl[0])} nats"))
     if side.pearson is not None:
         both = f"Pearson {_change(side.pearson)}, Spearman {_change(side.spearman)}"
-        rows.append(("correlation with the lens", both))
+        rows.append(("correlation with the logit lens", both))
+    if side.jacobian_spearman is not None:
+        rows.append(("with the Jacobian lens", f"Spearman {_change(side.jacobian_spearman)}"))
     return rows
 
 

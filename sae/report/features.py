@@ -83,7 +83,9 @@ class Wanted:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Column -> lowest and highest value, both included; a feature without a value is in no range."""
     among: Collection[int] | None = None
-    """Only these features; None for all."""
+    """Only these features, marked on the map; None for all."""
+    listed: Collection[int] | None = None
+    """Only the features of this list; None for all."""
 
 
 class Haystack:
@@ -125,6 +127,14 @@ def with_labels(table: pa.Table, labels: Mapping[int, str]) -> pa.Table:
     return table.add_column(1, "label", pa.array(column, pa.string()))
 
 
+def with_notes(table: pa.Table, notes: Mapping[int, str] | None) -> pa.Table:
+    """Insert a column of the notes of a list after the number; where there are none, return the table unchanged."""
+    if not notes or not any(notes.values()):
+        return table
+    column = [visible(notes.get(latent, "")) or None for latent in table["feature"].to_pylist()]
+    return table.add_column(1, "note", pa.array(column, pa.string()))
+
+
 def with_stability(table: pa.Table, stability: NDArray[np.float64] | None) -> pa.Table:
     """Append a column of stability over seeds (`sae trust`); where none is known, return the table unchanged."""
     return table if stability is None else table.append_column(STABILITY, pa.array(stability))
@@ -151,8 +161,9 @@ def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
     for name, ends in wanted.ranges.items():
         if name in table.column_names:
             keep = pc.and_(keep, _between(table[name], *ends))
-    if wanted.among is not None:
-        keep = pc.and_(keep, pc.is_in(table["feature"], pa.array(wanted.among, table["feature"].type)))
+    for only in (wanted.among, wanted.listed):
+        if only is not None:
+            keep = pc.and_(keep, pc.is_in(table["feature"], pa.array(only, table["feature"].type)))
     if wanted.words:
         keep = pc.and_(keep, _mentions(table, wanted.words, haystack))
     return table.filter(keep)

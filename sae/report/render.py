@@ -122,7 +122,7 @@ def columns(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]]
         + "</tr>"
         for label, why, values in rows
     )
-    return f'<div class="sae sides"><table class="sae estimates"><tr><td></td>{head}</tr>{body}</table></div>'
+    return wide(f'<table class="sae estimates"><tr><td></td>{head}</tr>{body}</table>')
 
 
 def feature_link(run: str, latent: int) -> str:
@@ -163,10 +163,15 @@ def named(label: str) -> str:
     return f'<b class="label">{escaped(label)}</b> ' if label else ""
 
 
-def section(title: str, remark: str) -> str:
-    """Return a heading with a remark beside it."""
+def section(title: str, remark: str, level: int = 2) -> str:
+    """Return the heading of a part of a page with a remark beside it: of level 2, or 3 below a heading of level 2."""
     small = f"<small>{escaped(remark)}</small>" if remark else ""
-    return f'<h3 class="sae">{escaped(title)}{small}</h3>'
+    return f'<h{level} class="sae">{escaped(title)}{small}</h{level}>'
+
+
+def wide(table: str) -> str:
+    """Return a table that scrolls sideways where it is wider than its place, by keyboard too."""
+    return f'<div class="sae sides" role="group" aria-label="table" tabindex="0">{table}</div>'
 
 
 def pair(left: str, right: str) -> str:

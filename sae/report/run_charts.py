@@ -3,7 +3,6 @@
 Names of runs are escaped, because plotly renders some HTML."""
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -37,6 +36,7 @@ TICKS = (
     (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9),
 )
 FEWEST_TICKS = 3
+PANEL = 185  # height of a panel of training curves in pixels
 Point = tuple[str, str, float, float]
 """A run's name, its kind, its L0, and its value of the measure on the y axis."""
 
@@ -86,19 +86,18 @@ def traces(
 def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = None) -> go.Figure:
     """Return training curves against the step: of FVU, L0, dead features and learning rate, those that the logs have.
 
-    What was measured on held-out rows is drawn as points over the curve of the training batches. A single run has a colour for each measure; several runs have a colour each and a legend. `steps` is the right end of
-    the axis, so that an unfinished run shows how far it is."""
+    They stand one below the other, which leaves each of them room on a phone too. What was measured on held-out rows is drawn
+    as points over the curve of the training batches. A single run has a colour for each measure; several runs have a colour
+    each and a legend. `steps` is the right end of the axis, so that an unfinished run shows how far it is."""
     names = [name for name in CURVES if _is_logged(name, logs)]
-    columns, gap = 2, 0.13
+    panels = max(len(names), 1)
     figure = make_subplots(
-        rows=max(math.ceil(len(names) / columns), 1),
-        cols=columns,
+        rows=panels,
         subplot_titles=[
             CURVES[name] + (" · points: held out" if _is_logged(HELD_OUT + name, logs) else "")
             for name in names
         ],
-        vertical_spacing=0.2,
-        horizontal_spacing=gap,
+        vertical_spacing=0.32 / panels,
     )
     several = len(logs) > 1
     for (place, name), prefix, (number, (run, log)) in product(
@@ -120,15 +119,13 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
             hovertemplate=(f"{html.escape(run, quote=False)}<br>" if several else "")
             + f"step %{{x:,}}{', held out' if prefix else ''}: %{{y:.4~g}}<extra></extra>",
         )
-        figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
+        figure.add_trace(trace, row=place + 1, col=1)
     figure.update_xaxes(range=[0, steps] if steps else None, rangemode="tozero", showgrid=False, nticks=6)
     figure.update_yaxes(rangemode="tozero", nticks=5)
-    half = (1 - (columns - 1) * gap) / columns / 2
-    figure.for_each_annotation(
-        lambda title: title.update(x=title.x - half, xanchor="left", yshift=4, font_size=13)
-    )
-    figure.update_layout(legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0})
-    return plain(figure, height=380 + (24 * len(logs) if several else 0), top=32, legend=several)
+    figure.for_each_annotation(lambda title: title.update(x=0, xanchor="left", yshift=4, font_size=13))
+    figure.update_layout(legend={"orientation": "h", "y": -0.05, "yanchor": "top", "x": 0})
+    height = 20 + PANEL * panels + (24 * len(logs) if several else 0)
+    return plain(figure, height=height, top=32, legend=several)
 
 
 def norms(quasi: QuasiOrthogonality) -> go.Figure:

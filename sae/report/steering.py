@@ -202,7 +202,13 @@ def about(settings: Any, changed: bool, dosed: bool = False) -> str:
     ]
     unit = "shares of the activations' norm" if settings.unit == "norm" else "multiples of the maximum"
     tail = "; the settings have changed since" if changed else ""
-    return f"{', '.join(interventions)} ({unit}){tail}"
+    where = f", only where {settings.when}" if settings.when else ""
+    return f"{', '.join(interventions)} ({unit}){where}{tail}"
+
+
+def side_effects(weaker: float) -> str:
+    """Return a forecast of a feature's side effects in words; `weaker` is the share of features with weaker ones."""
+    return f"Forecast: moves unrelated text more than {percent(round(weaker, 2))} of features do at equal strength"
 
 
 def axis(settings: Any) -> str:

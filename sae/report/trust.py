@@ -202,7 +202,7 @@ def table(record: TrustRecord, measure: str) -> str:
         '<tr><td></td><th scope="col" class="n">L0</th><th scope="col" class="n">value</th><th scope="col" class="n">95 % interval</th><td></td>'
         '<th scope="col" class="n">run better by</th><th scope="col" class="n">95 % interval</th><th scope="col">verdict</th></tr>'
     )
-    return f'<div class="sae sides"><table class="sae estimates evidence">{head}{rows}</table></div>'
+    return render.wide(f'<table class="sae estimates evidence">{head}{rows}</table>')
 
 
 def _row(line: Line, low: float, high: float) -> str:

@@ -13,6 +13,7 @@ from activations.errors import ConfigError
 from activations.generation import PlacedEdit
 from sae.architectures import SAE
 from sae.code import SparseCode
+from sae.steering.conditions import Condition
 from sae.steering.interventions import (
     OVERFLOWS,
     READS_CODE,
@@ -64,6 +65,9 @@ class Steering:
     """Whether position 0 is steered too. It holds BOS, where models put their attention sink and SAEs are not trained."""
     keep_error: bool = True
     """Whether h keeps the reconstruction error, the part that the SAE does not reconstruct."""
+    when: Condition | None = None
+    """Where activations are changed at all: at positions where this holds for the code of h, or everywhere. Other positions
+    pass unchanged, to the bit."""
     directions: Float[Tensor, "k D"] | None = None
     """Directions of a control, which replace the latents' decoder rows (see `sae.steering.sweep`)."""
 
@@ -76,6 +80,10 @@ class Steering:
                 raise ConfigError(f"feature {latent} does not exist: this SAE has 0 to {self.sae.d_sae - 1}")
             if latents.count(latent) > 1:
                 raise ConfigError(f"feature {latent} is named {latents.count(latent)} times: name it once")
+        if self.when and self.when.latent >= self.sae.d_sae:
+            raise ConfigError(
+                f"when: feature {self.when.latent} does not exist: this SAE has 0 to {self.sae.d_sae - 1}"
+            )
         by_number = isinstance(self.positions, tuple)
         if not by_number and self.positions not in ("all", "after prompt"):
             raise ConfigError(
@@ -117,6 +125,7 @@ class Steering:
             "positions": positions,
             "first_token": self.first_token,
             "keep_error": self.keep_error,
+            "when": self.when and asdict(self.when),
         }
 
     def edits(self, n_prompt: int = 0) -> dict[str, PlacedEdit]:
@@ -130,7 +139,10 @@ class Steering:
             if not steered.any():
                 return x
             out, chosen = x.clone(), x[:, steered]
-            moved = self.apply(chosen.flatten(0, 1)).to(x)
+            rows = chosen.flatten(0, 1)
+            moved = rows.clone()
+            if (holds := self.holds(rows).to(x.device)).any():
+                moved[holds] = self._changed(rows[holds]).to(x)
             # Checked after the cast, because float16 overflows where float32 does not. `not <=` and not `>`, because NaN
             # must be refused too.
             if not bool(moved.float().norm(dim=1).amax() <= OVERFLOWS):
@@ -160,6 +172,20 @@ class Steering:
     @torch.no_grad()
     def apply(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """Return h' for every row of h, whatever its position; float32, on the SAE's device."""
+        changed, h = self._changed(h), h.float().to(self.sae.device)
+        return changed if self.when is None else torch.where(self.holds(h)[:, None], changed, h)
+
+    @torch.no_grad()
+    def holds(self, h: Float[Tensor, "B D"]) -> Bool[Tensor, "B"]:
+        """Return for each row of h whether the condition holds, on the SAE's device; everywhere where there is none."""
+        h = h.float().to(self.sae.device)
+        if self.when is None:
+            return torch.ones(len(h), dtype=torch.bool, device=h.device)
+        return self.when.holds(self.sae.encode(h))
+
+    @torch.no_grad()
+    def _changed(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Return h' for every row of h, whether the condition holds or not."""
         base, amounts = self._base_and_amounts(h)
         moved = amounts @ self.rows
         if self.directions is not None:
@@ -174,7 +200,7 @@ class Steering:
     @torch.no_grad()
     def amounts(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B k"]:
         """Return how much of each latent's decoder row is added to each row of h, in the order of the interventions."""
-        return self._base_and_amounts(h)[1]
+        return self._base_and_amounts(h)[1] * self.holds(h)[:, None]
 
     def _base_and_amounts(self, h: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B k"]]:
         """Return what each row starts from, and how much of each latent's decoder row is added to it."""
@@ -261,6 +287,8 @@ def remarks(
 
 def _because_silent(steering: Steering, intervention: Intervention, rows: Float[Tensor, "n D"]) -> str:
     """Return the end of the sentence that explains an effect of nothing by a latent that never fires, or nothing."""
+    if steering.when and not steering.holds(rows).any():
+        return f", because feature {steering.when.latent} does not fire there as the condition asks"
     if intervention.mode not in READS_CODE:
         return ""
     values = steering.sae.encode(rows.float().to(steering.sae.device)).of(intervention.latent)

@@ -9,23 +9,31 @@ from numpy.typing import NDArray
 
 from sae.architectures import SAE
 from sae.evaluation.bootstrap import Estimate, difference, ratio
-from sae.evaluation.synthetic import World, cosines
+from sae.evaluation.recovery import FOUND, Parents, cosines, parents
+from sae.evaluation.synthetic import World
 
-FOUND = 0.9
-"""A planted feature is found when a decoder row has at least this cosine with it."""
 LEAST = 0.5
 """An SAE has recovered a world when it has found more than this share of its features, as far as the bootstrap can tell."""
+BESIDE = 0.8
+"""A parent is kept when it is found and its latent fires on at least this share of the rows on which a child is active too."""
 SIGNED_ROWS = 1000  # drawn to see whether a world's codes have signs
+Verdict = Literal["recovered", "not recovered"]
+HierarchyVerdict = Literal["recovered", "absorbed", "not recovered"]
 
 
 class Judged(NamedTuple):
     """What can be said of an SAE in a planted world."""
 
-    verdict: Literal["recovered", "not recovered"]
+    verdict: Verdict
     found: Estimate
     """Share of planted features found, with a bootstrap interval over features."""
     better_by: dict[str, Estimate]
     """How much larger that share is than each control's, with a paired bootstrap interval over features."""
+    hierarchy: HierarchyVerdict | None
+    """recovered: the features are, and the parents are kept; absorbed: not recovered, and most parents are found but at most half
+    are kept, because their latents fall silent where a child's fires; not recovered: anything else. None without a hierarchy."""
+    kept: Estimate | None
+    """Share of parents that are kept, with a bootstrap interval over parents."""
 
 
 def judge(sae: SAE, controls: Mapping[str, SAE], world: World) -> Judged:
@@ -39,7 +47,20 @@ def judge(sae: SAE, controls: Mapping[str, SAE], world: World) -> Judged:
     found = ratio(own, ones)
     better_by = {name: difference((own, ones), (_found(one, world), ones)) for name, one in controls.items()}
     recovered = found.low > LEAST and all(one.low > 0 for one in better_by.values())
-    return Judged("recovered" if recovered else "not recovered", found, better_by)
+    verdict = "recovered" if recovered else "not recovered"
+    if not bool((world.parents >= 0).any()):
+        return Judged(verdict, found, better_by, None, None)
+    return Judged(verdict, found, better_by, *_hierarchy(parents(sae, world), verdict))
+
+
+def _hierarchy(measured: Parents, features: Verdict) -> tuple[HierarchyVerdict, Estimate]:
+    """Return what is said of a hierarchy, and the share of parents that are kept."""
+    one_each = np.ones(len(measured.found))
+    found = ratio(measured.found.double().numpy(), one_each)
+    kept = ratio((measured.found & (measured.beside >= BESIDE)).double().numpy(), one_each)
+    if features == "recovered" and kept.low > LEAST:
+        return "recovered", kept
+    return "absorbed" if found.low > LEAST and kept.value <= LEAST else "not recovered", kept
 
 
 @torch.no_grad()

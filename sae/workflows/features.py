@@ -23,6 +23,7 @@ from sae.features.cofiring import Cofiring
 from sae.features.collect import Collected, FeaturesConfig
 from sae.features.effects import load_effect, measure_effect, save_effect
 from sae.features.feature import FeatureStore
+from sae.features.lenses import jacobian_of
 from sae.features.logit_lens import LogitLens, logit_lens, sees
 from sae.features.map import encoder_decoder_cosine, nearest
 from sae.runs.run import Run, device
@@ -91,10 +92,11 @@ def measure_effects(
 
     Effects that have been measured before are not measured again."""
     missing = [latent for latent in latents if load_effect(features, latent) is None]
-    sae = run.sae().to(device())
+    sae, jacobian = run.sae().to(device()), jacobian_of(run)
     with progress("effects", len(missing), "latents") as advance:
         for latent in missing:
-            save_effect(features, measure_effect(model, sae, features, run.hook, latent))
+            effect = measure_effect(model, sae, features, run.hook, latent, jacobian=jacobian)
+            save_effect(features, effect)
             advance(1)
 
 

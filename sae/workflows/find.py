@@ -24,6 +24,7 @@ from sae.probing.records import FORMAT, MONITORS, Monitor
 from sae.probing.score import as_csr
 from sae.runs.run import Run, device
 from sae.runs.saved_sae import read_record
+from sae.steering.conditions import MONITOR, Condition, condition_of
 
 LatentPooling = Literal["max", "mean", "last"]
 NAME = re.compile(r"[\w][\w.-]{0,63}")
@@ -192,6 +193,18 @@ def load_monitor(run: Run, name: str) -> Monitor:
     if monitor.sae_sha256 != run.digest:
         raise RunError(f"{path} watches another SAE than the one at {run.path}: find its latent again")
     return monitor
+
+
+def condition(run: Run, text: str) -> Condition | None:
+    """Return the condition that a user typed, for steering: that of `condition_of`, or a monitor's as monitor:NAME.
+
+    A monitor's holds at every token on which the latent that it watches is above the monitor's threshold. Raises ConfigError
+    for a text that is no condition, RunError for a monitor that the run does not have."""
+    name = text.strip().removeprefix(MONITOR)
+    if name == text.strip():
+        return condition_of(text)
+    monitor = load_monitor(run, name)
+    return Condition(monitor.latent, monitor.sign, monitor.threshold)
 
 
 def monitor_texts(

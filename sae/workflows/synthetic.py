@@ -36,10 +36,15 @@ def train_controls(
     for name, part in controls.FROZEN.items():
         with suppress(ConfigError):  # encoder and decoder are tied
             made[name] = train(world, arch, replace(settings, frozen=part), progress)
+    made["random-dictionary"] = random_control(world, arch.d_sae, settings)
+    return made
+
+
+def random_control(world: World, d_sae: int, settings: TrainConfig) -> SAE:
+    """Return random unit rows as a dictionary of which each row keeps as many as the world has active features on average."""
     x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
     k = max(1, round(n_active(codes).mean().item()))
-    made["random-dictionary"] = controls.random_dictionary(x, x.mean(0), arch.d_sae, k, settings.seed)
-    return made
+    return controls.random_dictionary(x, x.mean(0), d_sae, k, settings.seed)
 
 
 def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:

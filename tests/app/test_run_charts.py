@@ -1,5 +1,7 @@
 """Training curves and the plot of quality against sparsity draw what was logged and measured."""
 
+import itertools
+
 import pytest
 
 from sae.report import run_charts as charts
@@ -23,6 +25,13 @@ def test_what_was_measured_on_held_out_rows_is_drawn_as_points_over_the_curve():
     fvu, sparsity = (title.text for title in charts.curves({"a": log}).layout.annotations)
     assert fvu.endswith("held out")
     assert sparsity == charts.CURVES["l0"]
+
+
+def test_curves_stand_one_below_the_other_so_that_none_overlaps_on_a_narrow_screen():
+    figure = charts.curves({"a": [{"step": 10, "fvu": 0.5, "l0": 4.0, "dead": 1, "lr": 1e-3}]})
+    axes = [figure.layout[f"yaxis{place}"].domain for place in ("", 2, 3, 4)]
+    assert all(below[1] < above[0] for above, below in itertools.pairwise(axes))
+    assert {tuple(figure.layout[f"xaxis{place}"].domain) for place in ("", 2, 3, 4)} == {(0.0, 1.0)}
 
 
 def test_a_run_without_a_log_has_empty_curves():

@@ -229,4 +229,5 @@ def test_links_to_pages_keep_the_choice(show):
         ("Runs", "Features", "Your text", "Find", "Dead latents", "Evidence", "Compare", "Activations"),
         "run=toy",
     )
+    assert links.pop("Tour") == "run=toy&tour=1"
     assert links == {**others, **dict.fromkeys(("Feature", "Steering"), "run=toy&feature=7")}

@@ -16,6 +16,9 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from sae.runs.run import Run
+from sae.trust.plan import TrustConfig
+from sae.workflows.trust import trust
 from tests.app import worlds
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -40,6 +43,14 @@ expect.set_options(timeout=PATIENCE)
 def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of runs that the server shows."""
     return worlds.make(tmp_path_factory.mktemp("browser") / "runs", world / "runs" / "toy")
+
+
+@pytest.fixture(scope="session")
+def trusted(runs: Path) -> str:
+    """Return the name of a run beside the others that has evidence: controls and seeds."""
+    shutil.copytree(runs / "toy", runs / "trusted")
+    trust(Run(runs / "trusted"), TrustConfig(windows=0))
+    return "trusted"
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def test_a_row_puts_two_features_side_by_side(page: Page, runs: Path, matched: C
     latents = matched.cosine.latents["first"]
     lost = [latent for latent, kind in enumerate(latents.kind) if kind == "lost"]
     page.get_by_test_id("stButtonGroup").get_by_text(f"lost {len(lost)}").click()
-    expect(page.locator("h3").filter(has_text="Lost")).to_be_visible()
+    expect(page.locator("h2").filter(has_text="Lost")).to_be_visible()
     first = max(lost, key=lambda latent: (latents.similarity[latent], -latent))
     click_cell(page, row=1, x=30)
     second = latents.nearest[first]

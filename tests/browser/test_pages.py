@@ -26,7 +26,7 @@ def test_runs_is_the_first_page_and_shows_curves_and_evaluation(page: Page):
 
 def test_the_first_page_has_an_address_of_its_own_too(page: Page):
     page.goto("/runs?run=bare")
-    expect(page.locator("h2")).to_have_text("bare ")
+    expect(page.locator("header h2").first).to_have_text("bare ")
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
@@ -35,7 +35,7 @@ def test_clicking_a_run_shows_it(page: Page):
     heading(page, "Runs")
     click_cell(page, row=2, x=16)
     expect(page).to_have_url(re.compile("run=bare"))
-    expect(page.locator("h2")).to_have_text("bare ")
+    expect(page.locator("header h2").first).to_have_text("bare ")
 
 
 def test_clicking_a_feature_opens_its_page_and_back_returns(page: Page, runs: Path):

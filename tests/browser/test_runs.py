@@ -38,7 +38,7 @@ def test_curves_grow_while_a_training_goes_on(page: Page, world: Path, runs: Pat
     finally:
         training.terminate()
         ended = training.wait(60)
-        expect(page.locator("h2")).to_have_text("going ")
+        expect(page.locator("header h2").first).to_have_text("going ")
         shutil.rmtree(runs / "going")
     assert ended == 143
 
@@ -57,7 +57,7 @@ def test_a_point_of_the_plot_chooses_its_run(page: Page):
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(page).not_to_have_url(re.compile("run=signed"))
-    expect(page.locator("h2")).not_to_have_text("signed ")
+    expect(page.locator("header h2").first).not_to_have_text("signed ")
 
 
 def test_rows_are_ticked_to_see_them_side_by_side(page: Page):
@@ -68,7 +68,7 @@ def test_rows_are_ticked_to_see_them_side_by_side(page: Page):
     click_cell(page, row=1, x=16)
     expect(page).to_have_url(re.compile("with="))
     click_cell(page, row=3, x=16)
-    expect(page.locator("h3").filter(has_text="Settings that differ")).to_be_visible()
+    expect(page.locator("h2").filter(has_text="Settings that differ")).to_be_visible()
     expect(page.locator(".sides").first).to_contain_text("architecture")
     expect(page.get_by_text("2 runs")).to_be_visible()
     page.reload()

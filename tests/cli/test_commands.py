@@ -53,6 +53,7 @@ def test_help_lists_every_command_with_what_it_does(sae: Server, flag: str):
         "train batchtopk",
         "synthetic topk",
         "synthetic gba tree",
+        "synthetic all",
     ],
 )
 def test_every_command_has_help_that_says_what_it_does(sae: Server, command: str):
@@ -83,7 +84,7 @@ MISTYPED = {
     "train topq --store a --out b": ["unknown architecture topq", "did you mean topk?"],
     "train --store a topk": ["the architecture is missing", "`sae train topk`"],
     "synthetic": ["the architecture is missing"],
-    "synthetic topk flat": ["unexpected argument flat", "independent, heads, tree, gaussian"],
+    "synthetic topk flat": ["unexpected argument flat", "independent, heads, tree, structured, gaussian"],
     "synthetic topk tree --d-model 8": ["d_model = 8"],
     "synthetic topk independent --n-featurs=8": ["unknown option --n-featurs", "did you mean --n-features?"],
     "harvest": ["missing: --out PATH (Folder of the store)", "; sae harvest --help"],

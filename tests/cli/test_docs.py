@@ -23,6 +23,7 @@ from tests.docs.stand_ins import furnish, smaller
 NOT_HERE = ("app", "demo")
 # blocks marked `parsed`, by page: they need a hub, several processes, a server, hours or a registry
 PARSED_ALONE = {
+    "docs/absorption.md": 1,
     "README.md": 1,
     "docs/app.md": 1,
     "docs/comparisons.md": 4,
@@ -45,7 +46,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint", "--version"}
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
-    "train": ARCHITECTURES, "synthetic": ["topk"], "plan": ["harvest", "features", "scaling", *(f"train {n}" for n in ARCHITECTURES)],
+    "train": ARCHITECTURES, "synthetic": ["topk", "all", "all structured"], "plan": ["harvest", "features", "scaling", *(f"train {n}" for n in ARCHITECTURES)],
     "export": [*FORMS, *writable()], "store": ["show", "verify", "label", "import", "geometry"],
 }  # fmt: skip
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "sh"]

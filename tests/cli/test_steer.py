@@ -157,7 +157,7 @@ def test_without_features_it_says_what_to_run(sae: Server, run: Path):
 
 
 def test_no_feature_is_one_line(sae: Server, run: Path):
-    assert "no feature to steer" in sae("steer", run, "--feature").complaint
+    assert "name what to steer" in sae("steer", run, "--feature").complaint
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -24,6 +24,7 @@ ADDED = {
     "evaluate": {"--windows": "4"},
     "dead": {"--rows": "256", "--off-tokens": "64"},
     "steer": {"--tokens": "4"},
+    "lens": {"--latents": "4", "--jacobian.rows": "300"},
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from sae.architectures import ARCHITECTURES
 from sae.cli.evaluate import COSTS
 from sae.evaluation.measures import MEASURES
-from sae.evaluation.synthetic import Recovery
+from sae.evaluation.recovery import Recovery
 from sae.steering.measure import Measures
 from tests.docs.pages import DOCS, PAGES, ROOT, quotes, spans, table, targets
 

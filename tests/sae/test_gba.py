@@ -10,7 +10,8 @@ from activations.errors import ConfigError, RunError
 from sae import config
 from sae.architectures import GBA, GBAConfig, build
 from sae.config import TrainConfig
-from sae.evaluation.synthetic import Gaussian, recovery
+from sae.evaluation.recovery import recovery
+from sae.evaluation.synthetic import Gaussian
 from sae.training.trainer import Trainer
 from sae.workflows.synthetic import train
 

@@ -28,8 +28,9 @@ from sae.config import RunConfig, TrainConfig
 from sae.evaluation.matching import nearest
 from sae.evaluation.pooling import ALONE, Pooled, refuse
 from sae.evaluation.pooling import pool as pooled_of
+from sae.evaluation.recovery import cosines
 from sae.evaluation.similarity import correlation, encoded
-from sae.evaluation.synthetic import Independent, cosines
+from sae.evaluation.synthetic import Independent
 from sae.runs.pool import members_of, pool_of
 from sae.runs.run import Run, find_runs
 from sae.workflows.pool import PoolConfig, pool

@@ -12,19 +12,9 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import TopKConfig, build
 from sae.config import TrainConfig
-from sae.evaluation.synthetic import (
-    Gaussian,
-    Heads,
-    Independent,
-    Tree,
-    World,
-    cosines,
-    orthonormal,
-    parent_recall,
-    recovery,
-    recovery_rate,
-    shrinkage,
-)
+from sae.evaluation.recovery import cosines, recovery, recovery_rate, shrinkage
+from sae.evaluation.structured import Structured
+from sae.evaluation.synthetic import Gaussian, Heads, Independent, Tree, World, orthonormal
 from sae.workflows.synthetic import train
 
 WORLDS = [
@@ -34,6 +24,7 @@ WORLDS = [
     Heads(),
     Tree(),
     Gaussian(),
+    Structured(),
 ]
 every_world = pytest.mark.parametrize("world", WORLDS, ids=lambda world: type(world).__name__)
 
@@ -210,10 +201,10 @@ def test_a_constant_l0_has_no_correlation():
 def test_a_parent_absorbed_by_a_child_is_recalled_beside_the_other_children_only():
     tree = Tree()
     sae = perfect(tree)
-    assert parent_recall(sae, tree, rows=2000) == 1
+    assert recovery(sae, tree, rows=2000).parent_recall == 1
     with torch.no_grad():
         sae.W_enc[:, 0] -= 3 * tree.features[1]  # the parent's latent does not fire with child 1
-    assert parent_recall(sae, tree, rows=8000) == pytest.approx(0.75, abs=0.03)
+    assert recovery(sae, tree, rows=8000).parent_recall == pytest.approx(0.75, abs=0.03)
 
 
 def test_training_on_a_world_finds_its_features_and_reads_raw_rows():

@@ -1,0 +1,49 @@
+"""Lists of features in the app: collected on a feature's page or from what the table shows, shown with notes, shared as a file."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.app.pages import button, features, store
+
+
+@pytest.fixture
+def own(runs: Path, tmp_path: Path) -> Path:
+    """Return a folder with a run that may be changed."""
+    shutil.copytree(runs / "toy", tmp_path / "runs" / "toy")
+    return tmp_path / "runs"
+
+
+def test_a_feature_is_collected_annotated_shown_and_removed(show, own: Path):
+    store(own).lists.add("dates", {1: ""})
+    at = show("feature", folder=own, run="toy", feature="7")
+    at.selectbox(key="list name of 7").set_value("dates")
+    next(area for area in at.text_area if area.label == "Note" and "list" in area.placeholder).set_value(
+        "**y**"
+    )
+    button(at, "Add to the list").click().run()
+    assert not at.exception
+    assert store(own).lists.all() == {"dates": {1: "", 7: "**y**"}}
+    table = show("features", folder=own, run="toy", list="dates")
+    assert features(table) == [1, 7]
+    assert list(table.dataframe[0].value["note"].fillna("")) == ["", "**y**"]
+    at = show("feature", folder=own, run="toy", feature="7")
+    button(at, "Remove").click().run()
+    assert store(own).lists.all() == {"dates": {1: ""}}
+
+
+def test_what_the_table_shows_is_collected_and_filters_apply_within_the_list(show, own: Path):
+    at = show("features", folder=own, run="toy", state="dense")
+    dense = features(at)
+    store(own).lists.add("dense ones", dict.fromkeys(dense[:1], ""))
+    at.run()
+    at.selectbox(key="list name collect").set_value("dense ones")
+    button(at, f"Add the {len(dense)} features shown").click().run()
+    assert list(store(own).lists.all()["dense ones"]) == dense
+    assert features(show("features", folder=own, run="toy", list="dense ones")) == dense
+    assert not show("features", folder=own, run="toy", list="dense ones", state="dead").dataframe
+
+
+def test_a_list_that_is_not_there_is_one_line(show, own: Path):
+    assert "there is no list" in show("features", folder=own, run="toy", list="<b>x</b>").error[0].value
