@@ -2,6 +2,7 @@
 
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,18 @@ def of_tokens(text: TokenText) -> NDArray[np.float32]:
     """Return an embedding [V, 256] for each of a tokenizer's ids: the mean over what its text is made of, zeros for no text.
 
     Raises ModelError as `folder` does, and when the cached files are damaged."""
+    return of_texts(
+        [
+            "" if token in text.special else (spelling or b"").decode("utf-8", "ignore")
+            for token, spelling in enumerate(text.spellings)
+        ]
+    )
+
+
+def of_texts(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return an embedding [n, 256] for each text: the mean over the tokens that it is made of, zeros for an empty one.
+
+    Raises ModelError as `of_tokens` does."""
     from tokenizers import Tokenizer
 
     path = folder()
@@ -59,14 +72,10 @@ def of_tokens(text: TokenText) -> NDArray[np.float32]:
         raise ModelError(
             f"{path} is damaged ({error}); once deleted it is fetched again", fix=f"rm -r {quoted(path)}"
         ) from error
-    spelled = [
-        "" if token in text.special else (spelling or b"").decode("utf-8", "ignore")
-        for token, spelling in enumerate(text.spellings)
-    ]
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    found = np.zeros((len(spelled), vectors.shape[1]), np.float32)
-    for place, encoded in enumerate(tokenizer.encode_batch(spelled, add_special_tokens=False)):
+    found = np.zeros((len(texts), vectors.shape[1]), np.float32)
+    for place, encoded in enumerate(tokenizer.encode_batch(list(texts), add_special_tokens=False)):
         if encoded.ids:
             found[place] = vectors[encoded.ids].astype(np.float32).mean(0)
     return found

@@ -83,6 +83,9 @@ COMMANDS: dict[str, Command] = {
         "a rule for every latent of a run, chosen on one half of the text and scored on the other, beside controls",
         GOES_ON,
     ),
+    "search": Command(
+        "search.main", 'the latents that fit some words by meaning: sae search RUN "family members"', AGAIN
+    ),
     "lens": Command(
         "lens.main",
         "which next tokens latents favour through the model's later blocks, and how well that predicts what they do",

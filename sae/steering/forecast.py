@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata, spearmanr
+from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from activations.language_model import LanguageModel
@@ -138,7 +138,7 @@ def shares(forecast: Float[np.ndarray, "F"], among: Sequence[int]) -> Float[np.n
 def _correlation(a: Array, b: Array) -> float:
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(spearmanr(a, b).statistic)
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def _folds(n: int, seed: int) -> list[NDArray[np.int64]]:
@@ -154,4 +154,4 @@ def _left_out(x: Array, y: Array, strength: float, seed: int) -> Array:
 
 
 def _ridge(x: Array, y: Array, strength: float) -> Array:
-    return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
+    return np.asarray(np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y), np.float64)

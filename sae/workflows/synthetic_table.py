@@ -26,6 +26,8 @@ FORMAT = 1
 INDEX = "synthetic.json"
 FROZEN_TOPK = "topk, frozen decoder"
 ROWS = 4000  # drawn to count the features that are active on a row, and the latents that fire
+POWERS = (-3.0, -0.2)
+"""The powers of the price that L0 is taken to follow, where trials say otherwise: a flatter one would leap too far."""
 TRIALS, CLOSE = 5, 0.05
 """Trainings at most of a method whose L0 follows from a price, and the distance from the L0 asked for, as a share of it, that ends
 the search."""
@@ -282,15 +284,20 @@ def at_l0(
 def next_price(tried: Sequence[tuple[float, float]], l0: float) -> float:
     """Return the price to try next, from (price, L0) of those tried, all above 0: L0 is taken for a power of the price.
 
-    Between two trials on either side of l0 the power that leads through them is used, beyond all trials L0 ~ 1 / price and at most a
-    factor of 8."""
+    Between two trials on either side of l0 the power that leads through them is used. Where all are on one side it is the power
+    through the two nearest to l0, within POWERS, or -1 after a single trial, and the price changes by a factor of 8 at most."""
     above = min((trial for trial in tried if trial[1] > l0), key=lambda trial: trial[1], default=None)
     below = max((trial for trial in tried if trial[1] <= l0), key=lambda trial: trial[1], default=None)
     if above and below and above[1] > below[1]:
         share = math.log(above[1] / l0) / math.log(above[1] / below[1])
         return above[0] * (below[0] / above[0]) ** share
-    price, fire = above or below or tried[-1]
-    return price * min(max(fire / l0, 1 / 8), 8.0)
+    near = sorted(tried, key=lambda trial: abs(math.log(trial[1] / l0)))
+    power = -1.0
+    if len(near) > 1 and near[0][0] != near[1][0]:
+        power = math.log(near[0][1] / near[1][1]) / math.log(near[0][0] / near[1][0])
+    price, fire = near[0]
+    change = (l0 / fire) ** (1 / min(max(power, POWERS[0]), POWERS[1]))
+    return price * min(max(change, 1 / 8), 8.0)
 
 
 def _counting(progress: Progress) -> tuple[Callable[[], int], Progress]:

@@ -1,11 +1,14 @@
 """The Steering page: its link holds its state, its numbers are the library's, and no text or link does harm."""
 
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from activations.disk import files
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel, load
 from app.session import jobs
@@ -14,7 +17,10 @@ from app.steering.link import Settings
 from sae.features.feature import FeatureStore
 from sae.report import numbers, render
 from sae.report import steering as steering_report
+from sae.runs.arms import ForecastRecord
+from sae.runs.records import Estimate
 from sae.runs.run import Run
+from sae.steering.forecast import PREDICTORS
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.measure import compare
 from sae.steering.steering import Steering
@@ -164,6 +170,35 @@ def test_positions_typed_wrongly_are_complained_of_and_left(show):
     at.text_input(key="Tokens, counted from 0").set_value("1;2").run()
     assert "positions = '1;2'" in at.error[0].value.replace("\\", "")
     assert at.query_params["positions"] == "1,2"
+
+
+def test_a_condition_typed_is_in_the_address_and_a_wrong_one_is_complained_of(show):
+    at = show(run="toy", when="3>0.5")
+    box = at.text_input(key="Only where")
+    assert box.value == "3>0.5"
+    box.set_value("4 < -1").run()
+    assert at.query_params["when"] == "4 < -1"
+    for wrong, said in (
+        ("four", "when = 'four'"),
+        ("99", "feature 99 does not exist"),
+        ("monitor:none", "no monitor 'none'"),
+    ):
+        at.text_input(key="Only where").set_value(wrong).run()
+        assert said in at.error[0].value.replace("\\", "")
+        assert at.query_params["when"] == "4 < -1"
+
+
+@pytest.mark.parametrize(("correlation", "shown"), [(0.45, True), (0.2, False)])
+def test_side_effects_are_foretold_only_where_the_forecast_holds(show, runs, tmp_path, correlation, shown):
+    run = Run(shutil.copytree(runs / "toy", tmp_path / "runs" / "toy"))
+    weights = dict.fromkeys(PREDICTORS, 1.0)
+    digest = FeatureStore(run.path / "features").digest
+    found = Estimate(correlation, correlation - 0.1, correlation + 0.1)
+    record = ForecastRecord(1, run.digest, digest, 0.3, 6, 32, [], [], found, weights)
+    (run.path / "arms").mkdir()
+    files.write_sealed(run.path / "arms" / "forecast.json", asdict(record))
+    at = show(run="toy", steer="2:add:1", folder=tmp_path / "runs")
+    assert any("moves unrelated text more than" in each.value for each in at.caption) == shown
 
 
 def test_a_word_offers_features_and_presets_are_one_press(show, runs):
