@@ -114,7 +114,7 @@ def _lines(what: str, total: int, unit: str, done: int) -> Advance:
         now = time.monotonic()
         if now - told >= PLAIN_EVERY or meter.done >= total > meter.done - n:
             told = now
-            left = f"{meter.left // 60:.0f}:{meter.left % 60:02.0f} left" if meter.rate else "time unknown"
+            left = f"{clock(meter.left)} left" if meter.rate else "time unknown"
             left = left if meter.done < total else "done"
             tail = f", {note}" if note else ""
             print(
@@ -125,6 +125,13 @@ def _lines(what: str, total: int, unit: str, done: int) -> Advance:
             )
 
     return advance
+
+
+def clock(seconds: float) -> str:
+    """Return a time as text, in minutes and seconds, such as 3:05, from an hour on with hours: 2:03:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def shown(rate: float) -> str:

@@ -143,9 +143,12 @@ def _match(first: Run, second: Run, report: Report) -> Comparison:
     return comparison
 
 
-def _suitability(first: Run, other: Run) -> tuple[bool, bool, bool]:
+def _suitability(first: Run, other: Run) -> tuple[bool, bool, bool, bool]:
     alike = (first.record.model, first.hook) == (other.record.model, other.hook)
-    return alike, other.finished, features.collected(other)
+    copied = False  # such as a copy of the run's folder: there is nothing to match
+    with suppress(RunError):
+        copied = first.digest == other.digest
+    return not copied, alike, other.finished, features.collected(other)
 
 
 def _key(first: Run, second: Run) -> str:

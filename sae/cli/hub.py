@@ -110,7 +110,7 @@ def open_main(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Push:
-    """Send a finished run's SAE to the Hugging Face hub, with its evaluation, its labels and a model card.
+    """Send a finished run's SAE to the Hugging Face hub, with its evaluation, its labels and lists of latents, and a model card.
 
     Example: sae push runs/demo hf:me/my-sae --features. It lists the files with their sizes and asks before it sends them;
     --yes skips the question. Stores, checkpoints and paths of this machine are not sent. After an interruption the same

@@ -9,7 +9,9 @@ from sae.runs.run import Run
 from sae.runs.saved_sae import INDEX, WEIGHTS, load_sae
 
 TITLE = "SAE workbench (a finished run: run.json, sae.json and sae.safetensors)"
-LAYOUTS = (Layout(re.escape(INDEX), ("run.json", WEIGHTS), ("eval.json", "labels.json", "features/*")),)
+LAYOUTS = (
+    Layout(re.escape(INDEX), ("run.json", WEIGHTS), ("eval.json", "labels.json", "lists.json", "features/*")),
+)
 
 
 def recognises(path: Path) -> bool:

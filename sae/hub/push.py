@@ -39,8 +39,9 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     shutil.copyfile(run.path / WEIGHTS, folder / WEIGHTS)
     if run.evaluation is not None:
         shutil.copyfile(run.path / "eval.json", folder / "eval.json")
-    if (run.path / "labels.json").is_file():
-        shutil.copyfile(run.path / "labels.json", folder / "labels.json")
+    for written in ("labels.json", "lists.json"):
+        if (run.path / written).is_file():
+            shutil.copyfile(run.path / written, folder / written)
     store = FeatureStore(run.path / "features") if (run.path / "features").is_dir() else None
     if features:
         if store is None:

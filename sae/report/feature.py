@@ -82,17 +82,21 @@ def full_scale(row: FeatureRow, values: Sequence[float]) -> float:
 
 
 def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[Any]) -> list[Group]:
-    """Return a feature's examples in reading order: the strongest of either sign, then bands of a random sample."""
+    """Return a feature's examples in reading order: the strongest of either sign, then bands of a random sample.
+
+    A window stands in one group alone: bands leave out those that are among the strongest."""
     every = [Group("Strongest", "", strongest), Group("Most negative", "", negative)]
+    above = {(window.document, window.position) for window in (*strongest, *negative)}
     for band in bands:
         low, high = band.share
         sampled = (
             f"of windows drawn at random from all in which it fires, ordered by their peak: "
             f"peaks from {number(band.low)} to {number(band.high)}"
         )
-        every.append(
-            Group(FIFTHS.get(round(5 * high), f"Quantiles {low:g} to {high:g}"), sampled, band.examples)
-        )
+        windows = [window for window in band.examples if (window.document, window.position) not in above]
+        if left_out := len(band.examples) - len(windows):
+            sampled += f"; {left_out} of {len(band.examples)} are above"
+        every.append(Group(FIFTHS.get(round(5 * high), f"Quantiles {low:g} to {high:g}"), sampled, windows))
     return [group for group in every if group.windows]
 
 

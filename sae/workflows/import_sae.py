@@ -151,7 +151,7 @@ def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
 
 def _copy_results(run: Path, folder: Path) -> None:
     """Copy what was measured on a run's SAE, and what people wrote about its latents."""
-    for name in ("eval.json", "labels.json"):
+    for name in ("eval.json", "labels.json", "lists.json"):
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
     if (run / "features").is_dir():

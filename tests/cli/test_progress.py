@@ -13,6 +13,14 @@ def test_a_slow_rate_is_not_rounded_to_nothing(rate: float, shown: str):
     assert progress.shown(rate) == shown
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "0:00"), (59.7, "1:00"), (779.8, "13:00"), (3599.6, "1:00:00"), (42_629, "11:50:29")],
+)
+def test_a_time_is_rounded_as_a_whole_and_has_hours_where_it_is_long(seconds: float, told: str):
+    assert progress.clock(seconds) == told
+
+
 def test_a_window_every_three_seconds_is_told_as_such(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)

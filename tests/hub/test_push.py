@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sae.features.feature import FeatureStore
 from sae.report import model_card
 from sae.runs.run import Run
 from tests.hub.conftest import contents
@@ -15,8 +16,9 @@ from tests.hub.fake_hub import TOKEN
 
 @pytest.fixture
 def run(world, tmp_path):
-    """Return the toy run with labels."""
+    """Return the toy run with a list of features."""
     run = Path(shutil.copytree(world / "runs/toy", tmp_path / "runs/toy"))
+    FeatureStore(run / "features").lists.add("mine", {1: "", 2: "odd"})
     (run / ".env").write_text("HF_TOKEN=hf_secret")
     return run
 
@@ -42,6 +44,7 @@ def test_a_run_that_was_sent_comes_back_the_same_with_its_card(hub, asking, worl
     there, here = Run(run), Run(tmp_path / "back")
     assert here.evaluation == there.evaluation
     assert contents(tmp_path / "back")["sae.safetensors"] == contents(run)["sae.safetensors"]
+    assert contents(tmp_path / "back")["lists.json"] == contents(run)["lists.json"]
     assert contents(tmp_path / "back/features").keys() == contents(run / "features").keys()
 
 

@@ -64,6 +64,8 @@ class Band(NamedTuple):
 class Peak(NamedTuple):
     tokens: list[str]
     peak: int = 0
+    document: int = 0
+    position: int = 0
 
 
 def test_random_windows_tell_what_is_typical_and_when_the_strongest_examples_are_not():
@@ -76,10 +78,21 @@ def test_random_windows_tell_what_is_typical_and_when_the_strongest_examples_are
 
 
 def test_bands_are_called_fifths_of_random_windows_not_shares_of_the_maximum():
-    windows = [Peak(["x"])]
-    bands = [Band((0.8, 1.0), 1.5, 4.0, windows), Band((0.0, 0.2), 0.1, 0.2, windows)]
-    titles = {title: remark for title, remark, _ in feature_report.groups(windows, [], bands)}
+    windows = [Peak(["x"], 0, 1, place) for place in (3, 4)]
+    bands = [Band((0.8, 1.0), 1.5, 4.0, windows[:1]), Band((0.0, 0.2), 0.1, 0.2, windows[1:])]
+    titles = {title: remark for title, remark, _ in feature_report.groups([Peak(["x"])], [], bands)}
     assert list(titles) == ["Strongest", "Strongest fifth", "Weakest fifth"]
     assert (
         "drawn at random" in titles["Strongest fifth"] and "peaks from 1.5 to 4" in titles["Strongest fifth"]
     )
+
+
+def test_a_window_stands_among_the_strongest_or_in_a_band_and_not_in_both():
+    first, second, third = (Peak(["x"], 0, 1, place) for place in (3, 4, 5))
+    bands = [Band((0.8, 1.0), 1.5, 4.0, [first, second]), Band((0.6, 0.8), 1.0, 1.4, [third])]
+    found = {
+        title: (remark, windows) for title, remark, windows in feature_report.groups([first], [third], bands)
+    }
+    assert [*found] == ["Strongest", "Most negative", "Strongest fifth"]
+    remark, windows = found["Strongest fifth"]
+    assert windows == [second] and "1 of 2 are above" in remark
