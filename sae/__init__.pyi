@@ -38,6 +38,7 @@ from .runs.run import Run
 from .runs.saved_sae import load_sae
 from .steering.interventions import Calibration, Intervention
 from .steering.steering import Steering
+from .workflows.absorption import AbsorptionConfig, absorption
 from .workflows.evaluate import evaluate
 from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
@@ -45,6 +46,7 @@ from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
 from .workflows.judge import judge
 from .workflows.lens import LensConfig, lens
+from .workflows.pool import PoolConfig, pool
 from .workflows.probe import ProbeConfig, probe
 from .workflows.rings import RingSettings
 from .workflows.together import train_together
@@ -59,6 +61,7 @@ __all__ = [
     "SAE",
     "AbsTopK",
     "AbsTopKConfig",
+    "AbsorptionConfig",
     "AdaptiveK",
     "AdaptiveKConfig",
     "BatchTopK",
@@ -81,6 +84,7 @@ __all__ = [
     "MFRConfig",
     "Matryoshka",
     "MatryoshkaConfig",
+    "PoolConfig",
     "ProbeConfig",
     "ReLU",
     "ReLUConfig",
@@ -96,6 +100,7 @@ __all__ = [
     "TopKConfig",
     "TrainConfig",
     "WorkbenchError",
+    "absorption",
     "build",
     "evaluate",
     "explain",
@@ -106,6 +111,7 @@ __all__ = [
     "lens",
     "load_sae",
     "monitor_texts",
+    "pool",
     "probe",
     "read",
     "save_monitor",

@@ -4,8 +4,10 @@ from functools import partial
 
 import streamlit as st
 
-from app.session import runs, trust
+from app import widgets
+from app.session import absorption, runs, trust
 from app.widgets import Missing
+from sae.report import absorption as absorption_report
 from sae.report import trust as trust_report
 from sae.runs.run import Run
 from sae.runs.trust import Trust, TrustRecord
@@ -27,6 +29,17 @@ def found(run: Run) -> Trust:
         )
         raise Missing("No evidence yet", why, runs.command("trust", run))
     return known
+
+
+def show_absorption(run: Run) -> None:
+    """Show what `sae absorption` measured, where it has."""
+    record = absorption.of(run)
+    if record is None:
+        return
+    widgets.section("Absorption of first letters", absorption_report.basis(record))
+    widgets.note(absorption_report.conclusion(record))
+    widgets.note(absorption_report.HELP)
+    st.html(absorption_report.tables(record))
 
 
 def report_button(record: TrustRecord, name: str) -> None:

@@ -9,9 +9,9 @@ import streamlit as st
 
 from activations.errors import RunError, quoted
 from app.widgets import Missing, error
+from sae.runs.problems import problems as problems_of
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, find_runs
-from sae.runs.run import problems as problems_of
 from sae.runs.saved_sae import read_log
 from sae.runs.scaling import ScalingRecord, changed, scaling_of
 

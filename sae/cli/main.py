@@ -67,6 +67,11 @@ COMMANDS: dict[str, Command] = {
         "a run beside its controls and seeds: which differences are beyond chance, which latents are stable",
         GOES_ON,
     ),
+    "pool": Command(
+        "pool.main",
+        "several runs that differ in seed -> one SAE of what they share: sae pool R1 R2 R3 --out R",
+        RESUMES,
+    ),
     "synthetic": Command(
         "synthetic.main",
         "trains an architecture, or all, on planted features and counts those it finds: sae synthetic topk",
@@ -125,6 +130,11 @@ COMMANDS: dict[str, Command] = {
     "probe": Command(
         "probe.main",
         "what latents know of labelled texts, beside baselines: 113 known tasks, or your own file",
+        GOES_ON,
+    ),
+    "absorption": Command(
+        "absorption.main",
+        "whether latents for first letters are silent where narrower ones stand in for them, beside a random SAE",
         GOES_ON,
     ),
     "find": Command(

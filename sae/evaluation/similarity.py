@@ -1,6 +1,6 @@
 """Similarity between the latents of two SAEs: of their decoder rows, or of their activations on the same tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,17 +111,34 @@ def codes(
     with its number of rows. Memory: 12 bytes per firing. Raises RunError when the store has no held-out row, StoreError
     when it lacks the hook point, ShapeError when the width differs from the SAE's."""
     store.width(hook)  # raises StoreError
-    values, indices, counts = [], [], []
-    left = rows
-    for x, *_ in store.batches(hook, batch, "held-out"):
-        code = sae.encode(x[:left].to(sae.device)).without_zeros()
+    held_out = (x for x, *_ in store.batches(hook, batch, "held-out"))
+    code = encoded(sae, _first(rows, held_out), advance)
+    if not code.n_rows:
+        raise RunError(f"{store.path} has no held-out rows: harvest more documents (one in ten is held out)")
+    return code
+
+
+def _first(rows: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield batches until they have `rows` rows."""
+    for x in batches:
+        yield x[:rows]
+        rows -= len(x)
+        if rows <= 0:
+            return
+
+
+@torch.no_grad()
+def encoded(sae: SAE, batches: Iterable[Float[Tensor, "B D"]], advance: Advance = ignore) -> SparseCode:
+    """Return the codes of batches of rows as one code on the CPU, without zeros. `advance` is called after every batch with its rows."""
+    values, indices, counts = (
+        [torch.zeros(0)],
+        [torch.zeros(0, dtype=torch.int64)],
+        [torch.zeros(0, dtype=torch.int64)],
+    )
+    for x in batches:
+        code = sae.encode(x.to(sae.device)).without_zeros()
         values.append(code.values.cpu())
         indices.append(code.indices.cpu())
         counts.append(code.offsets.diff().cpu())
         advance(code.n_rows)
-        left -= code.n_rows
-        if not left:
-            break
-    if not counts:
-        raise RunError(f"{store.path} has no held-out rows: harvest more documents (one in ten is held out)")
     return SparseCode(torch.cat(values), torch.cat(indices), offsets_of(torch.cat(counts)), sae.d_sae)

@@ -32,14 +32,21 @@ class Cell(NamedTuple):
 def features(sae: SAE, x: Float[Tensor, "n D"], tokens: Matrix, seed: int) -> dict[Method, Matrix]:
     """Return what each method reads of the examples: activations [n, D], codes [n, F], counts of tokens [n, V].
 
-    The random SAE is `sae` reading activations that were turned about b_dec by a random rotation: its directions are random,
-    its norms, biases, thresholds and the angles between its latents are the trained ones."""
+    The random SAE is `sae` reading activations that were `turned`."""
     plain = x.numpy()
+    codes = {"sae": encoded(sae, x), "random sae": encoded(sae, turned(sae, x, seed)[1])}
+    return {name: codes.get(name, tokens if name == "tokens" else plain) for name in METHODS}
+
+
+def turned(sae: SAE, x: Float[Tensor, "n D"], seed: int) -> tuple[Float[Tensor, "D D"], Float[Tensor, "n D"]]:
+    """Return a random rotation and x turned about b_dec by it: each row minus b_dec times the rotation, plus b_dec.
+
+    An SAE that reads the turned rows is a random one: its directions are random, its norms, biases, thresholds and the angles
+    between its latents are the trained ones."""
     generator = torch.Generator().manual_seed(seed)
     turn = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator))[0]
-    centre = sae.b_dec.cpu()
-    codes = {"sae": encoded(sae, x), "random sae": encoded(sae, (x - centre) @ turn + centre)}
-    return {name: codes.get(name, tokens if name == "tokens" else plain) for name in METHODS}
+    centre = sae.b_dec.detach().cpu()
+    return turn, (x - centre) @ turn + centre
 
 
 @torch.no_grad()

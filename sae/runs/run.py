@@ -1,9 +1,8 @@
 """A run folder (FORMAT.md, Run): settings, log, checkpoints, the finished SAE, its evaluation, and the problems that these show."""
 
-import math
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ from activations.store import ShardFolder, Store
 from sae import config
 from sae.architectures import SAE, name_of
 from sae.config import RunConfig
+from sae.runs.problems import problems
 from sae.runs.records import Evaluation, RunRecord, SAERecord
 from sae.runs.saved_sae import (
     FORMAT,
@@ -34,6 +34,7 @@ from sae.runs.saved_sae import (
 )
 
 TRUST = "trust"  # the run's controls, and what it was found to be worth beside them
+POOL = "pool"  # of a run of `sae pool`: the pooled SAE that it started from
 RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
 STORE = "store"  # of a run on a stream: the activations that it keeps
 HISTORY = "latents.safetensors"  # what became of each latent in training
@@ -67,7 +68,7 @@ class Run:
         """Make the folder with its run.json. Raises RunError if there is anything in the way.
 
         `rate_trials` are rates tried and the losses they reached, where the learning rate was measured."""
-        if files.is_taken(path, besides=(RING,)):
+        if files.is_taken(path, besides=(RING, POOL)):
             raise RunError(f"{path} is not empty: choose another --out")
         record = {
             **made_by(),
@@ -101,7 +102,9 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that continues its training."""
-        command = f"finetune {quoted(self.config.start_from or '')}" if self.config.loss else "train"
+        command = "pool" if (self.path / POOL).exists() else "train"
+        if self.config.loss:
+            command = f"finetune {quoted(self.config.start_from or '')}"
         return f"sae {command} … --out {quoted(self.path)} --resume"
 
     @property
@@ -274,17 +277,23 @@ def made_by() -> dict[str, object]:
 
 def find_runs(folder: Path) -> list[Run]:
     """Return every run at or below a folder, in order of their paths, without those whose run.json cannot be read, and without
-    the controls of other runs there (`sae trust`)."""
+    what belongs to other runs there: their controls (`sae trust`) and the pools that they started from (`sae pool`)."""
     runs = []
     for path in sorted(folder.rglob("run.json")):
-        owner = path.parents[2]
-        if path.parents[1].name == TRUST and (owner / "run.json").exists() and owner.is_relative_to(folder):
+        owner = _owner(path.parent)
+        if owner and owner.is_relative_to(folder):
             continue
         try:
             runs.append(Run(path.parent))
         except RunError:
             continue
     return runs
+
+
+def _owner(path: Path) -> Path | None:
+    """Return the folder of the run that has the one at `path` as its control or pool; None where there is none."""
+    owner = path.parent if path.name == POOL else path.parents[1] if path.parent.name == TRUST else None
+    return owner if owner and (owner / "run.json").exists() else None
 
 
 def _git_commit() -> str | None:
@@ -299,50 +308,3 @@ def _git_commit() -> str | None:
 def device() -> torch.device:
     """Return the device to compute on: this rank's GPU, or the CPU."""
     return ranks.device()
-
-
-def problems(
-    record: RunRecord, log: Sequence[Mapping[str, float]], evaluation: Evaluation | None
-) -> list[str]:
-    """Return a line for each thing that makes a run useless as it is, with the likely remedy; none for an ordinary run.
-
-    `log` holds the rows of log.jsonl."""
-    config = record.config
-    settings, d_sae = config["arch"], config["arch"].get("d_sae")
-    lr = config["train"].get("lr")
-    remedy = (
-        f"lower --train.lr (it was {lr:g})"
-        if lr
-        else "check that model, hook point and scale are those it was trained on"
-    )
-    lines, last = [], log[-1] if log else {}
-    estimates = evaluation.estimates if evaluation else {}
-    fvu, l0 = (estimates[name].value if name in estimates else None for name in ("fvu", "l0"))
-    if _worse(last.get("fvu")):
-        lines.append(
-            f"training stands at FVU {last['fvu']:.3g}, worse than the mean activation (FVU 1): {remedy}"
-        )
-    if _worse(fvu):
-        lines.append(f"FVU on held-out tokens is {fvu:.3g}, worse than the mean activation (FVU 1): {remedy}")
-    silent = evaluation.dead if evaluation else None
-    if 0 in (l0, last.get("l0")) or silent == 1:
-        weight = next((name for name in ("l1_weight", "sparsity_weight") if settings.get(name)), None)
-        lower = f" or --arch.{weight.replace('_', '-')} (it was {settings[weight]:g})" if weight else ""
-        lines.append(f"no latent fires on any token (L0 is 0): {remedy}{lower}")
-    elif d_sae and last.get("dead") == d_sae:
-        lines.append(f"all {d_sae:,} latents are dead: {remedy}")
-    k = settings.get("k")
-    if (
-        d_sae
-        and isinstance(k, int | float)
-        and silent is not None
-        and 0 < (alive := round((1 - silent) * d_sae)) < k
-    ):
-        lines.append(
-            f"only {alive:,} latents fire, fewer than k = {k:g}: {remedy}, or train with a smaller --arch.k"
-        )
-    return lines
-
-
-def _worse(fvu: float | None) -> bool:
-    return fvu is not None and not (math.isfinite(fvu) and fvu <= 1)

@@ -1,11 +1,14 @@
 """The Evidence page: it shows what trust.json holds, the Features and Feature pages show stability, and without it says what to do."""
 
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from activations.disk import files
+from sae.probing.absorption import ABSORPTION, AbsorptionRecord, LetterAbsorption, Whose
 from sae.report import trust as trust_report
 from sae.runs.run import Run
 from sae.runs.trust import Trust
@@ -45,6 +48,30 @@ def test_it_shows_every_measure_beside_its_controls_and_what_can_be_said(show, f
     beaten = sum(against.verdict == "beats" for against in record.measures["fvu"].controls.values())
     assert told["FVU: beats"] == f"{beaten} of 5"
     assert any("Only 2 held-out documents" in warning.value.replace("\\", "") for warning in at.warning)
+
+
+@pytest.mark.parametrize("run", ["toy", "bare"])
+def test_absorption_is_shown_with_and_without_controls(show, folder: Path, run: str):
+    assert "Absorption of first letters" not in source(show(run=run))
+    own = LetterAbsorption("q", 40, 30, 0.9, [7, 11], 0.8, 0.25, 0.125)
+    control = replace(own, fraction=0.0625, full=0.03125)
+    letters: dict[Whose, list[LetterAbsorption]] = {"sae": [own], "random sae": [control]}
+    record = AbsorptionRecord(1, Run(folder / run).digest, "hook", {}, 400, letters, complete=True)
+    files.write_sealed(folder / run / ABSORPTION, asdict(record))
+    at = show(run=run)
+    html = source(at)
+    assert any("absorbed" in caption.value and "random SAE" in caption.value for caption in at.caption)
+    for text in (
+        "Absorption of first letters",
+        "0.250",
+        "0.125",
+        "0.062",
+        "7 11",
+    ):
+        assert text in html
+    (folder / run / ABSORPTION).write_text("{")
+    assert any("rm " in code.value for code in show(run=run).code)
+    (folder / run / ABSORPTION).unlink()
 
 
 def test_controls_are_not_among_the_runs(show):

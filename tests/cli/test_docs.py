@@ -23,6 +23,7 @@ from tests.docs.stand_ins import furnish, smaller
 NOT_HERE = ("app", "demo")
 # blocks marked `parsed`, by page: they need a hub, several processes, a server, hours or a registry
 PARSED_ALONE = {
+    "docs/absorption.md": 1,
     "README.md": 1,
     "docs/app.md": 1,
     "docs/comparisons.md": 4,

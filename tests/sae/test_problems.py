@@ -2,8 +2,9 @@
 
 import pytest
 
+from sae.runs.problems import problems
 from sae.runs.records import Estimate, Evaluation, RunRecord
-from sae.runs.run import Run, problems
+from sae.runs.run import Run
 from tests.cli.commands import Server
 
 
