@@ -36,6 +36,7 @@ PARSED_ALONE = {
     "docs/methods/adaptivek.md": 2,
     "docs/probing.md": 2,
     "docs/scaling.md": 1,
+    "docs/steering.md": 2,
     "docs/streaming.md": 2,
     "docs/tutorial.md": 2,
     "docs/your-model-and-data.md": 3,
