@@ -16,7 +16,8 @@
     ├── RunError
     ├── DivergedError
     ├── ForeignError
-    └── HubError
+    ├── HubError
+    └── JudgeError
 
 Anything else that is raised is a fault of the workbench and shows its traceback."""
 
@@ -113,3 +114,7 @@ class ForeignError(WorkbenchError):
 
 class HubError(WorkbenchError):
     """A name on the Hugging Face Hub is invalid, does not exist or may not be read, or the Hub does not answer or sends damaged bytes."""
+
+
+class JudgeError(WorkbenchError):
+    """The language model that is to judge explanations refuses, does not answer, or answers with something else than a chat completion."""

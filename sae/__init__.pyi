@@ -31,6 +31,7 @@ from .architectures import (
 from .code import SparseCode
 from .config import RunConfig, TrainConfig
 from .features.feature import FeatureStore
+from .judging.config import JudgeConfig
 from .reading.reader import read
 from .reading.reading import Reading
 from .runs.run import Run
@@ -43,6 +44,7 @@ from .workflows.explain import ExplainConfig, explain
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
+from .workflows.judge import judge
 from .workflows.lens import LensConfig, lens
 from .workflows.pool import PoolConfig, pool
 from .workflows.probe import ProbeConfig, probe
@@ -73,6 +75,7 @@ __all__ = [
     "Gated",
     "GatedConfig",
     "Intervention",
+    "JudgeConfig",
     "JumpReLU",
     "JumpReLUConfig",
     "KronConfig",
@@ -104,6 +107,7 @@ __all__ = [
     "find",
     "finetune",
     "import_sae",
+    "judge",
     "lens",
     "load_sae",
     "monitor_texts",

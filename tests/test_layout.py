@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sae/features",),
     ("sae/diagnosis",),
     ("sae/reading", "sae/steering", "sae/foreign", "sae/plan", "sae/trust", "sae/rules"),
+    ("sae/judging",),
     ("sae/hub",),
     ("sae/workflows",),
     ("sae/__init__.py",),

@@ -1,4 +1,5 @@
-"""The rules that explain features (`sae explain`), read once: in the tables, as names of features without a label, on a feature's page."""
+"""The rules that explain features (`sae explain`) and what a language model said of them, read once: in the tables, as names of
+features without a label, on a feature's page."""
 
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import streamlit as st
 from activations.errors import RunError
 from app.session.runs import stamp
 from app.widgets import error
+from sae.features import judgements
 from sae.features.explanations import INDEX, Explanations, explanations_of
 from sae.features.feature import FeatureStore
+from sae.features.judgements import Judgements, judgements_of
 from sae.report import explanations as report
 from sae.report import features as features_report
+from sae.report import judgements as judgements_report
 
 
 def of(store: FeatureStore) -> Explanations | None:
@@ -36,12 +40,27 @@ def with_explanations(table: pa.Table, store: FeatureStore) -> pa.Table:
 
 
 def head(store: FeatureStore, latent: int) -> str:
-    """Return a feature's rules with their scores as HTML; empty where it has none."""
-    found = of(store)
-    return "" if found is None else report.head(found.of(latent), report.beside(found.record))
+    """Return a feature's rules and what a language model said of it, with their scores, as HTML; empty where it has neither."""
+    found, judged = of(store), _judged(store)
+    rules = "" if found is None else report.head(found.of(latent), report.beside(found.record))
+    return rules + ("" if judged is None else judgements_report.head(judged.of(latent), judged.record))
 
 
-# The stamp is part of the key, so that the result of another `sae explain` shows up.
+def _judged(store: FeatureStore) -> Judgements | None:
+    """Return what a language model said of these features; None where it was not asked. Damage is reported in the page."""
+    try:
+        return _judgements(store.path, stamp(store.path / judgements.INDEX), store)
+    except RunError as damage:
+        error(damage.message, damage.fix)
+        return None
+
+
+# The stamp is part of each key, so that the result of another `sae explain` shows up.
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _explanations(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> Explanations | None:
     return explanations_of(_store)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _judgements(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> Judgements | None:
+    return judgements_of(_store)

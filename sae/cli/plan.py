@@ -1,4 +1,4 @@
-"""`sae plan harvest|train|sweep|features|scaling`: predict the disk, memory and time that a job takes, before hours are spent."""
+"""`sae plan harvest|train|sweep|features|explain|scaling`: predict the disk, memory and time that a job takes, before hours are spent."""
 
 import sys
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from activations.language_model import LanguageModel
 from activations.store import Store, row_bytes
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
-from sae.cli import arguments, plan_scaling
+from sae.cli import arguments, plan_explain, plan_scaling
 from sae.cli.forecasts import Planned, check, here, machine_name, show
 from sae.cli.store import Harvest
 from sae.config import TrainConfig
@@ -27,7 +27,7 @@ from sae.training.distributed import Parallel
 from sae.workflows.rings import SHUFFLE_TOKENS, bytes_of
 from sae.workflows.sweep import load
 
-USAGE = """usage: sae plan {harvest,train ARCH,sweep,features,scaling} [OPTIONS]
+USAGE = """usage: sae plan {harvest,train ARCH,sweep,features,explain,scaling} [OPTIONS]
 
 What a job would take: disk, memory, time, and what limits it. Takes the job's own options; nothing of it is run.
 
@@ -37,6 +37,7 @@ What a job would take: disk, memory, time, and what limits it. Takes the job's o
   sae plan train topk --ring 2TB --forward-parameters 35e9 --producers 6 --ranks 2 --width 8192 --tokens 10_000_000_000 --device h200
   sae plan sweep sweep.toml --together
   sae plan features runs/demo
+  sae plan explain runs/demo --judge-model gpt-4o-mini --price-in 0.15 --price-out 0.60
   sae plan scaling runs/sweep --hours 8
 
 The first time, this machine is measured, for some seconds; --measure does it again. Exit code 2 when it cannot be done."""
@@ -124,6 +125,7 @@ def main(args: list[str]) -> int:
         "train": _train,
         "sweep": _sweep,
         "features": _features,
+        "explain": plan_explain.main,
         "scaling": plan_scaling.main,
     }
     if not args or args[0] in arguments.HELP:

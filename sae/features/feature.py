@@ -9,9 +9,10 @@ from activations.disk import files
 from sae.features.effects import Effect, load_effect
 from sae.features.explanations import Explanation, explanations_of
 from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
+from sae.features.judgements import Judgement, judgements_of
 from sae.features.latent_labels import Label
 from sae.features.lenses import lenses_of
-from sae.report import explanations, histogram, render, token_strips
+from sae.report import explanations, histogram, judgements, render, token_strips
 from sae.report import feature as feature_report
 from sae.report import lens as lens_report
 from sae.report.render import escaped
@@ -77,6 +78,12 @@ class Feature:
         explained = explanations_of(self.store)
         return [] if explained is None else explained.of(self.latent)
 
+    @property
+    def judgement(self) -> Judgement | None:
+        """What a language model said of it, with scores beside the rule's; None where `sae explain --judge` has not asked."""
+        judged = judgements_of(self.store)
+        return None if judged is None else judged.of(self.latent)
+
     def _repr_html_(self) -> str:
         return notebook(self)
 
@@ -109,11 +116,13 @@ def body(feature: Feature, around: int, most: int) -> str:
         if found is None
         else explanations.head(found.of(feature.latent), explanations.beside(found.record))
     )
+    judged = judgements_of(feature.store)
+    said = "" if judged is None else judgements.head(judged.of(feature.latent), judged.record)
     typical = feature_report.typical(feature.store.sampled(feature.latent), row["peak_tokens"])
     numbers = [*feature_report.numbers(row), *feature_report.weights(row)]
     return (
         f'<article class="sae feature"><header class="sae"><h2>Feature {feature.latent} <span>{tokens}</span></h2>'
-        f"{feature_report.labelled(*label)}{explained}{typical}</header>{render.figures(numbers)}"
+        f"{feature_report.labelled(*label)}{explained}{said}{typical}</header>{render.figures(numbers)}"
         f'<div class="columns"><div>{left}</div><div>{"".join(_beside(feature))}</div></div></article>'
     )
 

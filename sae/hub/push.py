@@ -21,8 +21,9 @@ from sae.runs.saved_sae import INDEX, WEIGHTS
 README, PICTURE = "README.md", "densities.svg"
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the embedded model
 PATHS = re.compile(r"^(?:/|~|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:)")
-# Folders within features/ that are not sent: effects name this machine's copy of the run, codes are scratch files.
-NOT_SENT = ("effects", "codes")
+# Folders within features/ that are not sent: effects name this machine's copy of the run, codes are scratch files, judged
+# is a language model's every answer (judgements.json, which is sent, sums them up).
+NOT_SENT = ("effects", "codes", "judged")
 
 
 def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:

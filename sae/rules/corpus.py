@@ -73,12 +73,17 @@ def corpus(
     units, by_windows = documents, len(np.unique(documents[counted])) < FEWEST_DOCUMENTS
     if by_windows:
         units = np.broadcast_to(np.arange(len(tokens), dtype=np.int32)[:, None], tokens.shape)
-    first = _mixed(units.astype(np.uint64)) % np.uint64(2) == 0
+    first = chooses(units)
     scored = (counted & ~first).ravel()
     _, place = np.unique(units.ravel()[scored], return_inverse=True)
     groups = np.full(tokens.size, -1, np.int32)
     groups[scored] = place % MOST_GROUPS
     return Corpus(tokens, positions, groups, (counted & first).ravel(), text, by_windows)
+
+
+def chooses(documents: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return which documents, by their number, belong to the half of the text that explanations are chosen on."""
+    return _mixed(documents.astype(np.uint64)) % np.uint64(2) == 0
 
 
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

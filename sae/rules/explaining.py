@@ -1,6 +1,6 @@
 """Explain the latents of an SAE from their firings on a store: rules, their scores, and the same for controls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +89,13 @@ def distributions(table: pa.Table, name: str) -> dict[str, Distribution]:
         if value is not None:
             columns[kind][latent, sign] = value
     own = columns[LATENT]
-    return {kind: _distribution(values, None if kind == LATENT else own) for kind, values in columns.items()}
+    return {kind: distribution(values, None if kind == LATENT else own) for kind, values in columns.items()}
 
 
-def _distribution(
-    values: dict[tuple[int, int], float], beside: dict[tuple[int, int], float] | None
+def distribution(
+    values: Mapping[tuple[int, int], float], beside: Mapping[tuple[int, int], float] | None
 ) -> Distribution:
+    """Return the distribution of a score by what is scored, paired with another kind's scores in `beside`, if it has any."""
     scores = list(values.values())
     if not scores:
         return Distribution(0, Estimate(None, None, None), {})

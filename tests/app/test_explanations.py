@@ -8,11 +8,14 @@ from streamlit.testing.v1 import AppTest
 
 from sae.features.explanations import Explanations
 from sae.features.feature import FeatureStore
+from sae.judging.config import JudgeConfig
 from sae.report.explanations import TITLES, automatic
 from sae.report.render import escaped, visible
 from sae.rules.explaining import ExplainConfig
 from sae.runs.run import Run
 from sae.workflows.explain import explain
+from sae.workflows.judge import judge
+from tests import fake_judge
 from tests.app import pages
 from tests.app.pages import source
 
@@ -73,6 +76,27 @@ def test_the_feature_page_has_the_rule_with_its_scores_at_its_head(show, explain
         assert title in html or getattr(one, score).value is None
     assert "Mean of random directions" in html
     assert "Rule:" not in source(show("feature", run="bare", feature=str(latent)))
+
+
+def test_what_a_model_said_stands_below_the_rule_with_both_scores(show, folder: Path):
+    few = {"judge_latents": 3, "judge_tokens": 6, "judge_texts": 8, "judge_model": "a <b>model</b>"}
+    with fake_judge.running() as fake:
+        (one, *_) = judge(Run(folder / "toy"), JudgeConfig(judge=fake.url, **few)).record.judged
+    html = source(show("feature", feature=str(one.latent)))
+    assert html.index("Rule:") < html.index("a &lt;b&gt;model&lt;/b&gt;:")
+    for text in (
+        escaped(visible(one.explanation)),
+        "detection with this",
+        "detection with the rule",
+        "intruder",
+    ):
+        assert text in html, text
+    assert f"the explanation of feature {one.control_latent}" in html
+    index = folder / "toy" / "features" / "judgements.json"
+    index.write_text("{")
+    at = show("feature", feature=str(one.latent))
+    assert "cannot be read" in at.error[0].value.replace("\\", "") and "Rule:" in source(at)
+    index.unlink()
 
 
 def test_a_rule_stands_for_a_label_only_where_there_is_none(show, folder: Path, explained: Explanations):

@@ -28,6 +28,7 @@ PARSED_ALONE = {
     "docs/app.md": 1,
     "docs/comparisons.md": 4,
     "docs/exchange.md": 1,
+    "docs/explanations.md": 2,
     "docs/hub.md": 1,
     "docs/install.md": 3,
     "docs/many-gpus.md": 5,
@@ -47,7 +48,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 FOREIGN = {"--max-restarts", "--nnodes", "--rdzv-endpoint", "--version"}
 # commands that have commands of their own, or are one for each method
 PARTS: dict[str, Iterable[str]] = {
-    "train": ARCHITECTURES, "synthetic": ["topk", "all", "all structured"], "plan": ["harvest", "features", "scaling", *(f"train {n}" for n in ARCHITECTURES)],
+    "train": ARCHITECTURES, "synthetic": ["topk", "all", "all structured"], "plan": ["harvest", "features", "explain", "scaling", *(f"train {n}" for n in ARCHITECTURES)],
     "export": [*FORMS, *writable()], "store": ["show", "verify", "label", "import", "geometry"],
 }  # fmt: skip
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "sh"]

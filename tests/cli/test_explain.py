@@ -1,11 +1,14 @@
 """`sae explain`: what it prints and writes, that it goes on after a signal, and what it refuses in one line."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
 
 from sae.features.explanations import Explanations
 from sae.features.feature import FeatureStore
+from sae.features.judgements import judgements_of
+from tests import fake_judge
 from tests.cli.commands import Server, contents
 
 FEW = ("--least-firings", "3", "--controls", "8")
@@ -31,6 +34,31 @@ def test_it_stops_at_a_signal_goes_on_and_says_what_it_found(sae: Server, run: P
     assert found.record.config["controls"] == 8
     again = sae("explain", run, *FEW, "--show", "0")
     assert again.code == 0 and "largest F1" not in again.out and "encode" not in again.err
+
+
+def test_a_model_is_asked_after_its_cost_is_told_and_stands_beside_the_rules(sae: Server, run: Path):
+    few = ("--judge-model", "fake", "--judge-latents", "3", "--judge-tokens", "6", "--judge-texts", "8")
+    with fake_judge.running() as fake:
+        told = sae("plan", "explain", run, *few, "--price-in", "2", "--price-out", "8")
+        assert told.code == 0, told.err
+        assert "tokens in" in told.out and "money" in told.out and "nothing has been sent" in told.out
+        assert sae("explain", run, *FEW).code == 0 and fake.requests == 0
+        asked = sae("explain", run, *FEW, "--judge", fake.url, *few)
+        assert asked.code == 0, asked.err
+        out = " ".join(asked.out.split())
+        for text in ("fake explained 3 of 3 latents", "another latent's", "intruder", "could not be read"):
+            assert text in out, text
+        calls = fake.requests
+        assert calls and sae("explain", run, *FEW, "--judge", fake.url, *few).code == 0
+        assert fake.requests == calls
+        again = json.loads(sae("plan", "explain", run, *few, "--json").out)
+        assert again["tokens_in"] == 0 and again["calls"] == again["kept"] == calls
+        found = judgements_of(FeatureStore(run / "features"))
+        assert found is not None and len(found.record.judged) == 3
+        fake.key = "secret"
+        refused = sae("explain", run, *FEW, "--judge", fake.url, *few, "--judge-seed", "7").complaint
+        assert "refuses with status 401" in refused and "OPENAI_API_KEY" in refused
+    assert "--judge-model NAME" in sae("explain", run, "--judge", "http://localhost:1/v1").complaint
 
 
 def test_mistakes_are_one_line(sae: Server, run: Path):

@@ -247,4 +247,4 @@ def test_what_can_be_planned_is_said_when_it_is_left_out(sae: Server):
     for args, code in (((), 2), (("--help",), 0)):
         ended = sae("plan", *args)
         assert ended.code == code
-        assert "usage: sae plan {harvest,train ARCH,sweep,features,scaling}" in ended.out + ended.err
+        assert "usage: sae plan {harvest,train ARCH,sweep,features,explain,scaling}" in ended.out + ended.err

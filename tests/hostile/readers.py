@@ -21,11 +21,13 @@ from sae.diagnosis.report import DeadReport
 from sae.features import feature as feature_page
 from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
+from sae.features.judgements import judgements_of
 from sae.foreign import FORMATS
 from sae.report import compare as compare_report
 from sae.report import dead as dead_report
 from sae.report import explanations as explanations_report
 from sae.report import features as features_report
+from sae.report import judgements as judgements_report
 from sae.report import runs as runs_report
 from sae.runs.run import Run
 from sae.training import checkpoints
@@ -159,6 +161,16 @@ def explained(world: Path) -> None:
     feature_page.describer(features, {}, found.names)(0)
 
 
+def judged(world: Path) -> None:
+    """What a language model said of features, with all that is shown of it."""
+    found = judgements_of(FeatureStore(world / FEATURES))
+    if found is None:
+        return
+    _ = judgements_report.lines(found.record), judgements_report.conclusions(found.record)
+    for one in found.record.judged:
+        judgements_report.head(one, found.record)
+
+
 def repair_explained(world: Path) -> None:
     """The checksum of the table."""
     folder = world / FEATURES
@@ -259,6 +271,7 @@ READERS: dict[str, Reader] = {
     "effect": Reader(f"{FEATURES}/effects/0.json", features),
     "explanations": Reader(f"{FEATURES}/explanations.json", explained),
     "explanations table": Reader(f"{FEATURES}/explanations.parquet", explained, repair_explained),
+    "judgements": Reader(f"{FEATURES}/judgements.json", judged),
     "labels": Reader(f"{RUN}/labels.json", labels),
     "labels from CSV": Reader("labels.csv", labels),
     "labels from JSON": Reader("labels-import.json", labels),

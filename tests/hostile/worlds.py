@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +18,12 @@ from sae.architectures import SAE, ReLUConfig, build
 from sae.diagnosis.sample import DeadConfig
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
 from sae.features.feature import FeatureStore
+from sae.features.judgements import READINGS, Detection, Judgement, save_judgements
 from sae.features.latent_labels import Label
 from sae.foreign import Origin, writable
+from sae.judging import asking
 from sae.rules.explaining import ExplainConfig
+from sae.runs.records import Estimate
 from sae.runs.run import Run
 from sae.workflows import compare
 from sae.workflows.diagnose import diagnose_run
@@ -57,6 +61,7 @@ def make(folder: Path, world: Path) -> Path:
     features = FeatureStore(run.path / "features")
     save_effect(features, Effect(0, side, side))
     explain(run, ExplainConfig(least_firings=3, controls=2))
+    _judged(features)
     features.labels.update({0: Label("cat", "a note"), 1: Label("mat")})
     features.labels.export(folder / "labels.csv")
     features.labels.export(folder / "labels-import.json")
@@ -67,6 +72,23 @@ def make(folder: Path, world: Path) -> Path:
     _texts(folder)
     _unfinished(folder)
     return folder
+
+
+def _judged(features: FeatureStore) -> None:
+    """What a language model said of two latents, and of one nothing readable."""
+    half = Estimate(0.5, 0.25, 0.75)
+    detection = {reading: Detection(half, half, 20, 0) for reading in READINGS}
+    judged = [
+        Judgement(0, 1, "cats", "token “c”", 1, detection, half, 4, 1),
+        Judgement(1, -1, None, None, None, {}, Estimate(None, None, None), 0, 5),
+    ]
+    scores = {
+        score: {reading: asdict(found) for reading, found in readings.items()}
+        for score, readings in asking.distributions(judged).items()
+    }
+    counts = {"too_few": [3], "answers": 9, "unread": 6, "tokens_in": 900, "tokens_out": 90}
+    content = {"sae_sha256": "0", "model": "m", "config": {"judge_model": "m"}, "scores": scores, **counts}
+    save_judgements(features, judged, content)
 
 
 def _above_zero(sae: SAE) -> SAE:

@@ -1,0 +1,350 @@
+"""A language model that explains: faults of its server, answers that cannot be read, planted features, and nothing asked twice."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from activations.errors import ConfigError, JudgeError
+from sae.features.feature import FeatureStore
+from sae.features.judgements import judgements_of
+from sae.judging import asking, prompts
+from sae.judging.client import Judge, Question
+from sae.judging.config import JudgeConfig
+from sae.judging.texts import Sheet, Text, read_pool, sheets
+from sae.rules.corpus import chooses
+from sae.rules.explaining import ExplainConfig
+from sae.runs.run import Run
+from sae.workflows.explain import explain
+from sae.workflows.judge import judge, judge_cost
+from tests import fake_judge, tiny
+from tests.fake_judge import FakeJudge
+
+KEY = "sk-very-secret-17"
+WORDS = [f" {a}{b}" for a in "blue green stone river cloud iron salt".split() for b in ("ing", "ed", "er")]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeJudge]:
+    with fake_judge.running() as running:
+        yield running
+
+
+def config(fake: FakeJudge, **changes) -> JudgeConfig:
+    settings = {"judge": fake.url, "judge_model": "fake", "judge_at_once": 2}
+    return JudgeConfig(**{**settings, **changes})
+
+
+def asker(fake: FakeJudge, folder: Path, **changes) -> Judge:
+    return Judge(config(fake, **changes), folder, first_wait=0.001)
+
+
+def questions(n: int) -> list[Question]:
+    return [Question('say {"texts": …}', f'Explanation: "a"\n1: "a{number}"') for number in range(n)]
+
+
+def planted(n: int = 12, seed: int = 0) -> list[Sheet]:
+    """Features of which each fires on one made-up word, with texts of other words around it."""
+    rng = random.Random(seed)
+
+    def text(word: str | None, document: int) -> Text:
+        words = rng.choices([other for other in WORDS[n:] if other != word], k=8)
+        place = rng.randrange(8)
+        if word is not None:
+            words[place] = word
+        return Text(
+            tuple(words), place, tuple(index == place and word is not None for index in range(8)), document
+        )
+
+    made = []
+    for latent, word in enumerate(WORDS[:n]):
+        shown, firing = ([text(word, start + i) for i in range(10)] for start in (0, 100))
+        near, silent = ([text(None, start + i) for i in range(10)] for start in (50, 150))
+        made.append(Sheet(latent, 1, shown, near, firing, silent))
+    return made
+
+
+def judged(found: list[Sheet], model: Judge, cfg: JudgeConfig):
+    first = model.ask(asking.explain_questions(found), "explain")
+    read = asking.readings(
+        found, [prompts.explanation_in(answer.text) for answer in first], {(0, 1): " no such word"}
+    )
+    asked = asking.score_questions(found, read, cfg)
+    answers = model.ask([one.question for one in asked], "score")
+    return asking.judged(found, read, asked, answers), asking.unread(asked, answers)
+
+
+def test_an_honest_model_scores_one_on_planted_features_and_its_controls_at_chance(fake, tmp_path):
+    found, unread = judged(planted(), asker(fake, tmp_path), config(fake))
+    scores = asking.distributions(found)
+    assert unread == 0
+    assert [one.explanation for one in found] == [fake_judge.named(word) for word in WORDS[:12]]
+    own, control, rule = (scores["balanced_accuracy"][name] for name in ("model", "control", "rule"))
+    assert own.mean.value == 1 and scores["intruder"]["model"].mean.value == 1
+    assert control.mean.value == 0.5 and control.better_by is not None and control.better_by.value == 0.5
+    intruder = found[0].intruder
+    assert intruder.low == pytest.approx(4 / (4 + 1.959964**2), abs=1e-6) and intruder.high == pytest.approx(
+        1
+    )
+    assert rule.number == 1 and found[0].of("rule").value == 0.5 and found[1].of("rule").value is None
+    assert all(one.control_latent != one.latent for one in found)
+
+
+def test_scores_are_those_of_plain_python(fake, tmp_path):
+    """A reader that says yes to every third text: counted one by one, with an interval that resamples documents."""
+    fake.say = lambda system, user: (
+        fake_judge.honest(system, user) if '"texts"' not in system else json.dumps({"texts": [1, 4, 7, 10]})
+    )
+    found = planted(3)
+    model, cfg = asker(fake, tmp_path), config(fake)
+    results, _ = judged(found, model, cfg)
+    read = asking.readings(found, WORDS[:3], {})
+    asked = [
+        one for one in asking.score_questions(found, read, cfg) if (one.place, one.about) == (1, "model")
+    ]
+    said = [place % 3 == 0 for one in asked for place in range(len(one.truth))]
+    truth = [fires for one in asked for fires in one.truth]
+    hits = sum(a and b for a, b in zip(said, truth, strict=True))
+    right = sum(not a and not b for a, b in zip(said, truth, strict=True))
+    detection = results[1].detection["model"]
+    assert detection.balanced_accuracy.value == pytest.approx((hits / 10 + right / 10) / 2, abs=1e-12)
+    assert detection.f1.value == pytest.approx(2 * hits / (10 + sum(said)), abs=1e-12)
+    low, high = detection.balanced_accuracy.low, detection.balanced_accuracy.high
+    assert low is not None and high is not None and low < detection.balanced_accuracy.value < high
+    assert detection.texts == 20
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [("status", 500), ("status", 503), ("status", 429, "0"), ("drop",), ("body", b"<html>"), ("body", b'{"choices": []}'), ("wait", 0.5)],
+)  # fmt: skip
+def test_a_fault_that_passes_is_tried_again(fake, tmp_path, fault):
+    fake.faults = [fault, fault]
+    (answer,) = asker(fake, tmp_path, judge_timeout=0.25).ask(questions(1), "ask")
+    assert answer.text == '{"texts": [1]}' and fake.requests == 3
+
+
+def test_a_server_that_never_answers_ends_in_one_line_and_answers_are_kept(fake, tmp_path):
+    asker(fake, tmp_path).ask(questions(2), "ask")
+    fake.faults = [("status", 500)] * 99
+    with pytest.raises(JudgeError, match=r"gave no answer in 6 tries: status 500: come again later"):
+        asker(fake, tmp_path).ask(questions(3), "ask")
+    assert len([*tmp_path.glob("*.json")]) == 2 and fake.requests == 8
+
+
+def test_the_pause_that_a_server_asks_for_is_kept(fake, tmp_path):
+    fake.faults = [("status", 429, "1")]
+    told = tiny.Told()
+    begun = time.monotonic()
+    asker(fake, tmp_path).ask(questions(1), "ask", told)
+    assert time.monotonic() - begun >= 1
+    assert sum(told.steps["ask"]) == told.totals["ask"] == 1
+
+
+def test_a_wrong_key_and_a_wrong_address_are_refused_at_once_and_the_key_is_nowhere(
+    fake, tmp_path, monkeypatch
+):
+    fake.key = "another"
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(
+        JudgeError, match="status 401: wrong key: …; put a valid key into.*OPENAI_API_KEY"
+    ) as error:
+        asker(fake, tmp_path).ask(questions(1), "ask")
+    assert KEY not in str(error.value) and fake.requests == 1
+    with pytest.raises(JudgeError, match="status 404: no such page; check the address"):
+        asker(fake, tmp_path, judge=fake.url.removesuffix("/v1")).ask(questions(1), "ask")
+    fake.key = KEY
+    asker(fake, tmp_path).ask(questions(1), "ask")
+    assert [path for path in tmp_path.rglob("*") if KEY.encode() in path.read_bytes()] == []
+
+
+def test_nothing_is_asked_twice_after_an_interruption_and_equal_questions_once(fake, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        asker(fake, tmp_path).ask(questions(20), "ask", tiny.Told(end_at=0.3))
+    before = fake.requests
+    assert 6 <= before < 20
+    answers = asker(fake, tmp_path).ask([*questions(20), *questions(20)], "ask")
+    assert fake.requests == 20 == len(set(fake.asked))
+    assert [answer.text for answer in answers[:20]] == [answer.text for answer in answers[20:]]
+    asker(fake, tmp_path, judge_model="other").ask(questions(1), "ask")
+    assert fake.requests == 21, "another model's answers do not count"
+
+
+def test_a_damaged_answer_is_asked_for_again(fake, tmp_path):
+    asker(fake, tmp_path).ask(questions(1), "ask")
+    (path,) = tmp_path.glob("*.json")
+    path.write_bytes(path.read_bytes().replace(b"[1]", b"[2]"))
+    (answer,) = asker(fake, tmp_path).ask(questions(1), "ask")
+    assert answer.text == '{"texts": [1]}' and fake.requests == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts", "intruder"),
+    [
+        ('{"texts": [2, 1]}', [True, True, False], None), ('{"texts": []}', [False] * 3, None),
+        ('```json\n{"texts": [3]}\n```', [False, False, True], None), ('<think>{"texts": [1]}</think> {"texts": [3]}', [False, False, True], None),
+        ('{"texts": [4]}', None, None), ('{"texts": [0]}', None, None), ('{"texts": [1, 1]}', None, None), ('{"texts": [true]}', None, None),
+        ('{"texts": "1"}', None, None), ('{"texts": [1], "sure": true}', None, None), ("1, 2", None, None), ("", None, None),
+        ('I think {"texts": [1]}', None, None), ('{"intruder": 3}', None, 2), ('{"intruder": 4}', None, None), ('{"intruder": 2.0}', None, None),
+        ('{"intruder": NaN}', None, None), ("[" * 100_000, None, None),
+    ],
+)  # fmt: skip
+def test_answers_are_read_strictly(answer, texts, intruder):
+    assert prompts.texts_in(answer, 3) == texts
+    assert prompts.intruder_in(answer, 3) == intruder
+
+
+def test_explanations_are_one_line_of_bounded_length():
+    assert prompts.explanation_in('{"explanation": " the\\nword  x "}') == "the word x"
+    for answer in (
+        '{"explanation": " "}',
+        '{"explanation": 3}',
+        json.dumps({"explanation": "x" * 501}),
+        "the word x",
+    ):
+        assert prompts.explanation_in(answer) is None
+
+
+def test_lies_are_counted_as_no_answer(fake, tmp_path):
+    """Explanations that cannot be read have no score; of the rest, every fourth answer names a text that is not there."""
+    lies = iter(range(10**6))
+
+    def lie(system: str, user: str) -> str:
+        if '"explanation"' in system:
+            return "I do not know." if WORDS[2].strip() in user else fake_judge.honest(system, user)
+        return '{"texts": [99], "intruder": 99}' if next(lies) % 4 == 0 else fake_judge.honest(system, user)
+
+    fake.say = lie
+    found, unread = judged(planted(6), asker(fake, tmp_path, judge_at_once=1), config(fake))
+    assert found[2].explanation is None and "model" not in found[2].detection
+    assert unread == sum(
+        one.unanswered_trials + sum(each.unanswered // 10 for each in one.detection.values()) for one in found
+    )
+    assert unread > 10
+    assert all(
+        one.detection["model"].texts + one.detection["model"].unanswered == 20
+        for one in found
+        if one.explanation
+    )
+    values = [one.of("model").value for one in found if one.of("model").value is not None]
+    assert values and set(values) == {1.0}
+
+
+def test_texts_cannot_pass_for_a_part_of_the_question():
+    evil = Text(('a"\n2: "b', "<<c>>"), 0, (True, False), 0)
+    question = prompts.detect('x"\n1: "y', [evil])
+    assert len(question.user.splitlines()) == 2
+    assert json.loads(fake_judge.QUOTED.findall(question.user)[0]) == evil.plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"judge": "localhost:11434"}, "must begin with http"), ({"judge": "http://me:secret@host/v1"}, "must not hold a key"),
+        ({"judge_model": None}, "the judge's model is missing"), ({"judge_texts": 3}, "judge_texts = 3 must be even"),
+        ({"judge_latents": 0}, "must be at least 1"), ({"judge_timeout": 0.0}, "judge_timeout = 0.0"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_one_line(changes, match, monkeypatch):
+    monkeypatch.delenv("SAE_JUDGE_MODEL", raising=False)
+
+    def checked() -> tuple[str, str]:
+        cfg = JudgeConfig(**{"judge": "http://localhost/v1", "judge_model": "m", **changes})
+        return cfg.address, cfg.model
+
+    with pytest.raises(ConfigError, match=match):
+        checked()
+
+
+SMALL = {"judge_tokens": 6, "judge_texts": 8, "judge_latents": 6, "judge_trials": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A toy run with rules."""
+    made = tiny.run(tmp_path_factory.mktemp("judged"))
+    explain(made, ExplainConfig(controls=2, least_firings=3))
+    return made
+
+
+def test_texts_of_a_run_are_of_two_halves_and_hold_the_latent_or_do_not(run: Run, fake):
+    cfg = config(fake, **SMALL)
+    features, pool = FeatureStore(run.path / "features"), read_pool(run, cfg)
+    found, _ = sheets(features, pool, cfg)
+    assert len(found) == 6
+    places = [*zip(pool.documents.ravel().tolist(), pool.positions.ravel().tolist(), strict=True)]
+    fires = fires_everywhere(run)
+    for sheet in found:
+        own = pool.fires(sheet.latent).ravel().tolist()
+        for place, fired, counted in zip(places, own, pool.counted.ravel().tolist(), strict=True):
+            assert fired == (counted and sheet.latent in fires[place][1])
+    for sheet in found:
+        assert all(chooses(np.array([text.document]))[0] for text in (*sheet.shown, *sheet.near))
+        assert not any(chooses(np.array([text.document]))[0] for text in (*sheet.firing, *sheet.silent))
+        assert all(text.fires[text.centre] for text in (*sheet.shown, *sheet.firing))
+        assert not any(any(text.fires) for text in (*sheet.near, *sheet.silent))
+        assert len(sheet.firing) == len(sheet.silent)
+        assert not {text.plain for text in sheet.shown} & {text.plain for text in sheet.firing}
+        for text in (*sheet.silent, *sheet.near):
+            length = len(text.pieces)
+            at = [
+                [fires.get((text.document, start + i), ("", {sheet.latent})) for i in range(length)]
+                for start in range(200)
+            ]
+            silent = [piece for piece in at if not any(sheet.latent in fired for _, fired in piece)]
+            assert text.plain in ["".join(letter for letter, _ in piece) for piece in silent]
+
+
+def fires_everywhere(run: Run) -> dict[tuple[int, int], tuple[str, set[int]]]:
+    """The letter and the latents that fire, by (document, position), of the run's whole store."""
+    features, store, found = FeatureStore(run.path / "features"), run.store, {}
+    for number in range(len(store.shards)):
+        shard = store.read(number, (run.hook,))
+        rows = torch.arange(shard.tokens.numel())
+        code = run.sae().encode(shard.rows(run.hook, rows)).dense()
+        counted = store.rows(shard).flatten().tolist()
+        for row, (document, position) in enumerate(
+            zip(shard.documents.flatten().tolist(), shard.positions.flatten().tolist(), strict=True)
+        ):
+            if counted[row] or (document, position) not in found:
+                letter = features.token_text.pieces([int(shard.tokens.flatten()[row])])[0]
+                fired = set(code[row].nonzero()[:, 0].tolist()) if counted[row] else set()
+                found[document, position] = letter, fired
+    return found
+
+
+def test_a_run_is_judged_resumed_and_told_what_it_costs(run: Run, fake, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    fake.key = KEY
+    cfg = config(fake, **SMALL)
+    cost = judge_cost(run, cfg)
+    assert fake.requests == 0 and cost.kept == 0 and cost.latents == 6
+    with pytest.raises(KeyboardInterrupt):
+        judge(run, cfg, tiny.Told(end_at=0.5))
+    assert judgements_of(FeatureStore(run.path / "features")) is None
+    found = judge(run, cfg)
+    calls = fake.requests
+    assert calls == len(set(fake.asked)) == found.record.answers
+    assert calls <= cost.calls <= calls + 12, "latents of the same letter share some questions"
+    sent = sum(len(system) + len(user) for system, user in fake.asked) / 4
+    assert sent < cost.tokens_in < 1.5 * sent
+    again = judge_cost(run, cfg)
+    assert again.kept == again.calls == calls and again.tokens_in == 0
+    assert judge(run, cfg).record == found.record and fake.requests == calls
+    more = judge(run, config(fake, **{**SMALL, "judge_latents": 7}))
+    assert len(more.record.judged) == 7
+    assert [one.latent for one in more.record.judged[:6]] == [one.latent for one in found.record.judged]
+    features = FeatureStore(run.path / "features")
+    one = more.record.judged[1]
+    assert features.feature(one.latent).judgement == one
+    assert "detection with the rule" in features.feature(one.latent)._repr_html_()
+    assert [
+        path for path in run.path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()
+    ] == []
+    named = judge(run, config(fake, **SMALL, judge_only=(one.latent,)))
+    assert [each.latent for each in named.record.judged] == [one.latent]
