@@ -5,8 +5,9 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.session import absorption, runs, trust
+from app.session import runs, trust
 from app.widgets import Missing
+from sae.probing.absorption import AbsorptionRecord
 from sae.report import absorption as absorption_report
 from sae.report import trust as trust_report
 from sae.runs.run import Run
@@ -15,25 +16,29 @@ from sae.runs.trust import Trust, TrustRecord
 
 def found(run: Run) -> Trust:
     """Return what `sae trust` found out about the run. Raises Missing where it has not run, RunError when its files are damaged."""
-    if not run.finished:
-        why = f"{run.path.name} has not finished training. It can be compared with its controls after that."
-        raise Missing("No evidence yet", why, run.resume)
-    known = trust.of(run)
-    if known is None and run.record.imported:
-        why = f"{run.path.name} was imported: its controls would need the store, the start and the steps that it was trained with."
-        raise Missing("No evidence", why, "")
+    known = trust.of(run) if run.finished else None
     if known is None:
-        why = (
-            "Is this SAE better than one with a random decoder or encoder, than PCA, than itself with another seed? Finding "
-            "out trains several SAEs of the same size; the command first tells how long."
-        )
-        raise Missing("No evidence yet", why, runs.command("trust", run))
+        raise Missing(*nothing(run))
     return known
 
 
-def show_absorption(run: Run) -> None:
+def nothing(run: Run) -> tuple[str, str, str]:
+    """Return, of a run that has not been compared with controls, a title, why that is so, and the command that would compare it."""
+    if not run.finished:
+        why = f"{run.path.name} has not finished training. It can be compared with its controls after that."
+        return "No evidence yet", why, run.resume
+    if run.record.imported:
+        why = f"{run.path.name} was imported: its controls would need the store, the start and the steps that it was trained with."
+        return "No evidence", why, ""
+    why = (
+        "Is this SAE better than one with a random decoder or encoder, than PCA, than itself with another seed? Finding "
+        "out trains several SAEs of the same size; the command first tells how long."
+    )
+    return "No evidence yet", why, runs.command("trust", run)
+
+
+def show_absorption(record: AbsorptionRecord | None) -> None:
     """Show what `sae absorption` measured, where it has."""
-    record = absorption.of(run)
     if record is None:
         return
     widgets.section("Absorption of first letters", absorption_report.basis(record))

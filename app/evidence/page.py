@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import widgets
 from app.evidence import controls
-from app.session import address, runs, trust
+from app.session import absorption, address, runs, trust
 from sae.evaluation.measures import MEASURES
 from sae.report import features_charts, render
 from sae.report import runs as runs_report
@@ -14,8 +14,12 @@ name, run = address.run()
 widgets.run_chooser(
     list(runs.require_any()), name, address.show_run, render.facts(runs_report.brief(run.record))
 )
-if trust.of(run) is None:
-    controls.show_absorption(run)
+absorbed = absorption.of(run)
+if absorbed and trust.of(run) is None:
+    widgets.heading("Evidence", name)
+    controls.show_absorption(absorbed)
+    widgets.empty(*controls.nothing(run))
+    st.stop()
 found = controls.found(run)
 record = found.record
 with widgets.header("Evidence", f"{name}: {trust_report.basis(record)}"):
@@ -36,4 +40,4 @@ widgets.chart(
     features_charts.spread(found.stability, found.stability), "number of latents by stability", "stability"
 )
 widgets.note("The Features page has the stability of each latent as a column, and lists the stable ones.")
-controls.show_absorption(run)
+controls.show_absorption(absorbed)

@@ -2,6 +2,7 @@
 
 from sae.probing.absorption import WHOSE, AbsorptionRecord
 from sae.report import render
+from sae.report.numbers import fixed
 from sae.runs.records import Estimate
 
 MEAN_HEADS = ("", "mean absorbed fraction", "95 % interval", "fully absorbed", "95 % interval")
@@ -75,10 +76,15 @@ def tables(record: AbsorptionRecord) -> str:
     """Return both tables as HTML."""
     rows = [(title, "", values) for title, *values in means(record)]
     letters = [(letter, "", values) for letter, *values in by_letter(record)]
-    return render.columns(MEAN_HEADS[1:], rows) + render.columns(LETTER_HEADS[1:], letters)
+    parts = [
+        render.columns(MEAN_HEADS[1:], rows),
+        render.section("By letter", "", 3),
+        render.columns(LETTER_HEADS[1:], letters),
+    ]
+    return "".join(parts)
 
 
 def _shown(estimate: Estimate) -> tuple[str, str]:
     if estimate.value is None:
         return "–", ""
-    return f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}"
+    return fixed(estimate.value, 3), f"{fixed(estimate.low, 3)} to {fixed(estimate.high, 3)}"

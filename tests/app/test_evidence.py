@@ -69,6 +69,7 @@ def test_absorption_is_shown_with_and_without_controls(show, folder: Path, run: 
         "7 11",
     ):
         assert text in html
+    assert html.index("Evidence") < html.index("Absorption of first letters") < html.index("By letter")
     (folder / run / ABSORPTION).write_text("{")
     assert any("rm " in code.value for code in show(run=run).code)
     (folder / run / ABSORPTION).unlink()
