@@ -23,6 +23,7 @@ from torch import Tensor
 from activations.disk import files
 from activations.disk.schema import parse
 from activations.errors import ConfigError, ModelError, StoreError, quoted
+from activations.jacobian_sums import Sums
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from activations.store import Store
@@ -31,8 +32,8 @@ from activations.views import Reached
 FORMAT = 1
 FOLDER = "jacobians"  # within the store's folder
 PER_COORDINATE = 16  # rows that are changed, at least, for each coordinate of the hook point
-RIDGE = 1e-3  # of the tuned lens, as a share of the mean variance of a coordinate
 SAVE_SECONDS = 30.0  # between two saves of unfinished work
+MOST_TRIED = 4  # times the rows that are wanted, of which some may not respond
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class JacobianRecord:
     measured_share: float
     """Weight of the measured changes in the matrix, from 0 to 1; the rest is the tuned lens's. 1 where there is no noise."""
     sha256: str
-    """Of the tensor's file."""
+    """SHA-256 of the tensor's file."""
 
 
 class MeanJacobian(NamedTuple):
@@ -82,74 +83,6 @@ class MeanJacobian(NamedTuple):
     matrix: Float[Tensor, "N D"]
     """Change of the head's input (N numbers) for a change of the activation (D numbers), float32."""
     record: JacobianRecord
-
-
-class Solution(NamedTuple):
-    """What `Sums.solve` finds; `JacobianRecord` explains the two shares."""
-
-    matrix: Float[Tensor, "N D"]
-    explained: float
-    measured_share: float
-
-
-class Sums:
-    """Sums over rows of changes with the responses to them, and of activations with what the head reads, both in float64."""
-
-    def __init__(self, n_in: int, n_out: int):
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64)
-
-        self.changes, self.products, self.squares = zeros(n_in, n_in), zeros(n_out, n_in), zeros()
-        self.x_sum, self.read_sum = zeros(n_in), zeros(n_out)
-        self.xx, self.read_x = zeros(n_in, n_in), zeros(n_out, n_in)
-        self.rows, self.batches = torch.zeros(2, dtype=torch.int64)
-
-    def add(
-        self,
-        change: Float[Tensor, "B D"],
-        response: Float[Tensor, "B N"],
-        x: Float[Tensor, "B D"],
-        read: Float[Tensor, "B N"],
-    ) -> None:
-        """Add the rows of one batch. A pair of change and response weighs less the larger the response: 1 / |response|."""
-        change, response, x, read = (part.double().cpu() for part in (change, response, x, read))
-        # A few rows respond many times as strongly as others, and would decide what the mean is
-        weights = response.norm(dim=1, keepdim=True).clamp_min(1e-12).rsqrt()
-        change, response = change * weights, response * weights
-        self.changes += change.T @ change
-        self.products += response.T @ change
-        self.squares += response.square().sum()
-        self.x_sum += x.sum(0)
-        self.read_sum += read.sum(0)
-        self.xx += x.T @ x
-        self.read_x += read.T @ x
-        self.rows += len(change)
-        self.batches += 1
-
-    def solve(self) -> Solution:
-        """Return the least-squares map J from changes to responses, shrunk towards c times the tuned lens A.
-
-        c is the factor with which A predicts the responses best, and the weight of J is t / (t + v): v is the sampling variance of J,
-        summed over its entries, and t is |J - c A|² less v (James & Stein's estimator with its variance estimated). Needs more rows
-        than coordinates."""
-        n, free = int(self.rows), int(self.rows) - len(self.changes)
-        measured = torch.linalg.solve(self.changes, self.products.T).T
-        left = float((self.squares - (measured * self.products).sum()).clamp_min(0))
-        variance = left / free * float(torch.linalg.inv(self.changes).trace())
-        tuned = self._tuned()
-        size = float(((tuned @ self.changes) * tuned).sum())
-        towards = tuned * (float((tuned * self.products).sum()) / size if size else 0.0)
-        apart = max(float((measured - towards).square().sum()) - variance, 0.0)
-        share = apart / (apart + variance) if apart + variance else 1.0
-        explained = 1 - left / float(self.squares) * n / free if self.squares > 0 else 0.0
-        return Solution(towards + share * (measured - towards), explained, share)
-
-    def _tuned(self) -> Float[Tensor, "N D"]:
-        """Return the map from centred activations to the head's centred input, by least squares with a small ridge."""
-        xx = self.xx - torch.outer(self.x_sum, self.x_sum) / self.rows
-        read_x = self.read_x - torch.outer(self.read_sum, self.x_sum) / self.rows
-        ridge = (RIDGE * xx.diagonal().mean()).clamp_min(1e-300)
-        return torch.linalg.solve(xx + ridge * torch.eye(len(xx), dtype=xx.dtype), read_x.T).T
 
 
 def mean_jacobian(
@@ -240,18 +173,25 @@ def _measured(
     sums, part = Sums(width, model.width), _part(store, hook)
     kept = _resume(part, identity, sums)
     saved = time.monotonic()
+    tried = 0
     with progress("jacobian", wanted, "rows", done=min(int(sums.rows), wanted)) as advance:
         for number, (tokens, chosen) in enumerate(_text(store, config)):
             if int(sums.rows) >= wanted:
                 break
+            tried += int(chosen.sum())
+            if tried > MOST_TRIED * wanted:
+                raise ModelError(
+                    f"{int(sums.rows):,} of {tried:,} rows at {hook} respond to a change: {model.name} has no Jacobian lens there"
+                )
             if number < kept:
                 continue
             noise = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
             change = torch.randn(*tokens.shape, width, generator=noise) * chosen[..., None]
+            before = int(sums.rows)
             sums.add(
                 change[chosen], *(part[chosen] for part in _run(model, tokens, hook, change, config.size))
             )
-            advance(int(chosen.sum()))
+            advance(int(sums.rows) - before)
             if time.monotonic() - saved > SAVE_SECONDS:
                 _save(part, identity, sums)
                 saved = time.monotonic()
@@ -314,8 +254,9 @@ def _run(
     assert model.readout is not None
     read = model.readout.normed(reached[0].flatten(0, 1)).view_as(reached[0])
     # A row of zeros cannot be changed by a share of its norm, and has no response
-    response = (read[:n] - read[n:]).double() / (2 * scale().double()).clamp_min(1e-300)
-    return response.cpu(), clean[0].cpu(), ((read[:n] + read[n:]) / 2).cpu()
+    read = read.cpu()  # in a model that several devices share it lies on another one than the hook point
+    response = (read[:n] - read[n:]).double() / (2 * scale().double().cpu()).clamp_min(1e-300)
+    return response, clean[0].cpu(), (read[:n] + read[n:]) / 2
 
 
 def _paths(store: Store, hook: str) -> tuple[Path, Path]:

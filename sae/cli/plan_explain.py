@@ -82,5 +82,6 @@ def _print(command: PlanExplain, cost: Cost, money: tuple[float, float | None] |
     console.print(table)
     print("- a token is taken to have 4 bytes; a question that is tried again costs again")
     if cost.too_few:
-        print(f"- {cost.too_few:,} latents met while drawing have too few texts, and others take their place")
+        others = "they are left out" if command.judging.judge_only else "others take their place"
+        print(f"- {cost.too_few:,} latents have too few texts: {others}")
     print("- nothing has been sent; with --judge, sae explain sends texts of the store to that address")

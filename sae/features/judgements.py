@@ -26,7 +26,7 @@ class Detection:
     balanced_accuracy: Estimate
     """Mean of the shares of firing and of other texts that were told rightly; chance .5."""
     f1: Estimate
-    """Of telling the firing texts."""
+    """F1 of telling the firing texts."""
     texts: int
     """Texts that were answered for."""
     unanswered: int

@@ -1,6 +1,7 @@
 """Lists of latents that people collect and annotate, in lists.json beside the features folder (FORMAT.md, Lists)."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class ListsRecord:
 class FeatureList:
     """The content of a file that shares one list."""
 
+    format: int
     sae_sha256: str
     name: str
     features: list[ListEntry]
@@ -100,6 +102,15 @@ class Lists:
             shared = parse(FeatureList, files.parse_json(content.decode("utf-8-sig")))
         except (ValueError, TypeError) as error:
             raise RunError(f"{file} cannot be read as a list of features: {error}") from error
+        if shared.format > FORMAT:
+            raise RunError(f"{file} has format {shared.format}, this release reads up to {FORMAT}")
+        twice = [
+            latent
+            for latent, times in Counter(entry.feature for entry in shared.features).items()
+            if times > 1
+        ]
+        if twice:
+            raise RunError(f"{file} lists feature {twice[0]} twice")
         if shared.sae_sha256 != self.sae_sha256:
             raise RunError(
                 f"{file} lists features of another SAE: its weights have SHA-256 {shared.sae_sha256[:12]}…, "

@@ -93,13 +93,17 @@ def search(features: FeaturesFolder, meanings: Meanings, query: str, most: int =
 def meanings_of(features: FeaturesFolder, progress: Progress = no_progress) -> Meanings:
     """Return the words of a features folder with their embeddings; they are collected at the first call and kept in the folder.
 
-    Raises RunError for a damaged file, ModelError when the word embeddings cannot be fetched."""
-    path = features.path / FILE
+    Raises RunError for a damaged file, ModelError when the word embeddings cannot be fetched, BusyError when words have to be collected
+    and another process works in the folder."""
     identity = f"{features.digest} {embeddings.VERSION}"
-    if path.exists():
-        kept = _read(features, identity)
-        if kept is not None:
-            return kept
+    if kept := _read(features, identity):
+        return kept
+    with files.alone_in(features.path):
+        return _read(features, identity) or _collected(features, identity, progress)
+
+
+def _collected(features: FeaturesFolder, identity: str, progress: Progress) -> Meanings:
+    """Collect the words and keep them."""
     words: dict[str, int] = {}
     of_latent = np.full((len(features), WORDS), -1, np.int32)
     with progress("words", len(features), "latents") as advance:
@@ -122,17 +126,19 @@ def meanings_of(features: FeaturesFolder, progress: Progress = no_progress) -> M
         "vectors": torch.from_numpy(vectors),
         "of_latent": torch.from_numpy(of_latent),
     }
-    files.write_tensors(path, arrays, f"sae-meaning-{FORMAT}")
+    files.write_tensors(features.path / FILE, arrays, f"sae-meaning-{FORMAT}")
     return Meanings(list(words), vectors.astype(np.float32), of_latent)
 
 
 def words_of(features: FeaturesFolder, latent: int) -> list[str]:
     """Return the words at the peaks of a latent's examples: strongest of the stronger sign first, then evenly spaced random ones."""
-    positive, negative = features.strongest(latent), features.strongest(latent, -1)
-    strongest = positive or negative
+    sides = features.strongest(latent), features.strongest(latent, -1)
+    strongest = max(sides, key=lambda side: abs(side[0].values[side[0].peak]) if side else 0.0)
     sampled = features.sampled(latent)
-    spaced = sampled[:: max(len(sampled) // (WORDS - STRONGEST), 1)]
-    found = [word_at(example) for example in [*strongest[:STRONGEST], *spaced[: WORDS - STRONGEST]]]
+    # They are sorted by their values: evenly spaced ones are typical
+    places = np.linspace(0, len(sampled) - 1, min(len(sampled), WORDS - STRONGEST)).round().astype(int)
+    spaced = [sampled[place] for place in places]
+    found = [word_at(example) for example in [*strongest[:STRONGEST], *spaced]]
     return [word for word in found if word]
 
 
@@ -154,8 +160,10 @@ def word_at(example: Example) -> str:
 
 
 def _read(features: FeaturesFolder, identity: str) -> Meanings | None:
-    """Return what is kept in the folder; None where it is of other features. Raises RunError when it is damaged."""
+    """Return what is kept in the folder; None where nothing is, or of other features. Raises RunError when it is damaged."""
     path = features.path / FILE
+    if not path.exists():
+        return None
     fix = f"rm {quoted(path)}"
     tensors = read_tensors(path, fix)
     try:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -153,7 +153,7 @@ class Judge:
             response = client.post(self.cfg.address, json={**self.settings, "messages": question.messages})
         except httpx.TimeoutException as error:
             raise _Passing(f"no answer within {self.cfg.judge_timeout:g} s (--judge-timeout)") from error
-        except httpx.RequestError as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise _Passing(self._without_key(f"{type(error).__name__}: {error}")) from error
         status = response.status_code
         if status in AGAIN or status >= 500:
@@ -163,9 +163,15 @@ class Judge:
         return _completion(response)
 
     def _refused(self, status: int, said: str) -> JudgeError:
+        named = self.cfg.key_variable
+        variable = (
+            f"the environment variable {named} (--judge-key-env)"
+            if named
+            else "an environment variable, and name it with --judge-key-env"
+        )
         remedy = {
-            401: f"put a valid key into the environment variable {self.cfg.judge_key_env} (--judge-key-env)",
-            403: f"the key in {self.cfg.judge_key_env} (--judge-key-env) must be allowed to use the model",
+            401: f"put a valid key into {variable}",
+            403: f"the key in {variable} must be allowed to use the model",
             404: "check the address, which mostly ends in /v1, and --judge-model",
         }.get(status, "check --judge, --judge-model and --judge-max-tokens")
         return JudgeError(f"{self.cfg.judge} refuses with status {status}: {said}; {remedy}")
@@ -198,7 +204,9 @@ def _retry_after(response: httpx.Response) -> float:
 
 def _completion(response: httpx.Response) -> Answer:
     try:
-        content = response.json()
+        content: Any = files.parse_json(
+            response.text
+        )  # refuses what could not be kept, such as half a surrogate
         text = content["choices"][0]["message"]["content"]
         usage = content.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]

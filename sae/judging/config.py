@@ -8,6 +8,7 @@ from activations.errors import ConfigError
 from sae.runs.records import Scalar
 
 MODEL_VARIABLE = "SAE_JUDGE_MODEL"
+OPENAI = "api.openai.com"
 ELSEWHERE = ("judge", "judge_key_env", "judge_timeout", "judge_at_once", "judge_only")
 """Settings that change no question: they are not written into the result."""
 
@@ -21,8 +22,9 @@ class JudgeConfig:
     behind it. Texts of the store are sent there."""
     judge_model: str | None = None
     """Name of the model at that address; when left out, that in the environment variable SAE_JUDGE_MODEL."""
-    judge_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key for the address, if it needs one. The key is written nowhere."""
+    judge_key_env: str | None = None
+    """Environment variable that holds the key for the address, if it needs one; when left out, OPENAI_API_KEY for api.openai.com
+    and none for any other address. The key is sent to the address and written nowhere."""
     judge_latents: int = 200
     """Latents that the model explains, drawn at random by --judge-seed."""
     judge_only: tuple[int, ...] = ()
@@ -44,7 +46,7 @@ class JudgeConfig:
     judge_timeout: float = 120.0
     """Seconds to wait for an answer before the question is sent again."""
     judge_seed: int = 0
-    """Of the latents drawn and of the texts."""
+    """Seed of the latents drawn and of the texts."""
 
     def __post_init__(self) -> None:
         for name in ("latents", "trials", "windows", "at_once"):
@@ -68,8 +70,12 @@ class JudgeConfig:
     @property
     def address(self) -> str:
         """The address that questions are posted to. Raises ConfigError for one that is not an http address, or holds a password."""
-        found = urlsplit(self.judge or "")
-        if found.scheme not in ("http", "https") or not found.hostname:
+        try:
+            found = urlsplit(self.judge or "")
+            _ = found.port  # raises for one that is no number
+        except ValueError:
+            found = urlsplit("")
+        if found.scheme not in ("http", "https") or not found.hostname or found.fragment:
             raise ConfigError(
                 f"--judge {self.judge} is not an address: it must begin with http:// or https://, as in http://localhost:11434/v1"
             )
@@ -91,11 +97,21 @@ class JudgeConfig:
 
     @property
     def key(self) -> str | None:
-        """The key in the environment; None where there is none. Raises ConfigError for one that cannot be sent."""
-        key = os.environ.get(self.judge_key_env, "").strip()
+        """The key in the environment; None where there is none. Raises ConfigError for one that cannot be sent.
+
+        That of OPENAI_API_KEY is sent to OpenAI's own address alone, unless the option names the variable."""
+        variable = self.key_variable
+        key = os.environ.get(variable, "").strip() if variable else ""
         if not key.isascii() or not key.isprintable():
-            raise ConfigError(f"the key in {self.judge_key_env} holds characters that no key has")
+            raise ConfigError(f"the key in {variable} holds characters that no key has")
         return key or None
+
+    @property
+    def key_variable(self) -> str | None:
+        """The environment variable that holds the key; None where the address gets none."""
+        if self.judge_key_env is None and urlsplit(self.judge or "").hostname == OPENAI:
+            return "OPENAI_API_KEY"
+        return self.judge_key_env
 
     @property
     def sent(self) -> dict[str, Scalar]:

@@ -24,13 +24,13 @@ class Cost:
     calls: int
     """Different questions."""
     kept: int
-    """Of them those that are answered already."""
+    """Questions that are answered already."""
     tokens_in: int
-    """Of the questions that are not answered yet."""
+    """Tokens of the questions that are not answered yet."""
     tokens_out: int
-    """Of their answers, where the model answers with nothing but what it is asked for."""
+    """Tokens of their answers, where the model answers with nothing but what it is asked for."""
     most_tokens_out: int | None
-    """Of their answers at most; None without a limit."""
+    """Tokens of their answers at most; None without a limit."""
 
     def money(self, price_in: float, price_out: float) -> tuple[float, float | None]:
         """Return what it costs at prices per million tokens, and what at most where answers have a limit."""

@@ -43,12 +43,19 @@ class Text:
         return "".join(self.pieces)
 
     def marked(self, only_centre: bool = False) -> str:
-        """Return the text with the tokens on which the latent fires, or only its centre, in << >>."""
-        marks = [place == self.centre for place in range(len(self.pieces))] if only_centre else self.fires
+        """Return the text with the tokens on which the latent fires, or only its centre, in << >>.
+
+        A token that goes on with a character has no text of its own: the token with the character is marked instead."""
+        places = [self.centre] if only_centre else [place for place, fires in enumerate(self.fires) if fires]
+        marked = {self._with_text(place) for place in places}
         return "".join(
-            f"<<{piece}>>" if mark and piece else piece
-            for piece, mark in zip(self.pieces, marks, strict=True)
+            f"<<{piece}>>" if place in marked else piece for place, piece in enumerate(self.pieces)
         )
+
+    def _with_text(self, place: int) -> int:
+        """Return the last place up to this one whose token has a text; the first of all that has one where there is none."""
+        before = [other for other in range(place + 1) if self.pieces[other]]
+        return before[-1] if before else next((i for i, piece in enumerate(self.pieces) if piece), place)
 
 
 @dataclass(frozen=True)

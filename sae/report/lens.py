@@ -43,17 +43,19 @@ def sections(row: FeatureRow, tokens: Any, record: Any, most: int | None = None)
     """Return the lenses of a latent, the one that predicts best first.
 
     `tokens` (`sae.features.lenses.LensTokens`) are the Jacobian lens's and `record` (`LensRecord`) says how well lenses predict;
-    both are None where `sae lens` has not been run. The Jacobian lens is told as the change of logits at the latent's largest value."""
+    both are None where `sae lens` has not been run. The Jacobian lens is told as the change of logits at the latent's largest value,
+    or at its most negative one where it has no other."""
     shown: dict[str, Section] = {}
     if tokens is not None:
-        largest = row["max"] if row["max"] and row["max"] > 0 else 1.0
+        value = (row["max"] or 0.0) if (row["max"] or 0.0) > 0 else (row["min"] or 1.0)
+        sides = [
+            (tokens.raised_tokens[:most], tokens.raised_logits[:most]),
+            (tokens.lowered_tokens[:most], tokens.lowered_logits[:most]),
+        ]
+        (raised, up), (lowered, down) = sides if value > 0 else sides[::-1]
         lists = (
-            render.logits(
-                "raised", tokens.raised_tokens[:most], [largest * by for by in tokens.raised_logits[:most]]
-            ),
-            render.logits(
-                "lowered", tokens.lowered_tokens[:most], [largest * by for by in tokens.lowered_logits[:most]]
-            ),
+            render.logits("raised", raised, [value * by for by in up]),
+            render.logits("lowered", lowered, [value * by for by in down]),
         )
         shown["jacobian"] = Section(*TITLES["jacobian"], agreement(record, "jacobian"), lists)
     if row.get("raised_tokens"):

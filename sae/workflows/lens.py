@@ -130,11 +130,12 @@ def cost(run: Run, cfg: LensConfig, model: LanguageModel) -> Cost:
     # A document is held out as a whole; where documents are longer than windows, few windows have rows of both kinds
     used = min(windows * store.context, held_out * 1.5) / max(held_out, 1)
     jacobian = 0 if known and known.record.config == cfg.jacobian else int(2 * rows * used)
-    effects = len(drawn(features, cfg)) * (cfg.strongest + cfg.sampled) * store.context
+    # Each example is read as it is and with the latent ablated
+    effects = 2 * len(drawn(features, cfg)) * (cfg.strongest + cfg.sampled) * store.context
     tokens = store.read(0).tokens[:2]
-    model.logits(tokens)  # the first pass prepares the model
+    model.logits(tokens).sum().item()  # the first pass prepares the model
     started = time.perf_counter()
-    model.logits(tokens)
+    model.logits(tokens).sum().item()  # waits for a GPU
     per_token = (time.perf_counter() - started) / tokens.numel()
     return Cost(jacobian, effects, per_token * (jacobian + effects))
 

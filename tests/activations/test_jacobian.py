@@ -10,7 +10,8 @@ import torch
 
 from activations import jacobian
 from activations.errors import ConfigError, StoreError
-from activations.jacobian import JacobianConfig, Sums, mean_jacobian, read_jacobian
+from activations.jacobian import JacobianConfig, mean_jacobian, read_jacobian
+from activations.jacobian_sums import Sums
 from activations.language_model import LanguageModel, load
 from activations.store import Store
 from tests import tiny
@@ -110,6 +111,22 @@ def test_shrinking_comes_nearer_than_either_estimate():
     silent = Sums(8, 12)
     silent.add(change, change @ true.T, x, x @ wrong.T)
     torch.testing.assert_close(silent.solve().matrix, true, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_that_do_not_respond_are_left_out():
+    random = torch.Generator().manual_seed(0)
+    true, change = (
+        torch.randn(*shape, generator=random, dtype=torch.float64) for shape in ((12, 8), (600, 8))
+    )
+    response = change @ true.T
+    response[::50] = 1e-9 * torch.randn(
+        12, 12, generator=random, dtype=torch.float64
+    )  # rounding, and no more
+    response[7] = 0
+    sums = Sums(8, 12)
+    sums.add(change, response, change, response)
+    assert int(sums.rows) == 600 - 12 - 1
+    torch.testing.assert_close(sums.solve().matrix, true, rtol=1e-9, atol=1e-9)
 
 
 def test_an_interrupted_measurement_goes_on_to_the_same_bytes(world: Path, tmp_path: Path, monkeypatch):

@@ -78,6 +78,7 @@ LOW = """least => {
     const box = element.getBoundingClientRect();
     if (box.width < 2 || box.height < 2 || element.closest(":disabled, [aria-disabled=true], script, style")) continue;
     if (element.closest("[data-testid=stIconMaterial]")) continue;
+    if (box.right <= 0) continue;  // in the sidebar, which lies beside the window while it is put away
     const style = getComputedStyle(element);
     const chain = ancestors(element);
     const behind = chain.filter(one => {  // a slider's value stands outside of the thumb that holds it, and is larger

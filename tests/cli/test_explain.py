@@ -57,7 +57,7 @@ def test_a_model_is_asked_after_its_cost_is_told_and_stands_beside_the_rules(sae
         assert found is not None and len(found.record.judged) == 3
         fake.key = "secret"
         refused = sae("explain", run, *FEW, "--judge", fake.url, *few, "--judge-seed", "7").complaint
-        assert "refuses with status 401" in refused and "OPENAI_API_KEY" in refused
+        assert "refuses with status 401" in refused and "--judge-key-env" in refused
     assert "--judge-model NAME" in sae("explain", run, "--judge", "http://localhost:1/v1").complaint
 
 

@@ -114,8 +114,9 @@ def test_scores_are_those_of_plain_python(fake, tmp_path):
     detection = results[1].detection["model"]
     assert detection.balanced_accuracy.value == pytest.approx((hits / 10 + right / 10) / 2, abs=1e-12)
     assert detection.f1.value == pytest.approx(2 * hits / (10 + sum(said)), abs=1e-12)
-    low, high = detection.balanced_accuracy.low, detection.balanced_accuracy.high
-    assert low is not None and high is not None and low < detection.balanced_accuracy.value < high
+    found = detection.balanced_accuracy
+    assert found.low is not None and found.high is not None and found.value is not None
+    assert found.low < found.value < found.high
     assert detection.texts == 20
 
 
@@ -150,17 +151,37 @@ def test_a_wrong_key_and_a_wrong_address_are_refused_at_once_and_the_key_is_nowh
     fake, tmp_path, monkeypatch
 ):
     fake.key = "another"
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
     with pytest.raises(
-        JudgeError, match="status 401: wrong key: …; put a valid key into.*OPENAI_API_KEY"
+        JudgeError, match="status 401: wrong key: …; put a valid key into.*JUDGE_KEY"
     ) as error:
-        asker(fake, tmp_path).ask(questions(1), "ask")
+        asker(fake, tmp_path, judge_key_env="JUDGE_KEY").ask(questions(1), "ask")
     assert KEY not in str(error.value) and fake.requests == 1
     with pytest.raises(JudgeError, match="status 404: no such page; check the address"):
         asker(fake, tmp_path, judge=fake.url.removesuffix("/v1")).ask(questions(1), "ask")
     fake.key = KEY
-    asker(fake, tmp_path).ask(questions(1), "ask")
+    asker(fake, tmp_path, judge_key_env="JUDGE_KEY").ask(questions(1), "ask")
     assert [path for path in tmp_path.rglob("*") if KEY.encode() in path.read_bytes()] == []
+
+
+def test_the_key_of_openai_goes_to_openai_alone(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert JudgeConfig(judge="https://api.openai.com/v1").key == KEY
+    assert JudgeConfig(judge="http://lab:8000/v1").key is None
+    assert JudgeConfig(judge="http://lab:8000/v1", judge_key_env="OPENAI_API_KEY").key == KEY
+
+
+@pytest.mark.parametrize(
+    "judge", ["http://[::1/v1", "http://localhost:port/v1", "http://x/v1#part", "localhost"]
+)
+def test_what_is_no_address_is_refused_before_anything_is_sent(judge: str):
+    with pytest.raises(ConfigError, match="is not an address"):
+        _ = JudgeConfig(judge=judge).address
+
+
+def test_a_token_without_a_text_of_its_own_is_marked_at_its_character():
+    text = Text(("a", "é", "", "b"), 2, (False, False, True, False), 0)
+    assert text.marked() == text.marked(only_centre=True) == "a<<é>>b"
 
 
 def test_nothing_is_asked_twice_after_an_interruption_and_equal_questions_once(fake, tmp_path):
@@ -319,9 +340,10 @@ def fires_everywhere(run: Run) -> dict[tuple[int, int], tuple[str, set[int]]]:
 
 
 def test_a_run_is_judged_resumed_and_told_what_it_costs(run: Run, fake, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
     fake.key = KEY
-    cfg = config(fake, **SMALL)
+    settings = {**SMALL, "judge_key_env": "JUDGE_KEY"}
+    cfg = config(fake, **settings)
     cost = judge_cost(run, cfg)
     assert fake.requests == 0 and cost.kept == 0 and cost.latents == 6
     with pytest.raises(KeyboardInterrupt):
@@ -336,7 +358,7 @@ def test_a_run_is_judged_resumed_and_told_what_it_costs(run: Run, fake, monkeypa
     again = judge_cost(run, cfg)
     assert again.kept == again.calls == calls and again.tokens_in == 0
     assert judge(run, cfg).record == found.record and fake.requests == calls
-    more = judge(run, config(fake, **{**SMALL, "judge_latents": 7}))
+    more = judge(run, config(fake, **{**settings, "judge_latents": 7}))
     assert len(more.record.judged) == 7
     assert [one.latent for one in more.record.judged[:6]] == [one.latent for one in found.record.judged]
     features = FeatureStore(run.path / "features")
@@ -346,5 +368,5 @@ def test_a_run_is_judged_resumed_and_told_what_it_costs(run: Run, fake, monkeypa
     assert [
         path for path in run.path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()
     ] == []
-    named = judge(run, config(fake, **SMALL, judge_only=(one.latent,)))
+    named = judge(run, config(fake, **settings, judge_only=(one.latent,)))
     assert [each.latent for each in named.record.judged] == [one.latent]

@@ -52,6 +52,18 @@ def test_a_file_that_is_no_list_changes_nothing(lists: Lists, content: bytes):
     assert not lists.path.exists()
 
 
+def test_a_file_of_a_newer_release_or_with_a_latent_twice_is_refused(lists: Lists, tmp_path: Path):
+    lists.add("dates", {7: "", 8: ""})
+    content = json.loads(lists.export("dates"))
+    other = Lists(tmp_path / "elsewhere.json", "one", 32)
+    for change, said in (
+        ({"format": 2}, "format 2"), ({"features": [content["features"][0]] * 2}, "feature 7 twice"),
+    ):  # fmt: skip
+        with pytest.raises(RunError, match=said):
+            other.load(json.dumps({**content, **change}).encode(), "shared.json")
+    assert other.all() == {}
+
+
 @pytest.mark.parametrize(("name", "latent"), [("", 1), (" ", 1), ("x" * 65, 1), ("dates", 32), ("dates", -1)])
 def test_a_name_or_latent_that_does_not_fit_is_refused(lists: Lists, name: str, latent: int):
     with pytest.raises(RunError):
