@@ -65,6 +65,8 @@ def test_arms_are_compared_shown_and_kept_and_a_kill_costs_little(
         (["--feature", 3], "leave --feature out"),
         (["--shares", 0], "above 0"),
         (["--html", "."], "is a folder"),
+        (["--when", "5"], "--when belongs to --feature"),
+        (["--keep-error", "False"], "--keep-error"),
         (["--unrelated", "nowhere.csv"], "nowhere.csv"),
     ],
 )
