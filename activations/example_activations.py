@@ -41,8 +41,9 @@ class Examples:
     """Token ids that are put before every text, such as the BOS."""
     context: int = 128
     """Tokens that the model reads of a text, `first` included: the last ones, where a text has more."""
-    pooling: Pooling = "last"
-    """`last` takes the activation of the text's last token, `mean` the mean over its tokens, without `first`."""
+    pooling: Pooling | Literal["mean behind the first"] = "last"
+    """`last` takes the activation of the text's last token, `mean` the mean over its tokens, without `first`. `mean behind the
+    first` leaves out the first token too, unless the text has no other: without a BOS it is an attention sink of huge norm."""
 
     def folder(self) -> Path:
         """Return the folder in the user's cache where they are kept."""
@@ -143,6 +144,9 @@ class ExampleActivations:
             if self.examples.pooling == "last":
                 pooled = x[torch.arange(len(x)), is_text.int().cumsum(1).argmax(1)]
             else:
+                if self.examples.pooling == "mean behind the first":
+                    n_first = len(self.examples.first)
+                    is_text[:, n_first] = is_text.sum(1) == 1
                 pooled = (x * is_text[..., None]).sum(1) / is_text.sum(1, keepdim=True)
             out = x.new_empty(len(ids), x.shape[-1]) if out is None else out
             out[places] = pooled

@@ -24,6 +24,9 @@ from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 from sae.workflows.find import condition
 
 FORMAT = 1
+OF_FEATURES = ("strength", "mode", "unit", "prompt", "chat", "positions", "first_token", "when", "keep_error", "seed", "texts",
+               "sweep", "json")  # fmt: skip
+"""Options that --compare and --forecast do not read: they have their own."""
 MOST_TEXTS = 1000  # of a prompt: they are written side by side, and take memory
 LABELS = {
     "concept": "concept in the text",
@@ -105,6 +108,12 @@ class Steer:
             raise ConfigError("--forecast draws its latents itself: leave --feature and --compare out")
         if not self.compare and not self.feature and not self.forecast:
             raise ConfigError("name what to steer: latents with --feature, or concepts with --compare")
+        for name in OF_FEATURES if self.compare or self.forecast else ():
+            if getattr(self, name) != getattr(Steer, name):
+                option = name.replace("_", "-")
+                raise ConfigError(
+                    f"--{option} belongs to --feature: leave it out with --compare and --forecast"
+                )
         if not 1 <= self.texts <= MOST_TEXTS:
             raise ConfigError(f"texts = {self.texts} must lie between 1 and {MOST_TEXTS:,}")
         if not self.prompt:

@@ -152,7 +152,8 @@ def page(record: ArmsRecord, name: str) -> str:
     parts = [
         f'<header class="sae"><h1>Steering {escaped(name)}, compared</h1><p>{escaped(basis(record))}</p></header>',
         render.section(
-            "Verdicts", "concepts by what can be said of an arm beside random directions of equal strength"
+            "Verdicts",
+            "concepts by what can be said of an arm beside random directions of equal strength (the prompt has no strength)",
         ),
         render.columns(
             list(VERDICTS.values()), [(*TITLES[arm], [str(n) for n in row]) for arm, row in counts(record)]

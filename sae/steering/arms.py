@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,14 +16,7 @@ from activations.language_model import LanguageModel
 from sae.steering.measure import divergence, log_probabilities, own, repetition
 
 ArmName = Literal["latent", "difference", "probe", "wrong sign", "prompt", "random"]
-ARMS: dict[ArmName, str] = {
-    "latent": "the latent's decoder row",
-    "difference": "difference of the means of labelled texts",
-    "probe": "weights of a logistic regression on labelled texts",
-    "wrong sign": "the latent's decoder row, the other way",
-    "prompt": "examples of the concept before the prompt",
-    "random": "random directions",
-}
+ARMS: tuple[ArmName, ...] = get_args(ArmName)
 ROWS = 48  # texts written side by side; more gain little speed
 LEAST_RANDOM = 3  # directions whose spread says how much chance does
 STARTS = ("I think that", "The", "Yesterday,", "Here is")
@@ -40,7 +33,7 @@ class ArmsConfig:
     starts: tuple[str, ...] = STARTS
     """Beginnings of the texts, which say nothing of any concept."""
     draws: int = 3
-    """Texts written for each beginning; every arm draws them with the same noise."""
+    """Texts written for each beginning, each with noise of its own, which is the same for every arm."""
     new_tokens: int = 16
     """Tokens written for each text."""
     unrelated_windows: int = 6
@@ -69,6 +62,8 @@ class ArmsConfig:
             raise ConfigError(f"starts = {self.starts}: give at least one beginning, and none that is blank")
         if len(self.starts) * self.draws < 2:
             raise ConfigError("starts times draws makes one text: an interval needs at least two")
+        if not 0 <= self.arms_seed < 2**32:
+            raise ConfigError(f"arms_seed = {self.arms_seed} must lie between 0 and 2^32 - 1")
 
 
 class Push(NamedTuple):
@@ -90,9 +85,17 @@ class Bench(NamedTuple):
     starts: tuple[tuple[int, ...], ...]
     """Ids of each beginning, without `first`."""
     sampling: Sampling
-    seeds: tuple[int, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    """One for each text of each beginning, as many for all of them. Every push has the same."""
     windows: Int[Tensor, "W T"]
     """Unrelated text, without `first`."""
+
+    @property
+    def unmoved(self) -> int:
+        """Positions at the beginning of a text that are neither steered nor compared: those of `first`, and at least one.
+
+        Models use the first position as an attention sink, whose norm is far above that of others, whatever token is there."""
+        return max(1, len(self.first))
 
     def key(self, weights: str, push: Push) -> str:
         """Return a name for what is measured of a push, with the weights of that hash: different pushes have different names."""
@@ -120,36 +123,38 @@ class Outcome(NamedTuple):
     repetition: Float[Tensor, "n"]
     """Share of each text's runs of three tokens that occurred earlier in it."""
     kl: Float[Tensor, "W"]
-    """Mean KL(without || with the push) of next-token predictions in each unrelated window, nats."""
+    """Mean KL(without || with the push) of next-token predictions in each unrelated window, nats; without `first`, its first
+    position is left out."""
     texts: list[list[int]]
     """New tokens of each text."""
 
 
 @torch.no_grad()
-def unsteered(model: LanguageModel, bench: Bench) -> Float[Tensor, "W T V"]:
-    """Return the log-probabilities of the next token at every position of the unrelated windows, without a push."""
+def unsteered(model: LanguageModel, bench: Bench) -> Float[Tensor, "W P V"]:
+    """Return the log-probabilities of the next token at the positions of the unrelated windows that are compared, without a push.
+
+    These are all T positions of a window, or with an empty `bench.first` all but its first."""
     return _predicted(model, bench, NOTHING)
 
 
 @torch.no_grad()
 def measure(
-    model: LanguageModel, bench: Bench, pushes: Sequence[Push], clean: Float[Tensor, "W T V"]
+    model: LanguageModel, bench: Bench, pushes: Sequence[Push], clean: Float[Tensor, "W P V"]
 ) -> list[Outcome]:
     """Measure pushes that have the same prefix, side by side. `clean` is what `unsteered` returns.
 
     Raises GenerationError where the model's predictions overflow or texts do not fit it."""
     (prefix,) = {push.prefix for push in pushes}
-    edits = _added(pushes, len(bench.first))
+    edits = _added(pushes, bench.unmoved)
     by_start: list[list[tuple[list[int], Tensor, float]]] = []
-    for start in bench.starts:
+    for start, seeds in zip(bench.starts, bench.seeds, strict=True):
         prompt = [*bench.first, *prefix, *start]
-        seeds = [*bench.seeds] * len(pushes)
-        texts = generate(model, prompt, {bench.hook: edits}, bench.sampling, seeds)
+        texts = generate(model, prompt, {bench.hook: edits}, bench.sampling, seeds * len(pushes))
         by_start.append(_read(model, bench.hook, [*bench.first, *start], texts))
     outcomes = []
     for number, push in enumerate(pushes):
-        own_rows = slice(number * len(bench.seeds), (number + 1) * len(bench.seeds))
-        rows = [row for start in by_start for row in start[own_rows]]
+        draws = len(bench.seeds[0])
+        rows = [row for start in by_start for row in start[number * draws : (number + 1) * draws]]
         kl = kl_of(model, bench, push, clean)
         texts, pooled, nll = zip(*rows, strict=True)
         repeated = torch.tensor([repetition(text) for text in texts], dtype=torch.float32)
@@ -159,19 +164,19 @@ def measure(
 
 @torch.no_grad()
 def kl_of(
-    model: LanguageModel, bench: Bench, push: Push, clean: Float[Tensor, "W T V"]
+    model: LanguageModel, bench: Bench, push: Push, clean: Float[Tensor, "W P V"]
 ) -> Float[Tensor, "W"]:
     """Return the mean KL(without || with the push) of next-token predictions in each unrelated window, nats."""
     changed = _predicted(model, bench, push)
     return torch.stack([divergence(*pair).mean() for pair in zip(clean, changed, strict=True)]).float()
 
 
-def _added(pushes: Sequence[Push], n_first: int) -> PlacedEdit:
-    """Return an edit that adds each push's vector to its own share of a batch's rows, but not at the first `n_first` positions."""
+def _added(pushes: Sequence[Push], unmoved: int) -> PlacedEdit:
+    """Return an edit that adds each push's vector to its own share of a batch's rows, but not at the first `unmoved` positions."""
     vectors = [push.vector for push in pushes]
 
     def edit(x: Tensor, first: int = 0) -> Tensor:
-        moved = (torch.arange(first, first + x.shape[1]) >= n_first).to(x)[None, :, None]
+        moved = (torch.arange(first, first + x.shape[1]) >= unmoved).to(x)[None, :, None]
         parts = [
             rows if vector is None else rows + moved * vector.to(rows)
             for rows, vector in zip(x.chunk(len(vectors)), vectors, strict=True)
@@ -199,9 +204,10 @@ def _read(
     ]
 
 
-def _predicted(model: LanguageModel, bench: Bench, push: Push) -> Float[Tensor, "W T V"]:
-    """Return the log-probabilities of the next token at the positions of the windows, with a push."""
+def _predicted(model: LanguageModel, bench: Bench, push: Push) -> Float[Tensor, "W P V"]:
+    """Return the log-probabilities of the next token at the positions of the windows that are compared, with a push."""
     before = torch.tensor([*bench.first, *push.prefix], dtype=torch.long).expand(len(bench.windows), -1)
-    edits = None if push.vector is None else {bench.hook: _added([push], len(bench.first))}
-    logits = model.logits(torch.cat([before, bench.windows], 1), edits)[:, before.shape[1] :]
+    edits = None if push.vector is None else {bench.hook: _added([push], bench.unmoved)}
+    compared_from = bench.unmoved + len(push.prefix)
+    logits = model.logits(torch.cat([before, bench.windows], 1), edits)[:, compared_from:]
     return logits.float().log_softmax(-1).cpu()

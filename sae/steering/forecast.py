@@ -23,14 +23,7 @@ FOLDS = 8
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Strengths of the ridge penalty that are compared."""
 RESAMPLES = 1000
-PREDICTORS = {
-    "energy": "activation energy that the other latents bring along its decoder row",
-    "mean_cosine": "cosine of its decoder row and the mean activation",
-    "footprint": "logits that it raises most minus those that it lowers most, by its weights",
-    "cofiring": "largest pointwise mutual information with another latent",
-    "largest": "largest value on the corpus",
-    "density": "share of tokens it fires on",
-}
+PREDICTORS = ("energy", "mean_cosine", "footprint", "cofiring", "largest", "density")
 Array = NDArray[np.float64]
 
 
@@ -121,7 +114,7 @@ def side_effect(
     bench: Bench,
     rows: Float[Tensor, "n D"],
     length: float,
-    clean: Float[Tensor, "W T V"],
+    clean: Float[Tensor, "W P V"],
 ) -> list[float]:
     """Return the mean KL on unrelated text where every activation moves by `length` along each of the rows, nats."""
     unit = rows / rows.norm(dim=1, keepdim=True)

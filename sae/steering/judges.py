@@ -28,6 +28,7 @@ class Judge(NamedTuple):
     weights: Float[np.ndarray, "D"]
     zero: float
     scale: float
+    """Not above 0 where a few texts outweigh the order of the others: such a judge has no unit to score in."""
     auc: float
     """On the texts that test it."""
 

@@ -1,6 +1,7 @@
 """Prepare concepts for a comparison of steering: what steers towards each, chosen on one part of its texts, and a judge taught on another."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from activations.errors import LabelError
-from activations.example_activations import ExampleActivations
+from activations.example_activations import ExampleActivations, Examples
 from activations.labelled_texts import LabelledTexts
 from activations.language_model import LanguageModel
 from activations.progress import Progress
@@ -64,8 +65,7 @@ def concepts_of(
 ) -> tuple[list[Concept], dict[str, str]]:
     """Return every concept with what steers towards it, chosen on one part of its texts and judged by another, and those that
     cannot be judged or steered, by name with the reason."""
-    reading = ProbeConfig(context=cfg.labelled_tokens, pooling="mean")
-    cache = ExampleActivations(examples_of(run, model, reading))
+    cache = ExampleActivations(_reading(run, model, cfg))
     cache.fill(model, [text for task in tasks for text in task.texts], progress)
     drawn = [parts(task.labels, cfg.arms_seed) for task in tasks]
     chosen_on = [task.texts[row] for task, (choose, _, _) in zip(tasks, drawn, strict=True) for row in choose]
@@ -80,11 +80,8 @@ def concepts_of(
             x, y = cache.of(task.texts).numpy(), task.labels
             judge = Judge.taught(x[teach], y[teach], x[test], y[test], cfg.arms_seed)
             found = latents.find(own, y[choose], cfg.arms_seed).latents
-            if judge.auc < LEAST_AUC:
-                left_out[task.name] = (
-                    f"a probe taught on {len(teach)} of its texts has an AUC of {judge.auc:.2f} on {len(test)} others, and needs "
-                    f"{LEAST_AUC} to judge what steering does"
-                )
+            if reason := unfit(judge, len(teach), len(test)):
+                left_out[task.name] = reason
             elif not found:
                 left_out[task.name] = "no latent fires differently on its two classes"
             else:
@@ -94,6 +91,22 @@ def concepts_of(
                 concepts.append(Concept(task, found[0], judge, vectors, prefixes, x, sizes))
             advance(1, note=task.name)
     return concepts, left_out
+
+
+def _reading(run: Run, model: LanguageModel, cfg: ArmsConfig) -> Examples:
+    """Return how labelled texts become activations: by the mean over the positions that an arm would move."""
+    examples = examples_of(run, model, ProbeConfig(context=cfg.labelled_tokens, pooling="mean"))
+    return examples if examples.first else replace(examples, pooling="mean behind the first")
+
+
+def unfit(judge: Judge, taught: int, tested: int) -> str | None:
+    """Return why a judge that was taught on so many texts and tested on others cannot tell what steering does, None if it can."""
+    told = f"a probe taught on {taught} of its texts"
+    if judge.auc < LEAST_AUC:
+        return f"{told} has an AUC of {judge.auc:.2f} on {tested} others, and needs {LEAST_AUC} to judge what steering does"
+    if not judge.scale > 0:
+        return f"{told} scores those of {tested} others with the concept no higher on average than those without it"
+    return None
 
 
 def parts(labels: Bool[np.ndarray, "n"], seed: int) -> list[list[int]]:

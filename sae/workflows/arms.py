@@ -56,8 +56,8 @@ def compare_arms(
     goes on where it stopped, and one with more concepts measures only what is new. arms.json holds the concepts of the last call.
 
     A concept that a probe cannot learn from its texts is left out, with the reason. Raises LabelError for one with fewer than 20
-    texts of a class, for two of one name, and when none is left; RunError for a run without features or held-out text; BusyError when another process works in the
-    folder; ConfigError without scikit-learn."""
+    texts of a class, for two of one name, and when none is left; RunError for a run without features or held-out text; StoreError
+    for a run whose store is not there; BusyError when another process works in the folder; ConfigError without scikit-learn."""
     cfg = cfg or ArmsConfig()
     require_scikit_learn()
     _ = run.digest
@@ -69,9 +69,9 @@ def compare_arms(
         raise LabelError(f"two sets of labelled texts are called {twice!r}: name each concept once")
     model, sae = model or model_of(run), run.sae().to(device())
     with _alone(run):
+        bench = bench_of(run, model, cfg)  # refuses a missing store before the model reads all texts
         ready, left_out = concepts_of(run, model, sae, used, cfg, progress)
         concepts = {each.task.name: each for each in ready}
-        bench = bench_of(run, model, cfg)
         steered = [concepts[task.name] for task in tasks if task.name in concepts]
         if not steered:
             raise LabelError(
@@ -96,7 +96,8 @@ def compare_arms(
 def _alone(run: Run) -> Iterator[None]:
     (run.path / FOLDER / POINTS).mkdir(parents=True, exist_ok=True)
     with files.alone_in(run.path / FOLDER):
-        files.sweep(run.path / FOLDER)
+        for folder in (run.path / FOLDER, run.path / FOLDER / POINTS):
+            files.sweep(folder)
         yield
 
 
@@ -107,9 +108,16 @@ def bench_of(run: Run, model: LanguageModel, cfg: ArmsConfig) -> Bench:
         first = [] if model.vocabulary.bos is None else [model.vocabulary.bos]
     tokens, _ = held_out_windows(run.store, cfg.unrelated_windows)
     starts = tuple(tuple(model.vocabulary.encode(start)) for start in cfg.starts)
-    seeds = tuple(range(cfg.arms_seed, cfg.arms_seed + cfg.draws))
+    seeds = tuple(
+        tuple(_seed(cfg.arms_seed, start, draw) for draw in range(cfg.draws)) for start in range(len(starts))
+    )
     windows = tokens[:, run.store.spec.excluded :][:, : cfg.window_tokens].long()
     return Bench(run.hook, tuple(first), starts, Sampling(cfg.new_tokens, 0.7, 0.95), seeds, windows)
+
+
+def _seed(arms_seed: int, start: int, draw: int) -> int:
+    """Return a text's own seed: intervals take the texts of all beginnings, and of different `arms_seed`, for independent."""
+    return int(np.random.SeedSequence(arms_seed, spawn_key=(start, draw)).generate_state(1)[0])
 
 
 def measured(
@@ -123,7 +131,7 @@ def measured(
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     with progress("steer", len(pushes), "strengths", len(pushes) - len(missing)) as advance:
         clean = unsteered(model, bench) if missing else None
-        for group in _groups(missing, pushes, max(1, ROWS // len(bench.seeds))):
+        for group in _groups(missing, pushes, max(1, ROWS // len(bench.seeds[0]))):
             assert clean is not None
             for number, outcome in zip(
                 group, measure(model, bench, [pushes[n] for n in group], clean), strict=True

@@ -198,8 +198,10 @@ def load_monitor(run: Run, name: str) -> Monitor:
 def condition(run: Run, text: str) -> Condition | None:
     """Return the condition that a user typed, for steering: that of `condition_of`, or a monitor's as monitor:NAME.
 
-    A monitor's holds at every token on which the latent that it watches is above the monitor's threshold. Raises ConfigError
-    for a text that is no condition, RunError for a monitor that the run does not have."""
+    A monitor's holds at every token on which the latent that it watches is above the monitor's threshold: on which sign times
+    its value is, so that a monitor of sign -1 holds where -value > threshold. That includes every token on which the latent does
+    not fire when the threshold is below 0. Raises ConfigError for a text that is no condition, RunError for a monitor that the run
+    does not have."""
     name = text.strip().removeprefix(MONITOR)
     if name == text.strip():
         return condition_of(text)

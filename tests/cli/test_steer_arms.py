@@ -65,6 +65,8 @@ def test_arms_are_compared_shown_and_kept_and_a_kill_costs_little(
         (["--feature", 3], "leave --feature out"),
         (["--shares", 0], "above 0"),
         (["--html", "."], "is a folder"),
+        (["--when", "5"], "--when belongs to --feature"),
+        (["--no-keep-error"], "--keep-error belongs"),
         (["--unrelated", "nowhere.csv"], "nowhere.csv"),
     ],
 )
@@ -77,6 +79,7 @@ def test_what_it_cannot_use_is_one_line(
 def test_nothing_to_steer_is_one_line(sae: Server, run: Path):
     assert "--feature" in sae("steer", run).complaint
     assert "--compare" in sae("steer", run, "--feature", 1, "--html", "x.html").complaint
+    assert "--chat belongs to --feature" in sae("steer", run, "--forecast", 24, "--chat").complaint
 
 
 def test_a_concept_that_no_probe_can_learn_is_named(

@@ -12,11 +12,13 @@ from activations.generation import Sampling, generate
 from activations.language_model import LanguageModel, load
 from sae.report import arms as arms_report
 from sae.runs.arms import ArmResult, ArmsRecord, ConceptResult, Level, Nulls
+from sae.runs.run import Run
 from sae.steering import judges
 from sae.steering.arms import ARMS, NOTHING, ArmsConfig, Bench, Outcome, Push, measure, unsteered
 from sae.steering.interventions import Intervention
 from sae.steering.judges import Judge, beside_random, nulls
-from sae.workflows.arm_concepts import parts
+from sae.workflows.arm_concepts import parts, unfit
+from sae.workflows.arms import bench_of
 from tests import tiny
 from tests.sae import steered
 from tests.sae.small import SMALL
@@ -32,7 +34,7 @@ def model(world) -> LanguageModel:
 @pytest.fixture(scope="module")
 def bench() -> Bench:
     windows = steered.TOKENS[:2, 1:9].clone()
-    return Bench(tiny.HOOK, (0,), ((5, 9, 20), (30,)), Sampling(6, 0.7), (0, 1), windows)
+    return Bench(tiny.HOOK, (0,), ((5, 9, 20), (30,)), Sampling(6, 0.7), ((0, 1), (2, 3)), windows)
 
 
 def random_gains(rng: np.random.Generator, directions: int, effect: float, noise: float) -> np.ndarray:
@@ -91,9 +93,9 @@ def test_a_push_is_steering_by_that_much_of_the_norm(model, bench):
     push = Push(row / row.norm() * 0.5 * steering.calibration.norm)
     (outcome,) = measure(model, bench, [push], unsteered(model, bench))
     wanted = []
-    for start in bench.starts:
+    for start, seeds in zip(bench.starts, bench.seeds, strict=True):
         prompt = [0, *start]
-        wanted += generate(model, prompt, steering.edits(len(prompt)), bench.sampling, bench.seeds)
+        wanted += generate(model, prompt, steering.edits(len(prompt)), bench.sampling, seeds)
     assert outcome.texts == wanted
 
 
@@ -124,6 +126,48 @@ def test_kl_and_surprise_are_their_formulas_and_nothing_changes_nothing(model, b
     torch.testing.assert_close(pushed.pooled[0], seen.mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_without_a_bos_the_first_position_is_neither_steered_nor_compared(model, bench):
+    bare = bench._replace(first=())
+    vector = 4 * torch.randn(16, generator=torch.Generator().manual_seed(5))
+
+    def edit(h, first=0):
+        moved = torch.arange(first, first + h.shape[1]) > 0
+        return h + moved[None, :, None] * vector
+
+    clean = unsteered(model, bare)
+    (outcome,) = measure(model, bare, [Push(vector)], clean)
+    wanted = []
+    for start, seeds in zip(bare.starts, bare.seeds, strict=True):
+        wanted += generate(model, [*start], {tiny.HOOK: edit}, bare.sampling, seeds)
+    assert outcome.texts == wanted
+    p, q = (
+        log_softmax(model.logits(bare.windows, edits)[:, 1:].double().numpy(), -1)
+        for edits in (None, {tiny.HOOK: edit})
+    )
+    np.testing.assert_allclose(outcome.kl, (np.exp(p) * (p - q)).sum(-1).mean(-1), rtol=1e-4)
+    (prompted,) = measure(model, bare, [Push(prefix=(7, 8))], clean)
+    before = torch.tensor([[7, 8]]).expand(2, -1)
+    q = log_softmax(model.logits(torch.cat([before, bare.windows], 1))[:, 3:].double().numpy(), -1)
+    np.testing.assert_allclose(prompted.kl, (np.exp(p) * (p - q)).sum(-1).mean(-1), rtol=1e-4)
+
+
+def test_every_text_has_a_seed_of_its_own_that_more_draws_keep(world, model):
+    run = Run(world / "runs" / "toy")
+    seeds = [bench_of(run, model, ArmsConfig(arms_seed=seed)).seeds for seed in (0, 1, 2)]
+    every = [seed for each in seeds for start in each for seed in start]
+    assert len({*every}) == len(every) == 3 * 4 * 3
+    more = bench_of(run, model, ArmsConfig(draws=5)).seeds
+    assert tuple(start[:3] for start in more) == seeds[0]
+
+
+def test_a_judge_without_a_unit_is_left_out_with_the_reason():
+    weights = np.eye(4)[0]
+    assert unfit(Judge(weights, 0.0, 1.0, 0.9), 40, 20) is None
+    assert "AUC of 0.50" in (unfit(Judge(weights, 0.0, 1.0, 0.5), 40, 20) or "")
+    for scale in (0.0, -1.0, np.nan):
+        assert "no higher on average" in (unfit(Judge(weights, 0.0, scale, 0.9), 40, 20) or "")
+
+
 def test_pushes_side_by_side_are_measured_as_alone(model, bench):
     vectors = 3 * torch.randn(3, 16, generator=torch.Generator().manual_seed(6))
     clean = unsteered(model, bench)
@@ -138,7 +182,7 @@ def test_a_prefix_is_read_before_text_and_windows_and_then_judged_without_it(mod
     clean = unsteered(model, bench)
     (outcome,) = measure(model, bench, [Push(prefix=(7, 8, 9))], clean)
     start = bench.starts[1]
-    assert outcome.texts[2:] == generate(model, [0, 7, 8, 9, *start], None, bench.sampling, bench.seeds)
+    assert outcome.texts[2:] == generate(model, [0, 7, 8, 9, *start], None, bench.sampling, bench.seeds[1])
     tokens = torch.tensor([[0, *start, *outcome.texts[2]]])
     seen = model.capture(tokens, [tiny.HOOK])[tiny.HOOK][0, 1 + len(start) :]
     torch.testing.assert_close(outcome.pooled[2], seen.mean(0), rtol=1e-4, atol=1e-5)
@@ -153,7 +197,7 @@ def test_what_differs_has_another_name(bench):
         bench.key("a", Push(-vector)),
         bench.key("a", NOTHING),
         bench.key("a", Push(prefix=(1,))),
-        bench._replace(seeds=(0, 2)).key("a", Push(vector)),
+        bench._replace(seeds=((0, 1), (2, 4))).key("a", Push(vector)),
         bench._replace(windows=bench.windows + 1).key("a", Push(vector)),
     ]
     assert len({*keys}) == len(keys)
@@ -189,7 +233,7 @@ def test_no_text_chooses_teaches_and_tests():
 @pytest.mark.parametrize(
     "changes",
     [{"shares": ()}, {"shares": (0.1, 0.1)}, {"shares": (-1.0,)}, {"directions": 2}, {"starts": (" ",)},
-     {"starts": ("a",), "draws": 1}, {"labelled": 20}],
+     {"starts": ("a",), "draws": 1}, {"labelled": 20}, {"arms_seed": -1}, {"arms_seed": 2**32}],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):

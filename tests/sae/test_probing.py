@@ -184,6 +184,24 @@ def test_cached_activations_are_the_models_own_at_the_last_token(world: Path, tm
             assert torch.allclose(row.double(), wanted, atol=1e-5)
 
 
+def test_the_mean_behind_the_first_token_is_kept_apart_and_leaves_it_out(world: Path, cache: Path):
+    model = load(str(world / "model"))
+    texts = ["the mat sat on a cat", "x"]
+    poolings = ("mean", "mean behind the first")
+    about = [example_activations.Examples("m", "w", "float32", tiny.HOOK, [], 8, each) for each in poolings]
+    kept = [example_activations.ExampleActivations(each) for each in about]
+    for each in kept:
+        assert each.missing(texts) == texts
+        each.fill(model, texts)
+    for row, text in enumerate(texts):
+        ids = torch.tensor([model.vocabulary.encode(text)[-8:]])
+        x = model.capture(ids, [tiny.HOOK])[tiny.HOOK][0]
+        rest = x[1:] if len(x) > 1 else x
+        assert torch.allclose(kept[0].of(texts)[row], x.mean(0), atol=1e-5)
+        assert torch.allclose(kept[1].of(texts)[row], rest.mean(0), atol=1e-5)
+    assert len(model.vocabulary.encode(texts[1])) == 1
+
+
 def test_a_damaged_cache_is_refused_by_name(world: Path, tmp_path: Path):
     about = example_activations.Examples("m", "w", "float32", tiny.HOOK, [0])
     kept = example_activations.ExampleActivations(about, tmp_path / "kept")
