@@ -93,7 +93,8 @@ def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
 def side_effects(run: Run, latent: int) -> str:
     """Return how strong the side effects of steering by a feature are forecast to be, as a line; empty where that is not known."""
     path = run.path / FOLDER / FORECAST
-    shares = _forecast(run.path, stamp(path)) if path.exists() else None
+    features = run.path / "features" / INDEX
+    shares = _forecast(run.path, stamp(path), stamp(features)) if path.exists() else None
     return steering_report.side_effects(shares[latent]) if shares else ""
 
 
@@ -266,12 +267,12 @@ def _suggestions(path: Path, stamp: tuple[int, int]) -> list[tuple[int, str]]:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _forecast(path: Path, stamp: tuple[int, int]) -> list[float] | None:
-    run = Run(path)
-    record = read_forecast(run)
+def _forecast(path: Path, stamp: tuple[int, int], features_stamp: tuple[int, int]) -> list[float] | None:
+    run, store = Run(path), FeatureStore(path / "features")
+    record = read_forecast(run, store.digest)
     if record is None or not holds(record):
         return None
-    return forecast_shares(FeatureStore(path / "features"), record, run.sae())
+    return forecast_shares(store, record, run.sae())
 
 
 def _dose_response(

@@ -102,12 +102,26 @@ class TreeAbsorption(NamedTuple):
         return self.alone - self.with_child
 
 
+def one_sided(sae: SAE) -> SAE:
+    """Return an SAE without negative values that computes the same: latents F to 2 F - 1 are the negative sides of a signed SAE's
+    latents 0 to F - 1, their rows negated; any other SAE is returned as it is.
+
+    The formulas know a direction and a value above 0 for each latent, so that they would judge a signed latent by its sign, which
+    is arbitrary."""
+    if not sae.signed:
+        return sae
+    form = sae.simpler()
+    assert form is not None, f"{type(sae).__name__} is signed and has no unsigned form"
+    return form.to(sae.W_dec)
+
+
 @torch.no_grad()
 def tree_absorption(sae: SAE, tree: Tree, rows: int = ROWS, seed: int = 10**6) -> TreeAbsorption:
     """Measure an SAE that reads the tree's own units: is the parent's latent silent where a child fires?
 
-    The parent's latent is the one whose decoder row is nearest to it, and the feature that is measured is the true parent. NaN
-    where the drawn rows have no parent with a child, or none without."""
+    The parent's latent is the one whose decoder row is nearest to it, a side of one where latents are signed (`one_sided`), and
+    the feature that is measured is the true parent. NaN where the drawn rows have no parent with a child, or none without."""
+    sae = one_sided(sae)
     x, true = tree.draw(rows, torch.Generator().manual_seed(seed))
     parent = true[:, 0] != 0
     child = (true[:, 1 : 1 + tree.children] != 0).any(1)

@@ -9,7 +9,7 @@ FEATURES = ("", "L0", "FVU", "F1", "MCC", "uniq", "found")
 HIERARCHY = ("parents", "beside", "absorb")
 SAID = {
     "recovered": "recovered by {}",
-    "absorbed": "not recovered but absorbed by {}: most parents are found, but their latents fall silent where a child's fires",
+    "absorbed": "not recovered but absorbed by {}: most parents are found, but their latents fire more rarely where a child is active",
     "not recovered": "not recovered by {}",
 }
 SHORT = {"absorbed": "not: absorbed"}

@@ -138,10 +138,11 @@ class ForecastRecord:
     """Weights of the forecast by predictor; both in normal scores."""
 
 
-def read_forecast(run: Run) -> ForecastRecord | None:
-    """Return the forecast of a run's present weights, None where there is none. Raises RunError when it is damaged."""
+def read_forecast(run: Run, features_sha256: str) -> ForecastRecord | None:
+    """Return the forecast of a run's present weights and of the features with this digest, None where there is none. Raises RunError
+    when it is damaged."""
     path: Path = run.path / FOLDER / FORECAST
     if not path.exists():
         return None
     record = read_record(path, "arms", FORMAT, ForecastRecord, f"rm {quoted(path)}")
-    return record if record.sae_sha256 == run.digest else None
+    return record if (record.sae_sha256, record.features_sha256) == (run.digest, features_sha256) else None

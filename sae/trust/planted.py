@@ -31,9 +31,11 @@ class Judged(NamedTuple):
     """How much larger that share is than each control's, with a paired bootstrap interval over features."""
     hierarchy: HierarchyVerdict | None
     """recovered: the features are, and the parents are kept; absorbed: not recovered, and most parents are found but at most half
-    are kept, because their latents fall silent where a child's fires; not recovered: anything else. None without a hierarchy."""
+    are kept, and the latents of those found fire beyond doubt more rarely beside a child than alone; not recovered: anything else.
+    None without a hierarchy."""
     kept: Estimate | None
-    """Share of parents that are kept, with a bootstrap interval over parents."""
+    """Share of parents that are kept, of those that the drawn rows have beside a child, with a bootstrap interval over them; None
+    where there is none."""
 
 
 def judge(sae: SAE, controls: Mapping[str, SAE], world: World) -> Judged:
@@ -50,17 +52,26 @@ def judge(sae: SAE, controls: Mapping[str, SAE], world: World) -> Judged:
     verdict = "recovered" if recovered else "not recovered"
     if not bool((world.parents >= 0).any()):
         return Judged(verdict, found, better_by, None, None)
-    return Judged(verdict, found, better_by, *_hierarchy(parents(sae, world), verdict))
+    return Judged(verdict, found, better_by, *hierarchy(parents(sae, world), verdict))
 
 
-def _hierarchy(measured: Parents, features: Verdict) -> tuple[HierarchyVerdict, Estimate]:
-    """Return what is said of a hierarchy, and the share of parents that are kept."""
-    one_each = np.ones(len(measured.found))
-    found = ratio(measured.found.double().numpy(), one_each)
-    kept = ratio((measured.found & (measured.beside >= BESIDE)).double().numpy(), one_each)
+def hierarchy(measured: Parents, features: Verdict) -> tuple[HierarchyVerdict, Estimate | None]:
+    """Return what `Judged` says of a hierarchy, and the share of parents that are kept, from its parents as they were measured and
+    what was said of all features."""
+    found = measured.found.numpy()
+    alone, beside = measured.alone.double().numpy(), measured.beside.double().numpy()
+    share_found = ratio(found, np.ones(len(found)))
+    seen = ~np.isnan(beside)
+    if not seen.any():
+        return "not recovered", None
+    kept = ratio(found & (beside >= BESIDE), seen)
     if features == "recovered" and kept.low > LEAST:
         return "recovered", kept
-    return "absorbed" if found.low > LEAST and kept.value <= LEAST else "not recovered", kept
+    silenced = alone - beside
+    known = found & ~np.isnan(silenced)
+    rarer = ratio(np.where(known, silenced, 0.0), known)
+    absorbed = share_found.low > LEAST and kept.value <= LEAST and rarer.low > 0
+    return "absorbed" if absorbed else "not recovered", kept
 
 
 @torch.no_grad()

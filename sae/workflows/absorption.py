@@ -15,7 +15,7 @@ from activations.example_activations import ExampleActivations, Examples
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE
-from sae.evaluation.absorption import absorbed
+from sae.evaluation.absorption import absorbed, one_sided
 from sae.probing.absorption import ABSORPTION, FORMAT, AbsorptionRecord, LetterAbsorption, Whose
 from sae.probing.letters import LETTERS, LetterProbe, Words, f1, letter_probe, split_latents, words_of
 from sae.probing.probes import Matrix
@@ -47,6 +47,8 @@ class AbsorptionConfig:
             raise ConfigError(f"most_latents = {self.most_latents} must be at least 1")
         if not 0 <= self.jump <= 1:
             raise ConfigError(f"jump = {self.jump} must lie in [0, 1]")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed = {self.seed} must be at least 0 and less than 2**32")
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,11 @@ class _Read:
 
     x: Float[Tensor, "n D"]
     values: Matrix
-    """The SAE's latents [n, F], CSR, as lengths of what they add."""
+    """The SAE's `one_sided` latents [n, F], CSR, as lengths of what they add."""
     directions: Float[Tensor, "F D"]
-    """Its decoder rows at norm 1, in the space of x."""
+    """Their decoder rows at norm 1, in the space of x."""
+    d_sae: int
+    """Latents of the SAE itself: F, or F / 2 where they are signed."""
 
 
 def absorption(
@@ -123,6 +127,7 @@ def _examples(run: Run, model: LanguageModel) -> Examples:
 def _read(sae: SAE, x: Float[Tensor, "n D"], n_train: int, seed: int) -> Mapping[Whose, _Read]:
     """Return what the SAE and a random one make of the words."""
     scale = float(x[:n_train].double().square().mean()) ** -0.5
+    d_sae, sae = sae.d_sae, one_sided(sae)
     turn, turned_x = turned(sae, x, seed)
     decoder = sae.W_dec.detach().float().cpu()
     norms = decoder.norm(dim=1)
@@ -136,9 +141,9 @@ def _read(sae: SAE, x: Float[Tensor, "n D"], n_train: int, seed: int) -> Mapping
         return code
 
     return {
-        "sae": _Read(scale * x, values(x), rows),
+        "sae": _Read(scale * x, values(x), rows, d_sae),
         # x - b_dec is (what it reads - b_dec) turned back, and so are the decoder rows
-        "random sae": _Read(scale * x, values(turned_x), rows @ turn.T),
+        "random sae": _Read(scale * x, values(turned_x), rows @ turn.T, d_sae),
     }
 
 
@@ -183,12 +188,14 @@ def _letter(
     values = torch.from_numpy(read.values[rows].toarray())
     feature = torch.from_numpy(probe.weights)
     result = absorbed(read.x[rows], values, read.directions, feature, split.latents)
+    # both sides of a signed latent may stand for the letter: it is named once
+    latents = list(dict.fromkeys(latent % read.d_sae for latent in split.latents))
     return LetterAbsorption(
         letter,
         int(has[n:].sum()),
         len(rows),
         f1(has[n:], probe.scores(read.x[n:].numpy()) > 0),
-        split.latents,
+        latents,
         split.f1,
         result.fraction.mean().item(),
         result.full.double().mean().item(),

@@ -71,7 +71,8 @@ def pool(
     cfg, out = cfg or PoolConfig(), Path(out)
     check(runs)
     settings = _settings(runs, out, cfg)
-    if files.is_taken(out, besides=(POOL,)) and not (resume and (out / "run.json").exists()):
+    begun = (out / "run.json").exists() and (out / POOL).exists()
+    if files.is_taken(out, besides=(POOL,)) and not (resume and begun):
         raise RunError(f"{out} is not empty: choose another --out, or add --resume to continue a pool")
     if (out / POOL).exists():
         _refuse_other_pool(out, runs, cfg)

@@ -188,11 +188,16 @@ def test_a_condition_typed_is_in_the_address_and_a_wrong_one_is_complained_of(sh
         assert at.query_params["when"] == "4 < -1"
 
 
-@pytest.mark.parametrize(("correlation", "shown"), [(0.45, True), (0.2, False)])
-def test_side_effects_are_foretold_only_where_the_forecast_holds(show, runs, tmp_path, correlation, shown):
+@pytest.mark.parametrize(
+    ("correlation", "features", "shown"),
+    [(0.45, "these", True), (0.2, "these", False), (0.45, "others", False)],
+)
+def test_side_effects_are_foretold_only_where_the_forecast_holds(
+    show, runs, tmp_path, correlation, features, shown
+):
     run = Run(shutil.copytree(runs / "toy", tmp_path / "runs" / "toy"))
     weights = dict.fromkeys(PREDICTORS, 1.0)
-    digest = FeatureStore(run.path / "features").digest
+    digest = FeatureStore(run.path / "features").digest if features == "these" else "0"
     found = Estimate(correlation, correlation - 0.1, correlation + 0.1)
     record = ForecastRecord(1, run.digest, digest, 0.3, 6, 32, [], [], found, weights)
     (run.path / "arms").mkdir()

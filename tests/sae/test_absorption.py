@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from activations.errors import ConfigError, LabelError, RunError
 from activations.language_model import LanguageModel, load
-from sae.architectures import ReLU, ReLUConfig, TopKConfig
+from sae.architectures import AbsTopK, AbsTopKConfig, ReLU, ReLUConfig, TopKConfig
 from sae.evaluation.absorption import absorbed, tree_absorption
 from sae.evaluation.synthetic import Tree
 from sae.probing.absorption import AbsorptionRecord
@@ -108,6 +108,29 @@ def test_half_an_absorption_is_measured_as_half():
     found = tree_absorption(dictionary(rows / norms, reads * norms), TREE)
     assert found.fraction == pytest.approx(0.5, abs=1e-3)
     assert (found.full, found.gap) == (0, 0)
+
+
+def signed(mirrored: list[int], per: Literal["token", "batch"]) -> AbsTopK:
+    """Return a signed SAE whose latent for the parent falls silent beside a child, with some latents' values and rows negated."""
+    parent, children, rest = TREE.features[:1], TREE.features[1:5], TREE.features[5:]
+    rows = torch.cat([parent, normalize(parent + children, dim=1), rest])
+    reads = torch.cat([parent - 1.1 * children.sum(0, keepdim=True), math.sqrt(2) * children, rest])
+    rows[mirrored], reads[mirrored] = -rows[mirrored], -reads[mirrored]
+    sae = AbsTopK(rows.shape[1], AbsTopKConfig(d_sae=len(rows), k=2, per=per), seed=None).requires_grad_(
+        False
+    )
+    sae.W_dec.copy_(rows)
+    sae.W_enc.copy_(reads.T)
+    sae.threshold.fill_(0.2)
+    return sae
+
+
+@pytest.mark.parametrize("per", ["token", "batch"])
+def test_the_sign_of_a_signed_latent_changes_nothing(per: Literal["token", "batch"]):
+    plain = tree_absorption(signed([], per), TREE)
+    assert plain.fraction > 0.5, "it absorbs"
+    for mirrored in ([0], [1, 2], [0, 1, 4]):
+        assert tree_absorption(signed(mirrored, per), TREE) == pytest.approx(plain)
 
 
 def test_the_probe_minimises_the_balanced_loss():
@@ -217,6 +240,30 @@ def test_a_run_is_measured_letter_by_letter_beside_a_random_sae(run: Run, model:
     assert report.tables(record).count("<table") == 2
 
 
+def test_a_signed_sae_is_measured_the_same_with_any_signs(
+    run: Run, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    plain = run.sae()
+    sae, other = (AbsTopK(plain.d_model, AbsTopKConfig(d_sae=64, k=6), seed=None) for _ in range(2))
+    signs = torch.ones(64)
+    signs[::3] = -1
+    for one, sign in ((sae, torch.ones(64)), (other, signs)):
+        one.requires_grad_(False).b_dec.copy_(plain.b_dec)
+        one.W_dec.copy_(plain.W_dec * sign[:, None])
+        one.W_enc.copy_(plain.W_enc * sign)
+        one.b_enc.copy_(plain.b_enc * sign)
+    records = []
+    for one in (sae, other):
+        monkeypatch.setattr(Run, "sae", lambda self, one=one: one)
+        records.append(absorption(run, CFG, model))
+        (run.path / "absorption.json").unlink()
+    for whose in ("sae", "random sae"):
+        assert records[0].letters[whose]
+        for a, b in zip(*(record.letters[whose] for record in records), strict=True):
+            assert a.latents == b.latents and max(a.latents) < 64
+            assert (a.fraction, a.full, a.f1) == pytest.approx((b.fraction, b.full, b.f1), abs=1e-6)
+
+
 def test_what_is_finished_is_not_done_again(run: Run, model: LanguageModel, tmp_path: Path):
     absorption(run, AbsorptionConfig(words=260, jump=0.2), model)  # reads the words
     with pytest.raises(KeyboardInterrupt):
@@ -246,7 +293,9 @@ def test_a_damaged_file_is_named_and_one_of_other_weights_does_not_count(run: Ru
 
 
 def test_settings_out_of_range_are_refused():
-    wrongs: list[dict[str, Any]] = [{"words": 20}, {"most_latents": 0}, {"jump": 2.0}]
+    wrongs: list[dict[str, Any]] = [
+        {"words": 20}, {"most_latents": 0}, {"jump": 2.0}, {"seed": -1}, {"seed": 2**32},
+    ]  # fmt: skip
     for wrong in wrongs:
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} = "):
             AbsorptionConfig(**wrong)

@@ -87,7 +87,8 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(run, world, tmp_pat
     other = Run(shutil.copytree(run.path, tmp_path / "other"))
     with pytest.raises(KeyboardInterrupt):
         forecast_side_effects(run, 24, FEW, model, tiny.Told(end_at=0.5))
-    begun = read_forecast(run)
+    features = FeatureStore(run.path / "features")
+    begun = read_forecast(run, features.digest)
     assert begun and 0 < len(begun.kl) < 24 and begun.correlation is None
     assert not holds(begun)
     record = forecast_side_effects(run, 24, FEW, model)
@@ -97,7 +98,10 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_bytes(run, world, tmp_pat
     assert written == (other.path / FOLDER / FORECAST).read_bytes()
     more = forecast_side_effects(run, 26, FEW, model)
     assert more.kl[:24] == record.kl
-    shares = forecast_shares(FeatureStore(run.path / "features"), record, run.sae())
+    assert forecast_side_effects(run, 24, FEW, model) == more
+    assert read_forecast(run, features.digest) == more
+    assert read_forecast(run, "of other features") is None
+    shares = forecast_shares(features, record, run.sae())
     assert 0 <= min(shares) < max(shares) <= 1
     assert f"{SHARE:g} of the norm" in arms_report.forecast(record, holds(record))
 

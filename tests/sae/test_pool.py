@@ -211,6 +211,14 @@ def test_an_interrupted_pool_goes_on_to_the_same_bits(seeds: list[Run], tmp_path
     assert pool(seeds, tmp_path / "stopped", CFG, resume=True).digest == whole.digest
 
 
+def test_a_run_that_is_no_pool_is_not_resumed_as_one(seeds: list[Run], tmp_path: Path):
+    other = shutil.copytree(seeds[0].path, tmp_path / "other")
+    before = sorted(other.rglob("*"))
+    with pytest.raises(RunError, match="not empty"):
+        pool(seeds, other, CFG, resume=True)
+    assert sorted(other.rglob("*")) == before
+
+
 def test_runs_that_do_not_belong_together_are_refused_by_name(seeds: list[Run], tmp_path: Path):
     def refused(*runs: Run) -> str:
         with pytest.raises(RunError) as caught:

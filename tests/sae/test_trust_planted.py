@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import Tensor
 
 from sae.architectures import TopKConfig
 from sae.config import TrainConfig
-from sae.evaluation.recovery import recovery
+from sae.evaluation.recovery import Parents, recovery
 from sae.evaluation.synthetic import Independent, Tree
-from sae.trust.planted import judge
+from sae.trust.planted import hierarchy, judge
 from sae.workflows import synthetic
 
 SETTINGS = TrainConfig(steps=300, batch=256, lr=1e-2, warmup_steps=0)
@@ -51,3 +53,35 @@ def test_features_are_found_by_the_planted_direction_alone():
     sae.W_dec[:12] = sae.W_dec[12:]
     assert judge(sae, {}, WORLD).found.value == pytest.approx(0.5)
     assert judge(sae, {}, WORLD).verdict == "not recovered"
+
+
+@pytest.mark.parametrize(
+    ("alone", "beside", "expected"),
+    [
+        (0.9, 0.3, "absorbed"),
+        (0.5, 0.5, "not recovered"),  # rarely firing everywhere is not absorption
+        (0.0, 0.6, "not recovered"),
+        (float("nan"), 0.3, "not recovered"),
+        (0.9, float("nan"), "not recovered"),
+        (0.9, 0.9, "not recovered"),
+    ],
+)
+def test_absorbed_is_a_parent_s_latent_that_fires_more_rarely_beside_a_child(alone, beside, expected):
+    found = torch.ones(8, dtype=torch.bool)
+    spread = torch.linspace(-0.05, 0.05, 8, dtype=torch.float64)
+    measured = Parents(found, alone + spread, beside + spread.flip(0))
+    assert hierarchy(measured, "not recovered")[0] == expected
+    assert hierarchy(measured._replace(found=~found), "not recovered")[0] == "not recovered"
+
+
+def test_parents_without_a_row_beside_a_child_count_for_nothing():
+    def measured(beside: Tensor) -> Parents:
+        return Parents(torch.ones(len(beside), dtype=torch.bool), torch.full_like(beside, 0.9), beside)
+
+    kept = torch.tensor([0.9, 0.9, 0.9, 0.1], dtype=torch.float64)
+    unknown = torch.full((4,), float("nan"), dtype=torch.float64)
+    for beside in (kept, torch.cat([kept, unknown])):
+        share = hierarchy(measured(beside), "recovered")[1]
+        assert share is not None and share.value == 0.75
+    assert hierarchy(measured(torch.cat([kept[:3], unknown])), "recovered")[0] == "recovered"
+    assert hierarchy(measured(unknown), "recovered") == ("not recovered", None)
