@@ -13,6 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
 from activations.errors import WorkbenchError
+from app.box import box
 from sae.report import render
 from sae.report.numbers import DASH, clock
 
@@ -99,30 +100,6 @@ def sidebar(pages: Iterable[tuple[StreamlitPage, Mapping[str, str | list[str]]]]
         st.html('<div class="sae brand"><b>SAE</b> workbench</div>')
         for page, query in pages:
             st.page_link(page, query_params=query, width="stretch")
-
-
-def box(
-    widget: Callable[..., Any],
-    label: str,
-    shown: Any,
-    changed: Callable[[Any], None],
-    key: str | None = None,
-    **options: Any,
-) -> None:
-    """Show a widget whose value is held elsewhere, and call `changed` when the visitor changes it.
-
-    `shown` is the value to show; the key is the label unless one is given. The widget's state is set only when it differs,
-    since setting it again would undo what is being typed. Otherwise the value is passed as the default: a slow browser may
-    first see the second run of a page, draw the widget anew from its default, and send that with the next press, which
-    would look like a change by the visitor."""
-    name = key or label
-    if st.session_state.get(name) != shown:
-        st.session_state[name] = shown
-    elif widget.__name__ == "selectbox":
-        options["index"] = list(options["options"]).index(shown)
-    else:
-        options["default" if widget.__name__ in ("segmented_control", "pills") else "value"] = shown
-    widget(label, key=name, on_change=lambda: changed(st.session_state[name]), **options)
 
 
 def run_chooser(names: Sequence[str], current: str, choose: Callable[[str], None], facts: str) -> None:

@@ -123,6 +123,18 @@ def test_what_is_changed_is_in_the_address_at_once(show):
     assert link.endswith("steering?run=toy&steer=7%3Aadd%3A1&prompt=a+%26+b&seed=5&positions=2%2C3&error=0")
 
 
+def test_a_strength_that_a_button_has_replaced_does_not_come_back_with_the_next_press(show):
+    """A browser that has not drawn the new strength yet sends the old one together with what is pressed next."""
+    at = show(run="toy", steer="2:add:1")
+    next(button for button in at.button if button.label == "strong").click().run()
+    assert at.query_params["steer"] == "2:add:1.5"
+    at.slider(key="strength 0").set_value(1.0)
+    at.text_input(key="find").set_value("5").run()
+    assert at.query_params["steer"] == "2:add:1.5,5:add:1"
+    at.slider(key="strength 0").set_value(1.0).run()
+    assert at.query_params["steer"] == "2:add:1,5:add:1", "a second time it is the visitor's wish"
+
+
 def test_two_changes_that_come_at_once_are_both_kept(show):
     at = show(run="toy", steer="2:add:1")
     at.text_area[0].set_value("so it")
