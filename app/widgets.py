@@ -13,9 +13,10 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
 from activations.errors import WorkbenchError
+from activations.progress import clock
 from app.box import box
 from sae.report import render
-from sae.report.numbers import DASH, clock
+from sae.report.numbers import DASH
 
 if TYPE_CHECKING:  # Streamlit has no public name for this type
     from streamlit.elements.lib.column_types import ColumnConfig

@@ -8,10 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from sae.judging.client import Judge
+from sae.judging.config import JudgeConfig
 
 QUOTED = re.compile(r'^\d+: (".*")$', re.MULTILINE)
 MARKED = re.compile(r"<<(.*?)>>", re.DOTALL)
+KEY = "sk-very-secret-17"
 TOKEN = "the token "
 Say = Callable[[str, str], str]
 
@@ -119,3 +124,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+def config(fake: FakeJudge, **changes) -> JudgeConfig:
+    settings = {"judge": fake.url, "judge_model": "fake", "judge_at_once": 2}
+    return JudgeConfig(**{**settings, **changes})
+
+
+def asker(fake: FakeJudge, folder: Path, **changes) -> Judge:
+    return Judge(config(fake, **changes), folder, first_wait=0.001)

@@ -49,7 +49,9 @@ HEAVY = {
     "sklearn",
 }
 # Streamlit runs these itself, and what puts a page together stands beside them; kernels are imported when used
-SEEN_AT_IMPORT = re.compile(r"app/(box|main|server|widgets)\.py|app/[a-z]+/.*|sae/kernels/triton(_[a-z]+)?\.py")
+SEEN_AT_IMPORT = re.compile(
+    r"app/(box|main|server|widgets)\.py|app/[a-z]+/.*|sae/kernels/triton(_[a-z]+)?\.py"
+)
 
 
 def name(path: Path) -> str:

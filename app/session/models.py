@@ -13,13 +13,13 @@ from torch import Tensor
 
 from activations.errors import ConfigError, WorkbenchError
 from activations.language_model import LanguageModel
+from activations.progress import clock
 from activations.tokens import PackingConfig
 from app.session import features, jobs
 from app.session.jobs import UNSEEN, Job, Report, progress
 from sae.architectures import SAE
 from sae.reading.reader import MOST_TOKENS, read
 from sae.reading.reading import Reading
-from sae.report.numbers import clock
 from sae.runs.run import Run, device
 
 SAES_KEPT = 4

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from activations.disk import files
+from activations.errors import RunError, quoted
 from sae.features.effects import Effect, load_effect
 from sae.features.explanations import Explanation, explanations_of
 from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
@@ -17,6 +18,7 @@ from sae.report import feature as feature_report
 from sae.report import lens as lens_report
 from sae.report.render import escaped
 from sae.runs.records import FeatureRow
+from sae.runs.run import Run
 
 AROUND, EXAMPLES = 40, 10  # tokens of a window, and examples of a group, in a file
 SHORT_AROUND, SHORT_EXAMPLES = 24, 6  # the same in a notebook
@@ -197,3 +199,14 @@ class FeatureStore(FeaturesFolder):
         """Return one latent's row, examples, histogram, partners, effect and label. Raises RunError for a number out of range."""
         self.check_latent(latent)
         return Feature(self, latent)
+
+
+def features_of(run: Run) -> FeatureStore:
+    """Return a run's features. Raises RunError when there are none, or when they are of other weights than the run has now."""
+    features = FeatureStore(run.path / "features")
+    if features.record.sae_sha256 != run.digest:
+        raise RunError(
+            f"{features.path} is of other weights than {run.path} has now",
+            fix=f"sae features {quoted(run.path)}",
+        )
+    return features

@@ -51,11 +51,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.0f} s"
 
 
-def clock(seconds: float) -> str:
-    """Return a time that passes, in minutes and seconds: 0:07, 12:30, 125:00."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
 def setting(value: Any) -> str:
     """Return a setting as text: yes or no, a whole number in groups, four digits of a fraction, else as it is."""
     if isinstance(value, bool):

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from activations import embeddings
 from activations.disk import files
-from activations.errors import RunError, quoted
+from activations.errors import RunError
 from activations.progress import Progress, no_progress
 from sae.features import collect
 from sae.features.explanations import (
@@ -25,7 +25,7 @@ from sae.features.explanations import (
     explanations_of,
     save_explanations,
 )
-from sae.features.feature import FeatureStore
+from sae.features.feature import FeatureStore, features_of
 from sae.rules.controls import random_directions, shuffled_rows
 from sae.rules.corpus import Corpus, read_corpus
 from sae.rules.explaining import ExplainConfig, distributions, explain_targets
@@ -50,7 +50,7 @@ def explain(run: Run, cfg: ExplainConfig | None = None, progress: Progress = no_
 
     Memory: five bytes a firing, and some 200 bytes a token. Raises RunError where features are missing or of other weights,
     StoreError when the store is gone, ModelError when word embeddings cannot be fetched, BusyError when another process works in the features folder."""
-    cfg, features = cfg or ExplainConfig(), _features(run)
+    cfg, features = cfg or ExplainConfig(), features_of(run)
     if (done := _finished(features, cfg)) is not None:
         return done
     # first, because it may need the network
@@ -79,16 +79,6 @@ def _finished(features: FeatureStore, cfg: ExplainConfig) -> Explanations | None
     except RunError as error:
         log.warning("%s; making it again", error.message)
         return None
-
-
-def _features(run: Run) -> FeatureStore:
-    features = FeatureStore(run.path / "features")
-    if features.record.sae_sha256 != run.digest:
-        raise RunError(
-            f"{features.path} is of other weights than {run.path} has now",
-            fix=f"sae features {quoted(run.path)}",
-        )
-    return features
 
 
 def _read(

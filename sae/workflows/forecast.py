@@ -10,7 +10,7 @@ from activations.errors import ConfigError
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE
-from sae.features.feature import FeatureStore
+from sae.features.feature import features_of
 from sae.features.folder import FeaturesFolder
 from sae.runs.arms import FOLDER, FORECAST, FORMAT, ForecastRecord, read_forecast
 from sae.runs.run import Run
@@ -46,7 +46,7 @@ def forecast_side_effects(
             f"forecast = {latents} latents must be at least {LEAST}: fewer tell nothing about the others"
         )
     cfg = cfg or ArmsConfig()
-    features, sae = FeatureStore(run.path / "features"), run.sae()
+    features, sae = features_of(run), run.sae()
     (run.path / FOLDER).mkdir(exist_ok=True)
     with files.alone_in(run.path / FOLDER):
         files.sweep(run.path / FOLDER)

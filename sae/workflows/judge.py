@@ -4,10 +4,10 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from activations.disk import files
-from activations.errors import RunError, quoted
+from activations.errors import RunError
 from activations.progress import Progress, no_progress
 from sae.features.explanations import explanations_of
-from sae.features.feature import FeatureStore
+from sae.features.feature import FeatureStore, features_of
 from sae.features.judgements import Judgements, answers_folder, save_judgements
 from sae.judging import asking, prompts
 from sae.judging.client import Judge
@@ -83,12 +83,7 @@ def judge_cost(run: Run, cfg: JudgeConfig) -> Cost:
 
 
 def _material(run: Run, cfg: JudgeConfig) -> _Material:
-    features = FeatureStore(run.path / "features")
-    if features.record.sae_sha256 != run.digest:
-        raise RunError(
-            f"{features.path} is of other weights than {run.path} has now",
-            fix=f"sae features {quoted(run.path)}",
-        )
+    features = features_of(run)
     model = Judge(cfg, answers_folder(features))
     explanations = explanations_of(features)
     rules = None

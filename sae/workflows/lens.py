@@ -21,7 +21,7 @@ from sae.architectures import SAE
 from sae.evaluation import bootstrap
 from sae.features import collect
 from sae.features.effects import EffectConfig, effect_on_tokens, lenses_of
-from sae.features.feature import FeatureStore
+from sae.features.feature import FeatureStore, features_of
 from sae.features.lenses import LENSES, LISTED, Lenses, save_lenses
 from sae.features.lenses import lenses_of as found_lenses
 from sae.features.logit_lens import correlations, logit_lens
@@ -138,17 +138,6 @@ def cost(run: Run, cfg: LensConfig, model: LanguageModel) -> Cost:
     model.logits(tokens).sum().item()  # waits for a GPU
     per_token = (time.perf_counter() - started) / tokens.numel()
     return Cost(jacobian, effects, per_token * (jacobian + effects))
-
-
-def features_of(run: Run) -> FeatureStore:
-    """Return a run's features. Raises RunError when there are none, or when they are of other weights than the run has now."""
-    features = FeatureStore(run.path / "features")
-    if features.record.sae_sha256 != run.digest:
-        raise RunError(
-            f"{features.path} is of other weights than {run.path} has now",
-            fix=f"sae features {quoted(run.path)}",
-        )
-    return features
 
 
 def drawn(features: FeatureStore, cfg: LensConfig) -> list[int]:

@@ -1,20 +1,17 @@
-"""A language model that explains: faults of its server, answers that cannot be read, planted features, and nothing asked twice."""
+"""A language model that explains: planted features, answers that cannot be read, texts of two halves, a run that is judged."""
 
 import json
 import random
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from activations.errors import ConfigError, JudgeError
+from activations.errors import ConfigError
 from sae.features.feature import FeatureStore
 from sae.features.judgements import judgements_of
 from sae.judging import asking, prompts
-from sae.judging.client import Judge, Question
+from sae.judging.client import Judge
 from sae.judging.config import JudgeConfig
 from sae.judging.texts import Sheet, Text, read_pool, sheets
 from sae.rules.corpus import chooses
@@ -23,29 +20,9 @@ from sae.runs.run import Run
 from sae.workflows.explain import explain
 from sae.workflows.judge import judge, judge_cost
 from tests import fake_judge, tiny
-from tests.fake_judge import FakeJudge
+from tests.fake_judge import KEY, asker, config
 
-KEY = "sk-very-secret-17"
 WORDS = [f" {a}{b}" for a in "blue green stone river cloud iron salt".split() for b in ("ing", "ed", "er")]
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeJudge]:
-    with fake_judge.running() as running:
-        yield running
-
-
-def config(fake: FakeJudge, **changes) -> JudgeConfig:
-    settings = {"judge": fake.url, "judge_model": "fake", "judge_at_once": 2}
-    return JudgeConfig(**{**settings, **changes})
-
-
-def asker(fake: FakeJudge, folder: Path, **changes) -> Judge:
-    return Judge(config(fake, **changes), folder, first_wait=0.001)
-
-
-def questions(n: int) -> list[Question]:
-    return [Question('say {"texts": …}', f'Explanation: "a"\n1: "a{number}"') for number in range(n)]
 
 
 def planted(n: int = 12, seed: int = 0) -> list[Sheet]:
@@ -120,88 +97,9 @@ def test_scores_are_those_of_plain_python(fake, tmp_path):
     assert detection.texts == 20
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [("status", 500), ("status", 503), ("status", 429, "0"), ("drop",), ("body", b"<html>"), ("body", b'{"choices": []}'), ("wait", 0.5)],
-)  # fmt: skip
-def test_a_fault_that_passes_is_tried_again(fake, tmp_path, fault):
-    fake.faults = [fault, fault]
-    (answer,) = asker(fake, tmp_path, judge_timeout=0.25).ask(questions(1), "ask")
-    assert answer.text == '{"texts": [1]}' and fake.requests == 3
-
-
-def test_a_server_that_never_answers_ends_in_one_line_and_answers_are_kept(fake, tmp_path):
-    asker(fake, tmp_path).ask(questions(2), "ask")
-    fake.faults = [("status", 500)] * 99
-    with pytest.raises(JudgeError, match=r"gave no answer in 6 tries: status 500: come again later"):
-        asker(fake, tmp_path).ask(questions(3), "ask")
-    assert len([*tmp_path.glob("*.json")]) == 2 and fake.requests == 8
-
-
-def test_the_pause_that_a_server_asks_for_is_kept(fake, tmp_path):
-    fake.faults = [("status", 429, "1")]
-    told = tiny.Told()
-    begun = time.monotonic()
-    asker(fake, tmp_path).ask(questions(1), "ask", told)
-    assert time.monotonic() - begun >= 1
-    assert sum(told.steps["ask"]) == told.totals["ask"] == 1
-
-
-def test_a_wrong_key_and_a_wrong_address_are_refused_at_once_and_the_key_is_nowhere(
-    fake, tmp_path, monkeypatch
-):
-    fake.key = "another"
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    with pytest.raises(
-        JudgeError, match="status 401: wrong key: …; put a valid key into.*JUDGE_KEY"
-    ) as error:
-        asker(fake, tmp_path, judge_key_env="JUDGE_KEY").ask(questions(1), "ask")
-    assert KEY not in str(error.value) and fake.requests == 1
-    with pytest.raises(JudgeError, match="status 404: no such page; check the address"):
-        asker(fake, tmp_path, judge=fake.url.removesuffix("/v1")).ask(questions(1), "ask")
-    fake.key = KEY
-    asker(fake, tmp_path, judge_key_env="JUDGE_KEY").ask(questions(1), "ask")
-    assert [path for path in tmp_path.rglob("*") if KEY.encode() in path.read_bytes()] == []
-
-
-def test_the_key_of_openai_goes_to_openai_alone(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert JudgeConfig(judge="https://api.openai.com/v1").key == KEY
-    assert JudgeConfig(judge="http://lab:8000/v1").key is None
-    assert JudgeConfig(judge="http://lab:8000/v1", judge_key_env="OPENAI_API_KEY").key == KEY
-
-
-@pytest.mark.parametrize(
-    "judge", ["http://[::1/v1", "http://localhost:port/v1", "http://x/v1#part", "localhost"]
-)
-def test_what_is_no_address_is_refused_before_anything_is_sent(judge: str):
-    with pytest.raises(ConfigError, match="is not an address"):
-        _ = JudgeConfig(judge=judge).address
-
-
 def test_a_token_without_a_text_of_its_own_is_marked_at_its_character():
     text = Text(("a", "é", "", "b"), 2, (False, False, True, False), 0)
     assert text.marked() == text.marked(only_centre=True) == "a<<é>>b"
-
-
-def test_nothing_is_asked_twice_after_an_interruption_and_equal_questions_once(fake, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        asker(fake, tmp_path).ask(questions(20), "ask", tiny.Told(end_at=0.3))
-    before = fake.requests
-    assert 6 <= before < 20
-    answers = asker(fake, tmp_path).ask([*questions(20), *questions(20)], "ask")
-    assert fake.requests == 20 == len(set(fake.asked))
-    assert [answer.text for answer in answers[:20]] == [answer.text for answer in answers[20:]]
-    asker(fake, tmp_path, judge_model="other").ask(questions(1), "ask")
-    assert fake.requests == 21, "another model's answers do not count"
-
-
-def test_a_damaged_answer_is_asked_for_again(fake, tmp_path):
-    asker(fake, tmp_path).ask(questions(1), "ask")
-    (path,) = tmp_path.glob("*.json")
-    path.write_bytes(path.read_bytes().replace(b"[1]", b"[2]"))
-    (answer,) = asker(fake, tmp_path).ask(questions(1), "ask")
-    assert answer.text == '{"texts": [1]}' and fake.requests == 2
 
 
 @pytest.mark.parametrize(
