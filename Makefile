@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Other tools' packages that exchange with them is tested with. They ask for other versions of what ours stands on, so
 # they have an environment of their own, with those of our requirements that core and tests import.
 PEERS := sae-lens==6.54.12
-BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest \
+BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich platformdirs filelock pytest pytest-timeout \
 	natsort schedulefree matplotlib tabulate
 # These ask for older versions of nearly all of the above and run with the new ones: each is installed alone, with what
 # it imports besides
