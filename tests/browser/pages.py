@@ -4,12 +4,17 @@ from playwright.sync_api import Page, expect
 
 HEADER, ROW = 34, 33  # pixels of a table's first line and of each following one
 
-LOADING = 120_000  # milliseconds, at most, until the model's libraries are imported on a busy machine
+LOADING = 300_000  # milliseconds, at most, until the model's libraries are imported on a busy machine
 
 
 def heading(page: Page, text: str) -> None:
     """Wait until the page has this heading."""
     expect(page.locator("h1")).to_contain_text(text)
+
+
+def settled(page: Page) -> None:
+    """Wait until the page's script has run to its end: its address changes before what stands below does."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def click_cell(page: Page, row: int, x: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sae.features.feature import FeatureStore
-from tests.browser.pages import LOADING, click_cell, heading
+from tests.browser.pages import LOADING, click_cell, heading, settled
 from tests.browser.test_pages import OPEN
 from tests.browser.test_text import TOKENS, opened
 
@@ -61,6 +61,7 @@ def test_opening_a_feature_from_a_text_and_back_has_text_token_and_colour(page: 
     expect(page).to_have_url(re.compile("token=9"))
     page.get_by_test_id("stButtonGroup").get_by_text("effect", exact=True).click()
     expect(page).to_have_url(re.compile("rank=effect"))
+    settled(page)  # the list is in its new order
     seen, listed, before = page.url, page.locator(".st-key-on-token a").all_inner_texts(), entries(page)
     is_one_visit(page)
     page.locator(".st-key-on-token .firings a").first.click()
