@@ -64,12 +64,14 @@ def make(features: FeatureStore, folder: Path, n: int, seed: int) -> None:
     drawn = [int(latent) for latent in rng.permutation(sorted(rules))[:n]]
     key: list[dict[str, Any]] = []
     for place, latent in enumerate(drawn):
-        other = drawn[(place + 1) % n]
+        other = drawn[
+            (place + n // 2) % n
+        ]  # of another sheet: a reader does not meet its windows next to its rule
+        peaks = dict.fromkeys(features.row(latent)["peak_tokens"])
         said = {
             OWN: rules[latent].text,
             OTHER: rules[other].text,
-            TOKENS: "tokens such as "
-            + ", ".join(f"“{text}”" for text in features.row(latent)["peak_tokens"]),
+            TOKENS: "tokens such as " + ", ".join(f"“{text}”" for text in peaks),
         }
         kinds = [KINDS[index] for index in rng.permutation(len(KINDS))]
         key.append({"latent": latent, "kinds": kinds, "f1": rules[latent].f1.value, "said": said})
