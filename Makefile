@@ -11,7 +11,8 @@ BESIDE := torch==2.13.0 numba scipy tyro lazy-loader jaxtyping beartype rich pla
 # it imports besides
 ALONE := eai-sparsify==1.3.3 dictionary-learning==0.1.0 nnsight==0.3.7 python-socketio python-engineio bidict \
 	websocket-client zstandard sae-dashboard==0.8.0 eindex-callum dataclasses-json marshmallow typing-inspect \
-	mypy-extensions sae-bench==0.6.0 sae-probes==0.4.2 scikit-learn==1.9.1 threadpoolctl xgboost narwhals
+	mypy-extensions sae-bench==0.6.0 sae-probes==0.4.2 scikit-learn==1.9.1 threadpoolctl xgboost narwhals \
+	eai-delphi==0.1.3 blobfile orjson lxml pycryptodomex
 
 # Tests for the inner loop: formulas, TopK's laws, pure functions and pages, without processes or a browser
 FAST := tests/test_layout.py tests/docs/test_pages.py tests/docs/test_reference.py \
@@ -37,7 +38,7 @@ test-all: check browser  ## the same and what takes minutes: more kills, more da
 	COVERAGE_CORE=sysmon $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" $(COVERAGE) $(ARGS)
 
 test-peers: .venv-peers/.installed  ## files of other tools, read and written beside their own packages
-	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning.utils, sae_dashboard.sae_vis_runner, sae_bench.evals.core.main, sae_probes.run_sae_evals'  # else their tests would be skipped
+	.venv-peers/bin/python -c 'import sae_lens, sparsify, dictionary_learning.utils, sae_dashboard.sae_vis_runner, sae_bench.evals.core.main, sae_probes.run_sae_evals, delphi, blobfile, orjson'  # else their tests would be skipped
 	.venv-peers/bin/python -m pytest tests/peers -m peers $(ARGS)
 
 .venv-peers/.installed: Makefile pyproject.toml

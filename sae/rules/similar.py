@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sae.rules.corpus import Corpus
 
 CONTEXT = 8  # tokens, the last of which is the one on which the latent fires
-CONTEXTS = 64  # at most, of either kind and half
+CONTEXTS = 128  # at most, of either kind and half
 SHOWN = 4  # contexts on which the latent fires in a trial of the intruder
 
 
