@@ -147,7 +147,7 @@ def family(run: Run, store: FeatureStore, latent: int, describe: Describe, name:
     if found is None:
         st.caption(render.markdown(f"Its parent and children: {runs.command('families', run)}"))
         return
-    widgets.section("Family", "a parent fires where its children fire, and their reconstruction needs it")
+    widgets.section("Family", "its parent, siblings and children")
     if kin := families_report.kin(found.of(latent), describe, name):
         st.html(kin)
     else:

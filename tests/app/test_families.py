@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sae.diagnosis.report import KINDS
+from sae.diagnosis.report import KINDS, DeadReport
 from sae.diagnosis.sample import DeadConfig
 from sae.features.families import INDEX, Families, families_of
 from sae.features.feature import FeatureStore
 from sae.features.parents import Rules
 from sae.report import render
 from sae.runs.run import Run
+from sae.workflows.compare import keep, match_runs
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.families import FamiliesConfig, families
 from tests.app import pages
@@ -65,8 +66,6 @@ def test_a_feature_without_kin_says_so(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_dense_feature_has_its_kind_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from sae.diagnosis.report import DeadReport
-
     report = DeadReport(folder / "toy" / "dead")
     rows = report.rows(KINDS[-1])
     assert rows, "the toy run has dense latents"
@@ -74,6 +73,21 @@ def test_a_dense_feature_has_its_kind_beside_it(folder: Path, monkeypatch: pytes
     assert f"dense: {rows[0].get('dense_kind')}" in page
     other = next(n for n in range(32) if n not in [row["latent"] for row in rows])
     assert 'class="badge"' not in source(shown(folder, monkeypatch, other))
+
+
+def test_the_compare_page_says_whether_parents_are_matched_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(folder)])
+    if not (folder / "again").exists():
+        shutil.copytree(folder / "toy", folder / "again")
+    first, second = Run(folder / "toy"), Run(folder / "again")
+    keep(first, second, match_runs(first, second, tokens=300))
+    child, root = found(folder).children(found(folder).roots[0])[0], found(folder).roots[0]
+    asked = {"run": "toy", "other": "again", "a": str(child), "b": str(child)}
+    told = f"Their parents, {root} and {root}, are matched with each other too."
+    assert render.markdown(told) in captions(pages.opened("compare", asked))
+    at = pages.opened("compare", {**asked, "b": str(root)})
+    assert render.markdown(f"Only one of them has a parent: {root}, in the first run.") in captions(at)
+    assert "parent" not in captions(pages.opened("compare", {**asked, "a": str(root), "b": str(root)}))
 
 
 def test_damage_is_reported_and_without_the_file_a_line_says_the_command(
