@@ -16,8 +16,11 @@ from sae.runs.run import Run
 from sae.workflows.compare import keep, match_runs
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.families import FamiliesConfig, families
+from tests import tiny
 from tests.app import pages
 from tests.app.pages import source
+
+CFG = FamiliesConfig(split="all", shuffles=1, rules=Rules(coverage=0.5, share=0.01))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def folder(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a run with families and a report on dense latents."""
     made = tmp_path_factory.mktemp("families")
     run = Run(shutil.copytree(world / "runs" / "toy", made / "toy"))
-    families(run, FamiliesConfig(split="all", shuffles=1, rules=Rules(coverage=0.5, share=0.01)))
+    families(run, CFG)
     diagnose_run(run, DeadConfig(rows=512, off_tokens=0), None)
     return made
 
@@ -75,19 +78,30 @@ def test_a_dense_feature_has_its_kind_beside_it(folder: Path, monkeypatch: pytes
     assert 'class="badge"' not in source(shown(folder, monkeypatch, other))
 
 
-def test_the_compare_page_says_whether_parents_are_matched_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_compare_page_says_whether_parents_are_matched_too(
+    world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(folder)])
-    if not (folder / "again").exists():
-        shutil.copytree(folder / "toy", folder / "again")
-    first, second = Run(folder / "toy"), Run(folder / "again")
-    keep(first, second, match_runs(first, second, tokens=300))
-    child, root = found(folder).children(found(folder).roots[0])[0], found(folder).roots[0]
-    asked = {"run": "toy", "other": "again", "a": str(child), "b": str(child)}
-    told = f"Their parents, {root} and {root}, are matched with each other too."
-    assert render.markdown(told) in captions(pages.opened("compare", asked))
-    at = pages.opened("compare", {**asked, "b": str(root)})
-    assert render.markdown(f"Only one of them has a parent: {root}, in the first run.") in captions(at)
-    assert "parent" not in captions(pages.opened("compare", {**asked, "a": str(root), "b": str(root)}))
+    first, second = Run(folder / "toy"), tiny.run(world, steps=32, out=folder / "again")
+    there = families(second, CFG)
+    comparison = match_runs(first, second, tokens=300)
+    keep(first, second, comparison)
+    partners = comparison.cosine.latents["first"].partner
+    pairs = [(found(folder).link(a), there.link(b), a, b) for a, b in enumerate(partners) if b >= 0]
+    told = set()
+    for above, beside, a, b in pairs:
+        if above and beside:
+            matched = partners[above.parent] == beside.parent
+            sentence = f"Their parents, {above.parent} and {beside.parent}, are {'matched' if matched else 'not matched'} with each other"
+        elif above:
+            sentence = f"Only one of them has a parent: {above.parent}, in the first run."
+        else:
+            continue
+        if (kind := sentence[:9]) not in told:
+            asked = {"run": "toy", "other": "again", "a": str(a), "b": str(b)}
+            assert render.markdown(sentence) in captions(pages.opened("compare", asked))
+        told.add(kind)
+    assert told
 
 
 def test_damage_is_reported_and_without_the_file_a_line_says_the_command(
