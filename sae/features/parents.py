@@ -30,7 +30,7 @@ class Rules:
     """Least lower 95 % bound of P(parent fires | child fires). A pair that covers each other so is one feature twice, no family."""
     level: float = 0.05
     """Chance, over all pairs together, that one of them covers so much though it fires independently (Bonferroni)."""
-    times: float = 1.5
+    times: float = 2.0
     """On the child's rows, taking the parent away must cost at least so many times what it costs by chance."""
     share: float = 0.1
     """What it costs there beyond chance must be at least this share of what taking the child itself away costs."""
