@@ -53,7 +53,7 @@ class FamiliesRecord:
     """Pairs of one of them and another latent that fires."""
     found: PairCounts
     shuffled: list[PairCounts]
-    """The same with each latent's firings moved on by windows of its own, once for each shuffle."""
+    """The same with the windows of each latent in an order of its own, once for each shuffle."""
     sha256: dict[str, str] = field(default_factory=dict)
 
 

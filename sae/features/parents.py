@@ -5,6 +5,7 @@ of firings alone gives false parents and ask for a condition on the reconstructi
 (docs/feature-families.md)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,13 +254,18 @@ def tail(share: NDArray[np.float64], n: NDArray[np.int64], p: NDArray[np.float64
 
 
 def shuffled(firings: Firings, n_rows: int, window: int, seed: int) -> Firings:
-    """Return the firings with each latent's moved on by a number of windows of its own, around the end of the text.
+    """Return the firings with the windows of each latent in a random order of its own; a last window that is not whole stays.
 
-    How often a latent fires, in what bursts, at which places of a window and at what costs stays; with which others it fires is chance."""
-    counts = firings.starts.diff()
-    generator = torch.Generator().manual_seed(seed)
-    by = torch.randint(max(1, -(-n_rows // window)), (len(counts),), generator=generator) * window
-    latents = firings.latents()
-    rows = (firings.rows.long() + by[latents]) % n_rows
-    order = (latents * n_rows + rows).argsort()
-    return firings._replace(rows=rows[order].int(), values=firings.values[order])
+    How often a latent fires, at which places of a window and at what costs stays; with which others it fires is chance. A shift by
+    whole windows would not do: where there are fewer windows than latents, some relatives are moved by the same number of them."""
+    generator, starts = np.random.default_rng(seed), firings.starts.tolist()
+    rows, values = firings.rows.numpy().copy(), firings.values.numpy().copy()
+    whole = n_rows // window
+    for start, stop in pairwise(starts):
+        if start == stop:
+            continue
+        order = np.append(generator.permutation(whole), whole)
+        moved = order[rows[start:stop] // window] * window + rows[start:stop] % window
+        rising = moved.argsort()
+        rows[start:stop], values[start:stop] = moved[rising], values[start:stop][rising]
+    return firings._replace(rows=torch.from_numpy(rows), values=torch.from_numpy(values))

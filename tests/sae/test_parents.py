@@ -212,17 +212,24 @@ def test_shuffled_firings_keep_their_frequencies_and_lose_their_families():
     firings, _, _, true = planted(0)
     moved = shuffled(firings, ROWS, 16, seed=1)
     assert moved.starts.equal(firings.starts)
+    assert windows_fired(moved, 16).tolist() == windows_fired(firings, 16).tolist()
     for latent in range(len(true)):
         here = slice(int(firings.starts[latent]), int(firings.starts[latent + 1]))
-        assert (moved.rows[here].diff() > 0).all()
+        rows, places = moved.rows[here], firings.rows[here] % 16
+        assert (rows.diff() > 0).all() and rows[0] >= 0 and rows[-1] < ROWS
+        assert (rows % 16).sort().values.equal(places.sort().values)
         assert moved.values[here].sort().values.equal(firings.values[here].sort().values)
-        by = {
-            int((new - old) % ROWS)
-            for new, old in zip(moved.rows[here].sort().values[:1], firings.rows[here][:1], strict=True)
-        }
-        assert len(by) == 1
     assert parents(moved, ROWS, 1).edges == 0
     assert parents(firings, ROWS, 1).edges == (true >= 0).sum()
+
+
+def test_latents_are_shuffled_each_on_its_own_though_there_are_few_windows():
+    fires = torch.zeros(30 + 4, 100, dtype=torch.bool)
+    fires[:10], fires[-4:] = True, True
+    moved = shuffled(firings_of(torch.ones(34, 100), fires), 34, 10, seed=0)
+    first = {tuple(moved.rows[start : start + 14].tolist()) for start in moved.starts[:-1].tolist()}
+    assert len(first) == 3, "the first window went to each of the three places"
+    assert all(rows[-4:] == (30, 31, 32, 33) for rows in first), "the part of a window at the end stays"
 
 
 @pytest.mark.parametrize(
