@@ -41,6 +41,7 @@ from .steering.steering import Steering
 from .workflows.absorption import AbsorptionConfig, absorption
 from .workflows.evaluate import evaluate
 from .workflows.explain import ExplainConfig, explain
+from .workflows.families import FamiliesConfig, families
 from .workflows.find import FindConfig, find, monitor_texts, save_monitor
 from .workflows.finetune import FinetuneConfig, finetune
 from .workflows.import_sae import import_sae
@@ -68,6 +69,7 @@ __all__ = [
     "BatchTopKConfig",
     "Calibration",
     "ExplainConfig",
+    "FamiliesConfig",
     "FeatureStore",
     "FindConfig",
     "FinetuneConfig",
@@ -104,6 +106,7 @@ __all__ = [
     "build",
     "evaluate",
     "explain",
+    "families",
     "find",
     "finetune",
     "import_sae",

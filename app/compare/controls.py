@@ -9,7 +9,7 @@ from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn
 
 from activations.errors import RunError
 from app import widgets
-from app.session import choices, features, navigation, runs
+from app.session import choices, families, features, navigation, runs
 from app.session.address import Query
 from app.session.jobs import Job, Report, find, progress, start
 from app.session.runs import stamp
@@ -108,6 +108,13 @@ def begin(first: Run, second: Run) -> None:
 def matching(first: Run, second: Run) -> Job[Comparison] | None:
     """Return this visitor's matching job, running or finished; None when none was started."""
     return find(_key(first, second))
+
+
+def parent(run: Run, latent: int) -> int | None:
+    """Return a feature's parent; None where it has none, or where the run's families have not been looked for."""
+    found = families.of(features.of(run)) if features.collected(run) else None
+    link = None if found is None else found.link(latent)
+    return None if link is None else link.parent
 
 
 def pair(sizes: tuple[int, int]) -> tuple[int, int] | None:

@@ -105,6 +105,9 @@ chosen = controls.pair(compare_report.sizes(comparison))
 if chosen:
     with st.container(key="side-by-side"):
         widgets.section("Side by side", compare_report.similarity(comparison, *chosen))
+        above = controls.parent(run, chosen[0]), controls.parent(second, chosen[1])
+        if told := compare_report.parents(comparison, measure, *above):
+            st.caption(render.markdown(told))
     left, right = st.columns(2, gap="large")
     with left:
         side(0, name, run, chosen[0])

@@ -9,6 +9,7 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import ButtonColumn, NumberColumn, TextColumn
 
+from activations.errors import RunError
 from activations.language_model import LanguageModel
 from app import widgets
 from app.session import choices, jobs, models, runs
@@ -98,6 +99,16 @@ def remark(run: Run, latent: int) -> str:
     known = report(run) if run.finished else None
     row = None if known is None else known.row(latent)
     return dead_report.remark(row) if row else "" if known else f"Why: {command(run)}"
+
+
+def badge(run: Run, latent: int, name: str) -> str:
+    """Return the kind of a dense latent and its antipode as HTML; empty for others and without a report. Damage is reported in the page."""
+    try:
+        known = report(run) if run.finished else None
+    except RunError as damage:
+        widgets.error(damage.message, damage.fix)
+        return ""
+    return dead_report.badge(known.row(latent) if known else None, name)
 
 
 def _key(run: Run) -> str:

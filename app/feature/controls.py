@@ -6,15 +6,17 @@ from functools import partial
 import streamlit as st
 
 from app import widgets
-from app.session import choices, features, jobs, models
+from app.session import choices, families, features, jobs, models, runs
 from sae.features import effects
 from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
 from sae.features.feature import FeatureStore
 from sae.features.lenses import jacobian_of
 from sae.reading.reading import Reading
+from sae.report import families as families_report
 from sae.report import lens as lens_report
 from sae.report import render
+from sae.report.feature import Describe
 from sae.runs.run import Run
 
 LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
@@ -137,6 +139,20 @@ def lenses(shown: Sequence[lens_report.Section]) -> None:
             raised.html(lens.lists[0])
             lowered.html(lens.lists[1])
             st.caption(render.markdown(lens.agreement))
+
+
+def family(run: Run, store: FeatureStore, latent: int, describe: Describe, name: str) -> None:
+    """Show a feature's parent, siblings and children, or in one line the command that finds them."""
+    found = families.of(store)
+    if found is None:
+        st.caption(render.markdown(f"Its parent and children: {runs.command('families', run)}"))
+        return
+    widgets.section("Family", "its parent, siblings and children")
+    if kin := families_report.kin(found.of(latent), describe, name):
+        st.html(kin)
+    else:
+        fired = found.table["fired"][latent].as_py()
+        st.caption(render.markdown(families_report.alone(found.record, fired)))
 
 
 def label_editor(label: str, note: str, path: str, key: str, save: Callable[[str, str], None]) -> None:

@@ -41,7 +41,8 @@ with widgets.header(
     step, go_to_any = partial(address.step_feature, name, last), partial(address.show_random_feature, store)
     controls.stepper(index, last, address.show_feature, step, go_to_any)
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
-controls.label(feature_report.labelled(label, note, trust_report.badge(trust.stability(run), index)))
+badges = trust_report.badge(trust.stability(run), index) + dead.badge(run, index, name)
+controls.label(feature_report.labelled(label, note, badges))
 controls.label(explanations.head(store, index))
 widgets.warnings(runs.problems(run))
 controls.label(feature_report.typical(store.sampled(index), row["peak_tokens"]))
@@ -93,6 +94,7 @@ with right:
             st.html(feature_report.effect(title, side))
             with st.expander("Token by token"):
                 st.html(feature_report.effect_examples(side))
+    controls.family(run, store, index, describe, name)
     if row["neighbours"]:
         widgets.section("Nearest features", "by decoder cosine")
         st.html(feature_report.neighbours(row, describe, name))

@@ -91,6 +91,11 @@ COMMANDS: dict[str, Command] = {
         "which next tokens latents favour through the model's later blocks, and how well that predicts what they do",
         GOES_ON,
     ),
+    "families": Command(
+        "families.main",
+        "which latents are parents of which, by what they fire on and what they reconstruct, beside chance",
+        GOES_ON,
+    ),
     "catalogue": Command(
         "catalogue.main",
         'well-known SAEs of the hub by words: sae catalogue "gemma 2 2b layer 20 16k"',

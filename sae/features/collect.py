@@ -13,6 +13,7 @@ from activations.disk import files
 from activations.errors import ConfigError, RunError, quoted
 from activations.parallel import ranks
 from activations.progress import Advance, Progress, no_progress
+from activations.rows import Split
 from activations.shard import shard_name
 from activations.store import Store
 from sae.architectures import SAE
@@ -195,15 +196,22 @@ def prepare(scratch: Path, job: Mapping[str, object]) -> None:
 
 @torch.no_grad()
 def encode_shard(
-    sae: Encoder, store: Store, hook: str, number: int, batch: int, scratch: Path, advance: Advance
+    sae: Encoder,
+    store: Store,
+    hook: str,
+    number: int,
+    batch: int,
+    scratch: Path,
+    advance: Advance,
+    split: Split = "all",
 ) -> None:
-    """Encode a shard and write its firings to the scratch, unless they are there."""
+    """Encode a shard's rows of one split, which must be some, and write their firings to the scratch, unless they are there."""
     path = scratch / shard_name(number)
     if firings.is_whole(path):
-        advance(store.shards[number].rows)
+        advance(store.count(number, split))
         return
     shard = store.read(number, (hook,))
-    chosen = store.rows(shard).flatten().nonzero()[:, 0]
+    chosen = store.rows(shard, split).flatten().nonzero()[:, 0]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for piece in chosen.split(batch):
         code = sae.encode(shard.rows(hook, piece).to(sae.device)).without_zeros()

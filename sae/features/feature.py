@@ -9,11 +9,12 @@ from activations.disk import files
 from activations.errors import RunError, quoted
 from sae.features.effects import Effect, load_effect
 from sae.features.explanations import Explanation, explanations_of
+from sae.features.families import Family, families_of
 from sae.features.folder import Band, Example, FeaturesFolder, Histogram, Partner
 from sae.features.judgements import Judgement, judgements_of
 from sae.features.latent_labels import Label
 from sae.features.lenses import lenses_of
-from sae.report import explanations, histogram, judgements, render, token_strips
+from sae.report import explanations, families, histogram, judgements, render, token_strips
 from sae.report import feature as feature_report
 from sae.report import lens as lens_report
 from sae.report.render import escaped
@@ -79,6 +80,12 @@ class Feature:
         """The rules that say where it fires, of either sign, with their scores; none where `sae explain` has made none."""
         explained = explanations_of(self.store)
         return [] if explained is None else explained.of(self.latent)
+
+    @property
+    def family(self) -> Family | None:
+        """Its parent, siblings and children among the latents; None where `sae families` has not looked for them."""
+        found = families_of(self.store)
+        return None if found is None else found.of(self.latent)
 
     @property
     def judgement(self) -> Judgement | None:
@@ -163,6 +170,8 @@ def _beside(feature: Feature) -> list[str]:
             render.section("Measured effect", "ablated at its examples' peaks", 3)
             + feature_report.effect(title, side)
         )
+    if (kin := feature.family) and (shown := families.kin(kin, describe, None)):
+        parts.append(render.section("Family", "", 3) + shown)
     if row["neighbours"]:
         parts.append(
             render.section("Nearest features", "by decoder cosine", 3)

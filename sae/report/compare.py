@@ -194,6 +194,16 @@ def similarity(comparison: Comparison, first: int, second: int) -> str:
     return " · ".join(similarities)
 
 
+def parents(comparison: Comparison, measure: str, first: int | None, second: int | None) -> str:
+    """Return whether the parents of two latents are matched one to one with each other, in a sentence; empty without a parent."""
+    if first is None and second is None:
+        return ""
+    if first is None or second is None:
+        return f"Only one of them has a parent: {first if second is None else second}, in the {'first' if second is None else 'second'} run."
+    matched = comparison.by(measure).latents["first"].partner[first] == second
+    return f"Their parents, {first} and {second}, are {'matched with each other too' if matched else 'not matched with each other'}."
+
+
 def _binned(latents: MatchedLatents, edges: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
     kinds, similarity = np.array(latents.kind, object), np.array(latents.similarity)
     return {kind: np.histogram(similarity[kinds == kind], edges)[0] for kind in KINDS if kind in latents.kind}

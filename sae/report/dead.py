@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from sae.evaluation.measures import DENSE
 from sae.report.charts import GREY, PALETTE, plain, plain_text
-from sae.report.numbers import DASH, count, number, percent
+from sae.report.numbers import DASH, count, fixed, number, percent
+from sae.report.render import escaped, feature_anchor
 from sae.runs.records import Changes, DeadRecord
 
 pc: Any = import_module(
@@ -210,6 +211,21 @@ def _training(row: Mapping[str, Any]) -> str:
 def remark(row: Mapping[str, Any] | None) -> str:
     """Return a line about why a feature never fires; empty when nothing is known."""
     return f"{row['cause']}: {row['evidence']}" if row and row["cause"] else ""
+
+
+def badge(row: Mapping[str, Any] | None, run: str) -> str:
+    """Return a dense latent's kind and antipode, with a link to it, as HTML to stand beside its label; empty for any other."""
+    if not row or not row["dense_kind"]:
+        return ""
+    fires = f"Dense: it fired on {percent(row['density'])} of the tokens that sae dead read"
+    shown = f'<span class="badge" title="{escaped(fires)}">dense: {escaped(row["dense_kind"])}</span>'
+    if row["antipode"] is None:
+        return shown
+    cosine = fixed(row["antipode_cosine"], 2)
+    return (
+        f'{shown}<span class="badge" title="The dense latent that writes the opposite direction: decoder cosine {cosine}">'
+        f"antipode {feature_anchor(run, row['antipode'])}</span>"
+    )
 
 
 def deaths(log: Sequence[Mapping[str, float]], steps: int | None) -> go.Figure:

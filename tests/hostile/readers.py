@@ -20,12 +20,14 @@ from activations.tokens import NOWHERE, windows
 from sae.diagnosis.report import DeadReport
 from sae.features import feature as feature_page
 from sae.features.explanations import explanations_of
+from sae.features.families import families_of
 from sae.features.feature import FeatureStore
 from sae.features.judgements import judgements_of
 from sae.foreign import FORMATS
 from sae.report import compare as compare_report
 from sae.report import dead as dead_report
 from sae.report import explanations as explanations_report
+from sae.report import families as families_report
 from sae.report import features as features_report
 from sae.report import judgements as judgements_report
 from sae.report import runs as runs_report
@@ -171,6 +173,26 @@ def judged(world: Path) -> None:
         judgements_report.head(one, found.record)
 
 
+def kin(world: Path) -> None:
+    """Families of features, with all that is shown of them."""
+    features = FeatureStore(world / FEATURES)
+    found = families_of(features)
+    if found is None:
+        return
+    describe = feature_page.describer(features, {}, {})
+    _ = [*families_report.lines(found.record)], families_report.conclusion(found.record)
+    for root in found.roots[:3]:
+        families_report.tree(found, root, describe, 3)
+    for latent in range(3):
+        families_report.kin(found.of(latent), describe, "toy")
+
+
+def repair_kin(world: Path) -> None:
+    """The checksum of the table."""
+    digests = {"families.parquet": files.sha256(world / FEATURES / "families.parquet")}
+    rewrite(world / FEATURES / "families.json", lambda about: about.update(sha256=digests))
+
+
 def repair_explained(world: Path) -> None:
     """The checksum of the table."""
     folder = world / FEATURES
@@ -271,6 +293,8 @@ READERS: dict[str, Reader] = {
     "effect": Reader(f"{FEATURES}/effects/0.json", features),
     "explanations": Reader(f"{FEATURES}/explanations.json", explained),
     "explanations table": Reader(f"{FEATURES}/explanations.parquet", explained, repair_explained),
+    "families": Reader(f"{FEATURES}/families.json", kin),
+    "families table": Reader(f"{FEATURES}/families.parquet", kin, repair_kin),
     "judgements": Reader(f"{FEATURES}/judgements.json", judged),
     "labels": Reader(f"{RUN}/labels.json", labels),
     "labels from CSV": Reader("labels.csv", labels),

@@ -20,6 +20,7 @@ from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save
 from sae.features.feature import FeatureStore
 from sae.features.judgements import READINGS, Detection, Judgement, save_judgements
 from sae.features.latent_labels import Label
+from sae.features.parents import Rules
 from sae.foreign import Origin, writable
 from sae.judging import asking
 from sae.rules.explaining import ExplainConfig
@@ -28,6 +29,7 @@ from sae.runs.run import Run
 from sae.workflows import compare
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.explain import explain
+from sae.workflows.families import FamiliesConfig, families
 from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
 
 RANKED = ("saelens", "sparsify")  # formats that hold a TopK, or nothing else
@@ -61,6 +63,7 @@ def make(folder: Path, world: Path) -> Path:
     features = FeatureStore(run.path / "features")
     save_effect(features, Effect(0, side, side))
     explain(run, ExplainConfig(least_firings=3, controls=2))
+    families(run, FamiliesConfig(split="all", shuffles=1, rules=Rules(coverage=0.5, share=0.01)))
     _judged(features)
     features.labels.update({0: Label("cat", "a note"), 1: Label("mat")})
     features.labels.export(folder / "labels.csv")
