@@ -1,4 +1,4 @@
-"""Search by meaning: words at peaks, medians written out in NumPy, labels, a planted concept, what is kept, and damage."""
+"""Search by meaning: medians written out in NumPy, labels, a planted concept, what is kept, and damage."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from activations import embeddings
 from activations.errors import RunError
 from sae.features import meaning
 from sae.features.feature import FeatureStore
-from sae.features.folder import Example
-from sae.features.meaning import Meanings, meanings_of, search, word_at, words_of
+from sae.features.meaning import Meanings, meanings_of, search
+from sae.features.peak_words import WORDS
 from tests import tiny
 
 
@@ -38,26 +38,6 @@ def features(world: Path, tmp_path: Path) -> FeatureStore:
     return FeatureStore(tmp_path / "toy" / "features")
 
 
-def example(tokens: list[str], peak: int) -> Example:
-    none = np.zeros(len(tokens), np.int32)
-    return Example(0, peak, peak, tokens, none.astype(np.float32), none, none)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "peak", "word"),
-    [
-        ([" in", " Ed", "in", "burgh", ","], 2, "edinburgh"),
-        (["Ed", "in", " town"], 0, "edin"),
-        ([" a", ",", " b"], 1, ","),
-        ([" the", " cat", "s", "."], 1, "cats"),
-        (["\n", " x"], 0, ""),
-        ([" 19", "84"], 1, "1984"),
-    ],
-)
-def test_the_word_at_a_peak_is_whole(tokens: list[str], peak: int, word: str):
-    assert word_at(example(tokens, peak)) == word
-
-
 def test_a_score_is_the_median_cosine_of_a_latent_s_words():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(30, 8)).astype(np.float32)
@@ -76,8 +56,7 @@ def test_a_score_is_the_median_cosine_of_a_latent_s_words():
 def test_a_query_finds_latents_by_their_words_and_by_labels(features: FeatureStore):
     meanings = meanings_of(features)
     latent = int(np.argmax((meanings.of_latent >= 0).sum(1)))
-    own = words_of(features, latent)
-    assert [meanings.words[n] for n in meanings.of_latent[latent] if n >= 0] == own
+    own = [meanings.words[n] for n in meanings.of_latent[latent] if n >= 0]
     word = meanings.commonest(latent, 1)[0]
     assert own.count(word) == max(map(own.count, own))
     best = search(features, meanings, word, most=32)
@@ -114,9 +93,7 @@ def test_words_are_kept_for_these_features_and_damage_is_one_line(features: Feat
 def test_a_query_takes_milliseconds_at_65_536_latents():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(50_000, 256)).astype(np.float32)
-    meanings = Meanings(
-        [""] * 50_000, vectors, random.integers(0, 50_000, (65_536, meaning.WORDS)).astype(np.int32)
-    )
+    meanings = Meanings([""] * 50_000, vectors, random.integers(0, 50_000, (65_536, WORDS)).astype(np.int32))
     query = random.normal(size=256).astype(np.float32)
     seconds = []
     for _ in range(5):
