@@ -294,11 +294,8 @@ class FeaturesFolder:
 
     def _examples_at(self, kind: str, latent: int, height: Height) -> list[Example]:
         with self.damage_named(EXAMPLES):
-            return [
-                self._example(pair, height)
-                for pair in self.example_tensors[kind][latent].tolist()
-                if pair >= 0
-            ]
+            pairs = self.example_tensors[kind][latent].tolist()
+            return [self._example(pair, height) for pair in pairs if pair >= 0]
 
     def _example(self, pair: int, height: Height) -> Example:
         """Return the example of a (latent, window) pair, given by its place in examples.safetensors."""

@@ -6,7 +6,7 @@ Of the scores tried this found most (LOG.md)."""
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,13 +80,25 @@ class Meanings:
         best = np.argsort(-cosines, kind="stable")[:n]
         return [(other, float(cosines[other])) for other in best.tolist() if np.isfinite(cosines[other])]
 
+    def often(self, share: float) -> Any:
+        """Return which latent fires on which word often [F, W], as a sparse matrix of ones: on `share` of its words and on two at least."""
+        often = self._counts.copy()
+        least = np.repeat(np.maximum(share * self._count, 2), np.diff(often.indptr))
+        often.data = (often.data >= least).astype(np.float32)
+        often.eliminate_zeros()
+        return often
+
+    @cached_property
+    def _counts(self) -> Any:
+        """How often each latent has each word [F, W], as a sparse matrix."""
+        rows = np.repeat(np.arange(len(self.of_latent)), self._count)
+        entries = np.ones(len(rows), np.float32), (rows, self.of_latent[self.of_latent >= 0])
+        return sparse.csr_matrix(entries, shape=(len(self.of_latent), len(self.words)))
+
     @cached_property
     def _means(self) -> NDArray[np.float32]:
         """The mean of each latent's word embeddings less the mean over latents [F, E], of norm 1; zeros without words."""
-        rows = np.repeat(np.arange(len(self.of_latent)), self._count)
-        entries = np.ones(len(rows), np.float32), (rows, self.of_latent[self.of_latent >= 0])
-        counts = sparse.csr_matrix(entries, shape=(len(self.of_latent), len(self.words)))
-        means = np.asarray(counts @ self.vectors) / np.maximum(self._count, 1)[:, None]
+        means = np.asarray(self._counts @ self.vectors) / np.maximum(self._count, 1)[:, None]
         means[self._count > 0] -= means[self._count > 0].mean(0)
         return _unit(means.astype(np.float32))
 

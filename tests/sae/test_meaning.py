@@ -14,22 +14,12 @@ from sae.features import meaning
 from sae.features.feature import FeatureStore
 from sae.features.meaning import Meanings, meanings_of, search
 from sae.features.peak_words import WORDS
-from tests import tiny
+from tests import letters, tiny
 
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each letter a direction of its own, in place of fetched embeddings: texts with the same letters mean the same."""
-
-    def of_texts(texts) -> np.ndarray:
-        vectors = np.zeros((len(texts), 26), np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for letter in text.lower():
-                if "a" <= letter <= "z":
-                    row[ord(letter) - ord("a")] += 1
-        return vectors
-
-    monkeypatch.setattr(embeddings, "of_texts", of_texts)
+    letters.in_place_of_words(monkeypatch)
 
 
 @pytest.fixture
