@@ -47,7 +47,7 @@ COLUMNS = {
     ),
     "meaning": NumberColumn(
         format="%.2f",
-        help="Median cosine of the embeddings of its words, or of its label, with that of the search: 1 means the same.",
+        help="Mean cosine of the half of its words that fit best with the search, or of its label, by word embeddings: 1 means the same.",
     ),
     "words": ListColumn(width="medium", help="The commonest words at the peaks of its examples."),
     "passage": TextColumn(

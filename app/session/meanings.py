@@ -29,6 +29,14 @@ def of(store: FeatureStore) -> Meanings | None:
         return None
 
 
+def neighbours(store: FeatureStore, latent: int) -> list[tuple[int, float]]:
+    """Return the features whose words are most alike in meaning to a feature's, with cosines; empty where no words have been collected.
+
+    They are as many as its neighbours by decoder cosine."""
+    known = of(store)
+    return [] if known is None else known.neighbours(latent, len(store.row(latent)["neighbours"]))
+
+
 def searchable(store: FeatureStore) -> Meanings | None:
     """Return the words of these features; None where a search has to collect them or fetch the word embeddings first."""
     return of(store) if embeddings.fetched() else None

@@ -1,8 +1,8 @@
 """Search latents by meaning, without a model: static embeddings of the words that each fires on, and of its label.
 
 The words are those at the peaks of a latent's strongest examples and of windows drawn at random (`sae.features.peak_words`). A latent's
-score is the median of their cosines with the query: most of its words have to be about it, and one that fits by chance does not count.
-Of the scores tried this found most (LOG.md)."""
+score is the mean of the upper half of their cosines with the query: half of its words have to be about it, more or less, and the others
+do not count against it. Of the scores tried this found most (LOG.md)."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -43,25 +43,19 @@ class Meanings:
         self, words: list[str], vectors: Float[np.ndarray, "W E"], of_latent: Int[np.ndarray, "F m"]
     ):
         self.words, self.vectors, self.of_latent = words, _unit(vectors), of_latent
-        # Words of different numbers are put in one array: NaN in place of a missing one is left out of the median below
         self._count = (of_latent >= 0).sum(1)
 
     def scores(self, query: Float[np.ndarray, "E"]) -> NDArray[np.float32]:
         """Return each latent's score for an embedded query [F]; -inf for a latent that never fires."""
-        cosines = np.append(self.vectors @ _unit(query), np.float32(np.inf)).astype(np.float32)
-        # Missing words have number -1, which is the last entry: infinite, so that they lie behind all others
+        cosines = np.append(self.vectors @ _unit(query), np.float32(-np.inf)).astype(np.float32)
+        # Missing words have number -1, which is the last entry: so low that they lie before all others
         found = cosines[self.of_latent]
-        middle = np.maximum(self._count - 1, 0)
-        for count in np.unique(
-            self._count
-        ):  # most latents have all their words; a partition is faster than sorting
-            rows = self._count == count
-            found[rows] = np.partition(
-                found[rows], sorted({max(count - 1, 0) // 2, count // 2 if count else 0}), axis=1
-            )
-        rows = np.arange(len(found))
-        median = (found[rows, middle // 2] + found[rows, (middle + 1) // 2]) / 2
-        return np.where(self._count > 0, median, -np.inf).astype(np.float32)
+        scores = np.full(len(found), -np.inf, np.float32)
+        for count in np.unique(self._count[self._count > 0]):  # most latents have all their words
+            rows, upper = self._count == count, (count + 1) // 2
+            # a partition is faster than sorting
+            scores[rows] = np.partition(found[rows], -upper, axis=1)[:, -upper:].mean(1)
+        return scores
 
     def commonest(self, latent: int, n: int = 5) -> list[str]:
         """Return a latent's words, the commonest first."""

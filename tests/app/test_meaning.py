@@ -1,5 +1,6 @@
 """Search by meaning and the filter by kind of rule on the Features page: what they find, what the address holds, words that are missing."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from app.session.meanings import MISSING
 from sae.features.explanations import Explanations
 from sae.features.meaning import FILE, meanings_of, scores_for
 from sae.report import search
+from sae.report.numbers import fixed
 from sae.report.render import markdown
 from sae.rules.explaining import ExplainConfig
 from sae.runs.run import Run
 from sae.workflows.explain import explain
 from tests import letters
-from tests.app.pages import button, features, settled, store, text
+from tests.app.pages import button, features, settled, source, store, text
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +92,18 @@ def test_without_a_network_it_is_one_line_and_the_page_stays(show, own: Path, mo
     settled(button(at, "Collect the words").click().run())
     assert "no route to host" in at.error[0].value.replace("\\", "")
     assert len(features(at)) == 32
+
+
+def test_the_feature_page_has_the_features_nearest_in_meaning_where_words_are_known(show, own: Path):
+    title = "Nearest in meaning"
+    assert title not in text(show("feature", folder=own, run="toy", feature="7"))
+    near = meanings_of(store(own)).neighbours(7, len(store(own).row(7)["neighbours"]))
+    store(own).labels.set(near[0][0], "<b>named</b>", "")
+    html = source(show("feature", folder=own, run="toy", feature="7"))
+    table = html[html.index(title) :].split("</table>")[0]
+    assert re.findall(r"feature=(\d+)", table) == [str(latent) for latent, _ in near]
+    assert [fixed(cosine, 2) for _, cosine in near] == re.findall(r"<span>([−.\d]+)</span>", table)
+    assert "&lt;b&gt;named&lt;/b&gt;" in table
 
 
 def test_damage_is_one_line_and_the_page_stays(show, own: Path):
