@@ -47,7 +47,7 @@ COLUMNS = {
     ),
     "meaning": NumberColumn(
         format="%.2f",
-        help="Mean cosine of the half of its words that fit best with the search, or of its label, by word embeddings: 1 means the same.",
+        help="Cosine of its words with the search by word embeddings, halfway between the median and the mean of the upper half, or of its label: 1 means the same.",
     ),
     "words": ListColumn(width="medium", help="The commonest words at the peaks of its examples."),
     "passage": TextColumn(

@@ -1,8 +1,8 @@
 """Search latents by meaning, without a model: static embeddings of the words that each fires on, and of its label.
 
 The words are those at the peaks of a latent's strongest examples and of windows drawn at random (`sae.features.peak_words`). A latent's
-score is the mean of the upper half of their cosines with the query: half of its words have to be about it, more or less, and the others
-do not count against it. Of the scores tried this found most (LOG.md)."""
+score is halfway between the median of their cosines with the query and the mean of their upper half: most of its words have to be about it,
+and where fewer are, those count too. Of the scores tried this found most (LOG.md)."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -53,8 +53,10 @@ class Meanings:
         scores = np.full(len(found), -np.inf, np.float32)
         for count in np.unique(self._count[self._count > 0]):  # most latents have all their words
             rows, upper = self._count == count, (count + 1) // 2
-            # a partition is faster than sorting
-            scores[rows] = np.partition(found[rows], -upper, axis=1)[:, -upper:].mean(1)
+            # a partition is faster than sorting; the middle is the place below the upper half too, where the number is even
+            middle = [-upper] if count % 2 else [-upper - 1, -upper]
+            ordered = np.partition(found[rows], middle, axis=1)
+            scores[rows] = (ordered[:, middle].mean(1) + ordered[:, -upper:].mean(1)) / 2
         return scores
 
     def commonest(self, latent: int, n: int = 5) -> list[str]:
