@@ -3,12 +3,13 @@
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from activations import demo_assets
@@ -22,14 +23,22 @@ PACKAGE = "wordllama==0.4.0.post1"
 WHEEL = ("--only-binary=:all:", "--platform=manylinux2014_x86_64", "--python-version=3.11", "--abi=cp311")
 WHEEL_SHA256 = "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97"
 WEIGHTS, TOKENIZER = "l2_supercat_256.safetensors", "l2_supercat_tokenizer_config.json"
+ELSEWHERE = "a cache folder that has them (SAE_CACHE)"
 MEMBERS = {WEIGHTS: f"wordllama/weights/{WEIGHTS}", TOKENIZER: f"wordllama/tokenizers/{TOKENIZER}"}
+
+
+def fetched() -> bool:
+    """Return whether the embeddings are in the cache, so that no call here needs a network."""
+    return _cached().exists()
 
 
 def folder() -> Path:
     """Return the cached folder of the embeddings. The first call fetches some 19 MB.
 
     Raises ModelError if the registry cannot be reached or serves another wheel than the one this release was tested with."""
-    made = demo_assets.cache_folder() / VERSION.replace(" ", "-")
+    made = _cached()
+    if made.exists():  # a cache that may not be written to serves too
+        return made
     made.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(made.with_suffix(".lock")):  # one process fetches, the others wait for it
         if not made.exists():
@@ -38,7 +47,7 @@ def folder() -> Path:
                 files.new_folder(made) as part,
             ):
                 wheel = demo_assets.fetch(
-                    PACKAGE, WHEEL_SHA256, Path(scratch), "word embeddings, 19 MB", "no --embeddings", ModelError, WHEEL
+                    PACKAGE, WHEEL_SHA256, Path(scratch), "word embeddings, 19 MB", ELSEWHERE, ModelError, WHEEL
                 )  # fmt: skip
                 with zipfile.ZipFile(wheel) as archive:
                     for name, member in MEMBERS.items():
@@ -62,20 +71,30 @@ def of_texts(texts: Sequence[str]) -> NDArray[np.float32]:
     """Return an embedding [n, 256] for each text: the mean over the tokens that it is made of, zeros for an empty one.
 
     Raises ModelError as `of_tokens` does."""
-    from tokenizers import Tokenizer
-
-    path = folder()
-    try:
-        (vectors,) = load_file(path / WEIGHTS).values()
-        tokenizer = Tokenizer.from_file(str(path / TOKENIZER))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"{path} is damaged ({error}); once deleted it is fetched again", fix=f"rm -r {quoted(path)}"
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    vectors, tokenizer = _loaded(folder())
     found = np.zeros((len(texts), vectors.shape[1]), np.float32)
     for place, encoded in enumerate(tokenizer.encode_batch(list(texts), add_special_tokens=False)):
         if encoded.ids:
             found[place] = vectors[encoded.ids].astype(np.float32).mean(0)
     return found
+
+
+def _cached() -> Path:
+    return demo_assets.cache_folder() / VERSION.replace(" ", "-")
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path) -> tuple[NDArray[np.float16], Any]:
+    """Return the vectors [V, 256] and the tokenizer that are in a folder, which a page asks for at every search."""
+    from tokenizers import Tokenizer
+
+    try:
+        (vectors,) = load_file(path / WEIGHTS).values()
+        tokenizer = Tokenizer.from_file(str(path / TOKENIZER))
+    except Exception as error:  # the tokenizers library raises no narrower class
+        raise ModelError(
+            f"{path} is damaged ({error}); once deleted it is fetched again", fix=f"rm -r {quoted(path)}"
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return vectors, tokenizer

@@ -15,7 +15,7 @@ from streamlit.navigation.page import StreamlitPage
 from activations.errors import WorkbenchError
 from activations.progress import clock
 from app.box import box
-from sae.report import render
+from sae.report import glossary, render
 from sae.report.numbers import DASH
 
 if TYPE_CHECKING:  # Streamlit has no public name for this type
@@ -115,7 +115,7 @@ def heading(title: str, remark: str, tokens: Sequence[str] = (), level: int = 1)
     which the browser's tab shows too, with the run."""
     if level == 1:
         st.set_page_config(page_title=" · ".join(filter(None, [title, _run_shown(), NAME])))
-    above = f"<h{level}>{render.escaped(title)} <span>{render.chips(tokens)}</span></h{level}>"
+    above = f"<h{level}>{render.term(title, glossary.explained(title))} <span>{render.chips(tokens)}</span></h{level}>"
     st.html(f'<header class="sae">{above}<p>{render.escaped(remark)}</p></header>')
 
 
@@ -137,16 +137,29 @@ def header(
 def long_table(
     table: pa.Table, columns: "Mapping[str, ColumnConfig]", height: int = 560, **selection: Any
 ) -> Any:
-    """Show a table at most `height` pixels high and return its selection, which the options `selection` describe."""
+    """Show a table at most `height` pixels high and return its selection, which the options `selection` describe.
+
+    A column without a help of its own has that of the glossary, where it is a term there."""
     return st.dataframe(
         table,
-        column_config=columns,
+        column_config=dict(columns)
+        | {name: _explained(name, columns.get(name)) for name in table.column_names},
         hide_index=True,
         placeholder=DASH,
         height="content" if ROW * (len(table) + 1) < height else height,
         lazy=False,
         **selection,
     )
+
+
+def _explained(name: str, column: Any) -> Any:
+    """Return how a column of a table is shown, with the glossary's help where it has none."""
+    shown = st.column_config.Column(column) if column is None or isinstance(column, str) else column
+    if not isinstance(shown, dict) or shown.get(
+        "help"
+    ):  # a column of buttons is no dictionary, and has a help here
+        return shown
+    return {**shown, "help": glossary.explained(shown.get("label") or name)}
 
 
 def pressed(key: str = OPEN) -> int | None:
@@ -170,8 +183,10 @@ def download(remark: str, content: Callable[[], bytes], name: str) -> None:
 
 
 def section(title: str, remark: str = "", level: int = 2) -> None:
-    """Show the title of a part of the page with a remark beside it, both plain text. The level is 3 below a heading of level 2."""
-    st.html(render.section(title, remark, level))
+    """Show the title of a part of the page with a remark beside it, both plain text. The level is 3 below a heading of level 2.
+
+    Pointing at a title that is a term of the glossary tells what it means."""
+    st.html(render.section(title, remark, level, glossary.explained(title)))
 
 
 def note(text: str) -> None:
@@ -192,7 +207,7 @@ def metrics(numbers: Iterable[tuple[str, str, str]], key: str = "metrics") -> No
     """Show key numbers in a row, from (name, value, explanation)."""
     with st.container(horizontal=True, gap="large", key=key):
         for name, value, why in numbers:
-            st.metric(name, value, help=why, width="content")
+            st.metric(name, value, help=why or glossary.explained(name), width="content")
 
 
 def chart(figure: go.Figure, alt: str, key: str) -> None:

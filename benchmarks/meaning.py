@@ -16,7 +16,8 @@ from activations import embeddings
 from benchmarks.concepts import CONCEPTS
 from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
-from sae.features.meaning import meanings_of, word_at
+from sae.features.meaning import meanings_of
+from sae.features.peak_words import word_at
 from sae.report import features as features_report
 from sae.report import search
 
@@ -60,7 +61,9 @@ def concept_shares(features: FeatureStore) -> np.ndarray:
     lists = [set(words.split()) for words in CONCEPTS.values()]
     shares = np.zeros((len(lists), len(features)))
     for latent in range(len(features)):
-        words = [re.sub(r"\W", "", word_at(example)) for example in features.sampled(latent)]
+        words = [
+            re.sub(r"\W", "", word_at(example.tokens, example.peak)) for example in features.sampled(latent)
+        ]
         if len(words) >= FEWEST:
             shares[:, latent] = [np.mean([word in listed for word in words]) for listed in lists]
     return shares

@@ -1,13 +1,18 @@
 """What all tests share: shapes checked at run time, one thread, no network, a toy world made once."""
 
+import atexit
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["SAE_CACHE"] = tempfile.mkdtemp(prefix="sae-tests-")  # what a user has fetched changes no test
+atexit.register(shutil.rmtree, os.environ["SAE_CACHE"], True)
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported; 0 to test its kernels on a GPU
 
 import jaxtyping

@@ -8,7 +8,7 @@ from app import widgets
 from app.dead import controls as dead
 from app.feature import controls
 from app.features import lists
-from app.session import address, explanations, features, jobs, lenses, runs, trust
+from app.session import address, explanations, features, jobs, lenses, meanings, runs, trust
 from app.steering import state as steering
 from sae.report import charts, render, token_strips
 from sae.report import feature as feature_report
@@ -98,6 +98,9 @@ with right:
     if row["neighbours"]:
         widgets.section("Nearest features", "by decoder cosine")
         st.html(feature_report.neighbours(row, describe, name))
+    if alike := meanings.neighbours(store, index):
+        widgets.section("Nearest in meaning", "by the words they fire on")
+        st.html(feature_report.alike(alike, describe, name))
     if partners := store.partners(index):
         widgets.section("Fires together with", "on the same tokens, more often than by chance")
         st.html(feature_report.partners(partners, describe, name))

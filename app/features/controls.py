@@ -1,6 +1,6 @@
 """Controls of the Features page: filters, the overview to look at, brushes, marks on the map, rows to compare."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 import plotly.graph_objects as go
@@ -9,13 +9,19 @@ import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, TextColumn
 
 from app import widgets
-from app.features.state import VIEWS, Filters
+from app.features.state import MEANING, SEARCHES, VIEWS, Filters
+from app.session import jobs
 from sae.report import numbers, render
 from sae.report.features import COUNTED
+from sae.report.search import NEAREST
 
 HISTOGRAMS, BY_CLUSTER = VIEWS[:2]
 LOOKS = dict(zip(VIEWS, ("Histograms", "Map by cluster", "Map by density"), strict=True))
-
+ANY = ""  # the choice of all kinds of rules
+SEARCHED = (
+    "**words**: features that have the text in a token, label, rule or example, the likeliest first. **meaning**: the "
+    f"{NEAREST} features whose words or label mean what is most like it, by word embeddings; the other filters still apply."
+)
 
 COLUMNS = {
     "feature": ButtonColumn(
@@ -39,6 +45,11 @@ COLUMNS = {
         help="Where the words were found. Features whose label or strongest token they are come first, then those with more "
         "examples that have them.",
     ),
+    "meaning": NumberColumn(
+        format="%.2f",
+        help="Cosine of its words with the search by word embeddings, halfway between the median and the mean of the upper half, or of its label: 1 means the same.",
+    ),
+    "words": ListColumn(width="medium", help="The commonest words at the peaks of its examples."),
     "passage": TextColumn(
         width="medium", help="The first example that has the words, which stand between ▸ and ◂."
     ),
@@ -64,9 +75,15 @@ COLUMNS = {
 
 
 def filters(
-    tally: dict[str, int], densities: Sequence[float], chosen: Filters, change: Callable[..., None]
+    tally: dict[str, int],
+    kinds: Mapping[str, Sequence[int]],
+    densities: Sequence[float],
+    chosen: Filters,
+    change: Callable[..., None],
 ) -> None:
-    """Show the filters: words to look for, a state, and a range of densities. `tally` counts the features in each state."""
+    """Show the filters: words to look for, a state, a kind of rule, and a range of densities.
+
+    `tally` counts the features in each state; `kinds` has the features with each kind of rule, empty where there are no rules."""
     with st.container(horizontal=True, gap="large", key="filters"):
         widgets.box(
             st.text_input,
@@ -81,6 +98,16 @@ def filters(
         )
         widgets.box(
             st.segmented_control,
+            "Search by",
+            chosen.by,
+            lambda value: change(by=value),
+            "features by",
+            options=SEARCHES,
+            required=True,
+            help=SEARCHED,
+        )
+        widgets.box(
+            st.segmented_control,
             "State",
             chosen.state
             if chosen.state in tally
@@ -92,6 +119,18 @@ def filters(
             format_func=lambda name: f"{name} {tally[name]:,}",
             help=COUNTED,
         )
+        if kinds:
+            widgets.box(
+                st.selectbox,
+                "Rule",
+                chosen.rule if chosen.rule in kinds else ANY,
+                lambda value: change(rule=value),
+                "features rule",
+                options=[ANY, *kinds],
+                format_func=lambda kind: render.visible(f"{kind} {len(kinds[kind]):,}" if kind else "any"),
+                help="The kind of rule that says where a feature fires (sae explain). One of several conditions counts with each of their kinds.",
+                width=170,
+            )
         widgets.box(
             st.select_slider,
             "Density",
@@ -102,6 +141,25 @@ def filters(
             value=(densities[0], densities[-1]),
             format_func=numbers.percent,
         )
+
+
+def words_first(remark: str, job: jobs.Job[None] | None, start: Callable[[], None]) -> None:
+    """Show that the words of features have to be collected before they can be searched: a button, or how far its job is."""
+    if job:
+        widgets.job(job)
+    if not job or not job.running:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Collect the words", icon=":material/play_arrow:", on_click=start)
+            st.caption(render.markdown(remark))
+
+
+def nothing(chosen: Filters, change: Callable[..., None]) -> None:
+    """Show that no feature meets the filters, and offer to look for what the words mean where they were looked for as they are."""
+    widgets.empty(
+        "No features match", "Change the search, the state, the rule, the densities, the list or the brushes."
+    )
+    if chosen.words.strip():
+        st.button("Search by meaning", icon=":material/search:", on_click=change, kwargs={"by": MEANING})
 
 
 def look(mapped: bool, chosen: Filters, change: Callable[..., None]) -> str:

@@ -6,10 +6,10 @@ import streamlit as st
 
 from app import widgets
 from app.features import controls, lists, state
-from app.session import address, explanations, features, runs, trust
+from app.session import address, explanations, features, maps, meanings, runs, trust
 from sae.report import feature as feature_report
+from sae.report import feature_map, features_charts, render, search
 from sae.report import features as features_report
-from sae.report import features_charts, render, search
 from sae.report import runs as runs_report
 
 name, run = address.run()
@@ -32,15 +32,28 @@ chosen, collected = state.current(), features.lists(store)
 listed = lists.chosen(collected)
 table = features_report.with_notes(table, collected.get(listed))
 state.remember(name)
-controls.filters(features_report.counts(table), features_report.DENSITIES, chosen, state.change)
+kinds = explanations.kinds(store)
+controls.filters(features_report.counts(table), kinds, features_report.DENSITIES, chosen, state.change)
 wanted = features_report.Wanted(
-    chosen.find, chosen.state, chosen.density, state.ranges(), state.marked(), collected.get(listed)
+    chosen.words,
+    chosen.state,
+    chosen.density,
+    state.ranges(),
+    state.marked(),
+    collected.get(listed),
+    kinds.get(chosen.rule),
 )
 shown = features_report.filtered(table, wanted, features.haystack(store))
-if chosen.find.strip():
-    shown = search.ranked(shown, chosen.find, store.texts)
+if chosen.words.strip():
+    shown = search.ranked(shown, chosen.words, store.texts)
+if chosen.by == state.MEANING:
+    known = meanings.searchable(store)
+    if known is None:
+        controls.words_first(meanings.remark(), meanings.collecting(store), partial(meanings.collect, store))
+    elif chosen.meaning:
+        shown = search.by_meaning(shown, meanings.scores(store, known, chosen.meaning), known.commonest)
 with overview:
-    look = controls.look(features.mapped(store), chosen, state.change)
+    look = controls.look(maps.mapped(store), chosen, state.change)
     if look == controls.HISTOGRAMS:
         panels = features_charts.panels(table, shown)
         for place, panel in zip(st.columns(len(panels), gap="medium"), panels, strict=True):
@@ -49,9 +62,13 @@ with overview:
                 brush = partial(state.brush, name, panel.column)
                 controls.brush(panel.figure, panel.title, f"brush {panel.title}", panel.ends, brush)
     else:
-        colours = features.colours(store, by_cluster=look == controls.BY_CLUSTER)
-        figure = features_charts.directions(
-            features.places(store), colours, features.captions(store), shown["feature"].to_pylist()
+        colours = maps.colours(store, by_cluster=look == controls.BY_CLUSTER)
+        figure = feature_map.directions(
+            maps.places(store),
+            colours,
+            maps.captions(store),
+            shown["feature"].to_pylist(),
+            maps.labels(store),
         )
         mark = partial(state.mark, name)
         controls.points(
@@ -73,9 +90,7 @@ if len(shown):
     if (pressed := widgets.pressed()) is not None:
         address.open_feature(name, shown["feature"][pressed].as_py())
 else:
-    widgets.empty(
-        "No features match", "Change the search, the state, the densities, the list or the brushes."
-    )
+    controls.nothing(chosen, state.change)
     lists.chooser(collected, listed)
 if compared:
     with widgets.header(

@@ -17,11 +17,14 @@ from app.session.address import Query
 from sae.features.feature import FeatureStore
 from sae.features.map import cosines
 from sae.report.features import DENSITIES, F1, STABILITY, STATES
+from sae.rules.rule import KINDS as RULE_KINDS
 from sae.runs.run import Run
 
 FILTERS_KEY = "filters of this session"
 MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
+SEARCHES = WORDS, MEANING = ("words", "meaning")
+KINDS = ("", *RULE_KINDS, "dense", "none")  # of rules; all of them at first
 BRUSHED, MARKED = "brush", "marked"  # parameters of the URL
 BRUSHES = ("density", "mean", "positive", STABILITY, F1)
 NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?(e[+-]?\d{1,2})?", re.ASCII)
@@ -34,10 +37,24 @@ class Filters:
 
     find: str = ""
     """Words to search for."""
+    by: str = WORDS
+    """Whether they are looked for as they are, or by what they mean."""
     state: str = "all"
     density: tuple[float, float] = (DENSITIES[0], DENSITIES[-1])
     """Lowest and highest density as fractions of all tokens, both included."""
+    rule: str = ""
+    """The kind of rule that features have; empty for any, or none."""
     view: str = "histograms"
+
+    @property
+    def words(self) -> str:
+        """What is looked for as it is."""
+        return self.find if self.by == WORDS else ""
+
+    @property
+    def meaning(self) -> str:
+        """What is looked for by meaning."""
+        return self.find.strip() if self.by == MEANING else ""
 
 
 NAMES = [field.name for field in fields(Filters)]
@@ -46,9 +63,10 @@ NAMES = [field.name for field in fields(Filters)]
 def current() -> Filters:
     """Return the filters that the URL asks for. Raises ConfigError for a value that is not allowed."""
     asked = {name: st.query_params[name] for name in NAMES if name in st.query_params}
-    for name, allowed in (("state", STATES), ("view", VIEWS)):
+    for name, allowed in (("state", STATES), ("view", VIEWS), ("by", SEARCHES), ("rule", KINDS)):
         if asked.get(name, allowed[0]) not in allowed:
-            raise ConfigError(f"{name} = {asked[name][:60]!r} must be one of {', '.join(allowed)}")
+            known = ", ".join(filter(None, allowed))
+            raise ConfigError(f"{name} = {asked[name][:60]!r} must be one of {known}")
     density = {"density": _density(asked["density"])} if "density" in asked else {}
     st.session_state[FILTERS_KEY] = replace(Filters(), **asked | density)
     return st.session_state[FILTERS_KEY]
@@ -183,6 +201,8 @@ def _as_query() -> dict[str, str]:
     filters, usual = _filters(), Filters()
     texts = {
         "find": filters.find,
+        "by": filters.by,
+        "rule": filters.rule,
         "state": filters.state,
         "density": ",".join(f"{share:g}" for share in filters.density),
         "view": filters.view,

@@ -33,6 +33,12 @@ def names(store: FeatureStore) -> dict[int, str]:
     return {} if found is None else found.names
 
 
+def kinds(store: FeatureStore) -> dict[str, list[int]]:
+    """Return the features that have a rule of each kind, the commonest kind first; empty where there are no rules."""
+    found = of(store)
+    return {} if found is None else found.by_kind
+
+
 def with_explanations(table: pa.Table, store: FeatureStore) -> pa.Table:
     """Add the columns of rules to the table of all features, where there are rules."""
     found = of(store)

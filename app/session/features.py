@@ -1,8 +1,7 @@
-"""The features folders of runs, opened once: their tables, texts, map, and the labels that people gave."""
+"""The features folders of runs, opened once: their tables, texts, and the labels that people gave."""
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import streamlit as st
 
@@ -41,27 +40,6 @@ def table(store: FeatureStore) -> pa.Table:
 def haystack(store: FeatureStore) -> features_report.Haystack:
     """Return the text of each feature that is searched for words."""
     return _haystack(store.path, stamp(store.path / INDEX))
-
-
-def mapped(store: FeatureStore) -> bool:
-    """Return whether the features have a map."""
-    return "map_x" in store.table.column_names
-
-
-def places(store: FeatureStore) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of each feature on the map, NaN for a feature without a place."""
-    x, y = (store.table[name].to_numpy().astype(float) for name in ("map_x", "map_y"))
-    return x, y
-
-
-def colours(store: FeatureStore, by_cluster: bool) -> list[int | None] | np.ndarray:
-    """Return each feature's cluster (None for no cluster), or its density."""
-    return store.table["cluster"].to_pylist() if by_cluster else store.table["density"].to_numpy()
-
-
-def captions(store: FeatureStore) -> list[str]:
-    """Return a line about each feature: its number, peak tokens and cluster."""
-    return _captions(store.path, stamp(store.path / INDEX))
 
 
 def live(store: FeatureStore) -> list[int]:
@@ -108,18 +86,6 @@ def _table(path: Path, stamp: tuple[int, int]) -> pa.Table:
 def _haystack(path: Path, stamp: tuple[int, int]) -> features_report.Haystack:
     store = FeatureStore(path)
     return features_report.haystack(_table(path, stamp), store.texts)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _captions(path: Path, stamp: tuple[int, int]) -> list[str]:
-    store = FeatureStore(path)
-    lines = []
-    for latent, (tokens, cluster) in enumerate(
-        zip(store.table["peak_tokens"].to_pylist(), store.table["cluster"].to_pylist(), strict=True)
-    ):
-        near = "" if cluster is None else f" · cluster {cluster}: {', '.join(store.clusters[cluster])}"
-        lines.append(f"{latent}: {' '.join(dict.fromkeys(tokens))}{near}")
-    return lines
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -17,6 +17,7 @@ from sae.features.collect import FeaturesConfig
 from sae.features.effects import FOLDER
 from sae.features.feature import FeatureStore
 from sae.features.folder import Bidirectional, bidirectional
+from sae.features.meaning import collect_where_possible
 from sae.runs.run import Run
 from sae.runs.trust import trust_of
 from sae.workflows.features import collect_features, measure_effects
@@ -26,7 +27,8 @@ from sae.workflows.features import collect_features, measure_effects
 class Features:
     """Collect statistics, examples, logit lens and neighbours of all latents into the run's features/.
 
-    Example: sae features runs/demo --tokens 200000. After an interruption the same command continues. By several processes:
+    Example: sae features runs/demo --tokens 200000. Where word embeddings have been fetched before, the words that latents fire on are
+    collected too, for search by meaning. After an interruption the same command continues. By several processes:
     torchrun --nproc-per-node 2 -m sae.cli.main features runs/demo."""
 
     run: tyro.conf.Positional[Path]
@@ -49,7 +51,13 @@ def main(args: list[str]) -> int:
             elif command.effects:
                 measure_effects(run, model, features, command.effects, show_progress)
                 print(f"{features.path / FOLDER}: effects of {', '.join(map(str, command.effects))}")
-            print(f"{features.path}: {len(features):,} features; next: sae app {quoted(run.path.parent)}")
+            searchable = collect_where_possible(features, show_progress)
+            search = (
+                "" if searchable else f", or sae search {quoted(run.path)} WORDS, which fetches 19 MB once"
+            )
+            print(
+                f"{features.path}: {len(features):,} features; next: sae app {quoted(run.path.parent)}{search}"
+            )
     return 0
 
 

@@ -180,6 +180,17 @@ class Explanations:
         return {latent: text for latent, text in self.texts.items() if latent in good}
 
     @cached_property
+    def by_kind(self) -> dict[str, list[int]]:
+        """The latents whose first explanation has a condition of each kind (token, n-gram, position …), the commonest kind first.
+
+        A rule of several conditions counts with each of their kinds; those without conditions are `dense` or `none`."""
+        found: dict[str, list[int]] = {}
+        for latent, both in self.by_latent.items():
+            for kind in dict.fromkeys(both[0].rule_kind.split(" + ")):
+                found.setdefault(kind, []).append(latent)
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+    @cached_property
     def f1(self) -> NDArray[np.float64]:
         """The F1 of each latent's first explanation [F]; NaN where it has none."""
         scores = np.full(self._n_latents, np.nan)

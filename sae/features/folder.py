@@ -203,7 +203,7 @@ class FeaturesFolder:
     def histogram(self, latent: int) -> Histogram:
         """Return the histogram of all nonzero values of a latent, both signs, with the empty bins at either end."""
         self.check_latent(latent)
-        with self._damage_named(HISTOGRAMS):
+        with self.damage_named(HISTOGRAMS):
             negative, positive = self._histograms["counts"][latent].numpy()
             edges = self._histograms["edges"].numpy()
             # The innermost bins reach to zero, because values below the first edge were counted in them.
@@ -258,7 +258,7 @@ class FeaturesFolder:
         """The bytes of every token id. Folders of older releases do not hold them: there the names are used."""
         if SPELLINGS not in self.record.sha256:
             return TokenText([named_bytes(name) for name in self.vocabulary])
-        with self._damage_named(SPELLINGS):
+        with self.damage_named(SPELLINGS):
             return TokenText.from_tensors(self._load(SPELLINGS))
 
     @cached_property
@@ -266,7 +266,8 @@ class FeaturesFolder:
         return self._load(HISTOGRAMS)
 
     @cached_property
-    def _examples(self) -> dict[str, Tensor]:
+    def example_tensors(self) -> dict[str, Tensor]:
+        """The tensors of examples.safetensors, which FORMAT.md describes."""
         return self._load(EXAMPLES)
 
     def _load(self, name: str) -> dict[str, Tensor]:
@@ -282,7 +283,7 @@ class FeaturesFolder:
         return as_written(self.path / name, self.record.sha256.get(name), INDEX, self._fix)
 
     @contextmanager
-    def _damage_named(self, name: str) -> Iterator[None]:
+    def damage_named(self, name: str) -> Iterator[None]:
         """Turn whatever fails in the block, which reads the file `name`, into a RunError that names the file."""
         try:
             yield
@@ -292,14 +293,13 @@ class FeaturesFolder:
             ) from error
 
     def _examples_at(self, kind: str, latent: int, height: Height) -> list[Example]:
-        with self._damage_named(EXAMPLES):
-            return [
-                self._example(pair, height) for pair in self._examples[kind][latent].tolist() if pair >= 0
-            ]
+        with self.damage_named(EXAMPLES):
+            pairs = self.example_tensors[kind][latent].tolist()
+            return [self._example(pair, height) for pair in pairs if pair >= 0]
 
     def _example(self, pair: int, height: Height) -> Example:
         """Return the example of a (latent, window) pair, given by its place in examples.safetensors."""
-        data = self._examples
+        data = self.example_tensors
         start, stop = data["offsets"][pair : pair + 2].tolist()
         slot = int(data["window_of_pair"][pair])
         ids = data["tokens"][slot].numpy()

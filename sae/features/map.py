@@ -27,7 +27,6 @@ NEAREST = 15  # neighbours that attract a latent, itself among them: UMAP's defa
 FEWEST = 5  # live latents that are worth a map
 LEAST_UMAP = 64  # with fewer latents, principal components show as much
 LEAST_CLUSTER = 10  # latents
-NAMES = 3  # tokens that name a cluster
 SEED = 0
 # Parameters of the similarity 1 / (1 + a d^2b) of two points at distance d, fitted to UMAP's defaults: a minimal distance
 # of 0.1 and a spread of 1.
@@ -71,21 +70,6 @@ def make_map(
         places[alive] = torch.from_numpy(living)
         clusters[alive.numpy()] = _clusters(living)
     return Map(places, clusters)
-
-
-def cluster_tokens(clusters: Sequence[int | None], peak_tokens: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return for each cluster the commonest peak tokens of its latents, at most `NAMES`, commonest first.
-
-    Tokens that differ in case or surrounding spaces only are counted as one. Equally common ones are in alphabetical
-    order. `clusters` are numbers from 0 on, None for a latent without a cluster."""
-    counts: list[Counter[str]] = [
-        Counter() for _ in range(1 + max((c for c in clusters if c is not None), default=-1))
-    ]
-    for cluster, tokens in zip(clusters, peak_tokens, strict=True):
-        if cluster is not None:
-            counts[cluster].update(word for token in tokens if (word := token.strip().lower()))
-    by_count = (sorted(count.items(), key=lambda item: (-item[1], item[0])) for count in counts)
-    return [[token for token, _ in tokens[:NAMES]] for tokens in by_count]
 
 
 def _places(

@@ -1,29 +1,29 @@
 """Search latents by meaning, without a model: static embeddings of the words that each fires on, and of its label.
 
-The words are those at the peaks of a latent's strongest examples and of windows drawn at random, WORDS at most. A latent's score is the
-median of their cosines with the query: most of its words have to be about it, and one that fits by chance does not count. Of the scores
-tried this found most (LOG.md)."""
+The words are those at the peaks of a latent's strongest examples and of windows drawn at random (`sae.features.peak_words`). A latent's
+score is halfway between the median of their cosines with the query and the mean of their upper half: most of its words have to be about it,
+and where fewer are, those count too. Of the scores tried this found most (LOG.md)."""
 
-import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from scipy import sparse
 
 from activations import embeddings
 from activations.disk import files
 from activations.errors import RunError, quoted
 from activations.progress import Progress, no_progress
-from sae.features.folder import Example, FeaturesFolder
+from sae.features.folder import FeaturesFolder
+from sae.features.peak_words import WORDS, words_of_latents
 from sae.runs.saved_sae import read_tensors
 
 FORMAT = 1
 FILE = "meaning.safetensors"
-WORDS, STRONGEST = 50, 10  # words of each latent, and how many of them are from its strongest examples
-REACH = 6  # tokens to either side of a peak that its word may take in
-LETTER = re.compile(r"\w")
 
 
 class Match(NamedTuple):
@@ -43,45 +43,86 @@ class Meanings:
         self, words: list[str], vectors: Float[np.ndarray, "W E"], of_latent: Int[np.ndarray, "F m"]
     ):
         self.words, self.vectors, self.of_latent = words, _unit(vectors), of_latent
-        # Words of different numbers are put in one array: NaN in place of a missing one is left out of the median below
         self._count = (of_latent >= 0).sum(1)
 
     def scores(self, query: Float[np.ndarray, "E"]) -> NDArray[np.float32]:
         """Return each latent's score for an embedded query [F]; -inf for a latent that never fires."""
-        cosines = np.append(self.vectors @ _unit(query), np.float32(np.inf)).astype(np.float32)
-        # Missing words have number -1, which is the last entry: infinite, so that they lie behind all others
+        cosines = np.append(self.vectors @ _unit(query), np.float32(-np.inf)).astype(np.float32)
+        # Missing words have number -1, which is the last entry: so low that they lie before all others
         found = cosines[self.of_latent]
-        middle = np.maximum(self._count - 1, 0)
-        for count in np.unique(
-            self._count
-        ):  # most latents have all their words; a partition is faster than sorting
-            rows = self._count == count
-            found[rows] = np.partition(
-                found[rows], sorted({max(count - 1, 0) // 2, count // 2 if count else 0}), axis=1
-            )
-        rows = np.arange(len(found))
-        median = (found[rows, middle // 2] + found[rows, (middle + 1) // 2]) / 2
-        return np.where(self._count > 0, median, -np.inf).astype(np.float32)
+        scores = np.full(len(found), -np.inf, np.float32)
+        for count in np.unique(self._count[self._count > 0]):  # most latents have all their words
+            rows, upper = self._count == count, (count + 1) // 2
+            # a partition is faster than sorting; the middle is the place below the upper half too, where the number is even
+            middle = [-upper] if count % 2 else [-upper - 1, -upper]
+            ordered = np.partition(found[rows], middle, axis=1)
+            scores[rows] = (ordered[:, middle].mean(1) + ordered[:, -upper:].mean(1)) / 2
+        return scores
 
     def commonest(self, latent: int, n: int = 5) -> list[str]:
         """Return a latent's words, the commonest first."""
         numbers, counts = np.unique(self.of_latent[latent][self.of_latent[latent] >= 0], return_counts=True)
         return [self.words[numbers[place]] for place in np.argsort(-counts, kind="stable")[:n]]
 
+    def neighbours(self, latent: int, n: int) -> list[tuple[int, float]]:
+        """Return the other latents that fire on words of the most similar meaning, with cosines, the most similar first.
 
-def search(features: FeaturesFolder, meanings: Meanings, query: str, most: int = 10) -> list[Match]:
-    """Return the latents that fit a query in words best, the best first.
+        Compared are the means of their words' embeddings, less what the latents have in common. None for a latent without words."""
+        if not self._count[latent]:
+            return []
+        cosines = self._means @ self._means[latent]
+        cosines[latent] = -np.inf
+        cosines[self._count == 0] = -np.inf
+        best = np.argsort(-cosines, kind="stable")[:n]
+        return [(other, float(cosines[other])) for other in best.tolist() if np.isfinite(cosines[other])]
 
-    A label that somebody gave counts too: a latent's score is the larger of its words' and its label's. Raises RunError for a query without
-    words, ModelError when the word embeddings cannot be fetched."""
-    labels = {latent: label.label for latent, label in features.labels.all().items() if label.label}
+    def often(self, share: float) -> Any:
+        """Return which latent fires on which word often [F, W], as a sparse matrix of ones: on `share` of its words and on two at least."""
+        often = self._counts.copy()
+        least = np.repeat(np.maximum(share * self._count, 2), np.diff(often.indptr))
+        often.data = (often.data >= least).astype(np.float32)
+        often.eliminate_zeros()
+        return often
+
+    @cached_property
+    def _counts(self) -> Any:
+        """How often each latent has each word [F, W], as a sparse matrix."""
+        rows = np.repeat(np.arange(len(self.of_latent)), self._count)
+        entries = np.ones(len(rows), np.float32), (rows, self.of_latent[self.of_latent >= 0])
+        return sparse.csr_matrix(entries, shape=(len(self.of_latent), len(self.words)))
+
+    @cached_property
+    def _means(self) -> NDArray[np.float32]:
+        """The mean of each latent's word embeddings less the mean over latents [F, E], of norm 1; zeros without words."""
+        means = np.asarray(self._counts @ self.vectors) / np.maximum(self._count, 1)[:, None]
+        means[self._count > 0] -= means[self._count > 0].mean(0)
+        return _unit(means.astype(np.float32))
+
+
+def scores_for(
+    features: FeaturesFolder, meanings: Meanings, labels: Mapping[int, str], query: str
+) -> NDArray[np.float32]:
+    """Return how well each latent fits a query in words [F]: the larger of the scores of its words and of its label, if it has one.
+
+    -inf for a latent that never fires and has no label. Raises RunError for a query without words, ModelError when the word
+    embeddings cannot be fetched."""
     vectors = embeddings.of_texts([query, *labels.values()])
     if not vectors[0].any():
         raise RunError(f"{query!r} has no words to search for")
+    if vectors.shape[1] != meanings.vectors.shape[1]:
+        path = features.path / FILE
+        raise RunError(f"{path} is damaged: its embeddings have another width", fix=f"rm {quoted(path)}")
     scores = meanings.scores(vectors[0])
     if labels:
         latents = list(labels)
         scores[latents] = np.maximum(scores[latents], _unit(vectors[1:]) @ _unit(vectors[0]))
+    return scores
+
+
+def search(features: FeaturesFolder, meanings: Meanings, query: str, most: int = 10) -> list[Match]:
+    """Return the latents that fit a query in words best, the best first (`scores_for`)."""
+    labels = {latent: label.label for latent, label in features.labels.all().items() if label.label}
+    scores = scores_for(features, meanings, labels, query)
     best = np.argsort(-scores, kind="stable")[:most]
     return [
         Match(latent, float(scores[latent]), meanings.commonest(latent))
@@ -95,71 +136,25 @@ def meanings_of(features: FeaturesFolder, progress: Progress = no_progress) -> M
 
     Raises RunError for a damaged file, ModelError when the word embeddings cannot be fetched, BusyError when words have to be collected
     and another process works in the folder."""
-    identity = f"{features.digest} {embeddings.VERSION}"
-    if kept := _read(features, identity):
+    if kept := kept_meanings(features):
         return kept
+    embeddings.of_texts([])  # it may need the network, and the work would be lost
     with files.alone_in(features.path):
-        return _read(features, identity) or _collected(features, identity, progress)
+        if kept := kept_meanings(features):
+            return kept
+        words, of_latent = words_of_latents(features, progress)
+        return save_meanings(features, words, embeddings.of_texts(words), of_latent)
 
 
-def _collected(features: FeaturesFolder, identity: str, progress: Progress) -> Meanings:
-    """Collect the words and keep them."""
-    words: dict[str, int] = {}
-    of_latent = np.full((len(features), WORDS), -1, np.int32)
-    with progress("words", len(features), "latents") as advance:
-        for latent in range(len(features)):
-            own = [words.setdefault(word, len(words)) for word in words_of(features, latent)]
-            of_latent[latent, : len(own)] = own
-            advance(1)
-    vectors = embeddings.of_texts(list(words)).astype(np.float16)
-    spelled = [word.encode() for word in words]
-    tensors = {
-        "identity": identity.encode(),
-        "bytes": b"".join(spelled),
-    }
-    arrays = {
-        name: torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)
-        for name, content in tensors.items()
-    }
-    arrays |= {
-        "lengths": torch.tensor([len(word) for word in spelled], dtype=torch.int32),
-        "vectors": torch.from_numpy(vectors),
-        "of_latent": torch.from_numpy(of_latent),
-    }
-    files.write_tensors(features.path / FILE, arrays, f"sae-meaning-{FORMAT}")
-    return Meanings(list(words), vectors.astype(np.float32), of_latent)
+def collect_where_possible(features: FeaturesFolder, progress: Progress = no_progress) -> bool:
+    """Collect the words if the embeddings have been fetched before, and return whether the folder has them now. Needs no network."""
+    if not embeddings.fetched():
+        return kept_meanings(features) is not None
+    meanings_of(features, progress)
+    return True
 
 
-def words_of(features: FeaturesFolder, latent: int) -> list[str]:
-    """Return the words at the peaks of a latent's examples: strongest of the stronger sign first, then evenly spaced random ones."""
-    sides = features.strongest(latent), features.strongest(latent, -1)
-    strongest = max(sides, key=lambda side: abs(side[0].values[side[0].peak]) if side else 0.0)
-    sampled = features.sampled(latent)
-    # They are sorted by their values: evenly spaced ones are typical
-    places = np.linspace(0, len(sampled) - 1, min(len(sampled), WORDS - STRONGEST)).round().astype(int)
-    spaced = [sampled[place] for place in places]
-    found = [word_at(example) for example in [*strongest[:STRONGEST], *spaced]]
-    return [word for word in found if word]
-
-
-def word_at(example: Example) -> str:
-    """Return the word that an example's peak is a part of, in lower case; the token itself where that has no letters or digits."""
-    tokens, start, stop = example.tokens, example.peak, example.peak + 1
-    if not LETTER.search(tokens[start]):
-        return tokens[start].strip().lower()
-    while (
-        start > 0
-        and LETTER.match(tokens[start])
-        and LETTER.match(tokens[start - 1][-1:])
-        and example.peak - start < REACH
-    ):
-        start -= 1
-    while stop < len(tokens) and LETTER.match(tokens[stop]) and stop - example.peak <= REACH:
-        stop += 1
-    return "".join(tokens[start:stop]).strip().lower()
-
-
-def _read(features: FeaturesFolder, identity: str) -> Meanings | None:
+def kept_meanings(features: FeaturesFolder) -> Meanings | None:
     """Return what is kept in the folder; None where nothing is, or of other features. Raises RunError when it is damaged."""
     path = features.path / FILE
     if not path.exists():
@@ -167,17 +162,57 @@ def _read(features: FeaturesFolder, identity: str) -> Meanings | None:
     fix = f"rm {quoted(path)}"
     tensors = read_tensors(path, fix)
     try:
-        if bytes(tensors["identity"].tolist()) != identity.encode():
+        if bytes(tensors["identity"].tolist()) != _identity(features):
             return None
-        content, ends = bytes(tensors["bytes"].tolist()), np.cumsum(tensors["lengths"].numpy())
-        words = [content[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        content, lengths = bytes(tensors["bytes"].tolist()), tensors["lengths"].numpy()
         vectors, of_latent = tensors["vectors"].float().numpy(), tensors["of_latent"].numpy()
-        fits = vectors.ndim == 2 and len(vectors) == len(words) and of_latent.shape == (len(features), WORDS)
-        if not (fits and of_latent.min() >= -1 and of_latent.max() < len(words)):
+        fits = (
+            lengths.ndim == 1
+            and {lengths.dtype.kind, of_latent.dtype.kind} == {"i"}
+            and (lengths >= 0).all()
+            and int(lengths.sum()) <= len(content)
+            and vectors.ndim == 2
+            and len(vectors) == len(lengths)
+            and np.isfinite(vectors).all()
+            and of_latent.shape == (len(features), WORDS)
+            and of_latent.min() >= -1
+            and of_latent.max() < len(lengths)
+        )
+        if not fits:
             raise ValueError("its tensors do not fit together")
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+        ends = np.cumsum(lengths)
+        words = [content[end - length : end].decode() for end, length in zip(ends, lengths, strict=True)]
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} is damaged: {error}", fix=fix) from error
     return Meanings(words, vectors, of_latent)
+
+
+def save_meanings(
+    features: FeaturesFolder,
+    words: list[str],
+    vectors: Float[np.ndarray, "W E"],
+    of_latent: Int[np.ndarray, "F m"],
+) -> Meanings:
+    """Write what `kept_meanings` reads, and return it."""
+    spelled = [word.encode() for word in words]
+    texts = {"identity": _identity(features), "bytes": b"".join(spelled)}
+    tensors = {
+        # safetensors has no empty tensors of bytes
+        name: torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)
+        for name, content in texts.items()
+    }
+    tensors |= {
+        "lengths": torch.tensor([len(word) for word in spelled], dtype=torch.int32),
+        "vectors": torch.from_numpy(vectors.astype(np.float16)),
+        "of_latent": torch.from_numpy(of_latent),
+    }
+    files.write_tensors(features.path / FILE, tensors, f"sae-meaning-{FORMAT}")
+    return Meanings(words, vectors.astype(np.float16).astype(np.float32), of_latent)
+
+
+def _identity(features: FeaturesFolder) -> bytes:
+    """Return what the words and their embeddings depend on."""
+    return f"{features.digest} {embeddings.VERSION}".encode()
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

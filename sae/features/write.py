@@ -12,6 +12,7 @@ from torch import Tensor
 from activations.disk import files
 from activations.store import Store
 from activations.token_text import TokenText
+from sae.features.cluster_names import cluster_tokens
 from sae.features.collect import Collected
 from sae.features.folder import (
     EXAMPLES,
@@ -25,7 +26,6 @@ from sae.features.folder import (
     FeaturesFolder,
 )
 from sae.features.logit_lens import LogitLens
-from sae.features.map import cluster_tokens
 
 PEAK_TOKENS = 5  # strongest examples whose peak token the table lists
 SIDES = (("positive", 1), ("negative", -1))

@@ -141,6 +141,11 @@ def neighbours(row: FeatureRow, describe: Describe, run: str | None) -> str:
     return render.neighbours([(latent, cosine, *describe(latent)) for latent, cosine in pairs], run)
 
 
+def alike(near: Iterable[tuple[int, float]], describe: Describe, run: str | None) -> str:
+    """Return a table of the features whose words mean what is most alike, from their numbers and cosines."""
+    return render.neighbours([(latent, cosine, *describe(latent)) for latent, cosine in near], run)
+
+
 def partners(cofiring: Iterable[Any], describe: Describe, run: str | None) -> str:
     """Return a table of features that fire on the same tokens (`sae.features.folder.Partner`); no links if `run` is None."""
     lines = []

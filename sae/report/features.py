@@ -86,6 +86,8 @@ class Wanted:
     """Only these features, marked on the map; None for all."""
     listed: Collection[int] | None = None
     """Only the features of this list; None for all."""
+    ruled: Collection[int] | None = None
+    """Only these features, whose rules are of one kind; None for all."""
 
 
 class Haystack:
@@ -161,7 +163,7 @@ def filtered(table: pa.Table, wanted: Wanted, haystack: Haystack) -> pa.Table:
     for name, ends in wanted.ranges.items():
         if name in table.column_names:
             keep = pc.and_(keep, _between(table[name], *ends))
-    for only in (wanted.among, wanted.listed):
+    for only in (wanted.among, wanted.listed, wanted.ruled):
         if only is not None:
             keep = pc.and_(keep, pc.is_in(table["feature"], pa.array(only, table["feature"].type)))
     if wanted.words:

@@ -1,6 +1,6 @@
-"""Figures of all features of a run: histograms that can be brushed, and the map of decoder directions."""
+"""Histograms of all features of a run, which can be brushed."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,9 +17,6 @@ BINS_PER_DECADE = 8
 RAREST = -9  # the axis of densities begins at this decade or above
 NEVER = 0.5  # the bar of features that never fired lies so many decades left of the lowest density
 BINS = 40  # of a histogram with an even scale
-CLUSTER_COLOURS = (*PALETTE[:5], "#c9a227", "#5f7fbf", "#8a9a3b", "#b3684d", "#4fb3bf", "#a05a8c", "#7b6fd0")
-GOLDEN_ANGLE = 137.508  # degrees
-SVG_POINTS = 2000  # up to so many points SVG draws without delay; more need WebGL
 
 
 class Panel(NamedTuple):
@@ -142,49 +139,6 @@ def spread(every: NDArray[np.float64], chosen: NDArray[np.float64], unit: str = 
     return _brushable(figure)
 
 
-def directions(
-    places: tuple[NDArray[np.float64], NDArray[np.float64]],
-    colours: Sequence[int | None] | NDArray[np.float64],
-    texts: Sequence[str],
-    shown: Collection[int],
-) -> go.Figure:
-    """Return the map: a point for each feature whose place is not NaN, coloured by cluster or by density.
-
-    `colours` are numbers of clusters (None for no cluster) or an array of densities. Hovering tells a feature's text.
-    Features that are not shown are pale. A point's customdata is its feature."""
-    x, y = places
-    placed = np.flatnonzero(np.isfinite(x))
-    latents = placed.tolist()
-    is_shown = np.isin(placed, np.fromiter(shown, int, len(shown)))
-    by_density = isinstance(colours, np.ndarray)
-    marker = {
-        "size": 5 if len(placed) > SVG_POINTS else 8,
-        "opacity": np.where(is_shown, 0.85, 0.12),
-        "line": {"width": 0},
-        "color": np.log10(colours[placed])
-        if by_density
-        else [_colour(colours[latent]) for latent in latents],
-    }
-    if by_density:
-        marker |= {"colorscale": "Viridis", "colorbar": _density_bar(marker["color"])}
-    kind = go.Scattergl if len(placed) > SVG_POINTS else go.Scatter
-    figure = go.Figure(
-        kind(
-            x=x[placed],
-            y=y[placed],
-            mode="markers",
-            marker=marker,
-            customdata=placed,
-            text=[plain_text(texts[latent]) for latent in latents],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(dragmode="pan")  # the only mode in which Streamlit receives clicks
-    return plain(figure, height=520, left=8, bottom=8)
-
-
 def _column(table: pa.Table, name: str) -> NDArray[np.float64]:
     return table[name].to_numpy().astype(float)
 
@@ -208,23 +162,3 @@ def _brushable(figure: go.Figure) -> go.Figure:
     figure.update_yaxes(nticks=4)
     figure.update_layout(barmode="overlay", bargap=0.02, dragmode="select", selectdirection="h")
     return plain(figure, height=150)
-
-
-def _colour(cluster: int | None) -> str:
-    """Return a cluster's colour. The first have the palette's; the rest turn around the circle of hues by the golden angle, in
-    three lightnesses, so that no two are the same and those that follow each other differ most."""
-    if cluster is None:
-        return f"rgba({GREY}, 0.6)"
-    if cluster < len(CLUSTER_COLOURS):
-        return CLUSTER_COLOURS[cluster]
-    return f"hsl({cluster * GOLDEN_ANGLE % 360:.1f}, {(72, 55)[cluster % 2]}%, {(48, 62, 36)[cluster % 3]}%)"
-
-
-def _density_bar(logs: NDArray[np.float64]) -> dict[str, object]:
-    ticks = list(range(int(np.floor(logs.min(initial=-1))), 1))
-    return {
-        "tickvals": ticks,
-        "ticktext": [percent(10.0**tick) for tick in ticks],
-        "thickness": 10,
-        "title": None,
-    }

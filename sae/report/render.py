@@ -163,10 +163,17 @@ def named(label: str) -> str:
     return f'<b class="label">{escaped(label)}</b> ' if label else ""
 
 
-def section(title: str, remark: str, level: int = 2) -> str:
-    """Return the heading of a part of a page with a remark beside it: of level 2, or 3 below a heading of level 2."""
+def section(title: str, remark: str, level: int = 2, why: str | None = None) -> str:
+    """Return the heading of a part of a page with a remark beside it: of level 2, or 3 below a heading of level 2.
+
+    `why` is shown where one points at the title."""
     small = f"<small>{escaped(remark)}</small>" if remark else ""
-    return f'<h{level} class="sae">{escaped(title)}{small}</h{level}>'
+    return f'<h{level} class="sae">{term(title, why)}{small}</h{level}>'
+
+
+def term(text: str, why: str | None) -> str:
+    """Return a text that tells what it means where one points at it; the text alone where `why` says nothing."""
+    return f'<span class="term" title="{escaped(why)}">{escaped(text)}</span>' if why else escaped(text)
 
 
 def wide(table: str) -> str:

@@ -1,5 +1,6 @@
-"""Features that mention some words, sorted by where they do: in the label, among the tokens they fire on, in the rule, in examples."""
+"""Features that mention some words, sorted by where they do (label, tokens they fire on, rule, examples), or that are about them."""
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,11 @@ from sae.report.render import visible
 
 pc: Any = import_module("pyarrow.compute")  # see sae.report.features
 LONGEST = 40  # characters of a rule on a button
+MEANING, WORDS = (
+    "meaning",
+    "words",
+)  # columns of how well a feature's words fit a search, and of the commonest of them
+NEAREST = 50  # features that a search by meaning shows
 FIRES, RAISES, WHERE = "fires most on", "raises", "found in"
 PASSAGE, AROUND = "passage", 24  # column of a hit in an example, and characters of either side of it
 
@@ -60,6 +66,20 @@ def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Tab
             2, PASSAGE, pa.array([passage(text or "", words) for text in lines], pa.string())
         )
     return found.take(pa.array(order))
+
+
+def by_meaning(table: pa.Table, scores: NDArray[np.float32], words: Callable[[int], list[str]]) -> pa.Table:
+    """Return the features of the table that fit a search best, NEAREST at most, with columns of how well and of their words.
+
+    `scores` [F] are the features' cosines with what is searched for, -inf for those that have no words, which are left out;
+    `words` returns the commonest words that a feature fires on."""
+    own = scores[table["feature"].to_numpy()]
+    best = np.argsort(-own, kind="stable")[:NEAREST]
+    best = best[np.isfinite(own[best])]
+    found = table.take(pa.array(best))
+    listed = [list(map(visible, words(latent))) for latent in found["feature"].to_pylist()]
+    column = pa.array(listed, pa.list_(pa.string()))
+    return found.add_column(1, WORDS, column).add_column(1, MEANING, pa.array(own[best]))
 
 
 def passage(text: str, words: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The demo: harvest, train, evaluate, features, explanations and dead latents on the embedded model and text."""
+"""The demo: harvest, train, evaluate, features and their words, explanations and dead latents on the embedded model and text."""
 
 import logging
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from activations import demo_assets, language_model
-from activations.errors import RunError
+from activations.errors import ModelError, RunError
 from activations.harvest import HarvestConfig, begun_in
 from activations.progress import Progress, no_progress
 from activations.text import TextConfig
@@ -16,6 +16,7 @@ from sae.architectures import TopKConfig
 from sae.config import RunConfig, TrainConfig
 from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
+from sae.features.meaning import meanings_of
 from sae.runs.run import Run, device
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.evaluate import evaluate
@@ -76,7 +77,11 @@ def run_demo(cfg: Demo, progress: Progress = no_progress) -> Run:
         model = run.language_model()
     if run.evaluation is None:
         evaluate(run, run.sae().to(device()), model, cfg.windows, progress=progress)
-    collect_features(run, model, FeaturesConfig(), progress)
+    features = collect_features(run, model, FeaturesConfig(), progress)
+    try:
+        meanings_of(features, progress)
+    except ModelError as error:  # search by meaning is offered again by the app, when there is a network
+        log.warning("%s", error.message)
     try:
         explain(run, progress=progress)
     except RunError as error:  # a demo of few tokens, in which no latent fires often enough

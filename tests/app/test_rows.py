@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from sae.report import features as features_report
-from sae.report import features_charts, search
 from sae.report import runs as runs_report
+from sae.report import search
 from sae.runs.records import Estimate, Evaluation, RunRecord, Splice
 
 COLUMNS = {
@@ -299,8 +299,3 @@ def test_the_hit_of_a_search_stands_out_in_its_passage():
     assert search.passage(text, "war") == "the civil ▸War◂ ended in 1865, they say"
     assert search.passage(text, "peace") is None
     assert search.passage("", "war") is None
-
-
-def test_each_cluster_of_the_map_has_a_colour_of_its_own():
-    colours = [features_charts._colour(cluster) for cluster in range(209)]
-    assert len(set(colours)) == 209

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from activations import demo_assets
+from activations import demo_assets, embeddings
+from activations.errors import ModelError
 from sae.cli.evaluate import demo_main
 from sae.diagnosis.report import DeadReport
 from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
+from sae.features.meaning import kept_meanings
 from sae.runs.run import Run
-from tests import tiny
+from tests import letters, tiny
 
 SMALL = [
     "--tokens",
@@ -37,6 +39,7 @@ def toy(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(demo_assets, "model_folder", lambda: world / "model")
     monkeypatch.setattr(demo_assets, "documents", lambda: iter(texts))
+    letters.in_place_of_words(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,6 +56,7 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
     assert "recovered_zero" in run.evaluation.splice.estimates
     assert len(FeatureStore("runs/toy/features")) == 32
     assert explanations_of(FeatureStore("runs/toy/features")) is not None
+    assert kept_meanings(FeatureStore("runs/toy/features")) is not None
     assert DeadReport("runs/toy/dead").record.d_sae == 32
     out = capsys.readouterr().out
     assert "fraction of variance unexplained" in out
@@ -75,3 +79,15 @@ def test_other_settings_get_a_name_of_their_own_and_share_what_they_can(tmp_path
     assert [path.name for path in Path("stores").iterdir()] == [store.name]
     assert stamps(store) == before
     assert {Run(path).config.arch.d_sae for path in Path("runs").iterdir()} == {32, 48}
+
+
+def test_without_the_embeddings_it_goes_on_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def unreachable(texts: object) -> None:
+        raise ModelError("word embeddings could not be fetched")
+
+    monkeypatch.setattr(embeddings, "of_texts", unreachable)
+    assert demo_main([*SMALL, "--name", "toy"]) == 0
+    assert "word embeddings could not be fetched" in caplog.text
+    assert DeadReport("runs/toy/dead").record.d_sae == 32

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from activations import demo_assets, language_model, text
@@ -19,10 +20,13 @@ from activations.text import TextConfig
 from activations.tokens import NOWHERE, windows
 from sae.diagnosis.report import DeadReport
 from sae.features import feature as feature_page
+from sae.features.cluster_names import cluster_names
 from sae.features.explanations import explanations_of
 from sae.features.families import families_of
 from sae.features.feature import FeatureStore
 from sae.features.judgements import judgements_of
+from sae.features.lenses import lenses_of
+from sae.features.meaning import kept_meanings
 from sae.foreign import FORMATS
 from sae.report import compare as compare_report
 from sae.report import dead as dead_report
@@ -30,6 +34,7 @@ from sae.report import explanations as explanations_report
 from sae.report import families as families_report
 from sae.report import features as features_report
 from sae.report import judgements as judgements_report
+from sae.report import lens as lens_report
 from sae.report import runs as runs_report
 from sae.runs.run import Run
 from sae.training import checkpoints
@@ -161,6 +166,34 @@ def explained(world: Path) -> None:
         explanations_report.head(both, beside)
     features_report.with_explanations(features_report.features(features.table), found.texts, found.f1)
     feature_page.describer(features, {}, found.names)(0)
+
+
+def meaning(world: Path) -> None:
+    """The words of features, searched, compared and counted."""
+    found = kept_meanings(FeatureStore(world / FEATURES))
+    if found is None:
+        return
+    found.scores(np.ones(found.vectors.shape[1], np.float32))
+    for latent in range(3):
+        found.commonest(latent), found.neighbours(latent, 5)
+    cluster_names(FeatureStore(world / FEATURES), found, None)
+
+
+def lenses(world: Path) -> None:
+    """The lenses of features, with all that is shown of them."""
+    features = FeatureStore(world / FEATURES)
+    found = lenses_of(features)
+    if found is None:
+        return
+    for latent in range(3):
+        lens_report.sections(features.row(latent), found.of(latent), found.record)
+
+
+def repair_lenses(world: Path) -> None:
+    """The checksum of the table."""
+    folder = world / FEATURES
+    digests = {"lens.parquet": files.sha256(folder / "lens.parquet")}
+    rewrite(folder / "lens.json", lambda about: about.update(sha256=digests))
 
 
 def judged(world: Path) -> None:
@@ -295,6 +328,9 @@ READERS: dict[str, Reader] = {
     "explanations table": Reader(f"{FEATURES}/explanations.parquet", explained, repair_explained),
     "families": Reader(f"{FEATURES}/families.json", kin),
     "families table": Reader(f"{FEATURES}/families.parquet", kin, repair_kin),
+    "meaning": Reader(f"{FEATURES}/meaning.safetensors", meaning),
+    "lenses": Reader(f"{FEATURES}/lens.json", lenses),
+    "lenses table": Reader(f"{FEATURES}/lens.parquet", lenses, repair_lenses),
     "judgements": Reader(f"{FEATURES}/judgements.json", judged),
     "labels": Reader(f"{RUN}/labels.json", labels),
     "labels from CSV": Reader("labels.csv", labels),

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -20,7 +21,10 @@ from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save
 from sae.features.feature import FeatureStore
 from sae.features.judgements import READINGS, Detection, Judgement, save_judgements
 from sae.features.latent_labels import Label
+from sae.features.lenses import LENSES, Agreement, save_lenses
+from sae.features.meaning import save_meanings
 from sae.features.parents import Rules
+from sae.features.peak_words import words_of_latents
 from sae.foreign import Origin, writable
 from sae.judging import asking
 from sae.rules.explaining import ExplainConfig
@@ -65,6 +69,9 @@ def make(folder: Path, world: Path) -> Path:
     explain(run, ExplainConfig(least_firings=3, controls=2))
     families(run, FamiliesConfig(split="all", shuffles=1, rules=Rules(coverage=0.5, share=0.01)))
     _judged(features)
+    _measured(features)
+    words, of_latent = words_of_latents(features)
+    save_meanings(features, words, np.ones((len(words), 4), np.float32), of_latent)
     features.labels.update({0: Label("cat", "a note"), 1: Label("mat")})
     features.labels.export(folder / "labels.csv")
     features.labels.export(folder / "labels-import.json")
@@ -75,6 +82,29 @@ def make(folder: Path, world: Path) -> Path:
     _texts(folder)
     _unfinished(folder)
     return folder
+
+
+def _measured(features: FeatureStore) -> None:
+    """Lenses with two tokens of each latent."""
+    half = Estimate(0.5, 0.25, 0.75)
+    rows = [["a", "b"]] * len(features), [[1.5, 0.5]] * len(features)
+    table = pa.table(
+        {
+            f"{side}_{what}": row
+            for side in ("raised", "lowered")
+            for what, row in zip(("tokens", "logits"), rows, strict=True)
+        }
+    )
+    about = {
+        "features_sha256": features.digest,
+        "sae_sha256": "0",
+        "hook": "h",
+        "config": {"latents": 2},
+        "jacobian_sha256": "0",
+    }
+    numbers = {"explained": 0.5, "measured_share": 0.5, "rows": 9, "latents": [0, 1]}
+    agreement = {name: asdict(Agreement(half, half, half, half)) for name in LENSES}
+    save_lenses(features, table, {**about, **numbers, "agreement": agreement, "better_by": asdict(half)})
 
 
 def _judged(features: FeatureStore) -> None:

@@ -11,7 +11,7 @@ from activations.language_model import load
 from sae.features import map as maps
 from sae.features.collect import FeaturesConfig
 from sae.features.feature import FeatureStore
-from sae.features.map import cluster_tokens, make_map
+from sae.features.map import make_map
 from sae.runs.run import Run
 from sae.workflows.features import describe
 
@@ -63,12 +63,6 @@ def test_dead_latents_are_left_out():
     made = make_map(rows, alive)
     assert torch.equal(made.places.isnan().any(1), ~alive)
     assert (made.clusters[~alive.numpy()] == -1).all()
-
-
-def test_clusters_are_called_by_their_commonest_tokens():
-    tokens = [[" The", "the"], ["THE ", "a"], ["b", "a"], ["x"], [" ", ""]]
-    assert cluster_tokens([0, 0, 0, None, 1], tokens) == [["the", "a", "b"], []]
-    assert cluster_tokens([None, None], tokens[:2]) == []
 
 
 def test_the_folder_holds_places_and_clusters(world):

@@ -1,4 +1,4 @@
-"""Search by meaning: words at peaks, medians written out in NumPy, labels, a planted concept, what is kept, and damage."""
+"""Search by meaning: scores written out in NumPy, labels, a planted concept, what is kept, and damage."""
 
 import json
 import shutil
@@ -7,29 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from activations import embeddings
+from activations.disk import files
 from activations.errors import RunError
 from sae.features import meaning
 from sae.features.feature import FeatureStore
-from sae.features.folder import Example
-from sae.features.meaning import Meanings, meanings_of, search, word_at, words_of
-from tests import tiny
+from sae.features.meaning import Meanings, kept_meanings, meanings_of, search
+from sae.features.peak_words import WORDS
+from tests import letters, tiny
 
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each letter a direction of its own, in place of fetched embeddings: texts with the same letters mean the same."""
-
-    def of_texts(texts) -> np.ndarray:
-        vectors = np.zeros((len(texts), 26), np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for letter in text.lower():
-                if "a" <= letter <= "z":
-                    row[ord(letter) - ord("a")] += 1
-        return vectors
-
-    monkeypatch.setattr(embeddings, "of_texts", of_texts)
+    letters.in_place_of_words(monkeypatch)
 
 
 @pytest.fixture
@@ -38,27 +30,7 @@ def features(world: Path, tmp_path: Path) -> FeatureStore:
     return FeatureStore(tmp_path / "toy" / "features")
 
 
-def example(tokens: list[str], peak: int) -> Example:
-    none = np.zeros(len(tokens), np.int32)
-    return Example(0, peak, peak, tokens, none.astype(np.float32), none, none)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "peak", "word"),
-    [
-        ([" in", " Ed", "in", "burgh", ","], 2, "edinburgh"),
-        (["Ed", "in", " town"], 0, "edin"),
-        ([" a", ",", " b"], 1, ","),
-        ([" the", " cat", "s", "."], 1, "cats"),
-        (["\n", " x"], 0, ""),
-        ([" 19", "84"], 1, "1984"),
-    ],
-)
-def test_the_word_at_a_peak_is_whole(tokens: list[str], peak: int, word: str):
-    assert word_at(example(tokens, peak)) == word
-
-
-def test_a_score_is_the_median_cosine_of_a_latent_s_words():
+def test_a_score_is_halfway_between_the_median_and_the_mean_of_the_upper_half_of_the_cosines():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(30, 8)).astype(np.float32)
     of_latent = np.full((40, 6), -1, np.int32)
@@ -68,7 +40,8 @@ def test_a_score_is_the_median_cosine_of_a_latent_s_words():
     query = random.normal(size=8).astype(np.float32)
     scores = Meanings([str(n) for n in range(30)], vectors, of_latent).scores(query)
     cosines = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    expected = [np.median(cosines[row[row >= 0]]) for row in of_latent[1:]]
+    own = [np.sort(cosines[row[row >= 0]].astype(np.float64)) for row in of_latent[1:]]
+    expected = [(np.median(one) + one[len(one) // 2 :].mean()) / 2 for one in own]
     assert scores[0] == -np.inf
     np.testing.assert_allclose(scores[1:], expected, atol=1e-6)
 
@@ -76,8 +49,7 @@ def test_a_score_is_the_median_cosine_of_a_latent_s_words():
 def test_a_query_finds_latents_by_their_words_and_by_labels(features: FeatureStore):
     meanings = meanings_of(features)
     latent = int(np.argmax((meanings.of_latent >= 0).sum(1)))
-    own = words_of(features, latent)
-    assert [meanings.words[n] for n in meanings.of_latent[latent] if n >= 0] == own
+    own = [meanings.words[n] for n in meanings.of_latent[latent] if n >= 0]
     word = meanings.commonest(latent, 1)[0]
     assert own.count(word) == max(map(own.count, own))
     best = search(features, meanings, word, most=32)
@@ -114,9 +86,7 @@ def test_words_are_kept_for_these_features_and_damage_is_one_line(features: Feat
 def test_a_query_takes_milliseconds_at_65_536_latents():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(50_000, 256)).astype(np.float32)
-    meanings = Meanings(
-        [""] * 50_000, vectors, random.integers(0, 50_000, (65_536, meaning.WORDS)).astype(np.int32)
-    )
+    meanings = Meanings([""] * 50_000, vectors, random.integers(0, 50_000, (65_536, WORDS)).astype(np.int32))
     query = random.normal(size=256).astype(np.float32)
     seconds = []
     for _ in range(5):
@@ -124,3 +94,63 @@ def test_a_query_takes_milliseconds_at_65_536_latents():
         meanings.scores(query)
         seconds.append(time.process_time() - started)
     assert min(seconds) < 0.5
+
+
+def test_neighbours_by_meaning_are_those_of_planted_words_and_cosines_are_those_written_out():
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(4, 16)) + 3  # all have a direction in common, which tells nothing
+    vectors = (np.repeat(centres, 10, 0) + 0.2 * random.normal(size=(40, 16))).astype(np.float32)
+    of_latent = np.full((21, 6), -1, np.int32)
+    for latent, row in enumerate(of_latent[1:], 1):
+        row[: 2 + latent % 5] = random.integers(0, 10, 2 + latent % 5) + 10 * (latent % 4)
+    meanings = Meanings([str(n) for n in range(40)], vectors, of_latent)
+    unit = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    means = np.array([unit[row[row >= 0]].mean(0) for row in of_latent[1:]])
+    means -= means.mean(0)
+    cosines = means @ means.T / np.outer(*[np.linalg.norm(means, axis=1)] * 2)
+    for latent in range(1, 21):
+        found = meanings.neighbours(latent, 4)
+        assert {other % 4 for other, _ in found} == {latent % 4} and len(found) == 4
+        assert [cosine for _, cosine in found] == pytest.approx(
+            [cosines[latent - 1, other - 1] for other, _ in found], abs=1e-6
+        )
+        assert [cosine for _, cosine in found] == sorted((cosine for _, cosine in found), reverse=True)
+    assert len(meanings.neighbours(3, 99)) == 19, "neither itself nor a latent without words"
+    assert meanings.neighbours(0, 4) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("vectors", lambda tensor: tensor * float("nan")),
+        ("vectors", lambda tensor: tensor[1:]),
+        ("vectors", lambda tensor: tensor[:, 0]),
+        ("lengths", lambda tensor: tensor * -1),
+        ("lengths", lambda tensor: tensor + 1000),
+        ("lengths", lambda tensor: tensor.float()),
+        ("of_latent", lambda tensor: tensor + 10**6),
+        ("of_latent", lambda tensor: tensor - 10**6),
+        ("of_latent", lambda tensor: tensor.double()),
+        ("of_latent", lambda tensor: tensor[:, 1:]),
+        ("bytes", lambda tensor: tensor * 0 + 255),
+        ("bytes", lambda tensor: tensor.int() + 300),
+        ("identity", lambda tensor: tensor.float()),
+        ("identity", lambda tensor: None),
+    ],
+)
+def test_tensors_that_do_not_fit_together_are_one_line(features: FeatureStore, name: str, changed):
+    meanings_of(features)
+    path = features.path / meaning.FILE
+    tensors = load_file(path)
+    tensors[name] = changed(tensors[name])
+    files.write_tensors(path, {key: one.contiguous() for key, one in tensors.items() if one is not None}, "x")
+    with pytest.raises(RunError, match=r"meaning\.safetensors is damaged") as caught:
+        kept_meanings(features)
+    assert "\n" not in str(caught.value) and caught.value.fix == f"rm {path}"
+
+
+def test_embeddings_of_another_width_are_one_line(features: FeatureStore):
+    made = meanings_of(features)
+    narrow = Meanings(made.words, made.vectors[:, :9], made.of_latent)
+    with pytest.raises(RunError, match="another width"):
+        search(features, narrow, "cat")

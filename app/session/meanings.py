@@ -1,0 +1,82 @@
+"""The words that features fire on, for search and neighbours by meaning: read once, and collected in the background where they are missing."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from activations import embeddings
+from activations.errors import RunError
+from app.session import features, jobs
+from app.session.runs import stamp
+from app.widgets import error
+from sae.features.feature import FeatureStore
+from sae.features.folder import INDEX
+from sae.features.meaning import FILE, Meanings, kept_meanings, meanings_of, scores_for
+
+MISSING = "Search by meaning compares the words that features fire on. They have not been collected for this run, which is done once."
+NOT_FETCHED = " The word embeddings it needs, 19 MB, are fetched from the package registry once."
+
+
+def of(store: FeatureStore) -> Meanings | None:
+    """Return the words of these features; None where they have not been collected. Damage is reported in the page."""
+    try:
+        return _meanings(store.path, stamp(store.path / INDEX), stamp(store.path / FILE), store)
+    except RunError as damage:
+        error(damage.message, damage.fix)
+        return None
+
+
+def neighbours(store: FeatureStore, latent: int) -> list[tuple[int, float]]:
+    """Return the features whose words are most alike in meaning to a feature's, with cosines; empty where no words have been collected.
+
+    They are as many as its neighbours by decoder cosine."""
+    known = of(store)
+    return [] if known is None else known.neighbours(latent, len(store.row(latent)["neighbours"]))
+
+
+def searchable(store: FeatureStore) -> Meanings | None:
+    """Return the words of these features; None where a search has to collect them or fetch the word embeddings first."""
+    return of(store) if embeddings.fetched() else None
+
+
+def remark() -> str:
+    """Return what a search by meaning needs first."""
+    return MISSING + ("" if embeddings.fetched() else NOT_FETCHED) + jobs.usual_time("words")
+
+
+def scores(store: FeatureStore, meanings: Meanings, query: str) -> NDArray[np.float32]:
+    """Return how well each feature's words, or its label, fit a search [F]. Raises RunError for one without words."""
+    labels = {latent: label.label for latent, label in features.labels(store).items() if label.label}
+    return scores_for(store, meanings, labels, query)
+
+
+def collecting(store: FeatureStore) -> jobs.Job[None] | None:
+    """Return this visitor's job that collects the words, running or ended; None if none was started."""
+    return jobs.find(_key(store))
+
+
+def collect(store: FeatureStore) -> None:
+    """Start to collect the words."""
+    title = f"collecting the words of {store.path.parent.name}"
+    jobs.start(_key(store), partial(_collect, store), title)
+
+
+def _collect(store: FeatureStore, report: jobs.Report) -> None:
+    report(0.0, "word embeddings")
+    embeddings.folder()
+    meanings_of(store, jobs.progress(report, {"words": (0.0, 0.9)}))
+
+
+def _key(store: FeatureStore) -> str:
+    return f"words {store.path}"
+
+
+# The stamps are part of the key, so that words collected meanwhile show up, and those of other features do not.
+@st.cache_resource(max_entries=4, show_spinner="Reading the words of features")
+def _meanings(
+    path: Path, stamp: tuple[int, int], words: tuple[int, int], _store: FeatureStore
+) -> Meanings | None:
+    return kept_meanings(_store)
