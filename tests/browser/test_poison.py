@@ -23,7 +23,7 @@ from tests.app import wounded
 from tests.app.worlds import HOSTILE_RUN
 from tests.browser.conftest import serving
 from tests.browser.pages import LOADING
-from tests.hostile.readers import rewrite
+from tests.hostile.repairs import rewrite
 
 POISON = (
     '<img src=x onerror="window.hacked=1"><a href="http://evil.invalid/">a</a> ![i](http://evil.invalid/i.png) '

@@ -1,17 +1,15 @@
 """Every reader: the file it reads in the toy world, and all that is made of it. A new reader is one line of the table."""
 
-import json
 import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from activations import demo_assets, language_model, text
-from activations.disk import files
 from activations.shard import shard_name
 from activations.shuffle import ShuffledReader
 from activations.store import INDEX, Store, verify
@@ -43,9 +41,19 @@ from sae.workflows import compare, sweep
 from sae.workflows import compare as comparison
 from tests import tiny
 from tests.activations.toys import window
+from tests.hostile.repairs import (
+    FEATURES,
+    RUN,
+    repair_dead,
+    repair_explained,
+    repair_features,
+    repair_kin,
+    repair_lenses,
+    repair_sae,
+    repair_store,
+)
 
-RUN, OTHER = "runs/toy", "runs/other"
-FEATURES = f"{RUN}/features"
+OTHER = "runs/other"
 CONTEXT = 16
 WINDOWS = [window([NOWHERE, *[0] * (CONTEXT - 1)], [NOWHERE, *range(CONTEXT - 1)])]
 CHECKPOINT = f"{RUN}/checkpoints/step-00000030"
@@ -63,14 +71,6 @@ class Reader(NamedTuple):
     """Most seconds of processor time for one case."""
 
 
-def rewrite(path: Path, change: Callable[[Any], None]) -> None:
-    """Change an object in a JSON file, and leave out what would seal it."""
-    content = json.loads(path.read_text())
-    content.pop("checksum", None)
-    change(content)
-    path.write_text(json.dumps(content))
-
-
 def store(world: Path) -> None:
     """A store, as a training and `sae store` read it."""
     found = Store(world / "store")
@@ -81,13 +81,6 @@ def store(world: Path) -> None:
     found.rows(shard, "held-out", positions="last")
     [*islice(found.batches(hook, 16), 2)]
     [*islice(ShuffledReader(found, hook, 16, prefetch=0), 3)]
-
-
-def repair_store(world: Path) -> None:
-    """The size and the checksum of the first shard."""
-    shard = world / "store" / shard_name(0)
-    repaired = {"bytes": shard.stat().st_size, "sha256": files.sha256(shard)}
-    rewrite(world / "store" / INDEX, lambda index: index["shards"][0].update(repaired))
 
 
 def unfinished(world: Path) -> None:
@@ -124,15 +117,6 @@ def sae(world: Path) -> None:
     """A trained SAE, used."""
     found = Run(world / RUN).sae()
     found(torch.zeros(2, found.d_model))
-
-
-def repair_sae(world: Path) -> None:
-    """The checksum of the weights."""
-    path = world / RUN / "sae.json"
-    about = json.loads(path.read_text())
-    path.write_text(
-        json.dumps({**about, "weights_file_sha256": files.sha256(world / RUN / "sae.safetensors")})
-    )
 
 
 def checkpoint(world: Path) -> None:
@@ -189,13 +173,6 @@ def lenses(world: Path) -> None:
         lens_report.sections(features.row(latent), found.of(latent), found.record)
 
 
-def repair_lenses(world: Path) -> None:
-    """The checksum of the table."""
-    folder = world / FEATURES
-    digests = {"lens.parquet": files.sha256(folder / "lens.parquet")}
-    rewrite(folder / "lens.json", lambda about: about.update(sha256=digests))
-
-
 def judged(world: Path) -> None:
     """What a language model said of features, with all that is shown of it."""
     found = judgements_of(FeatureStore(world / FEATURES))
@@ -218,36 +195,6 @@ def kin(world: Path) -> None:
         families_report.tree(found, root, describe, 3)
     for latent in range(3):
         families_report.kin(found.of(latent), describe, "toy")
-
-
-def repair_kin(world: Path) -> None:
-    """The checksum of the table."""
-    digests = {"families.parquet": files.sha256(world / FEATURES / "families.parquet")}
-    rewrite(world / FEATURES / "families.json", lambda about: about.update(sha256=digests))
-
-
-def repair_explained(world: Path) -> None:
-    """The checksum of the table."""
-    folder = world / FEATURES
-    digests = {"explanations.parquet": files.sha256(folder / "explanations.parquet")}
-    rewrite(folder / "explanations.json", lambda about: about.update(sha256=digests))
-
-
-def repair_features(world: Path) -> None:
-    """The checksums of its files."""
-    folder = world / FEATURES
-
-    def change(about: Any) -> None:
-        about["sha256"] = {name: files.sha256(folder / name) for name in about["sha256"]}
-
-    rewrite(folder / "features.json", change)
-
-
-def repair_dead(world: Path) -> None:
-    """The checksum of the table of dead latents."""
-    folder = world / RUN / "dead"
-    digest = {"latents.parquet": files.sha256(folder / "latents.parquet")}
-    rewrite(folder / "dead.json", lambda about: about.update(sha256=digest))
 
 
 def labels(world: Path) -> None:

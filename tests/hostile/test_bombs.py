@@ -27,7 +27,8 @@ from activations.tokens import PackingConfig, windows
 from sae.workflows import sweep
 from tests import tiny
 from tests.hostile import worker
-from tests.hostile.readers import FEATURES, READERS, RUN, repair_features, repair_sae, repair_store, rewrite
+from tests.hostile.readers import READERS
+from tests.hostile.repairs import FEATURES, RUN, repair_features, repair_sae, repair_store, rewrite
 from tests.hostile.worlds import SWEEP
 
 HUGE = 2**40

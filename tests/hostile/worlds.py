@@ -34,7 +34,8 @@ from sae.workflows import compare
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.explain import explain
 from sae.workflows.families import FamiliesConfig, families
-from tests.hostile.readers import CONTEXT, OTHER, RUN, WINDOWS
+from tests.hostile.readers import CONTEXT, OTHER, WINDOWS
+from tests.hostile.repairs import RUN
 
 RANKED = ("saelens", "sparsify")  # formats that hold a TopK, or nothing else
 TEXTS = ["the cat sat", "on a naïve mat", "", "while rain fell"] * 5

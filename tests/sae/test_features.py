@@ -22,7 +22,7 @@ from sae.features.map import encoder_decoder_cosine, nearest
 from sae.runs.run import Run
 from sae.workflows.features import describe
 from tests import tiny
-from tests.hostile.readers import rewrite
+from tests.hostile.repairs import rewrite
 
 CONTEXT = 16
 CFG = FeaturesConfig(strongest=4, sampled=10, neighbours=3, logits=3, batch=64)
