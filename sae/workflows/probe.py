@@ -51,7 +51,8 @@ class ProbeConfig:
     penalty: Penalty = "l2"
     """Regularisation of the probes on k columns. sae-probes offers both; `l1` takes some five times as long."""
     pooling: Pooling = "last"
-    """Activation of a text: that of its last token, or the mean over its tokens, which the SAE then reads like any other."""
+    """Activation of a text: that of its last token, or the mean over its tokens, which the SAE then reads like any other. Where texts
+    do not begin with a BOS, the mean leaves out their first token."""
     context: int = 128
     """Tokens that the model reads of a text, the BOS included: the last ones, where a text has more."""
 
@@ -158,7 +159,8 @@ def examples_of(run: Run, model: LanguageModel, cfg: ProbeConfig) -> Examples:
         first = [] if model.vocabulary.bos is None else [model.vocabulary.bos]
     dtype = str(model.plain.dtype).removeprefix("torch.")
     weights = run.record.weights_sha256 or model.weights_hash
-    return Examples(run.record.model, weights, dtype, run.hook, first, cfg.context, cfg.pooling)
+    pooling = "mean behind the first" if cfg.pooling == "mean" and not first else cfg.pooling
+    return Examples(run.record.model, weights, dtype, run.hook, first, cfg.context, pooling)
 
 
 def model_of(run: Run) -> LanguageModel:
