@@ -95,14 +95,18 @@ def meanings_of(features: FeaturesFolder, progress: Progress = no_progress) -> M
 
     Raises RunError for a damaged file, ModelError when the word embeddings cannot be fetched, BusyError when words have to be collected
     and another process works in the folder."""
-    identity = f"{features.digest} {embeddings.VERSION}"
-    if kept := _read(features, identity):
+    if kept := _read(features):
         return kept
     with files.alone_in(features.path):
-        return _read(features, identity) or _collected(features, identity, progress)
+        return _read(features) or _collected(features, progress)
 
 
-def _collected(features: FeaturesFolder, identity: str, progress: Progress) -> Meanings:
+def _identity(features: FeaturesFolder) -> str:
+    """Return what the file of a features folder has to name to count."""
+    return f"{features.digest} {embeddings.VERSION} {FORMAT}"
+
+
+def _collected(features: FeaturesFolder, progress: Progress) -> Meanings:
     """Collect the words and keep them."""
     words: dict[str, int] = {}
     of_latent = np.full((len(features), WORDS), -1, np.int32)
@@ -114,7 +118,7 @@ def _collected(features: FeaturesFolder, identity: str, progress: Progress) -> M
     vectors = embeddings.of_texts(list(words)).astype(np.float16)
     spelled = [word.encode() for word in words]
     tensors = {
-        "identity": identity.encode(),
+        "identity": _identity(features).encode(),
         "bytes": b"".join(spelled),
     }
     arrays = {
@@ -159,15 +163,15 @@ def word_at(example: Example) -> str:
     return "".join(tokens[start:stop]).strip().lower()
 
 
-def _read(features: FeaturesFolder, identity: str) -> Meanings | None:
-    """Return what is kept in the folder; None where nothing is, or of other features. Raises RunError when it is damaged."""
+def _read(features: FeaturesFolder) -> Meanings | None:
+    """Return what is kept in the folder; None where nothing is, or of other features or another format. Raises RunError when it is damaged."""
     path = features.path / FILE
     if not path.exists():
         return None
     fix = f"rm {quoted(path)}"
     tensors = read_tensors(path, fix)
     try:
-        if bytes(tensors["identity"].tolist()) != identity.encode():
+        if bytes(tensors["identity"].tolist()) != _identity(features).encode():
             return None
         content, ends = bytes(tensors["bytes"].tolist()), np.cumsum(tensors["lengths"].numpy())
         words = [content[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -195,6 +195,12 @@ def load_monitor(run: Run, name: str) -> Monitor:
     monitor = read_record(path, "monitor", FORMAT, Monitor, f"rm {quoted(path)}")
     if monitor.sae_sha256 != run.digest:
         raise RunError(f"{path} watches another SAE than the one at {run.path}: find its latent again")
+    if monitor.format < FORMAT and monitor.pooling != "last" and run.first_tokens == []:
+        raise RunError(
+            f"{path} is of monitor format {monitor.format}, whose threshold counts the first token of a text, and this release "
+            f"leaves it out: delete the file and find its latent again",
+            fix=f"rm {quoted(path)}",
+        )
     return monitor
 
 

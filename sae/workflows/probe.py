@@ -25,7 +25,7 @@ from sae.probing.records import FORMAT, PROBES, ProbedTask, ProbesRecord
 from sae.probing.score import Cell, cell_scores, cells, counted, features, gathered
 from sae.probing.splits import Point, Setting, points, split
 from sae.runs.run import Run, device
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 
 INSTALL = "pip install 'sae-workbench[probe]'"
 SEED = 42  # of the first draw, as in sae-probes
@@ -140,11 +140,12 @@ def _probed(
 
 def read_probes(run: Run) -> ProbesRecord | None:
     """Return the content of a run's probes.json, or None without one or when it is of other weights. Raises RunError when damaged."""
-    path = run.path / PROBES
-    if not path.exists():
-        return None
-    record = read_record(path, "probes", FORMAT, ProbesRecord, f"rm {quoted(path)}")
-    return record if record.sae_sha256 == run.digest else None
+    path, again = run.path / PROBES, f"sae probe {quoted(run.path)} --pooling mean"
+    record = read_results(
+        path, "probes", FORMAT, ProbesRecord, again, f"rm {quoted(path)}",
+        lambda record: record.config.get("pooling") == "last" or run.first_tokens != [],
+    )  # fmt: skip
+    return record if record and record.sae_sha256 == run.digest else None
 
 
 def prepared(task: LabelledTexts, cfg: ProbeConfig) -> LabelledTexts:
