@@ -22,7 +22,7 @@ from sae.runs.run import Run
 FILTERS_KEY = "filters of this session"
 MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
-BRUSHED, MARKED = "brush", "marked"  # parameters of the URL
+BRUSHED, MARKED, LISTED = "brush", "marked", "list"  # parameters of the URL
 BRUSHES = ("density", "mean", "positive", STABILITY, F1)
 NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?(e[+-]?\d{1,2})?", re.ASCII)
 STOPS = {f"{share:g}": share for share in DENSITIES}
@@ -65,7 +65,7 @@ def change(**changes: Any) -> None:
 
 
 def query(run: str) -> Query:
-    """Return what the page's URL carries to show a run with this session's filters, and its brushes and marks."""
+    """Return what the page's URL carries to show a run with this session's filters, its brushes, its marks and its list."""
     return {"run": run} | _as_query() | st.session_state.get(_selection(run), {})
 
 
@@ -104,8 +104,8 @@ def mark(run: str, latents: Sequence[int]) -> None:
 
 
 def remember(run: str) -> None:
-    """Keep the URL's brushes and marks for links to the page."""
-    asked = {name: st.query_params[name] for name in (BRUSHED, MARKED) if name in st.query_params}
+    """Keep the URL's brushes, marks and list for links to the page."""
+    asked = {name: st.query_params[name] for name in (BRUSHED, MARKED, LISTED) if name in st.query_params}
     st.session_state[_selection(run)] = asked
 
 
@@ -171,7 +171,7 @@ def _select(run: str, name: str, value: str) -> None:
 
 
 def _selection(run: str) -> str:
-    """Return the key of a run's brushes and marks."""
+    """Return the key of a run's brushes, marks and list."""
     return f"selected {run}"
 
 
