@@ -8,12 +8,12 @@ import streamlit as st
 
 from activations.errors import WorkbenchError
 from app import widgets
-from app.features.state import LISTED
 from app.session import features
 from sae.features.feature import FeatureStore
 from sae.features.lists import LONGEST_NAME, LONGEST_NOTE
 from sae.report import render
 
+LISTED = "list"  # parameter of the URL: the list that the Features page shows
 EVERY = ""  # the choice that shows all features
 MOST_MEGABYTES = 5  # of a list from a file
 

@@ -12,6 +12,7 @@ import streamlit as st
 from torch import Tensor
 
 from activations.errors import ConfigError
+from app.features.lists import LISTED
 from app.session import packed
 from app.session.address import Query
 from sae.features.feature import FeatureStore
@@ -22,7 +23,7 @@ from sae.runs.run import Run
 FILTERS_KEY = "filters of this session"
 MOST_COMPARED = 4
 VIEWS = ("histograms", "clusters", "densities")
-BRUSHED, MARKED, LISTED = "brush", "marked", "list"  # parameters of the URL
+BRUSHED, MARKED = "brush", "marked"  # parameters of the URL
 BRUSHES = ("density", "mean", "positive", STABILITY, F1)
 NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,12})?(e[+-]?\d{1,2})?", re.ASCII)
 STOPS = {f"{share:g}": share for share in DENSITIES}

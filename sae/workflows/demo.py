@@ -106,7 +106,12 @@ def run_demo(cfg: Demo, progress: Progress = no_progress) -> list[Run]:
     _measure(
         second, model, max(1, cfg.windows // SHORTER), FeaturesConfig(strongest=10, sampled=20), progress
     )
-    diagnose_run(second, DeadConfig(rows=DeadConfig.rows // SHORTER), lambda: nullcontext(model), progress)
+    diagnose_run(
+        second,
+        DeadConfig(rows=DeadConfig.rows // SHORTER, off_tokens=1024),
+        lambda: nullcontext(model),
+        progress,
+    )
     if kept(run, second) is None:
         keep(run, second, match_runs(run, second, progress=progress))
     return [run, second]
