@@ -43,7 +43,7 @@ class Examples:
     """Tokens that the model reads of a text, `first` included: the last ones, where a text has more."""
     pooling: Pooling | Literal["mean behind the first"] = "last"
     """`last` takes the activation of the text's last token, `mean` the mean over its tokens, without `first`. `mean behind the
-    first` leaves out the first token too, unless the text has no other: without a BOS it is an attention sink of huge norm."""
+    first` leaves out the first token too where `first` is empty, as `without_sink` does."""
 
     def folder(self) -> Path:
         """Return the folder in the user's cache where they are kept."""
@@ -99,6 +99,18 @@ def run_examples(
         yield places, x, (column >= first) & (column < torch.tensor(lengths[start:stop])[:, None])
 
 
+def without_sink(is_text: Bool[Tensor, "n T"], first: int) -> Bool[Tensor, "n T"]:
+    """Return a mask of `run_examples` without the first position, where nothing (`first` = 0) is put before the texts.
+
+    Whatever token is there is the attention sink then, whose activation is many times as long as others and says nothing of the
+    text. A text of a single token keeps it."""
+    if first:
+        return is_text
+    rest = is_text.clone()
+    rest[:, 0] = is_text.sum(1) == 1
+    return rest
+
+
 class ExampleActivations:
     """A folder with one activation per text, found by the text's SHA-256. It grows; nothing in it is ever changed.
 
@@ -144,10 +156,9 @@ class ExampleActivations:
             if self.examples.pooling == "last":
                 pooled = x[torch.arange(len(x)), is_text.int().cumsum(1).argmax(1)]
             else:
-                if self.examples.pooling == "mean behind the first":
-                    n_first = len(self.examples.first)
-                    is_text[:, n_first] = is_text.sum(1) == 1
-                pooled = (x * is_text[..., None]).sum(1) / is_text.sum(1, keepdim=True)
+                behind_first = self.examples.pooling == "mean behind the first"
+                read = without_sink(is_text, len(self.examples.first)) if behind_first else is_text
+                pooled = (x * read[..., None]).sum(1) / read.sum(1, keepdim=True)
             out = x.new_empty(len(ids), x.shape[-1]) if out is None else out
             out[places] = pooled
             advance(sum(len(ids[place]) for place in places))

@@ -335,6 +335,13 @@ def warnings(messages: Sequence[str]) -> None:
         st.warning(render.markdown(message), icon=":material/warning:")
 
 
+def steps(place: int) -> DeltaGenerator:
+    """Return the container for the steps from an item, by whose number the script in the page sees that a press was answered."""
+    return st.container(
+        horizontal=True, vertical_alignment="center", width="content", gap="small", key=f"step-{place}"
+    )
+
+
 def step(name: str, key: str, at_end: bool, go: Callable[[int], None], argument: int) -> None:
     """Show a button to the previous or next item, which a key presses too. It is disabled at the end."""
     st.button(name, shortcut=key, disabled=at_end, on_click=go, args=[argument])

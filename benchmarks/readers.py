@@ -118,7 +118,7 @@ def score(folder: Path, paths: list[Path]) -> None:
         print(f"{name}: {chosen.sum()} latents")
         for kind, said in enumerate(KINDS):
             each = [_share(row[chosen, kind]) for row in accepted]
-            print(f"  {said}: {'; '.join(each)}; by both {_share(accepted[:, chosen, kind].all(0))}")
+            print(f"  {said}: {'; '.join(each)}; by both {_share(accepted[:, chosen, kind].min(0))}")
         gain = accepted[:, chosen, 0].mean(0) - accepted[:, chosen, 2].mean(0)
         print(f"  its rule less its top tokens: {_share(gain)}")
     if len(paths) == 2:

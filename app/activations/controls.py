@@ -6,7 +6,7 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import TextColumn
 
-from activations.errors import StoreError, quoted
+from activations.errors import quoted
 from activations.geometry import measure
 from activations.geometry.records import Geometry, GeometryConfig
 from activations.store import Store
@@ -21,15 +21,20 @@ LAST = "last store"  # key of the name of the store seen last in this session
 def store() -> tuple[str, Store]:
     """Return name and store: the one that the URL names, or else the one seen last, that of the run seen last, or the first.
 
-    Raises Missing when there are no stores, StoreError when the URL names one that does not exist."""
+    The page says so where the URL names one that does not exist, such as one that has been deleted since. Raises Missing when
+    there are no stores."""
     every = stores.by_name()
     asked = st.query_params.get("store")
     run = st.query_params.get("run") or st.session_state.get(widgets.LAST_RUN, "")
     name = asked or st.session_state.get(LAST) or stores.of_run(run)
-    if name not in every and not asked:
-        name = next(iter(every))
     if name not in every:
-        raise StoreError(f"there is no store {name!r} among those of {runs.folder()}; choose from the list")
+        name = next(iter(every))
+        if asked:
+            widgets.warnings(
+                [
+                    f"There is no store {asked!r} among those of {runs.folder()}, or no longer: the page shows {name}."
+                ]
+            )
     st.session_state[LAST] = name
     navigation.complete(store=name)
     return name, every[name]

@@ -42,20 +42,21 @@ def second(name: str, first: Run) -> tuple[str, Run]:
     """Return the name and the run to compare run `name` with: the one that `other` in the URL names, or the last one that
     it was compared with, or else the most suitable one.
 
-    A finished run that reads the same activations is the most suitable, if possible one with features. Raises Missing when
-    there is no other run, RunError when the URL names a run that does not exist or `name` itself."""
+    A finished run that reads the same activations is the most suitable, if possible one with features; it also stands in, and the
+    page says so, where the URL names `name` itself or a run that does not exist, such as one that has been deleted since. Raises
+    Missing when there is no other run."""
     others = candidates(name)
     asked = st.query_params.get("other")
     chosen = asked or st.session_state.get(f"last other of {name}")
-    if chosen not in others and not asked:
-        chosen = max(others, key=lambda other: _suitability(first, others[other]))
     if chosen not in others:
-        why = (
-            "a run is not compared with itself"
-            if chosen == name
-            else f"the Runs page lists the runs of {runs.folder()}"
-        )
-        raise RunError(f"there is no run {chosen!r} to compare {name!r} with; {why}")
+        chosen = max(others, key=lambda other: _suitability(first, others[other]))
+        if asked:
+            why = (
+                "A run is not compared with itself"
+                if asked == name
+                else f"There is no run {asked!r}, or no longer"
+            )
+            widgets.warnings([f"{why}: the page compares {name} with {chosen}."])
     st.session_state[f"last other of {name}"] = chosen
     navigation.complete(run=name, other=chosen)
     return chosen, others[chosen]
@@ -117,12 +118,13 @@ def parent(run: Run, latent: int) -> int | None:
     return None if link is None else link.parent
 
 
-def pair(sizes: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the two latents that the URL puts side by side; None when it names none.
+def pair(sizes: tuple[int, int], other: str) -> tuple[int, int] | None:
+    """Return the two latents that the URL puts side by side; None when it names none, or those of another run than `other`, which
+    stands in for it.
 
     `sizes` are the sizes of the two SAEs. Raises RunError when a latent does not exist."""
     asked = [st.query_params[name] for name in ("a", "b") if name in st.query_params]
-    if len(asked) < len(sizes):
+    if len(asked) < len(sizes) or st.query_params.get("other", other) != other:
         return None
     for text, size in zip(asked, sizes, strict=True):
         if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) < size):

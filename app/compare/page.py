@@ -101,7 +101,7 @@ def side(place: int, run_name: str, run: runs.Run, latent: int) -> None:
         st.html(token_strips.examples(windows, feature_report.scale(row), 16, 6))
 
 
-chosen = controls.pair(compare_report.sizes(comparison))
+chosen = controls.pair(compare_report.sizes(comparison), other)
 if chosen:
     with st.container(key="side-by-side"):
         widgets.section("Side by side", compare_report.similarity(comparison, *chosen))

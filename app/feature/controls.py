@@ -100,21 +100,22 @@ def stepper(
     """Show buttons to the previous, the next and a random feature, and a box for a number from 0 to `last`.
 
     `step` receives -1 or 1, `go_to` a feature's number."""
-    widgets.step("Previous", "Left", index == 0, step, -1)
-    # A browser that has not drawn the next feature's box yet sends the number in the old one with its next press. So every
-    # feature has a box of its own, and the number that a box was drawn with does not mean that the user asked to go there.
-    widgets.box(
-        st.number_input,
-        "feature",
-        index,
-        lambda number: None if number == index else go_to(number),
-        f"number box {index}",
-        min_value=0,
-        max_value=last,
-        width=130,
-        label_visibility="collapsed",
-    )
-    widgets.step("Next", "Right", index == last, step, 1)
+    with widgets.steps(index):
+        widgets.step("Previous", "Left", index == 0, step, -1)
+        # A browser that has not drawn the next feature's box yet sends the number in the old one with its next press. So every
+        # feature has a box of its own, and the number that a box was drawn with does not mean that the user asked to go there.
+        widgets.box(
+            st.number_input,
+            "feature",
+            index,
+            lambda number: None if number == index else go_to(number),
+            f"number box {index}",
+            min_value=0,
+            max_value=last,
+            width=130,
+            label_visibility="collapsed",
+        )
+        widgets.step("Next", "Right", index == last, step, 1)
     st.button("Random", icon=":material/casino:", help="Any feature that fires", on_click=go_to_any)
 
 

@@ -6,24 +6,29 @@ from pathlib import PurePath
 
 import streamlit as st
 
-from activations.errors import ConfigError, WorkbenchError
+from activations.errors import WorkbenchError
 from app import widgets
 from app.session import features
 from sae.features.feature import FeatureStore
 from sae.features.lists import LONGEST_NAME, LONGEST_NOTE
 from sae.report import render
 
-PARAMETER = "list"  # of the URL: the list that the Features page shows
+LISTED = "list"  # parameter of the URL: the list that the Features page shows
 EVERY = ""  # the choice that shows all features
 MOST_MEGABYTES = 5  # of a list from a file
 
 
 def chosen(lists: dict[str, dict[int, str]]) -> str:
-    """Return the list that the URL names, or EVERY. Raises ConfigError when there is none of this name."""
-    asked = st.query_params.get(PARAMETER, EVERY)
+    """Return the list that the URL names, or EVERY. The page says so where there is none of this name, such as a list that has
+    been emptied since the address was made."""
+    asked = st.query_params.get(LISTED, EVERY)
     if asked and asked not in lists:
-        known = f": {', '.join(lists)}" if lists else ""
-        raise ConfigError(f"there is no list {asked[:60]!r} of this run's features{known}")
+        widgets.warnings(
+            [
+                f"There is no list {asked[:60]!r} of this run's features, or no longer: the page shows all features."
+            ]
+        )
+        return EVERY
     return asked
 
 
@@ -114,6 +119,6 @@ def _change(store: FeatureStore, change: partial[object], again: bool = True) ->
 
 def _show(name: str) -> None:
     if name:
-        st.query_params[PARAMETER] = name
+        st.query_params[LISTED] = name
     else:
-        st.query_params.pop(PARAMETER, None)
+        st.query_params.pop(LISTED, None)

@@ -12,6 +12,7 @@ import streamlit as st
 from torch import Tensor
 
 from activations.errors import ConfigError
+from app.features.lists import LISTED
 from app.session import packed
 from app.session.address import Query
 from sae.features.feature import FeatureStore
@@ -83,7 +84,7 @@ def change(**changes: Any) -> None:
 
 
 def query(run: str) -> Query:
-    """Return what the page's URL carries to show a run with this session's filters, and its brushes and marks."""
+    """Return what the page's URL carries to show a run with this session's filters, its brushes, its marks and its list."""
     return {"run": run} | _as_query() | st.session_state.get(_selection(run), {})
 
 
@@ -122,8 +123,8 @@ def mark(run: str, latents: Sequence[int]) -> None:
 
 
 def remember(run: str) -> None:
-    """Keep the URL's brushes and marks for links to the page."""
-    asked = {name: st.query_params[name] for name in (BRUSHED, MARKED) if name in st.query_params}
+    """Keep the URL's brushes, marks and list for links to the page."""
+    asked = {name: st.query_params[name] for name in (BRUSHED, MARKED, LISTED) if name in st.query_params}
     st.session_state[_selection(run)] = asked
 
 
@@ -189,7 +190,7 @@ def _select(run: str, name: str, value: str) -> None:
 
 
 def _selection(run: str) -> str:
-    """Return the key of a run's brushes and marks."""
+    """Return the key of a run's brushes, marks and list."""
     return f"selected {run}"
 
 

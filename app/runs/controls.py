@@ -7,7 +7,6 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.column_config import NumberColumn, TextColumn
 
-from activations.errors import RunError
 from app import widgets
 from app.session import address, choices, runs
 from sae.evaluation.measures import MEASURES
@@ -32,14 +31,14 @@ COLUMNS = {
 def chosen() -> list[str] | None:
     """Return the runs side by side, in the order of the list of runs; None when the page shows a single run.
 
-    Raises RunError when the URL names a run that does not exist."""
+    The page says so where the URL names a run that does not exist, such as one that has been deleted since."""
     if WITH not in st.query_params:
         return None
     asked = [name for name in st.query_params.get_all(WITH) if name]
     every = runs.by_name()
-    for name in asked:
-        if name not in every:
-            raise RunError(f"there is no run {name!r} in {runs.folder()}; choose from the table")
+    gone = [repr(name) for name in asked if name not in every]
+    if gone:
+        widgets.warnings([f"There is no run {' and no run '.join(gone)} in {runs.folder()}, or no longer."])
     return [name for name in every if name in asked]
 
 

@@ -54,9 +54,33 @@ function visit(address) {
     if (!address.searchParams.has(name)) address.searchParams.set(name, value);
   go(address.href);
 }
+const steps = () => document.querySelector('[class*="st-key-step-"]');
+const place = (found) => found && [...found.classList].find((name) => name.startsWith("st-key-step-"));
+function hold(event) {  // a press of a step that comes before the page has answered the last one: Streamlit would make one of both
+  const button = event.target.closest?.('[class*="st-key-step-"] button');
+  if (!button) return;
+  if (!window.saeHeld) {
+    window.saeHeld = [];
+    release(place(steps()), 200);
+    return;
+  }
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  window.saeHeld.push(button.textContent);
+}
+function release(before, tries) {
+  const now = steps();
+  if (tries && place(now) === before) return setTimeout(() => release(before, tries - 1), 50);
+  const [next, ...rest] = window.saeHeld;
+  window.saeHeld = null;
+  if (!next || !now) return;
+  [...now.querySelectorAll("button")].find((button) => button.textContent === next)?.click();
+  window.saeHeld?.push(...rest);
+}
 export default function({ data }) {
   if (!window.saeFollows) {
     window.saeFollows = true;
+    document.addEventListener("click", hold, true);
     document.addEventListener("click", follow);
     document.addEventListener("keydown", press, true);
   }

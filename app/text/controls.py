@@ -147,8 +147,9 @@ def ranking_controls(
 
 def token_stepper(place: int, last: int, go_to: Callable[[int], None]) -> None:
     """Show buttons to the previous and the next token, which the arrow keys press too."""
-    widgets.step("Previous", "Left", place == 0, go_to, place - 1)
-    widgets.step("Next", "Right", place == last, go_to, place + 1)
+    with widgets.steps(place):
+        widgets.step("Previous", "Left", place == 0, go_to, place - 1)
+        widgets.step("Next", "Right", place == last, go_to, place + 1)
 
 
 def _go_to(text: str, show: Callable[[str], None]) -> None:

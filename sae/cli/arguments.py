@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from io import StringIO
 from itertools import pairwise, takewhile
@@ -29,6 +30,24 @@ BORDERS = str.maketrans("│╭╮╰╯─", "     -")
 def parse(kind: type[T], prog: str, args: list[str], *config: Any) -> T:
     """Parse `args` into a `kind`. Raises ConfigError when that is not possible; --help is printed and ends the process."""
     return _parsed(lambda args: tyro.cli(kind, prog=prog, args=args, config=config), prog, args)
+
+
+def changed(settings: Any) -> list[tuple[str, str]]:
+    """Return the options that are not at their defaults, as pairs (group, option): fields of a nested dataclass have the name of
+    the field that holds it as their group, others their own name. Fields without a default are left out."""
+    names: list[tuple[str, str]] = []
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if is_dataclass(default):
+            names += [
+                (each.name, inner.name)
+                for inner in fields(value)
+                if getattr(value, inner.name) != getattr(default, inner.name)
+            ]
+        elif default is not MISSING and value != default:
+            names.append((each.name, each.name))
+    return names
 
 
 def parse_preset(presets: Mapping[str, tuple[str, T]], prog: str, args: list[str]) -> T:

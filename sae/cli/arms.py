@@ -8,7 +8,6 @@ from rich.table import Table
 
 from activations import labelled_texts
 from activations.disk import files
-from activations.errors import ConfigError
 from activations.labelled_texts import LabelledTexts
 from activations.progress import show_progress
 from sae.report import arms as arms_report
@@ -53,20 +52,6 @@ def tasks(names: Sequence[str]) -> list[LabelledTexts]:
         is_file = path.exists() or path.suffix in (".csv", ".tsv", ".jsonl", ".json", ".parquet")
         read += [labelled_texts.read_file(path)] if is_file else labelled_texts.packaged([name])
     return read
-
-
-def check(
-    concepts: Sequence[str], features: Sequence[int], unrelated: Sequence[str], html: Path | None
-) -> None:
-    """Raise ConfigError for options that do not go together."""
-    if concepts and features:
-        raise ConfigError("--compare chooses the latents itself: leave --feature out")
-    if not concepts and (unrelated or html):
-        raise ConfigError(
-            "--unrelated and --html belong to --compare: name concepts, such as --compare glue_sst2"
-        )
-    if html is not None and html.is_dir():
-        raise ConfigError(f"--html {html} is a folder: name a file, as in {html / 'arms.html'}")
 
 
 def show(record: ArmsRecord) -> None:

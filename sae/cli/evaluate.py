@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import tyro
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
+from sae.cli.app import App
 from sae.cli.train import show_problems
 from sae.evaluation.ablation import AblationConfig
 from sae.evaluation.measures import AblationEffects, measure, shown
@@ -131,10 +133,18 @@ def _effects_table(effects: AblationEffects) -> Table:
 
 def demo_main(args: list[str]) -> int:
     """Parse the arguments of `sae demo` and run it."""
-    run = run_demo(arguments.parse(Demo, "sae demo", args), show_progress)
-    if run.evaluation:
-        show_evaluation(run, run.evaluation)
+    runs = run_demo(arguments.parse(Demo, "sae demo", args), show_progress)
+    for run in runs:
+        if run.evaluation:
+            show_evaluation(run, run.evaluation)
+    folder = runs[0].path.parent
     # As it can be typed here, whether or not the environment is activated.
     command = "sae" if shutil.which("sae") else Path(sys.executable).with_name("sae")
-    print(f"\nLook at what it learned:  {command} app {run.path.parent}")
+    if len(runs) > 1:
+        names = urlencode({"run": runs[0].name, "other": runs[1].name})
+        print(
+            f"\n{runs[1].path} is a second SAE, smaller and with signed latents. Both side by side, once the app runs:"
+        )
+        print(f"  http://localhost:{App.port}/compare?{names}")
+    print(f"\nLook at what it learned:  {command} app {folder}")
     return 0

@@ -46,6 +46,11 @@ class Explain:
     def __post_init__(self) -> None:
         if self.show < 0:
             raise ConfigError(f"show = {self.show} must be at least 0")
+        unread = [name for group, name in arguments.changed(self) if group == "judging"]
+        if unread and self.judging.judge is None:
+            raise ConfigError(
+                f"--{unread[0].replace('_', '-')} belongs to --judge and changes nothing without: give an address, or leave it out"
+            )
 
 
 def main(args: list[str]) -> int:

@@ -51,6 +51,10 @@ def main(args: list[str]) -> int:
         raise ConfigError(
             "--latent says which latent is saved: give the monitor's name too, with --save NAME"
         )
+    if command.rate != Find.rate and command.save is None:
+        raise ConfigError(
+            "--rate belongs to the monitor that --save NAME saves: give its name too, or leave it out"
+        )
     run = Run(command.run)
     _ = run.digest
     first, second = read_texts(command.first), read_texts(command.second)

@@ -9,7 +9,7 @@ import sys
 from typing import NamedTuple
 
 import sae
-from sae.workflows.signals import Stopped, raise_stopped
+from sae.workflows.signals import Stopped, raised
 
 GOES_ON = "run the same command to continue from here"
 RESUMES = "run the same command with --resume to continue from here"
@@ -184,8 +184,13 @@ def main(args: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    asked = raise_stopped()
     _quiet()
+    with raised() as asked:
+        return _run(args, asked)
+
+
+def _run(args: list[str], asked: list[int]) -> int:
+    """Run a command; turn mistakes and the signals collected in `asked` into a line and an exit code."""
     try:
         code = COMMANDS[args[0]].run(args[1:])
         sys.stdout.flush()

@@ -24,9 +24,17 @@ from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 from sae.workflows.find import condition
 
 FORMAT = 1
-OF_FEATURES = ("strength", "mode", "unit", "prompt", "chat", "positions", "first_token", "when", "keep_error", "seed", "texts",
-               "sweep", "json")  # fmt: skip
-"""Options that --compare and --forecast do not read: they have their own."""
+FEATURE, SWEEP, COMPARE, FORECAST = "--feature", "--sweep", "--compare", "--forecast"
+READ_BY = {
+    **dict.fromkeys(("strength", "mode", "unit", "prompt", "chat", "positions", "first_token", "when", "keep_error",
+                     "sampling", "seed", "texts", "sweep", "json"), (FEATURE,)),
+    "sweeping": (SWEEP,),
+    "comparing": (COMPARE,),
+    "unrelated": (COMPARE,),
+    "html": (COMPARE,),
+    **dict.fromkeys(("unrelated_windows", "window_tokens", "arms_seed"), (COMPARE, FORECAST)),
+}  # fmt: skip
+"""What reads an option, or a group of them: in any other use it would be ignored, and is refused."""
 MOST_TEXTS = 1000  # of a prompt: they are written side by side, and take memory
 LABELS = {
     "concept": "concept in the text",
@@ -103,17 +111,15 @@ class Steer:
     comparing: ArmsConfig = field(default_factory=ArmsConfig)
 
     def __post_init__(self) -> None:
-        arms.check(self.compare, self.feature, self.unrelated, self.html)
+        if self.compare and self.feature:
+            raise ConfigError("--compare chooses the latents itself: leave --feature out")
         if self.forecast and (self.compare or self.feature):
             raise ConfigError("--forecast draws its latents itself: leave --feature and --compare out")
         if not self.compare and not self.feature and not self.forecast:
             raise ConfigError("name what to steer: latents with --feature, or concepts with --compare")
-        for name in OF_FEATURES if self.compare or self.forecast else ():
-            if getattr(self, name) != getattr(Steer, name):
-                option = name.replace("_", "-")
-                raise ConfigError(
-                    f"--{option} belongs to --feature: leave it out with --compare and --forecast"
-                )
+        self._refuse_unread()
+        if self.html is not None and self.html.is_dir():
+            raise ConfigError(f"--html {self.html} is a folder: name a file, as in {self.html / 'arms.html'}")
         if not 1 <= self.texts <= MOST_TEXTS:
             raise ConfigError(f"texts = {self.texts} must lie between 1 and {MOST_TEXTS:,}")
         if not self.prompt:
@@ -123,6 +129,30 @@ class Steer:
                 raise ConfigError(
                     f"{name} is given {len(getattr(self, name))} times for {len(self.feature)} features: "
                     f"give one for all or one for each"
+                )
+
+    def _refuse_unread(self) -> None:
+        """Raise ConfigError for an option that was given and that nothing would read."""
+        uses = {FEATURE: self.feature, SWEEP: self.sweep, COMPARE: self.compare, FORECAST: self.forecast}
+        reading = {name for name, used in uses.items() if used}
+        for group, name in arguments.changed(self):
+            readers = READ_BY.get(name) or READ_BY.get(group, (*reading,))
+            if not reading.intersection(readers):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} belongs to {' and '.join(readers)} and changes nothing without: leave it out"
+                )
+        if self.unit != "max" and self.feature and not any(each.has_unit for each in self.interventions):
+            raise ConfigError(
+                f"--unit belongs to the modes add, set and clamp: the strength of {' and '.join(self.mode)} is a bare factor"
+            )
+        if self.feature and self.sampling.temperature == 0:
+            drawn = {"top_p", "top_k", "seed", "texts"}.intersection(
+                name for _, name in arguments.changed(self)
+            )
+            if drawn:
+                raise ConfigError(
+                    f"--{min(drawn).replace('_', '-')} changes nothing at --temperature 0, where the likeliest token is taken: "
+                    f"leave it out, or choose a temperature above 0"
                 )
 
     @property

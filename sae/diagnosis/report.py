@@ -14,7 +14,7 @@ from activations.disk import files, tables
 from activations.errors import RunError, quoted
 from sae.diagnosis.sample import GROUPS
 from sae.runs.records import DeadRecord, DeadSummary
-from sae.runs.saved_sae import as_written, read_record
+from sae.runs.saved_sae import as_written, read_results
 
 FORMAT = 1
 INDEX, TABLE = "dead.json", "latents.parquet"
@@ -105,7 +105,10 @@ class DeadReport:
         self.path = Path(path)
         if not (self.path / INDEX).exists():
             raise RunError(f"no finished report on dead latents at {path}", fix=self._fix)
-        self.record = read_record(self.path / INDEX, "dead", FORMAT, DeadRecord, self._fix)
+        record = read_results(self.path / INDEX, "dead", FORMAT, DeadRecord, self._fix)
+        if record is None:
+            raise RunError(f"{self.path} is of an older format, or has no {INDEX}", fix=self._fix)
+        self.record = record
         record = self.record
         if not (record.d_sae > 0 < record.resolution and record.kinds.keys() >= {*KINDS}):
             raise RunError(

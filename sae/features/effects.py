@@ -158,7 +158,7 @@ def load_effect(features: FeaturesFolder, latent: int) -> Effect | None:
     fix = f"rm {quoted(path)}"  # then it is measured again when it is next asked for
     content = read_json(path, within=features.path, fix=fix)
     try:
-        if content["format"] > FORMAT or content["features_sha256"] != features.digest:
+        if content["format"] != FORMAT or content["features_sha256"] != features.digest:
             return None
         sides = (content[name] and _read_side(content[name]) for name in ("positive", "negative"))
         return Effect(content["latent"], *sides)

@@ -17,7 +17,7 @@ from activations.disk.tables import integers, numbers, strings
 from activations.errors import RunError, quoted
 from sae.features.folder import FeaturesFolder
 from sae.runs.records import Estimate, Scalar
-from sae.runs.saved_sae import as_written, read_record
+from sae.runs.saved_sae import as_written, read_results
 
 FORMAT = 1
 INDEX, TABLE = "explanations.json", "explanations.parquet"
@@ -124,9 +124,10 @@ class Explanations:
         """Open them. Raises RunError when there are none, when they are of other features, and when they are damaged."""
         self.path, self._n_latents = features.path, len(features)
         self._fix = f"sae explain {quoted(features.path.parent)}"
-        if not (self.path / INDEX).exists():
+        record = read_results(self.path / INDEX, "explanations", FORMAT, ExplanationsRecord, self._fix)
+        if record is None:
             raise RunError(f"the latents of {features.path.parent} have not been explained", fix=self._fix)
-        self.record = read_record(self.path / INDEX, "explanations", FORMAT, ExplanationsRecord, self._fix)
+        self.record = record
         if any(self.record.scores.get(score, {}).keys() != {*KINDS} for score in SCORES):
             raise RunError(
                 f"{self.path / INDEX} is damaged: it does not have all scores of all kinds", fix=self._fix
@@ -202,16 +203,9 @@ class Explanations:
 
 def explanations_of(features: FeaturesFolder) -> Explanations | None:
     """Return the explanations of these features; None where there are none, or of other features. Raises RunError when damaged."""
-    if not (features.path / INDEX).exists():
-        return None
-    record = read_record(
-        features.path / INDEX,
-        "explanations",
-        FORMAT,
-        ExplanationsRecord,
-        f"sae explain {quoted(features.path.parent)}",
-    )
-    return Explanations(features) if record.features_sha256 == features.digest else None
+    again = f"sae explain {quoted(features.path.parent)}"
+    record = read_results(features.path / INDEX, "explanations", FORMAT, ExplanationsRecord, again)
+    return Explanations(features) if record and record.features_sha256 == features.digest else None
 
 
 def save_explanations(

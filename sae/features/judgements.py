@@ -10,7 +10,7 @@ from activations.errors import RunError, quoted
 from sae.features.explanations import Distribution
 from sae.features.folder import FeaturesFolder
 from sae.runs.records import Estimate, Scalar
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 
 FORMAT = 1
 INDEX, ANSWERS = "judgements.json", "judged"
@@ -104,11 +104,9 @@ def judgements_of(features: FeaturesFolder) -> Judgements | None:
 
     Raises RunError when the file is damaged."""
     path = features.path / INDEX
-    fix = f"rm {quoted(path)}"
-    if not path.exists():
-        return None
-    record = read_record(path, "judgements", FORMAT, JudgementsRecord, fix)
-    if record.features_sha256 != features.digest:
+    again, fix = f"sae explain {quoted(features.path.parent)} --judge …", f"rm {quoted(path)}"
+    record = read_results(path, "judgements", FORMAT, JudgementsRecord, again, fix)
+    if record is None or record.features_sha256 != features.digest:
         return None
     for one in record.judged:
         if not 0 <= one.latent < len(features):

@@ -17,7 +17,7 @@ from activations.jacobian import read_jacobian
 from sae.features.folder import FeaturesFolder
 from sae.runs.records import Estimate, Scalar
 from sae.runs.run import Run
-from sae.runs.saved_sae import as_written, read_record
+from sae.runs.saved_sae import as_written, read_results
 
 FORMAT = 1
 INDEX, TABLE = "lens.json", "lens.parquet"
@@ -90,9 +90,10 @@ class Lenses:
         """Open it. Raises RunError when there is none, when it is of other features, and when it is damaged."""
         self.path, self._n_latents = features.path, len(features)
         self._fix = f"sae lens {quoted(features.path.parent)}"
-        if not (self.path / INDEX).exists():
+        record = read_results(self.path / INDEX, "lens", FORMAT, LensRecord, self._fix)
+        if record is None:
             raise RunError(f"the lenses of {features.path.parent} have not been measured", fix=self._fix)
-        self.record = read_record(self.path / INDEX, "lens", FORMAT, LensRecord, self._fix)
+        self.record = record
         if not self.record.agreement or not self.record.agreement.keys() <= {*LENSES}:
             raise RunError(f"{self.path / INDEX} is damaged: it does not name a lens", fix=self._fix)
         if self.record.features_sha256 != features.digest:
@@ -116,11 +117,9 @@ class Lenses:
 
 def lenses_of(features: FeaturesFolder) -> Lenses | None:
     """Return what `sae lens` found about these features; None where it has not, or of other features. Raises RunError when damaged."""
-    if not (features.path / INDEX).exists():
-        return None
-    fix = f"sae lens {quoted(features.path.parent)}"
-    record = read_record(features.path / INDEX, "lens", FORMAT, LensRecord, fix)
-    return Lenses(features) if record.features_sha256 == features.digest else None
+    again = f"sae lens {quoted(features.path.parent)}"
+    record = read_results(features.path / INDEX, "lens", FORMAT, LensRecord, again)
+    return Lenses(features) if record and record.features_sha256 == features.digest else None
 
 
 def jacobian_of(run: Run) -> Float[Tensor, "N D"] | None:

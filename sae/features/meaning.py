@@ -212,7 +212,7 @@ def save_meanings(
 
 def _identity(features: FeaturesFolder) -> bytes:
     """Return what the words and their embeddings depend on."""
-    return f"{features.digest} {embeddings.VERSION}".encode()
+    return f"{features.digest} {embeddings.VERSION} {FORMAT}".encode()
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ from typing import Literal
 from sae.evaluation import bootstrap
 from sae.runs.records import Estimate, Scalar
 
-FORMAT = 1
+FORMAT = 2
+"""1 measured signed latents by their positive values alone."""
 ABSORPTION = "absorption.json"
 Whose = Literal["sae", "random sae"]
 WHOSE: dict[Whose, str] = {

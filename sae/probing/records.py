@@ -5,7 +5,8 @@ from typing import Literal
 
 from sae.runs.records import Estimate, Scalar
 
-FORMAT = 1
+FORMAT = 2
+"""1 counted the first token of texts without a BOS in the mean and the largest value over a text's tokens."""
 PROBES = "probes.json"
 MONITORS = "monitors"
 Method = Literal["sae", "random sae", "neurons", "logistic", "difference", "pca", "tokens"]

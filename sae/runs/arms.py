@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from activations.errors import quoted
 from sae.runs.records import Estimate, Scalar
 from sae.runs.run import Run
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 
-FORMAT = 1
+FORMAT = 2
+"""Of arms.json and forecast.json; 1 steered and compared the first token of texts without a BOS."""
+T = TypeVar("T")
 FOLDER, INDEX, POINTS = "arms", "arms.json", "points"
-FORECAST = "forecast.json"
+FORECAST, POINT_FORMAT = "forecast.json", "sae-arms-1"
 Verdict = Literal["above random", "not distinguishable", "below random"]
 
 
@@ -110,11 +112,8 @@ class ArmsRecord:
 
 def read_arms(run: Run) -> ArmsRecord | None:
     """Return what was measured of a run's present weights, None where nothing was. Raises RunError when it is damaged."""
-    path: Path = run.path / FOLDER / INDEX
-    if not path.exists():
-        return None
-    record = read_record(path, "arms", FORMAT, ArmsRecord, f"rm {quoted(path)}")
-    return record if record.sae_sha256 == run.digest else None
+    record = _read(run, INDEX, ArmsRecord, "--compare …")
+    return record if record and record.sae_sha256 == run.digest else None
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,12 @@ class ForecastRecord:
 def read_forecast(run: Run, features_sha256: str) -> ForecastRecord | None:
     """Return the forecast of a run's present weights and of the features with this digest, None where there is none. Raises RunError
     when it is damaged."""
-    path: Path = run.path / FOLDER / FORECAST
-    if not path.exists():
-        return None
-    record = read_record(path, "arms", FORMAT, ForecastRecord, f"rm {quoted(path)}")
-    return record if (record.sae_sha256, record.features_sha256) == (run.digest, features_sha256) else None
+    record = _read(run, FORECAST, ForecastRecord, "--forecast 128")
+    wanted = run.digest, features_sha256
+    return record if record and (record.sae_sha256, record.features_sha256) == wanted else None
+
+
+def _read(run: Run, name: str, kind: type[T], option: str) -> T | None:
+    path: Path = run.path / FOLDER / name
+    again, fix = f"sae steer {quoted(run.path)} {option}", f"rm {quoted(path)}"
+    return read_results(path, "arms", FORMAT, kind, again, fix, lambda record: run.first_tokens != [])

@@ -30,9 +30,11 @@ from sae.runs.saved_sae import (
     read_json,
     read_log,
     read_record,
+    read_results,
     read_tensors,
 )
 
+EVALUATION_FORMAT = 1  # of eval.json
 TRUST = "trust"  # the run's controls, and what it was found to be worth beside them
 POOL = "pool"  # of a run of `sae pool`: the pooled SAE that it started from
 RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
@@ -209,12 +211,10 @@ class Run:
     @property
     def evaluation(self) -> Evaluation | None:
         """Return what `sae evaluate` measured, or None when it has not run, or measured an earlier checkpoint of this run."""
-        path = self.path / "eval.json"
-        if not path.exists():
-            return None
-        evaluation = read_json(path, kind=Evaluation, fix=f"sae evaluate {quoted(self.path)}")
+        path, again = self.path / "eval.json", f"sae evaluate {quoted(self.path)}"
+        evaluation = read_results(path, "evaluation", EVALUATION_FORMAT, Evaluation, again)
         # an eval.json of an older release does not name the weights it measured
-        return evaluation if evaluation.sae_sha256 in (None, self.weights) else None
+        return evaluation if evaluation and evaluation.sae_sha256 in (None, self.weights) else None
 
     @property
     def problems(self) -> list[str]:

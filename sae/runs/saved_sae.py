@@ -1,7 +1,9 @@
 """Files of a run folder: the SAE (sae.safetensors beside sae.json), log.jsonl, and JSON and tensors checked as they are read."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.runs.records import SAERecord
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS, INDEX = "sae.safetensors", "sae.json"
 
@@ -74,11 +77,49 @@ def read_record(path: Path, what: str, newest: int, kind: type[T], fix: str | No
     """Read a JSON file that names its format; return it as a record of type `kind`.
 
     Raises RunError as `read_json` does, and when its format is newer than `newest`, the latest this release reads."""
+    return _read_numbered(path, what, newest, kind, fix)[0]
+
+
+def _read_numbered(path: Path, what: str, newest: int, kind: type[T], fix: str | None) -> tuple[T, int]:
+    """Return the record as `read_record` does, and its format; `newest` where the file names none, as older releases' do not."""
     content = read_json(path, fix=fix)
-    number = content.get("format", 0) if isinstance(content, dict) else 0
-    if fits(number, int) and number > newest:
+    written: object = content.get("format") if isinstance(content, dict) else None
+    number = written if isinstance(written, int) and fits(written, int) else newest
+    if number > newest:
         raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
-    return _parsed(path, content, kind, fix)
+    return _parsed(path, content, kind, fix), number
+
+
+def read_results(
+    path: Path,
+    what: str,
+    current: int,
+    kind: type[T],
+    command: str,
+    fix: str | None = None,
+    unchanged: Callable[[T], bool] = lambda record: False,
+) -> T | None:
+    """Read a JSON file of results that can be made anew; return it as a record of type `kind`, or None without a file.
+
+    A format is raised when this release would compute other numbers. A file of an older one counts as missing, except where
+    `unchanged` says that the numbers in it are the same, and the log says once that `command` makes it anew. Raises RunError as
+    `read_record` does, with `fix` or else `command`."""
+    if not path.exists():
+        return None
+    record, number = _read_numbered(path, what, current, kind, fix or command)
+    if number >= current or unchanged(record):
+        return record
+    _say_once(
+        f"{path} is of {what} format {number}, whose numbers this release computes otherwise, and does not count; make it anew "
+        f"with: {command}"
+    )
+    return None
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Log a line that the pages of the app would otherwise repeat each time they read the file."""
+    log.warning("%s", line)
 
 
 def _parsed(path: Path, content: Any, kind: type[T], fix: str | None) -> T:

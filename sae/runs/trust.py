@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from activations.errors import RunError, quoted
 from sae.runs.records import Estimate, Scalar
 from sae.runs.run import TRUST, Run
-from sae.runs.saved_sae import as_written, read_record, read_tensors
+from sae.runs.saved_sae import as_written, read_results, read_tensors
 
 FORMAT = 1
 INDEX, STABILITY = "trust.json", "stability.safetensors"
@@ -107,9 +107,10 @@ class Trust:
         """Read it. Raises RunError when it is not there, damaged, or of other weights than the run has now."""
         self.run, self.path = run, run.path / TRUST
         self._fix = f"sae trust {quoted(run.path)}"
-        if not (self.path / INDEX).exists():
+        record = read_results(self.path / INDEX, "trust", FORMAT, TrustRecord, self._fix)
+        if record is None:
             raise RunError(f"{run.path} has not been compared with its controls", fix=self._fix)
-        self.record = read_record(self.path / INDEX, "trust", FORMAT, TrustRecord, self._fix)
+        self.record = record
         if self.record.sae_sha256 != run.digest:
             raise RunError(f"{self.path / INDEX} is of other weights than {run.path} has now", fix=self._fix)
 
@@ -128,9 +129,8 @@ class Trust:
 
 def trust_of(run: Run) -> Trust | None:
     """Return what `sae trust` found out about a run's present weights, None where it has not. Raises RunError when damaged."""
-    if not run.finished or not (run.path / TRUST / INDEX).exists():
+    if not run.finished:
         return None
-    record = read_record(
-        run.path / TRUST / INDEX, "trust", FORMAT, TrustRecord, f"sae trust {quoted(run.path)}"
-    )
-    return Trust(run) if record.sae_sha256 == run.digest else None
+    path, again = run.path / TRUST / INDEX, f"sae trust {quoted(run.path)}"
+    record = read_results(path, "trust", FORMAT, TrustRecord, again)
+    return Trust(run) if record and record.sae_sha256 == run.digest else None

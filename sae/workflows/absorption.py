@@ -14,14 +14,14 @@ from activations.errors import ConfigError, LabelError, quoted
 from activations.example_activations import ExampleActivations, Examples
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
-from sae.architectures import SAE
+from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.evaluation.absorption import absorbed, one_sided
 from sae.probing.absorption import ABSORPTION, FORMAT, AbsorptionRecord, LetterAbsorption, Whose
 from sae.probing.letters import LETTERS, LetterProbe, Words, f1, letter_probe, split_latents, words_of
 from sae.probing.probes import Matrix
 from sae.probing.score import encoded, turned
 from sae.runs.run import Run, device
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 from sae.workflows.probe import ProbeConfig, examples_of, model_of, require_scikit_learn
 
 CONTEXT = 256  # tokens of a prompt, of which some 80 are used
@@ -103,12 +103,14 @@ def absorption(
 
 
 def read_absorption(run: Run) -> AbsorptionRecord | None:
-    """Return the content of a run's absorption.json, or None without one or when it is of other weights. Raises RunError when damaged."""
-    path = run.path / ABSORPTION
-    if not path.exists():
-        return None
-    record = read_record(path, "absorption", FORMAT, AbsorptionRecord, f"rm {quoted(path)}")
-    return record if record.sae_sha256 == run.digest else None
+    """Return the content of a run's absorption.json, or None without one, when it is of other weights, or of an older format that measured
+    such an SAE otherwise. Raises RunError when damaged."""
+    path, again = run.path / ABSORPTION, f"sae absorption {quoted(run.path)}"
+    signed = ARCHITECTURES[name_of(run.config.arch)].signed
+    record = read_results(
+        path, "absorption", FORMAT, AbsorptionRecord, again, f"rm {quoted(path)}", lambda record: not signed
+    )
+    return record if record and record.sae_sha256 == run.digest else None
 
 
 def _begun(run: Run, cfg: AbsorptionConfig) -> AbsorptionRecord:

@@ -1,7 +1,6 @@
 """Prepare concepts for a comparison of steering: what steers towards each, chosen on one part of its texts, and a judge taught on another."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from activations.errors import LabelError
-from activations.example_activations import ExampleActivations, Examples
+from activations.example_activations import ExampleActivations
 from activations.labelled_texts import LabelledTexts
 from activations.language_model import LanguageModel
 from activations.progress import Progress
@@ -65,7 +64,10 @@ def concepts_of(
 ) -> tuple[list[Concept], dict[str, str]]:
     """Return every concept with what steers towards it, chosen on one part of its texts and judged by another, and those that
     cannot be judged or steered, by name with the reason."""
-    cache = ExampleActivations(_reading(run, model, cfg))
+    # the mean over the positions that an arm would move
+    cache = ExampleActivations(
+        examples_of(run, model, ProbeConfig(context=cfg.labelled_tokens, pooling="mean"))
+    )
     cache.fill(model, [text for task in tasks for text in task.texts], progress)
     drawn = [parts(task.labels, cfg.arms_seed) for task in tasks]
     chosen_on = [task.texts[row] for task, (choose, _, _) in zip(tasks, drawn, strict=True) for row in choose]
@@ -91,12 +93,6 @@ def concepts_of(
                 concepts.append(Concept(task, found[0], judge, vectors, prefixes, x, sizes))
             advance(1, note=task.name)
     return concepts, left_out
-
-
-def _reading(run: Run, model: LanguageModel, cfg: ArmsConfig) -> Examples:
-    """Return how labelled texts become activations: by the mean over the positions that an arm would move."""
-    examples = examples_of(run, model, ProbeConfig(context=cfg.labelled_tokens, pooling="mean"))
-    return examples if examples.first else replace(examples, pooling="mean behind the first")
 
 
 def unfit(judge: Judge, taught: int, tested: int) -> str | None:

@@ -21,7 +21,18 @@ from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.evaluation.splicing import held_out_windows
 from sae.features.feature import FeatureStore
-from sae.runs.arms import FOLDER, FORMAT, INDEX, POINTS, ArmResult, ArmsRecord, ConceptResult, Nulls, Overall
+from sae.runs.arms import (
+    FOLDER,
+    FORMAT,
+    INDEX,
+    POINT_FORMAT,
+    POINTS,
+    ArmResult,
+    ArmsRecord,
+    ConceptResult,
+    Nulls,
+    Overall,
+)
 from sae.runs.run import Run, device
 from sae.runs.saved_sae import read_tensors
 from sae.steering import judges
@@ -155,7 +166,7 @@ def _write(path: Path, outcome: Outcome) -> None:
         [[*text, *[-1] * (longest - len(text))] for text in outcome.texts], dtype=torch.int32
     )
     content = outcome._asdict() | {"texts": tokens}
-    files.write_tensors(path, content, f"sae-arms-{FORMAT}")
+    files.write_tensors(path, content, POINT_FORMAT)
 
 
 def _read(path: Path) -> Outcome:

@@ -19,7 +19,7 @@ from sae.evaluation.similarity import codes
 from sae.report import run_charts
 from sae.runs.records import Comparison
 from sae.runs.run import Run, device
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 
 GRID = "rgba(140, 138, 132, 0.22)"
 LABELS = {
@@ -171,9 +171,10 @@ def kept(first: Run, second: Run) -> Comparison | None:
 
     Raises RunError when a run is not finished, or the file is damaged or of a newer format."""
     path, digests = place(first, second), (first.digest, second.digest)
-    if not path.exists():
+    again = f"sae compare {quoted(first.path)} {quoted(second.path)}"
+    comparison = read_results(path, "comparison", FORMAT, Comparison, again, f"rm {quoted(path)}")
+    if comparison is None:
         return None
-    comparison: Comparison = read_record(path, "comparison", FORMAT, Comparison, fix=f"rm {quoted(path)}")
     if (comparison.first.weights_file_sha256, comparison.second.weights_file_sha256) != digests:
         return None
     _refuse_strange_latents(path, comparison, (first.config.arch.d_sae, second.config.arch.d_sae))

@@ -1,4 +1,4 @@
-"""The demo: harvest, train, evaluate, features and their words, explanations and dead latents on the embedded model and text."""
+"""The demo: harvest, train, evaluate, features, their words, rules and dead latents on the embedded model and text; and a second SAE."""
 
 import logging
 from contextlib import nullcontext
@@ -8,29 +8,36 @@ from pathlib import Path
 import torch
 
 from activations import demo_assets, language_model
-from activations.errors import ModelError, RunError
+from activations.errors import DivergedError, ModelError, RunError
 from activations.harvest import HarvestConfig, begun_in
+from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from activations.text import TextConfig
-from sae.architectures import TopKConfig
+from sae.architectures import AbsTopKConfig, ArchConfig, TopKConfig
 from sae.config import RunConfig, TrainConfig
 from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
 from sae.features.meaning import meanings_of
 from sae.runs.run import Run, device
+from sae.workflows.compare import keep, kept, match_runs
 from sae.workflows.diagnose import diagnose_run
 from sae.workflows.evaluate import evaluate
 from sae.workflows.explain import explain
 from sae.workflows.features import collect_features
 from sae.workflows.harvest import harvest_store
-from sae.workflows.train import train
+from sae.workflows.together import train_together
 
 log = logging.getLogger(__name__)
+SHORTER = (
+    3  # the second SAE has this share of the steps, and is measured on this share of the windows and rows
+)
 
 
 @dataclass(frozen=True)
 class Demo:
     """The main job on a real language model (SmolLM2-135M-Instruct) and real text, with nothing prepared.
+
+    A second, smaller SAE (abstopk, whose latents are signed) is trained in the same pass, so that there are two to compare.
 
     Example: sae demo --tokens 100000 --steps 300 --width 2048. Interrupted at any point, the
     same command continues without doing finished work again."""
@@ -43,13 +50,15 @@ class Demo:
     """Latents in the dictionary."""
     k: int = 32
     """Latents that fire per token."""
+    second: int = 2048
+    """Latents in the dictionary of the second SAE, trained for a third of the steps; 0 for none."""
     hook: str = demo_assets.MODEL_HOOK
     """Hook point."""
     windows: int = 48
     """Held-out windows for the language model's own loss."""
     name: str | None = None
-    """The run goes to runs/NAME, the store to stores/NAME; when left out `demo`, followed by the settings that are
-    not the default's, as in runs/demo-width2048, so that runs of one store share it."""
+    """The run goes to runs/NAME, the second to runs/NAME-signed, the store to stores/NAME; when left out `demo`, followed by the
+    settings that are not the default's, as in runs/demo-width2048, so that runs of one store share it."""
 
     def path(self, folder: str, *settings: str) -> Path:
         """Return the path in `folder` of a store or run, named after those of `settings` that are not at their defaults."""
@@ -61,30 +70,66 @@ class Demo:
         return Path(folder) / (self.name or "-".join(["demo", *changed]))
 
 
-def run_demo(cfg: Demo, progress: Progress = no_progress) -> Run:
-    """Do the whole job and return the run; what an interrupted call finished is not done again."""
-    store_path = cfg.path("stores", "tokens", "hook")
-    run_path = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
+def run_demo(cfg: Demo, progress: Progress = no_progress) -> list[Run]:
+    """Do the whole job; return the run and, where there is one, the second. What an interrupted call finished is not done again.
+
+    Both SAEs are trained in one pass over the store. Raises DivergedError when the training of the first diverges."""
+    store_path, (run_path, second_path) = cfg.path("stores", "tokens", "hook"), _run_paths(cfg)
     model = language_model.load("embedded", dtype=begun_in(store_path, "auto"), device=str(device()))
     text = TextConfig(dataset="embedded")
     harvest = HarvestConfig(hooks=cfg.hook, tokens=cfg.tokens, dtype="float16", text=text)
     harvest_store(model, store_path, harvest, progress)
-    arch = TopKConfig(d_sae=cfg.width, k=cfg.k)
-    training = TrainConfig(steps=cfg.steps, checkpoint_minutes=1)
-    config = RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training)
-    run = train(config, run_path, resume=True, progress=progress)
+
+    def settings(arch: ArchConfig, steps: int) -> RunConfig:
+        training = TrainConfig(steps=steps, checkpoint_minutes=1)
+        return RunConfig(store=str(store_path), hook=cfg.hook, arch=arch, train=training)
+
+    configs = {run_path: settings(TopKConfig(d_sae=cfg.width, k=cfg.k), cfg.steps)}
+    if cfg.second:
+        configs[second_path] = settings(AbsTopKConfig(d_sae=cfg.second, k=cfg.k), -(-cfg.steps // SHORTER))
+    diverged = train_together(configs, run_path.parent, progress)
+    if run_path in diverged:
+        raise DivergedError(diverged[run_path])
+    for message in diverged.values():
+        log.warning("%s", message)
+    run = Run(run_path)
     if model.plain.dtype != torch.float32:  # what follows computes in float32, whatever the harvest ran in
         model = run.language_model()
-    if run.evaluation is None:
-        evaluate(run, run.sae().to(device()), model, cfg.windows, progress=progress)
-    features = collect_features(run, model, FeaturesConfig(), progress)
-    try:
-        meanings_of(features, progress)
-    except ModelError as error:  # search by meaning is offered again by the app, when there is a network
-        log.warning("%s", error.message)
+    _measure(run, model, cfg.windows, FeaturesConfig(), progress)
     try:
         explain(run, progress=progress)
     except RunError as error:  # a demo of few tokens, in which no latent fires often enough
         log.warning("%s", error.message)
     diagnose_run(run, DeadConfig(), lambda: nullcontext(model), progress)
-    return run
+    if not cfg.second or second_path in diverged:
+        return [run]
+    second = Run(second_path)
+    few = FeaturesConfig(strongest=10, sampled=20)
+    _measure(second, model, max(1, cfg.windows // SHORTER), few, progress)
+    diagnose_run(
+        second,
+        DeadConfig(rows=DeadConfig.rows // SHORTER, off_tokens=1024),
+        lambda: nullcontext(model),
+        progress,
+    )
+    if kept(run, second) is None:
+        keep(run, second, match_runs(run, second, progress=progress))
+    return [run, second]
+
+
+def _run_paths(cfg: Demo) -> tuple[Path, Path]:
+    """Return the folders of the run and of the second one, which does not depend on the width of the first."""
+    first = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
+    second = cfg.path("runs", "tokens", "hook", "steps", "k", "second")
+    return first, second.with_name(second.name.replace(cfg.name or "demo", f"{cfg.name or 'demo'}-signed", 1))
+
+
+def _measure(run: Run, model: LanguageModel, windows: int, cfg: FeaturesConfig, progress: Progress) -> None:
+    """Evaluate a run, and collect its features and their words, as far as that is not done."""
+    if run.evaluation is None:
+        evaluate(run, run.sae().to(device()), model, windows, progress=progress)
+    features = collect_features(run, model, cfg, progress)
+    try:
+        meanings_of(features, progress)
+    except ModelError as error:  # search by meaning is offered again by the app, when there is a network
+        log.warning("%s", error.message)

@@ -11,10 +11,9 @@ from sae.evaluation.ablation import AblationConfig, ablation_effects
 from sae.evaluation.held_out import held_out_rows, reconstruction
 from sae.evaluation.splicing import splice
 from sae.runs.records import Evaluation
-from sae.runs.run import Run
+from sae.runs.run import EVALUATION_FORMAT, Run
 from sae.trust.controls import random_dictionary
 
-FORMAT = 1
 SCALED_ON = 2048  # rows on which a random dictionary's scale is fitted
 
 
@@ -36,7 +35,7 @@ def evaluate(
     store, hook, positions, digest = run.store, run.hook, run.config.positions, run.weights
     with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
         measured = reconstruction(sae, store, hook, positions=positions, batch=batch, advance=advance)
-    content: dict[str, object] = {"format": FORMAT, "sae_sha256": digest, **measured}
+    content: dict[str, object] = {"format": EVALUATION_FORMAT, "sae_sha256": digest, **measured}
     if model is not None:
         content["splice"] = splice(model, sae, store, hook, windows, progress=progress)
         if effects is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.errors import ConfigError, LabelError, RunError, quoted
-from activations.example_activations import run_examples, token_ids
+from activations.example_activations import run_examples, token_ids, without_sink
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae.architectures import SAE
@@ -37,7 +37,8 @@ class FindConfig:
     """Settings of `sae find`: how a latent's values on a text's tokens become one number, and how examples are halved."""
 
     pooling: LatentPooling = "max"
-    """`max` is the value on the token where the latent is largest, `mean` the mean over the text's tokens, `last` its last token's."""
+    """`max` is the value on the token where the latent is largest, `mean` the mean over the text's tokens, `last` its last token's.
+    Where texts do not begin with a BOS, their first token does not count."""
     context: int = 128
     """Tokens that are read of a text, the BOS included: the last ones, where a text has more."""
     seed: int = 0
@@ -101,7 +102,8 @@ def pooled(
     sae: SAE | None = None,
     progress: Progress = no_progress,
 ) -> Matrix:
-    """Return one value per text and latent [n, F], as a scipy CSR array. The model reads each text once."""
+    """Return one value per text and latent [n, F], as a scipy CSR array. The model reads each text once. What is put before a text,
+    and where nothing is, its first token do not count."""
     from scipy.sparse import csr_array, vstack
 
     model = model or run.language_model()
@@ -113,7 +115,8 @@ def pooled(
     rows: list[Matrix] = [None] * len(ids)
     with progress("find", sum(map(len, ids)), "tokens") as advance:
         for places, x, is_text in run_examples(model, run.hook, ids, len(first)):
-            for place, own, mask in zip(places, x, is_text, strict=True):
+            counted = without_sink(is_text, len(first))
+            for place, own, mask in zip(places, x, counted, strict=True):
                 chosen = own[mask][-1:] if pooling == "last" else own[mask]
                 rows[place] = csr_array(_pool(sae.encode(chosen.to(sae.device)), pooling)[None])
             advance(sum(len(ids[place]) for place in places))
@@ -192,6 +195,12 @@ def load_monitor(run: Run, name: str) -> Monitor:
     monitor = read_record(path, "monitor", FORMAT, Monitor, f"rm {quoted(path)}")
     if monitor.sae_sha256 != run.digest:
         raise RunError(f"{path} watches another SAE than the one at {run.path}: find its latent again")
+    if monitor.format < FORMAT and monitor.pooling != "last" and run.first_tokens == []:
+        raise RunError(
+            f"{path} is of monitor format {monitor.format}, whose threshold counts the first token of a text, and this release "
+            f"leaves it out: delete the file and find its latent again",
+            fix=f"rm {quoted(path)}",
+        )
     return monitor
 
 

@@ -74,9 +74,9 @@ def _begun(run: Run, features: FeaturesFolder, latents: int, cfg: ArmsConfig) ->
         FORMAT, run.digest, features.digest, SHARE, cfg.unrelated_windows, cfg.window_tokens, chosen, []
     )
     before = read_forecast(run, features.digest)
-    if before is None or replace(before, latents=[], kl=[], correlation=None, weights={}) != replace(
-        wanted, latents=[]
-    ):
+    if before is None or replace(
+        before, format=FORMAT, latents=[], kl=[], correlation=None, weights={}
+    ) != replace(wanted, latents=[]):
         return wanted
     measured = before.latents[: len(before.kl)]
     shared = min(len(chosen), len(measured))

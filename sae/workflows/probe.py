@@ -25,7 +25,7 @@ from sae.probing.records import FORMAT, PROBES, ProbedTask, ProbesRecord
 from sae.probing.score import Cell, cell_scores, cells, counted, features, gathered
 from sae.probing.splits import Point, Setting, points, split
 from sae.runs.run import Run, device
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 
 INSTALL = "pip install 'sae-workbench[probe]'"
 SEED = 42  # of the first draw, as in sae-probes
@@ -51,7 +51,8 @@ class ProbeConfig:
     penalty: Penalty = "l2"
     """Regularisation of the probes on k columns. sae-probes offers both; `l1` takes some five times as long."""
     pooling: Pooling = "last"
-    """Activation of a text: that of its last token, or the mean over its tokens, which the SAE then reads like any other."""
+    """Activation of a text: that of its last token, or the mean over its tokens, which the SAE then reads like any other. Where texts
+    do not begin with a BOS, the mean leaves out their first token."""
     context: int = 128
     """Tokens that the model reads of a text, the BOS included: the last ones, where a text has more."""
 
@@ -139,11 +140,12 @@ def _probed(
 
 def read_probes(run: Run) -> ProbesRecord | None:
     """Return the content of a run's probes.json, or None without one or when it is of other weights. Raises RunError when damaged."""
-    path = run.path / PROBES
-    if not path.exists():
-        return None
-    record = read_record(path, "probes", FORMAT, ProbesRecord, f"rm {quoted(path)}")
-    return record if record.sae_sha256 == run.digest else None
+    path, again = run.path / PROBES, f"sae probe {quoted(run.path)} --pooling mean"
+    record = read_results(
+        path, "probes", FORMAT, ProbesRecord, again, f"rm {quoted(path)}",
+        lambda record: record.config.get("pooling") == "last" or run.first_tokens != [],
+    )  # fmt: skip
+    return record if record and record.sae_sha256 == run.digest else None
 
 
 def prepared(task: LabelledTexts, cfg: ProbeConfig) -> LabelledTexts:
@@ -158,7 +160,8 @@ def examples_of(run: Run, model: LanguageModel, cfg: ProbeConfig) -> Examples:
         first = [] if model.vocabulary.bos is None else [model.vocabulary.bos]
     dtype = str(model.plain.dtype).removeprefix("torch.")
     weights = run.record.weights_sha256 or model.weights_hash
-    return Examples(run.record.model, weights, dtype, run.hook, first, cfg.context, cfg.pooling)
+    pooling = "mean behind the first" if cfg.pooling == "mean" and not first else cfg.pooling
+    return Examples(run.record.model, weights, dtype, run.hook, first, cfg.context, pooling)
 
 
 def model_of(run: Run) -> LanguageModel:

@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM as an exception, or as a note for a job that stops at a place of its own choosing."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,29 +13,36 @@ class Stopped(BaseException):
         self.number = number
 
 
-def raise_stopped() -> list[int]:
-    """Let both signals raise Stopped from now on; return a list that collects the numbers of those that arrive."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def raised() -> Iterator[list[int]]:
+    """Within the block, let both signals raise Stopped; yield a list that collects the numbers of those that arrive."""
     asked: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         asked.append(number)
         raise Stopped(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return asked
+    with _handled(stop):
+        yield asked
 
 
 @contextmanager
 def noted() -> Iterator[list[int]]:
     """Within the block, let both signals only append their number to the list, for the block to check."""
     asked: list[int] = []
-    old = {
-        number: signal.signal(number, lambda number, frame: asked.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with _handled(lambda number, frame: asked.append(number)):
         yield asked
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle both signals so within the block, and afterwards as before it."""
+    old = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)

@@ -93,9 +93,6 @@ def test_without_a_choice_the_likeliest_run_is_compared(show):
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"other": "nosuch"}, "there is no run 'nosuch' to compare 'toy' with"),
-        ({"other": "toy"}, "compared with itself"),
-        ({"other": "../toy"}, "there is no run '../toy'"),
         ({"other": "bare"}, "hold the same SAE"),
         ({"other": "sweep/unfinished"}, "is not finished: sae train"),
     ],
@@ -104,6 +101,23 @@ def test_what_cannot_be_compared_is_one_line(show, query, said):
     at = show("compare", run="toy", **query)
     assert len(at.error) == 1
     assert said in at.error[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("nosuch", "There is no run 'nosuch', or no longer"),
+        ("toy", "A run is not compared with itself"),
+        ("../toy", "There is no run '../toy', or no longer"),
+    ],
+)
+def test_a_partner_that_is_gone_is_one_line_above_another_comparison(show, folder, other, said):
+    at = show("compare", folder, run="toy", other=other, a="3", b="1000")
+    (warning,) = at.warning
+    assert said in warning.value.replace("\\", "") and not at.error
+    assert next(box for box in at.selectbox if box.label == "Compared with").value not in ("toy", other)
+    at = matched(at)
+    assert "Similarity" in text(at) and "Side by side" not in text(at) and not at.error
 
 
 def test_runs_of_other_widths_are_refused_with_both(show, folder):

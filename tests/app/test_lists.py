@@ -45,5 +45,21 @@ def test_what_the_table_shows_is_collected_and_filters_apply_within_the_list(sho
     assert not show("features", folder=own, run="toy", list="dense ones", state="dead").dataframe
 
 
-def test_a_list_that_is_not_there_is_one_line(show, own: Path):
-    assert "there is no list" in show("features", folder=own, run="toy", list="<b>x</b>").error[0].value
+def test_a_list_that_is_gone_is_one_line_above_all_features(show, own: Path):
+    at = show("features", folder=own, run="toy", list="<b>x</b>")
+    (warning,) = at.warning
+    assert "There is no list '<b>x</b>'" in warning.value.replace("\\", "") and not at.error
+    assert len(features(at)) == 32
+    store(own).lists.add("dates", {1: ""})
+    at = show("features", folder=own, run="toy", list="dates")
+    store(own).lists.remove("dates", 1)
+    at.run()
+    assert len(at.warning) == 1 and len(features(at)) == 32
+
+
+def test_links_to_the_page_keep_the_list(show, own: Path):
+    store(own).lists.add("dates", {1: "", 7: ""})
+    at = show("features", folder=own, run="toy", list="dates")
+    at.switch_page("dead/page.py").run()
+    link = next(link for link in at.sidebar.get("page_link") if link.proto.label == "Features")
+    assert "list=dates" in link.proto.query_string

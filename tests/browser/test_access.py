@@ -140,6 +140,20 @@ def test_two_quick_presses_of_next_go_two_features_on(page: Page):
     expect(page).to_have_url(re.compile("feature=9"))
 
 
+def test_presses_at_once_and_back_again_count_each(page: Page):
+    page.goto("/feature?run=toy&feature=7")
+    heading(page, "Feature 7 ")
+    expect(page.locator("table.partners")).to_be_visible()
+    page.get_by_role("button", name="Next").evaluate(
+        "button => { for (let press = 0; press < 4; press++) button.click(); }"
+    )
+    heading(page, "Feature 11 ")
+    page.get_by_role("button", name="Previous").evaluate("button => { button.click(); button.click(); }")
+    heading(page, "Feature 9 ")
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Feature 10 ")
+
+
 def test_the_keyboard_alone_leads_from_the_table_to_a_feature_and_its_steered_text(page: Page):
     page.goto("/features?run=toy")
     heading(page, "Features")

@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from activations import demo_assets, embeddings
 from activations.errors import ModelError
+from sae.architectures import AbsTopKConfig
 from sae.cli.evaluate import demo_main
 from sae.diagnosis.report import DeadReport
 from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
 from sae.features.meaning import kept_meanings
 from sae.runs.run import Run
+from sae.workflows.compare import kept
+from sae.workflows.train import train
 from tests import letters, tiny
 
 SMALL = [
@@ -24,6 +28,8 @@ SMALL = [
     "32",
     "--k",
     "4",
+    "--second",
+    "16",
     "--hook",
     tiny.HOOK,
     "--windows",
@@ -53,6 +59,7 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
     assert run.finished
     assert run.evaluation is not None
     assert {"fvu", "l0"} <= run.evaluation.estimates.keys()
+    assert run.evaluation.splice is not None
     assert "recovered_zero" in run.evaluation.splice.estimates
     assert len(FeatureStore("runs/toy/features")) == 32
     assert explanations_of(FeatureStore("runs/toy/features")) is not None
@@ -61,6 +68,30 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
     out = capsys.readouterr().out
     assert "fraction of variance unexplained" in out
     assert out.rstrip().endswith("sae app runs")
+
+
+def test_a_second_smaller_sae_with_signed_latents_is_there_to_compare(capsys: pytest.CaptureFixture[str]):
+    assert demo_main([*SMALL, "--name", "toy"]) == 0
+    run, second = Run("runs/toy"), Run("runs/toy-signed")
+    assert isinstance(second.config.arch, AbsTopKConfig) and second.config.arch.d_sae == 16
+    assert (run.config.train.steps, second.config.train.steps) == (20, 7)
+    assert second.finished and second.evaluation is not None and second.evaluation.splice is not None
+    assert len(FeatureStore("runs/toy-signed/features")) == 16
+    assert DeadReport("runs/toy-signed/dead").record.d_sae == 16
+    comparison = kept(run, second)
+    assert comparison is not None and len(comparison.cosine.latents["second"].kind) == 16
+    assert "/compare?run=toy&other=toy-signed" in capsys.readouterr().out
+    alone = train(run.config, "runs/alone")
+    assert alone.sae().state_dict().keys() == run.sae().state_dict().keys()
+    assert all(
+        torch.equal(alone.sae().state_dict()[name], tensor) for name, tensor in run.sae().state_dict().items()
+    )
+
+
+def test_without_a_second_there_is_one_run(capsys: pytest.CaptureFixture[str]):
+    assert demo_main([*SMALL, "--second", "0", "--name", "toy"]) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["toy"]
+    assert "/compare" not in capsys.readouterr().out
 
 
 def test_again_it_does_nothing_anew(tmp_path: Path):
@@ -78,7 +109,7 @@ def test_other_settings_get_a_name_of_their_own_and_share_what_they_can(tmp_path
     assert demo_main(changed) == 0
     assert [path.name for path in Path("stores").iterdir()] == [store.name]
     assert stamps(store) == before
-    assert {Run(path).config.arch.d_sae for path in Path("runs").iterdir()} == {32, 48}
+    assert sorted(Run(path).config.arch.d_sae for path in Path("runs").iterdir()) == [16, 32, 48]
 
 
 def test_without_the_embeddings_it_goes_on_and_says_so(

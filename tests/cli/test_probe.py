@@ -108,4 +108,5 @@ def test_a_latent_is_found_saved_and_watches_another_file(sae: Server, run: Path
     assert "no monitor 'rain'" in sae("monitor", run, "rain", files["rain"]).complaint
     assert "cannot be called" in sae("find", run, *files.values(), "--save", "../x").complaint
     files["rain"].write_text("rain\n")
+    assert "--save NAME" in sae("find", run, *files.values(), "--rate", 0.1).complaint
     assert "at least 4" in sae("find", run, *files.values()).complaint

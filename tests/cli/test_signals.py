@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sae.cli.main import main
 from tests import tiny
 from tests.cli.commands import Command, Server, contents, harvest, train
 
@@ -13,6 +14,15 @@ LONG = {"train.steps": 600, "train.checkpoint-minutes": 1000}  # no checkpoint b
 both_signals = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
+
+
+def test_a_command_that_runs_within_a_process_leaves_its_handlers_as_they_were(
+    capsys: pytest.CaptureFixture[str],
+):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["store", "show", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def steps(run: Path) -> list[int]:

@@ -131,6 +131,13 @@ def test_markup_in_a_prompt_stays_text(sae: Server, run: Path):
         (["--feature", 1, "--unit", "norm", "--positions", 500], "positions = 500"),
         (["--feature", 1, "--unit", "norm", "--seed", -1], "seed = -1"),
         (["--feature", 1, "--texts", 10**9], "texts = 1000000000"),
+        (["--feature", 1, "--shuffled", 1], "--shuffled belongs to --sweep"),
+        (["--feature", 1, "--arms-seed", 1], "--arms-seed belongs to --compare and --forecast"),
+        (
+            ["--feature", 1, "--unit", "norm", "--mode", "ablate"],
+            "--unit belongs to the modes add, set and clamp",
+        ),
+        (["--feature", 1, "--temperature", 0, "--texts", 3], "--texts changes nothing at --temperature 0"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

@@ -67,6 +67,10 @@ def test_arms_are_compared_shown_and_kept_and_a_kill_costs_little(
         (["--html", "."], "is a folder"),
         (["--when", "5"], "--when belongs to --feature"),
         (["--no-keep-error"], "--keep-error belongs"),
+        (["--temperature", 1], "--temperature belongs to --feature"),
+        (["--top-p", 0.5], "--top-p belongs to --feature"),
+        (["--tokens", 9], "--tokens belongs to --feature"),
+        (["--doses", 1], "--doses belongs to --sweep"),
         (["--unrelated", "nowhere.csv"], "nowhere.csv"),
     ],
 )
@@ -78,8 +82,21 @@ def test_what_it_cannot_use_is_one_line(
 
 def test_nothing_to_steer_is_one_line(sae: Server, run: Path):
     assert "--feature" in sae("steer", run).complaint
-    assert "--compare" in sae("steer", run, "--feature", 1, "--html", "x.html").complaint
-    assert "--chat belongs to --feature" in sae("steer", run, "--forecast", 24, "--chat").complaint
+    assert "--html belongs to --compare" in sae("steer", run, "--feature", 1, "--html", "x.html").complaint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--chat"], "--chat belongs to --feature"),
+        (["--top-k", 3], "--top-k belongs to --feature"),
+        (["--shares", 0.5], "--shares belongs to --compare"),
+        (["--draws", 2], "--draws belongs to --compare"),
+        (["--unrelated", "mine.csv"], "--unrelated belongs to --compare"),
+    ],
+)
+def test_a_forecast_refuses_what_it_would_not_read(sae: Server, run: Path, change: list[object], said: str):
+    assert said in sae("steer", run, "--forecast", 24, *change).complaint
 
 
 def test_a_concept_that_no_probe_can_learn_is_named(

@@ -218,6 +218,10 @@ def test_an_effect_is_kept_and_belongs_to_its_features(run, model, features, tmp
     (mine.path / "features.json").write_text(json.dumps(json.loads(index) | {"tokens": 1}))
     assert load_effect(FeatureStore(mine.path), LATENT) is None, "other features, another effect"
     (mine.path / "features.json").write_text(index)
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {"format": 0}))
+    assert load_effect(mine, LATENT) is None, "another format, another effect"
+    path.write_text(whole)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"positive": {"up": []}}))
     with pytest.raises(RunError, match=r"7\.json is damaged"):
         load_effect(FeatureStore(mine.path), LATENT)

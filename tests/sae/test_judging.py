@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from activations.disk import files
 from activations.errors import ConfigError
 from sae.features.feature import FeatureStore
 from sae.features.judgements import judgements_of
@@ -261,6 +262,11 @@ def test_a_run_is_judged_resumed_and_told_what_it_costs(run: Run, fake, monkeypa
     assert [one.latent for one in more.record.judged[:6]] == [one.latent for one in found.record.judged]
     features = FeatureStore(run.path / "features")
     one = more.record.judged[1]
+    index = features.path / "judgements.json"
+    whole = index.read_bytes()
+    files.write_sealed(index, files.read_json(index) | {"format": 0})
+    assert judgements_of(features) is None
+    index.write_bytes(whole)
     assert features.feature(one.latent).judgement == one
     assert "detection with the rule" in features.feature(one.latent)._repr_html_()
     assert [

@@ -186,6 +186,8 @@ def test_damage_is_one_line_and_other_features_have_no_lenses(world: Path, tmp_p
         lenses_of(FeatureStore(folder))
     (folder / INDEX).write_text(json.dumps(about | {"features_sha256": "other"}))
     assert lenses_of(FeatureStore(folder)) is None
+    (folder / INDEX).write_text(json.dumps(about | {"format": 0}))
+    assert lenses_of(FeatureStore(folder)) is None
     wrong: dict[str, Any]
     for wrong in ({"latents": 1}, {"strongest": 0}, {"sampled": -1}, {"words": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -62,7 +62,9 @@ def test_a_query_finds_latents_by_their_words_and_by_labels(features: FeatureSto
         search(features, meanings, "…")
 
 
-def test_words_are_kept_for_these_features_and_damage_is_one_line(features: FeatureStore):
+def test_words_are_kept_for_these_features_and_damage_is_one_line(
+    features: FeatureStore, monkeypatch: pytest.MonkeyPatch
+):
     told = tiny.Told()
     first = meanings_of(features, told)
     assert sum(told.steps["words"]) == len(features)
@@ -76,6 +78,11 @@ def test_words_are_kept_for_these_features_and_damage_is_one_line(features: Feat
     changed = tiny.Told()
     meanings_of(FeatureStore(features.path), changed)
     assert changed.totals, "other features, other words"
+    with monkeypatch.context() as patch:
+        patch.setattr(meaning, "FORMAT", 0)
+        older = tiny.Told()
+        meanings_of(FeatureStore(features.path), older)
+        assert older.totals, "another format, other words"
     path = features.path / meaning.FILE
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(RunError, match=r"meaning\.safetensors") as caught:

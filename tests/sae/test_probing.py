@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.stats import mannwhitneyu
+from torch import Tensor
 
 from activations import example_activations, labelled_texts
 from activations.errors import LabelError, RunError, StoreError, TextError
@@ -19,8 +21,8 @@ from sae.architectures import TopK
 from sae.probing import latents, probes, score
 from sae.probing.splits import points, split
 from sae.runs.run import Run
-from sae.workflows.find import find, load_monitor, monitor_texts, save_monitor
-from sae.workflows.probe import ProbeConfig, probe, read_probes
+from sae.workflows.find import LatentPooling, find, load_monitor, monitor_texts, pooled, save_monitor
+from sae.workflows.probe import ProbeConfig, examples_of, probe, read_probes
 from tests import tiny
 
 F = 300
@@ -253,6 +255,27 @@ def test_a_search_finds_what_is_there_and_its_monitor_fires_on_it(run: Run):
     assert (others > monitor.threshold).mean() <= 0.1
     with pytest.raises(RunError, match="no monitor 'rain'; it has: birds"):
         load_monitor(run, "rain")
+
+
+def test_without_a_bos_the_first_token_of_a_text_counts_nowhere(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Run, "first_tokens", [])
+    model, sae = run.language_model(), run.sae()
+    texts = ["the mat sat on a cat", "rain", "x"]
+    codes = []
+    for text in texts:
+        x = model.capture(torch.tensor([model.vocabulary.encode(text)]), [run.hook])[run.hook][0]
+        codes.append(sae.encode(x[1:] if len(x) > 1 else x).dense().double())
+    reductions: dict[LatentPooling, Callable[[Tensor], Tensor]] = {
+        "max": lambda code: code.amax(0),
+        "mean": lambda code: code.mean(0),
+        "last": lambda code: code[-1],
+    }
+    for pooling, reduced in reductions.items():
+        own = torch.from_numpy(pooled(run, texts, pooling, 64, model, sae).toarray())
+        torch.testing.assert_close(
+            own.double(), torch.stack([reduced(code) for code in codes]), rtol=1e-4, atol=1e-5
+        )
+    assert examples_of(run, model, ProbeConfig(pooling="mean")).pooling == "mean behind the first"
 
 
 def test_a_file_of_labelled_texts_is_read(tmp_path: Path):

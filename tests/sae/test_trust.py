@@ -167,6 +167,8 @@ def test_what_is_damaged_or_of_other_weights_is_not_taken(copied: Run):
     del about["checksum"]
     index.write_text(json.dumps({**about, "sae_sha256": "0" * 64}))
     assert trust_of(copied) is None
+    index.write_text(json.dumps({**about, "format": 0}))
+    assert trust_of(copied) is None
     index.write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         trust_of(copied)

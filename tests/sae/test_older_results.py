@@ -1,0 +1,119 @@
+"""Results of an older format, whose numbers this release computes otherwise, count as missing, and a line says how to make them anew."""
+
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from activations.disk import files
+from activations.errors import RunError
+from sae.architectures import AbsTopKConfig
+from sae.probing.absorption import AbsorptionRecord
+from sae.probing.records import Monitor, ProbesRecord
+from sae.runs.arms import ArmsRecord, ForecastRecord, Nulls, read_arms, read_forecast
+from sae.runs.run import Run
+from sae.runs.saved_sae import read_results
+from sae.workflows.absorption import read_absorption
+from sae.workflows.compare import keep, kept, match_runs
+from sae.workflows.find import LatentPooling, load_monitor
+from sae.workflows.probe import read_probes
+from tests import tiny
+
+
+@pytest.fixture
+def run(world: Path, tmp_path: Path) -> Run:
+    return Run(shutil.copytree(world / "runs" / "toy", tmp_path / "run"))
+
+
+def without_a_bos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "first_tokens", [])
+
+
+def test_an_older_file_is_missing_and_a_newer_one_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "probes.json"
+    record = ProbesRecord(2, "0", "h", {}, [])
+
+    def read(format: int, unchanged: bool = False) -> ProbesRecord | None:
+        files.write_sealed(path, asdict(record) | {"format": format})
+        return read_results(path, "probes", 2, ProbesRecord, "sae probe R", None, lambda record: unchanged)
+
+    assert read_results(path, "probes", 2, ProbesRecord, "sae probe R") is None
+    assert read(2) == record and not caplog.messages
+    assert read(1, unchanged=True) == ProbesRecord(1, "0", "h", {}, []) and not caplog.messages
+    with caplog.at_level(logging.WARNING):
+        assert read(1) is None is read(1)
+    (line,) = caplog.messages
+    assert line.startswith(f"{path} is of probes format 1") and line.endswith("sae probe R")
+    with pytest.raises(RunError, match="probes format 3, this release reads up to 2"):
+        read(3)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_absorption_of_signed_latents_was_measured_by_one_sign(
+    world: Path, tmp_path: Path, run: Run, signed: bool
+):
+    if signed:
+        out = tmp_path / "signed"
+        run = tiny.run(
+            Path(shutil.copytree(world, tmp_path / "world")), "signed", AbsTopKConfig(d_sae=32, k=4), 2, out
+        )
+    record = AbsorptionRecord(1, run.digest, run.hook, {}, 0, {"sae": [], "random sae": []}, complete=True)
+    files.write_sealed(run.path / "absorption.json", asdict(record))
+    assert read_absorption(run) == (None if signed else record)
+
+
+def test_arms_forecasts_and_means_without_a_bos_counted_the_first_token(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    arms = ArmsRecord(1, run.digest, run.hook, 1.0, {}, [], [], Nulls(0, 0))
+    forecast = ForecastRecord(1, run.digest, "features", 0.3, 6, 32, [1], [0.1])
+    probes = {
+        pooling: ProbesRecord(1, run.digest, run.hook, {"pooling": pooling}, [])
+        for pooling in ("mean", "last")
+    }
+    files.write_sealed(run.path / "arms" / "arms.json", asdict(arms))
+    files.write_sealed(run.path / "arms" / "forecast.json", asdict(forecast))
+    files.write_sealed(run.path / "probes.json", asdict(probes["mean"]))
+    assert (read_arms(run), read_forecast(run, "features"), read_probes(run)) == (
+        arms,
+        forecast,
+        probes["mean"],
+    )
+    without_a_bos(monkeypatch)
+    assert (read_arms(run), read_forecast(run, "features"), read_probes(run)) == (None, None, None)
+    files.write_sealed(run.path / "probes.json", asdict(probes["last"]))
+    assert read_probes(run) == probes["last"]
+
+
+def test_a_monitor_whose_threshold_counts_the_first_token_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    poolings: dict[str, LatentPooling] = {"largest": "max", "last": "last"}
+    for name, pooling in poolings.items():
+        monitor = Monitor(
+            1, name, run.digest, run.hook, 3, 1, pooling, 64, 0.5, 0.05, 0.9, 0.8, 0.1, [9, 9], 9
+        )
+        files.write_sealed(run.path / "monitors" / f"{name}.json", asdict(monitor))
+        assert load_monitor(run, name) == monitor
+    without_a_bos(monkeypatch)
+    assert load_monitor(run, "last").pooling == "last"
+    with pytest.raises(RunError, match="first token") as caught:
+        load_monitor(run, "largest")
+    assert caught.value.fix == f"rm {run.path / 'monitors' / 'largest.json'}"
+
+
+def test_evaluations_and_comparisons_have_a_format_too(run: Run, world: Path):
+    assert run.evaluation is not None
+    path = run.path / "eval.json"
+    files.write_sealed(path, files.read_json(path) | {"format": 2})
+    with pytest.raises(RunError, match="evaluation format 2"):
+        _ = run.evaluation
+    files.write_sealed(path, files.read_json(path) | {"format": 0})
+    assert run.evaluation is None
+    other = Run(world / "runs" / "toy")
+    path = keep(run, other, match_runs(run, other))
+    assert kept(run, other) is not None
+    files.write_sealed(path, files.read_json(path) | {"format": 0})
+    assert kept(run, other) is None
