@@ -22,7 +22,18 @@ from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.timing import by_turns, table
 
-PAGES = ("/", "/features", "/feature", "/text", "/steering", "/dead", "/compare")
+PAGES = (
+    "/",
+    "/features",
+    "/feature",
+    "/text",
+    "/find",
+    "/steering",
+    "/dead",
+    "/evidence",
+    "/compare",
+    "/activations",
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 EMPTY = "import streamlit\nstreamlit.title('Empty')\n"
 
