@@ -47,11 +47,17 @@ def test_handlers_are_restored_where_a_signal_comes_as_the_first_is_installed(
 
 
 def test_a_handler_that_python_does_not_know_gives_way_to_the_default(monkeypatch: pytest.MonkeyPatch):
-    before = signal.getsignal(signal.SIGTERM)
+    before, install = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def unknown(number: int, handler: Any) -> None:
+        install(number, handler)
+
     try:
         with monkeypatch.context() as patch:
             patch.setattr(signals, "SIGNALS", (signal.SIGTERM,))
-            patch.setattr(signal, "getsignal", lambda number: None)  # as for one that was installed from C
+            # As for a handler that was installed from C
+            patch.setattr(signal, "getsignal", lambda number: None)
+            patch.setattr(signal, "signal", unknown)
             with signals.noted():
                 pass
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -66,7 +66,7 @@ def test_arms_are_compared_shown_and_kept_and_a_kill_costs_little(
         (["--shares", 0], "above 0"),
         (["--html", "."], "is a folder"),
         (["--when", "5"], "--when has no effect without --feature"),
-        (["--no-keep-error"], "--keep-error belongs"),
+        (["--no-keep-error"], "--keep-error has no effect without --feature"),
         (["--temperature", 1], "--temperature has no effect without --feature"),
         (["--top-p", 0.5], "--top-p has no effect without --feature"),
         (["--tokens", 9], "--tokens has no effect without --feature"),
