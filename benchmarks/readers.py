@@ -62,6 +62,7 @@ def make(features: FeatureStore, folder: Path, n: int, seed: int) -> None:
         and (found := [one for one in explained.of(latent) if one.sign == 1 and one.text])
     }
     drawn = [int(latent) for latent in rng.permutation(sorted(rules))[:n]]
+    n = len(drawn)  # fewer where fewer latents have rules
     key: list[dict[str, Any]] = []
     for place, latent in enumerate(drawn):
         other = drawn[

@@ -49,7 +49,7 @@ class Explain:
         unread = [name for group, name in arguments.changed(self) if group == "judging"]
         if unread and self.judging.judge is None:
             raise ConfigError(
-                f"--{unread[0].replace('_', '-')} belongs to --judge and changes nothing without: give an address, or leave it out"
+                f"--{unread[0].replace('_', '-')} has no effect without --judge: give an address, or leave it out"
             )
 
 

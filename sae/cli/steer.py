@@ -117,7 +117,6 @@ class Steer:
             raise ConfigError("--forecast draws its latents itself: leave --feature and --compare out")
         if not self.compare and not self.feature and not self.forecast:
             raise ConfigError("name what to steer: latents with --feature, or concepts with --compare")
-        self._refuse_unread()
         if self.html is not None and self.html.is_dir():
             raise ConfigError(f"--html {self.html} is a folder: name a file, as in {self.html / 'arms.html'}")
         if not 1 <= self.texts <= MOST_TEXTS:
@@ -130,6 +129,7 @@ class Steer:
                     f"{name} is given {len(getattr(self, name))} times for {len(self.feature)} features: "
                     f"give one for all or one for each"
                 )
+        self._refuse_unread()  # reads the interventions, one for each feature
 
     def _refuse_unread(self) -> None:
         """Raise ConfigError for an option that was given and that nothing would read."""
@@ -139,8 +139,13 @@ class Steer:
             readers = READ_BY.get(name) or READ_BY.get(group, (*reading,))
             if not reading.intersection(readers):
                 raise ConfigError(
-                    f"--{name.replace('_', '-')} belongs to {' and '.join(readers)} and changes nothing without: leave it out"
+                    f"--{name.replace('_', '-')} has no effect without {' or '.join(readers)}: leave it out"
                 )
+        undirected = self.sweep and not self.sweeping.random and not self.sweeping.shuffled
+        if undirected and ("sweeping", "direction_seed") in arguments.changed(self):
+            raise ConfigError(
+                "--direction-seed has no effect with --random 0 and --shuffled 0, which draw no directions: leave it out"
+            )
         if self.unit != "max" and self.feature and not any(each.has_unit for each in self.interventions):
             raise ConfigError(
                 f"--unit belongs to the modes add, set and clamp: the strength of {' and '.join(self.mode)} is a bare factor"

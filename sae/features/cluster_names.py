@@ -14,12 +14,8 @@ from sae.features.meaning import Meanings
 NAMES = 3  # terms that name a cluster
 SHARED = 2  # latents of a cluster that a term must have in common
 OFTEN = 0.1  # share of a latent's words from which on it fires on a word
-BARE = {
-    "position",
-    "property",
-    "ending",
-    "beginning",
-}  # kinds of rules whose words say more than a token does
+# Kinds of rules that say what no single token says. A rule of kind "token" is left out: its token stands among the terms already.
+BARE = {"position", "property", "ending", "beginning"}
 
 
 def cluster_names(

@@ -19,7 +19,8 @@ from sae.features.folder import FeaturesFolder
 from sae.runs.records import Estimate, Scalar
 from sae.runs.saved_sae import as_written, read_results
 
-FORMAT = 1
+FORMAT = 2
+"""Of explanations.json; 1 compared half as many contexts by their word embeddings."""
 INDEX, TABLE = "explanations.json", "explanations.parquet"
 Kind = Literal["latent", "shuffled", "random direction"]
 LATENT, SHUFFLED, RANDOM = KINDS = get_args(Kind)
@@ -124,7 +125,7 @@ class Explanations:
         """Open them. Raises RunError when there are none, when they are of other features, and when they are damaged."""
         self.path, self._n_latents = features.path, len(features)
         self._fix = f"sae explain {quoted(features.path.parent)}"
-        record = read_results(self.path / INDEX, "explanations", FORMAT, ExplanationsRecord, self._fix)
+        record = _read(features)
         if record is None:
             raise RunError(f"the latents of {features.path.parent} have not been explained", fix=self._fix)
         self.record = record
@@ -203,9 +204,15 @@ class Explanations:
 
 def explanations_of(features: FeaturesFolder) -> Explanations | None:
     """Return the explanations of these features; None where there are none, or of other features. Raises RunError when damaged."""
-    again = f"sae explain {quoted(features.path.parent)}"
-    record = read_results(features.path / INDEX, "explanations", FORMAT, ExplanationsRecord, again)
+    record = _read(features)
     return Explanations(features) if record and record.features_sha256 == features.digest else None
+
+
+def _read(features: FeaturesFolder) -> ExplanationsRecord | None:
+    return read_results(
+        features.path / INDEX, "explanations", FORMAT, ExplanationsRecord, f"sae explain {quoted(features.path.parent)}",
+        unchanged=lambda record: not record.config.get("embeddings"),
+    )  # fmt: skip
 
 
 def save_explanations(

@@ -148,4 +148,4 @@ def read_forecast(run: Run, features_sha256: str) -> ForecastRecord | None:
 def _read(run: Run, name: str, kind: type[T], option: str) -> T | None:
     path: Path = run.path / FOLDER / name
     again, fix = f"sae steer {quoted(run.path)} {option}", f"rm {quoted(path)}"
-    return read_results(path, "arms", FORMAT, kind, again, fix, lambda record: run.first_tokens != [])
+    return read_results(path, "arms", FORMAT, kind, again, fix, lambda record: bool(run.first_tokens))

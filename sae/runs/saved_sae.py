@@ -77,17 +77,17 @@ def read_record(path: Path, what: str, newest: int, kind: type[T], fix: str | No
     """Read a JSON file that names its format; return it as a record of type `kind`.
 
     Raises RunError as `read_json` does, and when its format is newer than `newest`, the latest this release reads."""
-    return _read_numbered(path, what, newest, kind, fix)[0]
+    return _parsed(path, _numbered(path, what, newest, fix)[0], kind, fix)
 
 
-def _read_numbered(path: Path, what: str, newest: int, kind: type[T], fix: str | None) -> tuple[T, int]:
-    """Return the record as `read_record` does, and its format; `newest` where the file names none, as older releases' do not."""
+def _numbered(path: Path, what: str, newest: int, fix: str | None) -> tuple[Any, int]:
+    """Return the content of a JSON file and its format, which is 1 where it names none, as older releases' files do not."""
     content = read_json(path, fix=fix)
     written: object = content.get("format") if isinstance(content, dict) else None
-    number = written if isinstance(written, int) and fits(written, int) else newest
+    number = written if isinstance(written, int) and fits(written, int) else 1
     if number > newest:
         raise RunError(f"{path} is of {what} format {number}, this release reads up to {newest}")
-    return _parsed(path, content, kind, fix), number
+    return content, number
 
 
 def read_results(
@@ -103,15 +103,19 @@ def read_results(
 
     A format is raised when this release would compute other numbers. A file of an older one counts as missing, except where
     `unchanged` says that the numbers in it are the same, and the log says once that `command` makes it anew. Raises RunError as
-    `read_record` does, with `fix` or else `command`."""
+    `read_record` does, with `fix` or else `command`; an older file that lacks a field of today's is not damaged, but missing."""
     if not path.exists():
         return None
-    record, number = _read_numbered(path, what, current, kind, fix or command)
-    if number >= current or unchanged(record):
-        return record
+    content, number = _numbered(path, what, current, fix or command)
+    try:
+        record = _parsed(path, content, kind, fix or command)
+        if number >= current or unchanged(record):
+            return record
+    except RunError:
+        if number >= current:
+            raise
     _say_once(
-        f"{path} is of {what} format {number}, whose numbers this release computes otherwise, and does not count; make it anew "
-        f"with: {command}"
+        f"{path} is of {what} format {number}, which was computed differently and is ignored; make it anew with: {command}"
     )
     return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from activations import demo_assets, language_model
-from activations.errors import DivergedError, ModelError, RunError
+from activations.errors import ConfigError, DivergedError, ModelError, RunError
 from activations.harvest import HarvestConfig, begun_in
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
@@ -60,14 +60,31 @@ class Demo:
     """The run goes to runs/NAME, the second to runs/NAME-signed, the store to stores/NAME; when left out `demo`, followed by the
     settings that are not the default's, as in runs/demo-width2048, so that runs of one store share it."""
 
-    def path(self, folder: str, *settings: str) -> Path:
-        """Return the path in `folder` of a store or run, named after those of `settings` that are not at their defaults."""
+    def __post_init__(self) -> None:
+        if self.second < 0:
+            raise ConfigError(f"second = {self.second} must be at least 0, which leaves the second SAE out")
+        if not 1 <= self.k <= self.width:
+            raise ConfigError(f"k = {self.k} must lie between 1 and width = {self.width}")
+        if self.second and self.k > self.second:
+            raise ConfigError(
+                f"k = {self.k} is above second = {self.second}, the latents of the second SAE: give --second at least "
+                f"{self.k}, or --second 0 for none"
+            )
+        if self.name and Path(self.name).name in ("", ".."):
+            raise ConfigError(
+                f"name = {self.name} does not end in the name of a folder, as demo or tries/demo do"
+            )
+
+    def path(self, folder: str, *settings: str, ending: str = "") -> Path:
+        """Return the path in `folder` of a store or run, named after those of `settings` that are not at their defaults; `ending`
+        follows its name."""
         changed = [
             f"{field.name}{getattr(self, field.name)}"
             for field in fields(self)
             if field.name in settings and getattr(self, field.name) != field.default
         ]
-        return Path(folder) / (self.name or "-".join(["demo", *changed]))
+        base = Path(self.name or "demo")
+        return Path(folder) / base.with_name("-".join([base.name + ending, *(() if self.name else changed)]))
 
 
 def run_demo(cfg: Demo, progress: Progress = no_progress) -> list[Run]:
@@ -120,8 +137,7 @@ def run_demo(cfg: Demo, progress: Progress = no_progress) -> list[Run]:
 def _run_paths(cfg: Demo) -> tuple[Path, Path]:
     """Return the folders of the run and of the second one, which does not depend on the width of the first."""
     first = cfg.path("runs", "tokens", "hook", "steps", "width", "k")
-    second = cfg.path("runs", "tokens", "hook", "steps", "k", "second")
-    return first, second.with_name(second.name.replace(cfg.name or "demo", f"{cfg.name or 'demo'}-signed", 1))
+    return first, cfg.path("runs", "tokens", "hook", "steps", "k", "second", ending="-signed")
 
 
 def _measure(run: Run, model: LanguageModel, windows: int, cfg: FeaturesConfig, progress: Progress) -> None:

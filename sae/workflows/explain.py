@@ -18,6 +18,7 @@ from activations.errors import RunError
 from activations.progress import Progress, no_progress
 from sae.features import collect
 from sae.features.explanations import (
+    FORMAT,
     LATENT,
     RANDOM,
     SCORES,
@@ -58,7 +59,7 @@ def explain(run: Run, cfg: ExplainConfig | None = None, progress: Progress = no_
     with files.alone_in(features.path):
         scratch = features.path / SCRATCH
         identity = {"features_sha256": features.digest, "config": asdict(cfg)}
-        collect.prepare(scratch, identity)
+        collect.prepare(scratch, {"format": FORMAT, **identity})
         sources, corpus = _read(run, cfg, features, scratch, progress)
         table = _explained(sources, corpus, vectors, cfg, scratch, progress)
         content = {**identity, **_content(run, features, table, corpus)}

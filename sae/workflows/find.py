@@ -195,10 +195,11 @@ def load_monitor(run: Run, name: str) -> Monitor:
     monitor = read_record(path, "monitor", FORMAT, Monitor, f"rm {quoted(path)}")
     if monitor.sae_sha256 != run.digest:
         raise RunError(f"{path} watches another SAE than the one at {run.path}: find its latent again")
-    if monitor.format < FORMAT and monitor.pooling != "last" and run.first_tokens == []:
+    if monitor.format < FORMAT and monitor.pooling != "last" and not run.first_tokens:
+        why = "this run has none" if run.first_tokens == [] else "the store that would tell is gone"
         raise RunError(
-            f"{path} is of monitor format {monitor.format}, whose threshold counts the first token of a text, and this release "
-            f"leaves it out: delete the file and find its latent again",
+            f"{path} is of monitor format {monitor.format}, whose threshold counts the first token of a text unless that is a "
+            f"BOS, and {why}: delete the file and find its latent again",
             fix=f"rm {quoted(path)}",
         )
     return monitor

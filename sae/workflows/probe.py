@@ -143,7 +143,7 @@ def read_probes(run: Run) -> ProbesRecord | None:
     path, again = run.path / PROBES, f"sae probe {quoted(run.path)} --pooling mean"
     record = read_results(
         path, "probes", FORMAT, ProbesRecord, again, f"rm {quoted(path)}",
-        lambda record: record.config.get("pooling") == "last" or run.first_tokens != [],
+        lambda record: record.config.get("pooling") == "last" or bool(run.first_tokens),
     )  # fmt: skip
     return record if record and record.sae_sha256 == run.digest else None
 

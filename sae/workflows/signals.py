@@ -39,10 +39,14 @@ def noted() -> Iterator[list[int]]:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle both signals so within the block, and afterwards as before it."""
-    old = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
+    """Handle both signals so within the block, and afterwards as before it.
+
+    A handler that was not installed from Python cannot be put back: the default takes its place."""
+    old = {number: signal.getsignal(number) for number in SIGNALS}
+    try:  # from here on, since the handler may raise as soon as the first signal has it
+        for number in SIGNALS:
+            signal.signal(number, handler)
         yield
     finally:
         for number, before in old.items():
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)

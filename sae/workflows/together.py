@@ -89,7 +89,7 @@ class _Batches:
     """The batches of one reader, each of which several runs take before the next one is read."""
 
     def __init__(self, reader: Reader, step: int):
-        self.reader, self.runs = reader, 0
+        self.reader, self.start, self.runs = reader, step, 0
         self._next, self._iterator = step, iter(reader)
         self._batch: Batch | None = None
         self._error: HarvestError | StoreError | None = None
@@ -120,7 +120,18 @@ class _Turn:
         self.place = _place(training.reader)
         self.random = torch.get_rng_state()  # as a checkpoint has left it; each run draws as if it were alone
 
-    def rows(self) -> Iterator[Batch]:
+    def steps(self, signals: list[int], advance: Advance) -> Iterator[None]:
+        """Train as `Training.steps` does, after passing over the batches that only the runs further back have yet to see.
+
+        Passing over them itself, the run needs nobody to read them: the others may end or diverge before they reach it."""
+        for step in range(self.batches.start, self.training.trainer.step):
+            if signals:  # its newest checkpoint is the place it has come from
+                return
+            self.batches.at(step)
+            yield
+        yield from self.training.steps(self._rows(), signals, advance)
+
+    def _rows(self) -> Iterator[Batch]:
         """Yield the batches of this run's next steps."""
         while True:
             yield self.batches.at(self.training.trainer.step)
@@ -156,7 +167,7 @@ def _share_readers(turns: list[_Turn], source: Store | Ring) -> None:
             groups[key] = _Batches(training.reader, training.trainer.step)
         turn.batches = groups[key]
         turn.batches.runs += 1
-        training.reader = turn.batches.reader
+        training.reader, turn.place = turn.batches.reader, _place(turn.batches.reader)
         training.finish = partial(_keep_store, turn, source)
 
 
@@ -178,7 +189,7 @@ def _take_turns(turns: list[_Turn], signals: list[int], advance: Advance) -> dic
     def named(name: str) -> Advance:
         return lambda n, note="": advance(n, note=f"{name}: {note}")
 
-    steps = {turn: turn.training.steps(turn.rows(), signals, named(turn.path.name)) for turn in turns}
+    steps = {turn: turn.steps(signals, named(turn.path.name)) for turn in turns}
     while steps:
         turn = min(steps, key=lambda turn: turn.place)
         torch.set_rng_state(turn.random)

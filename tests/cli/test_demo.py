@@ -1,13 +1,15 @@
 """`sae demo` from end to end, with the toy model and text in the place of the embedded ones."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from activations import demo_assets, embeddings
-from activations.errors import ModelError
+from activations.errors import ConfigError, ModelError
 from sae.architectures import AbsTopKConfig
 from sae.cli.evaluate import demo_main
 from sae.diagnosis.report import DeadReport
@@ -15,7 +17,9 @@ from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
 from sae.features.meaning import kept_meanings
 from sae.runs.run import Run
+from sae.workflows import demo, training
 from sae.workflows.compare import kept
+from sae.workflows.demo import Demo, _run_paths
 from sae.workflows.train import train
 from tests import letters, tiny
 
@@ -92,6 +96,54 @@ def test_without_a_second_there_is_one_run(capsys: pytest.CaptureFixture[str]):
     assert demo_main([*SMALL, "--second", "0", "--name", "toy"]) == 0
     assert [path.name for path in Path("runs").iterdir()] == ["toy"]
     assert "/compare" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tries/toy", "./toy", "toy/"])
+def test_a_name_with_a_slash_names_two_folders(name: str):
+    cfg = Demo(name=name)
+    first, second = _run_paths(cfg)
+    assert first == Path("runs") / name
+    assert second == first.with_name("toy-signed")
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"k": 3000}, "--second at least 3000"),
+        ({"second": 16}, "k = 32 is above second = 16"),
+        ({"second": -1}, "second = -1"),
+        ({"width": 16}, "width = 16"),
+        ({"k": 0}, "k = 0"),
+        ({"name": ".."}, "name"),
+    ],
+)
+def test_what_a_demo_cannot_do_is_refused_before_it_harvests(options: dict[str, Any], fact: str):
+    with pytest.raises(ConfigError, match=re.escape(fact)):
+        Demo(**options)
+    assert Demo(k=3000, second=0).k == 3000
+
+
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [
+        (demo, "harvest_store"), (training.checkpoints, "save"), (demo, "evaluate"), (demo, "collect_features"),
+        (demo, "explain"), (demo, "diagnose_run"), (demo, "keep"),
+    ],
+)  # fmt: skip
+def test_interrupted_in_any_stage_it_goes_on(module: Any, stage: str, monkeypatch: pytest.MonkeyPatch):
+    """Each stage is interrupted at its end; the second call does the rest."""
+    whole = getattr(module, stage)
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        whole(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, stage, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            demo_main([*SMALL, "--name", "toy"])
+    assert demo_main([*SMALL, "--name", "toy"]) == 0
+    assert kept(Run("runs/toy"), Run("runs/toy-signed")) is not None
 
 
 def test_again_it_does_nothing_anew(tmp_path: Path):

@@ -63,7 +63,7 @@ def test_a_model_is_asked_after_its_cost_is_told_and_stands_beside_the_rules(sae
 
 def test_mistakes_are_one_line(sae: Server, run: Path):
     assert "above = 1.5 must be at least 0 and below 1" in sae("explain", run, "--above", "1.5").complaint
-    assert "--judge-seed belongs to --judge" in sae("explain", run, "--judge-seed", "1").complaint
+    assert "--judge-seed has no effect without --judge" in sae("explain", run, "--judge-seed", "1").complaint
     assert "no latent fires 9999 times" in sae("explain", run, "--least-firings", "9999").complaint
     shutil.rmtree(run / "features")
     complaint = sae("explain", run).complaint

@@ -3,10 +3,12 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sae.cli.main import main
+from sae.workflows import signals
 from tests import tiny
 from tests.cli.commands import Command, Server, contents, harvest, train
 
@@ -23,6 +25,44 @@ def test_a_command_that_runs_within_a_process_leaves_its_handlers_as_they_were(
     assert main(["store", "show", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_handlers_are_restored_where_a_signal_comes_as_the_first_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    install = signal.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        old = install(number, handler)
+        if number == signal.SIGINT and handler not in before:
+            signal.raise_signal(signal.SIGINT)
+        return old
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", interrupted)
+        with pytest.raises(signals.Stopped), signals.raised():
+            pass
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+
+
+def test_a_handler_that_python_does_not_know_gives_way_to_the_default(monkeypatch: pytest.MonkeyPatch):
+    before, install = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def unknown(number: int, handler: Any) -> None:
+        install(number, handler)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(signals, "SIGNALS", (signal.SIGTERM,))
+            # As for a handler that was installed from C
+            patch.setattr(signal, "getsignal", lambda number: None)
+            patch.setattr(signal, "signal", unknown)
+            with signals.noted():
+                pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def steps(run: Path) -> list[int]:

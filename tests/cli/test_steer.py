@@ -131,8 +131,16 @@ def test_markup_in_a_prompt_stays_text(sae: Server, run: Path):
         (["--feature", 1, "--unit", "norm", "--positions", 500], "positions = 500"),
         (["--feature", 1, "--unit", "norm", "--seed", -1], "seed = -1"),
         (["--feature", 1, "--texts", 10**9], "texts = 1000000000"),
-        (["--feature", 1, "--shuffled", 1], "--shuffled belongs to --sweep"),
-        (["--feature", 1, "--arms-seed", 1], "--arms-seed belongs to --compare and --forecast"),
+        (["--feature", 1, "--shuffled", 1], "--shuffled has no effect without --sweep"),
+        (
+            ["--feature", 1, "--sweep", "--random", 0, "--shuffled", 0, "--direction-seed", 3],
+            "--direction-seed has no effect",
+        ),
+        (
+            ["--feature", 1, 2, "--strength", 1, 2, 3, "--unit", "norm"],
+            "strength is given 3 times for 2 features",
+        ),
+        (["--feature", 1, "--arms-seed", 1], "--arms-seed has no effect without --compare or --forecast"),
         (
             ["--feature", 1, "--unit", "norm", "--mode", "ablate"],
             "--unit belongs to the modes add, set and clamp",

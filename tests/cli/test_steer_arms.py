@@ -65,12 +65,12 @@ def test_arms_are_compared_shown_and_kept_and_a_kill_costs_little(
         (["--feature", 3], "leave --feature out"),
         (["--shares", 0], "above 0"),
         (["--html", "."], "is a folder"),
-        (["--when", "5"], "--when belongs to --feature"),
-        (["--no-keep-error"], "--keep-error belongs"),
-        (["--temperature", 1], "--temperature belongs to --feature"),
-        (["--top-p", 0.5], "--top-p belongs to --feature"),
-        (["--tokens", 9], "--tokens belongs to --feature"),
-        (["--doses", 1], "--doses belongs to --sweep"),
+        (["--when", "5"], "--when has no effect without --feature"),
+        (["--no-keep-error"], "--keep-error has no effect without --feature"),
+        (["--temperature", 1], "--temperature has no effect without --feature"),
+        (["--top-p", 0.5], "--top-p has no effect without --feature"),
+        (["--tokens", 9], "--tokens has no effect without --feature"),
+        (["--doses", 1], "--doses has no effect without --sweep"),
         (["--unrelated", "nowhere.csv"], "nowhere.csv"),
     ],
 )
@@ -82,17 +82,20 @@ def test_what_it_cannot_use_is_one_line(
 
 def test_nothing_to_steer_is_one_line(sae: Server, run: Path):
     assert "--feature" in sae("steer", run).complaint
-    assert "--html belongs to --compare" in sae("steer", run, "--feature", 1, "--html", "x.html").complaint
+    assert (
+        "--html has no effect without --compare"
+        in sae("steer", run, "--feature", 1, "--html", "x.html").complaint
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["--chat"], "--chat belongs to --feature"),
-        (["--top-k", 3], "--top-k belongs to --feature"),
-        (["--shares", 0.5], "--shares belongs to --compare"),
-        (["--draws", 2], "--draws belongs to --compare"),
-        (["--unrelated", "mine.csv"], "--unrelated belongs to --compare"),
+        (["--chat"], "--chat has no effect without --feature"),
+        (["--top-k", 3], "--top-k has no effect without --feature"),
+        (["--shares", 0.5], "--shares has no effect without --compare"),
+        (["--draws", 2], "--draws has no effect without --compare"),
+        (["--unrelated", "mine.csv"], "--unrelated has no effect without --compare"),
     ],
 )
 def test_a_forecast_refuses_what_it_would_not_read(sae: Server, run: Path, change: list[object], said: str):

@@ -109,26 +109,50 @@ def test_each_of_several_runs_has_the_bits_that_it_has_alone(source: dict, alone
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def train_until(step: int, cfg: RunConfig, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a run alone up to a step, with a checkpoint there."""
+    whole = training.fitting
+
+    class Enough(Exception):
+        pass
+
+    def some(trainer, batches, *, log, save, stop):
+        yield from whole(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
+        raise Enough
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fitting", some)
+        with pytest.raises(Enough):
+            train(cfg, out, ring=RING)
+
+
 def test_runs_that_were_stopped_at_different_steps_go_on_together(
     source: dict, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """`narrow` has 12 steps, `wide` none, `seed` 6, `short` is finished."""
-    configs, whole = runs(**source), training.fitting
+    configs = runs(**source)
     for name, step in {"narrow": 12, "seed": 6, "short": 13}.items():
-
-        class Enough(Exception):
-            pass
-
-        def some(trainer, batches, *, log, save, stop, step=step):
-            yield from whole(trainer, batches, log=log, save=save, stop=lambda: trainer.step == step)
-            raise Enough
-
-        with monkeypatch.context() as patch:
-            patch.setattr(training, "fitting", some)
-            with pytest.raises(Enough):
-                train(configs[name], tmp_path / name, ring=RING)
+        train_until(step, configs[name], tmp_path / name, monkeypatch)
     assert train_together(in_folder(tmp_path, configs), tmp_path, ring=RING) == {}
     for name in configs:
+        for file in ("sae.safetensors", "latents.safetensors"):
+            assert (alone / name / file).read_bytes() == (tmp_path / name / file).read_bytes(), name
+
+
+@pytest.mark.parametrize("source", ["store"], indirect=True)
+def test_a_run_goes_on_where_those_behind_it_end_or_diverge_before_they_reach_it(
+    source: dict, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    configs = runs(**source)
+    narrow = configs["narrow"]
+    brief = replace(narrow, train=replace(TRAIN, steps=5))
+    bad = replace(narrow, train=replace(TRAIN, lr=1e30, clip_norm=1e30, warmup_steps=0))
+    train_until(12, narrow, tmp_path / "narrow", monkeypatch)
+    train_until(16, configs["wide"], tmp_path / "wide", monkeypatch)
+    together = {"narrow": narrow, "brief": brief, "wide": configs["wide"], "bad": bad}
+    assert [*train_together(in_folder(tmp_path, together), tmp_path, ring=RING)] == [tmp_path / "bad"]
+    assert Run(tmp_path / "brief").finished
+    for name in ("narrow", "wide"):
         for file in ("sae.safetensors", "latents.safetensors"):
             assert (alone / name / file).read_bytes() == (tmp_path / name / file).read_bytes(), name
 

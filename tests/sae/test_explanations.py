@@ -241,10 +241,8 @@ def test_explanations_of_other_features_do_not_count_and_damage_is_named(run: Ru
     assert explanations_of(features) is None
     with pytest.raises(RunError, match="of other features"):
         Explanations(features)
-    files.write_sealed(index, {**content, "format": 0})
-    assert explanations_of(features) is None
-    files.write_sealed(index, {**content, "format": 2})
-    with pytest.raises(RunError, match="format 2, this release reads up to 1"):
+    files.write_sealed(index, {**content, "format": 3})
+    with pytest.raises(RunError, match="format 3, this release reads up to 2"):
         explanations_of(features)
     index.write_bytes(kept[index])
     table.write_bytes(kept[table][:-1])

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from activations import embeddings
 from activations.disk import files
-from activations.errors import RunError
+from activations.errors import BusyError, ModelError, RunError
+from sae.cli.features import main as features_main
 from sae.features import meaning
 from sae.features.feature import FeatureStore
 from sae.features.meaning import Meanings, kept_meanings, meanings_of, search
@@ -44,6 +45,23 @@ def test_a_score_is_halfway_between_the_median_and_the_mean_of_the_upper_half_of
     expected = [(np.median(one) + one[len(one) // 2 :].mean()) / 2 for one in own]
     assert scores[0] == -np.inf
     np.testing.assert_allclose(scores[1:], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [ModelError("the embeddings are damaged"), BusyError("another process")])
+def test_features_are_told_of_where_their_words_cannot_be_collected(
+    features: FeatureStore,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+):
+    def failing(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(meaning, "meanings_of", failing)
+    assert features_main([str(features.path.parent)]) == 0
+    assert str(error) in caplog.text
+    assert f"{features.path}: 32 features; next: sae app" in capsys.readouterr().out
 
 
 def test_a_query_finds_latents_by_their_words_and_by_labels(features: FeatureStore):

@@ -1,7 +1,8 @@
-"""Results of an older format, whose numbers this release computes otherwise, count as missing, and a line says how to make them anew."""
+"""Results of an older format, which was computed differently, count as missing, and a line says how to make them anew."""
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import pytest
 from activations.disk import files
 from activations.errors import RunError
 from sae.architectures import AbsTopKConfig
+from sae.features.explanations import explanations_of
+from sae.features.feature import features_of
 from sae.probing.absorption import AbsorptionRecord
 from sae.probing.records import Monitor, ProbesRecord
+from sae.rules.explaining import ExplainConfig
 from sae.runs.arms import ArmsRecord, ForecastRecord, Nulls, read_arms, read_forecast
 from sae.runs.run import Run
 from sae.runs.saved_sae import read_results
 from sae.workflows.absorption import read_absorption
 from sae.workflows.compare import keep, kept, match_runs
+from sae.workflows.explain import explain
 from sae.workflows.find import LatentPooling, load_monitor
 from sae.workflows.probe import read_probes
-from tests import tiny
+from tests import letters, tiny
 
 
 @pytest.fixture
@@ -27,8 +32,10 @@ def run(world: Path, tmp_path: Path) -> Run:
     return Run(shutil.copytree(world / "runs" / "toy", tmp_path / "run"))
 
 
-def without_a_bos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "first_tokens", [])
+@pytest.fixture(params=[[], None], ids=["no BOS", "no store"])
+def without_a_bos(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what takes the BOS from a run's windows, or the store that tells of it."""
+    return lambda: monkeypatch.setattr(Run, "first_tokens", request.param)
 
 
 def test_an_older_file_is_missing_and_a_newer_one_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -50,6 +57,36 @@ def test_an_older_file_is_missing_and_a_newer_one_refused(tmp_path: Path, caplog
         read(3)
 
 
+def test_an_older_file_is_missing_also_without_its_number_or_a_field_of_today(tmp_path: Path):
+    path = tmp_path / "probes.json"
+    whole = {"sae_sha256": "0", "hook": "h", "config": {}, "tasks": []}
+
+    def read() -> ProbesRecord | None:
+        return read_results(path, "probes", 2, ProbesRecord, "sae probe R", None, lambda record: True)
+
+    files.write_sealed(path, whole)
+    assert read() is None
+    files.write_sealed(path, {"format": 1, "sae_sha256": "0", "hook": "h"})
+    assert read() is None
+    files.write_sealed(path, {"format": 2, "sae_sha256": "0", "hook": "h"})
+    with pytest.raises(RunError, match="damaged"):
+        read()
+
+
+@pytest.mark.parametrize("with_embeddings", [False, True])
+def test_explanations_by_embeddings_compared_fewer_contexts(
+    run: Run, monkeypatch: pytest.MonkeyPatch, with_embeddings: bool
+):
+    letters.in_place_of_words(monkeypatch)
+    explained = explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=with_embeddings))
+    path = explained.path / "explanations.json"
+    files.write_sealed(path, files.read_json(path) | {"format": 1})
+    features = features_of(run)
+    assert (explanations_of(features) is None) == with_embeddings
+    explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=with_embeddings))
+    assert files.read_json(path)["format"] == (2 if with_embeddings else 1)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_absorption_of_signed_latents_was_measured_by_one_sign(
     world: Path, tmp_path: Path, run: Run, signed: bool
@@ -65,7 +102,7 @@ def test_absorption_of_signed_latents_was_measured_by_one_sign(
 
 
 def test_arms_forecasts_and_means_without_a_bos_counted_the_first_token(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, without_a_bos: Callable[[], None]
 ):
     arms = ArmsRecord(1, run.digest, run.hook, 1.0, {}, [], [], Nulls(0, 0))
     forecast = ForecastRecord(1, run.digest, "features", 0.3, 6, 32, [1], [0.1])
@@ -81,14 +118,14 @@ def test_arms_forecasts_and_means_without_a_bos_counted_the_first_token(
         forecast,
         probes["mean"],
     )
-    without_a_bos(monkeypatch)
+    without_a_bos()
     assert (read_arms(run), read_forecast(run, "features"), read_probes(run)) == (None, None, None)
     files.write_sealed(run.path / "probes.json", asdict(probes["last"]))
     assert read_probes(run) == probes["last"]
 
 
 def test_a_monitor_whose_threshold_counts_the_first_token_is_refused(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, without_a_bos: Callable[[], None]
 ):
     poolings: dict[str, LatentPooling] = {"largest": "max", "last": "last"}
     for name, pooling in poolings.items():
@@ -97,7 +134,7 @@ def test_a_monitor_whose_threshold_counts_the_first_token_is_refused(
         )
         files.write_sealed(run.path / "monitors" / f"{name}.json", asdict(monitor))
         assert load_monitor(run, name) == monitor
-    without_a_bos(monkeypatch)
+    without_a_bos()
     assert load_monitor(run, "last").pooling == "last"
     with pytest.raises(RunError, match="first token") as caught:
         load_monitor(run, "largest")
