@@ -108,7 +108,7 @@ def kin(family: Any, describe: Describe, run: str | None) -> str:
         '<th scope="col">fires most on</th></tr>'
     )
     table = render.wide(f'<table class="sae neighbours family">{head}{body}</table>')
-    return f'{table}<p class="sae dim">{render.escaped(MEANING)}</p>'
+    return f'{table}<p class="sae"><small class="dim">{render.escaped(MEANING)}</small></p>'
 
 
 def _group(kind: str, links: Sequence[tuple[int, Any]], describe: Describe, run: str | None) -> str:
