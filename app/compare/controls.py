@@ -111,11 +111,13 @@ def matching(first: Run, second: Run) -> Job[Comparison] | None:
     return find(_key(first, second))
 
 
-def parent(run: Run, latent: int) -> int | None:
-    """Return a feature's parent; None where it has none, or where the run's families have not been looked for."""
-    found = families.of(features.of(run)) if features.collected(run) else None
-    link = None if found is None else found.link(latent)
-    return None if link is None else link.parent
+def parents(first: Run, second: Run, pair: tuple[int, int]) -> tuple[int | None, int | None] | None:
+    """Return the parents of two features, None for one that has none; None alone unless both runs' families have been looked for."""
+    known = [families.of(features.of(run)) if features.collected(run) else None for run in (first, second)]
+    if known[0] is None or known[1] is None:
+        return None
+    above = [found.link(latent) for found, latent in zip((known[0], known[1]), pair, strict=True)]
+    return above[0] and above[0].parent, above[1] and above[1].parent
 
 
 def pair(sizes: tuple[int, int], other: str) -> tuple[int, int] | None:

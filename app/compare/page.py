@@ -105,8 +105,8 @@ chosen = controls.pair(compare_report.sizes(comparison), other)
 if chosen:
     with st.container(key="side-by-side"):
         widgets.section("Side by side", compare_report.similarity(comparison, *chosen))
-        above = controls.parent(run, chosen[0]), controls.parent(second, chosen[1])
-        if told := compare_report.parents(comparison, measure, *above):
+        above = controls.parents(run, second, chosen)
+        if above and (told := compare_report.parents(comparison, measure, *above)):
             st.caption(render.markdown(told))
     left, right = st.columns(2, gap="large")
     with left:

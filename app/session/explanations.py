@@ -12,6 +12,7 @@ from app.widgets import error
 from sae.features import judgements
 from sae.features.explanations import INDEX, Explanations, explanations_of
 from sae.features.feature import FeatureStore
+from sae.features.folder import INDEX as FEATURES
 from sae.features.judgements import Judgements, judgements_of
 from sae.report import explanations as report
 from sae.report import features as features_report
@@ -21,7 +22,7 @@ from sae.report import judgements as judgements_report
 def of(store: FeatureStore) -> Explanations | None:
     """Return what explains these features; None where they have not been explained. Damage is reported in the page."""
     try:
-        return _explanations(store.path, stamp(store.path / INDEX), store)
+        return _explanations(store.path, stamp(store.path / FEATURES), stamp(store.path / INDEX), store)
     except RunError as damage:
         error(damage.message, damage.fix)
         return None
@@ -55,18 +56,24 @@ def head(store: FeatureStore, latent: int) -> str:
 def _judged(store: FeatureStore) -> Judgements | None:
     """Return what a language model said of these features; None where it was not asked. Damage is reported in the page."""
     try:
-        return _judgements(store.path, stamp(store.path / judgements.INDEX), store)
+        return _judgements(
+            store.path, stamp(store.path / FEATURES), stamp(store.path / judgements.INDEX), store
+        )
     except RunError as damage:
         error(damage.message, damage.fix)
         return None
 
 
-# The stamp is part of each key, so that the result of another `sae explain` shows up.
+# The stamps are part of each key, so that the result of another `sae explain` shows up, and those of other features do not.
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _explanations(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> Explanations | None:
+def _explanations(
+    path: Path, features: tuple[int, int], stamp: tuple[int, int], _store: FeatureStore
+) -> Explanations | None:
     return explanations_of(_store)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _judgements(path: Path, stamp: tuple[int, int], _store: FeatureStore) -> Judgements | None:
+def _judgements(
+    path: Path, features: tuple[int, int], stamp: tuple[int, int], _store: FeatureStore
+) -> Judgements | None:
     return judgements_of(_store)

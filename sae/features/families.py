@@ -15,9 +15,9 @@ from activations.errors import RunError, quoted
 from sae.features.folder import FeaturesFolder
 from sae.features.parents import NONE, Forest
 from sae.runs.records import Scalar
-from sae.runs.saved_sae import as_written, read_record
+from sae.runs.saved_sae import as_written, read_results
 
-FORMAT = 1
+FORMAT = 2  # 1 counted windows with few firings of a latent as fully as those with many
 INDEX, TABLE = "families.json", "families.parquet"
 MEASURES = ("coverage", "coverage_low", "chance", "times", "share")
 COLUMNS = {"parent": integers, "candidates": integers, "fired": integers} | dict.fromkeys(MEASURES, numbers)
@@ -46,9 +46,9 @@ class FamiliesRecord:
     rows: int
     """Rows of text that were read."""
     windows: int
-    """Windows that they fill."""
+    """The store's windows that they come from."""
     children: int
-    """Latents that fire in enough windows to have a parent."""
+    """Latents whose firings amount to enough windows to have a parent."""
     pairs: int
     """Pairs of one of them and another latent that fires."""
     found: PairCounts
@@ -83,19 +83,14 @@ class Family:
 class Families:
     """What `sae families` found out about a run's latents."""
 
-    def __init__(self, features: FeaturesFolder):
-        """Open it. Raises RunError when there is none, when it is of other features, and when it is damaged."""
-        self.path, self._n_latents = features.path, len(features)
-        self._fix = f"sae families {quoted(features.path.parent)}"
-        if not (self.path / INDEX).exists():
-            raise RunError(f"the families of {features.path.parent} have not been looked for", fix=self._fix)
-        self.record = read_record(self.path / INDEX, "families", FORMAT, FamiliesRecord, self._fix)
-        if not self.record.shuffled or "split" not in self.record.config:
+    def __init__(self, features: FeaturesFolder, record: FamiliesRecord):
+        """Open what `record`, the content of families.json, describes. Raises RunError when it is damaged."""
+        self.path, self.record, self._n_latents = features.path, record, len(features)
+        self._fix = _again(features)
+        if not record.shuffled or "split" not in record.config:
             raise RunError(
                 f"{self.path / INDEX} is damaged: it names no shuffle, or no split of the text", fix=self._fix
             )
-        if self.record.features_sha256 != features.digest:
-            raise RunError(f"{self.path / INDEX} is of other features", fix=self._fix)
 
     @cached_property
     def table(self) -> pa.Table:
@@ -177,11 +172,13 @@ class Families:
 
 def families_of(features: FeaturesFolder) -> Families | None:
     """Return the families of these features; None where there are none, or of other features. Raises RunError when damaged."""
-    if not (features.path / INDEX).exists():
-        return None
-    fix = f"sae families {quoted(features.path.parent)}"
-    record = read_record(features.path / INDEX, "families", FORMAT, FamiliesRecord, fix)
-    return Families(features) if record.features_sha256 == features.digest else None
+    path = features.path / INDEX
+    record = read_results(path, "families", FORMAT, FamiliesRecord, _again(features))
+    return Families(features, record) if record and record.features_sha256 == features.digest else None
+
+
+def _again(features: FeaturesFolder) -> str:
+    return f"sae families {quoted(features.path.parent)}"
 
 
 def counts_of(forest: Forest) -> PairCounts:
@@ -201,4 +198,6 @@ def save_families(
     files.write_atomically(features.path / TABLE, lambda part: pq.write_table(pa.table(columns), part))
     digests = {TABLE: files.sha256(features.path / TABLE)}
     files.write_sealed(features.path / INDEX, {"format": FORMAT, **content, "sha256": digests})
-    return Families(features)
+    saved = families_of(features)
+    assert saved is not None, "it was just written"
+    return saved

@@ -20,6 +20,7 @@ from sae.features.firings import Firings
 
 PAIRS_AT_ONCE = 2**22  # of a block of children with all latents, some 100 bytes each where all fire together
 Z = 1.959963984540054  # of a 95 % interval
+MOST_TIMES = 1e6  # the largest ratio of costs that is told
 NONE = -1
 
 
@@ -42,8 +43,8 @@ class Rules:
         for name in ("coverage", "level", "share"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must lie between 0 and 1")
-        if self.times < 1:
-            raise ConfigError(f"times = {self.times} must be at least 1")
+        if not 1 <= self.times <= MOST_TIMES:
+            raise ConfigError(f"times = {self.times} must be at least 1 and at most {MOST_TIMES:,.0f}")
         if self.matched < 1:
             raise ConfigError(f"matched = {self.matched} must be at least 1")
 
@@ -60,13 +61,13 @@ class Forest(NamedTuple):
     chance: NDArray[np.float64]
     """P(parent fires): the coverage if both fired independently."""
     times: NDArray[np.float64]
-    """How many times what it costs by chance it costs to take the parent away on the child's rows."""
+    """How many times what it costs by chance it costs to take the parent away on the child's rows; at most MOST_TIMES."""
     share: NDArray[np.float64]
     """What that costs beyond chance as a share of what it costs to take the child away."""
     candidates: NDArray[np.int64]
     """Latents that meet all conditions of a parent, of which the one that fires most rarely is the parent, [F]."""
     children: int
-    """Latents that fire in enough windows for a lower bound of `Rules.coverage`."""
+    """Latents whose firings amount to enough independent windows for a lower bound of `Rules.coverage`."""
     pairs: int
     """Pairs of a child and another latent that were looked at."""
     covered: int
@@ -99,21 +100,22 @@ class Pairs(NamedTuple):
 
 
 def parents(
-    firings: Firings, n_rows: int, window: int, rules: Rules | None = None, advance: Advance = ignore
+    firings: Firings, windows: NDArray[np.int64], rules: Rules | None = None, advance: Advance = ignore
 ) -> Forest:
     """Return the parent of each latent that has one.
 
-    `firings` are all latents' on n_rows rows, and their values what it costs to take each away: the rise of the row's squared error.
-    Neighbouring rows are not independent, so that bounds and tests count the windows, of `window` rows, in which a latent fires.
+    `firings` are all latents', and their values what it costs to take each away: the rise of the row's squared error. `windows` has
+    the number of each row's window of text; it does not decrease. Rows of a window are not independent, so that bounds and tests count
+    as many trials as the child's firings amount to in independent windows (`effective_windows`).
     On the child's rows, the cost of a latent is its mean there, rows on which it is silent included; its cost by chance is the larger
     of its mean over all rows (as if a latent of the same frequency and sizes fired anywhere) and the median cost, on the child's rows,
-    of the latents of the most similar frequencies. `advance` is called with numbers of children. Memory: the firings three times, and
-    PAIRS_AT_ONCE pairs."""
-    rules, n_latents = rules or Rules(), len(firings.starts) - 1
+    of the latents of the most similar frequencies. `advance` is called with numbers of children. Memory: some 36 bytes a firing, beside
+    the 8 of `firings`, and PAIRS_AT_ONCE pairs."""
+    rules, n_latents, n_rows = rules or Rules(), len(firings.starts) - 1, len(windows)
     fires, costs = _matrices(firings, n_rows)
     fired = np.diff(firings.starts.numpy())
-    windows = windows_fired(firings, window)
-    enough = np.flatnonzero((fired > 0) & (lower_bound(np.ones(n_latents), windows) >= rules.coverage))
+    trials = effective_windows(firings, windows)
+    enough = np.flatnonzero((fired > 0) & (lower_bound(np.ones(n_latents), trials) >= rules.coverage))
     alive = int((fired > 0).sum())
     pairs = len(enough) * max(alive - 1, 0)
     everywhere = np.asarray(costs.sum(0)).ravel() / n_rows
@@ -125,11 +127,11 @@ def parents(
         together = (fires[:, block].T @ by_row).tocoo()
         child, other = block[together.row], together.col.astype(np.int64)
         coverage, unknown = together.data / fired[child], np.full(len(child), np.nan)
-        some = Pairs(child, other, coverage, lower_bound(coverage, windows[child]), unknown, unknown)
+        some = Pairs(child, other, coverage, lower_bound(coverage, trials[child]), unknown, unknown)
         covers_back = together.data / fired[other] >= rules.coverage
         some = some.where((child != other) & (some.coverage_low >= rules.coverage) & ~covers_back)
         covered += len(some.child)
-        by_chance = tail(some.coverage, windows[some.child], fired[some.parent] / n_rows)
+        by_chance = tail(some.coverage, trials[some.child], fired[some.parent] / n_rows)
         some = some.where(by_chance * pairs <= rules.level)
         beyond += len(some.child)
         found.append(_reconstructed(some, fires, costs_by_row, fired, everywhere, alike, rules))
@@ -180,8 +182,9 @@ def _reconstructed(
         means = sums[[at]].toarray()[0] / fired[child]
         cost[here], own[here] = means[others], means[child]
         by_chance[here] = np.maximum(everywhere[others], np.median(means[alike[others]], axis=1))
-    # What costs nothing by chance costs many times that: the ratio is kept finite
-    times = cost / np.maximum(by_chance, np.finfo(np.float64).tiny)
+    # What costs nothing by chance, or less, costs MOST_TIMES that, so that the ratio stays finite
+    least = np.maximum(by_chance, np.abs(cost) / MOST_TIMES)
+    times = np.divide(cost, least, out=np.zeros_like(cost), where=least > 0)
     share = (cost - by_chance) / np.where(own > 0, own, np.inf)
     keep = (times >= rules.times) & (share >= rules.share)
     return pairs._replace(times=times, share=share).where(keep)
@@ -216,14 +219,20 @@ def _nearest(pairs: Pairs, fired: NDArray[np.int64], n_rows: int, counts: Counts
     )
 
 
-def windows_fired(firings: Firings, window: int) -> NDArray[np.int64]:
-    """Return in how many windows of so many rows each latent fires."""
-    starts, places = firings.starts.numpy(), firings.rows.numpy() // window
-    new = np.ones(len(places), np.int64)
+def effective_windows(firings: Firings, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how many independent windows each latent's firings amount to: (sum of w)² / sum of w², w being its firings in each window.
+
+    A share of firings weighs each window by w. Where firings in a window are one event, it varies as the share of that many windows of
+    equal weight does (Kish 1965, Survey Sampling): few, where few windows hold most firings. 0 for a silent latent."""
+    starts, places = firings.starts.numpy(), windows[firings.rows.numpy()]
+    new = np.ones(len(places), np.bool_)
     new[1:] = places[1:] != places[:-1]
-    new[starts[:-1][starts[:-1] < len(places)]] = 1
-    running = np.concatenate([[0], new.cumsum()])
-    return running[starts[1:]] - running[starts[:-1]]
+    new[starts[:-1][starts[:-1] < len(places)]] = True
+    begins = np.flatnonzero(new)
+    squares = np.diff(begins, append=len(places)) ** 2
+    running = np.concatenate([[0], squares.cumsum()])[np.searchsorted(begins, starts)]
+    fired = np.diff(starts).astype(np.float64)
+    return fired**2 / np.maximum(np.diff(running), 1)
 
 
 def similar_frequency(fired: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -238,34 +247,40 @@ def similar_frequency(fired: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return order[near]
 
 
-def lower_bound(share: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.float64]:
+def lower_bound(share: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lower end of Wilson's 95 % interval of a share of n trials; 0 for no trials. Wilson 1927."""
-    trials = np.maximum(n, 1).astype(np.float64)
+    trials = np.maximum(n, 1.0)
     half = Z * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
     return np.where(n > 0, (share + Z**2 / (2 * trials) - half) / (1 + Z**2 / trials), 0.0)
 
 
-def tail(share: NDArray[np.float64], n: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[np.float64]:
+def tail(share: NDArray[np.float64], n: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the probability that at least this share of n trials succeeds, each with probability p.
 
-    It is the binomial distribution's upper tail, continued to numbers of successes between the whole ones."""
+    It is the binomial distribution's upper tail, continued to numbers of successes and trials between the whole ones."""
     successes = share * n
     return np.where(successes > 0, betainc(np.maximum(successes, 1e-9), n - successes + 1, p), 1.0)
 
 
-def shuffled(firings: Firings, n_rows: int, window: int, seed: int) -> Firings:
-    """Return the firings with the windows of each latent in a random order of its own; a last window that is not whole stays.
+def shuffled(firings: Firings, windows: NDArray[np.int64], seed: int) -> Firings:
+    """Return the firings with the windows (as in `parents`) of each latent in a random order of its own.
 
-    How often a latent fires, at which places of a window and at what costs stays; with which others it fires is chance. A shift by
-    whole windows would not do: where there are fewer windows than latents, some relatives are moved by the same number of them."""
+    How often a latent fires, at which places of a window and at what costs stays; with which others it fires is chance. Where windows
+    have equally many rows their firings stay together; what a shorter window has no rows for goes on to the one that takes its place,
+    and so on. A shift by whole windows would not do: where there are fewer windows than latents, some relatives are moved by the same
+    number of them."""
     generator, starts = np.random.default_rng(seed), firings.starts.tolist()
     rows, values = firings.rows.numpy().copy(), firings.values.numpy().copy()
-    whole = n_rows // window
+    _, first, number, length = np.unique(windows, return_index=True, return_inverse=True, return_counts=True)
     for start, stop in pairwise(starts):
         if start == stop:
             continue
-        order = np.append(generator.permutation(whole), whole)
-        moved = order[rows[start:stop] // window] * window + rows[start:stop] % window
+        order, here = generator.permutation(len(first)), number[rows[start:stop]]
+        place, here = rows[start:stop] - first[here], order[here]
+        # Going on until there is a row permutes the windows that have this place, so that no two firings meet
+        while len(short := np.flatnonzero(length[here] <= place)):
+            here[short] = order[here[short]]
+        moved = first[here] + place
         rising = moved.argsort()
         rows[start:stop], values[start:stop] = moved[rising], values[start:stop][rising]
     return firings._replace(rows=torch.from_numpy(rows), values=torch.from_numpy(values))

@@ -8,6 +8,10 @@ from sae.report.feature import Describe
 from sae.report.numbers import count, fixed, number, percent
 
 HEADS = ("", "these latents", "shuffled")
+MEANING = (
+    "Covered: share of the child's firings on which its parent fires too; chance: share of all tokens on which the parent fires. Needed: what the "
+    "child's tokens lose in reconstruction without the parent, beyond chance, as a share of what they lose without the child."
+)
 FEW = 8  # children that a line names, and kin of a kind that a page lists
 
 
@@ -99,13 +103,12 @@ def kin(family: Any, describe: Describe, run: str | None) -> str:
         return ""
     body = "".join(_group(kind, links, describe, run) for kind, links in groups)
     head = (
-        '<tr><th scope="col"></th><th scope="col">feature</th>'
-        '<th scope="col" class="n" title="Share of the child\'s firings on which the parent fires too">covered</th>'
-        '<th scope="col" class="n" title="Share of all tokens on which the parent fires: the coverage by chance">chance</th>'
-        '<th scope="col" class="n" title="On the child\'s tokens: what the reconstruction loses without the parent, beyond chance, as a '
-        'share of what it loses without the child">needed</th><th scope="col">fires most on</th></tr>'
+        '<tr><th scope="col">kin</th><th scope="col">feature</th>'
+        '<th scope="col" class="n">covered</th><th scope="col" class="n">chance</th><th scope="col" class="n">needed</th>'
+        '<th scope="col">fires most on</th></tr>'
     )
-    return render.wide(f'<table class="sae neighbours family">{head}{body}</table>')
+    table = render.wide(f'<table class="sae neighbours family">{head}{body}</table>')
+    return f'{table}<p class="sae"><small class="dim">{render.escaped(MEANING)}</small></p>'
 
 
 def _group(kind: str, links: Sequence[tuple[int, Any]], describe: Describe, run: str | None) -> str:
@@ -113,7 +116,7 @@ def _group(kind: str, links: Sequence[tuple[int, Any]], describe: Describe, run:
     for latent, link in links[:FEW]:
         label, tokens = describe(latent)
         rows.append(
-            f"<tr><td>{kind}</td><td>{render.feature_anchor(run, latent)}</td>"
+            f'<tr><th scope="row">{kind}</th><td>{render.feature_anchor(run, latent)}</td>'
             f'<td class="n" title="at least {percent(link.coverage_low)}, with a confidence of 95 %">{percent(link.coverage)}</td>'
             f'<td class="n">{percent(link.chance)}</td><td class="n">{fixed(link.share, 2)}</td>'
             f'<td class="token">{render.named(label)}{render.chips(tokens)}</td></tr>'

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from activations.disk import files
@@ -70,13 +72,17 @@ def families(run: Run, cfg: FamiliesConfig | None = None, progress: Progress = n
         with progress("families", sum(counts.values()), "rows") as advance:
             for number in counts:
                 collect.encode_shard(costs, store, run.hook, number, cfg.batch, scratch, advance, cfg.split)
-        together, n_rows = _together(store, counts, cfg.split, scratch, costs.d_sae)
-        window = store.context - store.spec.excluded
-        rounds = [together, *(shuffled(together, n_rows, window, cfg.seed + n) for n in range(cfg.shuffles))]
+        together, windows = _together(store, counts, cfg.split, scratch, costs.d_sae)
         forests = []
-        with progress("pairs", len(features) * len(rounds), "latents") as advance:
-            for one in rounds:
-                forest = parents(one, n_rows, window, cfg.rules, advance)
+        with progress("pairs", len(features) * (1 + cfg.shuffles), "latents") as advance:
+            for n in range(1 + cfg.shuffles):
+                # Without a name for the shuffled firings, so that there is one shuffle in memory at a time
+                forest = parents(
+                    shuffled(together, windows, cfg.seed + n - 1) if n else together,
+                    windows,
+                    cfg.rules,
+                    advance,
+                )
                 advance(len(features) - forest.children)  # those that fire too rarely to be asked
                 forests.append(forest)
         content = {
@@ -84,8 +90,8 @@ def families(run: Run, cfg: FamiliesConfig | None = None, progress: Progress = n
             "sae_sha256": run.digest,
             "hook": run.hook,
             "config": _flat(cfg),
-            "rows": n_rows,
-            "windows": -(-n_rows // window),
+            "rows": len(windows),
+            "windows": len(np.unique(windows)),
             "children": forests[0].children,
             "pairs": forests[0].pairs,
             "found": asdict(counts_of(forests[0])),
@@ -143,15 +149,17 @@ def _chosen(run: Run, store: Store, cfg: FamiliesConfig) -> dict[int, int]:
 
 def _together(
     store: Store, counts: dict[int, int], split: Split, scratch: Path, n_latents: int
-) -> tuple[Firings, int]:
-    """Return the firings of all shards on the chosen rows, numbered one after the other, and the number of these rows."""
+) -> tuple[Firings, NDArray[np.int64]]:
+    """Return the firings of all shards on the chosen rows, numbered one after the other, and the store's window of each of these rows."""
+    windows: list[Tensor] = []
 
     def parts() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         before = 0
         for number, count in counts.items():
             part = firings.read(scratch / shard_name(number), range(n_latents), 0)
-            chosen = store.rows(store.read(number), split).flatten()
-            place = chosen.cumsum(0) - 1 + before
+            chosen = store.rows(store.read(number), split)
+            windows.append(store.first_windows[number] + chosen.nonzero()[:, 0])
+            place = chosen.flatten().cumsum(0) - 1 + before
             yield part.latents(), place[part.rows.long()], part.values
             before += count
 
@@ -161,4 +169,4 @@ def _together(
     starts = torch.cat(
         [torch.zeros(1, dtype=torch.int64), torch.bincount(latents, minlength=n_latents).cumsum(0)]
     )
-    return Firings(starts, rows[order].int(), values[order]), n_rows
+    return Firings(starts, rows[order].int(), values[order]), torch.cat(windows).numpy()

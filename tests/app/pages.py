@@ -10,7 +10,9 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 import app
+from activations.disk import files
 from sae.features.feature import FeatureStore
+from sae.features.folder import INDEX
 
 MAIN = Path(app.__file__).with_name("main.py")
 
@@ -25,6 +27,13 @@ def opened(page: str, query: dict[str, str]) -> AppTest:
     at.run()
     assert not at.exception, at.exception[0].value
     return at
+
+
+def features_anew(folder: Path) -> None:
+    """Write the features.json of a features folder as another `sae features` would, so that what was found of the features is of others."""
+    about = json.loads((folder / INDEX).read_text())
+    about.pop("checksum")
+    files.write_sealed(folder / INDEX, {**about, "anew": about.get("anew", 0) + 1})
 
 
 def settled(at: AppTest) -> AppTest:

@@ -78,7 +78,9 @@ def test_the_feature_page_has_the_rule_with_its_scores_at_its_head(show, explain
     assert "Rule:" not in source(show("feature", run="bare", feature=str(latent)))
 
 
-def test_what_a_model_said_stands_below_the_rule_with_both_scores(show, folder: Path):
+def test_what_a_model_said_stands_below_the_rule_with_both_scores(
+    show, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     few = {"judge_latents": 3, "judge_tokens": 6, "judge_texts": 8, "judge_model": "a <b>model</b>"}
     with fake_judge.running() as fake:
         (one, *_) = judge(Run(folder / "toy"), JudgeConfig(judge=fake.url, **few)).record.judged
@@ -92,6 +94,13 @@ def test_what_a_model_said_stands_below_the_rule_with_both_scores(show, folder: 
     ):
         assert text in html, text
     assert f"the explanation of feature {one.control_latent}" in html
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(copy)])
+    at = pages.opened("feature", {"run": "toy", "feature": str(one.latent)})
+    assert source(at).count('class="sae explained"') == html.count('class="sae explained"') > 1
+    pages.features_anew(copy / "toy" / "features")
+    assert not at.run().exception
+    assert 'class="sae explained"' not in source(at), "what was said is of other features"
     index = folder / "toy" / "features" / "judgements.json"
     index.write_text("{")
     at = show("feature", feature=str(one.latent))

@@ -12,6 +12,8 @@ from sae.features.families import INDEX, Families, families_of
 from sae.features.feature import FeatureStore
 from sae.features.parents import Rules
 from sae.report import render
+from sae.report.families import MEANING
+from sae.report.render import escaped
 from sae.runs.run import Run
 from sae.workflows.compare import keep, match_runs
 from sae.workflows.diagnose import diagnose_run
@@ -21,6 +23,7 @@ from tests.app import pages
 from tests.app.pages import source
 
 CFG = FamiliesConfig(split="all", shuffles=1, rules=Rules(coverage=0.5, share=0.01))
+PARENT, CHILD = (f'<th scope="row">{kind}</th>' for kind in ("parent", "child"))
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +58,12 @@ def test_kin_are_links_with_their_numbers(folder: Path, monkeypatch: pytest.Monk
     link = found(folder).link(child)
     assert link is not None
     page = source(at)
-    assert "<td>parent</td>" in page and render.feature_link("toy", root) in page
+    assert '<th scope="col">kin</th>' in page and escaped(MEANING) in page
+    assert PARENT in page and render.feature_link("toy", root) in page
     assert f">{100 * link.coverage:.3g} %<" in page and f">{link.share:.2f}<" in page
     above = source(shown(folder, monkeypatch, root))
-    assert "<td>child</td>" in above and render.feature_link("toy", child) in above
-    assert "<td>parent</td>" not in above
+    assert CHILD in above and render.feature_link("toy", child) in above
+    assert PARENT not in above
 
 
 def test_a_feature_without_kin_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -102,6 +106,22 @@ def test_the_compare_page_says_whether_parents_are_matched_too(
             assert render.markdown(sentence) in captions(pages.opened("compare", asked))
         told.add(kind)
     assert told
+    a, b = next((a, b) for above, _, a, b in pairs if above)
+    (second.path / "features" / INDEX).unlink()
+    asked = {"run": "toy", "other": "again", "a": str(a), "b": str(b)}
+    assert "parent" not in captions(pages.opened("compare", asked)), "nothing is known of the second run's"
+
+
+def test_an_open_page_shows_no_families_of_other_features(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    child = found(folder).children(found(folder).roots[0])[0]
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    at = shown(copy, monkeypatch, child)
+    assert PARENT in source(at)
+    pages.features_anew(copy / "toy" / "features")
+    assert not at.run().exception
+    assert PARENT not in source(at) and render.markdown("sae families") in captions(at)
 
 
 def test_damage_is_reported_and_without_the_file_a_line_says_the_command(
@@ -115,7 +135,7 @@ def test_damage_is_reported_and_without_the_file_a_line_says_the_command(
         assert any(render.markdown(INDEX) in error.value for error in at.error)
         index.unlink()
         at = shown(folder, monkeypatch, 7)
-        assert not at.error and "<td>parent</td>" not in source(at)
+        assert not at.error and PARENT not in source(at)
         assert render.markdown("sae families") in captions(at)
     finally:
         index.write_text(whole)

@@ -1,6 +1,7 @@
 """The Feature page shows the lens that predicts best first, with how well it does, and says how to find out where that is not known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_the_best_lens_comes_first_with_its_agreement(folder: Path, monkeypatch,
     assert any(render.markdown("effects of 4 latents: 0.61 (0.50 to 0.70)") in text for text in captions)
     assert [expander.label for expander in at.expander if "lens" in expander.label] == [f"{other} lens"]
     assert not at.error
+
+
+def test_an_open_page_shows_no_lenses_of_other_features(folder: Path, tmp_path: Path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    at = shown(copy, monkeypatch)
+    assert "effects of 4 latents" in " ".join(caption.value for caption in at.caption)
+    pages.features_anew(copy / "toy" / "features")
+    assert not at.run().exception
+    assert ">Logit lens<" in source(at)
+    assert "effects of 4 latents" not in " ".join(caption.value for caption in at.caption)
 
 
 def test_damage_is_reported_and_the_logit_lens_stays(folder: Path, monkeypatch):

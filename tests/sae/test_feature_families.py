@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from activations.disk import files
 from activations.errors import ConfigError, RunError
 from sae.architectures import AbsTopKConfig
-from sae.features.families import INDEX, MEASURES, TABLE, Families, families_of
+from sae.features.families import FORMAT, INDEX, MEASURES, TABLE, Families, families_of
 from sae.features.feature import FeatureStore
-from sae.features.firings import by_latent
-from sae.features.parents import NONE, Rules, parents
+from sae.features.firings import Firings, by_latent
+from sae.features.parents import NONE, Rules, parents, shuffled
 from sae.report import families as report
 from sae.runs.run import Run
+from sae.workflows import families as workflow
 from sae.workflows.families import SCRATCH, Costs, FamiliesConfig, families
 from tests import tiny
 
@@ -66,15 +68,17 @@ def test_the_rows_are_those_of_the_split_one_after_the_other(run: Run, tmp_path:
     mine = Run(shutil.copytree(run.path, tmp_path / "toy"))
     cfg = FamiliesConfig(split=split, shuffles=1, batch=64, rules=CFG.rules)
     made, store, sae = families(mine, cfg), run.store, run.sae()
-    rows = []
+    rows, windows = [], []
     for number in range(len(store.shards)):
         shard = store.read(number, (run.hook,))
-        rows.append(shard.rows(run.hook, store.rows(shard, split).flatten().nonzero()[:, 0]))
+        chosen = store.rows(shard, split).flatten().nonzero()[:, 0]
+        rows.append(shard.rows(run.hook, chosen))
+        windows += [(number, row // store.context) for row in chosen.tolist()]
     x = torch.cat(rows)
     costs = Costs(sae).encode(x)
     firings = by_latent(costs.rows(), costs.indices, costs.values, sae.d_sae)
-    forest = parents(firings, len(x), store.context - store.spec.excluded, cfg.rules)
-    assert made.record.rows == len(x)
+    forest = parents(firings, np.unique(windows, axis=0, return_inverse=True)[1], cfg.rules)
+    assert (made.record.rows, made.record.windows) == (len(x), len(set(windows)))
     assert made.parents.tolist() == forest.parent.tolist()
     assert made.table["fired"].to_pylist() == firings.starts.diff().tolist()
     for child in np.flatnonzero(forest.parent != NONE).tolist():
@@ -182,6 +186,35 @@ def test_damage_is_one_line_and_other_features_have_no_families(tmp_path: Path, 
             _ = opened().table
     files.write_sealed(folder / INDEX, {**about, "features_sha256": "other"})
     assert families_of(FeatureStore(folder)) is None
+
+
+def test_a_result_of_an_older_format_does_not_count(
+    tmp_path: Path, found: Families, caplog: pytest.LogCaptureFixture
+):
+    folder = shutil.copytree(found.path, tmp_path / "features")
+    about = json.loads((folder / INDEX).read_text())
+    about.pop("checksum")
+    files.write_sealed(folder / INDEX, {**about, "format": FORMAT - 1})
+    assert families_of(FeatureStore(folder)) is None
+    assert f"families format {FORMAT - 1}" in caplog.text and "sae families" in caplog.text
+    files.write_sealed(folder / INDEX, {**about, "format": FORMAT + 1})
+    with pytest.raises(RunError, match=f"families format {FORMAT + 1}"):
+        families_of(FeatureStore(folder))
+
+
+def test_one_shuffle_is_in_memory_at_a_time(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mine = Run(shutil.copytree(run.path, tmp_path / "toy", ignore=shutil.ignore_patterns("families*")))
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(*args: Any) -> Firings:
+        assert all(values() is None for values in made)
+        one = shuffled(*args)
+        made.append(weakref.ref(one.values))
+        return one
+
+    monkeypatch.setattr(workflow, "shuffled", watched)
+    families(mine, CFG)
+    assert len(made) == CFG.shuffles
 
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"shuffles": 0}, {"batch": 0}, {"seed": -1}])

@@ -1,5 +1,7 @@
 """Parents by coverage and reconstruction: a plain float64 reference, planted trees, dense latents, shuffled firings."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -11,18 +13,25 @@ from activations.errors import ConfigError
 from sae.evaluation.structured import Structured
 from sae.features.firings import Firings, by_latent
 from sae.features.parents import (
+    MOST_TIMES,
     Rules,
+    effective_windows,
     lower_bound,
     parents,
     shuffled,
     similar_frequency,
     tail,
-    windows_fired,
 )
 
 ROWS = 20_000
+EACH = np.arange(ROWS)  # rows that are windows of their own
 SEEDS = range(10)
 THREE_LEVELS = {"depth": 2, "n_features": 56, "p_most": 0.45, "p_least": 0.3, "keep_frequencies": False}
+
+
+def blocks(rows: int, window: int) -> np.ndarray:
+    """Return the number of each row's window where each has so many rows."""
+    return np.arange(rows) // window
 
 
 def firings_of(costs: Tensor, fires: Tensor) -> Firings:
@@ -36,10 +45,11 @@ def reference(
     """Return each child's parent with coverage and share, straight from the words of docs/feature-families.md."""
     n_latents = fires.shape[1]
     rate, cost = fires.mean(0), np.where(fires, costs, 0.0)
-    windows = [len({row // window for row in np.flatnonzero(fires[:, j])}) for j in range(n_latents)]
+    counts = [Counter((np.flatnonzero(fires[:, j]) // window).tolist()) for j in range(n_latents)]
+    windows = [one.total() ** 2 / max(sum(n * n for n in one.values()), 1) for one in counts]
     by_rate = sorted(range(n_latents), key=lambda j: (fires[:, j].sum(), j))
 
-    def wilson(share: float, trials: int) -> float:
+    def wilson(share: float, trials: float) -> float:
         z = 1.959963984540054
         middle = share + z * z / (2 * trials)
         half = z * (share * (1 - share) / trials + z * z / (4 * trials**2)) ** 0.5
@@ -107,7 +117,7 @@ def planted(seed: int, dense: str = "", **settings) -> tuple[Firings, Tensor, Te
 def test_parents_are_those_of_a_plain_reference(window: int):
     _, costs, fires, _ = planted(0, "where", n_features=30)
     costs, fires, rules = costs[:1500], fires[:1500], Rules(matched=6)
-    forest = parents(firings_of(costs, fires), 1500, window, rules)
+    forest = parents(firings_of(costs, fires), blocks(1500, window), rules)
     expected = reference(costs.double().numpy(), fires.numpy(), window, rules)
     assert expected, "the toy has families"
     assert {c: int(p) for c, p in enumerate(forest.parent) if p >= 0} == {
@@ -125,7 +135,7 @@ def test_planted_trees_are_found_and_no_other_edges(settings: dict, dense: str):
     right = wrong = edges = 0
     for seed in SEEDS:
         firings, _, _, true = planted(seed, dense, **settings)
-        found = parents(firings, ROWS, 1).parent
+        found = parents(firings, EACH).parent
         right += int(((found == true) & (true >= 0)).sum())
         wrong += int(((found != true) & (found >= 0)).sum())
         edges += int((true >= 0).sum())
@@ -137,7 +147,7 @@ def test_planted_trees_are_found_and_no_other_edges(settings: dict, dense: str):
 def test_independent_features_have_no_families(dense: str):
     covered = 0
     for seed in SEEDS:
-        forest = parents(planted(seed, dense, roots=0, correlation="none")[0], ROWS, 1)
+        forest = parents(planted(seed, dense, roots=0, correlation="none")[0], EACH)
         assert forest.edges == 0
         assert dense == "where" or forest.beyond_chance == 0
         covered += forest.covered
@@ -147,11 +157,23 @@ def test_independent_features_have_no_families(dense: str):
 
 def test_the_reconstruction_condition_refuses_what_coverage_and_its_test_let_pass():
     firings, _, _, true = planted(3, "where")
-    forest = parents(firings, ROWS, 1)
+    forest = parents(firings, EACH)
     assert forest.beyond_chance > forest.reconstructed == (true >= 0).sum()
     assert not (forest.parent == len(true) - 1).any(), "the dense latent is nobody's parent"
-    free = parents(firings, ROWS, 1, Rules(times=1.0, share=1e-9))
+    free = parents(firings, EACH, Rules(times=1.0, share=1e-9))
     assert free.reconstructed > forest.reconstructed
+
+
+def test_what_costs_nothing_by_chance_costs_a_finite_number_of_times_that(recwarn: pytest.WarningsRecorder):
+    generator = torch.Generator().manual_seed(0)
+    fires = torch.rand(2000, 30, generator=generator) < 0.2
+    fires[:, 0] = fires[:, 1] & (torch.rand(2000, generator=generator) < 0.3)
+    costs = torch.ones(2000, 30)
+    costs[~fires[:, 0], 1] = -1.0  # so that over all rows taking latent 1 away costs less than nothing
+    costs[:, 2:] = -1.0
+    forest = parents(firings_of(costs, fires), np.arange(2000))
+    assert forest.parent[0] == 1 and forest.times[0] == MOST_TIMES
+    assert not len(recwarn)
 
 
 def test_a_parent_that_reconstructs_nothing_is_none():
@@ -159,15 +181,15 @@ def test_a_parent_that_reconstructs_nothing_is_none():
     child = int(np.flatnonzero(true >= 0)[0])
     parent = int(true[child])
     costs[:, parent] *= 1e-3
-    assert parents(firings, ROWS, 1).parent[child] == parent
-    assert parents(firings_of(costs, fires), ROWS, 1).parent[child] == -1
+    assert parents(firings, EACH).parent[child] == parent
+    assert parents(firings_of(costs, fires), EACH).parent[child] == -1
 
 
 def test_features_that_cover_each_other_are_no_family():
     _, costs, fires, _ = planted(0, roots=0)
     twin = fires[:, :1] & (torch.rand(ROWS, 1, generator=torch.Generator().manual_seed(0)) < 0.95)
     both = torch.cat([fires, twin], 1), torch.cat([costs, costs[:, :1]], 1)
-    assert parents(firings_of(both[1], both[0]), ROWS, 1).edges == 0
+    assert parents(firings_of(both[1], both[0]), EACH).edges == 0
 
 
 def test_neighbouring_rows_count_as_one_window():
@@ -177,27 +199,51 @@ def test_neighbouring_rows_count_as_one_window():
     few[:600] = True  # six windows of 100 rows say too little, however many rows they have
     fires[:, child] &= few
     firings = firings_of(costs, fires)
-    assert windows_fired(firings, 100)[child] <= 6
-    assert parents(firings, ROWS, 1).parent[child] == true[child]
-    assert parents(firings, ROWS, 100).parent[child] == -1
+    assert effective_windows(firings, blocks(ROWS, 100))[child] <= 6
+    assert parents(firings, EACH).parent[child] == true[child]
+    assert parents(firings, blocks(ROWS, 100)).parent[child] == -1
 
 
-def test_windows_are_counted_as_sets_are():
+def test_windows_count_by_how_evenly_they_share_the_firings():
     fires = torch.rand(90, 9, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 0.4, 9)
     fires[:, 4] = False
-    firings = firings_of(torch.ones(90, 9), fires)
-    expected = [len({row // 7 for row in np.flatnonzero(fires[:, j].numpy())}) for j in range(9)]
-    assert windows_fired(firings, 7).tolist() == expected
+    fires[:, 8] = torch.arange(90) % 10 == 0
+    windows = np.sort(np.random.default_rng(1).integers(0, 12, 90))
+    for numbers in (blocks(90, 10), windows):
+        weights = [[fires[numbers == window, j].sum().item() for window in set(numbers)] for j in range(9)]
+        expected = [sum(some) ** 2 / max(sum(w * w for w in some), 1) for some in weights]
+        assert effective_windows(firings_of(torch.ones(90, 9), fires), numbers) == pytest.approx(expected)
+    assert effective_windows(firings_of(torch.ones(90, 9), fires), blocks(90, 10))[8] == 9
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_bursts_are_no_evidence_of_their_every_token(share: float):
+    """Children fire in some whole windows and on single rows of others, parents in whole windows, all of them independently."""
+    window, n_windows, n_children, n_contexts = 128, 400, 100, 100
+    generator = torch.Generator().manual_seed(round(100 * share))
+    fires = torch.zeros(n_windows, window, n_children + n_contexts, dtype=torch.bool)
+    for child in range(n_children):
+        some = torch.randperm(n_windows, generator=generator)
+        whole = (4, 8, 16, 24)[child % 4]
+        fires[some[:whole], :, child] = True
+        fires[some[whole : whole + 25], int(some[0]) % window, child] = True
+    fires[:, :, n_children:] = (torch.rand(n_windows, 1, n_contexts, generator=generator) < share).expand(
+        -1, window, -1
+    )
+    fires = fires.flatten(0, 1)
+    forest = parents(firings_of(torch.ones(fires.shape), fires), blocks(len(fires), window))
+    assert (forest.beyond_chance, forest.edges) == (0, 0)
+    assert n_children / 4 <= forest.children, "some fire evenly enough to be asked"
 
 
 def test_bounds_and_tails_are_scipy_s():
     for successes, trials in ((0, 5), (3, 20), (20, 20), (90, 100)):
-        found = lower_bound(np.array([successes / trials]), np.array([trials]))[0]
+        found = lower_bound(np.array([successes / trials]), np.array([float(trials)]))[0]
         expected = binomtest(successes, trials).proportion_ci(method="wilson").low
         assert found == pytest.approx(expected, abs=1e-12)
-        above = tail(np.array([successes / trials]), np.array([trials]), np.array([0.3]))[0]
+        above = tail(np.array([successes / trials]), np.array([float(trials)]), np.array([0.3]))[0]
         assert above == pytest.approx(binom.sf(successes - 1, trials, 0.3), rel=1e-9)
-    assert lower_bound(np.array([1.0]), np.array([0]))[0] == 0
+    assert lower_bound(np.array([1.0]), np.array([0.0]))[0] == 0
 
 
 def test_latents_alike_in_frequency_are_the_nearest_by_rank():
@@ -210,26 +256,44 @@ def test_latents_alike_in_frequency_are_the_nearest_by_rank():
 
 def test_shuffled_firings_keep_their_frequencies_and_lose_their_families():
     firings, _, _, true = planted(0)
-    moved = shuffled(firings, ROWS, 16, seed=1)
+    moved = shuffled(firings, blocks(ROWS, 16), seed=1)
     assert moved.starts.equal(firings.starts)
-    assert windows_fired(moved, 16).tolist() == windows_fired(firings, 16).tolist()
+    counted = [effective_windows(some, blocks(ROWS, 16)).tolist() for some in (moved, firings)]
+    assert counted[0] == counted[1]
     for latent in range(len(true)):
         here = slice(int(firings.starts[latent]), int(firings.starts[latent + 1]))
         rows, places = moved.rows[here], firings.rows[here] % 16
         assert (rows.diff() > 0).all() and rows[0] >= 0 and rows[-1] < ROWS
         assert (rows % 16).sort().values.equal(places.sort().values)
         assert moved.values[here].sort().values.equal(firings.values[here].sort().values)
-    assert parents(moved, ROWS, 1).edges == 0
-    assert parents(firings, ROWS, 1).edges == (true >= 0).sum()
+    assert parents(moved, EACH).edges == 0
+    assert parents(firings, EACH).edges == (true >= 0).sum()
 
 
 def test_latents_are_shuffled_each_on_its_own_though_there_are_few_windows():
     fires = torch.zeros(30 + 4, 100, dtype=torch.bool)
     fires[:10], fires[-4:] = True, True
-    moved = shuffled(firings_of(torch.ones(34, 100), fires), 34, 10, seed=0)
+    moved = shuffled(firings_of(torch.ones(34, 100), fires), blocks(34, 10), seed=0)
     first = {tuple(moved.rows[start : start + 14].tolist()) for start in moved.starts[:-1].tolist()}
-    assert len(first) == 3, "the first window went to each of the three places"
-    assert all(rows[-4:] == (30, 31, 32, 33) for rows in first), "the part of a window at the end stays"
+    assert len(first) > 6, "both windows went to different places"
+
+
+def test_windows_of_different_lengths_are_shuffled_and_keep_the_places():
+    lengths = torch.tensor([10, 3, 7, 10, 1, 10, 5])
+    windows = torch.arange(7).repeat_interleave(lengths).numpy()
+    place = np.concatenate([np.arange(length) for length in lengths.tolist()])
+    fires = torch.rand(46, 200, generator=torch.Generator().manual_seed(3)) < 0.5
+    fires[:, 0], fires[:, 1:50] = True, torch.from_numpy(windows == 0)[:, None]
+    firings = firings_of(torch.arange(46.0)[:, None].expand(46, 200) + 1, fires)
+    moved = shuffled(firings, windows, seed=0)
+    for latent in range(200):
+        here = slice(int(firings.starts[latent]), int(firings.starts[latent + 1]))
+        rows, before = moved.rows[here].numpy(), firings.rows[here].numpy()
+        came_from = moved.values[here].numpy().astype(int) - 1
+        assert (np.diff(rows) > 0).all() and sorted(came_from) == before.tolist()
+        assert (place[rows] == place[came_from]).all()
+    of_first = [set(windows[moved.rows[moved.starts[n] : moved.starts[n + 1]].numpy()]) for n in range(1, 50)]
+    assert {frozenset({0}), frozenset({3}), frozenset({5})} <= {frozenset(some) for some in of_first}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +308,6 @@ def test_silent_latents_and_short_texts_have_no_parents():
     silent = firings_of(torch.zeros(50, 4), torch.zeros(50, 4, dtype=torch.bool))
     few = firings_of(torch.ones(10, 4), torch.ones(10, 4, dtype=torch.bool))
     for firings, rows in ((silent, 50), (few, 10)):
-        forest = parents(firings, rows, 1)
+        forest = parents(firings, np.arange(rows))
         assert (forest.children, forest.pairs, forest.edges) == (0, 0, 0)
         assert np.isnan(forest.coverage).all()
