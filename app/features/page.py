@@ -31,8 +31,8 @@ overview = st.container()
 chosen, collected = state.current(), features.lists(store)
 listed = lists.chosen(collected)
 table = features_report.with_notes(table, collected.get(listed))
-state.remember(name)
-kinds = explanations.kinds(store)
+state.remember(name, collected)
+kinds = state.kinds(explanations.kinds(store), chosen)
 controls.filters(features_report.counts(table), kinds, features_report.DENSITIES, chosen, state.change)
 wanted = features_report.Wanted(
     chosen.words,

@@ -10,6 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from activations import embeddings
 from activations.errors import ModelError
+from app.features import state
+from app.features.state import KINDS
 from app.session.meanings import MISSING
 from sae.features.explanations import Explanations
 from sae.features.meaning import FILE, meanings_of, scores_for
@@ -135,5 +137,18 @@ def test_features_are_filtered_by_the_kind_of_their_rule(show, own: Path):
         shown = features(at)
         assert len(shown) == number
         assert all(kind in found.of(latent)[0].rule_kind.split(" + ") for latent in shown)
+    absent = next(kind for kind in KINDS if kind and kind not in kinds)
+    at = show("features", folder=own, run="toy", rule=absent)
+    assert not at.dataframe and "No features match" in text(at), "a kind that no feature has is a filter too"
+    box = at.selectbox(key="features rule")
+    assert box.value == absent and box.options[-1] == f"{absent} 0"
+    box.set_value("").run()
+    assert len(features(at)) == 32 and "rule" not in at.query_params
     at = show("features", folder=own, run="toy", rule="<b>")
     assert at.error[0].value.replace("\\", "").startswith("rule = '<b>' must be one of token, piece")
+
+
+def test_a_kind_of_rule_that_this_release_does_not_know_is_not_offered():
+    assert state.kinds({"token": [1], "oracle": [2]}, state.Filters()) == {"token": [1]}
+    assert state.kinds({"oracle": [2]}, state.Filters(rule="token")) == {"token": []}
+    assert state.kinds({}, state.Filters(rule="token")) == {}
