@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # Streamlit has no public name for this type
 
 ROW = 35  # height of a table's row in pixels
 LAST_RUN = "last run"  # key of the name of the run seen last in this session
+ERRORS = "errors shown"  # key of the messages that this run of the page has shown
 OPEN = "open"  # key of the button in each row of a long table
 NAME = "SAE workbench"  # of the app, in the titles of the browser's tabs
 REFRESH = 1.0  # seconds between updates of a job's progress
@@ -304,7 +305,13 @@ def html_or_note(html: str, otherwise: str, command: str = "") -> None:
 
 
 def error(message: str, fix: str | None = None) -> None:
-    """Show what went wrong, as plain text, and below it the shell command that fixes it, ready to copy."""
+    """Show what went wrong, as plain text, and below it the shell command that fixes it, ready to copy.
+
+    The same error is shown once in a run of the page, since several parts of a page may read the same damaged file."""
+    shown = st.session_state.setdefault(ERRORS, set())
+    if message in shown:
+        return
+    shown.add(message)
     st.error(render.markdown(message), icon=":material/error:")
     if fix:
         shell(fix)

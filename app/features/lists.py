@@ -28,7 +28,9 @@ def chosen(lists: dict[str, dict[int, str]]) -> str:
                 f"There is no list {asked[:60]!r} of this run's features, or no longer: the page shows all features."
             ]
         )
-        st.button("Show all features", icon=":material/close:", key="no such list", on_click=_show, args=[EVERY])
+        st.button(
+            "Show all features", icon=":material/close:", key="no such list", on_click=_show, args=[EVERY]
+        )
         return EVERY
     return asked
 
