@@ -30,6 +30,7 @@ st.set_page_config(
     page_title=widgets.NAME, page_icon=str(widgets.ICON), layout="wide", initial_sidebar_state=240
 )
 st.html(widgets.STYLE)
+st.session_state[widgets.ERRORS] = set()
 pages = [st.Page(f"{name}/page.py", title=title, icon=icon, url_path=name) for name, title, icon, _ in PAGES]
 # the page at /
 front = st.Page("runs/page.py", title=pages[0].title, icon=pages[0].icon, url_path="front", default=True)

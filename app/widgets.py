@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # Streamlit has no public name for this type
 
 ROW = 35  # height of a table's row in pixels
 LAST_RUN = "last run"  # key of the name of the run seen last in this session
+ERRORS = "errors shown"  # key of the messages that this run of the page has shown
 OPEN = "open"  # key of the button in each row of a long table
 NAME = "SAE workbench"  # of the app, in the titles of the browser's tabs
 REFRESH = 1.0  # seconds between updates of a job's progress
@@ -155,9 +156,8 @@ def long_table(
 def _explained(name: str, column: Any) -> Any:
     """Return how a column of a table is shown, with the glossary's help where it has none."""
     shown = st.column_config.Column(column) if column is None or isinstance(column, str) else column
-    if not isinstance(shown, dict) or shown.get(
-        "help"
-    ):  # a column of buttons is no dictionary, and has a help here
+    # a column of buttons is no dictionary, and has a help here
+    if not isinstance(shown, dict) or shown.get("help"):
         return shown
     return {**shown, "help": glossary.explained(shown.get("label") or name)}
 
@@ -304,10 +304,12 @@ def html_or_note(html: str, otherwise: str, command: str = "") -> None:
 
 
 def error(message: str, fix: str | None = None) -> None:
-    """Show what went wrong, as plain text, and below it the shell command that fixes it, ready to copy."""
-    st.error(render.markdown(message), icon=":material/error:")
-    if fix:
-        shell(fix)
+    """Show what went wrong, as plain text, and the shell command that fixes it; once, even where several parts of a page meet it."""
+    if message not in (shown := st.session_state.setdefault(ERRORS, set())):
+        shown.add(message)
+        st.error(render.markdown(message), icon=":material/error:")
+        if fix:
+            shell(fix)
 
 
 class Missing(Exception):

@@ -26,15 +26,14 @@ def store() -> tuple[str, Store]:
     every = stores.by_name()
     asked = st.query_params.get("store")
     run = st.query_params.get("run") or st.session_state.get(widgets.LAST_RUN, "")
-    name = asked or st.session_state.get(LAST) or stores.of_run(run)
-    if name not in every:
-        name = next(iter(every))
-        if asked:
-            widgets.warnings(
-                [
-                    f"There is no store {asked!r} among those of {runs.folder()}, or no longer: the page shows {name}."
-                ]
-            )
+    likely = (asked, st.session_state.get(LAST), stores.of_run(run))
+    name = next((name for name in likely if name in every), next(iter(every)))
+    if asked and name != asked:
+        widgets.warnings(
+            [
+                f"There is no store {asked!r} among those of {runs.folder()}, or no longer: the page shows {name}."
+            ]
+        )
     st.session_state[LAST] = name
     navigation.complete(store=name)
     return name, every[name]

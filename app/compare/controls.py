@@ -42,21 +42,21 @@ def second(name: str, first: Run) -> tuple[str, Run]:
     """Return the name and the run to compare run `name` with: the one that `other` in the URL names, or the last one that
     it was compared with, or else the most suitable one.
 
-    A finished run that reads the same activations is the most suitable, if possible one with features; it also stands in, and the
-    page says so, where the URL names `name` itself or a run that does not exist, such as one that has been deleted since. Raises
-    Missing when there is no other run."""
+    A finished run that reads the same activations is the most suitable, if possible one with features. Where the URL names `name`
+    itself or a run that does not exist, such as one that has been deleted since, one of the latter two stands in, and the page
+    says so. Raises Missing when there is no other run."""
     others = candidates(name)
-    asked = st.query_params.get("other")
-    chosen = asked or st.session_state.get(f"last other of {name}")
-    if chosen not in others:
+    asked, last = st.query_params.get("other"), st.session_state.get(f"last other of {name}")
+    chosen = next((other for other in (asked, last) if other in others), None)
+    if chosen is None:
         chosen = max(others, key=lambda other: _suitability(first, others[other]))
-        if asked:
-            why = (
-                "A run is not compared with itself"
-                if asked == name
-                else f"There is no run {asked!r}, or no longer"
-            )
-            widgets.warnings([f"{why}: the page compares {name} with {chosen}."])
+    if asked and chosen != asked:
+        why = (
+            "A run is not compared with itself"
+            if asked == name
+            else f"There is no run {asked!r}, or no longer"
+        )
+        widgets.warnings([f"{why}: the page compares {name} with {chosen}."])
     st.session_state[f"last other of {name}"] = chosen
     navigation.complete(run=name, other=chosen)
     return chosen, others[chosen]
@@ -134,9 +134,19 @@ def pair(sizes: tuple[int, int], other: str) -> tuple[int, int] | None:
     return int(asked[0]), int(asked[1])
 
 
-def show_pair(first: int, second: int) -> None:
-    """Show two latents side by side."""
+def show_pair(other: str, first: int, second: int) -> None:
+    """Show two latents side by side, one of the first run and one of `other`, with which the page compares it.
+
+    The URL may name another run that is gone, in whose place `other` stands."""
+    st.query_params["other"] = other
     st.query_params["a"], st.query_params["b"] = str(first), str(second)
+
+
+def address_of_pairs(other: str) -> Query:
+    """Return what the URL carries beside the two latents that it puts side by side."""
+    return {name: value for name, value in navigation.here().query.items() if name not in ("a", "b")} | {
+        "other": other
+    }
 
 
 def table(run: Run) -> Any:

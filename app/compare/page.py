@@ -69,9 +69,9 @@ if len(listing):
     widgets.section(kind.capitalize(), compare_report.KINDS[kind][1])
     widgets.long_table(compare_report.labelled(listing), controls.COLUMNS, height=320)
     if (pressed := widgets.pressed()) is not None:
-        controls.show_pair(*compare_report.pair(listing, kind, pressed))
+        controls.show_pair(other, *compare_report.pair(listing, kind, pressed))
         navigation.show_part("side-by-side")
-    navigation.open_on_enter("compare", navigation.here().query, compare_report.cells(kind))
+    navigation.open_on_enter("compare", controls.address_of_pairs(other), compare_report.cells(kind))
 else:
     widgets.empty(f"No feature is {kind}", compare_report.KINDS[kind][1])
 

@@ -94,20 +94,23 @@ def job(run: Run) -> jobs.Job[DeadReport] | None:
     return jobs.find(_key(run))
 
 
-def remark(run: Run, latent: int) -> str:
+def readable(run: Run) -> DeadReport | None:
+    """Return the run's report for another page; None without one, and where it is damaged, which is reported in the page."""
+    try:
+        return report(run) if run.finished else None
+    except RunError as damage:
+        widgets.error(damage.message, damage.fix)
+        return None
+
+
+def remark(run: Run, known: DeadReport | None, latent: int) -> str:
     """Return why a latent never fires, in a line, or the command that finds out."""
-    known = report(run) if run.finished else None
     row = None if known is None else known.row(latent)
     return dead_report.remark(row) if row else "" if known else f"Why: {command(run)}"
 
 
-def badge(run: Run, latent: int, name: str) -> str:
-    """Return the kind of a dense latent and its antipode as HTML; empty for others and without a report. Damage is reported in the page."""
-    try:
-        known = report(run) if run.finished else None
-    except RunError as damage:
-        widgets.error(damage.message, damage.fix)
-        return ""
+def badge(known: DeadReport | None, latent: int, name: str) -> str:
+    """Return the kind of a dense latent and its antipode as HTML; empty for others and without a report."""
     return dead_report.badge(known.row(latent) if known else None, name)
 
 

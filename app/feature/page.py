@@ -41,7 +41,8 @@ with widgets.header(
     step, go_to_any = partial(address.step_feature, name, last), partial(address.show_random_feature, store)
     controls.stepper(index, last, address.show_feature, step, go_to_any)
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
-badges = trust_report.badge(trust.stability(run), index) + dead.badge(run, index, name)
+known = dead.readable(run)
+badges = trust_report.badge(trust.stability(run), index) + dead.badge(known, index, name)
 controls.label(feature_report.labelled(label, note, badges))
 controls.label(explanations.head(store, index))
 widgets.warnings(runs.problems(run))
@@ -69,7 +70,7 @@ with left:
             st.html(token_strips.examples(windows, feature_report.scale(row), around, most))
     else:
         widgets.empty(*feature_report.dead(store.record.tokens))
-        st.caption(render.markdown(dead.remark(run, index)))
+        st.caption(render.markdown(dead.remark(run, known, index)))
 with right:
     if row["fired"]:
         histogram = store.histogram(index)

@@ -143,13 +143,13 @@ def filters(
         )
 
 
-def words_first(remark: str, job: jobs.Job[None] | None, start: Callable[[], None]) -> None:
-    """Show that the words of features have to be collected before they can be searched: a button, or how far its job is."""
+def words_first(name: str, remark: str, job: jobs.Job[None] | None, start: Callable[[], None]) -> None:
+    """Show the step that has to come before a search by meaning: a button with its name and a remark, or how far its job is."""
     if job:
         widgets.job(job)
     if not job or not job.running:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.button("Collect the words", icon=":material/play_arrow:", on_click=start)
+            st.button(name, icon=":material/play_arrow:", on_click=start)
             st.caption(render.markdown(remark))
 
 

@@ -19,14 +19,17 @@ MOST_MEGABYTES = 5  # of a list from a file
 
 
 def chosen(lists: dict[str, dict[int, str]]) -> str:
-    """Return the list that the URL names, or EVERY. The page says so where there is none of this name, such as a list that has
-    been emptied since the address was made."""
+    """Return the list that the URL names, or EVERY. Where there is none of this name, such as a list that has been emptied since
+    the address was made, the page says so, with a button that takes it out of the address."""
     asked = st.query_params.get(LISTED, EVERY)
     if asked and asked not in lists:
         widgets.warnings(
             [
                 f"There is no list {asked[:60]!r} of this run's features, or no longer: the page shows all features."
             ]
+        )
+        st.button(
+            "Show all features", icon=":material/close:", key="no such list", on_click=_show, args=[EVERY]
         )
         return EVERY
     return asked

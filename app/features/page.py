@@ -31,8 +31,8 @@ overview = st.container()
 chosen, collected = state.current(), features.lists(store)
 listed = lists.chosen(collected)
 table = features_report.with_notes(table, collected.get(listed))
-state.remember(name)
-kinds = explanations.kinds(store)
+state.remember(name, collected)
+kinds = state.kinds(explanations.kinds(store), chosen)
 controls.filters(features_report.counts(table), kinds, features_report.DENSITIES, chosen, state.change)
 wanted = features_report.Wanted(
     chosen.words,
@@ -48,8 +48,10 @@ if chosen.words.strip():
     shown = search.ranked(shown, chosen.words, store.texts)
 if chosen.by == state.MEANING:
     known = meanings.searchable(store)
-    if known is None:
-        controls.words_first(meanings.remark(), meanings.collecting(store), partial(meanings.collect, store))
+    if known is None:  # of damage, `searchable` has told
+        if not meanings.damaged(store):
+            job, collect = meanings.collecting(store), partial(meanings.collect, store)
+            controls.words_first(*meanings.needed(store), job, collect)
     elif chosen.meaning:
         shown = search.by_meaning(shown, meanings.scores(store, known, chosen.meaning), known.commonest)
 with overview:

@@ -3,7 +3,7 @@
 It also computes what the page shows of each pair of compared features: decoder cosine and PMI."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -73,6 +73,16 @@ def current() -> Filters:
     return st.session_state[FILTERS_KEY]
 
 
+def kinds(found: Mapping[str, Sequence[int]], chosen: Filters) -> dict[str, Sequence[int]]:
+    """Return the kinds of rules that the page offers, with the features that have them, from those found in a run.
+
+    A kind that this release does not know, since another one made the file, is left out: an address could not name it. The kind
+    that is chosen is among them even where no feature of this run has it, so that it still filters and can be changed. There
+    are none where the run has no rules at all."""
+    known = {kind: latents for kind, latents in found.items() if kind in KINDS}
+    return {**known, chosen.rule: known.get(chosen.rule, [])} if found and chosen.rule else known
+
+
 def change(**changes: Any) -> None:
     """Change some filters and leave the rest of the URL as it is.
 
@@ -122,9 +132,11 @@ def mark(run: str, latents: Sequence[int]) -> None:
         _select(run, MARKED, short)
 
 
-def remember(run: str) -> None:
-    """Keep the URL's brushes, marks and list for links to the page."""
+def remember(run: str, lists: Collection[str]) -> None:
+    """Keep the URL's brushes, marks and list for links to the page. A list that is not among the run's `lists` is not kept."""
     asked = {name: st.query_params[name] for name in (BRUSHED, MARKED, LISTED) if name in st.query_params}
+    if asked.get(LISTED) not in lists:
+        asked.pop(LISTED, None)
     st.session_state[_selection(run)] = asked
 
 
@@ -132,7 +144,7 @@ def clear(run: str) -> None:
     """Clear all brushes and marks."""
     for name in (BRUSHED, MARKED):
         st.query_params.pop(name, None)
-    remember(run)
+        st.session_state.get(_selection(run), {}).pop(name, None)
 
 
 def compared(n_latents: int) -> list[int]:
@@ -186,7 +198,7 @@ def pairs(run: Run, store: FeatureStore, latents: Sequence[int]) -> list[Pair]:
 
 def _select(run: str, name: str, value: str) -> None:
     st.query_params[name] = value
-    remember(run)
+    st.session_state.setdefault(_selection(run), {})[name] = value
 
 
 def _selection(run: str) -> str:

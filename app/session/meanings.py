@@ -1,5 +1,6 @@
 """The words that features fire on, for search and neighbours by meaning: read once, and collected in the background where they are missing."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from activations import embeddings
-from activations.errors import RunError
+from activations.errors import BusyError, RunError
 from app.session import features, jobs
 from app.session.runs import stamp
 from app.widgets import error
@@ -16,17 +17,28 @@ from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
 from sae.features.meaning import FILE, Meanings, kept_meanings, meanings_of, scores_for
 
-MISSING = "Search by meaning compares the words that features fire on. They have not been collected for this run, which is done once."
+COMPARES = "Search by meaning compares the words that features fire on."
+MISSING = f"{COMPARES} They have not been collected for this run, which is done once."
+WAIT = 0.5  # seconds between two looks whether the folder is free
 NOT_FETCHED = " The word embeddings it needs, 19 MB, are fetched from the package registry once."
 
 
 def of(store: FeatureStore) -> Meanings | None:
     """Return the words of these features; None where they have not been collected. Damage is reported in the page."""
     try:
-        return _meanings(store.path, stamp(store.path / INDEX), stamp(store.path / FILE), store)
+        return _kept(store)
     except RunError as damage:
         error(damage.message, damage.fix)
         return None
+
+
+def damaged(store: FeatureStore) -> bool:
+    """Return whether the words of these features are damaged: they have to be deleted before they can be collected again."""
+    try:
+        _kept(store)
+    except RunError:
+        return True
+    return False
 
 
 def neighbours(store: FeatureStore, latent: int) -> list[tuple[int, float]]:
@@ -39,18 +51,22 @@ def neighbours(store: FeatureStore, latent: int) -> list[tuple[int, float]]:
 
 def searchable(store: FeatureStore) -> Meanings | None:
     """Return the words of these features; None where a search has to collect them or fetch the word embeddings first."""
-    return of(store) if embeddings.fetched() else None
+    known = of(store)
+    return known if embeddings.fetched() else None
 
 
-def remark() -> str:
-    """Return what a search by meaning needs first."""
-    return MISSING + ("" if embeddings.fetched() else NOT_FETCHED) + jobs.usual_time("words")
+def needed(store: FeatureStore) -> tuple[str, str]:
+    """Return what a search by meaning needs first, as the name of the step and a remark: the words, or the word embeddings alone."""
+    if of(store) is not None:
+        return "Fetch the word embeddings", COMPARES + NOT_FETCHED
+    remark = MISSING + ("" if embeddings.fetched() else NOT_FETCHED) + jobs.usual_time("words")
+    return "Collect the words", remark
 
 
 def scores(store: FeatureStore, meanings: Meanings, query: str) -> NDArray[np.float32]:
     """Return how well each feature's words, or its label, fit a search [F]. Raises RunError for one without words."""
-    labels = {latent: label.label for latent, label in features.labels(store).items() if label.label}
-    return scores_for(store, meanings, labels, query)
+    stamps = tuple(map(stamp, (store.path / INDEX, store.path / FILE, store.labels.path)))
+    return _scores(store.path, stamps, query, store, meanings)
 
 
 def collecting(store: FeatureStore) -> jobs.Job[None] | None:
@@ -59,7 +75,7 @@ def collecting(store: FeatureStore) -> jobs.Job[None] | None:
 
 
 def collect(store: FeatureStore) -> None:
-    """Start to collect the words."""
+    """Start to collect the words, and to fetch the word embeddings where they have not been fetched."""
     title = f"collecting the words of {store.path.parent.name}"
     jobs.start(_key(store), partial(_collect, store), title)
 
@@ -67,7 +83,17 @@ def collect(store: FeatureStore) -> None:
 def _collect(store: FeatureStore, report: jobs.Report) -> None:
     report(0.0, "word embeddings")
     embeddings.folder()
-    meanings_of(store, jobs.progress(report, {"words": (0.0, 0.9)}))
+    while True:
+        try:
+            meanings_of(store, jobs.progress(report, {"words": (0.0, 0.9)}))
+            return
+        except BusyError:  # most likely by collecting the same words
+            report(0.0, "waiting for another visitor or command that works in the folder")
+            time.sleep(WAIT)
+
+
+def _kept(store: FeatureStore) -> Meanings | None:
+    return _meanings(store.path, stamp(store.path / INDEX), stamp(store.path / FILE), store)
 
 
 def _key(store: FeatureStore) -> str:
@@ -79,4 +105,16 @@ def _key(store: FeatureStore) -> str:
 def _meanings(
     path: Path, stamp: tuple[int, int], words: tuple[int, int], _store: FeatureStore
 ) -> Meanings | None:
-    return kept_meanings(_store)
+    found = kept_meanings(_store)
+    if found is not None:
+        found.prepare()
+    return found
+
+
+# A search stays as it is while other filters change, and embedding all labels again would take seconds.
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _scores(
+    path: Path, stamps: tuple[tuple[int, int], ...], query: str, _store: FeatureStore, _known: Meanings
+) -> NDArray[np.float32]:
+    labels = {latent: label.label for latent, label in features.labels(_store).items() if label.label}
+    return scores_for(_store, _known, labels, query)

@@ -54,6 +54,17 @@ function visit(address) {
     if (!address.searchParams.has(name)) address.searchParams.set(name, value);
   go(address.href);
 }
+const ownsArrows = ["slider", "radio", "radiogroup", "tab", "combobox", "listbox", "option", "grid", "menu", "dialog", "group"];
+const takesArrows = `input, textarea, select, table, canvas, [contenteditable], ${ownsArrows.map((role) => `[role="${role}"]`)}`;
+function step(event) {  // an arrow key, which Streamlit answers without a click: the button is clicked, so that `hold` sees the press
+  const name = { ArrowLeft: "Previous", ArrowRight: "Next" }[event.key];
+  if (!name || !plain(event) || event.target.closest?.(takesArrows)) return;
+  const button = [...(steps()?.querySelectorAll("button") ?? [])].find((button) => button.textContent.includes(name));
+  if (!button) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  if (!event.repeat || !window.saeHeld) button.click();  // a key held down would go on after it is let go
+}
 const steps = () => document.querySelector('[class*="st-key-step-"]');
 const place = (found) => found && [...found.classList].find((name) => name.startsWith("st-key-step-"));
 function hold(event) {  // a press of a step that comes before the page has answered the last one: Streamlit would make one of both
@@ -61,19 +72,19 @@ function hold(event) {  // a press of a step that comes before the page has answ
   if (!button) return;
   if (!window.saeHeld) {
     window.saeHeld = [];
-    release(place(steps()), 200);
+    release(place(steps()), window.location.pathname, 200);
     return;
   }
   event.preventDefault();
   event.stopImmediatePropagation();
   window.saeHeld.push(button.textContent);
 }
-function release(before, tries) {
-  const now = steps();
-  if (tries && place(now) === before) return setTimeout(() => release(before, tries - 1), 50);
+function release(before, path, tries) {  // presses that wait are dropped where the visitor has left the page, or it never answers
+  const now = steps(), same = window.location.pathname === path;
+  if (same && tries && place(now) === before) return setTimeout(() => release(before, path, tries - 1), 50);
   const [next, ...rest] = window.saeHeld;
   window.saeHeld = null;
-  if (!next || !now) return;
+  if (!same || !tries || !next || !now) return;
   [...now.querySelectorAll("button")].find((button) => button.textContent === next)?.click();
   window.saeHeld?.push(...rest);
 }
@@ -83,6 +94,7 @@ export default function({ data }) {
     document.addEventListener("click", hold, true);
     document.addEventListener("click", follow);
     document.addEventListener("keydown", press, true);
+    document.addEventListener("keydown", step, true);
   }
   const { open, complete, carry, scroll, enter, cookie } = data;
   if (cookie) document.cookie = `${cookie}=1; Max-Age=31536000; SameSite=Lax; Path=/`;

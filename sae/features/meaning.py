@@ -64,6 +64,10 @@ class Meanings:
         numbers, counts = np.unique(self.of_latent[latent][self.of_latent[latent] >= 0], return_counts=True)
         return [self.words[numbers[place]] for place in np.argsort(-counts, kind="stable")[:n]]
 
+    def prepare(self) -> None:
+        """Compute what `neighbours` needs, which is kept."""
+        _ = self._means
+
     def neighbours(self, latent: int, n: int) -> list[tuple[int, float]]:
         """Return the other latents that fire on words of the most similar meaning, with cosines, the most similar first.
 

@@ -20,32 +20,38 @@ NAMED = 8, 30  # clusters named on the map at most, on a phone and in a window
 WORDS = 2  # of a cluster's name that stand on the map
 CHARACTER, LINE = 6.4, 17  # pixels that a character and a line of a name take
 NONE = f"rgba({GREY}, 0.6)"  # colour of a feature without a cluster
+DRAWN = (*COLOURS, NONE)
+STEPS = [
+    ((number + end) / len(DRAWN), colour) for number, colour in enumerate(DRAWN) for end in (0, 1)
+]  # a scale on which number n, of all that DRAWN has, is its nth colour
 
 
 def directions(
     places: tuple[NDArray[np.float64], NDArray[np.float64]],
-    colours: Sequence[str] | NDArray[np.float64],
+    colours: NDArray[np.int64] | NDArray[np.float64],
     texts: Sequence[str],
     shown: Collection[int],
     names: Sequence[tuple[float, float, str]] = (),
 ) -> go.Figure:
     """Return the map: a point for each feature whose place is not NaN. Hovering tells a feature's text.
 
-    `colours` are a colour for each feature (`cluster_colours`) or an array of densities. Features that are not shown are pale. A point's
+    `colours` are the number of a colour for each feature (`cluster_colours`) or densities. `texts` are plain texts (`plain_text`). Features that are not shown are pale. A point's
     customdata is its feature. `names` are texts with their places (`labels`)."""
     x, y = places
     placed = np.flatnonzero(np.isfinite(x))
     latents = placed.tolist()
     is_shown = np.isin(placed, np.fromiter(shown, int, len(shown)))
-    by_density = isinstance(colours, np.ndarray)
+    by_density = colours.dtype.kind == "f"
     marker = {
         "size": 5 if len(placed) > SVG_POINTS else 8,
         "opacity": np.where(is_shown, 0.85, 0.12),
         "line": {"width": 0},
-        "color": np.log10(colours[placed]) if by_density else [colours[latent] for latent in latents],
+        "color": np.log10(colours[placed]) if by_density else colours[placed],
     }
     if by_density:
         marker |= {"colorscale": "Viridis", "colorbar": _density_bar(marker["color"])}
+    else:  # numbers on a scale of steps: plotly would look at each of as many texts of colours at every drawing
+        marker |= {"colorscale": STEPS, "cmin": -0.5, "cmax": len(DRAWN) - 0.5, "showscale": False}
     kind = go.Scattergl if len(placed) > SVG_POINTS else go.Scatter
     figure = go.Figure(
         kind(
@@ -54,7 +60,7 @@ def directions(
             mode="markers",
             marker=marker,
             customdata=placed,
-            text=[plain_text(texts[latent]) for latent in latents],
+            text=[texts[latent] for latent in latents],
             hovertemplate="%{text}<extra></extra>",
         )
     )
@@ -68,8 +74,9 @@ def directions(
 
 def cluster_colours(
     places: tuple[NDArray[np.float64], NDArray[np.float64]], clusters: Sequence[int | None]
-) -> list[str]:
-    """Return a colour for each feature by its cluster (None for no cluster), so that clusters beside each other differ.
+) -> NDArray[np.int64]:
+    """Return the number in DRAWN of each feature's colour, by its cluster (None for no cluster), so that clusters beside each other
+    differ.
 
     The largest cluster chooses first. Each takes, of the colours that none of its neighbours has or resembles, the one that is used least; where
     there is none, the one that is least like its neighbours'."""
@@ -88,7 +95,7 @@ def cluster_colours(
         colour = free[used[free].argmin()] if len(free) else nearest.argmax()
         taken[cluster] = int(colour)
         used[colour] += 1
-    return [NONE if cluster is None else COLOURS[taken[cluster]] for cluster in clusters]
+    return np.array([DRAWN.index(NONE) if cluster is None else taken[cluster] for cluster in clusters], int)
 
 
 def labels(

@@ -25,7 +25,7 @@ TERMS = {
     "hook point": "Hook point",
     "jacobian lens": "Logit lens",
     "l0": "L0",
-    "label": "Explanation",
+    "label": "Label",
     "latent": "Latent",
     "latents": "Latent",
     "logit lens": "Logit lens",

@@ -69,6 +69,17 @@ def test_an_unknown_store_and_a_damaged_result_are_one_line(show, folder: Path):
     assert any("sae store geometry" in code.value for code in at.code)
 
 
+def test_for_a_store_that_is_gone_stands_the_one_seen_last_or_else_that_of_the_run(
+    show, world: Path, folder: Path
+):
+    at = show("activations", folder, store="gone", run="toy")
+    assert f"the page shows {world / 'store'}" in at.warning[0].value.replace("\\", "")
+    at = show("activations", folder, store="copy", run="toy")
+    at.query_params["store"] = "gone"
+    at.run()
+    assert "the page shows copy" in at.warning[0].value.replace("\\", "")
+
+
 def test_a_folder_without_stores_says_what_makes_one(show, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     at = show("activations", tmp_path / "empty")

@@ -120,6 +120,13 @@ def test_a_partner_that_is_gone_is_one_line_above_another_comparison(show, folde
     assert "Similarity" in text(at) and "Side by side" not in text(at) and not at.error
 
 
+def test_for_a_partner_that_is_gone_stands_the_one_seen_last(show):
+    at = show("compare", run="toy", other="sweep/unfinished")
+    at.query_params["other"] = "nosuch"
+    at.run()
+    assert "compares toy with sweep/unfinished" in at.warning[0].value.replace("\\", "")
+
+
 def test_runs_of_other_widths_are_refused_with_both(show, folder):
     about = json.loads((folder / "signed" / "run.json").read_text())
     (folder / "signed" / "run.json").write_text(json.dumps({**about, "d_model": 99}))

@@ -156,6 +156,9 @@ def test_a_damaged_report_is_one_line(show, folder):
         at = show()
         assert len(at.error) == 1
         assert "dead" in at.error[0].value and "json" in at.error[0].value
+        at = show(page="feature", feature=str(TINY))
+        assert len(at.error) == 1, "it is told once, and the rest of the page is there"
+        assert f"Feature {TINY}" in pages.text(at) and "Nearest features" in pages.text(at)
     finally:
         index.write_text(whole)
 

@@ -132,3 +132,19 @@ def test_damage_is_told_and_the_page_is_shown_all_the_same(folder: Path, tmp_pat
         at = pages.opened(page, {"run": "toy"})
         assert "cannot be read" in at.error[0].value.replace("\\", "")
         assert any("sae explain" in code.value for code in at.code)
+
+
+def test_damaged_rules_are_told_once_on_each_page(show, folder: Path):
+    index = folder / "toy" / "features" / "explanations.json"
+    whole = index.read_text()
+    index.write_text("{")
+    try:
+        for page, query in (
+            ("features", {}),
+            ("features", {"view": "clusters"}),
+            ("feature", {"feature": "1"}),
+        ):
+            at = show(page, **query)
+            assert len(at.error) == 1, page
+    finally:
+        index.write_text(whole)

@@ -40,6 +40,6 @@ def test_columns_without_a_help_have_the_glossary_s_and_others_keep_theirs():
     assert widgets._explained("density", st.column_config.NumberColumn(format="%.2f"))[
         "help"
     ] == glossary.explained("density")
-    assert widgets._explained("label", "label")["help"] == glossary.entries()["Explanation"]
+    assert widgets._explained("label", "label")["help"] == glossary.entries()["Label"]
     assert widgets._explained("x", st.column_config.Column("L0"))["help"] == glossary.entries()["L0"]
     assert widgets._explained("anything", None)["help"] is None

@@ -55,6 +55,12 @@ def test_a_list_that_is_gone_is_one_line_above_all_features(show, own: Path):
     store(own).lists.remove("dates", 1)
     at.run()
     assert len(at.warning) == 1 and len(features(at)) == 32
+    at.switch_page("dead/page.py").run()
+    link = next(link for link in at.sidebar.get("page_link") if link.proto.label == "Features")
+    assert "list=" not in link.proto.query_string, "a link does not lead back to it"
+    at = show("features", folder=own, run="toy", list="dates")
+    button(at, "Show all features").click().run()
+    assert not at.warning and "list" not in at.query_params
 
 
 def test_links_to_the_page_keep_the_list(show, own: Path):

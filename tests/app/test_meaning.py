@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from activations import embeddings
+from activations.disk import files
 from activations.errors import ModelError
+from app.features import state
+from app.features.state import KINDS
 from app.session.meanings import MISSING
 from sae.features.explanations import Explanations
 from sae.features.meaning import FILE, meanings_of, scores_for
@@ -113,6 +117,29 @@ def test_damage_is_one_line_and_the_page_stays(show, own: Path):
     at = show("features", folder=own, run="toy", by="meaning", find="looked")
     assert FILE in at.error[0].value.replace("\\", "") and len(features(at)) == 32
     assert any(code.value.startswith("rm ") for code in at.code)
+    assert "Collect the words" not in [each.label for each in at.button], "it would fail"
+    at = show("features", folder=own, run="toy", view="clusters")
+    assert len(at.error) == 1, "the names of clusters and the lines about features read the same file"
+
+
+def test_words_without_word_embeddings_are_not_called_missing(show, own: Path, monkeypatch):
+    meanings_of(store(own))
+    monkeypatch.setattr(embeddings, "fetched", lambda: False)
+    at = show("features", folder=own, run="toy", by="meaning", find="looked")
+    captions = " ".join(caption.value for caption in at.caption)
+    assert "19 MB" in captions and "not been collected" not in captions
+    assert button(at, "Fetch the word embeddings")
+
+
+def test_a_visitor_waits_for_another_who_collects_the_words(show, own: Path):
+    at = show("features", folder=own, run="toy", by="meaning", find="looked")
+    with files.alone_in(store(own).path):
+        button(at, "Collect the words").click().run()
+        time.sleep(1)
+        at.run()
+        assert not at.error and "Stop" in [each.label for each in at.button]
+    settled(at)
+    assert "meaning" in table(at) and not at.error
 
 
 def test_features_are_filtered_by_the_kind_of_their_rule(show, own: Path):
@@ -135,5 +162,18 @@ def test_features_are_filtered_by_the_kind_of_their_rule(show, own: Path):
         shown = features(at)
         assert len(shown) == number
         assert all(kind in found.of(latent)[0].rule_kind.split(" + ") for latent in shown)
+    absent = next(kind for kind in KINDS if kind and kind not in kinds)
+    at = show("features", folder=own, run="toy", rule=absent)
+    assert not at.dataframe and "No features match" in text(at), "a kind that no feature has is a filter too"
+    box = at.selectbox(key="features rule")
+    assert box.value == absent and box.options[-1] == f"{absent} 0"
+    box.set_value("").run()
+    assert len(features(at)) == 32 and "rule" not in at.query_params
     at = show("features", folder=own, run="toy", rule="<b>")
     assert at.error[0].value.replace("\\", "").startswith("rule = '<b>' must be one of token, piece")
+
+
+def test_a_kind_of_rule_that_this_release_does_not_know_is_not_offered():
+    assert state.kinds({"token": [1], "oracle": [2]}, state.Filters()) == {"token": [1]}
+    assert state.kinds({"oracle": [2]}, state.Filters(rule="token")) == {"token": []}
+    assert state.kinds({}, state.Filters(rule="token")) == {}

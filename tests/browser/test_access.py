@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.pages import LOADING, heading
+from tests.browser.pages import LOADING, heading, settled
 
 LEAST = 4.5
 WIDTHS = (1400, 900, 390)
@@ -127,6 +127,42 @@ def test_a_page_is_named_and_readable_in_both_schemes_and_at_every_width(page: P
     page.emulate_media(color_scheme="light")
     expect(page.locator(".stApp")).to_have_css("color-scheme", "light")
     nothing(page, LOW, LEAST)
+
+
+def test_quick_presses_of_an_arrow_key_go_as_many_features_on(page: Page):
+    page.goto("/feature?run=toy&feature=5")
+    heading(page, "Feature 5 ")
+    settled(page)
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    heading(page, "Feature 8 ")
+    settled(page)
+    page.wait_for_timeout(1000)
+    heading(page, "Feature 8 ")
+    page.get_by_role("spinbutton").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(1000)
+    heading(page, "Feature 8 ")
+
+
+def test_presses_that_wait_are_dropped_with_their_page(page: Page):
+    page.goto("/feature?run=toy&feature=5")
+    heading(page, "Feature 5 ")
+    expect(page.get_by_role("button", name="Next")).to_be_visible()
+    settled(page)
+    page.evaluate(
+        """() => {
+          const buttons = [...document.querySelectorAll('[class*="st-key-step-"] button')];
+          const named = buttons.find((button) => button.textContent.includes("Next"));
+          named.click();
+          named.click();
+          window.history.pushState({}, "", "features?run=toy");  // as another page, before the first press is answered
+        }"""
+    )
+    heading(page, "Feature 6 ")
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.saeHeld") is None
+    heading(page, "Feature 6 ")
 
 
 def test_two_quick_presses_of_next_go_two_features_on(page: Page):

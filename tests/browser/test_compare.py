@@ -12,7 +12,7 @@ from sae.runs.records import Comparison
 from sae.runs.run import Run
 from sae.workflows.compare import keep, kept, match_runs
 from tests.app.worlds import HOSTILE_RUN
-from tests.browser.pages import click_cell, heading
+from tests.browser.pages import click_cell, heading, settled
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,25 @@ def test_a_row_puts_two_features_side_by_side(page: Page, runs: Path, matched: C
     page.get_by_role("link", name="Open").last.click()
     heading(page, f"Feature {second} ")
     expect(page).to_have_url(re.compile("run=signed"))
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_a_row_puts_two_features_side_by_side_where_another_run_stands_for_one_that_is_gone(
+    page: Page, runs: Path, matched: Comparison, by_key: bool
+):
+    first, second = Run(runs / "toy"), Run(runs / HOSTILE_RUN)
+    keep(first, second, match_runs(first, second))  # which of the two stands in is the app's choice
+    page.goto("/compare?run=toy&other=nosuch&a=3&b=1000&kind=lost")
+    expect(page.get_by_role("alert")).to_contain_text("There is no run")
+    settled(page)
+    click_cell(page, row=1, x=200 if by_key else 30)
+    if by_key:
+        for _ in range(4):  # to the first column
+            page.keyboard.press("ArrowLeft")
+            page.wait_for_timeout(200)  # the focus follows a moment later
+        page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=re.compile("^Side by side"))).to_be_visible()
+    expect(page).to_have_url(re.compile(r"other=(?!nosuch).*[&?]a=\d+&b=\d+"))
 
 
 def test_the_other_run_and_the_measure_are_chosen(page: Page, matched: Comparison):

@@ -98,7 +98,8 @@ def grid(side: int, each: int) -> tuple[tuple[np.ndarray, np.ndarray], list[int 
 
 def test_clusters_beside_each_other_have_colours_that_differ():
     places, clusters = grid(15, 20)
-    colours = feature_map.cluster_colours(places, clusters)
+    numbers = feature_map.cluster_colours(places, clusters)
+    colours = [feature_map.DRAWN[number] for number in numbers]
     of = {cluster: colour for cluster, colour in zip(clusters, colours, strict=True) if cluster is not None}
     assert colours[1] == NONE and len(of) == 225 and {*of.values()} <= {*COLOURS}
     apart = feature_map._distances(COLOURS)
@@ -108,7 +109,25 @@ def test_clusters_beside_each_other_have_colours_that_differ():
                 assert apart[COLOURS.index(of[cluster]), COLOURS.index(of[other])] >= APART
     counts = Counter(of.values())
     assert len(counts) == len(COLOURS) and max(counts.values()) < 3 * min(counts.values())
-    assert feature_map.cluster_colours((np.array([np.nan]), np.array([np.nan])), [None]) == [NONE]
+    assert feature_map.cluster_colours((np.array([np.nan]), np.array([np.nan])), [None]).tolist() == [
+        feature_map.DRAWN.index(NONE)
+    ]
+
+
+def test_the_map_draws_each_number_of_a_colour_as_that_colour():
+    numbers = np.arange(len(feature_map.DRAWN))
+    places = numbers.astype(float), numbers.astype(float)
+    (points,) = cast(Any, feature_map.directions(places, numbers, ["t"] * len(numbers), [2])).data
+    marker = points.marker
+    assert marker.showscale is False and points.text[0] == "t"
+    for number, colour in enumerate(feature_map.DRAWN):
+        at = (marker.color[number] - marker.cmin) / (marker.cmax - marker.cmin)
+        (drawn,) = {
+            low[1]
+            for low, high in zip(marker.colorscale, marker.colorscale[1:], strict=False)
+            if low[0] < at < high[0]
+        }
+        assert drawn == colour
 
 
 def test_distances_of_colours_are_those_of_oklab():
@@ -138,7 +157,7 @@ def test_names_on_the_map_are_of_the_largest_clusters_and_do_not_lie_over_one_an
                     or abs(one_y - other_y) * down > LINE
                 )
     figure = feature_map.directions(
-        places, [NONE] * len(clusters), ["t"] * len(clusters), [2], [(0, 0, "<b>%{x}")]
+        places, np.zeros(len(clusters), int), ["t"] * len(clusters), [2], [(0, 0, "<b>%{x}")]
     )
     assert cast(Any, figure.layout).annotations[0].text == "&lt;b&gt;%{x}"
     assert feature_map.labels(places, [None] * len(clusters), {}) == []
