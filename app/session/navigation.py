@@ -72,7 +72,7 @@ function hold(event) {  // a press of a step that comes before the page has answ
   if (!button) return;
   if (!window.saeHeld) {
     window.saeHeld = [];
-    release(place(steps()), window.location.pathname, 200);
+    release(place(steps()), window.location.pathname, 1200);  // a minute: a busy machine answers late
     return;
   }
   event.preventDefault();

@@ -17,6 +17,8 @@ from torch import Tensor
 from sae.rules.corpus import Corpus, corpus
 from sae.rules.similar import embedded, similar
 
+pytest.importorskip("delphi", reason="delphi is needed, in an environment of its own: make test-peers")
+
 pytestmark = pytest.mark.peers
 
 LATENTS, TOPICS, WORDS, WINDOWS, LENGTH, FIRINGS, EACH, BATCHES = 200, 20, 30, 400, 16, 200, 128, 100
