@@ -120,17 +120,7 @@ def filters(
             help=COUNTED,
         )
         if kinds:
-            widgets.box(
-                st.selectbox,
-                "Rule",
-                chosen.rule if chosen.rule in kinds else ANY,
-                lambda value: change(rule=value),
-                "features rule",
-                options=[ANY, *kinds],
-                format_func=lambda kind: render.visible(f"{kind} {len(kinds[kind]):,}" if kind else "any"),
-                help="The kind of rule that says where a feature fires (sae explain). One of several conditions counts with each of their kinds.",
-                width=170,
-            )
+            _rules(kinds, chosen, change)
         widgets.box(
             st.select_slider,
             "Density",
@@ -141,6 +131,21 @@ def filters(
             value=(densities[0], densities[-1]),
             format_func=numbers.percent,
         )
+
+
+def _rules(kinds: Mapping[str, Sequence[int]], chosen: Filters, change: Callable[..., None]) -> None:
+    """Show the choice of a kind of rule."""
+    widgets.box(
+        st.selectbox,
+        "Rule",
+        chosen.rule if chosen.rule in kinds else ANY,
+        lambda value: change(rule=value),
+        "features rule",
+        options=[ANY, *kinds],
+        format_func=lambda kind: render.visible(f"{kind} {len(kinds[kind]):,}" if kind else "any"),
+        help="The kind of rule that says where a feature fires (sae explain). One of several conditions counts with each of their kinds.",
+        width=170,
+    )
 
 
 def words_first(name: str, remark: str, job: jobs.Job[None] | None, start: Callable[[], None]) -> None:

@@ -1,19 +1,13 @@
-"""The rules that explain features (`sae explain`) and what a language model said of them, read once: in the tables, as names of
+"""The rules that explain features (`sae explain`) and what a language model said of them: in the tables, as names of
 features without a label, on a feature's page."""
 
-from pathlib import Path
-
 import pyarrow as pa
-import streamlit as st
 
-from activations.errors import RunError
-from app.session.runs import stamp
-from app.widgets import error
+from app.session import beside
 from sae.features import judgements
 from sae.features.explanations import INDEX, Explanations, explanations_of
 from sae.features.feature import FeatureStore
-from sae.features.folder import INDEX as FEATURES
-from sae.features.judgements import Judgements, judgements_of
+from sae.features.judgements import judgements_of
 from sae.report import explanations as report
 from sae.report import features as features_report
 from sae.report import judgements as judgements_report
@@ -21,11 +15,7 @@ from sae.report import judgements as judgements_report
 
 def of(store: FeatureStore) -> Explanations | None:
     """Return what explains these features; None where they have not been explained. Damage is reported in the page."""
-    try:
-        return _explanations(store.path, stamp(store.path / FEATURES), stamp(store.path / INDEX), store)
-    except RunError as damage:
-        error(damage.message, damage.fix)
-        return None
+    return beside.kept(store, INDEX, explanations_of)
 
 
 def names(store: FeatureStore) -> dict[int, str]:
@@ -48,32 +38,6 @@ def with_explanations(table: pa.Table, store: FeatureStore) -> pa.Table:
 
 def head(store: FeatureStore, latent: int) -> str:
     """Return a feature's rules and what a language model said of it, with their scores, as HTML; empty where it has neither."""
-    found, judged = of(store), _judged(store)
+    found, judged = of(store), beside.kept(store, judgements.INDEX, judgements_of)
     rules = "" if found is None else report.head(found.of(latent), report.beside(found.record))
     return rules + ("" if judged is None else judgements_report.head(judged.of(latent), judged.record))
-
-
-def _judged(store: FeatureStore) -> Judgements | None:
-    """Return what a language model said of these features; None where it was not asked. Damage is reported in the page."""
-    try:
-        return _judgements(
-            store.path, stamp(store.path / FEATURES), stamp(store.path / judgements.INDEX), store
-        )
-    except RunError as damage:
-        error(damage.message, damage.fix)
-        return None
-
-
-# The stamps are part of each key, so that the result of another `sae explain` shows up, and those of other features do not.
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _explanations(
-    path: Path, features: tuple[int, int], stamp: tuple[int, int], _store: FeatureStore
-) -> Explanations | None:
-    return explanations_of(_store)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _judgements(
-    path: Path, features: tuple[int, int], stamp: tuple[int, int], _store: FeatureStore
-) -> Judgements | None:
-    return judgements_of(_store)

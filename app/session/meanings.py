@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from activations import embeddings
 from activations.errors import BusyError, RunError
-from app.session import features, jobs
+from app.session import beside, features, jobs
 from app.session.runs import stamp
-from app.widgets import error
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
 from sae.features.meaning import FILE, Meanings, kept_meanings, meanings_of, scores_for
@@ -25,17 +24,13 @@ NOT_FETCHED = " The word embeddings it needs, 19 MB, are fetched from the packag
 
 def of(store: FeatureStore) -> Meanings | None:
     """Return the words of these features; None where they have not been collected. Damage is reported in the page."""
-    try:
-        return _kept(store)
-    except RunError as damage:
-        error(damage.message, damage.fix)
-        return None
+    return beside.kept(store, FILE, _prepared)
 
 
 def damaged(store: FeatureStore) -> bool:
     """Return whether the words of these features are damaged: they have to be deleted before they can be collected again."""
     try:
-        _kept(store)
+        beside.opened(store, FILE, _prepared)
     except RunError:
         return True
     return False
@@ -92,20 +87,13 @@ def _collect(store: FeatureStore, report: jobs.Report) -> None:
             time.sleep(WAIT)
 
 
-def _kept(store: FeatureStore) -> Meanings | None:
-    return _meanings(store.path, stamp(store.path / INDEX), stamp(store.path / FILE), store)
-
-
 def _key(store: FeatureStore) -> str:
     return f"words {store.path}"
 
 
-# The stamps are part of the key, so that words collected meanwhile show up, and those of other features do not.
-@st.cache_resource(max_entries=4, show_spinner="Reading the words of features")
-def _meanings(
-    path: Path, stamp: tuple[int, int], words: tuple[int, int], _store: FeatureStore
-) -> Meanings | None:
-    found = kept_meanings(_store)
+def _prepared(store: FeatureStore) -> Meanings | None:
+    """Return the words that are kept, with what neighbours are found by, which takes seconds for many latents."""
+    found = kept_meanings(store)
     if found is not None:
         found.prepare()
     return found
