@@ -17,6 +17,13 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
+def steppable(page: Page) -> None:
+    """Wait until the buttons to the previous and next item are drawn and the page's script, which comes after them, sees presses."""
+    expect(page.get_by_role("button", name="Next")).to_be_visible()
+    page.wait_for_function("window.saeFollows", timeout=LOADING)
+    settled(page)
+
+
 def click_cell(page: Page, row: int, x: int) -> None:
     """Click into a table. Row 0 is its header."""
     table = page.get_by_test_id("stDataFrame").locator("canvas").first

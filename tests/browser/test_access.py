@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.pages import LOADING, heading, settled
+from tests.browser.pages import LOADING, heading, settled, steppable
 
 LEAST = 4.5
 WIDTHS = (1400, 900, 390)
@@ -132,7 +132,7 @@ def test_a_page_is_named_and_readable_in_both_schemes_and_at_every_width(page: P
 def test_quick_presses_of_an_arrow_key_go_as_many_features_on(page: Page):
     page.goto("/feature?run=toy&feature=5")
     heading(page, "Feature 5 ")
-    settled(page)
+    steppable(page)
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     heading(page, "Feature 8 ")
@@ -148,8 +148,7 @@ def test_quick_presses_of_an_arrow_key_go_as_many_features_on(page: Page):
 def test_presses_that_wait_are_dropped_with_their_page(page: Page):
     page.goto("/feature?run=toy&feature=5")
     heading(page, "Feature 5 ")
-    expect(page.get_by_role("button", name="Next")).to_be_visible()
-    settled(page)
+    steppable(page)
     page.evaluate(
         """() => {
           const buttons = [...document.querySelectorAll('[class*="st-key-step-"] button')];
@@ -168,7 +167,7 @@ def test_presses_that_wait_are_dropped_with_their_page(page: Page):
 def test_two_quick_presses_of_next_go_two_features_on(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
-    expect(page.locator("table.partners")).to_be_visible()
+    steppable(page)
     page.get_by_role("button", name="Next").evaluate(
         "button => { button.click(); setTimeout(() => button.click(), 60); }"
     )
@@ -179,7 +178,7 @@ def test_two_quick_presses_of_next_go_two_features_on(page: Page):
 def test_presses_at_once_and_back_again_count_each(page: Page):
     page.goto("/feature?run=toy&feature=7")
     heading(page, "Feature 7 ")
-    expect(page.locator("table.partners")).to_be_visible()
+    steppable(page)
     page.get_by_role("button", name="Next").evaluate(
         "button => { for (let press = 0; press < 4; press++) button.click(); }"
     )
