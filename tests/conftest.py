@@ -3,6 +3,7 @@
 import atexit
 import itertools
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -70,3 +71,16 @@ def _shapes_of_first_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Trainer, "train_step", counted)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Name the files that differ between two folders' contents, whose bytes nobody can read."""
+    if op != "==" or not (isinstance(left, dict) and isinstance(right, dict)):
+        return None
+    if not any(isinstance(content, bytes) for content in {**left, **right}.values()):
+        return None
+    names = sorted(name for name in {*left, *right} if left.get(name) != right.get(name))
+    return [
+        "The contents of two folders are equal but for these files:",
+        *(f"{name}: {reprlib.repr(left.get(name))}, {reprlib.repr(right.get(name))}" for name in names),
+    ]
