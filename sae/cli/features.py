@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
                 log.warning("%s", error)
                 searchable = False
             search = (
-                "" if searchable else f", or sae search {quoted(run.path)} WORDS, which fetches 19 MB once"
+                "" if searchable else f", or sae search {quoted(run.path)} WORDS, which fetches 29 MB once"
             )
             print(
                 f"{features.path}: {len(features):,} features; next: sae app {quoted(run.path.parent)}{search}"

@@ -9,17 +9,17 @@ from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.features.feature import FeatureStore
-from sae.features.meaning import meanings_of, search
+from sae.features.meaning import fetch_what_is_needed, meanings_of, search
 from sae.report.numbers import fixed
 from sae.report.render import visible
 
 
 @dataclass(frozen=True)
 class SearchCommand:
-    """Find the latents of a run whose words are about a query, by static word embeddings and without a language model.
+    """Find the latents of a run whose words are about a query, by static word embeddings and WordNet, without a language model.
 
     Example: sae search runs/demo "family members". The words that latents fire on are collected once and kept in the features folder;
-    the embeddings, 19 MB, are fetched from the package registry once. docs/explanations.md says how well it finds."""
+    the embeddings, 19 MB, and WordNet, 10 MB, are fetched from the package registries once. docs/explanations.md says how well it finds."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run; it must have features."""
@@ -37,6 +37,7 @@ def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(SearchCommand, "sae search", args)
     features = FeatureStore(command.run / "features")
+    fetch_what_is_needed()
     meanings = meanings_of(features, show_progress)
     for match in search(features, meanings, command.query, command.limit):
         label = features.labels.get(match.latent).label

@@ -1,9 +1,11 @@
 """Search latents by meaning, without a model: static embeddings of the words that each fires on, and of its label.
 
-The words are those at the peaks of a latent's strongest examples and of windows drawn at random (`sae.features.peak_words`). A latent's
-score is halfway between the median of their cosines with the query and the mean of their upper half: most of its words have to be about it,
-and where fewer are, those count too. Of the scores tried this found most (LOG.md)."""
+The words are those at the peaks of a latent's strongest examples and of windows drawn at random (`sae.features.peak_words`). A word is
+about a query as far as its embedding's cosine says, up to `ALIKE`, and belongs to what the query names as far as WordNet says
+(`sae.features.belonging`). A latent's score is halfway between the median over its words and the mean of their upper half: most of them
+have to be about the query, and where fewer are, those count too. Of the scores tried this found most (LOG.md)."""
 
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,16 +16,20 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy import sparse
 
-from activations import embeddings
+from activations import embeddings, wordnet
 from activations.disk import files
-from activations.errors import RunError, quoted
+from activations.errors import ModelError, RunError, quoted
 from activations.progress import Progress, no_progress
+from sae.features.belonging import Belonging
 from sae.features.folder import FeaturesFolder
 from sae.features.peak_words import WORDS, words_of_latents
 from sae.runs.saved_sae import read_tensors
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
 FILE = "meaning.safetensors"
+ALIKE = 0.4  # a word with this cosine is about the query, and a larger one says no more; to belong to it counts as much
 
 
 class Match(NamedTuple):
@@ -31,7 +37,7 @@ class Match(NamedTuple):
 
     latent: int
     score: float
-    """Cosine, from -1 to 1."""
+    """From -1 to 2 `ALIKE` by its words; up to 1 by its label."""
     words: list[str]
     """The commonest of the words that it fires on."""
 
@@ -44,12 +50,17 @@ class Meanings:
     ):
         self.words, self.vectors, self.of_latent = words, _unit(vectors), of_latent
         self._count = (of_latent >= 0).sum(1)
+        self._belonging: Belonging | None = None
 
-    def scores(self, query: Float[np.ndarray, "E"]) -> NDArray[np.float32]:
-        """Return each latent's score for an embedded query [F]; -inf for a latent that never fires."""
-        cosines = np.append(self.vectors @ _unit(query), np.float32(-np.inf)).astype(np.float32)
+    def scores(
+        self, query: Float[np.ndarray, "E"], belonging: Float[np.ndarray, "W"] | float = 0.0
+    ) -> NDArray[np.float32]:
+        """Return each latent's score for an embedded query [F]; -inf for a latent that never fires.
+
+        `belonging` says how much each word belongs to the query, from 0 to 1."""
+        about = np.minimum(self.vectors @ _unit(query), ALIKE) + ALIKE * belonging
         # Missing words have number -1, which is the last entry: so low that they lie before all others
-        found = cosines[self.of_latent]
+        found = np.append(about, np.float32(-np.inf)).astype(np.float32)[self.of_latent]
         scores = np.full(len(found), -np.inf, np.float32)
         for count in np.unique(self._count[self._count > 0]):  # most latents have all their words
             rows, upper = self._count == count, (count + 1) // 2
@@ -58,6 +69,12 @@ class Meanings:
             ordered = np.partition(found[rows], middle, axis=1)
             scores[rows] = (ordered[:, middle].mean(1) + ordered[:, -upper:].mean(1)) / 2
         return scores
+
+    def belonging(self, query: str) -> NDArray[np.float32]:
+        """Return how much each word belongs to what a query names [W], from 0 to 1; zeros where WordNet has not been fetched."""
+        if self._belonging is None and (known := wordnet.kept()) is not None:
+            self._belonging = Belonging(known, self.words)
+        return np.zeros(len(self.words), np.float32) if self._belonging is None else self._belonging(query)
 
     def commonest(self, latent: int, n: int = 5) -> list[str]:
         """Return a latent's words, the commonest first."""
@@ -116,7 +133,7 @@ def scores_for(
     if vectors.shape[1] != meanings.vectors.shape[1]:
         path = features.path / FILE
         raise RunError(f"{path} is damaged: its embeddings have another width", fix=f"rm {quoted(path)}")
-    scores = meanings.scores(vectors[0])
+    scores = meanings.scores(vectors[0], meanings.belonging(query))
     if labels:
         latents = list(labels)
         scores[latents] = np.maximum(scores[latents], _unit(vectors[1:]) @ _unit(vectors[0]))
@@ -133,6 +150,20 @@ def search(features: FeaturesFolder, meanings: Meanings, query: str, most: int =
         for latent in best.tolist()
         if np.isfinite(scores[latent])
     ]
+
+
+def fetch_what_is_needed() -> None:
+    """Fetch the word embeddings, some 19 MB, and WordNet, some 10 MB, where they are missing. Without WordNet it says so and goes on.
+
+    Raises ModelError when the word embeddings cannot be fetched."""
+    embeddings.folder()
+    try:
+        wordnet.fetch()
+    except ModelError as error:
+        log.warning(
+            "%s; the search goes by word embeddings alone, and finds fewer members of what a query names",
+            error.message,
+        )
 
 
 def meanings_of(features: FeaturesFolder, progress: Progress = no_progress) -> Meanings:

@@ -17,7 +17,7 @@ from sae.architectures import AbsTopKConfig, ArchConfig, TopKConfig
 from sae.config import RunConfig, TrainConfig
 from sae.diagnosis.sample import DeadConfig
 from sae.features.collect import FeaturesConfig
-from sae.features.meaning import meanings_of
+from sae.features.meaning import fetch_what_is_needed, meanings_of
 from sae.runs.run import Run, device
 from sae.workflows.compare import keep, kept, match_runs
 from sae.workflows.diagnose import diagnose_run
@@ -146,6 +146,7 @@ def _measure(run: Run, model: LanguageModel, windows: int, cfg: FeaturesConfig, 
         evaluate(run, run.sae().to(device()), model, windows, progress=progress)
     features = collect_features(run, model, cfg, progress)
     try:
+        fetch_what_is_needed()
         meanings_of(features, progress)
     except ModelError as error:  # search by meaning is offered again by the app, when there is a network
         log.warning("%s", error.message)

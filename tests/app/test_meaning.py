@@ -92,7 +92,7 @@ def test_without_a_network_it_is_one_line_and_the_page_stays(show, own: Path, mo
     monkeypatch.setattr(embeddings, "fetched", lambda: False)
     monkeypatch.setattr(embeddings, "folder", unreachable)
     at = show("features", folder=own, run="toy", by="meaning", find="looked")
-    assert any("19 MB" in caption.value for caption in at.caption)
+    assert any("29 MB" in caption.value for caption in at.caption)
     settled(button(at, "Collect the words").click().run())
     assert "no route to host" in at.error[0].value.replace("\\", "")
     assert len(features(at)) == 32
@@ -127,7 +127,7 @@ def test_words_without_word_embeddings_are_not_called_missing(show, own: Path, m
     monkeypatch.setattr(embeddings, "fetched", lambda: False)
     at = show("features", folder=own, run="toy", by="meaning", find="looked")
     captions = " ".join(caption.value for caption in at.caption)
-    assert "19 MB" in captions and "not been collected" not in captions
+    assert "29 MB" in captions and "not been collected" not in captions
     assert button(at, "Fetch the word embeddings")
 
 
