@@ -63,7 +63,8 @@ COLUMNS = {
         width="medium", help="The tokens at the peaks of its five strongest examples."
     ),
     "raises": ListColumn(
-        width=300, help="The next tokens that its decoder direction favours most (logit lens)."
+        width=300,
+        help="The next tokens that it makes likelier, by the lens that predicts best (`sae lens`), or by the logit lens where none was measured.",
     ),
     "enc·dec": NumberColumn(format="%.2f", help="Cosine between its encoder and decoder directions."),
     "nearest": NumberColumn(format="%.2f", help="Decoder cosine with the nearest other feature."),

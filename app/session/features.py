@@ -5,12 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 import streamlit as st
 
-from app.session import explanations
+from app.session import explanations, lenses
 from app.session.runs import command, stamp
 from app.widgets import Missing
 from sae.features.feature import FeatureStore, describer
 from sae.features.folder import INDEX
 from sae.features.latent_labels import Label
+from sae.features.lenses import INDEX as LENS
 from sae.report import features as features_report
 from sae.report.feature import Describe
 from sae.runs.run import Run
@@ -34,12 +35,12 @@ def of(run: Run) -> FeatureStore:
 
 def table(store: FeatureStore) -> pa.Table:
     """Return the table of all features as the Features page shows it."""
-    return _table(store.path, stamp(store.path / INDEX))
+    return _table(store.path, _table_stamps(store), store, lenses.raised(store))
 
 
 def haystack(store: FeatureStore) -> features_report.Haystack:
     """Return the text of each feature that is searched for words."""
-    return _haystack(store.path, stamp(store.path / INDEX))
+    return _haystack(store.path, _table_stamps(store), store, table(store))
 
 
 def live(store: FeatureStore) -> list[int]:
@@ -67,6 +68,11 @@ def labels_and_tokens(store: FeatureStore) -> Describe:
     return describer(store, labels(store), explanations.names(store))
 
 
+def _table_stamps(store: FeatureStore) -> tuple[object, ...]:
+    """Return what tells whether the table of all features has changed: it shows the lens that predicts best."""
+    return stamp(store.path / INDEX), stamp(store.path / LENS)
+
+
 def _index(run: Run) -> Path:
     return run.path / "features" / INDEX
 
@@ -78,14 +84,17 @@ def _features(run: Path, stamp: tuple[int, int]) -> FeatureStore:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading features")
-def _table(path: Path, stamp: tuple[int, int]) -> pa.Table:
-    return features_report.features(FeatureStore(path).table)
+def _table(
+    path: Path, stamps: tuple[object, ...], _store: FeatureStore, _raised: pa.ChunkedArray | None
+) -> pa.Table:
+    return features_report.features(_store.table, _raised)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading features")
-def _haystack(path: Path, stamp: tuple[int, int]) -> features_report.Haystack:
-    store = FeatureStore(path)
-    return features_report.haystack(_table(path, stamp), store.texts)
+def _haystack(
+    path: Path, stamps: tuple[object, ...], _store: FeatureStore, _table: pa.Table
+) -> features_report.Haystack:
+    return features_report.haystack(_table, _store.texts)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

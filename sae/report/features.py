@@ -21,7 +21,7 @@ pc: Any = import_module(
 )  # creates its functions on import, where type checkers do not see them
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
 STABILITY = "stability"  # column of the largest |cosine| over the other seeds
-RAISED = 5  # tokens of the logit lens that the table of all features shows
+RAISED = 5  # tokens of a lens that the table of all features shows
 EXPLANATION, F1 = "explanation", "F1"  # columns of the rule that explains a feature, and of how well it does
 EXPLAINED = 0.5
 """From this F1 on, a feature counts as explained."""
@@ -36,11 +36,12 @@ NEEDS = {"stable": STABILITY, "explained": F1}
 """States that are known only with a column."""
 
 
-def features(table: pa.Table) -> pa.Table:
+def features(table: pa.Table, raised: pa.ChunkedArray | None = None) -> pa.Table:
     """Return the table of all features as the page shows it, from a features folder's table. Texts are made visible.
 
-    Columns that would say nothing are left out: the share of positive values where none is negative, logit-lens
-    tokens where there is no lens, neighbours where there are none. Densities and shares are percentages."""
+    `raised` are the tokens that each feature raises, the most raised first; when left out, they are those of the logit lens. Columns
+    that would say nothing are left out: the share of positive values where none is negative, raised tokens where there is no lens,
+    neighbours where there are none. Densities and shares are percentages."""
     has_negative = pc.min(table["positive_share"]).as_py() not in (None, 1.0)
     columns = {
         "feature": table["latent"],
@@ -55,8 +56,10 @@ def features(table: pa.Table) -> pa.Table:
         "mean": table["mean"],
         "fires most on": _distinct(_token_lists(table["peak_tokens"])),
     }
-    if "raised_tokens" in table.column_names:
-        columns["raises"] = _token_lists(pc.list_slice(table["raised_tokens"], 0, RAISED))
+    if raised is None and "raised_tokens" in table.column_names:
+        raised = table["raised_tokens"]
+    if raised is not None:
+        columns["raises"] = _token_lists(pc.list_slice(raised, 0, RAISED))
     columns["enc·dec"] = table["enc_dec_cosine"]
     if len(table) and pc.min(pc.list_value_length(table["neighbour_cosines"])).as_py():
         columns["nearest"] = pc.list_element(table["neighbour_cosines"], 0)

@@ -8,7 +8,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from activations.jacobian import JacobianConfig
-from sae.features.lenses import INDEX
+from sae.features.feature import FeatureStore
+from sae.features.lenses import INDEX, Lenses
+from sae.report import features as features_report
 from sae.report import render
 from sae.workflows.lens import LensConfig, lens
 from tests.app import pages
@@ -44,6 +46,14 @@ def test_the_best_lens_comes_first_with_its_agreement(folder: Path, monkeypatch,
     assert any(render.markdown("effects of 4 latents: 0.61 (0.50 to 0.70)") in text for text in captions)
     assert [expander.label for expander in at.expander if "lens" in expander.label] == [f"{other} lens"]
     assert not at.error
+    table = pages.opened("features", {"run": "toy"}).dataframe[0].value
+    store = FeatureStore(folder / "toy" / "features")
+    by_lens = {"Jacobian": Lenses(store).table["raised_tokens"], "Logit": store.table["raised_tokens"]}
+    raised = {
+        name: features_report.features(store.table, tokens)["raises"] for name, tokens in by_lens.items()
+    }
+    assert raised["Jacobian"] != raised["Logit"]
+    assert [list(tokens) for tokens in table["raises"]] == raised[best].to_pylist()
 
 
 def test_an_open_page_shows_no_lenses_of_other_features(folder: Path, tmp_path: Path, monkeypatch):
