@@ -13,7 +13,9 @@ from activations.errors import ConfigError, quoted
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.features.explanations import Explanations
+from sae.features.feature import FeatureStore
 from sae.features.judgements import Judgements
+from sae.features.meaning import collect_where_possible
 from sae.judging.config import JudgeConfig
 from sae.report import explanations as report
 from sae.report import judgements as judged_report
@@ -60,6 +62,9 @@ def main(args: list[str]) -> int:
     if judging.judge is not None:  # what is wrong with it is told before the rules take their minutes
         _ = judging.address, judging.model, judging.key
     explained = explain(run, command.config, show_progress)
+    collect_where_possible(
+        FeatureStore(run.path / "features"), show_progress
+    )  # they may have been fetched for this
     summarise(run, explained, command.show)
     if judging.judge is not None:
         show_judged(run, judge(run, judging, show_progress), command.show)

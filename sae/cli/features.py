@@ -1,6 +1,5 @@
 """`sae features`, `sae labels` and `sae bidirectional`: what a run's latents fire on, and what people called them."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from activations.errors import BusyError, ConfigError, ModelError, quoted
+from activations.errors import ConfigError, quoted
 from activations.parallel import ranks
 from activations.progress import show_progress
 from sae.cli import arguments
@@ -22,8 +21,6 @@ from sae.features.meaning import collect_where_possible
 from sae.runs.run import Run
 from sae.runs.trust import trust_of
 from sae.workflows.features import collect_features, measure_effects
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,11 +51,7 @@ def main(args: list[str]) -> int:
             elif command.effects:
                 measure_effects(run, model, features, command.effects, show_progress)
                 print(f"{features.path / FOLDER}: effects of {', '.join(map(str, command.effects))}")
-            try:
-                searchable = collect_where_possible(features, show_progress)
-            except (ModelError, BusyError) as error:  # the features are there all the same
-                log.warning("%s", error)
-                searchable = False
+            searchable = collect_where_possible(features, show_progress)
             search = (
                 "" if searchable else f", or sae search {quoted(run.path)} WORDS, which fetches 29 MB once"
             )

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from activations import embeddings, wordnet
 from activations.disk import files
-from activations.errors import ModelError, RunError, quoted
+from activations.errors import BusyError, ModelError, RunError, quoted
 from activations.progress import Progress, no_progress
 from sae.features.belonging import Belonging
 from sae.features.folder import FeaturesFolder
@@ -182,10 +182,16 @@ def meanings_of(features: FeaturesFolder, progress: Progress = no_progress) -> M
 
 
 def collect_where_possible(features: FeaturesFolder, progress: Progress = no_progress) -> bool:
-    """Collect the words if the embeddings have been fetched before, and return whether the folder has them now. Needs no network."""
-    if not embeddings.fetched():
-        return kept_meanings(features) is not None
-    meanings_of(features, progress)
+    """Collect the words if the embeddings have been fetched before, and return whether the folder has them now. Needs no network.
+
+    Embeddings that are damaged and another process that works in the folder are a warning. Raises RunError for a damaged file."""
+    try:
+        if not embeddings.fetched():
+            return kept_meanings(features) is not None
+        meanings_of(features, progress)
+    except (ModelError, BusyError) as error:  # the features are there all the same
+        log.warning("%s", error)
+        return False
     return True
 
 

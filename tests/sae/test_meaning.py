@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from activations import embeddings
 from activations.disk import files
 from activations.errors import BusyError, ModelError, RunError
+from sae.cli.explain import main as explain_main
 from sae.cli.features import main as features_main
 from sae.features import meaning
 from sae.features.feature import FeatureStore
@@ -180,3 +181,9 @@ def test_embeddings_of_another_width_are_one_line(features: FeatureStore):
     narrow = Meanings(made.words, made.vectors[:, :9], made.of_latent)
     with pytest.raises(RunError, match="another width"):
         search(features, narrow, "cat")
+
+
+def test_explaining_collects_the_words_too(features: FeatureStore, capsys: pytest.CaptureFixture[str]):
+    assert kept_meanings(features) is None
+    assert explain_main([str(features.path.parent), "--least-firings=3", "--controls=4", "--show=0"]) == 0
+    assert kept_meanings(features) is not None
