@@ -1,4 +1,4 @@
-"""`sae plan harvest|train|sweep|features|explain|scaling`: predict the disk, memory and time that a job takes, before hours are spent."""
+"""`sae plan harvest|train|sweep|finetune|features|explain|scaling`: predict the disk, memory and time that a job takes, before hours are spent."""
 
 import sys
 from dataclasses import dataclass, field
@@ -19,15 +19,16 @@ from sae.cli.forecasts import Planned, check, here, machine_name, show
 from sae.cli.store import Harvest
 from sae.config import TrainConfig
 from sae.features.collect import FeaturesConfig
-from sae.plan import features, harvest, stream, sweep, training
+from sae.plan import features, finetune, harvest, stream, sweep, training
 from sae.plan.rates import GPUS
 from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
+from sae.workflows.finetune import FinetuneConfig, settings_of
 from sae.workflows.rings import SHUFFLE_TOKENS, bytes_of
 from sae.workflows.sweep import load
 
-USAGE = """usage: sae plan {harvest,train ARCH,sweep,features,explain,scaling} [OPTIONS]
+USAGE = """usage: sae plan {harvest,train ARCH,sweep,finetune,features,explain,scaling} [OPTIONS]
 
 What a job would take: disk, memory, time, and what limits it. Takes the job's own options; nothing of it is run.
 
@@ -36,6 +37,7 @@ What a job would take: disk, memory, time, and what limits it. Takes the job's o
   sae plan train topk --width 768 --tokens 10_000_000_000 --arch.d-sae 1048576 --device h200 --ranks 8
   sae plan train topk --ring 2TB --forward-parameters 35e9 --producers 6 --ranks 2 --width 8192 --tokens 10_000_000_000 --device h200
   sae plan sweep sweep.toml --together
+  sae plan finetune runs/demo --tokens 25_000_000
   sae plan features runs/demo
   sae plan explain runs/demo --judge-model gpt-4o-mini --price-in 0.15 --price-out 0.60
   sae plan scaling runs/sweep --hours 8
@@ -107,6 +109,20 @@ class PlanSweep:
 
 
 @dataclass(frozen=True)
+class PlanFinetune:
+    """Predict what `sae finetune` takes. The model runs on a few windows of the run's store the first time.
+
+    Example: sae plan finetune runs/demo --tokens 25_000_000"""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; it must be finished."""
+    out: Path = Path()
+    """Folder of the planned run; its disk is checked for free space."""
+    config: FinetuneConfig = field(default_factory=FinetuneConfig)
+    plan: Planned = field(default_factory=Planned)
+
+
+@dataclass(frozen=True)
 class PlanFeatures:
     """Predict what `sae features` takes.
 
@@ -124,6 +140,7 @@ def main(args: list[str]) -> int:
         "harvest": _harvest,
         "train": _train,
         "sweep": _sweep,
+        "finetune": _finetune,
         "features": _features,
         "explain": plan_explain.main,
         "scaling": plan_scaling.main,
@@ -227,6 +244,19 @@ def _sweep(args: list[str]) -> int:
     together = command.together or streamed is not None
     cost = sweep.forecast(jobs, machine, Path(file.out), together, len(orders), groups, ring)
     return show(cost, machine, command.plan)
+
+
+def _finetune(args: list[str]) -> int:
+    command = arguments.parse(PlanFinetune, "sae plan finetune", args, tyro.conf.OmitArgPrefixes)
+    check(command.plan)
+    if command.plan.ranks > 1:
+        raise ConfigError(f"ranks = {command.plan.ranks}: sae finetune runs in one process")
+    run = Run(command.run)
+    settings = settings_of(run, command.config)
+    key = f"{machine_name()}: {run.record.model} {run.record.model_revision or ''} twice and back from {run.hook}, {settings.train.batch} tokens of {run.store.context}"
+    measured = finetune.passes(key, run, settings, run.language_model, command.plan.measure)
+    machine = here(command.plan.measure)
+    return show(finetune.forecast(run, settings, measured, machine, command.out), machine, command.plan)
 
 
 def _features(args: list[str]) -> int:

@@ -53,7 +53,12 @@ def finetune(
 
     Raises RunError when the run is not finished or the model's weights are others, StoreError when its store is gone or it was
     imported without one, HookError when the model lacks the hook point, ConfigError for an imported run without `tokens`."""
-    cfg, before, store = cfg or FinetuneConfig(), run.config, run.store
+    return train(settings_of(run, cfg or FinetuneConfig()), out, resume, progress=progress)
+
+
+def settings_of(run: Run, cfg: FinetuneConfig) -> RunConfig:
+    """Return the settings of the new run. Raises RunError, StoreError and ConfigError as `finetune` does."""
+    before, store = run.config, run.store
     _ = run.digest  # raises when the run is not finished
     if before.train.steps is None and cfg.tokens is None:
         raise ConfigError(
@@ -74,8 +79,7 @@ def finetune(
         held_out_every=cfg.log_every,
         checkpoint_minutes=cfg.checkpoint_minutes,
     )  # fmt: skip
-    settings = RunConfig(
+    return RunConfig(
         store=str(store.path), hook=run.hook, arch=before.arch, train=training, positions=before.positions,
         start_from=str(run.path), loss="kl",
     )  # fmt: skip
-    return train(settings, out, resume, progress=progress)

@@ -201,6 +201,25 @@ def test_a_harvest_that_no_disk_holds_is_refused_with_what_would_fit(machine, wo
     assert planned(capsys, "harvest", *flags, "--tokens", fits)["refusals"] == []
 
 
+def test_fine_tuning_is_planned_from_the_passes_of_the_model_and_trains_nothing(
+    machine, run, tmp_path, capsys
+):
+    before = contents(run)
+    found = planned(capsys, "finetune", run, "--tokens", 3200, "--batch", 64, "--out", tmp_path / "tuned")
+    assert found["facts"]["steps"].startswith("50 of 64 tokens: 3,200 tokens")
+    speed = float(found["facts"]["the model"].split()[0].replace(",", ""))
+    assert found["seconds"]["the model's passes"] == pytest.approx(3200 / speed, rel=0.5 / speed)
+    assert not {"reading at the start", "waiting for rows"} & {*found["seconds"]}
+    longer = planned(capsys, "finetune", run, "--tokens", 32000, "--batch", 64)
+    assert longer["facts"]["the model"] == found["facts"]["the model"], "measured once"
+    assert longer["seconds"]["the model's passes"] == pytest.approx(
+        10 * found["seconds"]["the model's passes"]
+    )
+    assert contents(run) == before and not (tmp_path / "tuned").exists()
+    with pytest.raises(ConfigError, match="one process"):
+        plan.main(["finetune", str(run), "--ranks", "2"])
+
+
 def test_features_are_planned_from_what_the_run_logged(machine, run, capsys):
     before = contents(run)
     found = planned(capsys, "features", run, "--tokens", 1000)
@@ -247,4 +266,7 @@ def test_what_can_be_planned_is_said_when_it_is_left_out(sae: Server):
     for args, code in (((), 2), (("--help",), 0)):
         ended = sae("plan", *args)
         assert ended.code == code
-        assert "usage: sae plan {harvest,train ARCH,sweep,features,explain,scaling}" in ended.out + ended.err
+        assert (
+            "usage: sae plan {harvest,train ARCH,sweep,finetune,features,explain,scaling}"
+            in ended.out + ended.err
+        )
