@@ -47,7 +47,7 @@ COLUMNS = {
     ),
     "meaning": NumberColumn(
         format="%.2f",
-        help="Cosine of its words with the search by word embeddings, halfway between the median and the mean of the upper half, or of its label: 1 means the same.",
+        help="How well its words fit the search, by word embeddings and WordNet: halfway between the median and the mean of the upper half, 0.8 at most. Or the cosine of its label: 1 means the same.",
     ),
     "words": ListColumn(width="medium", help="The commonest words at the peaks of its examples."),
     "passage": TextColumn(

@@ -136,8 +136,7 @@ def parents(
         beyond += len(some.child)
         found.append(_reconstructed(some, fires, costs_by_row, fired, everywhere, alike, rules))
         advance(len(block))
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-    accepted = Pairs(*columns[:2], *columns[2:])
+    accepted = Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
     return _nearest(accepted, fired, n_rows, Counts(len(enough), pairs, covered, beyond, len(accepted.child)))
 
 

@@ -71,7 +71,7 @@ def ranked(table: pa.Table, words: str, texts: pa.ChunkedArray | None) -> pa.Tab
 def by_meaning(table: pa.Table, scores: NDArray[np.float32], words: Callable[[int], list[str]]) -> pa.Table:
     """Return the features of the table that fit a search best, NEAREST at most, with columns of how well and of their words.
 
-    `scores` [F] are the features' cosines with what is searched for, -inf for those that have no words, which are left out;
+    `scores` [F] say how well the features fit what is searched for, -inf for those that have no words, which are left out;
     `words` returns the commonest words that a feature fires on."""
     own = scores[table["feature"].to_numpy()]
     best = np.argsort(-own, kind="stable")[:NEAREST]
