@@ -126,7 +126,16 @@ def _cached() -> Path:
 @lru_cache(maxsize=1)
 def _loaded(path: Path) -> WordNet:
     try:
-        return WordNet(load_file(path))
+        tensors = load_file(path)
+        senses, beneath, begin = (tensors[name] for name in ("senses", "beneath", "first_beneath"))
+        for starts, of in ((tensors["first_sense"], senses), (begin, beneath)):
+            if starts[0] != 0 or starts[-1] != len(of) or (np.diff(starts) < 0).any():
+                raise ValueError("its tensors do not fit together")
+        if any(
+            part.min(initial=0) < 0 or part.max(initial=0) >= len(begin) - 1 for part in (senses, beneath)
+        ):
+            raise ValueError("it names synsets that it does not have")
+        return WordNet(tensors)
     except (
         Exception
     ) as error:  # safetensors raises no narrower class than its own, which is not exported everywhere

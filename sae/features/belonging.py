@@ -60,10 +60,16 @@ def _phrases(wordnet: WordNet, query: str) -> Iterator[list[Sense]]:
     """Yield the senses of the longest phrases of a query that WordNet knows, from left to right, without overlap."""
     words = re.findall(r"[\w'-]+", query.lower())
     while words:
-        for length in range(min(LONGEST, len(words)), 0, -1):
-            joins = words[0] in JOINING or words[length - 1] in JOINING
-            senses = [] if joins else wordnet.senses("_".join(words[:length]), PHRASE_SENSES)
-            if senses:
-                yield senses
-                break
+        length, senses = _longest(wordnet, words)
+        if senses:
+            yield senses
         del words[:length]
+
+
+def _longest(wordnet: WordNet, words: Sequence[str]) -> tuple[int, list[Sense]]:
+    """Return how many of the first words are the longest phrase that WordNet knows, and its senses; 1 and none where it knows none."""
+    for length in range(min(LONGEST, len(words)), 0, -1):
+        joins = words[0] in JOINING or words[length - 1] in JOINING
+        if not joins and (senses := wordnet.senses("_".join(words[:length]), PHRASE_SENSES)):
+            return length, senses
+    return 1, []

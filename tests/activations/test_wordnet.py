@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from activations import wordnet
 from activations.errors import ModelError
@@ -66,9 +67,15 @@ def test_another_file_than_the_tested_one_or_no_network_leaves_nothing(asked: li
     assert not wordnet.fetched()
 
 
-def test_a_damaged_file_is_one_line_with_the_command_that_mends_it(net: WordNet, tmp_path: Path):
+@pytest.mark.parametrize("damage", ["cut", "first_sense", "first_beneath", "senses", "beneath"])
+def test_a_damaged_file_is_one_line_with_the_command_that_mends_it(net: WordNet, tmp_path: Path, damage: str):
     (path,) = (tmp_path / "cache").glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:50])
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        tensors = load_file(path)
+        tensors[damage][-1] = 99
+        save_file(tensors, path)
     wordnet._loaded.cache_clear()
     with pytest.raises(ModelError, match="damaged") as caught:
         wordnet.kept()
