@@ -78,7 +78,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{server.server_address[1]}/")
     monkeypatch.setattr(wordnet, "ARCHIVE_SHA256", hashlib.sha256(content).hexdigest())
     yield asked
