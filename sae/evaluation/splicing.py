@@ -46,7 +46,7 @@ def splice(
     ce_clean), and recovered_mean is the same with ce_mean: 1 is as good as the model itself, 0 as bad as the ablation. Each
     estimate has a 95 % bootstrap interval over documents.
 
-    Reads at most `windows` windows, those with the most predictions that count, `batch` at once. Raises RunError when the
+    Reads at most `windows` windows (`held_out_windows`), `batch` at once. Raises RunError when the
     store has no held-out text."""
     sums = splice_sums(model, {"spliced": sae}, store, hook, windows, batch, progress)
     estimates = {f"ce_{name}": ratio(total, sums.tokens) for name, total in sums.ce.items()}
@@ -167,16 +167,29 @@ def counted_predictions(documents: Tensor, excluded: int) -> Tensor:
     return counted
 
 
-def held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
-    """Return tokens and documents [n, T] of the windows with the most predictions that count, in the store's order."""
-    tokens = documents = torch.empty(0, store.context, dtype=torch.int32)
-    for number in range(len(store.shards)):
-        shard = store.read(number)
-        tokens, documents = torch.cat([tokens, shard.tokens]), torch.cat([documents, shard.documents])
-        counts = counted_predictions(documents, store.spec.excluded).sum(1)
-        best = counts.argsort(descending=True, stable=True)[:limit]
-        best = best[counts[best] > 0].sort().values
-        tokens, documents = tokens[best], documents[best]
-    if not len(tokens):
+def held_out_windows(store: Store, limit: int, fullest: bool = False) -> tuple[Tensor, Tensor]:
+    """Return tokens and documents [n, T] of windows at equal distances among those with predictions that count, in the store's order.
+
+    Each such window is as likely as any other, so that sums over their predictions stand for the whole held-out text. With `fullest`
+    they are taken from those with the most of these predictions, which may all come from a few long documents. All are returned
+    where there are no more than `limit`."""
+    numbers = [
+        counted_predictions(store.read(shard).documents, store.spec.excluded).sum(1)
+        for shard in range(len(store.shards))
+    ]
+    counts = torch.cat(numbers)
+    least = int(counts.topk(min(limit, len(counts))).values[-1]) if fullest else 1
+    among = (counts >= max(1, least)).nonzero()[:, 0]
+    if not len(among):
         raise RunError(f"{store.path} has no held-out text: harvest more documents (one in ten is held out)")
-    return tokens, documents
+    n = min(limit, len(among))
+    chosen = among[(2 * torch.arange(n) + 1) * len(among) // (2 * n)]
+    tokens, documents, first = [], [], 0
+    for number, windows in enumerate(numbers):
+        own = chosen[(chosen >= first) & (chosen < first + len(windows))] - first
+        first += len(windows)
+        if len(own):
+            shard = store.read(number)
+            tokens.append(shard.tokens[own])
+            documents.append(shard.documents[own])
+    return torch.cat(tokens), torch.cat(documents)

@@ -9,8 +9,8 @@ from sae.runs.records import Estimate, Scalar
 from sae.runs.run import Run
 from sae.runs.saved_sae import read_results
 
-FORMAT = 2
-"""Of arms.json and forecast.json; 1 steered and compared the first token of texts without a BOS."""
+FORMAT = 3
+"""Of arms.json and forecast.json; 1 steered and compared the first token of texts without a BOS, 2 took unrelated text from few documents."""
 T = TypeVar("T")
 FOLDER, INDEX, POINTS = "arms", "arms.json", "points"
 FORECAST, POINT_FORMAT = "forecast.json", "sae-arms-1"
@@ -148,4 +148,4 @@ def read_forecast(run: Run, features_sha256: str) -> ForecastRecord | None:
 def _read(run: Run, name: str, kind: type[T], option: str) -> T | None:
     path: Path = run.path / FOLDER / name
     again, fix = f"sae steer {quoted(run.path)} {option}", f"rm {quoted(path)}"
-    return read_results(path, "arms", FORMAT, kind, again, fix, lambda record: bool(run.first_tokens))
+    return read_results(path, "arms", FORMAT, kind, again, fix)

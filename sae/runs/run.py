@@ -34,7 +34,9 @@ from sae.runs.saved_sae import (
     read_tensors,
 )
 
-EVALUATION_FORMAT = 1  # of eval.json
+EVALUATION_FORMAT = (
+    2  # of eval.json; the language model of 1 read the windows with the most held-out text, of few documents
+)
 TRUST = "trust"  # the run's controls, and what it was found to be worth beside them
 POOL = "pool"  # of a run of `sae pool`: the pooled SAE that it started from
 RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
@@ -212,7 +214,14 @@ class Run:
     def evaluation(self) -> Evaluation | None:
         """Return what `sae evaluate` measured, or None when it has not run, or measured an earlier checkpoint of this run."""
         path, again = self.path / "eval.json", f"sae evaluate {quoted(self.path)}"
-        evaluation = read_results(path, "evaluation", EVALUATION_FORMAT, Evaluation, again)
+        evaluation = read_results(
+            path,
+            "evaluation",
+            EVALUATION_FORMAT,
+            Evaluation,
+            again,
+            unchanged=lambda record: not record.splice,
+        )
         # an eval.json of an older release does not name the weights it measured
         return evaluation if evaluation and evaluation.sae_sha256 in (None, self.weights) else None
 

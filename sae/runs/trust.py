@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,7 +13,7 @@ from sae.runs.records import Estimate, Scalar
 from sae.runs.run import TRUST, Run
 from sae.runs.saved_sae import as_written, read_results, read_tensors
 
-FORMAT = 1
+FORMAT = 2  # the language model of 1 read windows of few documents
 INDEX, STABILITY = "trust.json", "stability.safetensors"
 STABLE = 0.7
 """A latent is stable when its mean largest cosine over the other seeds is at least this."""
@@ -107,7 +108,7 @@ class Trust:
         """Read it. Raises RunError when it is not there, damaged, or of other weights than the run has now."""
         self.run, self.path = run, run.path / TRUST
         self._fix = f"sae trust {quoted(run.path)}"
-        record = read_results(self.path / INDEX, "trust", FORMAT, TrustRecord, self._fix)
+        record = _read(self.path / INDEX, self._fix)
         if record is None:
             raise RunError(f"{run.path} has not been compared with its controls", fix=self._fix)
         self.record = record
@@ -132,5 +133,11 @@ def trust_of(run: Run) -> Trust | None:
     if not run.finished:
         return None
     path, again = run.path / TRUST / INDEX, f"sae trust {quoted(run.path)}"
-    record = read_results(path, "trust", FORMAT, TrustRecord, again)
+    record = _read(path, again)
     return Trust(run) if record and record.sae_sha256 == run.digest else None
+
+
+def _read(path: Path, again: str) -> TrustRecord | None:
+    return read_results(
+        path, "trust", FORMAT, TrustRecord, again, unchanged=lambda record: not record.windows
+    )

@@ -27,8 +27,9 @@ def judged(better_by: Estimate, smallest: float) -> Verdict:
     """Return what can be said of a run that is better than a control by this much; below 0 it is worse.
 
     Documents are one source of noise and seeds are another, and a difference counts when it exceeds both: its interval leaves
-    out 0, and it is larger than the smallest reliable difference."""
-    if better_by.low <= 0 <= better_by.high:
+    out 0, and it is larger than the smallest reliable difference. Of a single document nothing is known of the first: its
+    interval has no width."""
+    if better_by.low <= 0 <= better_by.high or better_by.low == better_by.high:
         return "not distinguishable"
     if abs(better_by.value) <= smallest:
         return "too small"

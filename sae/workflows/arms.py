@@ -117,7 +117,7 @@ def bench_of(run: Run, model: LanguageModel, cfg: ArmsConfig) -> Bench:
     first = run.first_tokens
     if first is None:
         first = [] if model.vocabulary.bos is None else [model.vocabulary.bos]
-    tokens, _ = held_out_windows(run.store, cfg.unrelated_windows)
+    tokens, _ = held_out_windows(run.store, cfg.unrelated_windows, fullest=True)
     starts = tuple(tuple(model.vocabulary.encode(start)) for start in cfg.starts)
     seeds = tuple(
         tuple(_seed(cfg.arms_seed, start, draw) for draw in range(cfg.draws)) for start in range(len(starts))

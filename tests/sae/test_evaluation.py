@@ -12,7 +12,7 @@ from activations.store import Store
 from sae.architectures import TopKConfig, build
 from sae.evaluation.bootstrap import difference, ratio
 from sae.evaluation.held_out import reconstruction
-from sae.evaluation.splicing import splice, splice_sums
+from sae.evaluation.splicing import counted_predictions, held_out_windows, splice, splice_sums
 from sae.runs.run import Run
 from tests import tiny
 
@@ -199,10 +199,28 @@ def test_a_perfect_sae_recovers_everything_and_zero_ablation_nothing(run, model)
     np.testing.assert_allclose(values["recovered_zero"]["value"], 0.0, atol=1e-5)
 
 
-def test_windows_limits_what_the_model_reads_to_those_with_most_held_out_text(run, model):
+def test_the_model_reads_windows_at_equal_distances_among_those_with_held_out_text(run, model):
+    documents = torch.cat([run.store.read(number).documents for number in range(len(run.store.shards))])
+    counts = counted_predictions(documents, run.store.spec.excluded).sum(1)
+    every = [window for window, count in enumerate(counts.tolist()) if count]
+    assert len(every) > 8 and len(set(counts.tolist())) > 2
     few, all_ = (splice(model, run.sae(), run.store, run.hook, windows=n) for n in (3, 10**6))
-    assert few["windows"] == 3
-    assert few["tokens"] / 3 >= all_["tokens"] / all_["windows"]
+    assert (few["windows"], all_["windows"]) == (3, len(every))
+    assert all_["tokens"] == counts.sum()
+    sixths = [every[len(every) * place // 6] for place in (1, 3, 5)]
+    assert few["tokens"] == counts[sixths].sum()
+    assert torch.equal(held_out_windows(run.store, 3)[1], documents[sixths])
+
+
+def test_the_fullest_windows_are_at_equal_distances_among_those_with_most_held_out_text(run):
+    documents = torch.cat([run.store.read(number).documents for number in range(len(run.store.shards))])
+    counts = counted_predictions(documents, run.store.spec.excluded).sum(1)
+    found = held_out_windows(run.store, 4, fullest=True)[1]
+    of_found = counted_predictions(found, run.store.spec.excluded).sum(1)
+    least = counts.sort(descending=True).values[3]
+    assert (of_found >= least).all()
+    full = [window for window, count in enumerate(counts.tolist()) if count >= least]
+    assert torch.equal(found, documents[[full[len(full) * place // 8] for place in (1, 3, 5, 7)]])
 
 
 @pytest.mark.parametrize("windows", [3, 10**6])

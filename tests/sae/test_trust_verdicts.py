@@ -9,6 +9,7 @@ from scipy.stats import t as student
 
 from sae.architectures import TopKConfig
 from sae.config import TrainConfig
+from sae.evaluation import bootstrap
 from sae.evaluation.bootstrap import Estimate
 from sae.evaluation.synthetic import Independent
 from sae.trust.verdicts import judged, smallest_reliable_difference
@@ -97,3 +98,9 @@ def test_the_direction_of_a_measure_decides_which_is_better():
     assert beside("cosine", named)["controls"]["pca"]["verdict"] == "beats"
     assert beside("kl", named)["controls"]["pca"]["verdict"] == "falls short"
     assert beside("kl", named)["controls"]["pca"]["better_by"]["value"] == pytest.approx(-0.4)
+
+
+def test_a_single_document_says_nothing_of_the_spread():
+    alone = bootstrap.difference(([3.0], [2.0]), ([1.0], [2.0]))
+    assert alone == (1.0, 1.0, 1.0)
+    assert judged(alone, smallest=0.1) == "not distinguishable"
