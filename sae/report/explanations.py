@@ -90,6 +90,14 @@ def head(explanations: Sequence[Any], chance: dict[str, tuple[float | None, floa
     return "".join(_explained(one, chance, len(explanations) > 1) for one in explanations)
 
 
+def missing(command: str) -> str:
+    """Return the line, as HTML, that stands in the place of a rule where `command` has not looked for rules yet."""
+    return (
+        f'<p class="sae explained"><span class="dim">No rule yet: <code>{escaped(command)}</code> finds the one that best says where '
+        "each feature fires, and scores it beside controls.</span></p>"
+    )
+
+
 def beside(record: Any) -> dict[str, tuple[float | None, float | None]]:
     """Return each score's mean over random directions and over shuffled firings."""
     return {
