@@ -11,7 +11,11 @@ from sae.runs.records import Estimate
 TITLES = {
     "f1": ("F1", "Harmonic mean of precision and recall: 1 where the rule says exactly where it fires."),
     "precision": ("precision", "Share of the tokens that the rule matches on which it fires."),
-    "recall": ("recall", "Share of its firings that the rule matches."),
+    "recall": (
+        "recall",
+        "Share of its firings that the rule matches. Where there is no rule, as for most shuffled firings, every token counts as "
+        "matched, and the recall is 1.",
+    ),
     "discrimination": (
         "discrimination",
         "How much better the rule fits it than its nearest features: 1 where it never fits them, .5 where it fits them as well.",
