@@ -57,7 +57,10 @@ def test_the_search_is_on_the_first_screen_of_a_narrow_window(page: Page, width:
     page.set_viewport_size({"width": width, "height": height})
     page.goto("/features?run=toy")
     heading(page, "Features")
-    expect(page.locator(".js-plotly-plot")).to_have_count(3)
+    plots = page.locator(".js-plotly-plot")
+    expect(plots).to_have_count(3)
+    first, second = plots.nth(0).bounding_box(), plots.nth(1).bounding_box()
+    assert first and second and first["y"] == second["y"] and second["x"] >= first["x"] + first["width"]
     expect(page.get_by_label("Find", exact=True)).to_be_in_viewport()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
