@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.column_config import ButtonColumn, ListColumn, NumberColumn, TextColumn
 
 from app import widgets
-from app.features.state import MEANING, SEARCHES, VIEWS, Filters
+from app.features.state import MEANING, SEARCHES, VIEWS, WORDS, Filters
 from app.session import jobs
 from sae.report import numbers, render
 from sae.report.features import COUNTED
@@ -18,6 +18,10 @@ from sae.report.search import NEAREST
 HISTOGRAMS, BY_CLUSTER = VIEWS[:2]
 LOOKS = dict(zip(VIEWS, ("Histograms", "Map by cluster", "Map by density"), strict=True))
 ANY = ""  # the choice of all kinds of rules
+PLACEHOLDERS = {
+    WORDS: "a token, a label, a rule, a text in examples",
+    MEANING: "a subject, as in months of the year",
+}
 SEARCHED = (
     "**words**: features that have the text in a token, label, rule or example, the likeliest first. **meaning**: the "
     f"{NEAREST} features whose words or label mean what is most like it, by word embeddings; the other filters still apply."
@@ -92,7 +96,7 @@ def filters(
             chosen.find,
             lambda value: change(find=value),
             "features find",
-            placeholder="a token, a label, a rule, a text in examples",
+            placeholder=PLACEHOLDERS[chosen.by],
             type="search",
             live=True,
             width=300,

@@ -58,7 +58,8 @@ with overview:
     look = controls.look(maps.mapped(store), chosen, state.change)
     if look == controls.HISTOGRAMS:
         panels = features_charts.panels(table, shown)
-        for place, panel in zip(st.columns(len(panels), gap="medium"), panels, strict=True):
+        columns = st.container(key="histograms").columns(len(panels), gap="medium")
+        for place, panel in zip(columns, panels, strict=True):
             with place:
                 widgets.section(panel.title, panel.remark)
                 brush = partial(state.brush, name, panel.column)

@@ -3,6 +3,7 @@ features without a label, on a feature's page."""
 
 import pyarrow as pa
 
+from activations.errors import quoted
 from app.session import beside
 from sae.features import judgements
 from sae.features.explanations import INDEX, Explanations, explanations_of
@@ -37,7 +38,12 @@ def with_explanations(table: pa.Table, store: FeatureStore) -> pa.Table:
 
 
 def head(store: FeatureStore, latent: int) -> str:
-    """Return a feature's rules and what a language model said of it, with their scores, as HTML; empty where it has neither."""
+    """Return a feature's rules and what a language model said of it, with their scores, as HTML.
+
+    Where the features have no rules, or those of an earlier format, it names the command that finds them."""
     found, judged = of(store), beside.kept(store, judgements.INDEX, judgements_of)
-    rules = "" if found is None else report.head(found.of(latent), report.beside(found.record))
+    if found is None:
+        rules = report.missing(f"sae explain {quoted(store.path.parent)}")
+    else:
+        rules = report.head(found.of(latent), report.beside(found.record))
     return rules + ("" if judged is None else judgements_report.head(judged.of(latent), judged.record))

@@ -133,7 +133,14 @@ def _effects_table(effects: AblationEffects) -> Table:
 
 def demo_main(args: list[str]) -> int:
     """Parse the arguments of `sae demo` and run it."""
-    runs = run_demo(arguments.parse(Demo, "sae demo", args), show_progress)
+    cfg = arguments.parse(Demo, "sae demo", args)
+    second = (
+        "; then evaluation, features and dead latents of the second SAE, and a comparison"
+        if cfg.second
+        else ""
+    )
+    print(f"stages: harvest, training, evaluation, features, rules, dead latents{second}", flush=True)
+    runs = run_demo(cfg, show_progress)
     for run in runs:
         if run.evaluation:
             show_evaluation(run, run.evaluation)

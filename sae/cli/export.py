@@ -123,7 +123,7 @@ def main(args: list[str]) -> int:
 
 
 def _export_html(command: Html) -> None:
-    features = FeatureStore(command.run / "features")
+    features = FeatureStore(Run(command.run).path / "features")
     path = export_html(features, command.features, command.out, command.run.name)
     print(
         f"{path}: {len(command.features)} of {len(features):,} features, {path.stat().st_size / 1e3:,.0f} kB"
@@ -146,7 +146,7 @@ def _export_delphi(command: Delphi) -> None:
 
 def _export_listing(command: Neuronpedia) -> None:
     run = Run(command.run)
-    features = FeatureStore(command.run / "features")
+    features = FeatureStore(Run(command.run).path / "features")
     place = write_listing(features, run.hook, run.record.model, command.listing, command.out)
     print(f"{place}: {len(features):,} features of {run.path}")
 

@@ -12,6 +12,7 @@ from sae.features.feature import FeatureStore
 from sae.features.meaning import fetch_what_is_needed, meanings_of, search
 from sae.report.numbers import fixed
 from sae.report.render import visible
+from sae.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class SearchCommand:
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(SearchCommand, "sae search", args)
-    features = FeatureStore(command.run / "features")
+    features = FeatureStore(Run(command.run).path / "features")
     fetch_what_is_needed()
     meanings = meanings_of(features, show_progress)
+    print("meaning  latent  words at its peaks")
     for match in search(features, meanings, command.query, command.limit):
         label = features.labels.get(match.latent).label
         named = f"{visible(label)}: " if label else ""
-        print(f"{fixed(match.score, 2)}  {match.latent:>6}  {named}{', '.join(map(visible, match.words))}")
+        print(f"{fixed(match.score, 2):>7}  {match.latent:>6}  {named}{', '.join(map(visible, match.words))}")
     return 0

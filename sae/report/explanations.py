@@ -11,7 +11,11 @@ from sae.runs.records import Estimate
 TITLES = {
     "f1": ("F1", "Harmonic mean of precision and recall: 1 where the rule says exactly where it fires."),
     "precision": ("precision", "Share of the tokens that the rule matches on which it fires."),
-    "recall": ("recall", "Share of its firings that the rule matches."),
+    "recall": (
+        "recall",
+        "Share of its firings that the rule matches. Where there is no rule, as for most shuffled firings, every token counts as "
+        "matched, and the recall is 1.",
+    ),
     "discrimination": (
         "discrimination",
         "How much better the rule fits it than its nearest features: 1 where it never fits them, .5 where it fits them as well.",
@@ -88,6 +92,14 @@ def head(explanations: Sequence[Any], chance: dict[str, tuple[float | None, floa
 
     `chance` has the mean of each score over random directions and shuffled firings (`beside`)."""
     return "".join(_explained(one, chance, len(explanations) > 1) for one in explanations)
+
+
+def missing(command: str) -> str:
+    """Return the line, as HTML, that stands in the place of a rule where `command` has not looked for rules yet."""
+    return (
+        f'<p class="sae explained"><span class="dim">No rule yet: <code>{escaped(command)}</code> finds the one that best says where '
+        "each feature fires, and scores it beside controls.</span></p>"
+    )
 
 
 def beside(record: Any) -> dict[str, tuple[float | None, float | None]]:

@@ -30,6 +30,7 @@ TERMS = {
     "latents": "Latent",
     "logit lens": "Logit lens",
     "nearest features": "Decoder row",
+    "norms of inputs and codes": "eps_LBO",
     "which hook point?": "Hook point",
 }
 """Headings, columns and numbers as the app writes them, in lower case → the term of the glossary that explains each."""

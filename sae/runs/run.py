@@ -1,5 +1,7 @@
 """A run folder (FORMAT.md, Run): settings, log, checkpoints, the finished SAE, its evaluation, and the problems that these show."""
 
+import difflib
+import glob
 import subprocess
 import uuid
 from collections.abc import Sequence
@@ -51,7 +53,9 @@ class Run:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not (self.path / "run.json").exists():
-            raise RunError(f"no run at {path}: expected a folder with run.json, as `sae train` makes it")
+            raise RunError(
+                f"no run at {path}: expected a folder with run.json, as `sae train` makes it{_likely(self.path)}"
+            )
         self.record = read_record(self.path / "run.json", "run", FORMAT, RunRecord)
         self.config = config.from_json(self.record.config)
 
@@ -272,6 +276,18 @@ class Run:
             return None
         remedy = self.resume
         return f"rm {quoted(self.path / INDEX)} && {remedy}"
+
+
+def _likely(path: Path) -> str:
+    """Return which runs may be meant by a path that is none, as the end of a sentence: those in it, or one whose path is nearly
+    the same. Empty where there are none."""
+    runs = [made.parent for made in sorted(path.glob("*/run.json"))]
+    if not runs:
+        beside = [*path.parent.glob("*/run.json"), *Path().glob(f"*/{glob.escape(path.name)}/run.json")]
+        near = difflib.get_close_matches(str(path), [str(made.parent) for made in beside], n=1, cutoff=0.8)
+        runs = [Path(each) for each in near]
+    more = "" if len(runs) <= 3 else f" or another of the {len(runs)} in it"
+    return f"; did you mean {' or '.join(map(str, runs[:3]))}{more}?" if runs else ""
 
 
 def made_by() -> dict[str, object]:

@@ -61,6 +61,12 @@ def test_the_features_page_has_rules_as_column_filter_and_histogram(show, explai
     assert "explanation" not in without and len(without) == 32
 
 
+def test_a_feature_without_rules_names_the_command_that_finds_them(show, folder: Path):
+    command = f"<code>sae explain {folder / 'bare'}</code>"
+    assert command in source(show("feature", run="bare", feature="7"))
+    assert "No rule yet" not in source(show("feature", feature="7"))
+
+
 def test_rules_are_searched_and_named_as_the_place_of_a_find(show, explained: Explanations):
     latent = max(explained.by_latent, key=lambda latent: explained.f1[latent])
     table = show("features", find=explained.texts[latent]).dataframe[0].value

@@ -13,6 +13,7 @@ from activations import embeddings
 from activations.disk import files
 from activations.errors import ModelError
 from app.features import state
+from app.features.controls import PLACEHOLDERS
 from app.features.state import KINDS
 from app.session.meanings import MISSING
 from sae.features.explanations import Explanations
@@ -77,7 +78,9 @@ def test_the_kind_of_search_is_in_the_address_and_offered_where_words_find_nothi
     assert dict(at.query_params) == {"run": "toy", "find": "deluded kooks", "by": "meaning"}
     assert len(features(at)) > 9
     at = show("features", folder=own, run="toy", by="meaning", find="looked")
+    assert at.text_input[0].placeholder == PLACEHOLDERS["meaning"]
     at.segmented_control(key="features by").set_value("words").run()
+    assert at.text_input[0].placeholder == PLACEHOLDERS["words"]
     assert dict(at.query_params) == {"run": "toy", "find": "looked"}
     at = show("features", folder=own, run="toy", by="guess")
     assert at.error[0].value.replace("\\", "").startswith("by = 'guess' must be one of words, meaning")

@@ -52,6 +52,19 @@ def test_brushing_a_histogram_keeps_the_features_in_it(page: Page, features: Fea
     expect(kept).to_have_count(0)
 
 
+@pytest.mark.parametrize(("width", "height"), [(900, 800), (390, 844)])
+def test_the_search_is_on_the_first_screen_of_a_narrow_window(page: Page, width: int, height: int):
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto("/features?run=toy")
+    heading(page, "Features")
+    plots = page.locator(".js-plotly-plot")
+    expect(plots).to_have_count(3)
+    first, second = plots.nth(0).bounding_box(), plots.nth(1).bounding_box()
+    assert first and second and first["y"] == second["y"] and second["x"] >= first["x"] + first["width"]
+    expect(page.get_by_label("Find", exact=True)).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_a_lasso_on_the_map_keeps_those_inside_and_a_click_opens_one(page: Page, features: FeatureStore):
     page.goto("/features?run=toy")
     heading(page, "Features")

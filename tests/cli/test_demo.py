@@ -71,7 +71,8 @@ def test_it_ends_with_a_finished_run_its_results_and_how_to_open_the_app(capsys:
     assert DeadReport("runs/toy/dead").record.d_sae == 32
     out = capsys.readouterr().out
     assert "fraction of variance unexplained" in out
-    assert out.rstrip().endswith("sae app runs")
+    assert "fraction of variance unexplained" in out
+    assert out.startswith("stages: harvest, ") and out.rstrip().endswith("sae app runs")
 
 
 def test_a_second_smaller_sae_with_signed_latents_is_there_to_compare(capsys: pytest.CaptureFixture[str]):

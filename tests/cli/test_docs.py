@@ -38,7 +38,7 @@ PARSED_ALONE = {
     "docs/scaling.md": 1,
     "docs/steering.md": 2,
     "docs/streaming.md": 2,
-    "docs/tutorial.md": 2,
+    "docs/tutorial.md": 3,
     "docs/your-model-and-data.md": 3,
 }
 # commands of indented blocks, which cannot carry a mark

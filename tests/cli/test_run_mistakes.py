@@ -20,6 +20,30 @@ def test_a_folder_that_is_no_run_is_one_line(sae: Server, tmp_path: Path, comman
     assert "run.json" in line
 
 
+def test_the_runs_that_may_be_meant_are_named(sae: Server, tmp_path: Path):
+    for name in ("demo", "demo-signed", "third", "fourth"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").touch()
+
+    def complaint(*words: str) -> str:
+        return sae(*words, cwd=tmp_path).complaint
+
+    assert "did you mean runs/demo?" in complaint("search", "run/demo", "family")
+    assert "did you mean runs/demo-signed?" in complaint("evaluate", "runs/demo-singed")
+    assert (
+        "did you mean runs/demo or runs/demo-signed or runs/fourth or another of the 4 in it?"
+        in complaint("search", "runs", "family")
+    )
+    elsewhere = ("no*where/**a", "--features", "1", "--out", "page.html")
+    for words in (
+        ("labels", "nowhere", "--save", "labels.csv"),
+        ("export", "html", *elsewhere),
+        ("bidirectional", "."),
+    ):
+        line = complaint(*words)
+        assert "no run at" in line and "did you mean" not in line
+
+
 @pytest.mark.parametrize("command", BOTH)
 def test_a_store_is_no_run(sae: Server, store: Path, command: str):
     before = contents(store)

@@ -14,6 +14,7 @@ from activations.disk import files
 from activations.errors import BusyError, ModelError, RunError
 from sae.cli.explain import main as explain_main
 from sae.cli.features import main as features_main
+from sae.cli.search import main as search_main
 from sae.features import meaning
 from sae.features.feature import FeatureStore
 from sae.features.meaning import Meanings, kept_meanings, meanings_of, search
@@ -64,6 +65,19 @@ def test_features_are_told_of_where_their_words_cannot_be_collected(
     assert features_main([str(features.path.parent)]) == 0
     assert str(error) in caplog.text
     assert f"{features.path}: 32 features; next: sae app" in capsys.readouterr().out
+
+
+def test_the_command_prints_a_line_for_each_latent_below_the_names_of_the_columns(
+    features: FeatureStore, capsys: pytest.CaptureFixture[str]
+):
+    assert search_main([str(features.path.parent), "looked", "--limit", "3"]) == 0
+    names, *lines = capsys.readouterr().out.splitlines()
+    assert names.split()[:2] == ["meaning", "latent"]
+    found = search(features, meanings_of(features), "looked", most=3)
+    assert [line.split()[:2] for line in lines] == [[f"{m.score:.2f}", str(m.latent)] for m in found]
+    ends = names.index("meaning") + len("meaning"), names.index("latent") + len("latent")
+    assert all(line[: ends[0]].strip() == line.split()[0] for line in lines)
+    assert all(line[: ends[1]].split()[1] == line.split()[1] for line in lines)
 
 
 def test_a_query_finds_latents_by_their_words_and_by_labels(features: FeatureStore):
