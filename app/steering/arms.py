@@ -1,15 +1,18 @@
-"""A part of the Steering page: steering by latents beside its rivals, and how well side effects are forecast."""
+"""A part of the Steering page: steering by latents beside its rivals, what compares another concept, and how well side effects are forecast."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import streamlit as st
 from streamlit.components.v2 import component
 
+from activations.errors import ConfigError, WorkbenchError, quoted
 from app import widgets
 from app.session import arms, runs
+from app.steering import comparing
 from sae.report import arms as report
 from sae.report import render
+from sae.report.numbers import duration
 from sae.runs.arms import ArmsRecord
 from sae.runs.run import Run
 
@@ -17,9 +20,14 @@ TITLE = "Compared with other arms"
 CONCEPT, EVERY = "concept", "*"  # a parameter of the URL, and its value for all concepts together
 MISSING = (
     "Whether a latent steers better than a difference in means, a probe's weights, a prompt or random directions of equal strength "
-    "has not been measured of this run. With a concept given as labelled texts, this measures it:"
+    "has not been measured for this run. With a concept given as labelled texts, this measures it:"
 )
-
+BOXES = "arms with", "arms without"  # keys of what is typed
+TITLES = "Texts with the concept", "Texts without it"
+HINTS = "One text a line", "One text a line, alike in everything else"
+ENOUGH = "at least 20 texts of each kind; some hundred say more"
+GUIDE = "How long that takes was not measured on this machine yet; on two cores SmolLM2-135M takes some 2 s a text."
+MOST_MEGABYTES = 5  # of an uploaded file
 SCRIPT = """
 export default function({ parentElement, data }) {
   let root = parentElement.querySelector(":scope > .drawn");
@@ -41,18 +49,25 @@ def in_url(run: str) -> dict[str, str]:
 
 
 def comparison(name: str, run: Run, steered: Collection[int]) -> None:
-    """Show the results of all arms on a concept, first one whose latent is steered on the page; where there are none, how to get them."""
-    record = arms.of(run)
-    options = [] if record is None else _ordered(record, steered)
+    """Show the results of all arms on a concept, first one whose latent is steered on the page, and what compares another one."""
+    record, job = arms.of(run), comparing.job(name)
+    options = [] if record is None else _ordered(record, steered, job.result if job else None)
     chosen = _chosen(name, options)
-    own = record and {each.name for each in record.concepts if each.latent in steered}
-    with st.expander(TITLE, icon=":material/compare_arrows:", expanded=bool(own or in_url(name))):
+    is_open = bool(
+        job or in_url(name) or (record and any(each.latent in steered for each in record.concepts))
+    )
+    with st.expander(TITLE, icon=":material/compare_arrows:", expanded=is_open):
+        if job:
+            widgets.job(job)
         if record is None:
             widgets.note(MISSING)
             widgets.shell(f"{runs.command('steer', run)} --compare glue_sst2")
         else:
             _results(name, record, options, chosen)
         _forecast(run)
+        if not (job and job.running):
+            _unfinished(name, run, record)
+            _form(name, run, record)
 
 
 def _results(name: str, record: ArmsRecord, options: Sequence[str], chosen: str) -> None:
@@ -103,11 +118,87 @@ def _forecast(run: Run) -> None:
         widgets.note(f"Forecast of side effects: {report.forecast(record, bool(found.shares))}")
 
 
-def _ordered(record: ArmsRecord, steered: Collection[int]) -> list[str]:
-    """Return the choices: first concepts whose latent is steered, then all together, then the others."""
+def _unfinished(name: str, run: Run, record: ArmsRecord | None) -> None:
+    """Show a button and a command that go on with concepts that were given on the page and whose comparison was interrupted."""
+    left = comparing.unfinished(run, record)
+    if not left:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        widgets.note(f"Not compared to the end: {', '.join(left)}. What was measured is kept.")
+        if st.button("Go on", icon=":material/resume:"):
+            _started(name, lambda: comparing.start(name, run, left[-1]))
+    files = " ".join(quoted(path) for path in comparing.kept(run).values())
+    widgets.shell(f"{runs.command('steer', run)} --compare {files}")
+
+
+def _form(name: str, run: Run, record: ArmsRecord | None) -> None:
+    """Show a form that takes labelled texts and compares arms on them."""
+    widgets.section("Compare on a concept of yours", ENOUGH, level=3)
+    with st.form("arms form", border=False):
+        for key, title, hint, side in zip(BOXES, TITLES, HINTS, st.columns(2, gap="large"), strict=True):
+            side.text_area(title, key=key, height=140, placeholder=hint)
+        file = st.file_uploader(
+            "… or a file of labelled texts",
+            type=["csv", "tsv", "jsonl", "parquet"],
+            max_upload_size=MOST_MEGABYTES,
+            key="arms upload",
+            help="It has the columns text and label, with two labels. What is steered towards is the label that comes second in the "
+            "alphabet.",
+        )
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            concept = st.text_input(
+                "Name of the concept", key="arms concept", placeholder="praise", max_chars=64, width=220
+            )
+            pressed = st.form_submit_button("Compare", icon=":material/compare_arrows:", type="primary")
+    widgets.note(_cost(run, record))
+    if lost := comparing.replaced(run, record):
+        widgets.note(
+            f"The results will show only concepts that were given on this page. Those of {', '.join(lost)} come back by `sae steer "
+            f"--compare` with all of them, which measures only what is new."
+        )
+    if pressed:
+        texts, others = (str(st.session_state[key] or "").splitlines() for key in BOXES)
+        given = concept.strip()
+
+        def begin() -> None:
+            if file and (texts or others):
+                raise ConfigError("give a file or texts in the boxes, not both: empty the one or the other")
+            task = (
+                comparing.from_file(given, file.name, file.getvalue())
+                if file
+                else comparing.from_sets(given, texts, others)
+            )
+            comparing.add(name, run, task)
+
+        _started(name, begin)
+
+
+def _started(name: str, begin: Callable[[], None]) -> None:
+    """Begin a comparison, whose concept is shown when it ends; what is wrong with it is said in the page."""
+    try:
+        begin()
+    except WorkbenchError as problem:
+        widgets.error(problem.message, problem.fix)
+        return
+    st.session_state.pop(_key(name), None)
+    st.query_params.pop(CONCEPT, None)
+    st.rerun()
+
+
+def _cost(run: Run, record: ArmsRecord | None) -> str:
+    """Return how long a comparison on another concept takes, as a sentence."""
+    texts = comparing.texts_to_write(record)
+    seconds = comparing.seconds(run, texts)
+    how = GUIDE if seconds is None else f"At the pace of the last time here that takes {duration(seconds)}."
+    return f"The model writes up to {texts:,} texts of {comparing.CFG.new_tokens} tokens. {how}"
+
+
+def _ordered(record: ArmsRecord, steered: Collection[int], newest: str | None) -> list[str]:
+    """Return the choices: the concept compared last on the page, those whose latent is steered, all together, then the others."""
+    first = [each.name for each in record.concepts if each.name == newest]
     own = [each.name for each in record.concepts if each.latent in steered]
-    others = [each.name for each in record.concepts if each.latent not in steered]
-    return [*own, *([EVERY] if record.overall else []), *others]
+    every = [EVERY] if record.overall else []
+    return [*dict.fromkeys([*first, *own, *every, *(each.name for each in record.concepts)])]
 
 
 def _chosen(run: str, options: Sequence[str]) -> str:

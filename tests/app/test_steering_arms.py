@@ -37,7 +37,12 @@ def page(show, run: Run):
 
 @pytest.fixture
 def record(run: Run) -> ArmsRecord:
-    """Write arms of three concepts, which chose latents 17, 2 and 5, and return them."""
+    """Return arms of three concepts, which lie in the run."""
+    return recorded(run)
+
+
+def recorded(run: Run) -> ArmsRecord:
+    """Write arms of three concepts, which chose latents 17, 2 and 5, into a run, and return them."""
     planted = planted_record()
     (one,) = planted.concepts
     concepts = [one, replace(one, name="rain", latent=2, sign=-1), replace(one, name="birds", latent=5)]
@@ -129,7 +134,8 @@ def test_damage_is_one_line_with_its_command_and_the_page_goes_on(page, run, rec
 
 def test_a_forecast_that_is_too_weak_says_how_well_it_did_and_one_that_was_interrupted_goes_on(page, run):
     digest = FeatureStore(run.path / "features").digest
-    correlation, weights = Estimate(0.19, 0.05, 0.31), {name: 1.0 for name in PREDICTORS}
+    correlation = Estimate(0.19, 0.05, 0.31)
+    weights: dict[str, float] = dict.fromkeys(PREDICTORS, 1.0)
     found = ForecastRecord(FORMAT, run.digest, digest, 0.3, 6, 32, [1, 2], [0.1, 0.2], correlation, weights)
     path = written(run, found)
     at = page(steer="2:add:1")
