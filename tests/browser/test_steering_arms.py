@@ -30,7 +30,10 @@ def test_the_plot_of_the_concept_that_chose_the_latent_is_seen_and_leads_to_it(p
     expect(page.locator(".pareto svg circle").first).to_be_visible()
     expect(page.locator(".pareto svg circle")).to_have_count(12)
     settled(page)
-    page.get_by_label("Concept", exact=True).click()
+    chooser = page.get_by_role("combobox", name="Concept", exact=True)
+    chooser.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # scrolling closes a list that is open
+    chooser.click()
     page.get_by_role("option", name="birds").click()
     expect(page.get_by_text("Latent 5, AUC")).to_be_visible()
     page.go_back()
