@@ -26,7 +26,7 @@ BOXES = "arms with", "arms without"  # keys of what is typed
 TITLES = "Texts with the concept", "Texts without it"
 HINTS = "One text a line", "One text a line, alike in everything else"
 ENOUGH = "at least 20 texts of each kind; some hundred say more"
-GUIDE = "How long that takes was not measured on this machine yet; on two cores SmolLM2-135M takes some 2 s a text."
+GUIDE = "How long that takes was not measured on this machine yet; on two busy cores SmolLM2-135M takes some 3 s a text."
 MOST_MEGABYTES = 5  # of an uploaded file
 SCRIPT = """
 export default function({ parentElement, data }) {
@@ -59,11 +59,11 @@ def comparison(name: str, run: Run, steered: Collection[int]) -> None:
     with st.expander(TITLE, icon=":material/compare_arrows:", expanded=is_open):
         if job:
             widgets.job(job)
-        if record is None:
+        if record:
+            _results(name, record, options, chosen)
+        elif not (job and job.running):
             widgets.note(MISSING)
             widgets.shell(f"{runs.command('steer', run)} --compare glue_sst2")
-        else:
-            _results(name, record, options, chosen)
         _forecast(run)
         if not (job and job.running):
             _unfinished(name, run, record)

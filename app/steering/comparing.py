@@ -35,7 +35,7 @@ class Pace:
     """How fast a comparison went on this machine."""
 
     seconds: float
-    """Time that a text took, with all that is measured of it."""
+    """Time that a token of a text took, with all that is measured."""
 
 
 def from_sets(name: str, texts: Sequence[str], others: Sequence[str]) -> LabelledTexts:
@@ -86,7 +86,7 @@ def texts_to_write(record: ArmsRecord | None) -> int:
 def seconds(run: Run, texts: int) -> float | None:
     """Return how long it takes to write and measure so many texts at the pace of the last time here, or None before the first."""
     pace = rates.recall(_paced(run), Pace)
-    return None if pace is None else pace.seconds * texts
+    return None if pace is None else pace.seconds * texts * CFG.new_tokens
 
 
 def add(name: str, run: Run, task: LabelledTexts) -> None:
@@ -151,7 +151,7 @@ def _paced(run: Run) -> str:
 
 
 def _timed(progress: Progress, key: str) -> Progress:
-    """Return a Progress that also remembers under the key how long a text took, once a comparison has written all of its texts."""
+    """Return a Progress that also remembers under the key how long a token took, once a comparison has written all of its texts."""
 
     @contextmanager
     def open_stage(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:

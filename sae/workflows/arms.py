@@ -141,8 +141,9 @@ def measured(
     weights = run.record.weights_sha256 or model.weights_hash
     paths = [run.path / FOLDER / POINTS / f"{bench.key(weights, push)}.safetensors" for push in pushes]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
-    texts = sum(map(len, bench.seeds))  # of a push
-    with progress("steer", texts * len(pushes), "texts", texts * (len(pushes) - len(missing))) as advance:
+    tokens = sum(map(len, bench.seeds)) * bench.sampling.tokens  # of a push
+    done = tokens * (len(pushes) - len(missing))
+    with progress("steer", tokens * len(pushes), "tokens", done) as advance:
         clean = unsteered(model, bench) if missing else None
         for group in _groups(missing, pushes, max(1, ROWS // len(bench.seeds[0]))):
             assert clean is not None

@@ -162,5 +162,5 @@ def test_a_file_s_second_label_is_steered_towards_and_its_mistakes_name_it():
 
 def test_the_pace_of_a_comparison_is_remembered_by_model_and_machine(run):
     assert comparing.seconds(run, 40) is None
-    rates.remember(comparing._paced(run), comparing.Pace(0.5))
-    assert comparing.seconds(run, 40) == 20
+    rates.remember(comparing._paced(run), comparing.Pace(0.25))
+    assert comparing.seconds(run, 40) == 40 * 4 * 0.25

@@ -178,13 +178,13 @@ def test_pushes_side_by_side_are_measured_as_alone(model, bench):
         torch.testing.assert_close(alone.kl, outcome.kl, rtol=1e-4, atol=1e-6)
 
 
-def test_texts_are_counted_as_they_are_written_and_what_is_raised_meanwhile_ends_the_work(model, bench):
+def test_tokens_are_counted_as_they_are_written_and_what_is_raised_meanwhile_ends_the_work(model, bench):
     pushes = [Push(torch.ones(16)), Push(-torch.ones(16))]
     clean = unsteered(model, bench)
     counts: list[int] = []
     measure(model, bench, pushes, clean, counts.append)
-    assert sum(counts) == len(pushes) * sum(map(len, bench.seeds))
-    assert counts.count(0) >= bench.sampling.tokens
+    assert sum(counts) == len(pushes) * sum(map(len, bench.seeds)) * bench.sampling.tokens
+    assert max(counts) == len(pushes) * len(bench.seeds[0]), "each token of the texts side by side is told"
 
     def stop(n: int) -> None:
         raise InterruptedError
