@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -86,6 +87,16 @@ def read_file(path: Path, column: str = "text", label: str = "label") -> Labelle
         texts.append(plain(document, path))
         labels.append(str(row[label]))
     return labelled(path.stem, texts, labels)
+
+
+def write_file(path: Path, task: LabelledTexts) -> None:
+    """Write a task as a .jsonl file, which `read_file` reads as the same task if it has the task's name."""
+    rows = (
+        json.dumps({"text": each, "label": task.classes[label]})
+        for each, label in zip(task.texts, task.labels.astype(int).tolist(), strict=True)
+    )
+    content = "".join(row + "\n" for row in rows)
+    files.write_atomically(path, lambda part: part.write_text(content, encoding="utf-8"))
 
 
 def read_texts(path: Path) -> list[str]:

@@ -232,7 +232,7 @@ def progress(report: Report, stages: Mapping[str, tuple[float, float]] | None = 
     """Return a Progress that passes on to a job's `report` how far its work is.
 
     `stages` maps a stage to the shares of the whole work at which it begins and ends; a stage without an entry is all of
-    the work."""
+    the work. What an earlier call had done does not count, so that the time left is that of the rest."""
 
     @contextmanager
     def open_stage(stage: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
@@ -242,7 +242,7 @@ def progress(report: Report, stages: Mapping[str, tuple[float, float]] | None = 
         def advance(n: int, note: str = "") -> None:
             nonlocal finished
             finished += n
-            share = finished / max(total, 1)
+            share = (finished - done) / max(total - done, 1)
             report(start + (end - start) * share, note or f"{stage}: {finished:,} of {total:,} {unit}")
 
         yield advance

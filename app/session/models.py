@@ -21,6 +21,7 @@ from sae.architectures import SAE
 from sae.reading.reader import MOST_TOKENS, read
 from sae.reading.reading import Reading
 from sae.runs.run import Run, device
+from sae.workflows.probe import model_of
 
 SAES_KEPT = 4
 LOADING = "load"  # the kind of work, for its usual time
@@ -34,16 +35,17 @@ _saes: dict[str, SAE] = {}  # under the hash of the file, the one used last at t
 
 
 @contextmanager
-def using(run: Run, report: Report) -> Iterator[tuple[LanguageModel, SAE]]:
+def using(run: Run, report: Report, as_harvested: bool = False) -> Iterator[tuple[LanguageModel, SAE]]:
     """Give the block of a job the run's language model and SAE, on the device; other jobs wait in line until it ends.
 
+    The model computes in float32, or `as_harvested`: in the precision of the harvest, as the commands that measure on many texts have it.
     The job's note says what it waits for, and a job that waits can be stopped. Raises ModelError or RunError when either
     cannot be loaded."""
     with _turn(report):
-        if _key(run) not in _models:
+        if _key(run, as_harvested) not in _models:
             usual = jobs.usual_seconds(LOADING)
             report(0.0, "loading the language model" + (f", {usual:.0f} s the last time" if usual else ""))
-        yield _model(run), _sae(run)
+        yield _model(run, as_harvested), _sae(run)
 
 
 @contextmanager
@@ -77,24 +79,25 @@ def _reason(first: Job[Any], before: int) -> str:
     return f"waiting for the language model, which has been {what} for {clock(first.seconds)}, {time_left}{unseen}{others}"
 
 
-def _model(run: Run) -> LanguageModel:
-    weights = _key(run)
+def _model(run: Run, as_harvested: bool) -> LanguageModel:
+    weights = _key(run, as_harvested)
     if weights not in _models:
         _models.clear()  # many laptops have no memory for two
         gc.unfreeze()
         gc.collect()  # a model is full of reference cycles, which keep it in memory
         began = time.monotonic()
-        _models[weights] = run.language_model()
+        _models[weights] = model_of(run) if as_harvested else run.language_model()
         jobs.took(LOADING, time.monotonic() - began)
         # Streamlit collects garbage after every run of a page, and would look through a million objects of its libraries
         gc.freeze()
     return _models[weights]
 
 
-def _key(run: Run) -> str:
+def _key(run: Run, as_harvested: bool) -> str:
     if run.reads_files:  # its model's name says nothing of what can be loaded
         return f"files of {run.record.model}"
-    return run.record.weights_sha256 or run.record.model
+    weights, precision = run.record.weights_sha256 or run.record.model, run.record.model_dtype
+    return f"{weights} in {precision}" if as_harvested and precision != "float32" else weights
 
 
 def _sae(run: Run) -> SAE:

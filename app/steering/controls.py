@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import widgets
-from app.session import explanations, features
+from app.session import arms, explanations, features
 from app.steering import state
 from app.steering.link import MOST_FEATURES, MOST_TEXTS, MOST_TOKENS, Settings
 from sae.features.feature import FeatureStore
@@ -61,7 +61,7 @@ def interventions(run: str, opened: Run, store: Any, chosen: Settings) -> None:
                     on_click=state.remove,
                     args=[run, place],
                 )
-            if said := state.side_effects(opened, latent):
+            if said := arms.side_effects(opened, latent):
                 st.caption(said)
             _mode_and_strength(run, chosen, place)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.session import address, features, runs
-from app.steering import controls, state
+from app.steering import arms, controls, state
 from sae.report import render
 from sae.report import runs as runs_report
 
@@ -50,3 +50,4 @@ with results:
         widgets.job(swept, partial(controls.response, chosen, key="growing"))
     if swept and swept.result:
         controls.response(chosen, swept.result)
+arms.comparison(name, run, [intervention.latent for intervention in chosen.interventions])

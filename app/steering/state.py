@@ -14,19 +14,18 @@ from activations.language_model import LanguageModel
 from app.session import address, jobs, models
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
+from app.steering import arms
 from app.steering.link import Settings, checked_condition, read, write
 from sae.architectures import SAE
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
 from sae.report import steering as steering_report
-from sae.runs.arms import FOLDER, FORECAST, read_forecast
 from sae.runs.run import Run
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
 from sae.steering.measure import Comparison, Draft, compare
 from sae.steering.steering import Steering, positions_of
 from sae.steering.sweep import DoseResponse, SweepConfig, dose_response
 from sae.workflows.find import condition
-from sae.workflows.forecast import forecast_shares, holds
 
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # in multiples of a feature's maximum
 NORM_SHARE = 0.2  # in a sweep over shares of the activations' norm, this share takes the place of one maximum
@@ -65,14 +64,14 @@ def settings(run: str, store: FeatureStore) -> Settings:
 def query(run: str) -> address.Query:
     """Return what the page's URL carries to show it as it was left in this session, or else the feature seen last."""
     last = _last(run)
-    return write(run, last) if last else address.with_feature(run)
+    return _in_url(run, last) if last else address.with_feature(run)
 
 
 def address_with(run: str, latent: int) -> address.Query:
     """Return what the page's URL carries to steer a feature: the session's settings if they steer it, else it alone."""
     last = _last(run)
     if last and latent in [intervention.latent for intervention in last.interventions]:
-        return write(run, last)
+        return _in_url(run, last)
     return {"run": run, "feature": str(latent)}
 
 
@@ -90,23 +89,15 @@ def peaks(store: FeatureStore, latent: int) -> tuple[list[str], list[str]]:
     return above, below
 
 
-def side_effects(run: Run, latent: int) -> str:
-    """Return how strong the side effects of steering by a feature are forecast to be, as a line; empty where that is not known."""
-    path = run.path / FOLDER / FORECAST
-    features = run.path / "features" / INDEX
-    shares = _forecast(run.path, stamp(path), stamp(features)) if path.exists() else None
-    return steering_report.side_effects(shares[latent]) if shares else ""
-
-
 def show(run: str, chosen: Settings) -> None:
     """Change the page's settings."""
     st.session_state[_key(run)] = chosen
-    st.query_params.from_dict(write(run, chosen))
+    st.query_params.from_dict(_in_url(run, chosen))
 
 
 def link(run: str, chosen: Settings) -> str:
     """Return the address of the page with these settings."""
-    return f"{(st.context.url or 'steering').split('?')[0]}?{urlencode(write(run, chosen))}"
+    return f"{(st.context.url or 'steering').split('?')[0]}?{urlencode(_in_url(run, chosen))}"
 
 
 def change(run: str, **changes: Any) -> None:
@@ -243,6 +234,10 @@ def doses(chosen: Settings) -> Sequence[float]:
     return tuple(round(unit * dose, 6) for dose in DOSES if dose >= 0 or not has_limit)
 
 
+def _in_url(run: str, chosen: Settings) -> dict[str, str]:
+    return write(run, chosen) | arms.in_url(run)
+
+
 def _now(run: str) -> Settings:
     """Return the current settings, from which a change starts.
 
@@ -264,15 +259,6 @@ def _key(run: str) -> str:
 def _suggestions(path: Path, stamp: tuple[int, int]) -> list[tuple[int, str]]:
     store = FeatureStore(path)
     return steering_report.suggestions(store.table, store.record.unit, SUGGESTED)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _forecast(path: Path, stamp: tuple[int, int], features_stamp: tuple[int, int]) -> list[float] | None:
-    run, store = Run(path), FeatureStore(path / "features")
-    record = read_forecast(run, store.digest)
-    if record is None or not holds(record):
-        return None
-    return forecast_shares(store, record, run.sae())
 
 
 def _dose_response(

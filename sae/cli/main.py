@@ -151,7 +151,7 @@ COMMANDS: dict[str, Command] = {
     "steer": Command(
         "steer.main",
         "text with latents turned up, down or off beside the text as it is; strengths swept; compared with rivals",
-        AGAIN,
+        "the same command continues from here with --compare or --forecast, and starts from the beginning without them",
     ),
     "push": Command(
         "hub.push_main",

@@ -42,6 +42,8 @@ MEASURES = {
         "How far the judges of unrelated concepts move, on average. Chance alone makes it more than 0: compare with random directions.",
     ),
 }
+VERDICTS_OF = "concepts by what can be said of an arm beside random directions of equal strength (the prompt has no strength)"
+EVERY, EVERY_REMARK = "All concepts", "means, with 95 % intervals over concepts"
 COST, GAIN = "KL on unrelated text, nats", "concept"
 KEPT_RATE = 0.05  # false-discovery rate above which a latent was not found
 SHOWN = 3  # texts of each arm
@@ -142,7 +144,7 @@ def basis(record: ArmsRecord) -> str:
     cfg = record.config
     texts = len(cfg["starts"]) * int(cfg["draws"]) if isinstance(cfg["starts"], list) else 0  # type: ignore[arg-type]
     return (
-        f"{len(record.concepts)} concepts, {len(TITLES)} arms, {texts} texts of {cfg['new_tokens']} tokens at each strength, "
+        f"{_several(len(record.concepts), 'concept')}, {len(TITLES)} arms, {texts} texts of {cfg['new_tokens']} tokens at each strength, "
         f"{cfg['directions']} random directions, {cfg['unrelated_windows']} windows of unrelated text"
     )
 
@@ -151,29 +153,50 @@ def page(record: ArmsRecord, name: str) -> str:
     """Return the report as one HTML page that opens anywhere."""
     parts = [
         f'<header class="sae"><h1>Steering {escaped(name)}, compared</h1><p>{escaped(basis(record))}</p></header>',
-        render.section(
-            "Verdicts",
-            "concepts by what can be said of an arm beside random directions of equal strength (the prompt has no strength)",
-        ),
-        render.columns(
-            list(VERDICTS.values()), [(*TITLES[arm], [str(n) for n in row]) for arm, row in counts(record)]
-        ),
-        *(f'<p class="sae verdict dim">{escaped(text)}</p>' for text in cautions(record)),
+        render.section("Verdicts", VERDICTS_OF),
+        verdicts(record),
+        limits(record),
     ]
     if record.overall:
-        parts.append(render.section("All concepts", "means, with 95 % intervals over concepts"))
-        own = {arm: [each for each in record.overall if each.arm == arm] for arm in TITLES}
-        parts += [chart({**own}), _table({**own})]
-    parts += [part for result in record.concepts for part in _concept(result)]
-    parts.append(render.section("What the columns mean", "") + render.facts(MEASURES.values()))
+        parts += [render.section(EVERY, EVERY_REMARK), overall(record)]
+    for result in record.concepts:
+        parts += [render.section(result.name, towards(result)), concept(result)]
+    parts.append(render.section("What the columns mean", "") + meanings())
     return render.document(f"Steering {name}, compared", parts)
 
 
-def _concept(result: ConceptResult) -> list[str]:
-    remark = (
-        f"towards {result.concept!r}: latent {result.latent}{'' if result.sign > 0 else ', negative'}, AUC {fixed(result.latent_auc, 2)} held out; "
-        f"the judge's AUC {fixed(result.judge_auc, 2)}; {len(result.unrelated)} unrelated concepts"
+def towards(result: ConceptResult) -> str:
+    """Return the class that a concept steers towards, in words."""
+    return f"towards {result.concept!r}"
+
+
+def verdicts(record: ArmsRecord) -> str:
+    """Return a table of the number of concepts on which each arm has each verdict."""
+    rows = [(*TITLES[arm], [str(n) for n in row]) for arm, row in counts(record)]
+    return render.columns(list(VERDICTS.values()), rows)
+
+
+def limits(record: ArmsRecord) -> str:
+    """Return what limits the findings, a line each."""
+    return "".join(f'<p class="sae verdict dim">{escaped(text)}</p>' for text in cautions(record))
+
+
+def overall(record: ArmsRecord) -> str:
+    """Return the plot and the table of means over all concepts."""
+    levels = {arm: [each for each in record.overall if each.arm == arm] for arm in TITLES}
+    return chart({**levels}) + _table({**levels})
+
+
+def concept(result: ConceptResult, run: str | None = None) -> str:
+    """Return what steers towards a concept and who judges, what is said of each arm, the plot, the table and the texts.
+
+    The latent's number links to its page unless `run` is None."""
+    latent = f"Latent {render.feature_anchor(run, result.latent)}{'' if result.sign > 0 else ', negative'}"
+    told = (
+        f"AUC {fixed(result.latent_auc, 2)} held out; the judge's AUC {fixed(result.judge_auc, 2)}; "
+        f"{_several(len(result.unrelated), 'unrelated concept')}"
     )
+    chosen = f'<p class="sae verdict dim">{latent}, {escaped(told)}</p>'
     levels = {name: arm.levels for name, arm in result.arms.items()}
     said = "".join(f'<p class="sae verdict">{escaped(text)}</p>' for text in conclusion(result))
     written = "".join(
@@ -183,7 +206,12 @@ def _concept(result: ConceptResult) -> list[str]:
         for level, texts in zip(arm.levels, arm.texts, strict=True)
     )
     texts = f'<details class="sae meanings"><summary>Texts</summary><table class="sae estimates">{written}</table></details>'
-    return [render.section(result.name, remark), said, chart({**levels}), _table({**levels}), texts]
+    return chosen + said + chart({**levels}) + _table({**levels}) + texts
+
+
+def meanings() -> str:
+    """Return what each column of the tables means."""
+    return render.facts(MEASURES.values())
 
 
 def _table(levels: dict[str, Sequence[Level | Overall]]) -> str:
@@ -192,4 +220,8 @@ def _table(levels: dict[str, Sequence[Level | Overall]]) -> str:
         for name, own in levels.items()
         for each in own
     ]
-    return render.columns([title for title, _ in MEASURES.values()], rows)
+    return f'<div class="sae arms">{render.columns([title for title, _ in MEASURES.values()], rows)}</div>'
+
+
+def _several(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"

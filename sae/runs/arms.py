@@ -12,7 +12,7 @@ from sae.runs.saved_sae import read_results
 FORMAT = 3
 """Of arms.json and forecast.json; 1 steered and compared the first token of texts without a BOS, 2 took unrelated text from few documents."""
 T = TypeVar("T")
-FOLDER, INDEX, POINTS = "arms", "arms.json", "points"
+FOLDER, INDEX, POINTS, TEXTS = "arms", "arms.json", "points", "texts"
 FORECAST, POINT_FORMAT = "forecast.json", "sae-arms-1"
 Verdict = Literal["above random", "not distinguishable", "below random"]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -139,24 +139,39 @@ def unsteered(model: LanguageModel, bench: Bench) -> Float[Tensor, "W P V"]:
 
 @torch.no_grad()
 def measure(
-    model: LanguageModel, bench: Bench, pushes: Sequence[Push], clean: Float[Tensor, "W P V"]
+    model: LanguageModel,
+    bench: Bench,
+    pushes: Sequence[Push],
+    clean: Float[Tensor, "W P V"],
+    on_tokens: Callable[[int], None] = lambda n: None,
 ) -> list[Outcome]:
     """Measure pushes that have the same prefix, side by side. `clean` is what `unsteered` returns.
 
-    Raises GenerationError where the model's predictions overflow or texts do not fit it."""
+    `on_tokens` is called with the number of tokens that have been written since the last call, where a text that ends early counts
+    as whole; an exception that it raises ends the work. Raises GenerationError where the model's predictions overflow or texts do not fit it."""
     (prefix,) = {push.prefix for push in pushes}
     edits = _added(pushes, bench.unmoved)
+    rows = len(bench.seeds[0]) * len(pushes)  # texts of a beginning, side by side
     by_start: list[list[tuple[list[int], Tensor, float]]] = []
     for start, seeds in zip(bench.starts, bench.seeds, strict=True):
         prompt = [*bench.first, *prefix, *start]
-        texts = generate(model, prompt, {bench.hook: edits}, bench.sampling, seeds * len(pushes))
+        texts = generate(
+            model,
+            prompt,
+            {bench.hook: edits},
+            bench.sampling,
+            seeds * len(pushes),
+            on_token=lambda count: on_tokens(rows),
+        )
+        on_tokens(rows * (bench.sampling.tokens - max(map(len, texts))))
         by_start.append(_read(model, bench.hook, [*bench.first, *start], texts))
     outcomes = []
     for number, push in enumerate(pushes):
         draws = len(bench.seeds[0])
-        rows = [row for start in by_start for row in start[number * draws : (number + 1) * draws]]
+        own = [row for start in by_start for row in start[number * draws : (number + 1) * draws]]
         kl = kl_of(model, bench, push, clean)
-        texts, pooled, nll = zip(*rows, strict=True)
+        on_tokens(0)
+        texts, pooled, nll = zip(*own, strict=True)
         repeated = torch.tensor([repetition(text) for text in texts], dtype=torch.float32)
         outcomes.append(Outcome(torch.stack(pooled), torch.tensor(nll), repeated, kl, [*texts]))
     return outcomes

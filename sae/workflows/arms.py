@@ -27,6 +27,7 @@ from sae.runs.arms import (
     INDEX,
     POINT_FORMAT,
     POINTS,
+    TEXTS,
     ArmResult,
     ArmsRecord,
     ConceptResult,
@@ -107,8 +108,8 @@ def compare_arms(
 def _alone(run: Run) -> Iterator[None]:
     (run.path / FOLDER / POINTS).mkdir(parents=True, exist_ok=True)
     with files.alone_in(run.path / FOLDER):
-        for folder in (run.path / FOLDER, run.path / FOLDER / POINTS):
-            files.sweep(folder)
+        for folder in (FOLDER, f"{FOLDER}/{POINTS}", f"{FOLDER}/{TEXTS}"):
+            files.sweep(run.path / folder)
         yield
 
 
@@ -140,15 +141,16 @@ def measured(
     weights = run.record.weights_sha256 or model.weights_hash
     paths = [run.path / FOLDER / POINTS / f"{bench.key(weights, push)}.safetensors" for push in pushes]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
-    with progress("steer", len(pushes), "strengths", len(pushes) - len(missing)) as advance:
+    tokens = sum(map(len, bench.seeds)) * bench.sampling.tokens  # of a push
+    done = tokens * (len(pushes) - len(missing))
+    with progress("steer", tokens * len(pushes), "tokens", done) as advance:
         clean = unsteered(model, bench) if missing else None
         for group in _groups(missing, pushes, max(1, ROWS // len(bench.seeds[0]))):
             assert clean is not None
             for number, outcome in zip(
-                group, measure(model, bench, [pushes[n] for n in group], clean), strict=True
+                group, measure(model, bench, [pushes[n] for n in group], clean, advance), strict=True
             ):
                 _write(paths[number], outcome)
-            advance(len(group))
     return [_read(path) for path in paths]
 
 

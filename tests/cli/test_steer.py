@@ -199,5 +199,5 @@ def test_a_stop_ends_it_with_nothing_written(sae: Server, run: Path, latent: int
     ended = running.wait()
     assert ended.code == code, ended.err
     assert "Traceback" not in ended.err
-    assert "stopped; nothing was kept" in ended.err
+    assert "stopped; the same command continues from here with --compare" in ended.err
     assert contents(run) == before

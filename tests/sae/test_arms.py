@@ -178,6 +178,21 @@ def test_pushes_side_by_side_are_measured_as_alone(model, bench):
         torch.testing.assert_close(alone.kl, outcome.kl, rtol=1e-4, atol=1e-6)
 
 
+def test_tokens_are_counted_as_they_are_written_and_what_is_raised_meanwhile_ends_the_work(model, bench):
+    pushes = [Push(torch.ones(16)), Push(-torch.ones(16))]
+    clean = unsteered(model, bench)
+    counts: list[int] = []
+    measure(model, bench, pushes, clean, counts.append)
+    assert sum(counts) == len(pushes) * sum(map(len, bench.seeds)) * bench.sampling.tokens
+    assert max(counts) == len(pushes) * len(bench.seeds[0]), "each token of the texts side by side is told"
+
+    def stop(n: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure(model, bench, pushes, clean, stop)
+
+
 def test_a_prefix_is_read_before_text_and_windows_and_then_judged_without_it(model, bench):
     clean = unsteered(model, bench)
     (outcome,) = measure(model, bench, [Push(prefix=(7, 8, 9))], clean)
