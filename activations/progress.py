@@ -114,7 +114,8 @@ def _lines(what: str, total: int, unit: str, done: int) -> Advance:
         now = time.monotonic()
         if now - told >= PLAIN_EVERY or meter.done >= total > meter.done - n:
             told = now
-            left = f"{clock(meter.left)} left" if meter.rate else "time unknown"
+            most = "up to " if meter.warming else ""
+            left = f"{most}{clock(meter.left)} left" if meter.rate else "time unknown"
             left = left if meter.done < total else "done"
             tail = f", {note}" if note else ""
             print(
@@ -143,16 +144,22 @@ class _Meter:
     """Counts finished work, its recent rate and the time that the rest will take."""
 
     WINDOW = 30.0  # seconds the rate is taken over: work that an earlier run had done soon drops out of it
+    WARM = 1.0  # seconds after the first news from which on the time before it no longer counts
 
     def __init__(self, total: int, done: int):
         self.total, self.done = total, done
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
+        self.warming = True
+        """Whether the time of the first units is counted, which take longer: kernels are compiled and memory is touched for them."""
 
     def add(self, n: int) -> None:
         """Count n more units."""
         now = time.monotonic()
         self.done += n
         self._marks.append((now, self.done))
+        if self.warming and len(self._marks) > 2 and now - self._marks[1][0] >= self.WARM:
+            self._marks.popleft()
+            self.warming = False
         while len(self._marks) > 2 and self._marks[1][0] < now - self.WINDOW:
             self._marks.popleft()
 

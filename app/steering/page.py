@@ -36,8 +36,9 @@ with form:
     controls.interventions(name, run, store, chosen)
     widgets.section("Text")
     controls.text(name, run, chosen)
-    controls.start_buttons(partial(state.steer, name, run, store), partial(state.sweep, name, run, store))
 with results:
+    # Beside the form, so that at any height of the window a press and what it starts are seen together
+    controls.start_buttons(partial(state.steer, name, run, store), partial(state.sweep, name, run, store))
     if not written and not swept:
         widgets.empty(
             "Nothing written yet", "Press Steer: the model continues the prompt twice, unsteered and steered."

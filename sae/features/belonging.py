@@ -18,9 +18,11 @@ PHRASE_SENSES, PHRASE_RARER = (
 )  # senses of a phrase that count, and what each counts of the one before it
 WORD_SENSES, WORD_RARER = 5, 0.8  # of a word that a latent fires on
 BROAD = 3000  # synsets beneath a sense that make it count half
-# Words that only join others, most of which WordNet knows in another meaning: "in" as the inch, "as" as arsenic
+# Words that only join others, most of which WordNet knows in another meaning ("in" as the inch, "as" as arsenic), or that name what is
+# searched for anyway ("words about money")
 JOINING = frozenset(
-    "a an the of in on at to by for from with without about into over under between as and or nor but than that this these those is are".split()
+    "a an the of in on at to by for from with without about into over under between as and or nor but than that this these those is are "
+    "word words token tokens thing things".split()
 )
 
 

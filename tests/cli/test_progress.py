@@ -29,3 +29,15 @@ def test_a_window_every_three_seconds_is_told_as_such(monkeypatch, capsys):
             now += 3.0
             advance(1)
     assert capsys.readouterr().err == "splice: 4 of 64 windows (6%), 0.33/s, 3:00 left\n"
+
+
+def test_what_the_first_units_take_longer_is_not_taken_for_the_rate_of_the_rest(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.show_progress("train", 100, "steps") as advance:
+        for seconds in (60.0, 0.0, *[0.5] * 24):
+            now += seconds
+            advance(1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "train: 1 of 100 steps (1%), 0.017/s, up to 1:39:00 left"
+    assert second == "train: 22 of 100 steps (22%), 2.1/s, 0:37 left"  # 21 steps in 10 s
