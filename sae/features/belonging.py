@@ -1,7 +1,8 @@
 """Which words belong to what a query names: "months of the year" names June, "places in Scotland" Edinburgh, by WordNet.
 
 A word belongs to a phrase of the query when one of its senses lies beneath one of the phrase's (`activations.wordnet`). It counts the
-less, the rarer either sense is and the more lies beneath the phrase's: what is beneath "place" says little, beneath "Scotland" much."""
+less, the rarer either sense is and the more lies beneath the phrase's: what is beneath "place" says little, beneath "Scotland" much.
+Where a query has several phrases, their own words count half: who asks for months of the year means June, not "month" and "year"."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ PHRASE_SENSES, PHRASE_RARER = (
 )  # senses of a phrase that count, and what each counts of the one before it
 WORD_SENSES, WORD_RARER = 5, 0.8  # of a word that a latent fires on
 BROAD = 3000  # synsets beneath a sense that make it count half
+OWN = 0.5  # share that the senses of a phrase count themselves, beside others of the query, of what lies beneath them
 # Words that only join others, most of which WordNet knows in another meaning ("in" as the inch, "as" as arsenic), or that name what is
 # searched for anyway ("words about money")
 JOINING = frozenset(
@@ -40,17 +42,19 @@ class Belonging:
     def __call__(self, query: str) -> NDArray[np.float32]:
         """Return how much each word belongs to what a query names [W], from 0 to 1. The more of its phrases a word belongs to, the more."""
         apart = np.ones(len(self._count), np.float32)
-        for senses in _phrases(self._wordnet, query):
-            apart *= 1 - self._to_one(senses)
+        phrases = list(_phrases(self._wordnet, query))
+        for senses in phrases:
+            apart *= 1 - self._to_one(senses, OWN if len(phrases) > 1 else 1.0)
         return 1 - apart
 
-    def _to_one(self, phrase: Sequence[Sense]) -> NDArray[np.float32]:
-        """Return how much each word belongs to a phrase of these senses [W]."""
+    def _to_one(self, phrase: Sequence[Sense], own: float = 1.0) -> NDArray[np.float32]:
+        """Return how much each word belongs to a phrase of these senses [W], which count `own` of what lies beneath them."""
         weights = np.zeros(len(self._wordnet), np.float32)
         for sense in phrase:
             beneath = self._wordnet.beneath(sense.synset)
             weight = PHRASE_RARER**sense.rank / (1 + len(beneath) / BROAD)
             weights[beneath] = np.maximum(weights[beneath], weight)
+        weights[[sense.synset for sense in phrase]] *= own
         found = np.zeros(len(self._count), np.float32)
         if known := np.flatnonzero(self._count).tolist():
             starts = np.cumsum(self._count)[known] - self._count[known]
