@@ -106,7 +106,10 @@ def test_what_a_model_said_stands_below_the_rule_with_both_scores(
     assert source(at).count('class="sae explained"') == html.count('class="sae explained"') > 1
     pages.features_anew(copy / "toy" / "features")
     assert not at.run().exception
-    assert 'class="sae explained"' not in source(at), "what was said is of other features"
+    anew = source(at)
+    assert "Rule:" not in anew and "a &lt;b&gt;model&lt;/b&gt;:" not in anew, (
+        "what was said is of other features"
+    )
     index = folder / "toy" / "features" / "judgements.json"
     index.write_text("{")
     at = show("feature", feature=str(one.latent))

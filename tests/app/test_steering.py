@@ -17,7 +17,7 @@ from app.steering.link import Settings
 from sae.features.feature import FeatureStore
 from sae.report import numbers, render
 from sae.report import steering as steering_report
-from sae.runs.arms import ForecastRecord
+from sae.runs.arms import FORMAT, ForecastRecord
 from sae.runs.records import Estimate
 from sae.runs.run import Run
 from sae.steering.forecast import PREDICTORS
@@ -211,7 +211,7 @@ def test_side_effects_are_foretold_only_where_the_forecast_holds(
     weights = dict.fromkeys(PREDICTORS, 1.0)
     digest = FeatureStore(run.path / "features").digest if features == "these" else "0"
     found = Estimate(correlation, correlation - 0.1, correlation + 0.1)
-    record = ForecastRecord(1, run.digest, digest, 0.3, 6, 32, [], [], found, weights)
+    record = ForecastRecord(FORMAT, run.digest, digest, 0.3, 6, 32, [], [], found, weights)
     (run.path / "arms").mkdir()
     files.write_sealed(run.path / "arms" / "forecast.json", asdict(record))
     at = show(run="toy", steer="2:add:1", folder=tmp_path / "runs")
