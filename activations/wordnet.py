@@ -136,9 +136,7 @@ def _loaded(path: Path) -> WordNet:
         ):
             raise ValueError("it names synsets that it does not have")
         return WordNet(tensors)
-    except (
-        Exception
-    ) as error:  # safetensors raises no narrower class than its own, which is not exported everywhere
+    except Exception as error:  # whatever is wrong with the file, it has to be fetched again
         raise ModelError(
             f"{path} is damaged ({error}); once deleted it is fetched again", fix=f"rm {quoted(path)}"
         ) from error
@@ -168,17 +166,15 @@ def _download(scratch: Path) -> Path:
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Return what `WordNet` needs of a folder with its database files, in the format of wndb(5WN)."""
-    places: dict[
-        tuple[str, str], int
-    ] = {}  # a synset is named by its part of speech and its offset in that file
+    # A synset is named by its part of speech and its offset in that file
+    places: dict[tuple[str, str], int] = {}
     pointers: list[list[tuple[str, str]]] = []
     for kind, beneath in BENEATH.items():
         for fields in _lines(folder / f"data.{kind}"):
             places[kind, fields[0]] = len(places)
             after = 4 + 2 * int(fields[3], 16)  # the words, each with a number, come before the pointers
-            every = zip(fields[after + 1 :: 4], fields[after + 2 :: 4], strict=False)
-            own = list(every)[: int(fields[after])]
-            own = [] if fields[2] == SATELLITE else own
+            until = after + 1 + 4 * (0 if fields[2] == SATELLITE else int(fields[after]))
+            own = zip(fields[after + 1 : until : 4], fields[after + 2 : until : 4], strict=True)
             pointers.append([(kind, offset) for symbol, offset in own if symbol in beneath])
     senses: dict[str, list[tuple[int, int, int]]] = {}
     for number, kind in enumerate(BENEATH):

@@ -1,22 +1,18 @@
 """What `sae steer --compare` and `--forecast` measured of runs, read once for each state of the files."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import streamlit as st
 
-from activations.errors import RunError
+from app.session import beside
 from app.session.runs import stamp
-from app.widgets import error
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX as FEATURES
 from sae.report import steering as steering_report
 from sae.runs.arms import FOLDER, FORECAST, INDEX, ArmsRecord, ForecastRecord, read_arms, read_forecast
 from sae.runs.run import Run
 from sae.workflows.forecast import forecast_shares, holds
-
-T = TypeVar("T")
 
 
 class Forecast(NamedTuple):
@@ -31,27 +27,21 @@ def of(run: Run) -> ArmsRecord | None:
     """Return how steering by latents compares with its rivals in this run; None where that was not measured. Damage is reported in
     the page."""
     path = run.path / FOLDER / INDEX
-    return _kept(lambda: _arms(run.path, stamp(path), run.digest)) if path.exists() else None
+    return beside.reported(lambda: _arms(run.path, stamp(path), run.digest)) if path.exists() else None
 
 
 def forecast(run: Run) -> Forecast | None:
     """Return the forecast of side effects made of the run's features; None where there is none. Damage is reported in the page."""
     path, features = run.path / FOLDER / FORECAST, run.path / "features" / FEATURES
-    return _kept(lambda: _forecast(run.path, stamp(path), stamp(features))) if path.exists() else None
+    return (
+        beside.reported(lambda: _forecast(run.path, stamp(path), stamp(features))) if path.exists() else None
+    )
 
 
 def side_effects(run: Run, latent: int) -> str:
     """Return how strong the side effects of steering by a feature are forecast to be, as a line; empty where that is not known."""
     found = forecast(run)
     return steering_report.side_effects(found.shares[latent]) if found and found.shares else ""
-
-
-def _kept(read: Callable[[], T]) -> T | None:
-    try:
-        return read()
-    except RunError as damage:
-        error(damage.message, damage.fix)
-        return None
 
 
 # The stamps are part of the keys, so that the results of another `sae steer` show up.

@@ -17,8 +17,13 @@ T = TypeVar("T")
 
 def kept(store: FeatureStore, name: str, read: Callable[[FeatureStore], T | None]) -> T | None:
     """Return what `read` makes of the file `name` of a features folder, or None, as `opened` does. Damage is reported in the page."""
+    return reported(lambda: opened(store, name, read))
+
+
+def reported(read: Callable[[], T | None]) -> T | None:
+    """Return what `read` returns; where it raises RunError, report that in the page and return None."""
     try:
-        return opened(store, name, read)
+        return read()
     except RunError as damage:
         error(damage.message, damage.fix)
         return None

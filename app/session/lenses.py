@@ -12,12 +12,12 @@ from sae.report import lens as report
 
 def raised(store: FeatureStore) -> pa.ChunkedArray | None:
     """Return the tokens that each feature raises by the Jacobian lens, where that predicts best; None elsewhere. Damage is reported in the page."""
-    try:
+
+    def read() -> pa.ChunkedArray | None:
         found = beside.opened(store, INDEX, lenses_of)
         return found.table["raised_tokens"] if found is not None and found.record.best == "jacobian" else None
-    except RunError as damage:
-        error(damage.message, damage.fix)
-        return None
+
+    return beside.reported(read)
 
 
 def sections(store: FeatureStore, latent: int) -> list[report.Section]:

@@ -62,9 +62,8 @@ def main(args: list[str]) -> int:
     if judging.judge is not None:  # what is wrong with it is told before the rules take their minutes
         _ = judging.address, judging.model, judging.key
     explained = explain(run, command.config, show_progress)
-    collect_where_possible(
-        FeatureStore(run.path / "features"), show_progress
-    )  # they may have been fetched for this
+    # Word embeddings may have been fetched only now, for the scores
+    collect_where_possible(FeatureStore(run.path / "features"), show_progress)
     summarise(run, explained, command.show)
     if judging.judge is not None:
         show_judged(run, judge(run, judging, show_progress), command.show)

@@ -36,9 +36,8 @@ from sae.runs.saved_sae import (
     read_tensors,
 )
 
-EVALUATION_FORMAT = (
-    2  # of eval.json; the language model of 1 read the windows with the most held-out text, of few documents
-)
+# Of eval.json; the language model of format 1 read the windows with the most held-out text, which came from few documents
+EVALUATION_FORMAT = 2
 TRUST = "trust"  # the run's controls, and what it was found to be worth beside them
 POOL = "pool"  # of a run of `sae pool`: the pooled SAE that it started from
 RING = "ring"  # of a run on a stream that is not finished: its activations while they are needed
