@@ -6,7 +6,7 @@ import re
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 
 from tests.browser.pages import LOADING, heading, settled, steppable
 
@@ -146,9 +146,24 @@ def test_quick_presses_of_an_arrow_key_go_as_many_features_on(page: Page):
 
 
 def test_presses_that_wait_are_dropped_with_their_page(page: Page):
+    connections: list[WebSocketRoute] = []
+    waiting: list[str | bytes] | None = None  # what the server has answered while that is held back; None: it is not
+
+    def connect(connection: WebSocketRoute) -> None:
+        connections.append(connection)
+        connection.connect_to_server().on_message(answered)
+
+    def answered(message: str | bytes) -> None:
+        if waiting is None:
+            connections[-1].send(message)
+        else:
+            waiting.append(message)
+
+    page.route_web_socket(re.compile("_stcore/stream"), connect)
     page.goto("/feature?run=toy&feature=5")
     heading(page, "Feature 5 ")
     steppable(page)
+    waiting = []  # an answer to the first press would bring the address of its page back
     page.evaluate(
         """() => {
           const buttons = [...document.querySelectorAll('[class*="st-key-step-"] button')];
@@ -158,9 +173,12 @@ def test_presses_that_wait_are_dropped_with_their_page(page: Page):
           window.history.pushState({}, "", "features?run=toy");  // as another page, before the first press is answered
         }"""
     )
+    page.wait_for_function("window.saeHeld === null")
+    held_back, waiting = waiting, None
+    for message in held_back:
+        connections[-1].send(message)
     heading(page, "Feature 6 ")
     page.wait_for_timeout(1500)
-    assert page.evaluate("window.saeHeld") is None
     heading(page, "Feature 6 ")
 
 
