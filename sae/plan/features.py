@@ -51,17 +51,17 @@ def reader(
     """Return the measurement stored under this key, or load the model, measure it and store the measurement.
 
     `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
-    reader = None if again else rates.recall(key, Reader)
-    if reader is None:
+
+    def measure() -> Reader:
         started = clock()
         model = load()
         len(model.vocabulary.text.names)
         vocabulary = (
             model.bridge.cfg.d_vocab
         )  # makes the bridge, which the lens needs and which takes seconds too
-        reader = Reader(clock() - started, rates.peak_memory(), vocabulary)
-        rates.remember(key, reader)
-    return reader
+        return Reader(clock() - started, rates.peak_memory(), vocabulary)
+
+    return rates.measured_once(key, Reader, measure, again)
 
 
 def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ranks: int = 1) -> Forecast:

@@ -45,8 +45,8 @@ def passes(
     """Return the speed stored under this key, or measure it now on batches of the run's store as fine-tuning reads them, and store it.
 
     `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
-    found = None if again else rates.recall(key, Passes)
-    if found is None:
+
+    def measure() -> Passes:
         started = clock()
         model, store = load(), run.store
         ready = clock() - started
@@ -59,10 +59,9 @@ def passes(
             assert batch.divergence is not None
             batch.divergence(batch.x.clone().requires_grad_()).backward()
             speeds.append(windows * store.context / (clock() - started))
-        when = f"measured {time.strftime('%Y-%m-%d %H:%M')}"
-        found = Passes(statistics.median(speeds[1:]), ready, rates.peak_memory(), when)
-        rates.remember(key, found)
-    return found
+        return Passes(statistics.median(speeds[1:]), ready, rates.peak_memory(), rates.now())
+
+    return rates.measured_once(key, Passes, measure, again)
 
 
 def forecast(run: Run, cfg: RunConfig, measured: Passes, machine: Machine, out: Path) -> Forecast:

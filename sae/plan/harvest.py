@@ -56,18 +56,17 @@ def pace(
     """Return the pace stored under this key, or measure it now on the first windows of the text and store it.
 
     `again` measures in any case. Call this before anything else takes memory: the process' peak counts as the model's."""
-    pace = None if again else rates.recall(key, Pace)
-    if pace is None:
+
+    def measure() -> Pace:
         started = clock()
         model, config = load()
         spec = store_spec(model, config)
         ready = clock() - started
         speed = _speed(model, config, clock)
-        when = f"measured {time.strftime('%Y-%m-%d %H:%M')}"
         itemsize = model.plain.dtype.itemsize
-        pace = Pace(speed, ready, rates.peak_memory(), dict(spec.hooks), itemsize, when)
-        rates.remember(key, pace)
-    return pace
+        return Pace(speed, ready, rates.peak_memory(), dict(spec.hooks), itemsize, rates.now())
+
+    return rates.measured_once(key, Pace, measure, again)
 
 
 def key(

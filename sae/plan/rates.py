@@ -6,6 +6,8 @@ import os
 import platform
 import resource
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+M = TypeVar("M", bound="DataclassInstance")
 
 NEAR, FAR = 2048 * 576 * 4, 65_536 * 576 * 4  # bytes of all latents' rows: fits a cache, fits none
 FORMAT = 2  # of the file of rates; raise it when the meaning of a rate changes
@@ -175,6 +178,20 @@ def remember(key: str, measurement: "DataclassInstance") -> None:
     except (OSError, ValueError, KeyError, TypeError):
         measured = {}
     files.write_json(_path(), {"format": FORMAT, "measured": {**measured, key: asdict(measurement)}})
+
+
+def measured_once(key: str, kind: type[M], measure: Callable[[], M], again: bool) -> M:
+    """Return the measurement stored under a key; where there is none, or with `again`, measure now and store the result."""
+    found = None if again else recall(key, kind)
+    if found is None:
+        found = measure()
+        remember(key, found)
+    return found
+
+
+def now() -> str:
+    """Return the time of a measurement as a plan tells it."""
+    return f"measured {time.strftime('%Y-%m-%d %H:%M')}"
 
 
 def memory() -> int:
