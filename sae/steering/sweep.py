@@ -220,8 +220,10 @@ def _kinds(cfg: SweepConfig) -> dict[Kind, int]:
 
 
 def _batches(steering: Steering, cfg: SweepConfig, most: int) -> Iterator[list[_Tried]]:
-    """Yield every dose along every direction, in batches of at most `most` directions of one dose."""
-    for dose in sorted(cfg.doses):
+    """Yield every dose along every direction, in batches of at most `most` directions of one dose; small doses first.
+
+    Who watches the curves sees them grow outwards from 0, and may stop once a dose breaks the text."""
+    for dose in sorted(cfg.doses, key=lambda dose: (abs(dose), -dose)):
         dosed = steering.dosed(dose)
         tried = [_Tried("latent", dose, 0, dosed)]
         for kind, count in _kinds(cfg).items():
