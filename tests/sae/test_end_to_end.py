@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
         with pytest.raises(Enough):
             finetune(first, tmp_path / "stopped", cfg)
     assert not Run(tmp_path / "stopped").finished
-    assert f"sae finetune {first.path} … --out" in Run(tmp_path / "stopped").resume
+    assert Run(tmp_path / "stopped").resume == f"sae resume {tmp_path / 'stopped'}"
     again = finetune(first, tmp_path / "stopped", cfg, resume=True)
     assert again.digest == undisturbed.digest
     times = ("seconds", "tokens_per_second")
