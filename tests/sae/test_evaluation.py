@@ -11,7 +11,7 @@ from activations.rows import is_held_out
 from activations.store import Store
 from sae.architectures import TopKConfig, build
 from sae.evaluation.bootstrap import difference, ratio
-from sae.evaluation.held_out import reconstruction
+from sae.evaluation.held_out import latents_by_density, reconstruction
 from sae.evaluation.splicing import counted_predictions, held_out_windows, splice, splice_sums
 from sae.runs.run import Run
 from tests import tiny
@@ -63,6 +63,12 @@ def test_reconstruction_metrics_are_their_formulas_in_float64(run):
     assert sum(found["density_histogram"]["latents"]) == (fired > 0).sum()
     assert (found["tokens"], found["documents"]) == (len(x), len(set(documents)))
     assert found["encoder"] == {"parameters": 16 * 32 + 32, "flops": 2 * 16 * 32}
+
+
+def test_latents_that_fire_more_rarely_than_the_first_edge_are_counted_too():
+    density = torch.tensor([0.0, 1e-9, 9e-8, 1e-7, 0.3, 1.0], dtype=torch.float64)
+    counts = latents_by_density(density)
+    assert (counts[0], counts[-3], counts[-1], sum(counts)) == (3, 1, 1, 5)
 
 
 def test_the_batch_size_changes_nothing(run):
