@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from activations.errors import RunError
+from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel, load
 from activations.rows import is_held_out
 from activations.store import Store
@@ -97,6 +97,12 @@ def test_a_store_without_held_out_text_says_so(tmp_path, world):
     sae = build(TopKConfig(d_sae=8, k=2), 16)
     with pytest.raises(RunError, match="no held-out tokens.*more documents"):
         reconstruction(sae, store, tiny.HOOK)
+
+
+@pytest.mark.parametrize("windows", [0, -1])
+def test_no_windows_are_refused_before_the_model_runs(run, model, windows: int):
+    with pytest.raises(ConfigError, match=f"windows = {windows} must be at least 1"):
+        splice(model, run.sae(), run.store, run.hook, windows=windows)
 
 
 def test_a_ratio_is_of_sums_and_its_interval_covers_the_truth_as_often_as_it_says():
