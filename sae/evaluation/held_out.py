@@ -3,7 +3,7 @@
 Every measure (docs/metrics.md) is a ratio of sums over tokens, with a bootstrap interval over documents, because tokens of
 one document are not independent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -42,7 +42,7 @@ class Reconstruction(TypedDict):
     dead: float
     dense: float
     encoder: dict[str, int]
-    density_histogram: dict[str, list[float]]
+    density_histogram: dict[str, Sequence[float]]
     quasi_orthogonality: NotRequired[Quasi]
     l0_proxies: NotRequired[Proxies]
 
