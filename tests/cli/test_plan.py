@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from activations.disk import files
 from activations.errors import ConfigError
 from sae.cli import plan
 from sae.plan import finetune, measure, rates
@@ -222,6 +224,19 @@ def test_fine_tuning_is_planned_from_the_passes_of_the_model_and_trains_nothing(
     assert contents(run) == before and not (tmp_path / "tuned").exists()
     with pytest.raises(ConfigError, match="one process"):
         plan.main(["finetune", str(run), "--ranks", "2"])
+
+
+@pytest.mark.parametrize("job", ["finetune", "features"])
+def test_the_model_is_measured_again_for_another_engine_or_precision(machine, run, tmp_path, capsys, job):
+    flags = ("--tokens", 3200) if job == "features" else ("--tokens", 3200, "--batch", 64)
+    planned(capsys, job, run, *flags)
+    record = files.read_json(Path(run) / "run.json")
+    for change in ({"source": "transformers"}, {"model_dtype": "bfloat16", "weights_sha256": None}):
+        other = shutil.copytree(run, tmp_path / "-".join(change))
+        files.write_sealed(other / "run.json", {**record, **change})
+        before = (tmp_path / "cache" / "rates.json").read_bytes()
+        planned(capsys, job, other, *flags)
+        assert (tmp_path / "cache" / "rates.json").read_bytes() != before
 
 
 def test_a_fine_tuning_that_does_not_fit_is_refused_with_options_that_it_has(
