@@ -147,7 +147,9 @@ def test_quick_presses_of_an_arrow_key_go_as_many_features_on(page: Page):
 
 def test_presses_that_wait_are_dropped_with_their_page(page: Page):
     connections: list[WebSocketRoute] = []
-    waiting: list[str | bytes] | None = None  # what the server has answered while that is held back; None: it is not
+    waiting: list[str | bytes] | None = (
+        None  # what the server has answered while that is held back; None: it is not
+    )
 
     def connect(connection: WebSocketRoute) -> None:
         connections.append(connection)
