@@ -105,6 +105,15 @@ def test_no_windows_are_refused_before_the_model_runs(run, model, windows: int):
         splice(model, run.sae(), run.store, run.hook, windows=windows)
 
 
+def test_resamples_without_a_finite_value_are_left_out():
+    """Of two documents, one has nothing in the denominator: a quarter of the resamples draw it alone, and are x / 0."""
+    found = ratio([1.0, 2.0], [0.0, 4.0])
+    assert found == (0.75, 0.5, 0.75)  # 2 / 4 of the one, and 3 / 4 of both
+    both = difference(([1.0, 2.0], [0.0, 4.0]), ([0.0, 0.0], [1.0, 1.0]))
+    assert both == found
+    assert np.isnan(ratio([1.0], [0.0])[1:]).all()
+
+
 def test_a_ratio_is_of_sums_and_its_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
