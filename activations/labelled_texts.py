@@ -1,6 +1,7 @@
 """Texts with one of two labels each: the binary tasks of the package sae-probes, fetched once, and a user's own file."""
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -40,6 +41,11 @@ class LabelledTexts:
     labels: Bool[np.ndarray, "n"]
     classes: tuple[str, str]
     """Names of the two classes in the order of their letters, as sae-probes has them; True stands for the second."""
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of texts and labels, as hexadecimal digits."""
+        return hashlib.sha256(json.dumps([self.texts, self.labels.tolist()]).encode()).hexdigest()
 
     def chosen(self, rows: Sequence[int]) -> "LabelledTexts":
         """Return the task with these rows alone."""

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("activations/disk",),
     ("activations/parallel",),
     ("activations",),
-    ("sae/code.py", "sae/plugins.py"),
+    ("sae/chance.py", "sae/code.py", "sae/plugins.py"),
     ("sae/kernels",),
     ("sae/losses.py",),
     ("sae/architectures",),

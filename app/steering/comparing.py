@@ -1,9 +1,10 @@
 """The job of the Steering page that compares arms: labelled texts that are kept beside the run, the work, and the time it takes."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,8 +68,10 @@ def kept(run: Run) -> dict[str, Path]:
 
 def unfinished(run: Run, record: ArmsRecord | None) -> list[str]:
     """Return the concepts that were given on the page and whose comparison has not come to its end."""
-    found = set() if record is None else {*(each.name for each in record.concepts), *record.left_out}
-    return [name for name in kept(run) if name not in found]
+    compared = {} if record is None else record.texts_sha256
+    return [
+        name for name, path in kept(run).items() if name not in compared or compared[name] != _digest(path)
+    ]
 
 
 def replaced(run: Run, record: ArmsRecord | None) -> list[str]:
@@ -78,7 +81,8 @@ def replaced(run: Run, record: ArmsRecord | None) -> list[str]:
 
 def texts_to_write(record: ArmsRecord | None) -> int:
     """Return how many texts another concept takes at most: those of random directions are the same for every concept."""
-    of_all = 0 if record else 1 + len(CFG.shares) * CFG.directions
+    shared = record is not None and record.config == json.loads(json.dumps(asdict(CFG)))
+    of_all = 0 if shared else 1 + len(CFG.shares) * CFG.directions
     of_each = len(CFG.shares) * (len(ARMS) - 1)
     return (of_all + of_each) * len(CFG.starts) * CFG.draws
 
@@ -132,6 +136,14 @@ def _read(path: Path) -> LabelledTexts:
         return labelled_texts.read_file(path)
     except (TextError, LabelError) as error:
         raise RunError(error.message, fix=f"rm {quoted(path)}") from error
+
+
+def _digest(path: Path) -> str | None:
+    """Return the hash of the labelled texts of a file that a comparison uses; None where they cannot be read."""
+    try:
+        return arm_concepts.prepared(_read(path), CFG).sha256
+    except (RunError, LabelError):
+        return None
 
 
 def _check(name: str) -> None:

@@ -1,10 +1,11 @@
 """Measure what it costs the language model that an SAE's reconstruction takes the place of an activation, on held-out text."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
 
 from activations.errors import ConfigError, RunError
@@ -166,12 +167,12 @@ def counted_predictions(documents: Tensor, excluded: int) -> Tensor:
     return counted
 
 
-def held_out_windows(store: Store, limit: int, fullest: bool = False) -> tuple[Tensor, Tensor]:
+def held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
     """Return tokens and documents [n, T] of windows at equal distances among those with predictions that count, in the store's order.
 
-    Each such window is as likely as any other, so that sums over their predictions stand for the whole held-out text. With `fullest`
-    they are taken from those with the most of these predictions, which may all come from a few long documents. All are returned
-    where there are no more than `limit`. Raises ConfigError for a limit below 1, RunError when the store has no held-out text."""
+    Each such window is as likely as any other, so that sums over their predictions stand for the whole held-out text. All are
+    returned where there are no more than `limit`. Raises ConfigError for a limit below 1, RunError when the store has no held-out
+    text."""
     if limit < 1:
         raise ConfigError(
             f"windows = {limit} must be at least 1: without one the language model reads nothing"
@@ -180,19 +181,53 @@ def held_out_windows(store: Store, limit: int, fullest: bool = False) -> tuple[T
         counted_predictions(store.read(shard).documents, store.spec.excluded).sum(1)
         for shard in range(len(store.shards))
     ]
-    counts = torch.cat(numbers)
-    least = int(counts.topk(min(limit, len(counts))).values[-1]) if fullest else 1
-    among = (counts >= max(1, least)).nonzero()[:, 0]
+    chosen = _spread((torch.cat(numbers) > 0).nonzero()[:, 0], limit, store)
+    tokens, documents = zip(*_read_windows(store, chosen), strict=True)
+    return torch.cat(tokens), torch.cat(documents)
+
+
+def held_out_passages(store: Store, limit: int, length: int) -> Int[Tensor, "n L"]:
+    """Return the tokens of passages of held-out text, each of one document and one window, from windows at equal distances.
+
+    They have `length` tokens, or where fewer than `limit` windows hold so long a passage, as many as the `limit`-th longest has.
+    All windows with held-out text give one where there are fewer than `limit`. Raises RunError where none has two tokens."""
+    runs = [
+        _longest_runs(store.read(shard).documents, store.spec.excluded) for shard in range(len(store.shards))
+    ]
+    starts, lengths = (torch.cat(column) for column in zip(*runs, strict=True))
+    longest = lengths.topk(min(limit, len(lengths))).values
+    length = min(length, int(longest[longest >= 2].min())) if (longest >= 2).any() else 2
+    chosen = _spread((lengths >= length).nonzero()[:, 0], limit, store)
+    tokens = torch.cat([tokens for tokens, _ in _read_windows(store, chosen)])
+    return tokens.gather(1, starts[chosen, None] + torch.arange(length))
+
+
+def _longest_runs(documents: Tensor, excluded: int) -> tuple[Tensor, Tensor]:
+    """Return where the longest run of tokens of one held-out document begins in each window [n], the first of equal ones, and its length."""
+    held_out = is_held_out(documents)
+    run = best = ends = torch.zeros(len(documents), dtype=torch.long)
+    for position in range(excluded, documents.shape[1]):
+        goes_on = documents[:, position] == documents[:, position - 1] if position > excluded else run > 0
+        run = torch.where(held_out[:, position], run * goes_on + 1, 0)
+        ends = torch.where(run > best, position + 1, ends)
+        best = torch.maximum(run, best)
+    return ends - best, best
+
+
+def _spread(among: Int[Tensor, "N"], limit: int, store: Store) -> Int[Tensor, "n"]:
+    """Return at most `limit` of these windows' numbers, at equal distances."""
     if not len(among):
         raise RunError(f"{store.path} has no held-out text: harvest more documents (one in ten is held out)")
     n = min(limit, len(among))
-    chosen = among[(2 * torch.arange(n) + 1) * len(among) // (2 * n)]
-    tokens, documents, first = [], [], 0
-    for number, windows in enumerate(numbers):
-        own = chosen[(chosen >= first) & (chosen < first + len(windows))] - first
-        first += len(windows)
+    return among[(2 * torch.arange(n) + 1) * len(among) // (2 * n)]
+
+
+def _read_windows(store: Store, numbers: Int[Tensor, "n"]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield tokens and documents [m, T] of windows of each shard that holds some, in the store's order."""
+    first = 0
+    for shard, entry in enumerate(store.shards):
+        own = numbers[(numbers >= first) & (numbers < first + entry.windows)] - first
+        first += entry.windows
         if len(own):
-            shard = store.read(number)
-            tokens.append(shard.tokens[own])
-            documents.append(shard.documents[own])
-    return torch.cat(tokens), torch.cat(documents)
+            read = store.read(shard)
+            yield read.tokens[own], read.documents[own]

@@ -19,8 +19,9 @@ from sae.features.folder import FeaturesFolder
 from sae.runs.records import Estimate, Scalar
 from sae.runs.saved_sae import as_written, read_results
 
-FORMAT = 2
-"""Of explanations.json; 1 compared half as many contexts by their word embeddings."""
+FORMAT = 3
+"""Of explanations.json; 1 compared half as many contexts by their word embeddings, 2 drew its random directions from the numbers
+that an SAE of the same seed starts from."""
 INDEX, TABLE = "explanations.json", "explanations.parquet"
 Kind = Literal["latent", "shuffled", "random direction"]
 LATENT, SHUFFLED, RANDOM = KINDS = get_args(Kind)
@@ -209,10 +210,8 @@ def explanations_of(features: FeaturesFolder) -> Explanations | None:
 
 
 def _read(features: FeaturesFolder) -> ExplanationsRecord | None:
-    return read_results(
-        features.path / INDEX, "explanations", FORMAT, ExplanationsRecord, f"sae explain {quoted(features.path.parent)}",
-        unchanged=lambda record: not record.config.get("embeddings"),
-    )  # fmt: skip
+    again = f"sae explain {quoted(features.path.parent)}"
+    return read_results(features.path / INDEX, "explanations", FORMAT, ExplanationsRecord, again)
 
 
 def save_explanations(

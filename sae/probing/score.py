@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae import chance
 from sae.architectures import SAE
 from sae.code import SparseCode
 from sae.probing import probes
@@ -43,8 +44,7 @@ def turned(sae: SAE, x: Float[Tensor, "n D"], seed: int) -> tuple[Float[Tensor, 
 
     An SAE that reads the turned rows is a random one: its directions are random, its norms, biases, thresholds and the angles
     between its latents are the trained ones."""
-    generator = torch.Generator().manual_seed(seed)
-    turn = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator))[0]
+    turn = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=chance.generator(seed)))[0]
     centre = sae.b_dec.detach().cpu()
     return turn, (x - centre) @ turn + centre
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activations.store import Store
+from sae import chance
 from sae.code import SparseCode, offsets_of
 from sae.rules.corpus import Corpus
 
@@ -41,8 +42,7 @@ def random_directions(
 ) -> RandomDirections:
     """Draw a direction for each density and find its threshold on the store's first shards."""
     mean = store.mean(hook).float()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.nn.functional.normalize(torch.randn(len(densities), len(mean), generator=generator), dim=1)
+    drawn = chance.directions(len(densities), len(mean), seed)
     parts, n_rows = [], 0
     for number in range(len(store.shards)):
         shard = store.read(number, (hook,))

@@ -59,7 +59,9 @@ def read_firings(
     above: float = 0.0,
 ) -> AllFirings:
     """Return the firings that `collect.encode_shard` wrote. `largest` has each latent's largest value and its most negative one's size,
-    from which those below a share `above` are left out, and those of at least STRONG are strong; None: all count, none is strong."""
+    from which those below a share `above` are left out, and those of at least STRONG are strong; None: all count, none is strong.
+
+    So it is for a latent, or a sign of it, that has no largest value, since it never fired where that was measured."""
     parts = []
     for number in range(n_shards):
         starts, rows, values, _ = firings.read(scratch / shard_name(number), range(n_latents), 0)
@@ -69,8 +71,12 @@ def read_firings(
         if largest is not None:
             owner = np.repeat(np.arange(n_latents), np.diff(part.indptr))
             positive, negative = largest
-            share = np.abs(values.numpy()) / np.where(signs > 0, positive[owner], negative[owner])
-            part.data = np.where(share >= above, signs * (1 + (share >= STRONG)), 0).astype(np.int8)
+            size = np.where(signs > 0, positive[owner], negative[owner])
+            known = size > 0
+            share = np.divide(np.abs(values.numpy()), size, out=np.zeros(len(size)), where=known)
+            part.data = np.where(~known | (share >= above), signs * (1 + (share >= STRONG)), 0).astype(
+                np.int8
+            )
             part.eliminate_zeros()
         parts.append(part)
     return AllFirings(sparse.hstack(parts, format="csr", dtype=np.int8))

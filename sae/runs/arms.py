@@ -9,8 +9,9 @@ from sae.runs.records import Estimate, Scalar
 from sae.runs.run import Run
 from sae.runs.saved_sae import read_results
 
-FORMAT = 3
-"""Of arms.json and forecast.json; 1 steered and compared the first token of texts without a BOS, 2 took unrelated text from few documents."""
+FORMAT = 4
+"""Of arms.json and forecast.json; 1 steered and compared the first token of texts without a BOS, 2 took unrelated text from few documents, 3
+from windows that need not be held out where they are read, and random directions that a run with the same seed starts from."""
 T = TypeVar("T")
 FOLDER, INDEX, POINTS, TEXTS = "arms", "arms.json", "points", "texts"
 FORECAST, POINT_FORMAT = "forecast.json", "sae-arms-1"
@@ -55,7 +56,6 @@ class ConceptResult:
     """Name of the labelled texts."""
     concept: str
     """Name of the class that is steered towards."""
-    texts_sha256: str
     examples: list[int]
     """Labelled texts that chose the arms, that taught the judge, and that tested it."""
     latent: int
@@ -106,6 +106,8 @@ class ArmsRecord:
     concepts: list[ConceptResult]
     overall: list[Overall]
     nulls: Nulls
+    texts_sha256: dict[str, str]
+    """Hash of the labelled texts that were used of each concept, those of `left_out` among them."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Reasons, by concept, why some are missing."""
 

@@ -37,9 +37,9 @@ class ArmsConfig:
     new_tokens: int = 16
     """Tokens written for each text."""
     unrelated_windows: int = 6
-    """Held-out windows of the run's store on which the predictions are compared."""
+    """Passages of held-out text of the run's store on which the predictions are compared, each of one document."""
     window_tokens: int = 32
-    """Tokens read of each of these windows."""
+    """Tokens of each of these passages; fewer where the store's documents are shorter."""
     labelled: int = 240
     """Labelled texts used of a concept at most, half of each class."""
     labelled_tokens: int = 64

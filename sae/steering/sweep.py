@@ -12,6 +12,7 @@ from activations.errors import ConfigError
 from activations.generation import PlacedEdit, Sampling, generate
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
+from sae import chance
 from sae.steering.measure import Measures, Read, log_probabilities, measures, read, writing
 from sae.steering.steering import Steering, check_positions, remarks
 
@@ -22,9 +23,7 @@ def random_control(steering: Steering, seed: int = 0) -> Steering:
     Directions are uniform on the sphere, one per latent. Apart from the equal displacement they share nothing with the
     latents, so the control shows what any intervention of that size does to a text."""
     rows = steering.rows
-    # a normal vector's direction is uniform on the sphere
-    drawn = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
-    return replace(steering, directions=_with_norms_of(drawn, rows))
+    return replace(steering, directions=_with_norms_of(chance.directions(len(rows), rows.shape[1], seed), rows))
 
 
 def shuffled_control(steering: Steering, seed: int = 0) -> Steering:
@@ -221,8 +220,10 @@ def _kinds(cfg: SweepConfig) -> dict[Kind, int]:
 
 
 def _batches(steering: Steering, cfg: SweepConfig, most: int) -> Iterator[list[_Tried]]:
-    """Yield every dose along every direction, in batches of at most `most` directions of one dose."""
-    for dose in sorted(cfg.doses):
+    """Yield every dose along every direction, in batches of at most `most` directions of one dose; small doses first.
+
+    Who watches the curves sees them grow outwards from 0, and may stop once a dose breaks the text."""
+    for dose in sorted(cfg.doses, key=lambda dose: (abs(dose), -dose)):
         dosed = steering.dosed(dose)
         tried = [_Tried("latent", dose, 0, dosed)]
         for kind, count in _kinds(cfg).items():

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from sae import chance
 from sae.architectures import AbsTopK, AbsTopKConfig
 from sae.config import LARGEST_SEED, FrozenPart, RunConfig
 
@@ -20,9 +20,6 @@ FROZEN: dict[str, FrozenPart] = {
     "frozen-encoder": "encoder",
 }
 """Controls that are trained, and the part of each that stays as it starts."""
-OWN_SEEDS = (
-    3_000_000_019  # added to seeds; below 2^32, because torch's generator on the CPU looks at 32 bits only
-)
 UNTRAINED = ("pca", "random-dictionary")
 
 
@@ -69,9 +66,7 @@ def random_dictionary(
 
     Random rows are not orthogonal, so that their sum overshoots: all values are multiplied by the number that makes the error on
     x least. Signs make it as good as unsigned random rows twice as many, so the control is on the strong side."""
-    # Away from the seeds of planted worlds: the same numbers from the same seed would be the planted features themselves.
-    generator = torch.Generator().manual_seed((seed + OWN_SEEDS) % 2**63)
-    rows = normalize(torch.randn(d_sae, x.shape[1], generator=generator), dim=1)
+    rows = chance.directions(d_sae, x.shape[1], seed)
     sae = _dictionary(mean, rows, k)
     centred, x_hat = x - sae.b_dec, sae(x) - sae.b_dec
     gain = (centred * x_hat).sum() / x_hat.square().sum().clamp_min(torch.finfo(x.dtype).tiny)

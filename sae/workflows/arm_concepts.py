@@ -44,12 +44,18 @@ class Concept(NamedTuple):
 
 
 def prepared(task: LabelledTexts, cfg: ArmsConfig) -> LabelledTexts:
-    """Return the texts of a task that are used. Raises LabelError for too few."""
+    """Return the texts of a task that are used. Raises LabelError for too few, or too few for the prompt arm's strengths."""
     used = task.without_repeats().at_most(cfg.labelled)
     least = int(min(used.labels.sum(), (~used.labels).sum()))
     if least < LEAST:
         raise LabelError(
             f"{task.name} has a class of {least} different texts, and needs at least {LEAST} of each"
+        )
+    shots = int(PARTS[0] * used.labels.sum())
+    if len(cfg.shares) > shots:
+        raise LabelError(
+            f"{task.name} has {shots} texts with the concept to choose the arms on, and the prompt arm needs one more of them at "
+            f"each strength: give at most {shots} strengths, not {len(cfg.shares)}, or more texts"
         )
     return used
 

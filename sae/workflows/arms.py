@@ -1,6 +1,5 @@
 """Compare steering by a latent with its rivals on concepts given as labelled texts, and keep the result in the run's folder."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from activations.generation import Sampling
 from activations.labelled_texts import LabelledTexts
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
-from sae.evaluation.splicing import held_out_windows
+from sae import chance
+from sae.evaluation.splicing import held_out_passages
 from sae.features.feature import FeatureStore
 from sae.runs.arms import (
     FOLDER,
@@ -90,7 +90,7 @@ def compare_arms(
                 "none of the concepts can be compared: "
                 + "; ".join(f"{task.name}: {left_out[task.name]}" for task in tasks)
             )
-        random = _random(cfg, sae.d_model)
+        random = chance.directions(cfg.directions, sae.d_model, cfg.arms_seed)
         pushes = _pushes(steered, random, cfg, norm)
         outcomes = measured(run, model, bench, [NOTHING, *pushes.values()], progress)
         found = _Measured(model, cfg, concepts, outcomes[0], dict(zip(pushes, outcomes[1:], strict=True)))
@@ -98,7 +98,16 @@ def compare_arms(
         total = Nulls(sum(each.judged for each in nulls), sum(each.distinguishable for each in nulls))
         config = json.loads(json.dumps(asdict(cfg)))
         record = ArmsRecord(
-            FORMAT, run.digest, run.hook, norm, config, [*results], _overall(results), total, left_out
+            FORMAT,
+            run.digest,
+            run.hook,
+            norm,
+            config,
+            [*results],
+            _overall(results),
+            total,
+            {task.name: task.sha256 for task in used},
+            left_out,
         )
         files.write_sealed(run.path / FOLDER / INDEX, asdict(record))
     return record
@@ -118,13 +127,12 @@ def bench_of(run: Run, model: LanguageModel, cfg: ArmsConfig) -> Bench:
     first = run.first_tokens
     if first is None:
         first = [] if model.vocabulary.bos is None else [model.vocabulary.bos]
-    tokens, _ = held_out_windows(run.store, cfg.unrelated_windows, fullest=True)
     starts = tuple(tuple(model.vocabulary.encode(start)) for start in cfg.starts)
     seeds = tuple(
         tuple(_seed(cfg.arms_seed, start, draw) for draw in range(cfg.draws)) for start in range(len(starts))
     )
-    windows = tokens[:, run.store.spec.excluded :][:, : cfg.window_tokens].long()
-    return Bench(run.hook, tuple(first), starts, Sampling(cfg.new_tokens, 0.7, 0.95), seeds, windows)
+    windows = held_out_passages(run.store, cfg.unrelated_windows, cfg.window_tokens)
+    return Bench(run.hook, tuple(first), starts, Sampling(cfg.new_tokens, 0.7, 0.95), seeds, windows.long())
 
 
 def _seed(arms_seed: int, start: int, draw: int) -> int:
@@ -178,12 +186,6 @@ def _read(path: Path) -> Outcome:
         raise RunError(f"{path} is damaged: it holds {', '.join(sorted(content))}", fix=fix)
     texts = [[token for token in row if token >= 0] for row in content.pop("texts").tolist()]
     return Outcome(**content, texts=texts)
-
-
-def _random(cfg: ArmsConfig, width: int) -> Float[Tensor, "R D"]:
-    """Return unit vectors uniform on the sphere."""
-    drawn = torch.randn(cfg.directions, width, generator=torch.Generator().manual_seed(cfg.arms_seed))
-    return drawn / drawn.norm(dim=1, keepdim=True)
 
 
 Key = tuple[str, ArmName, int, int]
@@ -253,7 +255,6 @@ def _result(found: _Measured, concept: Concept) -> tuple[ConceptResult, Nulls]:
     result = ConceptResult(
         task.name,
         task.classes[1],
-        _fingerprint(task),
         concept.sizes,
         latent.latent,
         latent.sign,
@@ -291,8 +292,3 @@ def _overall(results: Sequence[ConceptResult]) -> list[Overall]:
                 )
             )
     return overall
-
-
-def _fingerprint(task: LabelledTexts) -> str:
-    content = json.dumps([task.texts, task.labels.tolist()])
-    return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()

@@ -1,6 +1,5 @@
 """Probe a run's SAE with labelled texts: activations once, then every method at every setting, task after task."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -88,7 +87,7 @@ def probe(
     tasks = [prepared(task, cfg) for task in tasks]
     todo = [points(task.labels, cfg.settings, task.name) for task in tasks]
     record = _begun(run, cfg)
-    names = {task.name: _fingerprint(task) for task in tasks}
+    names = {task.name: task.sha256 for task in tasks}
     done = {task.name for task in record.tasks if names.get(task.name) == task.texts_sha256}
     if done < {*names}:
         model = model or model_of(run)
@@ -135,7 +134,7 @@ def _probed(
         results.append(result)
         advance(1, note=task.name)
     scores = [*gathered(sorted(results, key=lambda result: fits.index(result[0])))]
-    return ProbedTask(task.name, [*task.classes], len(task.texts), _fingerprint(task), scores, loss)
+    return ProbedTask(task.name, [*task.classes], len(task.texts), task.sha256, scores, loss)
 
 
 def read_probes(run: Run) -> ProbesRecord | None:
@@ -200,12 +199,6 @@ def _begun(run: Run, cfg: ProbeConfig) -> ProbesRecord:
 def _with(record: ProbesRecord, task: ProbedTask) -> ProbesRecord:
     others = [each for each in record.tasks if each.name != task.name]
     return ProbesRecord(record.format, record.sae_sha256, record.hook, record.config, [*others, task])
-
-
-def _fingerprint(task: LabelledTexts) -> str:
-    """Return the SHA-256 of a task's texts and labels."""
-    content = json.dumps([task.texts, task.labels.tolist()])
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @contextmanager

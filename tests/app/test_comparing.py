@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,24 @@ def test_what_was_interrupted_goes_on_by_a_button_or_its_command(page, run):
     at = settled(button(at, "Go on").click().run())
     assert read_arms(run)
     assert "Not compared" not in notes(at)
+
+
+def test_other_texts_of_a_name_that_was_compared_are_not_compared_yet(run):
+    path = run.path / "arms" / "texts" / "loud.jsonl"
+    labelled_texts.write_file(path, comparing.from_sets("loud", LOUD, QUIET))
+    record = compare_arms(run, [labelled_texts.read_file(path)], SMALL)
+    assert comparing.unfinished(run, record) == []
+    labelled_texts.write_file(path, comparing.from_sets("loud", LOUD[:-1], QUIET))
+    assert comparing.unfinished(run, record) == ["loud"]
+
+
+def test_texts_of_random_directions_are_written_again_after_a_comparison_with_other_settings(run):
+    task = comparing.from_sets("loud", LOUD, QUIET)
+    of_each, of_random = 20, 2 * (1 + 2 * 3)  # texts of 2 strengths and 5 arms; unsteered and of 3 directions
+    assert comparing.texts_to_write(None) == of_each + of_random
+    assert comparing.texts_to_write(compare_arms(run, [task], SMALL)) == of_each
+    other = compare_arms(run, [task], replace(SMALL, draws=3))
+    assert comparing.texts_to_write(other) == of_each + of_random
 
 
 def test_a_concept_that_no_probe_can_learn_is_named_and_not_kept(page, run):

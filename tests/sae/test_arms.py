@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, LabelError
 from activations.generation import Sampling, generate
+from activations.labelled_texts import LabelledTexts
 from activations.language_model import LanguageModel, load
 from sae.report import arms as arms_report
 from sae.runs.arms import ArmResult, ArmsRecord, ConceptResult, Level, Nulls
@@ -17,7 +18,7 @@ from sae.steering import judges
 from sae.steering.arms import ARMS, NOTHING, ArmsConfig, Bench, Outcome, Push, measure, unsteered
 from sae.steering.interventions import Intervention
 from sae.steering.judges import Judge, beside_random, nulls
-from sae.workflows.arm_concepts import parts, unfit
+from sae.workflows.arm_concepts import parts, prepared, unfit
 from sae.workflows.arms import bench_of
 from tests import tiny
 from tests.sae import steered
@@ -160,6 +161,15 @@ def test_every_text_has_a_seed_of_its_own_that_more_draws_keep(world, model):
     assert tuple(start[:3] for start in more) == seeds[0]
 
 
+def test_more_strengths_than_examples_for_the_prompt_are_refused():
+    labels = np.arange(50) < 25
+    task = LabelledTexts("loud", [f"text {number}" for number in range(50)], labels, ("no", "yes"))
+    shares = tuple(0.1 * number for number in range(1, 12))
+    assert prepared(task, ArmsConfig(shares[:10])).sha256 == task.sha256
+    with pytest.raises(LabelError, match="10 texts .* at most 10 strengths, not 11"):
+        prepared(task, ArmsConfig(shares))
+
+
 def test_a_judge_without_a_unit_is_left_out_with_the_reason():
     weights = np.eye(4)[0]
     assert unfit(Judge(weights, 0.0, 1.0, 0.9), 40, 20) is None
@@ -279,11 +289,9 @@ def planted_record() -> ArmsRecord:
         arms[arm] = ArmResult(
             levels, [["<b>text</b>"]] * 2, beside and beside.better_by, beside and beside.verdict
         )
-    concept = ConceptResult(
-        "<i>praise</i>", "1", "", [40, 40, 20], 17, 1, 0.9, 0.01, 0.9, ["other"], 0.1, arms
-    )
+    concept = ConceptResult("<i>praise</i>", "1", [40, 40, 20], 17, 1, 0.9, 0.01, 0.9, ["other"], 0.1, arms)
     cfg = {"starts": ["a", "b"], "draws": 6, "new_tokens": 16, "directions": 6, "unrelated_windows": 5}
-    return ArmsRecord(1, "", "hook", 1.0, cfg, [concept], [], Nulls(6, 0))
+    return ArmsRecord(1, "", "hook", 1.0, cfg, [concept], [], Nulls(6, 0), {})
 
 
 def test_the_report_tells_the_planted_arm_from_the_others_and_escapes_every_text():

@@ -1,5 +1,7 @@
 """Metrics against their formulas written out in numpy float64, and against cases whose answer is known."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,13 @@ from activations.store import Store
 from sae.architectures import TopKConfig, build
 from sae.evaluation.bootstrap import difference, ratio
 from sae.evaluation.held_out import latents_by_density, reconstruction
-from sae.evaluation.splicing import counted_predictions, held_out_windows, splice, splice_sums
+from sae.evaluation.splicing import (
+    counted_predictions,
+    held_out_passages,
+    held_out_windows,
+    splice,
+    splice_sums,
+)
 from sae.runs.run import Run
 from tests import tiny
 
@@ -233,15 +241,29 @@ def test_the_model_reads_windows_at_equal_distances_among_those_with_held_out_te
     assert torch.equal(held_out_windows(run.store, 3)[1], documents[sixths])
 
 
-def test_the_fullest_windows_are_at_equal_distances_among_those_with_most_held_out_text(run):
-    documents = torch.cat([run.store.read(number).documents for number in range(len(run.store.shards))])
-    counts = counted_predictions(documents, run.store.spec.excluded).sum(1)
-    found = held_out_windows(run.store, 4, fullest=True)[1]
-    of_found = counted_predictions(found, run.store.spec.excluded).sum(1)
-    least = counts.sort(descending=True).values[3]
-    assert (of_found >= least).all()
-    full = [window for window, count in enumerate(counts.tolist()) if count >= least]
-    assert torch.equal(found, documents[[full[len(full) * place // 8] for place in (1, 3, 5, 7)]])
+@pytest.mark.parametrize(("limit", "length"), [(4, 3), (4, 10**6), (2, 5), (10**6, 4)])
+def test_held_out_passages_are_each_of_one_held_out_document(run, limit, length):
+    """Compared with a search over all runs of equal document numbers in plain Python."""
+    excluded, stored = (
+        run.store.spec.excluded,
+        [run.store.read(number) for number in range(len(run.store.shards))],
+    )
+    longest = []  # of each window: the tokens of its longest run of one held-out document
+    for shard in stored:
+        for tokens, documents in zip(shard.tokens.tolist(), shard.documents, strict=True):
+            rows = list(zip(tokens, documents.tolist(), is_held_out(documents).tolist(), strict=True))[
+                excluded:
+            ]
+            runs = [
+                [token for token, _, _ in own] for key, own in groupby(rows, lambda row: row[1:]) if key[1]
+            ]
+            longest.append(max(runs, key=len, default=[]))
+    by_length = sorted((len(own) for own in longest if len(own) >= 2), reverse=True)
+    reached = min(length, by_length[:limit][-1])
+    among = [own[:reached] for own in longest if len(own) >= reached]
+    n = min(limit, len(among))
+    found = held_out_passages(run.store, limit, length)
+    assert found.tolist() == [among[(2 * i + 1) * len(among) // (2 * n)] for i in range(n)]
 
 
 @pytest.mark.parametrize("windows", [3, 10**6])

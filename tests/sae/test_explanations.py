@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from activations.disk import files
 from activations.errors import ConfigError, RunError
 from sae.evaluation import bootstrap
+from sae.features import collect
 from sae.features.explanations import Explanations, explanations_of
 from sae.features.feature import FeatureStore
 from sae.report import explanations as report
@@ -16,6 +18,7 @@ from sae.rules import properties, similar
 from sae.rules.controls import moved_rows, shuffled_rows
 from sae.rules.explaining import ExplainConfig
 from sae.rules.families import families
+from sae.rules.targets import read_firings
 from sae.runs.run import Run
 from sae.workflows.explain import explain
 from tests import tiny
@@ -36,6 +39,22 @@ def test_planted_latents_get_their_rule():
         for latent, row, fine in zip(planted, rows, right, strict=True)
         if not fine
     ]
+
+
+def test_firings_of_a_latent_without_a_largest_value_count_and_are_not_strong(run: Run, tmp_path: Path):
+    """So it is where features were collected on less text than is explained, and the latent fired in the rest alone."""
+    collect.encode_shard(run.sae(), run.store, run.hook, 0, 64, tmp_path, lambda _: None)
+    every = read_firings(tmp_path, run.store, 1, 32)
+    fired = [len(every.rows(latent)) for latent in range(32)]
+    latent = int(np.argmax(fired))
+    largest = np.full(32, 1e9), np.full(32, 1e9)
+    largest[0][latent], largest[1][latent] = np.nan, -1.0
+    for above in (0.0, 0.5):
+        found = read_firings(tmp_path, run.store, 1, 32, largest, above)
+        assert [len(found.rows(each)) for each in range(32)] == [
+            fired[each] if not above or each == latent else 0 for each in range(32)
+        ]
+        assert not len(found.rows(latent, strong=True))
 
 
 def test_a_rule_of_two_conditions_is_found():
@@ -241,8 +260,8 @@ def test_explanations_of_other_features_do_not_count_and_damage_is_named(run: Ru
     assert explanations_of(features) is None
     with pytest.raises(RunError, match="of other features"):
         Explanations(features)
-    files.write_sealed(index, {**content, "format": 3})
-    with pytest.raises(RunError, match="format 3, this release reads up to 2"):
+    files.write_sealed(index, {**content, "format": 4})
+    with pytest.raises(RunError, match="format 4, this release reads up to 3"):
         explanations_of(features)
     index.write_bytes(kept[index])
     table.write_bytes(kept[table][:-1])

@@ -24,7 +24,7 @@ from sae.workflows.compare import keep, kept, match_runs
 from sae.workflows.explain import explain
 from sae.workflows.find import LatentPooling, load_monitor
 from sae.workflows.probe import read_probes
-from tests import letters, tiny
+from tests import tiny
 
 
 @pytest.fixture
@@ -73,18 +73,13 @@ def test_an_older_file_is_missing_also_without_its_number_or_a_field_of_today(tm
         read()
 
 
-@pytest.mark.parametrize("with_embeddings", [False, True])
-def test_explanations_by_embeddings_compared_fewer_contexts(
-    run: Run, monkeypatch: pytest.MonkeyPatch, with_embeddings: bool
-):
-    letters.in_place_of_words(monkeypatch)
-    explained = explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=with_embeddings))
+def test_explanations_drew_random_directions_from_the_numbers_of_the_start(run: Run):
+    explained = explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=False))
     path = explained.path / "explanations.json"
-    files.write_sealed(path, files.read_json(path) | {"format": 1})
-    features = features_of(run)
-    assert (explanations_of(features) is None) == with_embeddings
-    explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=with_embeddings))
-    assert files.read_json(path)["format"] == (2 if with_embeddings else 1)
+    files.write_sealed(path, files.read_json(path) | {"format": 2})
+    assert explanations_of(features_of(run)) is None
+    explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=False))
+    assert files.read_json(path)["format"] == 3
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -101,14 +96,14 @@ def test_absorption_of_signed_latents_was_measured_by_one_sign(
     assert read_absorption(run) == (None if signed else record)
 
 
-def test_arms_and_forecasts_took_unrelated_text_from_few_documents(run: Run):
-    arms = ArmsRecord(3, run.digest, run.hook, 1.0, {}, [], [], Nulls(0, 0))
-    forecast = ForecastRecord(3, run.digest, "features", 0.3, 6, 32, [1], [0.1])
-    for number in (1, 2, 3):
+def test_arms_and_forecasts_took_other_unrelated_text_and_random_directions(run: Run):
+    arms = ArmsRecord(4, run.digest, run.hook, 1.0, {}, [], [], Nulls(0, 0), {})
+    forecast = ForecastRecord(4, run.digest, "features", 0.3, 6, 32, [1], [0.1])
+    for number in (1, 2, 3, 4):
         files.write_sealed(run.path / "arms" / "arms.json", asdict(arms) | {"format": number})
         files.write_sealed(run.path / "arms" / "forecast.json", asdict(forecast) | {"format": number})
         found = read_arms(run), read_forecast(run, "features")
-        assert found == ((arms, forecast) if number == 3 else (None, None))
+        assert found == ((arms, forecast) if number == 4 else (None, None))
 
 
 def test_means_without_a_bos_counted_the_first_token(run: Run, without_a_bos: Callable[[], None]):

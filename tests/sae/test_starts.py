@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae import chance
 from sae.architectures import SAE, ArchConfig, GBAConfig, KronConfig, TopKConfig, build
 from sae.architectures.shared import gain, geometric_median
 from sae.losses import fvu
@@ -88,3 +89,13 @@ def test_the_demo_s_method_starts_at_its_own_scale():
     assert build(TopKConfig(d_sae=F, k=K), D).W_enc.norm(dim=0).mean().item() == pytest.approx(
         3**-0.5, rel=0.02
     )
+
+
+@every_architecture
+def test_random_directions_of_controls_are_none_of_those_that_training_starts_from(cfg):
+    """Both are drawn from seed 0: the same numbers would make a cosine of 1, or of -.35 where rows start as uniform numbers."""
+    rows_of = torch.nn.functional.normalize(started(wide(cfg), rows()).W_dec.detach(), dim=1)
+    cosines = rows_of @ chance.directions(F, D, seed=0).T
+    assert (
+        cosines.diagonal().mean().abs() < 5 / (F * D) ** 0.5
+    )  # 5 standard errors of a mean of independent ones

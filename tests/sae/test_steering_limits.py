@@ -169,3 +169,20 @@ def test_a_decoder_row_of_zeros_is_refused(model, x):
                 steered.steer(sae, x, Intervention(5, "add", 1.0, "norm"))
         finally:
             sae.W_dec[5] = kept
+
+
+def test_a_dose_response_grows_outwards_from_no_steering(model, x):
+    sae = steered.trained(model, TopKConfig(d_sae=24, k=3))
+    steering, shown = steered.steer(sae, x, Intervention(0, "add")), []
+    cfg = SweepConfig((-1.0, -0.5, 0.0, 0.5, 1.0, 1.5), random=1, shuffled=0)
+    whole = dose_response(
+        model,
+        steering,
+        [PROMPT],
+        SHORT,
+        cfg=cfg,
+        on_points=lambda done: shown.append({point.dose for point in done.points}),
+    )
+    new = [after - before for before, after in zip([set(), *shown[:-1]], shown, strict=True)]
+    assert new == [{0.0}, {0.5}, {-0.5}, {1.0}, {-1.0}, {1.5}]
+    assert [point.dose for point in whole.curves()["latent"]] == sorted(cfg.doses)
