@@ -195,6 +195,9 @@ def test_mistakes_are_one_line(sae: Server, world: Path, first: Run, tmp_path: P
     started = sae("finetune", tmp_path / "nosuch", "--out", out)
     assert "no run at" in started.complaint
     assert "tokens = 0" in sae("finetune", first.path, "--out", out, "--tokens", 0).complaint
+    assert (
+        "lr = 0.0 must be a number above 0" in sae("finetune", first.path, "--out", out, "--lr", 0).complaint
+    )
     assert "already holds" in sae("finetune", first.path, "--out", first.path).complaint
 
     def changed(name: str, **facts: object) -> Path:
