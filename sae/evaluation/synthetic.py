@@ -14,6 +14,10 @@ from torch.nn.functional import normalize
 
 from activations.errors import ConfigError
 
+FEATURE_SEEDS = 2_000_000_011
+"""Added to the seeds of features: an SAE that starts from the numbers of the same seed would start from the features themselves.
+Below 2^32, because torch's generator on the CPU looks at 32 bits only."""
+
 
 @dataclass(frozen=True)
 class World(ABC):
@@ -33,7 +37,7 @@ class World(ABC):
     @cached_property
     def features(self) -> Float[Tensor, "n D"]:
         """The planted directions, one per row."""
-        return self._features(torch.Generator().manual_seed(self.seed))
+        return self._features(torch.Generator().manual_seed((self.seed + FEATURE_SEEDS) % 2**63))
 
     @property
     def parents(self) -> Int[Tensor, "n"]:

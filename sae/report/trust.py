@@ -11,10 +11,9 @@ from sae.report import render
 from sae.report.numbers import DASH, fixed, number, percent, signed
 from sae.report.render import escaped
 from sae.runs.records import Estimate
-from sae.runs.trust import STABLE, Against, Beside, TrustRecord
+from sae.runs.trust import STABLE, UNEQUAL, Against, Beside, TrustRecord
 
 FEW_DOCUMENTS = 20  # below which a bootstrap over documents tells little
-UNEQUAL = 0.1  # of L0, from which on a control is not at the run's sparsity
 TITLES = {
     "run": ("this run", "The run itself."),
     "frozen-decoder": (
@@ -49,6 +48,7 @@ TITLES |= RANDOM
 VERDICTS = {
     "beats": "beats it",
     "too small": "smaller than the smallest reliable difference",
+    "other sparsity": "not compared: another L0",
     "not distinguishable": "not distinguishable",
     "falls short": "falls short of it",
 }
@@ -98,6 +98,13 @@ def conclusion(record: TrustRecord, measure: str) -> str:
         return f"{symbol}: the run falls short of {control} by {by}."
     if against.verdict == "not distinguishable":
         return f"{symbol}: the run is not distinguishable from {control}."
+    if against.verdict == "other sparsity":
+        beaten = [title(other) for other, one in beside.controls.items() if one.verdict == "beats"]
+        others = f"; it beats {', '.join(beaten)}" if beaten else ""
+        return (
+            f"{symbol}: nothing is said of {control}, which fires {number(record.controls[name].l0.value)} latents a row where the run "
+            f"fires {number(record.l0.value)}{others}."
+        )
     better = "better" if (against.better_by.value or 0.0) > 0 else "worse"
     return (
         f"{symbol}: the run is {better} than {control} by {by}, smaller than the smallest reliable difference "
@@ -114,6 +121,8 @@ def of_random_models(record: TrustRecord) -> list[str]:
             told.append(
                 f"{symbol}: the run is better by {by} than the same SAE of a random model ({title(name)})."
                 if against.verdict == "beats"
+                else f"{symbol} is not compared with {title(name)}: its SAE has another L0."
+                if against.verdict == "other sparsity"
                 else f"{symbol} does not tell the model from a random one ({title(name)}), whose SAE is "
                 f"{'better' if against.verdict == 'falls short' else 'as good'}."
             )

@@ -17,7 +17,9 @@ FORMAT = 2  # the language model of 1 read windows of few documents
 INDEX, STABILITY = "trust.json", "stability.safetensors"
 STABLE = 0.7
 """A latent is stable when its mean largest cosine over the other seeds is at least this."""
-Verdict = Literal["falls short", "not distinguishable", "too small", "beats"]
+UNEQUAL = 0.1
+"""A control is not at the run's sparsity from this share of its L0 on."""
+Verdict = Literal["falls short", "not distinguishable", "too small", "other sparsity", "beats"]
 ORDER: tuple[Verdict, ...] = get_args(Verdict)
 """What can be said of a run beside a control, from the worst to the best."""
 

@@ -211,6 +211,7 @@ def _record(
 ) -> dict[str, object]:
     """Return the content of trust.json."""
     estimates = {name: bootstrap.ratio(*one["l0"])._asdict() for name, one in sums.items()}
+    l0 = {name: estimate["value"] for name, estimate in estimates.items()}
     stability = tensors["stability"]
     above, below = sums[RUN]["l0"]
     return {
@@ -228,7 +229,7 @@ def _record(
             for name, one in runs.items()
         },
         "measures": {
-            name: beside(name, {sae: one[name] for sae, one in sums.items() if name in one})
+            name: beside(name, {sae: one[name] for sae, one in sums.items() if name in one}, l0)
             for name, measure in MEASURES.items()
             if measure.lower_is_better is not None and name in sums[RUN]
         },
@@ -248,10 +249,13 @@ def _kind(name: str) -> str:
     return "seed" if name.startswith("seed-") else "control"
 
 
-def beside(measure: str, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
+def beside(
+    measure: str, sums: Mapping[str, tuple[np.ndarray, np.ndarray]], l0: Mapping[str, float] | None = None
+) -> dict[str, object]:
     """Return one measure of the run beside those of its seeds and controls, as trust.json has it (`records.Beside`).
 
-    `sums` are numerators and denominators per document, the run's under RUN, seeds' under names that begin with seed-."""
+    `sums` are numerators and denominators per document, the run's under RUN, seeds' under names that begin with seed-.
+    `l0` are the latents per row of each; when left out, equal ones."""
     values = {name: bootstrap.ratio(*one) for name, one in sums.items()}
     seeds = {name: value for name, value in values.items() if _kind(name) == "seed" and name != RUN}
     smallest = smallest_reliable_difference([values[RUN].value, *(one.value for one in seeds.values())])
@@ -262,7 +266,7 @@ def beside(measure: str, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> d
         against[name] = {
             "value": values[name]._asdict(),
             "better_by": better_by._asdict(),
-            "verdict": judged(better_by, smallest),
+            "verdict": judged(better_by, smallest, (l0[RUN], l0[name]) if l0 else (1.0, 1.0)),
         }
     return {
         "value": values[RUN]._asdict(),

@@ -279,7 +279,7 @@ def quickly(gamma_minus: float) -> tuple[float, float]:
     cfg = GBAConfig(
         d_sae=40, groups=1, p_first=0.1, p_last=0.1, start="zero", update_rows=640, gamma_minus=gamma_minus
     )
-    found = recovery(train(world, cfg, SETTINGS), world, rows=4000)
+    found = recovery(train(world, cfg, dataclasses.replace(SETTINGS, steps=800)), world, rows=4000)
     return found.frr_90, found.nmse
 
 

@@ -13,7 +13,7 @@ from sae.runs.run import Run
 from sae.workflows.compare import Result, which_l0
 from sae.workflows.synthetic import train
 
-SETTINGS = TrainConfig(steps=300, batch=256, lr=5e-3, warmup_steps=0)
+SETTINGS = TrainConfig(steps=3000, batch=256, lr=5e-3, warmup_steps=0)
 
 
 def test_both_proxies_are_their_formulas_in_float64():
@@ -39,14 +39,14 @@ def run(world) -> Run:
     return Run(world / "runs" / "toy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "true"), [(TopKConfig, 5), (BatchTopKConfig, 3)])
 def test_decoder_rows_overlap_least_at_the_true_l0(arch: type, true: int):
-    """Orthonormal features, as in the paper's toy models: the true L0 is found within 20 %, and it is not at an end."""
+    """Orthonormal features, as in the paper's toy models; after a tenth of these steps the smallest overlap lies anywhere from 3 to 6."""
     world = Independent(d_model=24, n_features=24, least=true, most=true, orthonormal=True)
-    saes = {k: train(world, arch(d_sae=24, k=k), SETTINGS) for k in range(true - 2, true + 3)}
+    saes = {k: train(world, arch(d_sae=24, k=k), SETTINGS) for k in (true - 1, true, true + 1)}
     overlap = {k: l0_proxies.decoder_cosine(sae.W_dec) for k, sae in saes.items()}
-    best = min(overlap, key=lambda k: overlap[k])
-    assert abs(best - true) <= 0.2 * true, overlap
+    assert min(overlap, key=lambda k: overlap[k]) == true, overlap
     results = [Result(str(k), "topk", 24, float(k), 0.1, None, None, 0.0, c) for k, c in overlap.items()]
     (said,) = which_l0(results)
     assert f"at L0 {true}, a sign that the right L0 lies between {true - 1} and {true + 1}" in said

@@ -136,8 +136,10 @@ def test_signed_latents_of_opposite_signs_are_turned_before_they_are_averaged():
     pooled = made(saes)
     assert pooled.found_in()[:COMMON].eq(3).all()
     assert cosines(WORLD.features, pooled.sae.W_dec, signed=True)[:, :COMMON].max(1).values.min() > 0.95
-    errors = [(sae(X) - X).square().sum().item() for sae in (pooled.sae, *saes)]
-    assert errors[0] < min(errors[1:])
+    near = [cosines(WORLD.features, sae.W_dec, signed=True).max(1).values for sae in (pooled.sae, *saes)]
+    assert (
+        near[0].mean() > max(each.mean() for each in near[1:]) + 0.02
+    )  # the mean of three that are off is less off
 
 
 def test_thresholds_are_those_of_the_members_alone():

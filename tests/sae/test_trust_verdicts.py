@@ -53,6 +53,22 @@ def test_a_difference_must_exceed_documents_and_seeds(better_by: Estimate, small
     assert judged(better_by, smallest) == verdict
 
 
+@pytest.mark.parametrize(
+    ("better_by", "l0", "verdict"),
+    [
+        (Estimate(0.1, 0.05, 0.15), (32.0, 35.0), "beats"),
+        (Estimate(0.1, 0.05, 0.15), (32.0, 300.0), "beats"),  # with fewer latents
+        (Estimate(0.1, 0.05, 0.15), (32.0, 20.0), "other sparsity"),
+        (Estimate(-0.1, -0.15, -0.05), (32.0, 300.0), "other sparsity"),
+        (Estimate(-0.1, -0.15, -0.05), (32.0, 20.0), "falls short"),
+        (Estimate(0.01, 0.005, 0.015), (32.0, 300.0), "other sparsity"),
+        (Estimate(0.1, -0.05, 0.25), (32.0, 20.0), "other sparsity"),
+    ],
+)
+def test_of_saes_of_different_l0_only_the_one_with_fewer_latents_can_win(better_by, l0, verdict):
+    assert judged(better_by, 0.02, l0) == verdict
+
+
 def sums(seed: int, part: str | None = None, steps: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Return an SAE's squared error and variance per document, on the same rows for every seed."""
     sae = synthetic.train(WORLD, ARCH, replace(SETTINGS, seed=seed, frozen=part, steps=steps))
@@ -77,13 +93,14 @@ def test_of_40_pairs_of_equal_runs_at_most_5_percent_are_called_different():
     assert sum(verdict in ("beats", "falls short") for verdict in verdicts) <= 2, verdicts
 
 
-def test_of_12_pairs_of_equal_runs_none_is_called_different_and_a_frozen_decoder_always_is():
-    pool = [sums(seed) for seed in range(12)]
+def test_of_12_pairs_of_equal_runs_at_most_1_is_called_different_and_a_frozen_decoder_always_is():
+    pool, different = [sums(seed) for seed in range(12)], 0
     for i, run in enumerate(pool):
         seeds = pool[(i + 1) % 12], pool[(i + 2) % 12]
-        assert verdict_of(run, seeds, pool[(i + 3) % 12]) in ("too small", "not distinguishable")
+        different += verdict_of(run, seeds, pool[(i + 3) % 12]) in ("beats", "falls short")
         if i < 3:
             assert verdict_of(run, seeds, sums(i, "decoder")) == "beats"
+    assert different <= 1  # of 12, where 5 in 100 are allowed
 
 
 def test_the_direction_of_a_measure_decides_which_is_better():
