@@ -138,14 +138,12 @@ def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
     if isinstance(bos, bool) and bos != packing.bos:
         trained, ours = ("with", "without") if bos else ("without", "with")
         whose = (
-            f"sae harvest begins windows {ours} one"
-            if store is None
-            else f"{store.path} has windows {ours} one"
+            f"sae harvest begins windows {ours} one" if store is None else f"the store has windows {ours} one"
         )
         flag = "--bos" if bos else "--no-bos"
         notes.append(f"trained on windows {trained} a BOS token at their start, {whose}: harvest with {flag}")
     if store is not None and type(context) is int and context != packing.context:
-        notes.append(f"trained on windows of {context} tokens, those of {store.path} have {packing.context}")
+        notes.append(f"trained on windows of {context} tokens, those of the store have {packing.context}")
     return notes
 
 
