@@ -248,6 +248,16 @@ def test_a_task_is_probed_once_and_the_model_reads_each_text_once(run: Run, cach
     assert "examples" not in again.totals
 
 
+def test_probes_on_more_columns_than_there_are_are_left_out(run: Run, cache: Path, caplog):
+    """The toy has 32 latents and 16 neurons."""
+    task = labelled("few", sentences("birds", 40, 0) + sentences("rain", 40, 1), ["b"] * 40 + ["r"] * 40)
+    (probed,) = probe(run, [task], ProbeConfig(ks=(16, 20, 33), seeds=1, context=64)).tasks
+    found = {(score.method, score.k) for score in probed.scores if score.k is not None}
+    assert found == {("neurons", 16), *((name, k) for name in ("sae", "random sae") for k in (16, 20))}
+    assert "no probe on 33 latents: there are 32" in caplog.text
+    assert "no probe on 20 or 33 neurons: there are 16" in caplog.text
+
+
 def test_a_search_finds_what_is_there_and_its_monitor_fires_on_it(run: Run):
     first, second = sentences("birds", 40, 0), sentences("rain", 40, 1)
     search = find(run, [*first, first[0], ""], second)
