@@ -22,6 +22,7 @@ from activations.tokens import NOWHERE, Window
 log = logging.getLogger(__name__)
 UNLABELLED = math.nan  # the label of a document that has none
 SURPRISE, NEEDED = "surprise", "needed:"  # sources that give each token its own label
+MISSING = ("", "na", "n/a", "null", "none")  # what tables write where a number is missing, beside nan
 SAMPLE = "A plain sentence to try a function on."
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
 SENTENCE_END = re.compile(r"[.!?…]+(?=\s|$)|\n\s*\n")
@@ -130,6 +131,8 @@ def _column(name: str) -> Score:
         if name not in row:
             raise LabelError(f"no column {name!r} to take labels from: the columns are {', '.join(row)}")
         value = row[name]
+        if isinstance(value, str):
+            value = _number(value)
         if value is None:
             return UNLABELLED
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -137,6 +140,14 @@ def _column(name: str) -> Score:
         return _finite(value)
 
     return score
+
+
+def _number(written: str) -> float | str | None:
+    """Return the number that a CSV table has as text, None where it says that there is none, and any other text as it is."""
+    try:
+        return None if written.strip().lower() in MISSING else float(written)
+    except ValueError:
+        return written
 
 
 def _function(name: str) -> Score:

@@ -182,7 +182,7 @@ class FilesSource:
             with _opened(file.path) as opened:
                 given = {name: _whole(file, name, opened.get_tensor(name)) for name in self._has}
             documents = given.get("documents", numbers)
-            begins = np.flatnonzero(np.diff(documents, prepend=-2))
+            begins = np.flatnonzero(np.diff(documents, prepend=documents[:1] - 1))
             run = np.repeat(begins, np.diff(begins, append=file.rows))
             counted = np.arange(file.rows) - run
             if file.rows and documents[0] == last:

@@ -258,12 +258,15 @@ def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
 
 
 def csv_rows(source: Source) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV table, named by its first line; empty fields are None."""
+    """Yield the rows of a CSV or TSV table, named by its first line: every field as the text that is written there, an empty one
+    as None."""
     import pandas as pd
     import pyarrow as pa
 
     separator = "\t" if source.kind == "tsv" else ","
-    with source.open() as file, pd.read_csv(file, sep=separator, chunksize=ROWS * 40) as tables:  # type: ignore[arg-type]
+    # Left to itself, pandas reads "NA" and "null" as missing and guesses the type of a column anew for each chunk
+    as_written = {"dtype": str, "keep_default_na": False, "na_values": [""]}
+    with source.open() as file, pd.read_csv(file, sep=separator, chunksize=ROWS * 40, **as_written) as tables:  # type: ignore[arg-type]
         for table in tables:
             yield from pa.Table.from_pandas(table, preserve_index=False).to_pylist()
 

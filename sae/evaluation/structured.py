@@ -67,6 +67,9 @@ class Structured(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name} = {value} must be a finite number")
         if not 0 < self.p_least <= self.p_most < 1:
             raise ConfigError(
                 f"p_least = {self.p_least} and p_most = {self.p_most} must satisfy 0 < p_least <= p_most < 1"

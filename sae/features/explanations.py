@@ -21,7 +21,7 @@ from sae.runs.saved_sae import as_written, read_results
 
 FORMAT = 3
 """Of explanations.json; 1 compared half as many contexts by their word embeddings, 2 drew its random directions from the numbers
-that an SAE of the same seed starts from."""
+that an SAE of the same seed starts from, and its sensitivity left out contexts that the choosing half has fewer than three times."""
 INDEX, TABLE = "explanations.json", "explanations.parquet"
 Kind = Literal["latent", "shuffled", "random direction"]
 LATENT, SHUFFLED, RANDOM = KINDS = get_args(Kind)

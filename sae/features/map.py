@@ -88,14 +88,15 @@ def _places(
 
 
 def _start(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
-    """Return the first two principal components of the rows, scaled to at most 10, as UMAP's start.
+    """Return the first two principal components of the rows [n, 2], scaled to at most 10, as UMAP's start; rows of width 1 have no
+    second one, and 0 in its place.
 
     An eigenvector's sign is arbitrary: its largest entry is made positive, so that the same rows give the same map."""
     centred = (rows - rows.mean(0)).double()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     axes = vectors[:, -2:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    components = centred @ axes
+    components = F.pad(centred @ axes, (0, 2 - axes.shape[1]))
     return (10 * components / components.abs().max().clamp_min(1e-12)).float().numpy()
 
 

@@ -11,17 +11,22 @@ from activations.errors import HubError, quoted
 from sae.architectures import name_of
 from sae.evaluation.measures import measure
 from sae.features.feature import FeatureStore
+from sae.features.folder import INDEX as INDEX_OF_FEATURES
+from sae.features.meaning import kept_meanings, save_meanings
 from sae.hub import HubName
 from sae.hub.fetch import asked
 from sae.report import model_card
 from sae.report import runs as runs_report
 from sae.report.model_card import Card
 from sae.runs.run import Run
-from sae.runs.saved_sae import INDEX, WEIGHTS
+from sae.runs.saved_sae import INDEX, WEIGHTS, read_json
 
 README, PICTURE = "README.md", "densities.svg"
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub's name of the embedded model
-PATHS = re.compile(r"^(?:/|~|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|file:)")
+# A path of this machine, up to the last slash and the word behind it: folders may have spaces in their names.
+PATHS = re.compile(
+    r"""(?<![^\s"'(=])(?:/(?=\S)|~|\.{1,2}/|[A-Za-z]:[\\/]|\\\\|files?:)(?:.*[\\/])?[^\s"')]*"""
+)
 # Folders within features/ that are not sent: effects name this machine's copy of the run, codes are scratch files, judged
 # is a language model's every answer (judgements.json, which is sent, sums them up).
 NOT_SENT = ("effects", "codes", "judged")
@@ -54,9 +59,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
         shutil.copytree(
             store.path, folder / "features", ignore=shutil.ignore_patterns(*NOT_SENT, "*.lock", ".lock")
         )
-        files.write_sealed(
-            folder / "features" / "features.json", without_paths(_object(store.path / "features.json"))
-        )
+        _without_model_path(store, folder / "features")
     if store is not None:
         density = store.table["density"].to_pylist()
         (folder / PICTURE).write_text(model_card.densities(density, store.record.tokens), encoding="utf-8")
@@ -67,6 +70,25 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def _without_model_path(store: FeatureStore, sent: Path) -> None:
+    """Replace the model's path in the copy `sent` of a features folder, where its model is a path, by the path's last part.
+
+    What was measured on the features names them by the SHA-256 of features.json, which this changes: it is made to name the new one."""
+    about = _object(sent / INDEX_OF_FEATURES)
+    model = without_paths(about["model"])
+    if model == about["model"]:
+        return
+    files.write_sealed(sent / INDEX_OF_FEATURES, {**about, "model": model})
+    copy = FeatureStore(sent)
+    for path in sent.glob("*.json"):
+        content = read_json(path)
+        if isinstance(content, dict) and content.get("features_sha256") == store.digest:
+            content.pop(files.SEAL, None)
+            files.write_sealed(path, {**content, "features_sha256": copy.digest})
+    if (kept := kept_meanings(store)) is not None:
+        save_meanings(copy, kept.words, kept.vectors, kept.of_latent)
+
+
 def _object(path: Path) -> dict[str, object]:
     """Read a sealed JSON object and drop the seal, which no longer holds once paths are replaced."""
     content = files.read_json(path)
@@ -75,14 +97,18 @@ def _object(path: Path) -> dict[str, object]:
 
 
 def without_paths(content: Any) -> Any:
-    """Return JSON content in which every string that is a path of this machine is replaced by the path's last part."""
+    """Return JSON content in which every path of this machine is replaced by its last part, also within a sentence or a list."""
     if isinstance(content, dict):
         return {key: without_paths(value) for key, value in content.items()}
     if isinstance(content, list):
         return [without_paths(value) for value in content]
-    if isinstance(content, str) and PATHS.match(content):
-        return PureWindowsPath(content).name  # splits at slashes and backslashes alike
+    if isinstance(content, str):
+        return ", ".join(PATHS.sub(_last_part, part) for part in content.split(", "))
     return content
+
+
+def _last_part(path: re.Match[str]) -> str:
+    return PureWindowsPath(path[0]).name or path[0]  # splits at slashes and backslashes alike
 
 
 def _card(run: Run, name: HubName, model: str, picture: bool, features: bool) -> Card:

@@ -42,27 +42,35 @@ def words_of(vocabulary: Vocabulary, most: int, seed: int) -> Words:
     """Draw up to `most` tokens that are letters from a to z with at most one space before them, and write their prompts.
 
     Prompts have words of the same part, training or test. A word is left out whose token does not come back as the last one of
-    its prompt. Raises LabelError when fewer than 26 are left."""
+    its prompt. Raises LabelError when fewer than 26 are left, or none of a part."""
     rng = np.random.default_rng(seed)
     names = vocabulary.text.names
     known = vocabulary.text.known.tolist()
     spelled = [(names[token], token) for token in known if _is_word(names[token])]
     drawn = [spelled[at] for at in rng.permutation(len(spelled))[:most]]
     n_train = int(TRAIN_SHARE * len(drawn))
-    kept: list[tuple[str, str]] = []
-    count = 0
-    for part in (drawn[:n_train], drawn[n_train:]):
-        for word, token in part:
-            prompt = _prompt(word, [other for other, _ in part], rng)
-            if vocabulary.encode(prompt)[-1:] == [token]:
-                kept.append((word, prompt))
-        count = count or len(kept)
+    parts = drawn[:n_train], drawn[n_train:]
+    training, test = (
+        [
+            (word, prompt)
+            for word, token in part
+            if vocabulary.encode(prompt := _prompt(word, [other for other, _ in part], rng))[-1:] == [token]
+        ]
+        for part in parts
+    )
+    kept = [*training, *test]
     if len(kept) < len(LETTERS):
         raise LabelError(
             f"the vocabulary has {len(kept)} tokens that are words of the letters a to z: the first-letter task needs more"
         )
+    if not training or not test:
+        which = "test" if training else "training"
+        raise LabelError(
+            f"none of the {which} words comes back as the last token of its prompt, out of {len(parts[bool(training)])}: the "
+            f"first-letter task needs words of both parts"
+        )
     letters = np.array([LETTERS.index(word.strip()[0].lower()) for word, _ in kept])
-    return Words([word for word, _ in kept], letters, [prompt for _, prompt in kept], count)
+    return Words([word for word, _ in kept], letters, [prompt for _, prompt in kept], len(training))
 
 
 def _is_word(name: str) -> bool:

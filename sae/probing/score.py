@@ -86,14 +86,15 @@ def cells(points: Sequence[Point], seeds: Sequence[int]) -> list[Cell]:
 def cell_scores(
     cell: Cell, x: Matrix, labels: Bool[np.ndarray, "n"], ks: Sequence[int], penalty: Penalty
 ) -> list[tuple[int | None, float, list[int]]]:
-    """Return (k, AUC, columns chosen) for each k; k is None for methods that read all columns."""
+    """Return (k, AUC, columns chosen) for each k that x has columns for; k is None for methods that read all columns."""
     from threadpoolctl import threadpool_limits
 
     train, test, y = split(labels, cell.point, cell.seed)
     truth, x_train, x_test = labels[test], x[train], x[test]
     with threadpool_limits(1):  # products are small: threads that wait for each other take ten times as long
         if cell.method in SPARSE:
-            order = probes.strongest(x_train, y, max(ks))
+            ks = [k for k in ks if k <= x.shape[1]]
+            order = probes.strongest(x_train, y, max(ks, default=0))
             parts = [(k, probes.columns(x_train, order[:k]), probes.columns(x_test, order[:k])) for k in ks]
             return [
                 (k, probes.auc(truth, probes.logistic(a, y, b, cell.seed, penalty)), order[:k].tolist())

@@ -1,6 +1,7 @@
 """The text of a store as rules see it: every row's token and place, the half that chooses rules and the half that scores them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,20 @@ class Corpus:
     def scoring(self) -> NDArray[np.bool_]:
         """Rows [N] of the half that rules are scored on."""
         return self.groups >= 0
+
+    @cached_property
+    def contexts(self) -> NDArray[np.int64]:
+        """For each row [N] the number of its last two tokens among the pairs that both halves have; -1 for any other row, and for
+        the first of a window."""
+        tokens, pairs = self.tokens.astype(np.int64), np.full(self.tokens.shape, -1)
+        pairs[:, 1:] = tokens[:, :-1] * (int(tokens.max(initial=0)) + 1) + tokens[:, 1:]
+        flat = pairs.ravel()
+        of_window = flat >= 0
+        known = np.intersect1d(flat[of_window & self.choosing], flat[of_window & self.scoring])
+        place = np.searchsorted(known, flat)
+        held = of_window & (self.choosing | self.scoring)
+        held[held] = np.isin(flat[held], known)
+        return np.where(held, place, -1)
 
 
 def read_corpus(store: Store, n_shards: int, text: TokenText) -> Corpus:

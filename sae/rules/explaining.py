@@ -73,10 +73,9 @@ def explain_targets(
     halved = fires.multiply(corpus.choosing[None].astype(np.int32)).tocsr()
     halved.eliminate_zeros()
     rules = choose(halved, families, corpus.choosing)
-    bigrams = next(family for family in families if family.kind == "bigram")
     seeds = [(KINDS.index(target.kind), target.latent, target.sign + 1) for target in targets]
     alike = similar(fires, embeddings, corpus, seeds)
-    scores = score(rules, fires, strong, [nearest(target) for target in targets], bigrams, corpus, alike)
+    scores = score(rules, fires, strong, [nearest(target) for target in targets], corpus, alike)
     return _table(targets, rules, scores, int(corpus.scoring.sum()))
 
 

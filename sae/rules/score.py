@@ -22,7 +22,6 @@ from scipy import sparse
 
 from sae.evaluation import bootstrap
 from sae.rules.corpus import Corpus
-from sae.rules.families import Family
 from sae.rules.search import Chosen
 from sae.rules.similar import Similar
 
@@ -66,7 +65,6 @@ def score(
     fires: Any,
     strong: Any,
     others: Sequence[Sequence[tuple[int, NDArray[np.int64]]]],
-    bigrams: Family,
     corpus: Corpus,
     alike: Similar,
 ) -> Scores:
@@ -106,7 +104,7 @@ def score(
     n_scored = max(int(corpus.scoring.sum()), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         chance = 2 * r * p / (n_scored * (r + p))
-    above, below, near = _near_contexts(fires, bigrams, corpus)
+    above, below, near = _near_contexts(fires, corpus)
     return Scores(
         p.astype(np.int64), r.astype(np.int64), chance, strong_recall, confused, near,
         _interval(_ratio, hits, matched),
@@ -119,29 +117,30 @@ def score(
     )  # fmt: skip
 
 
-def _near_contexts(fires: Any, bigrams: Family, corpus: Corpus) -> tuple[Sums, Sums, NDArray[np.int64]]:
+def _near_contexts(fires: Any, corpus: Corpus) -> tuple[Sums, Sums, NDArray[np.int64]]:
     """Return sensitivity's numerators and denominators per latent and group, and the number of firings behind them."""
-    n, n_groups, n_keys = fires.shape[0], corpus.n_groups, bigrams.matrix.shape[1]
+    n, n_groups, key = fires.shape[0], corpus.n_groups, corpus.contexts
+    n_keys = int(key.max(initial=-1)) + 1
+    rows = np.flatnonzero(key >= 0)
+    contexts: Any = sparse.csr_matrix(
+        (np.ones(len(rows), np.int32), (rows, key[rows])), shape=(corpus.n_rows, n_keys)
+    )
     chosen, scoring = fires.multiply(corpus.choosing[None].astype(np.int32)), corpus.scoring
-    examples = (chosen @ bigrams.matrix).tocsr()
+    examples = (chosen @ contexts).tocsr()
     examples.sort_indices()
     scored = np.flatnonzero(scoring)
     of_groups: Any = sparse.csr_matrix(
         (np.ones(len(scored)), (corpus.groups[scored], scored)), shape=(n_groups, corpus.n_rows)
     )
-    by_group = (of_groups @ bigrams.matrix).T.tocsr()
-    totals = np.asarray(by_group.sum(1)).ravel()
-    again = totals[examples.indices] > 0
-    near = np.bincount(_owner(examples)[again], examples.data[again], minlength=n).astype(np.int64)
+    by_group = (of_groups @ contexts).T.tocsr()
+    totals = np.asarray(by_group.sum(1)).ravel()  # at least 1: every context is in both halves
+    near = np.asarray(examples.sum(1)).ravel().astype(np.int64)
     weights = examples.astype(np.float64)
-    weights.data = np.where(again, examples.data / np.maximum(totals[examples.indices], 1), 0.0)
+    weights.data = examples.data / totals[examples.indices]
     below = (weights @ by_group).toarray()
     # the firings of the scoring half, each with the weight of its last two tokens
     code = _owner(examples) * n_keys + examples.indices
     owner, rows = _owner(fires), fires.indices
-    key = np.full(corpus.n_rows, -1)
-    with_key = np.flatnonzero(np.diff(bigrams.matrix.indptr))
-    key[with_key] = bigrams.matrix.indices
     kept = scoring[rows] & (key[rows] >= 0)
     owner, rows = owner[kept], rows[kept]
     wanted = owner * n_keys + key[rows]

@@ -75,7 +75,7 @@ def find(
     Blank texts and texts that came before are left out; a text of both sets counts for the first. Model and SAE are loaded when
     left out. Raises LabelError for too few or too many texts, TextError for a text without tokens, and what loading raises."""
     cfg = cfg or FindConfig()
-    given = [(text.strip(), side) for texts, side in ((first, True), (second, False)) for text in texts]
+    given = [(_read_as(text), side) for texts, side in ((first, True), (second, False)) for text in texts]
     kept: dict[str, bool] = {}
     for text, side in given:
         if text:
@@ -90,6 +90,12 @@ def find(
     values = pooled(run, [*kept], cfg.pooling, cfg.context, model, sae, progress)
     repeated = sum(bool(text) for text, _ in given) - len(kept)
     return Search(latents.find(values, labels, cfg.seed), values, labels, cfg, repeated)
+
+
+def _read_as(text: str) -> str:
+    """Return what the model reads of a text that latents are found on, or that a monitor scores: without white space around it,
+    whose tokens would change the text's first token and be its last."""
+    return text.strip()
 
 
 @torch.no_grad()
@@ -227,9 +233,12 @@ def monitor_texts(
     sae: SAE | None = None,
     progress: Progress = no_progress,
 ) -> Float[Tensor, "n"]:
-    """Return each text's score under a monitor or the one of that name; it fires where the score is above `threshold`."""
+    """Return each text's score under a monitor or the one of that name; it fires where the score is above `threshold`.
+
+    White space around a text does not count, as it did not when the latent was found. Raises TextError for a blank text."""
     if isinstance(monitor, str):
         monitor = load_monitor(run, monitor)
-    values = pooled(run, texts, monitor.pooling, monitor.context, model, sae, progress)
+    read = [_read_as(text) for text in texts]
+    values = pooled(run, read, monitor.pooling, monitor.context, model, sae, progress)
     own = columns(values, np.array([monitor.latent]))[:, 0] * monitor.sign
     return torch.from_numpy(own.astype(np.float64))

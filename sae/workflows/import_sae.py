@@ -5,13 +5,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from activations.disk import files
 from activations.errors import ForeignError, RunError, StoreError, quoted
@@ -20,7 +16,6 @@ from activations.store import Store
 from activations.tokens import PackingConfig
 from sae import config
 from sae.architectures import SAE, ArchConfig
-from sae.code import SparseCode
 from sae.config import RunConfig
 from sae.foreign import FORMATS, NOT_AN_SAE, Origin, other_dictionary_at
 from sae.hub import is_hub_name
@@ -32,14 +27,6 @@ PROBE = "probe.safetensors"
 ROWS = 16
 SIZES = (1.0, 10.0, 100.0, 1000.0)  # of a probe's rows about b_dec, where there is no store to take rows from
 ALWAYS = ("d_sae", "k")
-
-
-class Probe(NamedTuple):
-    """Some rows, and the code and reconstruction that an SAE gave for them when it was imported."""
-
-    x: Float[Tensor, "n D"]
-    code: SparseCode
-    x_hat: Float[Tensor, "n D"]
 
 
 def format_of(path: Path) -> str:
@@ -138,14 +125,12 @@ def unlike_training(facts: Mapping[str, Any], store: Store | None) -> list[str]:
     if isinstance(bos, bool) and bos != packing.bos:
         trained, ours = ("with", "without") if bos else ("without", "with")
         whose = (
-            f"sae harvest begins windows {ours} one"
-            if store is None
-            else f"{store.path} has windows {ours} one"
+            f"sae harvest begins windows {ours} one" if store is None else f"the store has windows {ours} one"
         )
         flag = "--bos" if bos else "--no-bos"
         notes.append(f"trained on windows {trained} a BOS token at their start, {whose}: harvest with {flag}")
     if store is not None and type(context) is int and context != packing.context:
-        notes.append(f"trained on windows of {context} tokens, those of {store.path} have {packing.context}")
+        notes.append(f"trained on windows of {context} tokens, those of the store have {packing.context}")
     return notes
 
 
@@ -241,16 +226,6 @@ def _write_probe(folder: Path, store: Store | None, hook: str) -> None:
     tensors = {"x": x, **code._asdict(), "x_hat": sae.decode(code)}
     del tensors["n_latents"]
     files.write_tensors(folder / PROBE, tensors, "sae-probe-1")
-
-
-def read_probe(run: Run) -> Probe:
-    """Read the probe of an imported run. Raises RunError when it has none, or when it cannot be read."""
-    try:
-        tensors = load_file(run.path / PROBE)
-        code = SparseCode(tensors["values"], tensors["indices"], tensors["offsets"], run.config.arch.d_sae)
-        return Probe(tensors["x"], code, tensors["x_hat"])
-    except (OSError, KeyError, SafetensorError) as error:
-        raise RunError(f"{run.path / PROBE} cannot be read: {error!r}") from error
 
 
 def origin_of(run: Run) -> Origin:

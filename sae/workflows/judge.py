@@ -1,12 +1,13 @@
 """Let a language model explain latents of a run, score what it says beside rules and controls, and keep it in the features folder."""
 
+import logging
 from dataclasses import asdict
 from typing import NamedTuple
 
 from activations.disk import files
 from activations.errors import RunError
 from activations.progress import Progress, no_progress
-from sae.features.explanations import explanations_of
+from sae.features.explanations import Explanations, explanations_of
 from sae.features.feature import FeatureStore, features_of
 from sae.features.judgements import Judgements, answers_folder, save_judgements
 from sae.judging import asking, prompts
@@ -14,7 +15,10 @@ from sae.judging.client import Judge
 from sae.judging.config import JudgeConfig
 from sae.judging.cost import Cost, cost_of
 from sae.judging.texts import Sheet, read_pool, sheets
+from sae.rules.corpus import FEWEST_DOCUMENTS
 from sae.runs.run import Run
+
+log = logging.getLogger(__name__)
 
 
 class _Material(NamedTuple):
@@ -24,7 +28,7 @@ class _Material(NamedTuple):
     sheets: list[Sheet]
     too_few: list[int]
     rules: dict[tuple[int, int], str] | None
-    """Rules by latent and sign; None where `sae explain` has made none."""
+    """Rules by latent and sign: none where they would be scored on text that chose them, None where `sae explain` has made none."""
     judge: Judge
 
 
@@ -33,7 +37,9 @@ def judge(run: Run, cfg: JudgeConfig, progress: Progress = no_progress) -> Judge
 
     It sees texts of one half of the documents, in which the latent fires and does not. Texts of the other half score its
     explanation, the rule's (`explain`) and, as a control, that of another latent: which of them hold the feature (detection)? A
-    third score needs no explanation: which of five texts does not belong (intruder)? All texts are sent to that address.
+    third score needs no explanation: which of five texts does not belong (intruder)? All texts are sent to that address. Rules that
+    were chosen on half of the windows, because there are fewer than eight documents, are left out: a document whose texts score
+    them may have chosen them.
 
     Each answer is kept in the folder `judged` by the content of its question: no question is asked twice, by an interrupted call,
     an equal one, or one with more latents. Labels and rules stay as they are.
@@ -86,13 +92,23 @@ def _material(run: Run, cfg: JudgeConfig) -> _Material:
     features = features_of(run)
     model = Judge(cfg, answers_folder(features))
     explanations = explanations_of(features)
-    rules = None
-    if explanations is not None:
-        rules = {
-            (one.latent, one.sign): one.text
-            for both in explanations.by_latent.values()
-            for one in both
-            if one.rule_kind != "none"
-        }
+    rules = None if explanations is None else _rules(explanations)
     made, too_few = sheets(features, read_pool(run, cfg), cfg)
     return _Material(features, made, too_few, rules, model)
+
+
+def _rules(explanations: Explanations) -> dict[tuple[int, int], str]:
+    """Return the rules by latent and sign, or none where documents that score texts have chosen rules."""
+    if explanations.record.halves != "documents":
+        log.warning(
+            "the rules are not scored beside the model's explanations: with fewer than %d documents they were chosen on half of the "
+            "windows, and any document may have chosen them",
+            FEWEST_DOCUMENTS,
+        )
+        return {}
+    return {
+        (one.latent, one.sign): one.text
+        for both in explanations.by_latent.values()
+        for one in both
+        if one.rule_kind != "none"
+    }

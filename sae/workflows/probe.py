@@ -1,6 +1,7 @@
 """Probe a run's SAE with labelled texts: activations once, then every method at every setting, task after task."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from sae.probing.splits import Point, Setting, points, split
 from sae.runs.run import Run, device
 from sae.runs.saved_sae import read_results
 
+log = logging.getLogger(__name__)
 INSTALL = "pip install 'sae-workbench[probe]'"
 SEED = 42  # of the first draw, as in sae-probes
 Pool = Callable[[Iterable[tuple[Any, ...]]], Iterator[tuple[Cell, list[Any]]]]
@@ -40,7 +42,7 @@ class ProbeConfig:
     """`normal`, `scarce` (8, 32 and 128 training examples), `imbalanced` (5 % and 20 % of the second class) and `noise` (20 %
     and 40 % of the training labels changed)."""
     ks: tuple[int, ...] = (1, 2, 5, 16)
-    """Numbers of latents, random latents and neurons that a probe may read."""
+    """Numbers of latents, random latents and neurons that a probe may read; those that are more than there are, are left out."""
     seeds: int = 3
     """Draws of training and test examples that intervals are taken over; one gives no interval."""
     examples: int = 1500
@@ -94,6 +96,9 @@ def probe(
         cache = ExampleActivations(examples_of(run, model, cfg))
         cache.fill(model, [text for task in tasks if task.name not in done for text in task.texts], progress)
         sae = run.sae().to(device())
+        for what, number in (("latents", sae.d_sae), ("neurons", sae.d_model)):
+            if more := [k for k in cfg.ks if k > number]:
+                log.warning("no probe on %s %s: there are %d", " or ".join(map(str, more)), what, number)
         count = [len(cells(each, range(cfg.seeds))) for each in todo]
         finished = sum(n for task, n in zip(tasks, count, strict=True) if task.name in done)
         with progress("probe", sum(count), "probes", finished) as advance, _pool(processes) as pool:

@@ -204,6 +204,20 @@ def test_a_mistake_is_one_line_and_makes_no_folder(
     assert not (tmp_path / "store").exists()
 
 
+def test_labels_of_a_table_without_types_are_its_numbers(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,level\na,1\nb,2.5\nc,\nd,NA\ne,nan\nf,-3e2\ng,high\n")
+    labels = Labels("column:level", TextConfig(str(path)))
+    for _ in labels.documents():
+        pass
+    found = labels.of([window([0, 1, 2, 3, 4, 5], [0] * 6)])
+    assert found == pytest.approx(
+        {0: 1.0, 1: 2.5, 2: math.nan, 3: math.nan, 4: math.nan, 5: -300.0}, nan_ok=True
+    )
+    with pytest.raises(LabelError, match="document 6 of .*'level' holds str, a label must be a number"):
+        labels.of([window([6], [0])])
+
+
 def test_no_more_text_is_kept_than_a_shards(tmp_path: Path):
     text = data(tmp_path / "a.jsonl", list(range(50)))
     labels = Labels("column:level", TextConfig(str(text)))

@@ -12,7 +12,7 @@ import pytest
 
 from activations import demo_assets, text
 from activations.errors import TextError
-from activations.text import TextConfig, documents, revision
+from activations.text import TextConfig, documents, revision, rows
 
 ROWS = ["first", "", "two lines\nof text", "naïve 鳥 & <b>", None, "last"]
 TEXTS = [row or "" for row in ROWS]
@@ -53,6 +53,21 @@ def complaint(source: Path | str, **settings: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_without_types_gives_every_field_as_it_is_written(tmp_path: Path, ending: str):
+    """Whatever stands in the other rows, and in rows of another chunk."""
+    words = ["NA", "None", "null", "nan", "N/A", "007", "12", "1.50", "True", "", " x "]
+    texts = [words[number % len(words)] for number in range(11_000)] + ["1"] * 11_000
+    labels = ["1"] * 11_000 + ["0.50"] * 11_000
+    path = tmp_path / f"a.{ending}"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if ending == "tsv" else ",")
+        writer.writerows([("text", "label"), *zip(texts, labels, strict=True)])
+    read_rows = [*rows(TextConfig(str(path)))]
+    assert [document for document, _ in read_rows] == texts
+    assert [row["label"] for _, row in read_rows] == labels
+
+
 @every_file
 def test_a_table_gives_its_texts_in_order_empty_ones_too(tmp_path: Path, ending: str, write: Callable):
     assert read(write(tmp_path / f"a.{ending}", ROWS)) == TEXTS
@@ -71,7 +86,7 @@ def test_a_missing_column_is_refused_with_the_nearest_there_is(tmp_path: Path, e
     assert line.endswith("try --column txt")
 
 
-@every_file
+@pytest.mark.parametrize(("ending", "write"), [("jsonl", jsonl), ("parquet", parquet)])
 def test_a_column_that_holds_no_text_is_refused(tmp_path: Path, ending: str, write: Callable):
     line = complaint(write(tmp_path / f"a.{ending}", ["x"]), column="n")
     assert "column 'n'" in line

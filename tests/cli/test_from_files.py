@@ -153,6 +153,18 @@ def test_positions_may_jump_and_rows_of_a_negative_document_are_left_out(sae: Se
                 assert store.count(number, split, positions=positions) == int(chosen.sum())
 
 
+def test_any_negative_number_says_that_a_row_has_no_document(sae: Server, tmp_path: Path):
+    columns = patches()
+    columns["documents"][:3] = -2
+    columns["documents"][9:11] = -7
+    store = imported(sae, dump(tmp_path / "dump", [columns]), tmp_path / "store")
+    kept = [n for n in range(360) if n not in (0, 1, 2, 9, 10)]
+    counted = [n % 9 - {0: 3, 1: 2}.get(n // 9, 0) for n in kept]
+    assert [row[:2] for row in rows_of(store, "layer3")] == [
+        (n // 9, at) for n, at in zip(kept, counted, strict=True)
+    ]
+
+
 def test_rows_alone_are_documents_of_their_own(sae: Server, tmp_path: Path):
     store = imported(
         sae, dump(tmp_path / "dump", [{"rows": patches()["rows"].bfloat16()}]), tmp_path / "store"

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae.runs.run import Run
-from sae.workflows.import_sae import PROBE, SIZES, read_probe
+from sae.workflows.import_sae import PROBE, SIZES
 from tests import tiny
 from tests.cli.commands import Server, contents
+from tests.probe_file import read_probe
 from tests.sae import lens
 
 FEATURES = ("--strongest", 4, "--sampled", 10, "--neighbours", 3, "--logits", 3, "--batch", 64)

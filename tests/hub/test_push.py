@@ -4,12 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
+from sae.features.judgements import judgements_of, save_judgements
+from sae.features.meaning import WORDS, kept_meanings, save_meanings
+from sae.hub import HubName
+from sae.hub.push import stage, without_paths
 from sae.report import model_card
+from sae.rules.explaining import ExplainConfig
 from sae.runs.run import Run
+from sae.workflows.explain import explain
 from tests.hub.conftest import contents
 from tests.hub.fake_hub import TOKEN
 
@@ -53,7 +61,8 @@ def test_no_path_of_this_machine_is_sent(hub, asking, world, run, tmp_path):
     about = json.loads((run / "run.json").read_text())
     about.pop("checksum")
     about["imported"] = {
-        "path": "C:\\Users\\me\\sae", "facts": {"dataset_path": "/home/me/secret/text.jsonl"}, "format": "x", "notes": [],
+        "path": "C:\\Users\\me\\sae", "facts": {"dataset_path": "/home/me/secret/text.jsonl"}, "format": "x",
+        "notes": ["trained on windows of 8 tokens, those of /home/me/my secret/stores/x have 16"],
     }  # fmt: skip
     (run / "run.json").write_text(json.dumps(about))
     assert str(world) in about["config"]["store"] and str(world) in about["model"]
@@ -67,6 +76,54 @@ def test_no_path_of_this_machine_is_sent(hub, asking, world, run, tmp_path):
     assert told["model"] == "model"
     assert told["config"]["store"] == ""
     assert told["imported"]["facts"]["dataset_path"] == "text.jsonl"
+    assert told["imported"]["notes"] == ["trained on windows of 8 tokens, those of x have 16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("/home/me/my sae", "my sae"), ("~/sae", "sae"), ("../me/sae", "sae"), ("file:///home/me/sae", "sae"),
+        ("files:/home/me/rows", "rows"), ("\\\\host\\me\\sae", "sae"), ("runs/a, /home/me/runs/b", "runs/a, b"),
+        ("hf:me/sae/deep", "hf:me/sae/deep"), ("/", "/"),
+        ("https://huggingface.co/me", "https://huggingface.co/me"), ("half / half of a/b", "half / half of a/b"),
+    ],
+)  # fmt: skip
+def test_paths_are_replaced_by_their_last_part_wherever_they_stand(text, sent):
+    assert without_paths({"a": [text]}) == {"a": [sent]}
+
+
+def test_what_was_measured_on_features_still_belongs_to_them_when_they_are_sent(run, tmp_path):
+    """The model of the toy run is a path, so that features.json is sent with other bytes."""
+    there = FeatureStore(run / "features")
+    explained = explain(Run(run), ExplainConfig(controls=2, least_firings=3))
+    judged = {
+        "sae_sha256": Run(run).digest, "model": "m", "config": {}, "too_few": [], "scores": {}, "answers": 0, "unread": 0,
+        "tokens_in": 0, "tokens_out": 0,
+    }  # fmt: skip
+    save_judgements(there, [], judged)
+    words = np.full((len(there), WORDS), -1, np.int32)
+    words[3, 0] = 0
+    save_meanings(there, ["cat"], np.full((1, 4), 0.3, np.float32), words)
+    (tmp_path / "sent").mkdir()
+    stage(Run(run), HubName("me/mine"), tmp_path / "sent", features=True)
+    here = FeatureStore(tmp_path / "sent/features")
+    assert here.record.model == "model" and here.digest != there.digest
+    found, said, meanings = explanations_of(here), judgements_of(here), kept_meanings(here)
+    assert found is not None and found.texts == explained.texts
+    assert said is not None and said.record.model == "m"
+    assert meanings is not None and meanings.words == ["cat"] and meanings.of_latent[3, 0] == 0
+
+
+def test_features_of_a_model_of_the_hub_are_sent_as_they_are(run, tmp_path):
+    """Names of clusters are tokens, which may look like a path."""
+    about = json.loads((run / "features/features.json").read_text())
+    about.pop("checksum")
+    (run / "features/features.json").write_text(
+        json.dumps(about | {"model": "me/model", "clusters": [["/usr/bin"]]})
+    )
+    (tmp_path / "sent").mkdir()
+    stage(Run(run), HubName("me/mine"), tmp_path / "sent", features=True)
+    assert contents(tmp_path / "sent/features") == contents(run / "features")
 
 
 def test_the_card_has_the_numbers_and_its_front_matter_is_yaml(hub, asking, run):

@@ -9,8 +9,9 @@ import torch
 
 from activations.errors import ForeignError
 from sae.foreign import Origin, saelens
-from sae.workflows.import_sae import import_sae, read_probe
+from sae.workflows.import_sae import import_sae
 from tests.peers.conftest import Record
+from tests.probe_file import read_probe
 from tests.sae import lens
 from tests.sae.lens import EXPORTED, HOOK, ours
 

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from activations.errors import ConfigError, LabelError, RunError
 from activations.language_model import LanguageModel, load
+from activations.vocabulary import Vocabulary
 from sae.architectures import AbsTopK, AbsTopKConfig, ReLU, ReLUConfig, TopKConfig
 from sae.evaluation.absorption import absorbed, tree_absorption
 from sae.evaluation.synthetic import Tree
@@ -219,6 +220,19 @@ def test_words_are_tokens_of_letters_that_end_their_prompts(model: LanguageModel
         for line in prompt.split("\n")
     )
     assert words.prompts == words_of(model.vocabulary, 260, seed=0).prompts
+
+
+@pytest.mark.parametrize(("lost", "which"), [(0, "training"), (1, "test")])
+def test_a_part_without_usable_words_is_one_line(model: LanguageModel, lost: int, which: str, monkeypatch):
+    """As where a tokenizer joins a line's end with the words of one part."""
+    words = words_of(model.vocabulary, 260, seed=0)
+    parts = {*words.prompts[: words.n_train]}, {*words.prompts[words.n_train :]}
+    encode = Vocabulary.encode
+    monkeypatch.setattr(
+        Vocabulary, "encode", lambda own, text: [] if text in parts[lost] else encode(own, text)
+    )
+    with pytest.raises(LabelError, match=f"none of the {which} words comes back"):
+        words_of(model.vocabulary, 260, seed=0)
 
 
 def test_a_run_is_measured_letter_by_letter_beside_a_random_sae(run: Run, model: LanguageModel):

@@ -9,6 +9,8 @@ import torch
 
 from activations.disk import files
 from activations.errors import ConfigError
+from activations.harvest import harvest
+from activations.language_model import load
 from sae.features.feature import FeatureStore
 from sae.features.judgements import judgements_of
 from sae.judging import asking, prompts
@@ -274,3 +276,23 @@ def test_a_run_is_judged_resumed_and_told_what_it_costs(run: Run, fake, monkeypa
     ] == []
     named = judge(run, config(fake, **settings, judge_only=(one.latent,)))
     assert [each.latent for each in named.record.judged] == [one.latent]
+
+
+def test_rules_that_chose_on_half_of_the_windows_are_not_scored(tmp_path, fake, caplog):
+    """With fewer than eight documents any document may have chosen the rules."""
+    text = tiny.text_file(tmp_path / "text.jsonl", documents=8, words=160)
+    harvest(load(str(tiny.model_folder(tmp_path / "model"))), tmp_path / "store", tiny.harvest_config(text))
+    few = tiny.run(tmp_path)
+    explained = explain(few, ExplainConfig(controls=2, least_firings=3))
+    assert explained.record.halves == "windows" and explained.texts
+    cfg = config(fake, **SMALL)
+    cost = judge_cost(few, cfg)
+    found = judge(few, cfg).record
+    assert found.judged and all(one.rule is None for one in found.judged)
+    assert (
+        found.scores["balanced_accuracy"]["rule"].number
+        == 0
+        < found.scores["balanced_accuracy"]["model"].number
+    )
+    assert cost.calls <= found.answers + 12, "the rules cost nothing"
+    assert "fewer than 8 documents" in caplog.text

@@ -56,6 +56,15 @@ def test_small_dictionaries_have_a_map_or_none(n):
     assert made.places.shape == (n, 2)
 
 
+@pytest.mark.parametrize("n", [20, 100], ids=["principal components", "umap"])
+def test_rows_of_width_one_lie_on_a_line(n):
+    """They have one principal component; the compiled layout would write the second coordinate behind its array."""
+    rows = torch.randn(n, 1, generator=torch.Generator().manual_seed(1))
+    assert maps._start(rows).shape == (n, 2)
+    made = make_map(rows, everyone(rows))
+    assert made.places.isfinite().all() and (made.places[:, 1] == 0).all()
+
+
 def test_dead_latents_are_left_out():
     rows, _ = planted(4, 30)
     alive = everyone(rows)

@@ -21,7 +21,15 @@ from sae.architectures import TopK
 from sae.probing import latents, probes, score
 from sae.probing.splits import points, split
 from sae.runs.run import Run
-from sae.workflows.find import LatentPooling, find, load_monitor, monitor_texts, pooled, save_monitor
+from sae.workflows.find import (
+    FindConfig,
+    LatentPooling,
+    find,
+    load_monitor,
+    monitor_texts,
+    pooled,
+    save_monitor,
+)
 from sae.workflows.probe import ProbeConfig, examples_of, probe, read_probes
 from tests import tiny
 
@@ -240,6 +248,16 @@ def test_a_task_is_probed_once_and_the_model_reads_each_text_once(run: Run, cach
     assert "examples" not in again.totals
 
 
+def test_probes_on_more_columns_than_there_are_are_left_out(run: Run, cache: Path, caplog):
+    """The toy has 32 latents and 16 neurons."""
+    task = labelled("few", sentences("birds", 40, 0) + sentences("rain", 40, 1), ["b"] * 40 + ["r"] * 40)
+    (probed,) = probe(run, [task], ProbeConfig(ks=(16, 20, 33), seeds=1, context=64)).tasks
+    found = {(score.method, score.k) for score in probed.scores if score.k is not None}
+    assert found == {("neurons", 16), *((name, k) for name in ("sae", "random sae") for k in (16, 20))}
+    assert "no probe on 33 latents: there are 32" in caplog.text
+    assert "no probe on 20 or 33 neurons: there are 16" in caplog.text
+
+
 def test_a_search_finds_what_is_there_and_its_monitor_fires_on_it(run: Run):
     first, second = sentences("birds", 40, 0), sentences("rain", 40, 1)
     search = find(run, [*first, first[0], ""], second)
@@ -255,6 +273,17 @@ def test_a_search_finds_what_is_there_and_its_monitor_fires_on_it(run: Run):
     assert (others > monitor.threshold).mean() <= 0.1
     with pytest.raises(RunError, match="no monitor 'rain'; it has: birds"):
         load_monitor(run, "rain")
+
+
+@pytest.mark.parametrize("pooling", ["max", "last"])
+def test_a_monitor_reads_texts_as_the_search_did(run: Run, pooling: LatentPooling):
+    first, second = ([f"{word} {n}" for n in range(40)] for word in ("cat", "rain"))
+    untidy = [f" {text}\n" for text in (*first, *second)]
+    search = find(run, untidy[:40], untidy[40:], FindConfig(pooling=pooling))
+    for found in search.found.latents[:3]:
+        monitor = save_monitor(run, f"{pooling}-{found.latent}", search, found.latent)
+        own = search.values.toarray()[:, found.latent] * found.sign
+        assert monitor_texts(run, monitor, untidy).numpy() == pytest.approx(own, abs=1e-6)
 
 
 def test_without_a_bos_the_first_token_of_a_text_counts_nowhere(run: Run, monkeypatch: pytest.MonkeyPatch):

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from activations.disk import files
+from activations.errors import StoreError
+from activations.harvest import harvest
 from activations.language_model import load
 from activations.reharvest import reharvest
-from activations.store import Store
+from activations.store import INDEX, Store
 from sae.report import trust as trust_report
 from sae.runs.run import Run
 from sae.trust import random_models
@@ -77,6 +80,29 @@ def test_an_interrupted_one_keeps_its_shards(world: Path, store: Store, tmp_path
     finished = reharvest(model, store, tiny.HOOK, tmp_path / "part")
     assert (tmp_path / "part" / "shard-00000.safetensors").stat().st_mtime_ns == kept
     assert finished.fingerprint == reharvest(model, store, tiny.HOOK, tmp_path / "whole").fingerprint
+
+
+def test_a_store_of_another_model_or_of_other_text_is_not_taken_for_the_one_asked_for(
+    world: Path, store: Store, tmp_path: Path
+):
+    out = tmp_path / "store"
+    model, other = load(str(world / "model")), load(str(world / "model"))
+    random_models.randomise(other, "shuffled-model", 0)
+    made = reharvest(model, store, tiny.HOOK, out)
+    assert reharvest(model, store, tiny.HOOK, out).fingerprint == made.fingerprint
+    with pytest.raises(StoreError, match="holds another store .weights_sha256: ") as refused:
+        reharvest(other, store, tiny.HOOK, out)
+    assert "\n" not in str(refused.value)
+    index = files.read_json(world / "store" / INDEX)
+    harvest(
+        model,
+        tmp_path / "changed",
+        tiny.harvest_config(tiny.text_file(tmp_path / "text.jsonl", seed=1)),
+    )
+    changed = files.read_json(tmp_path / "changed" / INDEX)
+    files.write_sealed(tmp_path / "changed" / INDEX, changed | {"dataset": index["dataset"]})
+    with pytest.raises(StoreError, match="its windows are of other text"):
+        reharvest(model, Store(tmp_path / "changed"), tiny.HOOK, out)
 
 
 def test_trust_trains_the_run_s_sae_on_random_models_and_says_what_a_measure_tells(

@@ -126,6 +126,19 @@ def test_coefficients_fall_with_rank_around_their_means():
         ({"correlation": "blocks", "strength": 1.5}, "strength = 1.5"),
         ({"exponent": 0.0}, "above 0"),
         ({"branching": 0}, "at least 1"),
+        *(
+            ({name: value}, f"{name} = {value} must be a finite number")
+            for name in (
+                "p_most",
+                "p_least",
+                "exponent",
+                "strength",
+                "size_most",
+                "size_least",
+                "size_spread",
+            )
+            for value in (math.nan, math.inf)
+        ),
     ],
 )
 def test_a_structure_that_cannot_be_is_refused(settings: dict, words: str):
