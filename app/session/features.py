@@ -33,6 +33,12 @@ def of(run: Run) -> FeatureStore:
     return _features(run.path, stamp(_index(run)))
 
 
+def identity(run: Run) -> tuple[str, str]:
+    """Return the hashes of the run's weights and features, by which what was made of them is not taken for that of others under
+    the same name; empty where there are none. Raises RunError when either is damaged."""
+    return run.digest if run.finished else "", of(run).digest if collected(run) else ""
+
+
 def table(store: FeatureStore) -> pa.Table:
     """Return the table of all features as the Features page shows it."""
     return _table(store.path, _table_stamps(store), store, lenses.raised(store))

@@ -45,6 +45,12 @@ class Settings:
         return range(self.seed, self.seed + self.texts)
 
     @property
+    def latents(self) -> list[int]:
+        """The features that are steered, and the one that says where, unless a monitor does."""
+        when = None if self.when.startswith(MONITOR) else condition_of(self.when)
+        return [intervention.latent for intervention in self.interventions] + ([when.latent] if when else [])
+
+    @property
     def unit(self) -> Unit:
         """The unit of all strengths."""
         return self.interventions[0].unit

@@ -11,7 +11,7 @@ import streamlit as st
 from activations.errors import ConfigError, WorkbenchError
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel
-from app.session import address, jobs, models
+from app.session import address, features, jobs, models
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
 from app.steering import arms
@@ -207,7 +207,7 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
             )
         return Written(chosen, prompt, pairs, [])
 
-    jobs.start(f"steer {name}", work, f"writing steered texts with {name}")
+    jobs.start(f"steer {name}", work, f"writing steered texts with {name}", features.identity(run))
 
 
 def sweep(name: str, run: Run, store: FeatureStore) -> None:
@@ -219,12 +219,13 @@ def sweep(name: str, run: Run, store: FeatureStore) -> None:
         with models.using(run, report) as (model, sae):
             return Swept(chosen, _dose_response(model, sae, run, store, chosen, report))
 
-    jobs.start(f"sweep {name}", work, f"measuring a dose-response of {name}")
+    jobs.start(f"sweep {name}", work, f"measuring a dose-response of {name}", features.identity(run))
 
 
-def jobs_of(name: str) -> tuple[Job[Written] | None, Job[Swept] | None]:
-    """Return this visitor's last job of each kind; None where none was started."""
-    return jobs.find(f"steer {name}"), jobs.find(f"sweep {name}")
+def jobs_of(name: str, run: Run) -> tuple[Job[Written] | None, Job[Swept] | None]:
+    """Return this visitor's last job of each kind with the run's weights and features; None where none was started."""
+    of = features.identity(run)
+    return jobs.find(f"steer {name}", of), jobs.find(f"sweep {name}", of)
 
 
 def doses(chosen: Settings) -> Sequence[float]:
@@ -247,8 +248,10 @@ def _now(run: str) -> Settings:
 
 
 def _last(run: str) -> Settings | None:
-    """Return the settings that the page was left with in this session; None if the page has not been visited."""
-    return st.session_state.get(_key(run))
+    """Return the settings that the page was left with in this session; None if the page has not been visited, or if the run
+    was trained anew since and lacks a feature that they name."""
+    last: Settings | None = st.session_state.get(_key(run))
+    return last if last and all(address.exists(run, str(latent)) for latent in last.latents) else None
 
 
 def _key(run: str) -> str:
