@@ -229,10 +229,9 @@ def jobs_of(name: str, run: Run) -> tuple[Job[Written] | None, Job[Swept] | None
 
 
 def doses(chosen: Settings) -> Sequence[float]:
-    """Return the strengths that a sweep tries for the strongest intervention; a limit (clamp) has no negative ones."""
-    unit = NORM_SHARE if chosen.unit == "norm" else 1.0
-    has_limit = any(i.mode == "clamp" for i in chosen.interventions)
-    return tuple(round(unit * dose, 6) for dose in DOSES if dose >= 0 or not has_limit)
+    """Return the strengths that a sweep tries for the strongest intervention; beside a limit (clamp), their sizes."""
+    unit = NORM_SHARE if chosen.unit == "norm" and chosen.strongest.has_unit else 1.0
+    return tuple(round(unit * dose, 6) for dose in DOSES if dose >= 0 or not chosen.has_limit)
 
 
 def _in_url(run: str, chosen: Settings) -> dict[str, str]:
@@ -269,7 +268,7 @@ def _dose_response(
 ) -> DoseResponse:
     prompt = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
     cfg = SweepConfig(tuple(doses(chosen)))
-    unit = _steering(sae, run, store, replace(chosen, interventions=_of_unit_strength(chosen)))
+    unit = _steering(sae, run, store, replace(chosen, interventions=of_unit_strength(chosen)))
     return dose_response(
         model,
         unit,
@@ -282,9 +281,11 @@ def _dose_response(
     )
 
 
-def _of_unit_strength(chosen: Settings) -> tuple[Intervention, ...]:
-    """Return the interventions with their strengths divided by that of the strongest, so that a dose is its strength."""
-    largest = max((i.strength for i in chosen.interventions), key=abs)
+def of_unit_strength(chosen: Settings) -> tuple[Intervention, ...]:
+    """Return the interventions with their strengths divided by that of the strongest, so that a dose is its strength.
+
+    A limit (clamp) cannot change its sign, and so beside one a dose is the size of the strongest one's strength: all keep their signs."""
+    largest = abs(chosen.strongest.strength) if chosen.has_limit else chosen.strongest.strength
     return tuple(replace(i, strength=i.strength / largest if largest else 1.0) for i in chosen.interventions)
 
 

@@ -23,7 +23,9 @@ def random_control(steering: Steering, seed: int = 0) -> Steering:
     Directions are uniform on the sphere, one per latent. Apart from the equal displacement they share nothing with the
     latents, so the control shows what any intervention of that size does to a text."""
     rows = steering.rows
-    return replace(steering, directions=_with_norms_of(chance.directions(len(rows), rows.shape[1], seed), rows))
+    return replace(
+        steering, directions=_with_norms_of(chance.directions(len(rows), rows.shape[1], seed), rows)
+    )
 
 
 def shuffled_control(steering: Steering, seed: int = 0) -> Steering:
