@@ -43,8 +43,7 @@ widgets.metrics(text_report.about(reading))
 if describe is None:
     widgets.empty(
         "No features yet",
-        "Without them the page cannot show what a feature stands for.",
-        runs.command("features", run),
+        *runs.from_store("features", run, "Without them the page cannot show what a feature stands for."),
     )
 
 shown = text_report.coloured(reading, colour)

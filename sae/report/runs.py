@@ -34,9 +34,11 @@ class Estimate(NamedTuple):
     interval: str
 
 
-def state(run: Run, steps_done: int) -> str:
-    """Return how far the run's training is, in words."""
-    return "finished" if run.finished else f"step {steps_done:,} of {run.record.config['train']['steps']:,}"
+def state(run: Run, steps_done: int | None) -> str:
+    """Return how far the run's training is, in words; None for unknown steps."""
+    if run.finished or steps_done is None:
+        return "finished" if run.finished else "unfinished"
+    return f"step {steps_done:,} of {run.record.config['train']['steps']:,}"
 
 
 def progress(record: RunRecord, log: Sequence[Mapping[str, float]], quiet: float) -> tuple[float, str]:
@@ -64,7 +66,7 @@ def progress(record: RunRecord, log: Sequence[Mapping[str, float]], quiet: float
 def runs(
     by_name: Mapping[str, Run], measured: Mapping[str, Evaluation], steps_done: Mapping[str, int]
 ) -> pa.Table:
-    """Return the table of all runs, a row for each; None where something has not been measured."""
+    """Return the table of all runs, a row for each; None where something has not been measured. `steps_done` may lack runs."""
     rows = []
     for name, run in by_name.items():
         config = run.record.config
@@ -72,7 +74,7 @@ def runs(
         rows.append(
             {
                 "name": visible(name),
-                "state": state(run, steps_done[name]),
+                "state": state(run, steps_done.get(name)),
                 "architecture": config["architecture"],
                 "features": config["arch"].get("d_sae"),
                 "k": config["arch"].get("k"),
