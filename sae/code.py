@@ -70,13 +70,6 @@ class SparseCode(NamedTuple):
         return self._replace(values=self.values.detach())
 
 
-def from_dense(dense: Float[Tensor, "B F"]) -> SparseCode:
-    """Compress dense rows; zeros are left out."""
-    rows, indices = dense.nonzero(as_tuple=True)
-    counts = torch.bincount(rows, minlength=len(dense))
-    return SparseCode(dense[rows, indices], indices, offsets_of(counts), dense.shape[1])
-
-
 def offsets_of(counts: Int[Tensor, "B"]) -> Int[Tensor, "B+1"]:
     """Return where each row begins, and where the last one ends, for rows of these lengths."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -62,8 +62,10 @@ def archive() -> bytes:
 
 
 @contextmanager
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Within the block, the registry serves this WordNet; the paths that it was asked for are yielded."""
+def served(monkeypatch: pytest.MonkeyPatch, missing: int = 0) -> Iterator[list[str]]:
+    """Within the block, the registry serves this WordNet; the paths that it was asked for are yielded.
+
+    `missing` are the bytes at the end that it announces and does not send, as where a connection breaks off."""
     content, asked = archive(), []
 
     class Registry(BaseHTTPRequestHandler):
@@ -72,7 +74,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) - missing])
 
         def log_message(self, format: str, *args: object) -> None:
             pass

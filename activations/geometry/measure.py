@@ -100,11 +100,6 @@ def read(store: Store) -> Geometry | None:
     return geometry if geometry.store_fingerprint == store.fingerprint else None
 
 
-def is_stale(store: Store) -> bool:
-    """Return whether there is a geometry beside the store's shards that was measured before the store changed."""
-    return (store.path / FILE).exists() and read(store) is None
-
-
 def _check(config: GeometryConfig) -> None:
     for name, least in (("rows", 1), ("points", 1), ("neighbours", 2), ("seed", 0)):
         if (value := getattr(config, name)) < least:

@@ -29,7 +29,7 @@ POLL = 0.25  # seconds between two looks of a job that waits
 
 _line: list[Job[Any]] = []  # the jobs that run the model or wait for it, the one that runs it first
 _moved = threading.Condition()  # the line has changed
-# at most one, under the hash of its weights, or under its name where the hash is unknown
+# at most one, under its `_key`
 _models: dict[str, LanguageModel] = {}
 _saes: dict[str, SAE] = {}  # under the hash of the file, the one used last at the end
 
@@ -94,9 +94,12 @@ def _model(run: Run, as_harvested: bool) -> LanguageModel:
 
 
 def _key(run: Run, as_harvested: bool) -> str:
+    """Return what tells loaded models apart: their weights, their engine, and the precision that they compute in."""
     if run.reads_files:  # its model's name says nothing of what can be loaded
         return f"files of {run.record.model}"
     weights, precision = run.record.weights_sha256 or run.record.model, run.record.model_dtype
+    if run.record.source != "bridge":  # such a model computes in the precision of the harvest in any case
+        return f"{weights} by {run.record.source} in {precision}"
     return f"{weights} in {precision}" if as_harvested and precision != "float32" else weights
 
 

@@ -68,7 +68,8 @@ def interventions(run: str, opened: Run, store: Any, chosen: Settings) -> None:
         _finder(run, store, chosen)
         widgets.box(st.segmented_control, "Strength", chosen.unit, partial(state.in_unit, run),
                   options=list(UNITS), format_func=UNITS.__getitem__, required=True, help=UNIT_HELP)  # fmt: skip
-    _matches(run, store)
+    if not chosen.is_full:
+        _matches(run, store)
 
 
 def text(run: str, opened: Run, chosen: Settings) -> None:
@@ -225,9 +226,11 @@ def _finder(run: str, store: Any, chosen: Settings) -> None:
     st.text_input(
         "Add a feature",
         key="find",
-        placeholder="number, or a token it fires on",
+        placeholder=f"at most {MOST_FEATURES} at once"
+        if chosen.is_full
+        else "number, or a token it fires on",
         on_change=typed,
-        disabled=len(chosen.interventions) >= MOST_FEATURES,
+        disabled=chosen.is_full,
         width=220,
     )
 

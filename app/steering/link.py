@@ -35,6 +35,11 @@ class Settings:
     """Where activations are changed at all, as `sae.workflows.find.condition` takes it; empty for everywhere."""
 
     @property
+    def is_full(self) -> bool:
+        """Whether as many features are steered as can be at once."""
+        return len(self.interventions) >= MOST_FEATURES
+
+    @property
     def sampling(self) -> Sampling:
         """The sampling of tokens: by temperature, from the likeliest tokens that make up 95 % of the probability."""
         return Sampling(self.tokens, self.temperature, top_p=0.95)

@@ -15,7 +15,7 @@ from app.session import address, features, jobs, models
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
 from app.steering import arms
-from app.steering.link import Settings, checked_condition, read, write
+from app.steering.link import MOST_FEATURES, Settings, checked_condition, read, write
 from sae.architectures import SAE
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX
@@ -130,13 +130,17 @@ def add(run: str, latent: int) -> None:
 
 
 def add_typed(run: str, store: FeatureStore, text: str) -> None:
-    """Steer the feature whose number was typed, too; a number that is not possible becomes a complaint."""
+    """Steer the feature whose number was typed, too; a number that is not possible, and one too many, become a complaint."""
     if len(text) > 9 or int(text) >= len(store):
         st.session_state[COMPLAINT] = (
             f"feature {text[:40]} does not exist: this run has 0 to {len(store) - 1}"
         )
     elif int(text) in [i.latent for i in _now(run).interventions]:
         st.session_state[COMPLAINT] = f"feature {int(text)} is steered already"
+    elif _now(run).is_full:
+        st.session_state[COMPLAINT] = (
+            f"feature {int(text)} would be one too many: at most {MOST_FEATURES} are steered at once; remove another first"
+        )
     else:
         add(run, int(text))
 

@@ -218,10 +218,11 @@ class SAE(ABC, nn.Module):
 
         Whatever this sets follows from the step alone, so that checkpoints need not hold it."""
 
-    def after_step(self) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Update, after the optimizer, what follows from the parameters or is learned without gradients.
 
-        By default it does nothing."""
+        `step` is the step that ends, of 0 to steps - 1; training end to end counts its own here, where `begin_step` is told
+        the last. By default it does nothing."""
 
     def refresh(self) -> None:
         """Recompute buffers that follow from the parameters alone, after these were set from outside.

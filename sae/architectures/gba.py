@@ -174,7 +174,7 @@ class GBA(SAE):
 
     def make_rule(self, d_model: int) -> None:
         """Note where training stands before it begins."""
-        self.place, self.batch = (0, 1), 1  # this step and how many there are; rows of its batch
+        self.batch = 1  # rows of the last batch
         self.start_is_small = self.cfg.start != "zero"  # from there half of all latents fire
 
     def make_encoder(self, d_model: int) -> None:
@@ -292,23 +292,19 @@ class GBA(SAE):
     def _by_group(self, values: Float[Tensor, "F"]) -> Float[Tensor, "K"]:
         return torch.zeros_like(self.target).index_add_(0, self.group, values)
 
-    def begin_step(self, step: int, steps: int) -> None:
-        """Note where training stands."""
-        self.place = step, steps
-
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Move the biases when enough rows have been seen since the last update."""
-        if (self.place[0] + 1) % self.steps_between() == 0 and self.rows_seen > 0:
+        if (step + 1) % self.steps_between(steps) == 0 and self.rows_seen > 0:
             self.adapt()
 
-    def steps_between(self) -> int:
+    def steps_between(self, all_steps: int) -> int:
         """Return the steps from one update of the biases to the next, for batches of the size of the last one.
 
-        Steps are counted, which begin_step knows, and not `rows_seen`, for which the host would have to wait for a GPU."""
+        Steps are counted and not `rows_seen`, for which the host would have to wait for a GPU."""
         wanted = self.cfg.update_rows or 5 / self.cfg.lowest_target()
         steps = math.ceil(wanted / self.batch)
-        return steps if self.cfg.update_rows else max(1, min(steps, self.place[1] // UPDATES))
+        return steps if self.cfg.update_rows else max(1, min(steps, all_steps // UPDATES))
 
     @torch.no_grad()
     def adapt(self) -> None:

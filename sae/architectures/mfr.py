@@ -112,7 +112,7 @@ class MFR(SAE):
         for weights in self.weights:
             nn.init.orthogonal_(weights, generator=generator)
         self.b_dec.copy_(centre)
-        self.after_step()
+        self.refresh()
 
     def member(self, i: int) -> "MFR":
         """Return peer i as an SAE in use, with its own copy of the weights. Raises ConfigError unless 0 <= i < peers."""
@@ -122,7 +122,7 @@ class MFR(SAE):
         with torch.no_grad():
             member.weights.copy_(self.weights.roll(-i, 0))
             member.biases.copy_(self.biases.roll(-i, 0))
-        member.after_step()
+        member.refresh()
         return member
 
     def encoder_directions(self) -> Float[Tensor, "F D"]:
@@ -183,7 +183,7 @@ class MFR(SAE):
         self.warmth = (1 - math.cos(math.pi * share)) / 2
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Let W_dec follow peer 0."""
         self.refresh()
 

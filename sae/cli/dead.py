@@ -20,6 +20,7 @@ from sae.cli.evaluate import WITHOUT_MODEL
 from sae.diagnosis.causes import CAUSES, FIRES_ON, TRAINING
 from sae.diagnosis.report import DeadReport
 from sae.diagnosis.sample import DeadConfig
+from sae.report import render
 from sae.runs.records import Changes
 from sae.runs.run import Run
 from sae.workflows.diagnose import diagnose_run
@@ -57,12 +58,15 @@ def main(args: list[str]) -> int:
 
 
 def as_csv(report: DeadReport) -> str:
-    """Return the table of latents as CSV: a header, then one line for each latent; lists are separated by semicolons."""
+    """Return the table of latents as CSV: a header, then one line for each latent; lists are separated by semicolons.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(report.table.column_names)
     for row in report.rows():
-        writer.writerow("; ".join(value) if isinstance(value, list) else value for value in row.values())
+        values = ["; ".join(value) if isinstance(value, list) else value for value in row.values()]
+        writer.writerow(render.cell(value) if isinstance(value, str) else value for value in values)
     return out.getvalue()
 
 

@@ -20,6 +20,7 @@ from sae.cli.train import show_problems
 from sae.evaluation.ablation import AblationConfig
 from sae.evaluation.measures import AblationEffects, measure, shown
 from sae.report import effects as effects_report
+from sae.report import runs as runs_report
 from sae.runs.records import Evaluation
 from sae.runs.run import Run, device
 from sae.workflows.demo import Demo, run_demo
@@ -95,10 +96,8 @@ def show_evaluation(run: Run, evaluation: Evaluation) -> None:
     for column in ("", "value", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
     for name, estimate in evaluation.measures.items():
-        value, low, high = (
-            shown(number, measure(name).format) for number in (estimate.value, estimate.low, estimate.high)
-        )
-        table.add_row(measure(name).title, value, f"{low} to {high}")
+        value = shown(estimate.value, measure(name).format)
+        table.add_row(measure(name).title, value, runs_report.interval(evaluation, name))
     table.add_row("latents silent on these tokens", f"{evaluation.dead:.1%}", "")
     table.add_row("latents on more than 10 % of them", f"{evaluation.dense:.1%}", "")
     for name, count in evaluation.encoder.items():  # an eval.json of an older release has none

@@ -14,6 +14,7 @@ from activations.labelled_texts import read_texts
 from activations.progress import show_progress
 from sae.cli import arguments
 from sae.probing.records import MONITORS, Monitor
+from sae.report import render
 from sae.runs.run import Run
 from sae.workflows.find import FindConfig, Search, find, load_monitor, monitor_texts, save_monitor
 
@@ -102,7 +103,7 @@ class MonitorCommand:
     """Score the texts of a file with a monitor that sae find or the page Find has saved, and print them as CSV.
 
     Example: sae monitor runs/demo praise reviews.txt > scores.csv. The columns are text, score, and fires: 1 where the score is
-    above the monitor's threshold."""
+    above the monitor's threshold. A text that a spreadsheet would take for a formula has an apostrophe before it."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -121,5 +122,5 @@ def monitor_main(args: list[str]) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["text", "score", "fires"])
     for text, score in zip(texts, scores.tolist(), strict=True):
-        writer.writerow([text, f"{score:.6g}", int(score > monitor.threshold)])
+        writer.writerow([render.cell(text), f"{score:.6g}", int(score > monitor.threshold)])
     return 0

@@ -52,6 +52,11 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         "train.main", "a store -> a sparse autoencoder: sae train topk --store S --out R", RESUMES
     ),
+    "resume": Command(
+        "resume.main",
+        "continues a training that stopped, with the settings in its folder: sae resume R",
+        GOES_ON,
+    ),
     "finetune": Command(
         "finetune.main",
         "trains a finished run's SAE further, end to end through the language model: sae finetune R --out R2",

@@ -253,7 +253,7 @@ def _finetune(args: list[str]) -> int:
         raise ConfigError(f"ranks = {command.plan.ranks}: sae finetune runs in one process")
     run = Run(command.run)
     settings = settings_of(run, command.config)
-    key = f"{machine_name()}: {run.record.model} {run.record.model_revision or ''} twice and back from {run.hook}, {settings.train.batch} tokens of {run.store.context}"
+    key = f"{machine_name()}: {_model_of(run)} twice and back from {run.hook}, {settings.train.batch} tokens of {run.store.context}"
     measured = finetune.passes(key, run, settings, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
     return show(finetune.forecast(run, settings, measured, machine, command.out), machine, command.plan)
@@ -263,11 +263,18 @@ def _features(args: list[str]) -> int:
     command = arguments.parse(PlanFeatures, "sae plan features", args, tyro.conf.OmitArgPrefixes)
     check(command.plan)
     run = Run(command.run)
-    key = f"{machine_name()}: {run.record.model} {run.record.model_revision or ''} to describe latents"
+    key = f"{machine_name()}: {_model_of(run)} to describe latents"
     reader = features.reader(key, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
     forecast = features.forecast(run, command.config, reader, machine, command.plan.ranks)
     return show(forecast, machine, command.plan)
+
+
+def _model_of(run: Run) -> str:
+    """Return what the speed of a run's language model depends on, as the keys of measurements name it."""
+    record = run.record
+    by = "" if record.source == "bridge" else f" by {record.source}"
+    return f"{record.model} {record.model_revision or ''} {record.model_dtype}{by}"
 
 
 def _data(command: PlanTrain) -> Data:

@@ -22,7 +22,7 @@ class Pool:
     Example: sae pool runs/seed-0 runs/seed-1 runs/seed-2 --out runs/pooled. What is done, and what it brings: docs/pooling.md."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of two finished runs or more, of one store, hook point, method and width."""
+    """Folders of two finished runs or more, of one store and hook point, with the same settings but for the seed."""
     out: Path
     """Folder of the new run."""
     resume: bool = False

@@ -21,8 +21,8 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Esti
     """Return the sum of numerators over the sum of denominators, both given per document, with a bootstrap interval.
 
     Documents are resampled with replacement 1000 times; the interval lies between the 2.5th and the 97.5th percentile of
-    the resampled ratios, leaving out those whose denominator is 0. With a single document low = high = value, because
-    nothing is known about the spread. Efron 1979, "Bootstrap Methods"."""
+    the resampled ratios, leaving out those whose denominator is 0. With a single document low = high = value, though nothing is
+    known about the spread: whoever shows the interval says so. Efron 1979, "Bootstrap Methods"."""
     value, resampled = _resampled(numerators, denominators, seed)
     return _estimate(value, resampled)
 
@@ -58,16 +58,16 @@ def draws(n_documents: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def limits(resampled: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ends of the 95 % interval of each column of [RESAMPLES, …]. Resamples without a value (NaN) are left out; a column
-    of nothing else has NaN."""
-    ends = [2.5, 97.5]
+    """Return the ends of the 95 % interval of each column of [RESAMPLES, …]. Resamples without a finite value, as those whose denominator
+    is 0, are left out; a column of nothing else has NaN."""
+    ends, finite = [2.5, 97.5], np.isfinite(resampled)
     # nanpercentile goes column by column, which takes a hundred times as long
-    if not np.isnan(resampled).any():
+    if finite.all():
         low, high = np.percentile(resampled, ends, axis=0)
         return low, high
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of columns of NaN
-        low, high = np.nanpercentile(resampled, ends, axis=0)
+        low, high = np.nanpercentile(np.where(finite, resampled, np.nan), ends, axis=0)
     return low, high
 
 

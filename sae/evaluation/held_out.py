@@ -3,7 +3,7 @@
 Every measure (docs/metrics.md) is a ratio of sums over tokens, with a bootstrap interval over documents, because tokens of
 one document are not independent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -42,7 +42,7 @@ class Reconstruction(TypedDict):
     dead: float
     dense: float
     encoder: dict[str, int]
-    density_histogram: dict[str, list[float]]
+    density_histogram: dict[str, Sequence[float]]
     quasi_orthogonality: NotRequired[Quasi]
     l0_proxies: NotRequired[Proxies]
 
@@ -86,7 +86,6 @@ def reconstruction(
         seen += len(x)
         advance(len(x))
     density = fired.double() / rows
-    counts, _ = np.histogram(density[fired > 0].log10().numpy(), DENSITY_EDGES)
     measured: Reconstruction = {
         "split": split,
         "positions": positions,
@@ -96,7 +95,7 @@ def reconstruction(
         "dead": (fired == 0).double().mean().item(),
         "dense": (density > DENSE).double().mean().item(),
         "encoder": sae.encoder_cost()._asdict(),
-        "density_histogram": {"log10_edges": DENSITY_EDGES.tolist(), "latents": counts.tolist()},
+        "density_histogram": {"log10_edges": DENSITY_EDGES.tolist(), "latents": latents_by_density(density)},
     }
     if sae.d_sae > 1:
         norms = torch.cat(input_norms), torch.cat(code_norms)
@@ -149,6 +148,12 @@ def _estimates(documents: Float[Tensor, "documents 6"]) -> dict[str, dict[str, f
     explained = type(fvu)(1 - fvu.value, 1 - fvu.high, 1 - fvu.low)
     names = ("fvu", "explained_variance", "cosine", "l0", "norm_ratio")
     return {name: estimate._asdict() for name, estimate in zip(names, (fvu, explained, *others), strict=True)}
+
+
+def latents_by_density(density: Float[Tensor, "F"]) -> list[int]:
+    """Count the latents that fire between each two of DENSITY_EDGES. The first count has those that fire more rarely, too."""
+    logs = density[density > 0].log10().clamp_min(DENSITY_EDGES[0])
+    return np.histogram(logs.numpy(), DENSITY_EDGES)[0].tolist()
 
 
 def held_out_rows(store: Store, positions: Positions = "all") -> int:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from activations.errors import RunError
+from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from activations.rows import is_held_out
@@ -47,8 +47,7 @@ def splice(
     ce_clean), and recovered_mean is the same with ce_mean: 1 is as good as the model itself, 0 as bad as the ablation. Each
     estimate has a 95 % bootstrap interval over documents.
 
-    Reads at most `windows` windows (`held_out_windows`), `batch` at once. Raises RunError when the
-    store has no held-out text."""
+    Reads at most `windows` windows, `batch` at once. Raises what `held_out_windows` raises."""
     sums = splice_sums(model, {"spliced": sae}, store, hook, windows, batch, progress)
     estimates = {f"ce_{name}": ratio(total, sums.tokens) for name, total in sums.ce.items()}
     estimates["kl"] = ratio(sums.kl["spliced"], sums.tokens)
@@ -90,7 +89,7 @@ def splice_sums(
     progress: Progress = no_progress,
 ) -> SplicedSums:
     """Measure several SAEs as `splice` does one, on the same windows: the model runs once for each SAE, once as it is and once
-    for each ablation. Raises RunError when the store has no held-out text."""
+    for each ablation. Raises what `held_out_windows` raises."""
     tokens, documents = held_out_windows(store, windows)
     edits = _edits(saes, store, hook)
     totals: dict[int, Tensor] = {}
@@ -172,7 +171,12 @@ def held_out_windows(store: Store, limit: int) -> tuple[Tensor, Tensor]:
     """Return tokens and documents [n, T] of windows at equal distances among those with predictions that count, in the store's order.
 
     Each such window is as likely as any other, so that sums over their predictions stand for the whole held-out text. All are
-    returned where there are no more than `limit`."""
+    returned where there are no more than `limit`. Raises ConfigError for a limit below 1, RunError when the store has no held-out
+    text."""
+    if limit < 1:
+        raise ConfigError(
+            f"windows = {limit} must be at least 1: without one the language model reads nothing"
+        )
     numbers = [
         counted_predictions(store.read(shard).documents, store.spec.excluded).sum(1)
         for shard in range(len(store.shards))

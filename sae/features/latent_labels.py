@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from activations.disk import files
 from activations.errors import RunError, quoted
+from sae.report import render
 from sae.runs.records import LabelsRecord
 from sae.runs.saved_sae import read_record
 
@@ -74,6 +75,7 @@ class Labels:
     def export(self, path: Path, stability: Sequence[float] | None = None) -> int:
         """Write the labels to a .csv or .json file, which `load` reads, and return their number.
 
+        In a .csv file a text that a spreadsheet would take for a formula has an apostrophe before it, which `load` takes off.
         `stability` of each latent, where it is known (`sae trust`), stands beside its label; `load` leaves it aside. Raises
         RunError for another suffix."""
         rows: list[dict[str, int | str | float]] = [
@@ -92,7 +94,10 @@ class Labels:
             with part.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow([*COLUMNS, *([] if stability is None else [STABILITY])])
-                writer.writerows(row.values() for row in rows)
+                for row in rows:
+                    writer.writerow(
+                        render.cell(value) if isinstance(value, str) else value for value in row.values()
+                    )
 
         files.write_atomically(path, write)
         return len(rows)
@@ -145,7 +150,11 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             return
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            yield from ((f"line {reader.line_num}", row) for row in reader)
+            for row in reader:
+                texts = {
+                    name: render.from_cell(value) for name, value in row.items() if isinstance(value, str)
+                }
+                yield f"line {reader.line_num}", {**row, **texts}
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist", fix=f"sae labels RUN --save {quoted(path)}") from error
     except (OSError, ValueError, csv.Error) as error:

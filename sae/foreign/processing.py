@@ -35,8 +35,6 @@ PLAIN = dict.fromkeys(
     False,
 )
 """The settings of an SAE that reads the activations of the unprocessed model."""
-BY_DEFAULT_ONCE = {**PLAIN, **dict.fromkeys(("fold_ln", "center_writing_weights", "fold_value_biases"), True)}
-"""The rewritings that releases before 3.20 did by default."""
 LN, RMS = "LayerNorm", "RMSNorm"
 FAMILIES = {
     RMS: r"llama|gemma|mi[sx]tral|qwen|smollm|olmo-2|yi-|phi-?3|deepseek|granite|apertus|mamba",

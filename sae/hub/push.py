@@ -14,6 +14,7 @@ from sae.features.feature import FeatureStore
 from sae.hub import HubName
 from sae.hub.fetch import asked
 from sae.report import model_card
+from sae.report import runs as runs_report
 from sae.report.model_card import Card
 from sae.runs.run import Run
 from sae.runs.saved_sae import INDEX, WEIGHTS
@@ -92,14 +93,14 @@ def _card(run: Run, name: HubName, model: str, picture: bool, features: bool) ->
         if PATHS.match(run.record.model) or Path(model).exists()
         else model
     )
-    evaluation = run.evaluation
-    rows = [
-        (measure(name).title, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}")
-        for name, estimate in (evaluation.measures if evaluation else {}).items()
-        if None not in (estimate.value, estimate.low, estimate.high)
-    ]
+    rows: list[tuple[str, str, str]] = []
     measured = ""
-    if evaluation:
+    if evaluation := run.evaluation:
+        rows = [
+            (measure(name).title, f"{estimate.value:.4g}", runs_report.interval(evaluation, name, ".4g"))
+            for name, estimate in evaluation.measures.items()
+            if None not in (estimate.value, estimate.low, estimate.high)
+        ]
         rows.append(("latents silent on these tokens", f"{evaluation.dead:.1%}", ""))
         measured = f"on {evaluation.tokens:,} held-out tokens of {evaluation.documents} documents"
     arch = run.config.arch

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from activations.disk import files
+from activations.disk.files import size_text
 from activations.language_model import LanguageModel
+from sae.architectures.config import ExpectedL0
 from sae.config import RunConfig
 from sae.plan import rates, training
-from sae.plan.forecast import Forecast
+from sae.plan.forecast import Forecast, total
 from sae.plan.measure import Clock
 from sae.plan.rates import Machine
 from sae.plan.stream import FROM_STORE
@@ -68,22 +71,72 @@ def forecast(run: Run, cfg: RunConfig, measured: Passes, machine: Machine, out: 
     """Predict what fine-tuning a run takes, with its new run in the folder `out`. Nothing is trained."""
     job = Job(cfg.arch, cfg.train, Data.of(run.store, run.hook))
     cost = training.forecast(job, machine, out)
-    tokens = training.resolve(job, machine).tokens
+    resolved = training.resolve(job, machine)
     seconds = {part: value for part, value in cost.seconds.items() if part not in FROM_STORE}
-    memory = {
-        part: size
-        for part, size in cost.memory.items()
-        if part not in ("Python and libraries", "shuffle window")
-    }
     whole = replace(
         cost,
         what=f"fine-tune {cost.what.removeprefix('train ')}",
-        memory={"model, gradients of a batch, Python and libraries": float(measured.memory), **memory},
-        seconds={"start": measured.start, PASSES: tokens / measured.tokens_per_second, **seconds},
+        memory=_memory(job, measured, machine),
+        seconds={"start": measured.start, PASSES: resolved.tokens / measured.tokens_per_second, **seconds},
         resources={"start": "compute", PASSES: "compute", **cost.resources},
         facts={
             **{name: fact for name, fact in cost.facts.items() if name in ("steps", "parameters")},
             "the model": f"{measured.tokens_per_second:,.0f} tokens/s, two passes and one backward ({measured.when})",
         },
+        notes=_notes(job, resolved.firing),
     )
-    return replace(whole, refusals=training.refusals(whole, job, machine, out))
+    return replace(whole, refusals=_refusals(whole, job, run.store.context, measured, machine, out))
+
+
+def _memory(job: Job, measured: Passes, machine: Machine) -> dict[str, float]:
+    """Return the most memory by part; the model's is the measured one, whatever the batch."""
+    parts = training.memory_of(training.resolve(job, machine), job.data, machine)
+    return {
+        "model, gradients of a batch, Python and libraries": float(measured.memory),
+        **{
+            part: size
+            for part, size in parts.items()
+            if part not in ("Python and libraries", "shuffle window")
+        },
+    }
+
+
+def _notes(job: Job, firing: ExpectedL0) -> tuple[str, ...]:
+    """Return what the forecast assumes. `sae plan finetune` has no options of its own for either."""
+    notes = []
+    if firing.assumed:
+        notes.append(f"{firing.value:,.4g} latents per token are an assumption ({firing.assumed})")
+    if job.arch.revives_dead:
+        notes.append("no latent is assumed to be dead: where many are, AuxK makes steps longer")
+    return tuple(notes)
+
+
+def _refusals(
+    cost: Forecast, job: Job, context: int, measured: Passes, machine: Machine, out: Path
+) -> tuple[str, ...]:
+    """Return why a fine-tuning cannot be done here, each with what would fit; none where it can."""
+    refusals = []
+    if (need := total(cost.memory)) > machine.memory:
+        refusals.append(
+            f"too little memory: it takes {size_text(need)}, {size_text(measured.memory)} of it for the language model, and "
+            f"{machine.name} has {size_text(machine.memory)}; {_less_memory(job, context, measured, machine)}"
+        )
+    if (need := total(cost.disk)) > (free := files.free_bytes(out)):
+        refusals.append(
+            f"too little disk: it takes {size_text(need)} and {out.absolute()} has {size_text(free)} free; an --out on another "
+            f"disk would fit"
+        )
+    return tuple(refusals)
+
+
+def _less_memory(job: Job, context: int, measured: Passes, machine: Machine) -> str:
+    """Return what would make a job fit the memory. The model is counted as measured, though a smaller batch takes less in it too."""
+    windows = job.train.batch // context // 2
+    while windows * context >= 2:
+        smaller = replace(job, train=replace(job.train, batch=windows * context))
+        if total(_memory(smaller, measured, machine)) <= machine.memory:
+            return f"--batch {windows * context} would fit"
+        windows //= 2
+    if job.train.batch > context:
+        return f"a smaller --batch takes less, down to {context}, a window of the store"
+    return "a machine with more memory would fit"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sae.evaluation.measures import DENSE
+from sae.report import render
 from sae.report.render import visible
 from sae.runs.trust import STABLE
 
@@ -194,7 +195,8 @@ def places(table: pa.Table, latents: Collection[int]) -> list[int]:
 
 
 def csv(table: pa.Table) -> bytes:
-    """Return the table as CSV in UTF-8. Lists of tokens become JSON, so that no cell begins as a spreadsheet's formula would."""
+    """Return the table as CSV in UTF-8. No cell begins as a spreadsheet's formula would: lists of tokens become JSON, and a text that
+    would gets an apostrophe (`render.cell`)."""
     from pyarrow import csv as writer
 
     columns = {}
@@ -202,6 +204,10 @@ def csv(table: pa.Table) -> bytes:
         column = table[name]
         if pa.types.is_list(column.type):
             column = pa.array([json.dumps(tokens, ensure_ascii=False) for tokens in column.to_pylist()])
+        elif pa.types.is_string(column.type):
+            column = pa.array(
+                [text if text is None else render.cell(text) for text in column.to_pylist()], pa.string()
+            )
         columns[name] = column
     sink = pa.BufferOutputStream()
     writer.write_csv(pa.table(columns), sink)

@@ -15,6 +15,8 @@ LEGEND_STEPS = 24  # cells of a colour scale
 ADDRESS = re.compile(r"https?(?=://)|www(?=\.)|@", re.IGNORECASE)
 PIECE = re.compile(r"(<0x[0-9A-F]{2}>)+")  # the name of a token that is no text by itself
 PIECE_TITLE = ' title="a token that is a piece of a character, by its bytes"'
+# What a spreadsheet takes for a formula; after apostrophes, a text that was made safe, or looks like one
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
 
 
@@ -33,6 +35,16 @@ def markdown(text: str) -> str:
 
     GitHub's Markdown turns addresses into links even where they are escaped, so a character of no width splits them."""
     return ADDRESS.sub("\\g<0>\u2060", visible(text)).translate(MARKDOWN)
+
+
+def cell(text: str) -> str:
+    """Return a text as the cell of a CSV file: with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """Inverse of `cell`."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def shade(value: float, scale: float) -> float:

@@ -70,7 +70,7 @@ def runs(
     rows = []
     for name, run in by_name.items():
         config = run.record.config
-        values = {line: value for line, (value, _, _) in _intervals(measured.get(name)).items()}
+        values = _values(measured.get(name))
         rows.append(
             {
                 "name": visible(name),
@@ -92,14 +92,14 @@ def runs(
 
 def estimates(evaluation: Evaluation) -> list[Estimate]:
     """Return all measures of an evaluation with their intervals, in the order of MEASURES, unknown ones after them."""
-    intervals = _intervals(evaluation)
-    order = [name for name in MEASURES if name in intervals]
-    order += [name for name in intervals if name not in MEASURES]
+    measures = evaluation.measures
+    order = [name for name in MEASURES if name in measures]
+    order += [name for name in measures if name not in MEASURES]
     lines = []
     for name in order:
         known = measure(name)
-        value, low, high = (shown(number, known.format) for number in intervals[name])
-        lines.append(Estimate(known.symbol, known.help, value, f"{low} to {high}"))
+        value = shown(measures[name].value, known.format)
+        lines.append(Estimate(known.symbol, known.help, value, interval(evaluation, name)))
     dead, dense = (percent(share) for share in (evaluation.dead, evaluation.dense))
     lines.append(Estimate("dead", "Share of features that fire on none of these tokens.", dead, ""))
     lines.append(
@@ -108,6 +108,16 @@ def estimates(evaluation: Evaluation) -> list[Estimate]:
         )
     )
     return lines
+
+
+def interval(evaluation: Evaluation, name: str, how: str | None = None) -> str:
+    """Return a measure's 95 % interval as text, its ends as the measure is formatted, or by another format specification.
+
+    A single document says nothing of the spread over documents: the interval is unknown then."""
+    if evaluation.documents_of(name) == 1:
+        return "unknown: one document"
+    estimate, how = evaluation.measures[name], measure(name).format if how is None else how
+    return f"{shown(estimate.low, how)} to {shown(estimate.high, how)}"
 
 
 def basis(evaluation: Evaluation) -> str:
@@ -124,9 +134,9 @@ def frontier(
     The kind is the architecture, with the size, hook point, model and store where the runs differ in these."""
     points = []
     for name, kind in _kinds({name: by_name[name].record for name in measured}).items():
-        values = _intervals(measured[name])
+        values = _values(measured[name])
         if values.keys() >= {measure, "l0"}:
-            points.append((name, kind, values["l0"][0], values[measure][0]))
+            points.append((name, kind, values["l0"], values[measure]))
     return points
 
 
@@ -247,9 +257,8 @@ def side_by_side(measured: Sequence[Evaluation | None]) -> list[tuple[str, str, 
     ]
 
 
-def _intervals(evaluation: Evaluation | None) -> dict[str, tuple[float | None, float | None, float | None]]:
-    measures = evaluation.measures if evaluation else {}
-    return {name: (estimate.value, estimate.low, estimate.high) for name, estimate in measures.items()}
+def _values(evaluation: Evaluation | None) -> dict[str, float | None]:
+    return {name: estimate.value for name, estimate in evaluation.measures.items()} if evaluation else {}
 
 
 def eps_lbo(quasi: QuasiOrthogonality) -> str:

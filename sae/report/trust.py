@@ -122,9 +122,9 @@ def of_random_models(record: TrustRecord) -> list[str]:
 
 def stability(record: TrustRecord) -> str:
     """Return how stable the latents are over seeds, as a sentence."""
-    seeds, found = record.config["seeds"], record.stability
+    found = record.stability
     return (
-        f"Stability over {seeds} seeds: {percent(found.stable)} of latents have a counterpart (mean largest |cosine| of at "
+        f"Stability over {_seeds(record)} seeds: {percent(found.stable)} of latents have a counterpart (mean largest |cosine| of at "
         f"least {STABLE}) in the other seeds; the mean is {fixed(found.mean, 2)}, and {fixed(found.chance, 2)} with random directions."
     )
 
@@ -159,7 +159,12 @@ def cautions(record: TrustRecord) -> list[str]:
 def basis(record: TrustRecord) -> str:
     """Return what was measured, in words."""
     spliced = f", {record.windows} windows read by the language model" if record.windows else ""
-    return f"{record.tokens:,} held-out tokens of {record.documents:,} documents{spliced} · {record.config['seeds']} seeds"
+    return f"{record.tokens:,} held-out tokens of {record.documents:,} documents{spliced} · {_seeds(record)} seeds"
+
+
+def _seeds(record: TrustRecord) -> int:
+    """Return how many seeds took part, the run's own included; those that diverged did not."""
+    return 1 + sum(control.kind == "seed" for control in record.controls.values())
 
 
 def numbers(record: TrustRecord) -> list[tuple[str, str, str]]:

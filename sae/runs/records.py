@@ -79,6 +79,8 @@ class Splice:
     windows: int
     tokens: int
     estimates: dict[str, Estimate]
+    documents: int | None = None
+    """Documents that the tokens are of; None where the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class Evaluation:
     def measures(self) -> dict[str, Estimate]:
         """All estimates by name, those of the language model last."""
         return self.estimates | (self.splice.estimates if self.splice else {})
+
+    def documents_of(self, name: str) -> int | None:
+        """Return the number of documents that a measure's interval is over; None where the file does not say."""
+        return self.splice.documents if self.splice and name in self.splice.estimates else self.documents
 
 
 @dataclass(frozen=True)

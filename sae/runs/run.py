@@ -109,10 +109,7 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that continues its training."""
-        command = "pool" if (self.path / POOL).exists() else "train"
-        if self.config.loss:
-            command = f"finetune {quoted(self.config.start_from or '')}"
-        return f"sae {command} … --out {quoted(self.path)} --resume"
+        return f"sae resume {quoted(self.path)}{' --ring 20GB' if self.config.stream else ''}"
 
     @property
     def digest(self) -> str:
@@ -269,12 +266,9 @@ class Run:
     def _fix_sae(self) -> str | None:
         """The command that writes a damaged finished SAE again; None without a checkpoint.
 
-        Without sae.json the run counts as unfinished, so that --resume writes the SAE from the newest checkpoint, which
+        Without sae.json the run counts as unfinished, so that `sae resume` writes the SAE from the newest checkpoint, which
         holds the same weights."""
-        if not self.checkpoints:
-            return None
-        remedy = self.resume
-        return f"rm {quoted(self.path / INDEX)} && {remedy}"
+        return f"rm {quoted(self.path / INDEX)} && {self.resume}" if self.checkpoints else None
 
 
 def _likely(path: Path) -> str:

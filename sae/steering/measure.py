@@ -1,6 +1,7 @@
 """Measure steered texts: how much of the steered concept they hold and at what cost, beside the unsteered model's texts, token by token."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -127,13 +128,14 @@ def measures(
 
     `before` and `after` are the log-probabilities along the unsteered text, predicted by the unsteered and by the steered
     model."""
-    peaks = [token for latent in steering.latents for token in steering.calibration.peaks.get(latent, [])]
-    gain = (after[:, peaks].double() - before[:, peaks].double()).mean().item() if peaks else None
+    # The mean over each latent's own tokens first: a latent that peaks on more of them counts no more than the others
+    peaks = [own for latent in steering.latents if (own := steering.calibration.peaks.get(latent))]
+    gains = [(after[:, own].double() - before[:, own].double()).mean().item() for own in peaks]
     return Measures(
         concept=seen.concept,
         fires=seen.fires,
         peak=seen.peak,
-        peak_gain=gain,
+        peak_gain=statistics.fmean(gains) if gains else None,
         kl=divergence(before, after).mean().item(),
         perplexity=perplexity(seen.own),
         repetition=repetition(text),

@@ -149,7 +149,7 @@ class Trainer:
             raise self._diverged("gradient", norm)
         if self.frozen:
             self.frozen.after_step(sae)
-        sae.after_step()
+        sae.after_step(self.step, self.steps)
         self.step += 1
         if self.average:
             self.average.add(sae, self.step)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from activations.language_model import LanguageModel
+from sae import chance
 
 
 def redrawn(weights: Tensor, generator: torch.Generator) -> Tensor:
@@ -32,7 +33,7 @@ CHANGES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 @torch.no_grad()
 def randomise(model: LanguageModel, change: str, seed: int) -> None:
     """Replace every parameter of a model, in place, as one of CHANGES says; tied parameters stay tied."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = chance.generator(seed)
     for _, weights in sorted(model.plain.named_parameters()):
         weights.copy_(CHANGES[change](weights.cpu(), generator))
     vars(model).pop("weights_hash", None)  # it is kept once it is computed

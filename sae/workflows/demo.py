@@ -61,6 +61,9 @@ class Demo:
     settings that are not the default's, as in runs/demo-width2048, so that runs of one store share it."""
 
     def __post_init__(self) -> None:
+        for name in ("tokens", "steps", "windows"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"{name} = {value} must be at least 1")
         if self.second < 0:
             raise ConfigError(f"second = {self.second} must be at least 0, which leaves the second SAE out")
         if not 1 <= self.k <= self.width:

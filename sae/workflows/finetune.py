@@ -69,7 +69,7 @@ def settings_of(run: Run, cfg: FinetuneConfig) -> RunConfig:
     training = TrainConfig(
         steps=max(1, tokens // batch),
         batch=max(2, batch),
-        lr=cfg.lr or before.arch.rate * peak_rate(before.arch.d_sae, LONG) / 3,
+        lr=before.arch.rate * peak_rate(before.arch.d_sae, LONG) / 3 if cfg.lr is None else cfg.lr,
         decay_share=1.0,
         clip_norm=before.train.clip_norm,
         dead_after_tokens=before.train.dead_after_tokens,

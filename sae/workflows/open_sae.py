@@ -9,10 +9,10 @@ import torch
 import tyro
 
 from activations import language_model
-from activations.errors import ConfigError, ForeignError, WorkbenchError
+from activations.errors import ConfigError, ForeignError, RunError, WorkbenchError
 from activations.harvest import HarvestConfig, begun_in
 from activations.progress import Progress, no_progress
-from activations.text import TextConfig, make_ready
+from activations.text import TextConfig, described, make_ready
 from activations.tokens import PackingConfig
 from sae.features.collect import FeaturesConfig
 from sae.foreign import FORMATS, Origin
@@ -71,6 +71,8 @@ def prepare(command: Open, progress: Progress = no_progress, tell: Tell = ignore
     out = command.out or Path("runs") / folder_name(command.what)
     if is_run(Path(command.what)) and Run(command.what).config.store:
         out = Path(command.what)
+    elif is_run(out):
+        _refuse_other(command, Run(out), text)
     run = Run(out) if is_run(out) else None
     model = None
     if run is None:
@@ -91,14 +93,49 @@ def is_run(path: Path) -> bool:
 
 
 def folder_name(what: str) -> str:
-    """Return a folder's name for an SAE: its repository and path, or the last part of its path here."""
+    """Return a folder's name for an SAE: its owner, repository and path on the hub, or the last part of its path here."""
     if is_hub_name(what):
         name = parse_name(what)
-        what = "-".join([name.repository.partition("/")[2], name.path, name.revision or ""])
+        what = "-".join([name.repository, name.path, name.revision or ""])
     else:
         what = Path(what).resolve().name
     plain = re.sub(r"[^\w.]+", "-", what).strip("-.")
     return plain if len(plain) <= LONGEST else plain[-LONGEST:].lstrip("-.")
+
+
+def _refuse_other(command: Open, run: Run, text: TextConfig) -> None:
+    """Raise RunError unless a run was made of the SAE, the text and the settings that are asked for."""
+    origin, spec = run.record.imported, run.store.spec
+    if is_hub_name(command.what):
+        name = parse_name(command.what)
+        asked = {"repository": name.repository, "path": name.path, "revision": name.revision}
+        hub = origin.hub if origin else None
+        same = hub is not None and {key: hub.get(key) for key in asked} == asked
+    else:
+        same = (
+            origin is not None
+            and not origin.hub
+            and Path(origin.path).resolve() == Path(command.what).resolve()
+        )
+    if not same:
+        raise RunError(
+            f"{run.path} is of another SAE ({origin.path if origin else 'trained here'}): choose another --out"
+        )
+    for what, here, wanted in (
+        ("text", spec.dataset, described(text)),
+        ("--context", spec.packing.context, command.context),
+        ("--model", spec.model, command.model or spec.model),
+        ("--hook", run.hook, command.hook or run.hook),
+    ):
+        if here != wanted:
+            shown = (
+                (here["dataset"], wanted["dataset"])
+                if isinstance(here, dict) and isinstance(wanted, dict)
+                else (here, wanted)
+            )
+            raise RunError(
+                f"{run.path} was opened with another {what}, {shown[0]} and not {shown[1]}: choose another --out"
+            )
 
 
 def _import(

@@ -27,6 +27,9 @@ from sae.workflows.training import resolve
 
 BATCH = 2048  # rows encoded at once
 SHARE_OF_STEPS, SHARE_OF_RATE = 0.5, 0.4  # of the runs': measured (LOG.md)
+# Settings of training in which the runs of a pool may differ: what is logged and kept changes no weight, and the precision is measured
+# for each run where it is left out
+MAY_DIFFER = {"seed", "precision", "log_every", "held_out_every", "checkpoint_minutes", "keep_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def pool(
     `sae.evaluation.pooling.pool` says what the pooled SAE is; it is kept as a run of its own in the folder `pool` of `out`, with
     its origin in pool.json, and the run in `out` starts from it with the runs' own settings. Stops and resumes as `sae.train` does.
 
-    Raises RunError for runs that do not belong together (fewer than two, the same SAE twice, another store, hook point, method
-    or width) or when `out` holds another run or pool; StoreError when the store is gone; ConfigError for a method whose latents
+    Raises RunError for runs that do not belong together (fewer than two, the same SAE twice, another store, hook point or
+    setting than the seed) or when `out` holds another run or pool; StoreError when the store is gone; ConfigError for a method whose latents
     cannot be taken apart."""
     cfg, out = cfg or PoolConfig(), Path(out)
     check(runs)
@@ -83,7 +86,7 @@ def pool(
 
 
 def check(runs: Sequence[Run]) -> None:
-    """Raise RunError unless the runs are finished, of one store, hook point, method and width, and no two the same SAE."""
+    """Raise RunError unless the runs are finished, of one store and hook point and the same settings, and no two the same SAE."""
     if len(runs) < 2:
         raise RunError(f"runs given: {len(runs)}; a pool needs at least 2 that differ in seed (--train.seed)")
     first, seen = runs[0], {}
@@ -91,23 +94,34 @@ def check(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.config.stream:
             raise RunError(f"{run.path} was trained on a stream, which is gone: pool runs on a store")
-        for what, own, theirs in (
-            ("method", name_of(first.config.arch), name_of(run.config.arch)),
-            ("number of latents", first.config.arch.d_sae, run.config.arch.d_sae),
-            ("hook point", first.hook, run.hook),
-            ("store", first.store.fingerprint, run.store.fingerprint),
-            ("setting of --arch", first.config.arch, run.config.arch),
-        ):
-            if own != theirs:
+        theirs = _alike(run)
+        for what, own in _alike(first).items():
+            if own != theirs[what]:
                 raise RunError(
-                    f"{run.path} has another {what} than {first.path} ({theirs}, not {own}): only runs that differ in seed "
-                    f"can be pooled"
+                    f"{run.path} has another {what} than {first.path} ({theirs[what]}, not {own}): only runs that differ in "
+                    f"seed can be pooled"
                 )
         if run.digest in seen:
             raise RunError(
                 f"{run.path} and {seen[run.digest]} hold the same SAE: pool runs of different seeds"
             )
         seen[run.digest] = run.path
+
+
+def _alike(run: Run) -> dict[str, object]:
+    """Return what runs that are pooled must have in common, by name."""
+    cfg = run.config
+    first = {
+        "method": name_of(cfg.arch),
+        "number of latents": cfg.arch.d_sae,
+        "hook point": run.hook,
+        "store": run.store.fingerprint,
+    }
+    arch = {f"arch.{name}": value for name, value in asdict(cfg.arch).items()}
+    train = {f"train.{name}": value for name, value in asdict(cfg.train).items() if name not in MAY_DIFFER}
+    rows = {"positions": cfg.positions, "labels": cfg.labels, "shuffle_tokens": cfg.shuffle_tokens}
+    start = "random weights" if cfg.start_from is None else "the weights of another SAE"
+    return {**first, **arch, **train, **rows, "start": start, "loss": cfg.loss}
 
 
 def _settings(runs: Sequence[Run], out: Path, cfg: PoolConfig) -> RunConfig:
@@ -121,7 +135,7 @@ def _settings(runs: Sequence[Run], out: Path, cfg: PoolConfig) -> RunConfig:
     training = dataclasses.replace(
         before.train,
         steps=cfg.steps or max(1, round(SHARE_OF_STEPS * (steps or 0))),
-        lr=cfg.lr or SHARE_OF_RATE * float(lr or 0),
+        lr=SHARE_OF_RATE * float(lr or 0) if cfg.lr is None else cfg.lr,
         warmup_steps=None,
         dead_after_tokens=None,
         decay_share=1.0,

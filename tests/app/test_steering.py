@@ -7,13 +7,14 @@ from urllib.parse import quote_plus
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
 
 from activations.disk import files
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel, load
 from app.session import jobs
 from app.steering import state
-from app.steering.link import Settings
+from app.steering.link import MOST_FEATURES, Settings
 from sae.features.feature import FeatureStore
 from sae.report import numbers, render
 from sae.report import steering as steering_report
@@ -237,6 +238,28 @@ def test_a_word_offers_features_and_presets_are_one_press(show, runs):
     tried = next(button for button in at.button if (button.key or "").startswith("try "))
     tried.click().run()
     assert at.query_params["steer"] == f"{tried.key.split()[1]}:ablate:1"
+
+
+def test_no_more_features_are_offered_or_added_than_a_link_may_name(show, runs):
+    steered = [latent for latent in range(32) if latent != 14][: MOST_FEATURES - 1]
+    at = show(run="toy", steer=",".join(f"{latent}:add:1" for latent in steered))
+
+    def offered() -> list[Button]:
+        return [each for each in at.button if (each.key or "").startswith("add ")]
+
+    at.text_input(key="find").set_value(
+        FeatureStore(runs / "toy" / "features").row(14)["peak_tokens"][0]
+    ).run()
+    new = [each for each in offered() if int((each.key or "")[4:]) not in steered]
+    for each in new[:2]:  # two presses before the page is drawn again
+        each.click()
+    at.run()
+    full = at.query_params["steer"]
+    assert full.count(":add:1") == MOST_FEATURES
+    assert f"at most {MOST_FEATURES} are steered at once" in at.error[0].value
+    assert at.text_input(key="find").disabled
+    assert not offered()
+    assert not show(run="toy", steer=full).error
 
 
 def test_a_dead_feature_is_one_line_when_it_is_pushed_by_its_maximum(show):

@@ -165,7 +165,7 @@ def test_a_run_without_features_is_read_without_labels(show, reading):
 
 def test_an_unfinished_run_says_what_to_run(show):
     at = show("text", run="sweep/unfinished", text=TEXT)
-    assert at.code[0].value.endswith("--resume")
+    assert at.code[0].value.startswith("sae resume ")
     assert "Stop" not in [button.label for button in at.button]
 
 

@@ -36,7 +36,9 @@ def test_a_run_without_evaluation_or_features_says_what_to_run(show, runs):
     at = show("features", run="bare")
     assert at.code[0].value == f"sae features {runs / 'bare'}"
     assert "No features yet" in text(at)
-    assert show("feature", run="sweep/unfinished").code[0].value.startswith("sae train … --out")
+    assert (
+        show("feature", run="sweep/unfinished").code[0].value == f"sae resume {runs / 'sweep' / 'unfinished'}"
+    )
 
 
 def test_an_empty_folder_says_what_to_run_on_every_page(show, tmp_path):

@@ -104,7 +104,7 @@ def test_an_unfinished_run_is_not_matched(sae: Server, run: Path, other: Path):
     (run / "sae.json").unlink()
     line = sae("compare", other, run).complaint
     assert str(run) in line
-    assert "--resume" in line
+    assert f"sae resume {run}" in line
 
 
 def test_another_store_may_be_shown_to_both(sae: Server, run: Path, other: Path, store: Path, tmp_path: Path):

@@ -116,6 +116,10 @@ def test_a_name_with_a_slash_names_two_folders(name: str):
         ({"width": 16}, "width = 16"),
         ({"k": 0}, "k = 0"),
         ({"name": ".."}, "name"),
+        ({"windows": 0}, "windows = 0 must be at least 1"),
+        ({"windows": -1}, "windows = -1 must be at least 1"),
+        ({"steps": 0}, "steps = 0 must be at least 1"),
+        ({"tokens": 0}, "tokens = 0 must be at least 1"),
     ],
 )
 def test_what_a_demo_cannot_do_is_refused_before_it_harvests(options: dict[str, Any], fact: str):

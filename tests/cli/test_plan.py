@@ -2,16 +2,22 @@
 
 import json
 import math
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from activations.disk import files
 from activations.errors import ConfigError
 from sae.cli import plan
-from sae.plan import measure, rates
+from sae.plan import finetune, measure, rates
+from sae.plan.finetune import Passes
+from sae.plan.forecast import Forecast, total
 from sae.plan.rates import GPUS, Machine
+from sae.runs.run import Run
+from sae.workflows.finetune import FinetuneConfig, settings_of
 from tests.cli.commands import Server, contents
 from tests.tiny import HOOK
 
@@ -218,6 +224,49 @@ def test_fine_tuning_is_planned_from_the_passes_of_the_model_and_trains_nothing(
     assert contents(run) == before and not (tmp_path / "tuned").exists()
     with pytest.raises(ConfigError, match="one process"):
         plan.main(["finetune", str(run), "--ranks", "2"])
+
+
+@pytest.mark.parametrize("job", ["finetune", "features"])
+def test_the_model_is_measured_again_for_another_engine_or_precision(machine, run, tmp_path, capsys, job):
+    flags = ("--tokens", 3200) if job == "features" else ("--tokens", 3200, "--batch", 64)
+    planned(capsys, job, run, *flags)
+    record = files.read_json(Path(run) / "run.json")
+    for change in ({"source": "transformers"}, {"model_dtype": "bfloat16", "weights_sha256": None}):
+        other = shutil.copytree(run, tmp_path / "-".join(change))
+        files.write_sealed(other / "run.json", {**record, **change})
+        before = (tmp_path / "cache" / "rates.json").read_bytes()
+        planned(capsys, job, other, *flags)
+        assert (tmp_path / "cache" / "rates.json").read_bytes() != before
+
+
+def test_a_fine_tuning_that_does_not_fit_is_refused_with_options_that_it_has(
+    machine, run, tmp_path, monkeypatch
+):
+    opened, measured = Run(run), Passes(1e5, 1.0, 10**6, "now")
+
+    def forecast(batch: int, memory: float) -> Forecast:
+        settings = settings_of(opened, FinetuneConfig(tokens=10**5, batch=batch))
+        return finetune.forecast(
+            opened, settings, measured, replace(machine, memory=int(memory)), tmp_path / "out"
+        )
+
+    need, half = (total(forecast(batch, 1e12).memory) for batch in (4096, 2048))
+    assert forecast(4096, need).refusals == ()
+    (refusal,) = forecast(4096, half).refusals
+    assert refusal.startswith("too little memory: it takes ") and refusal.endswith("; --batch 2048 would fit")
+    assert forecast(2048, half).refusals == ()
+    # The model alone takes all of it
+    assert (
+        forecast(4096, measured.memory).refusals[0].endswith("takes less, down to 16, a window of the store")
+    )
+    assert forecast(16, measured.memory).refusals[0].endswith("a machine with more memory would fit")
+    monkeypatch.setattr("activations.disk.files.free_bytes", lambda path: 10)
+    (refusal,) = forecast(4096, need).refusals
+    assert refusal.startswith("too little disk: it takes") and "an --out on another disk would fit" in refusal
+    told = " ".join([refusal, *forecast(4096, need).notes])
+    assert not {"--arch", "--ranks", "--train", "--l0", "--dead"} & {
+        word.split(".")[0] for word in told.split()
+    }
 
 
 def test_features_are_planned_from_what_the_run_logged(machine, run, capsys):

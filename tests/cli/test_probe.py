@@ -100,8 +100,11 @@ def test_a_latent_is_found_saved_and_watches_another_file(sae: Server, run: Path
     ended = sae("find", run, *files.values(), "--save", "birds")
     assert ended.code == 0, ended.err
     assert "false-discovery rate of 5%" in ended.out
-    ended = sae("monitor", run, "birds", files["birds"])
+    watched = tmp_path / "watched.txt"
+    watched.write_text(files["birds"].read_text() + "\n=1+1")
+    ended = sae("monitor", run, "birds", watched)
     rows = [*csv.DictReader(io.StringIO(ended.out))]
+    assert rows[-1]["text"] == "'=1+1"  # no formula in a spreadsheet
     threshold = json.loads((run / "monitors" / "birds.json").read_text())["threshold"]
     assert [int(row["fires"]) for row in rows] == [float(row["score"]) > threshold for row in rows]
     assert "exists already" in sae("find", run, *files.values(), "--save", "birds").complaint

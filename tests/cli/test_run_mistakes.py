@@ -58,7 +58,7 @@ def test_features_of_an_unfinished_run_are_refused_with_what_to_do(sae: Server, 
     before = contents(run)
     line = sae("features", run).complaint
     assert "not finished" in line
-    assert "--resume" in line
+    assert f"sae resume {run}" in line
     assert contents(run) == before
 
 

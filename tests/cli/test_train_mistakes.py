@@ -92,6 +92,20 @@ def test_an_unfinished_run_needs_resume(sae: Server, run: Path, world: Path):
     assert sae(*as_toy(world, run), "--resume").code == 0
 
 
+def test_a_run_resumes_with_the_settings_in_its_folder(sae: Server, world: Path, run: Path, tmp_path: Path):
+    whole = contents(run)
+    unfinish(run)
+    assert sae("resume", run).code == 0
+    assert {
+        name: content for name, content in contents(run).items() if name in ("sae.safetensors", "sae.json")
+    } == {name: whole[name] for name in ("sae.safetensors", "sae.json")}
+    after = contents(run)
+    assert sae("resume", run).code == 0  # finished
+    assert contents(run) == after
+    assert "trains on a store: leave out --ring" in sae("resume", run, "--ring", "1GB").complaint
+    assert "no run at" in sae("resume", tmp_path / "none").complaint
+
+
 def test_an_evaluation_of_a_checkpoint_does_not_speak_for_the_finished_run(
     sae: Server, world: Path, run: Path
 ):

@@ -20,16 +20,32 @@ def test_a_name_leads_to_features_and_numbers_once(hub, shared, asking, world, t
     command = ("open", "hf:me/mine", "--text", world / "text.jsonl", *SMALL)
     ended = asking(*command)
     assert ended.code == 0, ended.err
-    run = Run(tmp_path / "runs/mine")
+    run = Run(tmp_path / "runs/me-mine")
     assert run.record.imported.hub["repository"] == "me/mine"
     assert run.hook == tiny.HOOK
     assert run.evaluation
     assert (run.path / "features/features.json").is_file()
-    assert "sae app runs/mine" in ended.out
+    assert "sae app runs/me-mine" in ended.out
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()}
     again = asking(*command, url="http://127.0.0.1:9")
     assert again.code == 0, again.err
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_name_or_text_other_than_that_of_the_folder_is_refused(hub, shared, asking, world, tmp_path):
+    hub.models["you/mine"] = hub.models["me/mine"]
+    command = ("open", "hf:me/mine", "--out", "runs/one", "--text", world / "text.jsonl", *SMALL)
+    assert asking(*command).code == 0
+    for changed, said in (
+        ({"hf:me/mine": "hf:you/mine"}, "of another SAE (hf:me/mine"),
+        ({"hf:me/mine": "nowhere"}, "of another SAE (hf:me/mine"),
+        ({world / "text.jsonl": "embedded"}, "another text"),
+        ({16: 32}, "another --context, 16 and not 32"),
+    ):
+        line = asking(*(changed.get(each, each) for each in command)).complaint
+        assert said in line
+        assert "choose another --out" in line
+    assert asking(*command).code == 0
 
 
 def test_a_folder_of_another_tool_is_opened_too(asking, world, tmp_path):

@@ -24,7 +24,7 @@ def trained(cfg: ArchConfig, seed: int = 1) -> SAE:
         if "log_threshold" in sae.state_dict():
             sae.state_dict()["log_threshold"].clamp_(-2, 0)
         sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
-        sae.after_step()
+        sae.refresh()
     return sae.eval().requires_grad_(False)
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from sae.code import SparseCode, from_dense, offsets_of
+from sae.code import SparseCode, offsets_of
+from tests.sae.codes import from_dense
 
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32 - 1))
 

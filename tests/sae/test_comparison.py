@@ -94,5 +94,5 @@ def test_a_file_that_cannot_be_used_is_one_line_that_names_it(pair, content: str
 def test_an_unfinished_run_has_no_comparison(pair):
     (pair[1].path / "sae.json").unlink()
     for ask in (kept, match_runs):
-        with pytest.raises(RunError, match="--resume"):
+        with pytest.raises(RunError, match="sae resume"):
             ask(*pair)

@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
         with pytest.raises(Enough):
             finetune(first, tmp_path / "stopped", cfg)
     assert not Run(tmp_path / "stopped").finished
-    assert f"sae finetune {first.path} … --out" in Run(tmp_path / "stopped").resume
+    assert Run(tmp_path / "stopped").resume == f"sae resume {tmp_path / 'stopped'}"
     again = finetune(first, tmp_path / "stopped", cfg, resume=True)
     assert again.digest == undisturbed.digest
     times = ("seconds", "tokens_per_second")
@@ -195,6 +195,9 @@ def test_mistakes_are_one_line(sae: Server, world: Path, first: Run, tmp_path: P
     started = sae("finetune", tmp_path / "nosuch", "--out", out)
     assert "no run at" in started.complaint
     assert "tokens = 0" in sae("finetune", first.path, "--out", out, "--tokens", 0).complaint
+    assert (
+        "lr = 0.0 must be a number above 0" in sae("finetune", first.path, "--out", out, "--lr", 0).complaint
+    )
     assert "already holds" in sae("finetune", first.path, "--out", first.path).complaint
 
     def changed(name: str, **facts: object) -> Path:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from activations.errors import RunError
+from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel, load
 from activations.rows import is_held_out
 from activations.store import Store
 from sae.architectures import TopKConfig, build
 from sae.evaluation.bootstrap import difference, ratio
-from sae.evaluation.held_out import reconstruction
+from sae.evaluation.held_out import latents_by_density, reconstruction
 from sae.evaluation.splicing import (
     counted_predictions,
     held_out_passages,
@@ -73,6 +73,12 @@ def test_reconstruction_metrics_are_their_formulas_in_float64(run):
     assert found["encoder"] == {"parameters": 16 * 32 + 32, "flops": 2 * 16 * 32}
 
 
+def test_latents_that_fire_more_rarely_than_the_first_edge_are_counted_too():
+    density = torch.tensor([0.0, 1e-9, 9e-8, 1e-7, 0.3, 1.0], dtype=torch.float64)
+    counts = latents_by_density(density)
+    assert (counts[0], counts[-3], counts[-1], sum(counts)) == (3, 1, 1, 5)
+
+
 def test_the_batch_size_changes_nothing(run):
     one, other = (reconstruction(run.sae(), run.store, run.hook, batch=batch) for batch in (7, 1000))
     for name, estimate in one["estimates"].items():
@@ -99,6 +105,21 @@ def test_a_store_without_held_out_text_says_so(tmp_path, world):
     sae = build(TopKConfig(d_sae=8, k=2), 16)
     with pytest.raises(RunError, match="no held-out tokens.*more documents"):
         reconstruction(sae, store, tiny.HOOK)
+
+
+@pytest.mark.parametrize("windows", [0, -1])
+def test_no_windows_are_refused_before_the_model_runs(run, model, windows: int):
+    with pytest.raises(ConfigError, match=f"windows = {windows} must be at least 1"):
+        splice(model, run.sae(), run.store, run.hook, windows=windows)
+
+
+def test_resamples_without_a_finite_value_are_left_out():
+    """Of two documents, one has nothing in the denominator: a quarter of the resamples draw it alone, and are x / 0."""
+    found = ratio([1.0, 2.0], [0.0, 4.0])
+    assert found == (0.75, 0.5, 0.75)  # 2 / 4 of the one, and 3 / 4 of both
+    both = difference(([1.0, 2.0], [0.0, 4.0]), ([0.0, 0.0], [1.0, 1.0]))
+    assert both == found
+    assert np.isnan(ratio([1.0], [0.0])[1:]).all()
 
 
 def test_a_ratio_is_of_sums_and_its_interval_covers_the_truth_as_often_as_it_says():

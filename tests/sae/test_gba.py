@@ -98,16 +98,18 @@ def test_statistics_are_those_of_all_batches_and_of_training_alone():
     assert sae.rows_seen == 96
 
 
-def test_biases_move_every_so_many_steps_and_no_optimizer_owns_them():
+@pytest.mark.parametrize("end_to_end", [False, True])
+def test_biases_move_every_so_many_steps_and_no_optimizer_owns_them(end_to_end: bool):
     settings = TrainConfig(steps=9, batch=64, lr=1e-2, warmup_steps=0, dead_after_tokens=10**9)
     trainer = Trainer(build(GBAConfig(d_sae=F, groups=3, l0=2, update_rows=4 * 64 - 5), D), settings)
     owned = [p for group in trainer.optimizer.param_groups for p in group["params"]]
     assert not any(p is trainer.sae.b_enc for p in owned)
     assert not trainer.sae.b_enc.requires_grad
+    divergence = (lambda x_hat: x_hat.square().mean()) if end_to_end else None
     moved = []
     for step in range(9):
         before = trainer.sae.b_enc.clone()
-        trainer.train_step(rows(seed=step), rows(seed=step))
+        trainer.train_step(rows(seed=step), rows(seed=step), divergence=divergence)
         moved.append(not torch.equal(trainer.sae.b_enc, before))
     assert moved == [step in (3, 7) for step in range(9)]
 
@@ -118,9 +120,8 @@ def updates(cfg: GBAConfig, batch: int, steps: int, until: int) -> list[int]:
     moved = []
     for step in range(until):
         before = sae.rows_seen.item()
-        sae.begin_step(step, steps)
         sae.loss(rows(batch), rows(batch), torch.zeros(cfg.d_sae, dtype=torch.bool))
-        sae.after_step()
+        sae.after_step(step, steps)
         if sae.rows_seen <= before:
             moved.append(step)
     return moved

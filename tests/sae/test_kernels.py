@@ -6,8 +6,9 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from sae import kernels, losses
-from sae.code import SparseCode, from_dense
+from sae.code import SparseCode
 from sae.kernels import RowGradient, autograd, autograd_functions, gradients_by_row
+from tests.sae.codes import from_dense
 
 B, D, F = 5, 3, 7
 

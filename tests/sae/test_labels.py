@@ -1,5 +1,6 @@
 """Labels outlive the features, are shared by several writers, belong to one SAE and are plain text whatever they hold."""
 
+import csv
 import json
 import multiprocessing
 import re
@@ -65,6 +66,18 @@ def test_export_and_import_bring_every_text_through(labels, tmp_path, name):
     fresh.set(9, "kept")
     assert fresh.load(tmp_path / "out" / name) == 2
     assert fresh.all() == labels.all() | {9: Label("kept")}
+
+
+def test_a_csv_of_labels_holds_no_formula_and_reads_back_as_it_was(labels, tmp_path):
+    for latent, text in enumerate(texts := ["=1+1", "+x", "-x", "@x", "'=x", "''=x", "'x", "x=1"]):
+        labels.set(latent, text, text)
+    labels.export(tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open(newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in (row["label"], row["note"])]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    fresh = Labels(tmp_path / "fresh.json", "two", 32)
+    fresh.load(tmp_path / "labels.csv")
+    assert [fresh.get(latent) for latent in range(len(texts))] == [Label(text, text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from torch.testing import assert_close
 from activations.errors import RunError, ShapeError
 from activations.language_model import load
 from sae.architectures import TopKConfig, build
-from sae.code import SparseCode, from_dense
+from sae.code import SparseCode
 from sae.evaluation import matching
 from sae.evaluation.matching import compare, kinds, match
 from sae.evaluation.similarity import Similarity, codes, correlation, cosine
 from sae.runs.run import Run
 from tests import tiny
+from tests.sae.codes import from_dense
 
 D = 12
 

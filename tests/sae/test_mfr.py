@@ -128,7 +128,7 @@ def test_lengths_of_rows_matter_to_the_encoder_and_not_to_the_decoder():
     before = sae(x)
     with torch.no_grad():
         sae.weights.mul_(3)
-    sae.after_step()
+    sae.refresh()
     assert_close(sae(x) - sae.b_dec, 3 * (before - sae.b_dec))
     assert_close(sae.loss(x, x, NONE_DEAD).terms["fvu"], fvu(x, sae(x)).detach())
 

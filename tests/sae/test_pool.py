@@ -33,7 +33,7 @@ from sae.evaluation.similarity import correlation, encoded
 from sae.evaluation.synthetic import Independent
 from sae.runs.pool import members_of, pool_of
 from sae.runs.run import Run, find_runs
-from sae.workflows.pool import PoolConfig, pool
+from sae.workflows.pool import PoolConfig, check, pool
 from sae.workflows.train import train
 from tests import tiny
 from tests.cli.commands import Server
@@ -232,6 +232,19 @@ def test_runs_that_do_not_belong_together_are_refused_by_name(seeds: list[Run], 
     wider = train(replace(seeds[0].config, arch=TopKConfig(d_sae=40, k=4)), tmp_path / "wider")
     assert "another number of latents than" in refused(seeds[0], wider)
     assert "(40, not 32)" in refused(seeds[0], wider)
+    for name, setting, change in (
+        ("shorter", "train.steps than {} (18, not 20)", {"steps": 18}),
+        ("faster", "train.lr than {} (0.004, not 0.003)", {"lr": 4e-3}),
+        ("frozen", "train.frozen than {} (decoder, not None)", {"frozen": "decoder"}),
+    ):
+        other = train(replace(seeds[1].config, train=replace(TRAIN, seed=1, **change)), tmp_path / name)
+        assert f"another {setting.format(seeds[0].path)}" in refused(seeds[0], other)
+    last = train(replace(seeds[1].config, positions="last"), tmp_path / "last")
+    assert f"another positions than {seeds[0].path} (last, not all)" in refused(seeds[0], last)
+    begun_from = train(replace(seeds[1].config, start_from=str(seeds[0].path)), tmp_path / "from")
+    assert "another start than" in refused(seeds[0], begun_from)
+    logged = train(replace(seeds[1].config, train=replace(TRAIN, seed=1, log_every=7)), tmp_path / "logged")
+    check([seeds[0], logged])
     (tmp_path / "other").mkdir()
     store: Store = tiny.store(tmp_path / "other", tokens=3000)
     elsewhere = train(replace(seeds[1].config, store=str(store.path)), tmp_path / "elsewhere")
@@ -247,4 +260,7 @@ def test_the_command_says_what_was_found_in_how_many_runs(sae: Server, seeds: li
     assert "32 latents, found in how many of the 3 runs:" in ended.out
     assert json.loads((out / "run.json").read_text())["config"]["start_from"] == str(out / "pool")
     assert "at least 2" in sae("pool", seeds[0].path, "--out", tmp_path / "one").complaint
+    zero = sae("pool", *(run.path for run in seeds), "--out", tmp_path / "zero", "--lr", 0)
+    assert "lr = 0.0 must be a number above 0" in zero.complaint
+    assert not (tmp_path / "zero").exists()
     assert "near = 0" in sae("pool", *(run.path for run in seeds), "--out", out, "--near", 0).complaint

@@ -9,7 +9,6 @@ import torch
 
 from activations.disk import files
 from sae.architectures import TopKConfig, build
-from sae.code import from_dense
 from sae.evaluation.held_out import reconstruction
 from sae.evaluation.measures import QuasiOrthogonality
 from sae.evaluation.quasi_orthogonality import code_norm, eps_lbo, summary
@@ -17,6 +16,7 @@ from sae.report import run_charts
 from sae.report import runs as runs_report
 from sae.runs.run import Run
 from sae.workflows.evaluate import evaluate
+from tests.sae.codes import from_dense
 from tests.sae.test_evaluation import held_out
 
 

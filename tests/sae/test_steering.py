@@ -10,13 +10,13 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from activations.language_model import LanguageModel, load
 from sae.architectures import AbsTopKConfig, TopKConfig, build
-from sae.code import from_dense
 from sae.features.feature import FeatureStore
 from sae.steering.interventions import Calibration, Intervention
 from sae.steering.steering import Steering
 from sae.steering.sweep import random_control, shuffled_control
 from tests import tiny
 from tests.sae import steered
+from tests.sae.codes import from_dense
 from tests.sae.small import SMALL, every_architecture
 
 NEUTRAL = [("add", 0.0), ("ablate", 0.0), ("project", 0.0), ("scale", 1.0)]

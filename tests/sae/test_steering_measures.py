@@ -80,8 +80,15 @@ def test_kl_and_the_gain_of_peak_tokens_are_taken_along_the_unsteered_text(model
     clean, after = (by_hand(model, steering, pair.baseline.tokens, push) for push in (0.0, 1.0))
     kl = (np.exp(clean) * (clean - after)).sum(1).mean()
     assert pair.steered.measures.kl == pytest.approx(kl, rel=1e-3)
-    peaks = [t for i in steering.interventions for t in steering.calibration.peaks[i.latent]]
-    assert pair.steered.measures.peak_gain == pytest.approx((after - clean)[:, peaks].mean(), rel=1e-3)
+
+    def gain(peaks: dict[int, list[int]]) -> float:
+        return np.mean([(after - clean)[:, peaks[latent]].mean() for latent in steering.latents]).item()
+
+    assert pair.steered.measures.peak_gain == pytest.approx(gain(steering.calibration.peaks), rel=1e-3)
+    many, one = {steering.latents[0]: [5, 9, 33, 70]}, {steering.latents[1]: [12]}
+    unequal = replace(steering, calibration=replace(steering.calibration, peaks=many | one))
+    [other] = compare(model, unequal, PROMPT, DRAWN, SEEDS[1:])
+    assert other.steered.measures.peak_gain == pytest.approx(gain(many | one), rel=1e-3)
     assert (pair.baseline.measures.kl, pair.baseline.measures.peak_gain) == (0, 0)
     unknown = replace(steering, calibration=replace(steering.calibration, peaks={}))
     (one,) = compare(model, unknown, PROMPT, DRAWN)

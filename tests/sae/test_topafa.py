@@ -7,9 +7,9 @@ from torch.testing import assert_close
 from activations.errors import ConfigError
 from sae.architectures import TopAFA, TopAFAConfig, build
 from sae.architectures.topafa import nearest_norm, row_norms
-from sae.code import from_dense
 from sae.config import TrainConfig
 from sae.training.trainer import Trainer
+from tests.sae.codes import from_dense
 
 D = 8
 NONE_DEAD = torch.zeros(D, dtype=torch.bool)

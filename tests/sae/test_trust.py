@@ -21,6 +21,7 @@ from sae.runs.run import Run, find_runs
 from sae.runs.trust import Trust, trust_of
 from sae.trust import controls
 from sae.trust.plan import TrustConfig, plan_trust
+from sae.workflows import trust as workflow
 from sae.workflows.train import train
 from sae.workflows.trust import trust
 from tests import tiny
@@ -116,6 +117,18 @@ def test_a_random_dictionary_has_the_gain_with_the_least_error():
 
     assert error(1.0) < min(error(0.97), error(1.03))
     assert sae.encode(x).l0().eq(3).all()
+
+
+def test_a_batch_of_more_rows_than_a_covariance_needs_is_read_once(
+    copied: Run, monkeypatch: pytest.MonkeyPatch
+):
+    assert copied.config.train.batch > 10
+    monkeypatch.setattr(workflow, "MOST_ROWS", 10)
+    shutil.rmtree(copied.path / "trust" / "pca")
+    told = tiny.Told()
+    workflow._make_untrained(copied, copied.path / "trust", 4.0, told)
+    assert told.totals["covariance"] == 1
+    assert Run(copied.path / "trust" / "pca").finished
 
 
 def test_controls_are_not_listed_as_runs_of_the_folder_but_of_their_own(trusted: Trust):
@@ -225,6 +238,16 @@ def test_conclusions_name_the_control_that_comes_closest(trusted: Trust):
         record.measures["fvu"].controls["pca"], verdict="too small")})  # fmt: skip
     few = dataclasses.replace(record, measures={"fvu": better})
     assert "smaller than the smallest reliable difference (0.0" in trust_report.conclusion(few, "fvu")
+
+
+def test_a_seed_that_diverged_is_not_counted(trusted: Trust):
+    record = trusted.record
+    assert trust_report.basis(record).endswith("3 seeds")
+    kept = {name: control for name, control in record.controls.items() if name != "seed-2"}
+    fewer = dataclasses.replace(record, controls=kept, left_out={"seed-2": "the loss is nan at step 3"})
+    assert trust_report.basis(fewer).endswith("2 seeds")
+    assert trust_report.stability(fewer).startswith("Stability over 2 seeds:")
+    assert "seed 2 is missing: the loss is nan at step 3" in trust_report.cautions(fewer)
 
 
 def test_the_page_is_whole_escaped_and_fetches_nothing(trusted: Trust):
