@@ -60,11 +60,11 @@ def store_chooser(current: str) -> None:
 
 
 def geometry(store: Store) -> Geometry | None:
-    """Return the store's geometry as it was measured; None when it was not, or before the store changed."""
-    job = measuring(store)
-    if job and job.result:
-        return job.result
-    return _geometry(store, store.fingerprint, runs.stamp(store.path / measure.FILE))
+    """Return the store's geometry as it was measured last; None when it was not, or before the store changed."""
+    job, written = measuring(store), runs.stamp(store.path / measure.FILE)
+    if job and job.result and job.result.written == written:
+        return job.result.what
+    return _geometry(store, store.fingerprint, written)
 
 
 def command(store: Store) -> str:
@@ -74,14 +74,15 @@ def command(store: Store) -> str:
 
 def begin(store: Store) -> None:
     """Start to measure the geometry in the background, with the defaults of `sae store geometry`."""
-    jobs.start(
-        _key(store),
-        lambda report: measure.measure(store, GeometryConfig(), jobs.progress(report)),
-        f"measuring the geometry of {store.path.name}",
-    )
+
+    def work(report: jobs.Report) -> runs.Made[Geometry]:
+        geometry = measure.measure(store, GeometryConfig(), jobs.progress(report))
+        return runs.Made(geometry, runs.stamp(store.path / measure.FILE))
+
+    jobs.start(_key(store), work, f"measuring the geometry of {store.path.name}")
 
 
-def measuring(store: Store) -> jobs.Job[Geometry] | None:
+def measuring(store: Store) -> jobs.Job[runs.Made[Geometry]] | None:
     """Return this visitor's job that measures the store, running or finished; None if none was started."""
     return jobs.find(_key(store))
 

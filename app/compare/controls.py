@@ -12,7 +12,7 @@ from app import widgets
 from app.session import choices, families, features, navigation, runs
 from app.session.address import Query
 from app.session.jobs import Job, Report, find, progress, start
-from app.session.runs import stamp
+from app.session.runs import Made, stamp
 from app.widgets import Missing
 from sae.report import render
 from sae.runs.records import Comparison
@@ -93,11 +93,13 @@ def check(first: Run, second: Run) -> None:
 
 
 def matched(first: Run, second: Run) -> Comparison | None:
-    """Return the matching of the two runs, saved or just made; None when it has not been made."""
-    job = matching(first, second)
-    if job and job.result:
-        return job.result
-    return _kept(first, second, stamp(compare.place(first, second)), first.digest, second.digest)
+    """Return the matching of the two runs that was made last, saved or not; None when it has not been made."""
+    job, written = matching(first, second), stamp(compare.place(first, second))
+    if job and job.result and job.result.written == written:
+        return job.result.what
+    kept = _kept(first, second, written, first.digest, second.digest)
+    # What another run of the second one's name was compared with lies in the same file
+    return kept or (job.result.what if job and job.result else None)
 
 
 def begin(first: Run, second: Run) -> None:
@@ -106,7 +108,7 @@ def begin(first: Run, second: Run) -> None:
     start(_key(first, second), lambda report: _match(first, second, report), title)
 
 
-def matching(first: Run, second: Run) -> Job[Comparison] | None:
+def matching(first: Run, second: Run) -> Job[Made[Comparison]] | None:
     """Return this visitor's matching job, running or finished; None when none was started."""
     return find(_key(first, second))
 
@@ -154,14 +156,14 @@ def table(run: Run) -> Any:
     return features.of(run).table if features.collected(run) else None
 
 
-def _match(first: Run, second: Run, report: Report) -> Comparison:
+def _match(first: Run, second: Run, report: Report) -> Made[Comparison]:
     report(0.0, "opening the runs")
     stages = {"encode": (0.0, ENCODING), "match": (ENCODING, 1.0)}
     comparison = compare.match_runs(first, second, progress=progress(report, stages))
     # in a folder that is not writable the comparison is shown, and made again the next time
     with suppress(OSError):
         compare.keep(first, second, comparison)
-    return comparison
+    return Made(comparison, stamp(compare.place(first, second)))
 
 
 def _suitability(first: Run, other: Run) -> tuple[bool, bool, bool, bool]:

@@ -31,10 +31,8 @@ with st.expander("Evaluation and settings", expanded=comparison is None):
     with left:
         widgets.section("Evaluation", "each on its own held-out text")
         values = runs_report.side_by_side([evaluations.get(name), evaluations.get(other)])
-        evaluate = runs.command("evaluate", run)
-        widgets.html_or_note(
-            render.columns(heads, values) if values else "", "Neither run has been evaluated.", evaluate
-        )
+        missing = runs.from_store("evaluate", run, "Neither run has been evaluated.")
+        widgets.html_or_note(render.columns(heads, values) if values else "", *missing)
     with right:
         widgets.section("Settings that differ")
         rows = [
@@ -82,9 +80,8 @@ def side(place: int, run_name: str, run: runs.Run, latent: int) -> None:
         link = {"run": run_name, "feature": str(latent)}
         widgets.page_button("feature/page.py", "Open", ":material/target:", link, key=f"page-button-{place}")
     if not features.collected(run):
-        widgets.empty(
-            "No features yet", "What it fires on is unknown.", runs.command("features", run), level=3
-        )
+        missing = runs.from_store("features", run, "What it fires on is unknown.")
+        widgets.empty("No features yet", *missing, level=3)
         return
     store = features.of(run)
     row = store.row(latent)

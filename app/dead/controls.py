@@ -79,9 +79,9 @@ def report(run: Run) -> DeadReport | None:
     return _report(str(diagnose.folder(run)), runs.stamp(diagnose.folder(run) / INDEX))
 
 
-def command(run: Run) -> str:
-    """Return the command line that makes the report."""
-    return runs.command("dead", run)
+def nothing(run: Run) -> tuple[str, str]:
+    """Return what a report would tell, and the command line that makes it."""
+    return runs.from_store("dead", run, "Which latents never fire, and why?" + jobs.usual_time("dead"))
 
 
 def begin(run: Run) -> None:
@@ -106,7 +106,7 @@ def readable(run: Run) -> DeadReport | None:
 def remark(run: Run, known: DeadReport | None, latent: int) -> str:
     """Return why a latent never fires, in a line, or the command that finds out."""
     row = None if known is None else known.row(latent)
-    return dead_report.remark(row) if row else "" if known else f"Why: {command(run)}"
+    return dead_report.remark(row) if row else "" if known else f"Why: {nothing(run)[1]}"
 
 
 def badge(known: DeadReport | None, latent: int, name: str) -> str:
@@ -127,7 +127,10 @@ def _make(run: Run, report: jobs.Report) -> DeadReport:
         with models.using(run, report) as (model, _):
             yield model
 
-    return diagnose.diagnose_run(run, DeadConfig(), borrow, jobs.progress(report))
+    # Where a run reads another program's files, there is no model to run
+    return diagnose.diagnose_run(
+        run, DeadConfig(), None if run.reads_files else borrow, jobs.progress(report)
+    )
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

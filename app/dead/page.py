@@ -6,7 +6,7 @@ import streamlit as st
 
 from app import widgets
 from app.dead import controls
-from app.session import address, jobs, runs
+from app.session import address, runs
 from sae.diagnosis.causes import CAUSES
 from sae.diagnosis.report import KINDS
 from sae.report import dead as dead_report
@@ -24,15 +24,11 @@ widgets.run_chooser(
 report = controls.report(run)
 if report is None:
     widgets.heading("Dead latents", name)
-    widgets.empty(
-        "No report yet",
-        "Which latents never fire, and why?" + jobs.usual_time("dead"),
-        controls.command(run),
-    )
+    widgets.empty("No report yet", *controls.nothing(run))
     job = controls.job(run)
     if job:
         widgets.job(job)
-    if not job or not job.running:
+    if not (job and job.running) and not runs.lacks_store(run):
         st.button(
             "Run it now", icon=":material/play_arrow:", type="primary", on_click=partial(controls.begin, run)
         )
@@ -40,12 +36,13 @@ if report is None:
 
 record, d_sae = report.record, report.record.d_sae
 with widgets.header("Dead latents", f"{name}: {dead_report.basis(record)}"):
-    st.button(
-        "Update",
-        icon=":material/refresh:",
-        on_click=partial(controls.begin, run),
-        help="Recompute what is out of date",
-    )
+    if not runs.lacks_store(run):
+        st.button(
+            "Update",
+            icon=":material/refresh:",
+            on_click=partial(controls.begin, run),
+            help="Recompute what is out of date",
+        )
 update = controls.job(run)
 if update:
     widgets.job(update)
@@ -57,7 +54,11 @@ with left:
         "In training", "" if record.history else "this run did not record what happened to each latent"
     )
     steps = run.record.config["train"].get("steps")
-    widgets.chart(dead_report.deaths(runs.log(run), steps), "dead latents over training", "deaths")
+    widgets.chart(
+        dead_report.deaths(runs.logs({name: run}).get(name, []), steps),
+        "dead latents over training",
+        "deaths",
+    )
 with right:
     widgets.section("Silent on", "latents that fire on no row of this data")
     widgets.chart(

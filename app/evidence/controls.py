@@ -12,6 +12,7 @@ from sae.report import absorption as absorption_report
 from sae.report import trust as trust_report
 from sae.runs.run import Run
 from sae.runs.trust import Trust, TrustRecord
+from sae.trust.plan import without_controls
 
 
 def found(run: Run) -> Trust:
@@ -27,8 +28,8 @@ def nothing(run: Run) -> tuple[str, str, str]:
     if not run.finished:
         why = f"{run.path.name} has not finished training. It can be compared with its controls after that."
         return "No evidence yet", why, run.resume
-    if run.record.imported:
-        why = f"{run.path.name} was imported: its controls would need the store, the start and the steps that it was trained with."
+    if how := without_controls(run):
+        why = f"{run.path.name} {how}: its controls would need the store, the start and the steps that it was trained with."
         return "No evidence", why, ""
     why = (
         "Is this SAE better than one with a random decoder or encoder, than PCA, than itself with another seed? Finding "

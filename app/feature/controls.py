@@ -48,12 +48,13 @@ def measure(run: Run, latent: int) -> None:
 
 def own_text(run: Run) -> jobs.Job[Reading] | None:
     """Return the job that runs the model and SAE on this visitor's text; it is kept when the visitor goes to another feature."""
-    return jobs.find(f"trial {run.path}")
+    return jobs.find(f"trial {run.path}", features.identity(run))
 
 
 def try_text(run: Run, text: str) -> None:
     """Start to run the model and SAE on a text."""
-    jobs.start(f"trial {run.path}", partial(models.read_text, run, text), f"reading a text with {run.name}")
+    work, title = partial(models.read_text, run, text), f"reading a text with {run.name}"
+    jobs.start(f"trial {run.path}", work, title, features.identity(run))
 
 
 def values_on(reading: Reading, latent: int) -> tuple[list[str], list[float]]:

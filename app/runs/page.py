@@ -13,7 +13,8 @@ from sae.report import scaling as scaling_report
 
 every = runs.require_any()
 evaluations = runs.evaluations(every)
-steps_done = {name: runs.steps_done(run) for name, run in every.items()}
+logs = runs.logs(every)
+steps_done = {name: int(log[-1]["step"]) if log else 0 for name, log in logs.items()}
 overview, in_common = runs_report.common(runs_report.runs(every, evaluations, steps_done))
 compared = controls.chosen()
 with widgets.header(
@@ -55,8 +56,10 @@ def one() -> None:
         if origin:
             widgets.section("Imported", "trained elsewhere, so there are no curves", level=3)
             st.html(render.facts(origin))
-        else:
+        elif name in logs:
             training()
+        else:
+            widgets.section("Training", "its log is damaged", level=3)
         if name in evaluations and (effects := evaluations[name].effects):
             widgets.section("Sparsity of effects", effects_report.basis(effects), level=3)
             widgets.chart(effects_report.figure(effects), "sparsity of effects on the logits", "effects")
@@ -83,7 +86,7 @@ def one() -> None:
                 )
         else:
             question = "How well does it reconstruct held-out activations?"
-            widgets.empty("Not evaluated yet", question, runs.command("evaluate", run), level=3)
+            widgets.empty("Not evaluated yet", *runs.from_store("evaluate", run, question), level=3)
 
 
 def side_by_side(names: list[str]) -> None:
@@ -95,8 +98,8 @@ def side_by_side(names: list[str]) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         widgets.section("Training", f"{len(names)} runs")
-        logs = {head: runs.log(every[name]) for head, name in zip(heads, names, strict=True)}
-        widgets.chart(run_charts.curves(logs), "training curves", "overlaid")
+        curves = {head: logs[name] for head, name in zip(heads, names, strict=True) if name in logs}
+        widgets.chart(run_charts.curves(curves), "training curves", "overlaid")
     with right:
         widgets.section("Settings that differ")
         rows = [

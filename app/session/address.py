@@ -60,9 +60,10 @@ def with_choices(page: str) -> Address:
 def with_feature(run: str) -> Query:
     """Return the address of a page about a feature: the one that the URL names, or else the one seen last in this session.
 
-    A number in the URL that no feature has stays behind."""
+    A number that no feature has, in the URL or of an earlier run of this name, stays behind."""
     asked = st.query_params.get("feature") if st.query_params.get("run") in (None, run) else None
-    feature = asked if asked and _exists(run, asked) else st.session_state.get(_last_feature(run))
+    last = st.session_state.get(_last_feature(run), "")
+    feature = next((each for each in (asked, last) if each and exists(run, each)), None)
     return {"run": run} if feature is None else {"run": run, "feature": feature}
 
 
@@ -81,8 +82,9 @@ def feature(run: str, store: FeatureStore) -> int:
 
     Raises RunError when the URL names a feature that does not exist."""
     first = (features.live(store) or [0])[0]
-    asked = st.query_params.get("feature") or st.session_state.get(_last_feature(run), f"{first}")
-    if not (asked.isascii() and asked.isdigit() and len(asked) < 12 and int(asked) < len(store)):
+    last = st.session_state.get(_last_feature(run), "")  # the run may have been trained anew since
+    asked = st.query_params.get("feature") or (last if _is_below(last, len(store)) else f"{first}")
+    if not _is_below(asked, len(store)):
         raise RunError(f"feature {asked[:40]} does not exist: this run has 0 to {len(store) - 1}")
     st.session_state[_last_feature(run)] = asked
     navigation.complete(run=run, feature=asked)
@@ -129,10 +131,15 @@ def feature_query(run: str, latent: int) -> Query:
     return {"run": run, "feature": str(latent), **choices.query("feature")}
 
 
-def _exists(run: str, feature: str) -> bool:
+def exists(run: str, feature: str) -> bool:
     """Return whether the run has a feature of this number, as far as its settings say."""
-    size = runs.by_name()[run].record.config["arch"].get("d_sae")
-    return feature.isascii() and feature.isdigit() and len(feature) < 12 and (not size or int(feature) < size)
+    return _is_below(feature, runs.by_name()[run].record.config["arch"].get("d_sae") or None)
+
+
+def _is_below(feature: str, size: int | None) -> bool:
+    """Return whether a text is a number of one of `size` features, or of any at all where the size is not known."""
+    is_number = feature.isascii() and feature.isdigit() and len(feature) < 12
+    return is_number and (size is None or int(feature) < size)
 
 
 def _last_feature(run: str) -> str:

@@ -12,6 +12,7 @@ from sae.features.folder import INDEX as FEATURES
 from sae.report import steering as steering_report
 from sae.runs.arms import FOLDER, FORECAST, INDEX, ArmsRecord, ForecastRecord, read_arms, read_forecast
 from sae.runs.run import Run
+from sae.steering.arms import ArmsConfig
 from sae.workflows.forecast import forecast_shares, holds
 
 
@@ -36,6 +37,19 @@ def forecast(run: Run) -> Forecast | None:
     return (
         beside.reported(lambda: _forecast(run.path, stamp(path), stamp(features))) if path.exists() else None
     )
+
+
+def goes_on(record: ForecastRecord) -> str:
+    """Return the options of `sae steer` that go on with a forecast: with other settings than it was begun with, it would start over."""
+    usual, options = ArmsConfig(), f"--forecast {len(record.latents)}"
+    for name, value in (
+        ("unrelated_windows", record.windows),
+        ("window_tokens", record.window_tokens),
+        ("arms_seed", record.arms_seed),
+    ):
+        if value != getattr(usual, name):
+            options += f" --{name.replace('_', '-')} {value}"
+    return options
 
 
 def side_effects(run: Run, latent: int) -> str:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app.session import explanations, lenses
-from app.session.runs import command, stamp
+from app.session.runs import from_store, stamp
 from app.widgets import Missing
 from sae.features.feature import FeatureStore, describer
 from sae.features.folder import INDEX
@@ -28,9 +28,17 @@ def of(run: Run) -> FeatureStore:
         why = f"{run.path.name} has not finished training. Features can be collected after that."
         raise Missing("No features yet", why, run.resume)
     if not collected(run):
-        why = f"{run.path.name} is trained, but nobody has collected what its features fire on."
-        raise Missing("No features yet", why, command("features", run))
+        why = "Nobody has collected what its features fire on."
+        if not run.record.imported:
+            why = f"{run.path.name} is trained, but nobody has collected what its features fire on."
+        raise Missing("No features yet", *from_store("features", run, why))
     return _features(run.path, stamp(_index(run)))
+
+
+def identity(run: Run) -> tuple[str, str]:
+    """Return the hashes of the run's weights and features, by which what was made of them is not taken for that of others under
+    the same name; empty where there are none. Raises RunError when either is damaged."""
+    return run.digest if run.finished else "", of(run).digest if collected(run) else ""
 
 
 def table(store: FeatureStore) -> pa.Table:

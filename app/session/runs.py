@@ -2,8 +2,10 @@
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import streamlit as st
 
@@ -15,6 +17,7 @@ from sae.runs.run import Run, find_runs
 from sae.runs.saved_sae import read_log
 from sae.runs.scaling import ScalingRecord, changed, scaling_of
 
+T = TypeVar("T")
 REFRESH_SECONDS = 3.0  # a new run shows up at the first click after this time
 
 
@@ -39,6 +42,24 @@ def require_any() -> dict[str, Run]:
 def command(name: str, run: Run) -> str:
     """Return a command line for a run, such as `sae evaluate runs/demo`."""
     return f"sae {name} {quoted(run.path)}"
+
+
+def lacks_store(run: Run) -> bool:
+    """Return whether the run is an SAE that was imported without a store, so that nothing can be measured on its activations."""
+    return run.record.imported is not None and not run.config.store
+
+
+def from_store(name: str, run: Run, why: str) -> tuple[str, str]:
+    """Return why something is missing that is made from the run's store, and the command line `sae NAME RUN` that makes it, or for
+    an SAE that was imported without a store, why and how to import it with one."""
+    if run.record.imported is None or not lacks_store(run):
+        return why, command(name, run)
+    why += (
+        f" {run.name} was imported without a store of activations: harvest {run.hook} of {run.record.model} (sae harvest), and import "
+        f"it with that store, into another folder."
+    )
+    imported = run.record.imported
+    return why, f"sae import {imported.format} {quoted(imported.path)} --store … --out …"
 
 
 def evaluations(runs: dict[str, Run]) -> dict[str, Evaluation]:
@@ -73,12 +94,24 @@ def changed_since_fit(record: ScalingRecord, run: Run) -> list[str]:
 
 
 def problems(run: Run) -> list[str]:
-    """Return what makes the run's SAE useless as it is, a line for each problem. A damaged evaluation is ignored here."""
-    try:
+    """Return what makes the run's SAE useless as it is, a line for each problem. A damaged evaluation or log is ignored here."""
+    evaluation, entries = None, []
+    with suppress(RunError):
         evaluation = run.evaluation
-    except RunError:
-        evaluation = None
-    return problems_of(run.record, log(run) if run.finished else [], evaluation)
+    with suppress(RunError):
+        entries = log(run) if run.finished else []
+    return problems_of(run.record, entries, evaluation)
+
+
+def logs(runs: dict[str, Run]) -> dict[str, list[dict[str, float]]]:
+    """Return the logs of runs as they are now. A damaged log is reported in the page and left out."""
+    read = {}
+    for name, run in runs.items():
+        try:
+            read[name] = log(run)
+        except RunError as damage:
+            error(damage.message, damage.fix)
+    return read
 
 
 def log(run: Run) -> list[dict[str, float]]:
@@ -90,16 +123,18 @@ def log(run: Run) -> list[dict[str, float]]:
     return newest.rows
 
 
-def steps_done(run: Run) -> int:
-    """Return the last step in the run's log; 0 before the first entry."""
-    entries = log(run)
-    return int(entries[-1]["step"]) if entries else 0
-
-
 def quiet_for(run: Run) -> float:
     """Return the seconds since the run's last log entry; 0 before the first."""
     path = run.path / "log.jsonl"
     return max(time.time() - path.stat().st_mtime, 0.0) if path.exists() else 0.0
+
+
+class Made(NamedTuple, Generic[T]):
+    """What a job made and wrote into a file."""
+
+    what: T
+    written: tuple[int, int]
+    """The file's stamp when the job ended. Where it has another one, a command has written the file since."""
 
 
 def stamp(path: Path) -> tuple[int, int]:

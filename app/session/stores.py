@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from activations.errors import StoreError
+from activations.errors import StoreError, quoted
 from activations.store import INDEX, Store
 from app.session import runs
 from app.widgets import Missing
@@ -16,7 +16,7 @@ def by_name() -> dict[str, Store]:
     stores = _stores(runs.folder())
     if not stores:
         why = f"Neither the runs of {runs.folder()} nor the folder itself have a store whose activations could be looked at."
-        raise Missing("No stores yet", why, "sae harvest --out stores/demo")
+        raise Missing("No stores yet", why, f"sae harvest --out {quoted(runs.folder() / 'stores' / 'demo')}")
     return stores
 
 

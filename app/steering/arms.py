@@ -113,7 +113,7 @@ def _forecast(run: Run) -> None:
     if len(record.kl) < len(record.latents):
         done = f"The forecast of side effects was interrupted after {len(record.kl)} of {len(record.latents)} latents. This goes on:"
         widgets.note(done)
-        widgets.shell(f"{runs.command('steer', run)} --forecast {len(record.latents)}")
+        widgets.shell(f"{runs.command('steer', run)} {arms.goes_on(record)}")
     elif record.kl:
         widgets.note(f"Forecast of side effects: {report.forecast(record, bool(found.shares))}")
 
@@ -187,7 +187,7 @@ def _started(name: str, begin: Callable[[], None]) -> None:
 
 def _cost(run: Run, record: ArmsRecord | None) -> str:
     """Return how long a comparison on another concept takes, as a sentence."""
-    texts = comparing.texts_to_write(record)
+    texts = comparing.texts_to_write(run, record)
     seconds = comparing.seconds(run, texts)
     how = GUIDE if seconds is None else f"At the pace of the last time here that takes {duration(seconds)}."
     return f"The model writes up to {texts:,} texts of {comparing.CFG.new_tokens} tokens. {how}"

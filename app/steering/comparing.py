@@ -79,12 +79,14 @@ def replaced(run: Run, record: ArmsRecord | None) -> list[str]:
     return [] if record is None else [each.name for each in record.concepts if each.name not in kept(run)]
 
 
-def texts_to_write(record: ArmsRecord | None) -> int:
-    """Return how many texts another concept takes at most: those of random directions are the same for every concept."""
+def texts_to_write(run: Run, record: ArmsRecord | None) -> int:
+    """Return how many texts a comparison with another concept takes at most, with those of all concepts that were given before and
+    are not compared yet; those of random directions are the same for every concept."""
     shared = record is not None and record.config == json.loads(json.dumps(asdict(CFG)))
     of_all = 0 if shared else 1 + len(CFG.shares) * CFG.directions
+    concepts = 1 + len(unfinished(run, record if shared else None))
     of_each = len(CFG.shares) * (len(ARMS) - 1)
-    return (of_all + of_each) * len(CFG.starts) * CFG.draws
+    return (of_all + concepts * of_each) * len(CFG.starts) * CFG.draws
 
 
 def seconds(run: Run, texts: int) -> float | None:
@@ -94,9 +96,17 @@ def seconds(run: Run, texts: int) -> float | None:
 
 
 def add(name: str, run: Run, task: LabelledTexts) -> None:
-    """Keep labelled texts beside the run, and start to compare arms on them and on all that were kept before. Raises what `start` does."""
+    """Keep labelled texts beside the run, and start to compare arms on them and on all that were kept before.
+
+    Raises ConfigError where other texts are kept under their name, and what `start` does."""
     _ready(run)
-    labelled_texts.write_file(run.path / FOLDER / TEXTS / f"{task.name}.jsonl", task)
+    path = run.path / FOLDER / TEXTS / f"{task.name}.jsonl"
+    if path.exists() and _digest(path) != arm_concepts.prepared(task, CFG).sha256:
+        raise ConfigError(
+            f"{path} holds other texts of a concept {task.name!r}: choose another name, or delete them",
+            fix=f"rm {quoted(path)}",
+        )
+    labelled_texts.write_file(path, task)
     start(name, run, task.name)
 
 

@@ -50,6 +50,22 @@ class Settings:
         return range(self.seed, self.seed + self.texts)
 
     @property
+    def latents(self) -> list[int]:
+        """The features that are steered, and the one that says where, unless a monitor does."""
+        when = None if self.when.startswith(MONITOR) else condition_of(self.when)
+        return [intervention.latent for intervention in self.interventions] + ([when.latent] if when else [])
+
+    @property
+    def strongest(self) -> Intervention:
+        """The intervention of the largest strength, which the doses of a dose-response are those of."""
+        return max(self.interventions, key=lambda intervention: abs(intervention.strength))
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether one of the strengths is a limit (clamp), which has no sign."""
+        return any(intervention.mode == "clamp" for intervention in self.interventions)
+
+    @property
     def unit(self) -> Unit:
         """The unit of all strengths."""
         return self.interventions[0].unit

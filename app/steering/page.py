@@ -19,7 +19,7 @@ widgets.run_chooser(
 )
 store = features.of(run)
 chosen = state.settings(name, store)
-written, swept = state.jobs_of(name)
+written, swept = state.jobs_of(name, run)
 
 subtitle = f"{name} · {run.hook} · what the model writes when features are turned up, down or off"
 with (

@@ -11,7 +11,7 @@ import streamlit as st
 from activations.errors import ConfigError, WorkbenchError
 from activations.generation import prompt_ids
 from activations.language_model import LanguageModel
-from app.session import address, jobs, models
+from app.session import address, features, jobs, models
 from app.session.jobs import Job, Report
 from app.session.runs import stamp
 from app.steering import arms
@@ -211,7 +211,7 @@ def steer(name: str, run: Run, store: FeatureStore) -> None:
             )
         return Written(chosen, prompt, pairs, [])
 
-    jobs.start(f"steer {name}", work, f"writing steered texts with {name}")
+    jobs.start(f"steer {name}", work, f"writing steered texts with {name}", features.identity(run))
 
 
 def sweep(name: str, run: Run, store: FeatureStore) -> None:
@@ -223,19 +223,19 @@ def sweep(name: str, run: Run, store: FeatureStore) -> None:
         with models.using(run, report) as (model, sae):
             return Swept(chosen, _dose_response(model, sae, run, store, chosen, report))
 
-    jobs.start(f"sweep {name}", work, f"measuring a dose-response of {name}")
+    jobs.start(f"sweep {name}", work, f"measuring a dose-response of {name}", features.identity(run))
 
 
-def jobs_of(name: str) -> tuple[Job[Written] | None, Job[Swept] | None]:
-    """Return this visitor's last job of each kind; None where none was started."""
-    return jobs.find(f"steer {name}"), jobs.find(f"sweep {name}")
+def jobs_of(name: str, run: Run) -> tuple[Job[Written] | None, Job[Swept] | None]:
+    """Return this visitor's last job of each kind with the run's weights and features; None where none was started."""
+    of = features.identity(run)
+    return jobs.find(f"steer {name}", of), jobs.find(f"sweep {name}", of)
 
 
 def doses(chosen: Settings) -> Sequence[float]:
-    """Return the strengths that a sweep tries for the strongest intervention; a limit (clamp) has no negative ones."""
-    unit = NORM_SHARE if chosen.unit == "norm" else 1.0
-    has_limit = any(i.mode == "clamp" for i in chosen.interventions)
-    return tuple(round(unit * dose, 6) for dose in DOSES if dose >= 0 or not has_limit)
+    """Return the strengths that a sweep tries for the strongest intervention; beside a limit (clamp), their sizes."""
+    unit = NORM_SHARE if chosen.unit == "norm" and chosen.strongest.has_unit else 1.0
+    return tuple(round(unit * dose, 6) for dose in DOSES if dose >= 0 or not chosen.has_limit)
 
 
 def _in_url(run: str, chosen: Settings) -> dict[str, str]:
@@ -251,8 +251,10 @@ def _now(run: str) -> Settings:
 
 
 def _last(run: str) -> Settings | None:
-    """Return the settings that the page was left with in this session; None if the page has not been visited."""
-    return st.session_state.get(_key(run))
+    """Return the settings that the page was left with in this session; None if the page has not been visited, or if the run
+    was trained anew since and lacks a feature that they name."""
+    last: Settings | None = st.session_state.get(_key(run))
+    return last if last and all(address.exists(run, str(latent)) for latent in last.latents) else None
 
 
 def _key(run: str) -> str:
@@ -270,7 +272,7 @@ def _dose_response(
 ) -> DoseResponse:
     prompt = prompt_ids(model, chosen.prompt, chosen.chat, run.first_tokens)
     cfg = SweepConfig(tuple(doses(chosen)))
-    unit = _steering(sae, run, store, replace(chosen, interventions=_of_unit_strength(chosen)))
+    unit = _steering(sae, run, store, replace(chosen, interventions=of_unit_strength(chosen)))
     return dose_response(
         model,
         unit,
@@ -283,9 +285,11 @@ def _dose_response(
     )
 
 
-def _of_unit_strength(chosen: Settings) -> tuple[Intervention, ...]:
-    """Return the interventions with their strengths divided by that of the strongest, so that a dose is its strength."""
-    largest = max((i.strength for i in chosen.interventions), key=abs)
+def of_unit_strength(chosen: Settings) -> tuple[Intervention, ...]:
+    """Return the interventions with their strengths divided by that of the strongest, so that a dose is its strength.
+
+    A limit (clamp) cannot change its sign, and so beside one a dose is the size of the strongest one's strength: all keep their signs."""
+    largest = abs(chosen.strongest.strength) if chosen.has_limit else chosen.strongest.strength
     return tuple(replace(i, strength=i.strength / largest if largest else 1.0) for i in chosen.interventions)
 
 

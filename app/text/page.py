@@ -43,8 +43,7 @@ widgets.metrics(text_report.about(reading))
 if describe is None:
     widgets.empty(
         "No features yet",
-        "Without them the page cannot show what a feature stands for.",
-        runs.command("features", run),
+        *runs.from_store("features", run, "Without them the page cannot show what a feature stands for."),
     )
 
 shown = text_report.coloured(reading, colour)
@@ -63,8 +62,8 @@ with right:
     ):
         controls.token_stepper(place, len(reading) - 1, state.show_token)
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
-    lines, count = text_report.at(reading, place, by, densest, describe)
-    widgets.note(text_report.hidden(count, densest))
+    lines, count, of = text_report.at(reading, place, by, densest, describe)
+    widgets.note(text_report.listed_at(lines, count, of, densest))
     pressable(text_report.firings(lines, name, colour), "on-token", actions)
 with left:
     lines, count, of = text_report.over(reading, by, densest, describe)

@@ -61,7 +61,7 @@ def reading(run: Run, text: str) -> Job[Reading]:
     if not run.finished:
         why = f"{run.path.name} has not finished training. Texts can be read after that."
         raise Missing("No SAE yet", why, run.resume)
-    wanted = (run.digest, features.collected(run), text)
+    wanted = (*features.identity(run), text)
     title = f"reading a text with {run.name}"
     return jobs.find(JOB, wanted) or jobs.start(JOB, partial(read_text, run, text), title, wanted)
 

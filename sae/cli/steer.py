@@ -15,6 +15,7 @@ from activations.language_model import LanguageModel
 from activations.progress import show_progress
 from sae.cli import arguments, arms
 from sae.features.feature import FeatureStore
+from sae.report.steering import FACTOR, with_units
 from sae.runs.run import Run, device
 from sae.steering.arms import ArmsConfig
 from sae.steering.interventions import Calibration, Intervention, Mode, Unit
@@ -278,8 +279,11 @@ def show_sweep(response: DoseResponse, cfg: Steer) -> None:
 
 
 def _summary(cfg: Steer) -> str:
-    parts = [f"feature {i.latent}: {i.mode} {i.strength:g}" for i in cfg.interventions]
-    return f"{', '.join(parts)} ({cfg.unit})"
+    parts = [
+        (f"feature {i.latent}: {i.mode} {i.strength:g}", i.unit if i.has_unit else FACTOR)
+        for i in cfg.interventions
+    ]
+    return with_units(parts)
 
 
 def _number(value: float | None) -> str:

@@ -37,6 +37,7 @@ TITLES = {
 KINDS = {"latent": "latents", "random direction": "random directions", "shuffled": "shuffled firings"}
 """What the kinds of explanations are called, in the order shown."""
 SIGNS = {1: "", -1: "its negative values: "}
+CONFUSED = 0.9  # discrimination below which it is said which other feature a rule fits
 AUTOMATIC = "rule: "
 """Precedes an explanation where it stands for a label that nobody gave."""
 
@@ -127,7 +128,8 @@ def _explained(one: Any, chance: dict[str, tuple[float | None, float | None]], s
             f'<span class="dim">{fixed(estimate.low, 2)}–{fixed(estimate.high, 2)}, random {fixed(random, 2)}, '
             f"shuffled {fixed(shuffled, 2)}</span></span>"
         )
-    if one.confused_with is not None and (one.discrimination.value or 1.0) < 0.9:
+    told = one.discrimination.value
+    if one.confused_with is not None and told is not None and told < CONFUSED:
         figures.append(f'<span class="dim">fits feature {count(one.confused_with)} too</span>')
     doubt = "" if one.beats_chance else '<span class="badge">not better than chance</span>'
     return (

@@ -5,6 +5,7 @@ import pyarrow as pa
 from sae.probing.latents import Found
 from sae.probing.records import Monitor
 from sae.report.feature import Describe
+from sae.report.features import labelled
 from sae.report.numbers import percent
 
 RATES = (0.0, 0.01, 0.05, 0.1)
@@ -20,7 +21,7 @@ def listing(found: Found, describe: Describe | None) -> pa.Table:
         label, tokens = describe(each.latent) if describe else ("", [])
         rows.append(
             {
-                "feature": str(each.latent),
+                "feature": each.latent,
                 "rank": place,
                 "AUC": each.auc,
                 "q": each.q,
@@ -32,7 +33,8 @@ def listing(found: Found, describe: Describe | None) -> pa.Table:
                 "fires on": list(tokens),
             }
         )
-    return pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows)
+    return labelled(table) if rows else table
 
 
 def numbers(found: Found, sizes: tuple[int, int]) -> list[tuple[str, str, str]]:

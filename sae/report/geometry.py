@@ -162,7 +162,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def norms(geometry: Geometry) -> go.Figure:
-    """Return the median norm at each hook point with the ranges of 90 % and of all rows, and the mean of first positions."""
+    """Return the median norm at each hook point with the ranges from 5 % to 95 % and from 1 % to the largest, and the mean of first positions."""
     figure, names = go.Figure(), short([hook.hook for hook in geometry.hooks])
     for low, high, opacity, said in (
         ("0.01", "1.0", 0.15, "1 % to largest"),
@@ -187,7 +187,7 @@ def norms(geometry: Geometry) -> go.Figure:
 
 
 def dimension(geometry: Geometry) -> go.Figure:
-    """Return both estimates of intrinsic dimension with their intervals, and the participation ratio."""
+    """Return both estimates of intrinsic dimension with their intervals."""
     figure, names = go.Figure(), short([hook.hook for hook in geometry.hooks])
     for said, field, color in (
         ("TwoNN", "two_nn", PALETTE[0]),

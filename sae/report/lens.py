@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sae.report import render
-from sae.report.numbers import count, fixed, percent, signed
+from sae.report.numbers import count, fixed, number, percent, signed
 from sae.runs.records import Estimate, FeatureRow
 
 FEW = 5  # tokens that the page shows of either side
@@ -13,6 +13,7 @@ TITLES = {
     "logit": ("Logit lens", "next tokens that its decoder direction favours and disfavours"),
 }
 """Title and remark of each lens, the more faithful first where nothing is measured."""
+SIDES = ("raised", "lowered")
 COLUMNS = {
     "spearman": "rank correlation",
     "pearson": "correlation",
@@ -43,27 +44,34 @@ def sections(row: FeatureRow, tokens: Any, record: Any, most: int | None = None)
     """Return the lenses of a latent, the one that predicts best first.
 
     `tokens` (`sae.features.lenses.LensTokens`) are the Jacobian lens's and `record` (`LensRecord`) says how well lenses predict;
-    both are None where `sae lens` has not been run. The Jacobian lens is told as the change of logits at the latent's largest value,
-    or at its most negative one where it has no other."""
+    both are None where `sae lens` has not been run. Both tell what the latent does at its largest value, or at its most negative one
+    where it has no other: the Jacobian lens as the change of logits, the logit lens in a scale of its own."""
     shown: dict[str, Section] = {}
-    if tokens is not None:
-        value = (row["max"] or 0.0) if (row["max"] or 0.0) > 0 else (row["min"] or 1.0)
+    value = (row["max"] or 0.0) if (row["max"] or 0.0) > 0 else (row["min"] or 1.0)
+    at = (
+        f"its {'largest' if value > 0 else 'most negative'} value, {number(value)}"
+        if row["fired"]
+        else "a value of 1"
+    )
+
+    def told(name: str, by: Any, factor: float, scale: str) -> Section:
         sides = [
-            (tokens.raised_tokens[:most], tokens.raised_logits[:most]),
-            (tokens.lowered_tokens[:most], tokens.lowered_logits[:most]),
+            (by["raised_tokens"][:most], by["raised_logits"][:most]),
+            (by["lowered_tokens"][:most], by["lowered_logits"][:most]),
         ]
-        (raised, up), (lowered, down) = sides if value > 0 else sides[::-1]
-        lists = (
-            render.logits("raised", raised, [value * by for by in up]),
-            render.logits("lowered", lowered, [value * by for by in down]),
+        lists = tuple(
+            render.logits(side, side_tokens, [factor * logit for logit in logits])
+            for side, (side_tokens, logits) in zip(SIDES, sides if factor > 0 else sides[::-1], strict=True)
         )
-        shown["jacobian"] = Section(*TITLES["jacobian"], agreement(record, "jacobian"), lists)
+        title, remark = TITLES[name]
+        return Section(title, f"{remark}; {scale}", agreement(record, name), (lists[0], lists[1]))
+
+    if tokens is not None:
+        shown["jacobian"] = told("jacobian", vars(tokens), value, f"change of the logits at {at}")
     if row.get("raised_tokens"):
-        lists = (
-            render.logits("raised", row["raised_tokens"][:most], row["raised_logits"][:most]),
-            render.logits("lowered", row["lowered_tokens"][:most], row["lowered_logits"][:most]),
-        )
-        shown["logit"] = Section(*TITLES["logit"], agreement(record, "logit"), lists)
+        # The decoder row goes through the final norm without the rest of the stream, so that its logits are those of no value
+        scale = "only order and relative size count" + ("" if value > 0 else f"; sides as at {at}")
+        shown["logit"] = told("logit", row, 1.0 if value > 0 else -1.0, scale)
     best = None if record is None else record.best
     return [shown[name] for name in sorted(shown, key=lambda name: name != best)]
 

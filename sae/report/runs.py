@@ -34,9 +34,11 @@ class Estimate(NamedTuple):
     interval: str
 
 
-def state(run: Run, steps_done: int) -> str:
-    """Return how far the run's training is, in words."""
-    return "finished" if run.finished else f"step {steps_done:,} of {run.record.config['train']['steps']:,}"
+def state(run: Run, steps_done: int | None) -> str:
+    """Return how far the run's training is, in words; None for unknown steps."""
+    if run.finished or steps_done is None:
+        return "finished" if run.finished else "unfinished"
+    return f"step {steps_done:,} of {run.record.config['train']['steps']:,}"
 
 
 def progress(record: RunRecord, log: Sequence[Mapping[str, float]], quiet: float) -> tuple[float, str]:
@@ -64,7 +66,7 @@ def progress(record: RunRecord, log: Sequence[Mapping[str, float]], quiet: float
 def runs(
     by_name: Mapping[str, Run], measured: Mapping[str, Evaluation], steps_done: Mapping[str, int]
 ) -> pa.Table:
-    """Return the table of all runs, a row for each; None where something has not been measured."""
+    """Return the table of all runs, a row for each; None where something has not been measured. `steps_done` may lack runs."""
     rows = []
     for name, run in by_name.items():
         config = run.record.config
@@ -72,7 +74,7 @@ def runs(
         rows.append(
             {
                 "name": visible(name),
-                "state": state(run, steps_done[name]),
+                "state": state(run, steps_done.get(name)),
                 "architecture": config["architecture"],
                 "features": config["arch"].get("d_sae"),
                 "k": config["arch"].get("k"),
@@ -127,18 +129,40 @@ def basis(evaluation: Evaluation) -> str:
 def frontier(
     by_name: Mapping[str, Run], measured: Mapping[str, Evaluation], measure: str = "fvu"
 ) -> list[tuple[str, str, float, float]]:
-    """Return (name, architecture, L0, measure) of every run that has the measure.
+    """Return (name, kind, L0, measure) of every run that has the measure; runs of one kind lie on one frontier.
 
-    The architecture comes with its size where the runs differ in size."""
-    sizes = {by_name[name].record.config["arch"].get("d_sae") for name in measured}
+    The kind is the architecture, with the size, hook point, model and store where the runs differ in these."""
     points = []
-    for name, evaluation in measured.items():
-        values, config = _values(evaluation), by_name[name].record.config
-        size = config["arch"].get("d_sae")
-        kind = config["architecture"] + (f", {size:,}" if len(sizes) > 1 and size else "")
+    for name, kind in _kinds({name: by_name[name].record for name in measured}).items():
+        values = _values(measured[name])
         if values.keys() >= {measure, "l0"}:
             points.append((name, kind, values["l0"], values[measure]))
     return points
+
+
+def _kinds(records: Mapping[str, RunRecord]) -> dict[str, str]:
+    """Return what tells the kinds of runs apart: the architecture, and whatever else they differ in."""
+    stores = {
+        record.store_fingerprint: str(record.config.get("store") or "stream") for record in records.values()
+    }
+    names = short(list(stores.values()))
+    if len({*names}) < len(names):  # such as a store that was harvested anew at its place
+        names = [f"{name} {(mark or '')[:6]}".strip() for name, mark in zip(names, stores, strict=True)]
+    named = dict(zip(stores, names, strict=True))
+    told: dict[str, list[str | None]] = {}
+    for name, record in records.items():
+        size = record.config["arch"].get("d_sae")
+        told[name] = [size and f"{size:,}", record.hook, record.model, named[record.store_fingerprint]]
+    differ = [len({*values}) > 1 for values in zip(*told.values(), strict=True)]
+    return {
+        name: ", ".join(
+            [
+                records[name].config["architecture"],
+                *(value for value, shown in zip(values, differ, strict=True) if shown and value),
+            ]
+        )
+        for name, values in told.items()
+    }
 
 
 def common(table: pa.Table, names: Sequence[str] = ("hook", "model", "steps")) -> tuple[pa.Table, list[str]]:

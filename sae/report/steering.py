@@ -74,6 +74,7 @@ MEASURES = {
     "repetition": ("repeated", "Share of its sequences of three tokens that occur earlier in the text."),
     "distinct": ("distinct", "Number of different tokens as a share of all tokens."),
 }
+FACTOR = "factor"  # the strength of modes that count no unit
 SHARES = ("concept", "fires", "peak", "repetition", "distinct")  # measures shown as percentages
 
 
@@ -138,11 +139,7 @@ def tokens(text: Text, pieces: Sequence[str]) -> list[tuple[str, float, str]]:
     """Return each token as (text, change of its log-probability, all its values for hovering)."""
     rows = zip(pieces, text.change, text.log_probability, text.steered_log_probability, text.kl, strict=True)
     return [
-        (
-            piece,
-            change,
-            f"log p {number(before)} → {number(after)} ({signed(change)}), KL {number(kl)}",
-        )
+        (piece, change, f"log p {number(before)} → {number(after)} ({signed(change)}), KL {number(kl)}")
         for piece, change, before, after, kl in rows
     ]
 
@@ -196,14 +193,28 @@ def about(settings: Any, changed: bool, dosed: bool = False) -> str:
     """Return a line about the interventions, which says so if the page's settings have changed since.
 
     A dose-response (`dosed`) has no single strength to name."""
-    interventions = [
-        f"feature {i.latent}: {MODES[i.mode]}" + ("" if dosed else f" {number(i.strength)}")
+    told = [
+        (f"feature {i.latent}: {MODES[i.mode]}" + ("" if dosed else f" {number(i.strength)}"), unit(i))
         for i in settings.interventions
     ]
-    unit = "shares of the activations' norm" if settings.unit == "norm" else "multiples of the maximum"
     tail = "; the settings have changed since" if changed else ""
     where = f", only where {settings.when}" if settings.when else ""
-    return f"{', '.join(interventions)} ({unit}){where}{tail}"
+    return f"{with_units(told)}{where}{tail}"
+
+
+def unit(intervention: Any) -> str:
+    """Return what an intervention's strength counts, in words."""
+    if not intervention.has_unit:
+        return FACTOR
+    return "shares of the activations' norm" if intervention.unit == "norm" else "multiples of the maximum"
+
+
+def with_units(told: Sequence[tuple[str, str]]) -> str:
+    """Join interventions, told as (intervention, unit), in a line; a unit that all share stands once, at its end."""
+    units = {unit for _, unit in told}
+    if len(units) == 1:
+        return f"{', '.join(text for text, _ in told)} ({units.pop()})"
+    return ", ".join(f"{text} ({unit})" for text, unit in told)
 
 
 def side_effects(weaker: float) -> str:
@@ -212,13 +223,11 @@ def side_effects(weaker: float) -> str:
 
 
 def axis(settings: Any) -> str:
-    """Return the title of the dose axis."""
+    """Return the title of the dose axis, whose doses are sizes where a limit (clamp) keeps the strengths from changing their signs."""
+    strongest = settings.strongest
     whose = "strongest feature's " if len(settings.interventions) > 1 else ""
-    return (
-        f"{whose}strength, shares of the activations' norm"
-        if settings.unit == "norm"
-        else f"{whose}strength, multiples of its maximum"
-    )
+    size = "size of the " if settings.has_limit and strongest.strength < 0 else ""
+    return f"{size}{whose}strength, {unit(strongest).replace('the maximum', 'its maximum')}"
 
 
 def examples(response: Any) -> list[tuple[str, str]]:
@@ -230,9 +239,8 @@ def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
     """Return a panel per measure with a curve per kind (KINDS): the mean as a line, mean ± spread as a band.
 
     Doses rise along a curve. Kinds without points and measures without values are left out."""
-    names = [
-        name for name in PANELS if any(p.mean(name) is not None for curve in curves.values() for p in curve)
-    ]
+    points = [point for curve in curves.values() for point in curve]
+    names = [name for name in PANELS if any(point.mean(name) is not None for point in points)]
     figure = make_subplots(
         rows=2,
         cols=2,
@@ -247,16 +255,14 @@ def dose_response(curves: Mapping[Any, Sequence[Any]], axis: str) -> go.Figure:
                     figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
     if "perplexity" in names:
         place = names.index("perplexity")
-        wide = any((p.mean("perplexity") or 0) > 1000 for curve in curves.values() for p in curve)
+        wide = any((point.mean("perplexity") or 0) > 1000 for point in points)
         ticks = [m * 10**decade for decade in range(12) for m in ((1,) if wide else (1, 2, 5))]
         figure.update_yaxes(type="log", tickvals=ticks, row=place // 2 + 1, col=place % 2 + 1)
     figure.update_xaxes(showgrid=False, zeroline=True, zerolinecolor=GRID, fixedrange=True)
     figure.update_xaxes(title=axis, row=2)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, fixedrange=True, nticks=5)
-    half = (1 - GAP) / 4
-    figure.for_each_annotation(
-        lambda title: title.update(x=title.x - half, xanchor="left", font_size=13, yshift=2)
-    )
+    left = {"xanchor": "left", "font_size": 13, "yshift": 2}
+    figure.for_each_annotation(lambda title: title.update(x=title.x - (1 - GAP) / 4, **left))
     figure.update_layout(
         height=540,
         margin={"l": 48, "r": 8, "t": 56, "b": 44},

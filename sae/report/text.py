@@ -272,8 +272,8 @@ def followed_by(reading: Any, place: int) -> str:
 
 def at(
     reading: Any, place: int, by: str, densest: float, describe: Describe | None
-) -> tuple[list[Line], int]:
-    """Return lines for the features that fire on a token, ranked, and the number of features hidden as dense.
+) -> tuple[list[Line], int, int]:
+    """Return lines for the features that fire on a token, ranked, the number hidden as dense, and the number of all.
 
     A feature is hidden if its density is above `densest`; at most MOST lines are returned."""
     firings = reading.at(place, by)
@@ -282,7 +282,7 @@ def at(
         Line(f.latent, f.value, f.effect, f.rarity, _density(reading, f.latent), *_named(describe, f.latent))
         for f in shown[:MOST]
     ]
-    return lines, len(firings) - len(shown)
+    return lines, len(firings) - len(shown), len(firings)
 
 
 def over(reading: Any, by: str, densest: float, describe: Describe | None) -> tuple[list[Line], int, int]:
@@ -316,14 +316,16 @@ def hidden(count: int, densest: float) -> str:
     return f"{count:,} hidden: denser than {percent(densest)}" if count else ""
 
 
+def listed_at(lines: Sequence[Line], count: int, of: int, densest: float) -> str:
+    """Return a remark about the table of one token: how many of its features are listed, where the table does not hold all."""
+    parts = [f"{len(lines):,} of {of:,} features" if len(lines) + count < of else "", hidden(count, densest)]
+    return " · ".join(part for part in parts if part)
+
+
 def listed(lines: Sequence[Line], count: int, of: int, densest: float) -> str:
     """Return a remark about a table over the whole text."""
-    parts = [
-        f"{len(lines):,} of {of:,} features",
-        hidden(count, densest),
-        "press a disc to colour the text by its feature",
-    ]
-    return " · ".join(part for part in parts if part)
+    many, press = f"{len(lines):,} of {of:,} features", "press a disc to colour the text by its feature"
+    return " · ".join(part for part in (many, hidden(count, densest), press) if part)
 
 
 def _measure(reading: Any, by: str) -> list[float]:

@@ -137,6 +137,8 @@ class ForecastRecord:
     """Rank correlation of the forecast with `kl` on latents that it had not seen; None until all are measured."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weights of the forecast by predictor; both in normal scores."""
+    arms_seed: int = 0
+    """Seed that the latents were drawn with; 0 in files of older releases, which do not tell it."""
 
 
 def read_forecast(run: Run, features_sha256: str) -> ForecastRecord | None:

@@ -60,21 +60,24 @@ class Plan(NamedTuple):
     """Disk that the missing ones take: each as much as the run's SAE and checkpoints, and a store for each random model."""
 
 
+def without_controls(run: Run) -> str | None:
+    """Return why no controls can be trained for a run, as a clause about it; None where they can."""
+    if run.config.stream is not None:
+        return "was trained on a stream, which is gone"
+    if run.config.start_from is not None:
+        return "started from another SAE"
+    return "was imported" if run.config.train.steps is None else None
+
+
 def plan_trust(run: Run, cfg: TrustConfig) -> Plan:
     """Return what `trust` would do. Raises RunError for a run whose controls cannot be trained on its store."""
     _ = run.digest  # raises when it is not finished
     before = run.config
-    if before.stream is not None or before.start_from is not None or before.train.steps is None:
-        how = (
-            "was trained on a stream, which is gone"
-            if before.stream is not None
-            else "started from another SAE"
-            if before.start_from is not None
-            else "was imported"
-        )
+    if how := without_controls(run):
         raise RunError(
             f"{run.path} {how}: its controls need the store, the start and the steps that `sae train` gave it"
         )
+    assert before.train.steps is not None  # as of an imported run
     _ = run.store  # raises when it is gone
     sae, trained, left_out = run.sae(), {}, {}
     for name, part in controls.FROZEN.items():

@@ -71,11 +71,20 @@ def _begun(run: Run, features: FeaturesFolder, latents: int, cfg: ArmsConfig) ->
             f"{run.path} has {len(chosen)} latents that fire at least {LEAST_FIRINGS} times, and a forecast needs {LEAST}"
         )
     wanted = ForecastRecord(
-        FORMAT, run.digest, features.digest, SHARE, cfg.unrelated_windows, cfg.window_tokens, chosen, []
+        FORMAT,
+        run.digest,
+        features.digest,
+        SHARE,
+        cfg.unrelated_windows,
+        cfg.window_tokens,
+        chosen,
+        [],
+        arms_seed=cfg.arms_seed,
     )
     before = read_forecast(run, features.digest)
+    # Older releases do not tell the seed; the latents that it drew do
     if before is None or replace(
-        before, format=FORMAT, latents=[], kl=[], correlation=None, weights={}
+        before, format=FORMAT, latents=[], kl=[], correlation=None, weights={}, arms_seed=cfg.arms_seed
     ) != replace(wanted, latents=[]):
         return wanted
     measured = before.latents[: len(before.kl)]

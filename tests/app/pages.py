@@ -36,6 +36,14 @@ def features_anew(folder: Path) -> None:
     files.write_sealed(folder / INDEX, {**about, "anew": about.get("anew", 0) + 1})
 
 
+def resealed(run: Path, **changes: object) -> None:
+    """Change fields of a run's run.json; those of its settings are given as `config`."""
+    about = json.loads((run / "run.json").read_text())
+    about.pop("checksum")
+    changes["config"] = about["config"] | changes.get("config", {})  # type: ignore[operator]
+    files.write_sealed(run / "run.json", {**about, **changes})
+
+
 def settled(at: AppTest) -> AppTest:
     """Run the page until none of its jobs is running, and return it."""
     for _ in range(600):

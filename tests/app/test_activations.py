@@ -49,6 +49,9 @@ def test_a_store_can_be_measured_on_the_spot(show, folder: Path):
     settled(at).run()
     assert len(at.dataframe) == 1
     assert (folder / "copy" / FILE).exists()
+    other = measure(Store(folder / "copy"), GeometryConfig(points=300))  # by a command
+    at.run()
+    assert at.dataframe[0].value.to_numpy().tolist() == report.rows(other)
 
 
 def test_the_store_of_the_run_seen_last_comes_first_and_others_can_be_chosen(show, world: Path, folder: Path):
@@ -84,3 +87,4 @@ def test_a_folder_without_stores_says_what_makes_one(show, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     at = show("activations", tmp_path / "empty")
     assert "No stores yet" in text(at)
+    assert at.code[0].value == f"sae harvest --out {tmp_path / 'empty' / 'stores' / 'demo'}"

@@ -163,6 +163,15 @@ def test_a_job_that_ends_while_the_page_is_drawn_is_shown(show, folder, monkeypa
     assert metrics(at)["one to one"]
 
 
+def test_what_a_command_compares_after_the_page_takes_its_place(show, folder):
+    at = matched(show("compare", folder=folder, run="toy", other="signed"))
+    first, second = Run(folder / "toy"), Run(folder / "signed")
+    keep(first, second, match_runs(first, second, near=-1.0))
+    before, now = source(at), source(at.run())
+    assert before != now
+    assert now == source(show("compare", folder=folder, run="toy", other="signed"))
+
+
 def test_a_folder_one_may_not_write_into_is_compared_all_the_same(show, folder, monkeypatch):
     def refuse(*_):
         raise PermissionError

@@ -111,10 +111,30 @@ def test_other_texts_of_a_name_that_was_compared_are_not_compared_yet(run):
 def test_texts_of_random_directions_are_written_again_after_a_comparison_with_other_settings(run):
     task = comparing.from_sets("loud", LOUD, QUIET)
     of_each, of_random = 20, 2 * (1 + 2 * 3)  # texts of 2 strengths and 5 arms; unsteered and of 3 directions
-    assert comparing.texts_to_write(None) == of_each + of_random
-    assert comparing.texts_to_write(compare_arms(run, [task], SMALL)) == of_each
+    assert comparing.texts_to_write(run, None) == of_each + of_random
+    record = compare_arms(run, [task], SMALL)
+    assert comparing.texts_to_write(run, record) == of_each
     other = compare_arms(run, [task], replace(SMALL, draws=3))
-    assert comparing.texts_to_write(other) == of_each + of_random
+    assert comparing.texts_to_write(run, other) == of_each + of_random
+    for name in (
+        "loud",
+        "rain",
+    ):  # the one is compared, but not with these settings, and the other not at all
+        labelled_texts.write_file(run.path / "arms" / "texts" / f"{name}.jsonl", task)
+    assert comparing.texts_to_write(run, record) == 2 * of_each
+    assert comparing.texts_to_write(run, other) == 3 * of_each + of_random
+
+
+def test_a_name_that_is_taken_by_other_texts_is_refused_and_these_stay(page, run):
+    path = run.path / "arms" / "texts" / "loud.jsonl"
+    labelled_texts.write_file(path, comparing.from_sets("loud", LOUD, QUIET))
+    before = path.read_bytes()
+    at = filled(page(), "loud", LOUD[:-1], QUIET)
+    (error,) = at.error
+    assert "holds other texts of a concept" in error.value
+    assert f"rm {path}" in [each.value for each in at.code]
+    assert path.read_bytes() == before
+    assert not filled(at, "loud", LOUD, QUIET).error, "the same texts go on"
 
 
 def test_a_concept_that_no_probe_can_learn_is_named_and_not_kept(page, run):

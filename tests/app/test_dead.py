@@ -202,3 +202,14 @@ def test_a_remark_is_the_cause_and_its_evidence_or_nothing(report):
     assert dead_report.remark(None) == ""
     assert report.row(ALWAYS)["cause"] is None
     assert dead_report.remark(report.row(ALWAYS)) == ""
+
+
+def test_a_run_on_files_has_its_report_made_without_a_language_model(world, tmp_path, monkeypatch):
+    run = shutil.copytree(world / "runs" / "toy", tmp_path / "toy", ignore=shutil.ignore_patterns("features"))
+    pages.resealed(run, source="files")
+    monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(tmp_path)])
+    at = pages.opened("dead", {"run": "toy"})
+    pages.button(at, "Run it now").click().run()
+    at = pages.settled(at)
+    assert not at.error
+    assert not DeadReport(run / "dead").record.off_distribution

@@ -8,11 +8,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from activations.disk import files
+from activations.errors import RunError
+from activations.streaming.folder import StreamConfig
 from sae.probing.absorption import ABSORPTION, AbsorptionRecord, LetterAbsorption, Whose
 from sae.report import trust as trust_report
 from sae.runs.run import Run
 from sae.runs.trust import Trust
-from sae.trust.plan import TrustConfig
+from sae.trust.plan import TrustConfig, plan_trust
 from sae.workflows.trust import trust
 from tests.app import pages
 from tests.app.pages import metrics, source
@@ -83,6 +85,26 @@ def test_without_evidence_it_says_which_command_finds_some(show):
     at = show(run="bare")
     assert "No evidence yet" in source(at)
     assert any("sae trust" in code.value for code in at.code)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"start_from": "runs/other"}, "started from another SAE"),
+        ({"stream": asdict(StreamConfig()), "store": ""}, "was trained on a stream"),
+    ],
+)
+def test_a_run_whose_controls_cannot_be_trained_says_why_and_names_no_command(
+    show, folder, tmp_path, monkeypatch, config, why
+):
+    run = shutil.copytree(folder / "bare", tmp_path / "bare")
+    pages.resealed(run, config=config)
+    monkeypatch.setattr("sys.argv", [str(pages.MAIN), str(tmp_path)])
+    at = pages.opened("evidence", {"run": "bare"})
+    assert f"{why}" in pages.text(at) and "its controls would need" in pages.text(at)
+    assert not at.code
+    with pytest.raises(RunError, match=why):
+        plan_trust(Run(run), TrustConfig())
 
 
 def test_the_features_page_has_stability_as_column_filter_and_histogram(show, folder: Path):

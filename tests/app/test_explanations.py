@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sae.features.explanations import Explanations
+from sae.features.explanations import Explanation, Explanations
 from sae.features.feature import FeatureStore
 from sae.judging.config import JudgeConfig
-from sae.report.explanations import TITLES, automatic
+from sae.report.explanations import TITLES, automatic, head
 from sae.report.render import escaped, visible
 from sae.rules.explaining import ExplainConfig
+from sae.runs.records import Estimate
 from sae.runs.run import Run
 from sae.workflows.explain import explain
 from sae.workflows.judge import judge
@@ -157,3 +158,13 @@ def test_damaged_rules_are_told_once_on_each_page(show, folder: Path):
             assert len(at.error) == 1, page
     finally:
         index.write_text(whole)
+
+
+@pytest.mark.parametrize(("discrimination", "told"), [(0.0, True), (0.5, True), (0.95, False), (None, False)])
+def test_a_rule_that_fits_another_feature_as_well_or_better_says_so(discrimination: float | None, told: bool):
+    score = Estimate(0.5, 0.4, 0.6)
+    fits = Estimate(discrimination, None, None)
+    one = Explanation(
+        1, 1, "a rule", "token", 9, 9, 0.1, 0.5, 4, score, score, score, fits, score, score, score
+    )
+    assert ("fits feature 4 too" in head([one], {})) == told

@@ -3,9 +3,12 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sae.probing.latents import Found, FoundLatent
+from sae.report import find as find_report
 from sae.runs.run import Run
 from sae.workflows.find import find, load_monitor
 from tests.app.pages import button, metrics, settled, text
@@ -61,3 +64,10 @@ def test_a_latent_is_saved_as_a_monitor_and_a_taken_name_is_refused(page: AppTes
 def test_too_few_texts_are_one_line(page: AppTest):
     at = searched(page, FIRST[:2], SECOND[:1])
     assert "2 and 1 different texts" in at.error[0].value
+
+
+def test_latents_sort_as_their_numbers_do():
+    found = Found([FoundLatent(n, 1, 0.9, 0.9, 0.0, 0.0, (1.0, 0.0)) for n in (10, 2, 100)], np.array([True]))
+    numbers = find_report.listing(found, None)["feature"].to_pylist()
+    assert sorted(numbers) == ["  2", " 10", "100"]
+    assert not len(find_report.listing(Found([], np.array([True])), None))

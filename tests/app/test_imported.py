@@ -48,13 +48,22 @@ def test_where_an_sae_comes_from_stands_in_the_place_of_curves(show):
     assert "context size 1,024" in page
     assert "nested" not in page
     assert "b_dec W_enc moved into the encoder's biases" in page
-    assert "sae evaluate" in "".join(code.value for code in at.code)
 
 
 def test_an_imported_sae_has_no_controls_to_train(show):
     at = show("evidence", run="one")
     assert "was imported: its controls would need the store" in text(at)
     assert not at.code
+
+
+@pytest.mark.parametrize("page", ["runs", "features", "dead"])
+def test_without_a_store_pages_name_the_import_that_gives_one(show, page):
+    at = show(page, run="one")
+    commands = [code.value for code in at.code]
+    assert any(command.startswith("sae import saelens ") and "--store …" in command for command in commands)
+    assert not any(command.startswith(("sae features", "sae evaluate", "sae dead")) for command in commands)
+    assert "was imported without a store" in text(at)
+    assert "Run it now" not in [button.label for button in at.button]
 
 
 def test_imported_runs_side_by_side_have_no_number_of_steps(show):

@@ -272,6 +272,23 @@ def test_the_frontier_is_of_the_measure_asked_and_tells_sizes_apart():
     assert runs_report.frontier(found, measured, "recovered_zero") == [("b", "relu, 8,192", 0.25, 0.9)]
 
 
+def test_runs_of_other_hook_points_models_and_stores_lie_on_other_frontiers():
+    changes = {
+        **{"a": {}, "same": {}},
+        "hook": {"hook": "blocks.1.hook_resid_post"},
+        "model": {"model": "pythia"},
+        "store": {"store_fingerprint": "1", "config": Run.record.config | {"store": "stores/y"}},
+    }
+    found = {name: Run() for name in changes}
+    for name, change in changes.items():
+        found[name].record = replace(Run.record, **change)
+    points = runs_report.frontier(found, dict.fromkeys(found, evaluation(0.5)))
+    assert [kind.removeprefix("relu, blocks.") for _, kind, *_ in points] == [
+        *["0.hook_resid_post, gpt2, x"] * 2,
+        *("1.hook_resid_post, gpt2, x", "0.hook_resid_post, pythia, x", "0.hook_resid_post, gpt2, y"),
+    ]
+
+
 def test_columns_that_say_the_same_of_all_runs_are_said_once():
     table = runs_report.runs({"a": Run(), "b": Run()}, {}, {"a": 1, "b": 2})
     kept, said = runs_report.common(table)

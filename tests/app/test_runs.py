@@ -186,3 +186,21 @@ def test_the_sparsity_of_effects_is_shown_with_the_evaluation(show, runs, tmp_pa
         in said
     )
     assert [line["x"] for line in figures(at)[1]["data"]] == [[0.1, 0.3], [0.4, 0.5]]
+
+
+def test_a_damaged_log_is_reported_and_takes_nothing_but_its_steps_and_curves(show, runs, tmp_path):
+    for name in ("toy", "signed"):
+        shutil.copytree(runs / name, tmp_path / name)
+    shutil.copytree(runs / "sweep" / "unfinished", tmp_path / "unfinished")
+    for name in ("toy", "unfinished"):
+        (tmp_path / name / "log.jsonl").write_text('{"step": 1}\n{\n')
+    at = show(folder=tmp_path, run="toy")
+    assert len(at.error) == 2 and "line 2 of" in at.error[0].value.replace("\\", "")
+    assert list(at.dataframe[0].value["state"]) == ["finished", "finished", "unfinished"]
+    assert "its log is damaged" in text(at) and "Evaluation" in text(at)
+    at = show(folder=tmp_path, **{"run": "toy", "with": ["toy", "signed"]})
+    assert {line["name"] for line in figures(at)[0]["data"]} == {"signed"}
+    assert "Silent on" not in text(show("dead", tmp_path, run="toy")), (
+        "there is no report, and no fault of the log's"
+    )
+    assert not show("feature", tmp_path, run="toy").error

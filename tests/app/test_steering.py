@@ -85,7 +85,7 @@ def test_the_texts_and_every_number_are_the_library_s(show, runs, model):
             for piece, change, kl in zip(pieces, one.change, one.kl, strict=True):
                 assert render.escaped(piece.lstrip(" ") or " ") in page
                 assert f"{numbers.number(change)}), KL {numbers.number(kl)}" in page
-    assert "feature 2: add −2, feature 14: project out 1 (multiples of the maximum)" in text(at)
+    assert "feature 2: add −2 (multiples of the maximum), feature 14: project out 1 (factor)" in text(at)
 
 
 def test_the_dose_response_is_the_library_s(show, runs, model):
@@ -100,6 +100,12 @@ def test_the_dose_response_is_the_library_s(show, runs, model):
     for _, written in steering_report.examples(found):
         assert render.visible(written) in text(at)
     assert "feature 2: add (multiples of the maximum)" in text(at)
+
+
+def test_a_dose_response_of_a_push_down_beside_a_limit_comes_to_its_end(show):
+    at = press(show(run="toy", steer="2:add:-2,14:clamp:1", tokens="2", prompt="the cat"), "Dose-response")
+    assert not at.error
+    assert len(at.get("plotly_chart")) == 1
 
 
 def test_what_is_changed_is_in_the_address_at_once(show):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from tyro.conf import OmitArgPrefixes
 
 from activations.disk import files
+from app.session import arms
+from sae.cli import arguments, steer
 from sae.features.feature import FeatureStore
 from sae.report import arms as report
 from sae.report import render
@@ -146,3 +149,13 @@ def test_a_forecast_that_is_too_weak_says_how_well_it_did_and_one_that_was_inter
     at = page(steer="2:add:1")
     assert any("interrupted after 1 of 2 latents" in each.value for each in at.caption)
     assert f"sae steer {run.path} --forecast 2" in [each.value for each in at.code]
+
+
+def test_a_forecast_goes_on_with_the_settings_it_was_begun_with():
+    begun = ForecastRecord(FORMAT, "0", "0", 0.3, 4, 16, [1, 2, 3], [0.1], arms_seed=5)
+    assert arms.goes_on(begun) == "--forecast 3 --unrelated-windows 4 --window-tokens 16 --arms-seed 5"
+    told = vars(
+        arguments.parse(steer.Steer, "sae steer", ["run", *arms.goes_on(begun).split()], OmitArgPrefixes)
+    )
+    cfg = told["comparing"]
+    assert (cfg.unrelated_windows, cfg.window_tokens, cfg.arms_seed) == (4, 16, 5)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activations.errors import ConfigError
+from app.steering import state
 from app.steering.link import MOST_STRENGTH, Settings, read, write
 from sae.report import steering as steering_report
 from sae.steering.interventions import Intervention
@@ -118,3 +119,34 @@ def test_curves_are_means_and_bands_are_a_spread_either_side():
     perplexity = [trace for trace in figure.data if trace.yaxis == "y3"]
     assert figure.layout.yaxis3.type == "log"
     assert min(perplexity[0].y) == 1.0
+
+
+def chosen(*told: tuple[str, float], unit: str = "max") -> Settings:
+    """Return settings that steer latents 1, 2, … in these modes and strengths."""
+    return Settings(tuple(Intervention(n, mode, s, unit) for n, (mode, s) in enumerate(told, 1)))  # type: ignore[arg-type]
+
+
+def test_a_factor_is_not_told_or_dosed_in_units():
+    one, mixed = chosen(("ablate", 1), unit="norm"), chosen(("add", -2), ("scale", 0.5))
+    assert steering_report.about(one, False) == "feature 1: ablate 1 (factor)"
+    assert steering_report.axis(one) == "strength, factor"
+    assert tuple(state.doses(one)) == state.DOSES
+    assert (
+        steering_report.about(mixed, False)
+        == "feature 1: add −2 (multiples of the maximum), feature 2: multiply by 0.5 (factor)"
+    )
+    assert steering_report.axis(mixed) == "strongest feature's strength, multiples of its maximum"
+    shares = chosen(("add", 0.2), ("set", 0.1), unit="norm")
+    assert steering_report.about(shares, False, dosed=True).endswith(
+        "set to (shares of the activations' norm)"
+    )
+    assert max(state.doses(shares)) == pytest.approx(state.NORM_SHARE * max(state.DOSES))
+
+
+def test_a_dose_beside_a_limit_is_the_size_of_the_strongest_strength():
+    limited, free = chosen(("add", -2), ("clamp", 1)), chosen(("add", -2), ("set", 1))
+    assert [i.strength for i in state.of_unit_strength(limited)] == [-1, 0.5]
+    assert min(state.doses(limited)) == 0
+    assert steering_report.axis(limited).startswith("size of the strongest feature's strength, ")
+    assert [i.strength for i in state.of_unit_strength(free)] == [1, -0.5]
+    assert steering_report.axis(free).startswith("strongest feature's strength, ")

@@ -96,7 +96,7 @@ def test_what_follows_is_the_next_token_of_the_text(reading: Reading):
 
 @pytest.mark.parametrize("by", ["value", "rarity", "effect"])
 def test_features_of_a_token_are_the_reading_s_and_dense_ones_are_counted(
-    reading: Reading, features, by: str
+    reading: Reading, features, by: str, monkeypatch
 ):
     def about(latent: int) -> tuple[str, list[str]]:
         return f"label {latent}", features.row(latent)["peak_tokens"]
@@ -105,15 +105,21 @@ def test_features_of_a_token_are_the_reading_s_and_dense_ones_are_counted(
     limit = float(densities[reading.code.indices].median())
     for place in (1, 5, 18):
         found = reading.at(place, by)
-        lines, hidden = text_report.at(reading, place, by, limit, about)
+        lines, hidden, of = text_report.at(reading, place, by, limit, about)
         kept = [one for one in found if densities[one.latent] <= limit * (1 + 1e-6)]
         assert [line.latent for line in lines] == [one.latent for one in kept]
-        assert hidden == len(found) - len(kept)
+        assert (hidden, of) == (len(found) - len(kept), len(found))
         for line, one in zip(lines, kept, strict=True):
             assert (line.value, line.effect, line.rarity) == (one.value, one.effect, one.rarity)
             assert line.density == pytest.approx(float(densities[line.latent]))
             assert line.label == f"label {one.latent}"
             assert set(line.tokens) <= set(features.row(line.latent)["peak_tokens"])
+    monkeypatch.setattr(text_report, "MOST", 1)
+    lines, hidden, of = text_report.at(reading, 5, by, 1.0, about)
+    assert (len(lines), hidden, of) == (1, 0, len(reading.at(5, by)))
+    assert text_report.listed_at(lines, 0, of, 0.1) == f"1 of {of} features"
+    assert text_report.listed_at(lines, 0, 1, 0.1) == ""
+    assert text_report.listed_at(lines, 2, 5, 0.1) == "1 of 5 features · 2 hidden: denser than 10 %"
     assert text_report.hidden(0, 0.1) == ""
     assert text_report.hidden(3, 0.1) == "3 hidden: denser than 10 %"
 
@@ -131,7 +137,7 @@ def test_features_of_the_whole_text_are_the_reading_s(reading: Reading, features
 def test_without_features_there_is_neither_rarity_nor_anything_hidden(world: Path, run: Run):
     reading = read(load(str(world / "model")), run.sae(), run.hook, TEXT)
     assert text_report.rankings(reading) == ["value", "effect"]
-    lines, hidden = text_report.at(reading, 3, "value", 0.0001, None)
+    lines, hidden, _ = text_report.at(reading, 3, "value", 0.0001, None)
     assert hidden == 0
     assert [line.latent for line in lines] == [one.latent for one in reading.at(3)]
     assert not lines[0].tokens

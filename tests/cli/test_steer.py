@@ -201,3 +201,8 @@ def test_a_stop_ends_it_with_nothing_written(sae: Server, run: Path, latent: int
     assert "Traceback" not in ended.err
     assert "stopped; the same command continues from here with --compare" in ended.err
     assert contents(run) == before
+
+
+def test_a_factor_is_not_told_in_units(sae: Server, run: Path, latent: int):
+    ended = sae("steer", run, "--feature", latent, "--mode", "ablate", *SHORT)
+    assert f"feature {latent}: ablate 1 (factor) after 'the cat'" in " ".join(ended.out.split()), ended.err

@@ -19,6 +19,7 @@ from sae.features.feature import FeatureStore
 from sae.features.lenses import INDEX, TABLE, lenses_of
 from sae.features.logit_lens import jacobian_effect, logit_lens
 from sae.report import lens as report
+from sae.report import render
 from sae.runs.run import Run
 from sae.workflows.lens import SCRATCH, Cost, LensConfig, cost, lens
 from tests import tiny
@@ -167,6 +168,17 @@ def test_what_the_report_says(run: Run, found):
     assert "measured effects of 5 latents" in shown[0].agreement
     assert [line.title for line in report.lines(found.record)] == [one.title for one in shown]
     assert len(report.conclusions(found.record)) == 2
+    below = features.row(3) | {"max": -0.5, "min": -2.0, "positive_share": 0.0}
+    for row, turned in ((features.row(3), False), (below, True)):
+        by_title = {one.title: one for one in report.sections(row, found.of(3), found.record)}
+        for title, table in (("Jacobian lens", vars(found.of(3))), ("Logit lens", row)):
+            first = render.escaped(table["lowered_tokens" if turned else "raised_tokens"][0])
+            assert by_title[title].lists[0].index(f">{first}<") < by_title[title].lists[0].index("</tr>")
+            assert 'class="bar up"' in by_title[title].lists[0]
+        assert "at its most negative value, −2" in by_title["Jacobian lens"].remark or not turned
+        assert "change of the logits at its" in by_title["Jacobian lens"].remark
+        assert "relative size" in by_title["Logit lens"].remark
+        assert ("sides as at its most negative value" in by_title["Logit lens"].remark) == turned
     (alone,) = report.sections(features.row(3), None, None)
     assert alone.title == "Logit lens" and "sae lens" in alone.agreement
     assert "Jacobian lens" in features.feature(3)._repr_html_()
