@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
@@ -71,6 +71,17 @@ class Compare:
     def __post_init__(self) -> None:
         if len(self.runs) < 2:
             raise ConfigError(f"runs given: {len(self.runs)}, must be at least 2")
+        if len(self.runs) > 2:
+            given = [
+                f"--{field.name}"
+                for field in fields(self)
+                if field.name in ("store", "tokens", "near", "absolute", "block")
+                and getattr(self, field.name) != field.default
+            ]
+            if given:
+                raise ConfigError(
+                    f"{', '.join(given)} match the latents of two runs, and {len(self.runs)} are given: leave it out"
+                )
         for name in ("tokens", "block"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")

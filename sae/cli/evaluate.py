@@ -84,7 +84,9 @@ def main(args: list[str]) -> int:
     evaluation = evaluate(run, sae, model, command.windows, command.batch, show_progress, command.ablation)
     show_evaluation(run, evaluation)
     if run.reads_files:
-        print(f"{run.path}: {WITHOUT_MODEL} what the SAE costs the model (cross-entropy, KL)")
+        print(
+            f"{run.path}: {WITHOUT_MODEL} what the SAE costs the model (cross-entropy, KL), and effects of latents"
+        )
     return 0
 
 

@@ -15,6 +15,7 @@ from activations.progress import show_progress
 from sae.cli import arguments
 from sae.probing.records import MONITORS, Monitor
 from sae.report import render
+from sae.report.find import monitor_line
 from sae.runs.run import Run
 from sae.workflows.find import FindConfig, Search, find, load_monitor, monitor_texts, save_monitor
 
@@ -91,11 +92,7 @@ def show_found(run: Run, search: Search, top: int) -> None:
 def show_monitor(run: Run, monitor: Monitor) -> None:
     """Print what a monitor was measured to do."""
     path = run.path / MONITORS / f"{monitor.name}.json"
-    print(
-        f"{path}: latent {monitor.latent} above {monitor.threshold:.4g} fires on {monitor.true_positive_rate:.0%} of "
-        f"{monitor.examples[0]} held-out texts of the first set and on {monitor.false_positive_rate:.0%} of "
-        f"{monitor.examples[1]} of the second; next: sae monitor {quoted(run.path)} {monitor.name} FILE"
-    )
+    print(f"{path}: {monitor_line(monitor)}\nnext: sae monitor {quoted(run.path)} {monitor.name} FILE")
 
 
 @dataclass(frozen=True)

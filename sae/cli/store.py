@@ -13,7 +13,7 @@ from rich.table import Table
 
 from activations import engines, token_labels
 from activations.engines import Engine
-from activations.errors import ConfigError, StoreError
+from activations.errors import ConfigError, StoreError, quoted
 from activations.geometry.measure import FILE, measure
 from activations.geometry.records import GeometryConfig
 from activations.harvest import HarvestConfig, begun_in
@@ -122,7 +122,8 @@ def label(store: Store, source: str, name: str | None = None, batch: int = 2048)
         raise ConfigError(f"batch = {batch} must be at least 1")
     labels = harvest.label(store, source, name, batch, show_progress)
     print(
-        f"{store.path}: labels {labels.name!r}, {described(labels)}; next: sae train adaptivek --store {store.path}"
+        f"{store.path}: labels {labels.name!r}, {described(labels)}; next: sae train adaptivek --store {quoted(store.path)} "
+        f"--labels {labels.name} --out runs/adaptivek"
     )
     return 0
 
@@ -135,7 +136,8 @@ def import_files(command: Import) -> int:
     if not ranks.rank():
         rows = sum(entry.rows for entry in store.shards)
         print(
-            f"{store.path}: {rows:,} rows, {', '.join(store.spec.hooks)}; next: sae train topk --store {store.path}"
+            f"{store.path}: {rows:,} rows, {', '.join(store.spec.hooks)}; next: sae train topk --store {quoted(store.path)} "
+            f"--out runs/topk"
         )
     return 0
 

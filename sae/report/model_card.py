@@ -61,7 +61,7 @@ def markdown(card: Card) -> str:
         lines += ["How often latents fire:", "", f"![Histogram of densities]({card.picture})", ""]
     lines += [
         "## Use", "", "```sh", f"sae import {card.name} --out runs/shared", f"sae open {card.name}", "```", "",
-        "```python", "import sae", "",
+        "```python", "from pathlib import Path", "", "import sae", "",
         f"run = sae.import_sae({json.dumps(card.name)}, Path('runs/shared'))", "autoencoder = run.sae()  # reads raw activations",
         "code = autoencoder.encode(x)     # x: activations [rows, width]", "```", "",
         "The weights are `sae.safetensors`; `sae.json` says what they are, `run.json` how they came to be.",

@@ -11,18 +11,19 @@ from typing import Any
 import torch
 
 from activations.disk import files
-from activations.errors import ConfigError
+from activations.errors import ConfigError, quoted
 from activations.progress import Advance, Progress, no_progress, part_of
 from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig
 from sae.config import Settings, TrainConfig
 from sae.evaluation.measures import Estimate
 from sae.evaluation.recovery import recovery
 from sae.evaluation.synthetic import World
-from sae.runs.saved_sae import read_record
+from sae.runs.saved_sae import read_results
 from sae.trust.planted import HierarchyVerdict, Verdict, judge
 from sae.workflows.synthetic import random_control, train, train_controls
 
-FORMAT = 1
+FORMAT = 2
+"""Of synthetic.json; 1 planted features from the numbers that an SAE of the same seed starts from."""
 INDEX = "synthetic.json"
 FROZEN_TOPK = "topk, frozen decoder"
 ROWS = 4000  # drawn to count the features that are active on a row, and the latents that fire
@@ -141,9 +142,11 @@ def _begin(world: World, settings: TrainConfig, cfg: TableConfig) -> SyntheticRe
 def _continued(record: SyntheticRecord, out: Path) -> SyntheticRecord:
     """Return the record that lies in a folder, or this one if none does. Raises ConfigError for one of other settings."""
     path = out / INDEX
-    if not path.exists():
+    earlier = read_results(
+        path, "synthetic", FORMAT, SyntheticRecord, f"sae synthetic all --out {quoted(out)}"
+    )
+    if earlier is None:
         return record
-    earlier = read_record(path, "synthetic", FORMAT, SyntheticRecord)
     if earlier.config != record.config:
         names = [name for name, value in record.config.items() if earlier.config.get(name) != value]
         raise ConfigError(

@@ -145,3 +145,8 @@ def test_nothing_is_cut_on_a_terminal_of_80_columns(sae: Server, run: Path, tmp_
     assert all(len(line) <= 80 or "compare-" in line for line in ended.out.splitlines())
     assert "architecture" in ended.out
     assert "topk" in ended.out
+
+
+def test_options_of_matching_are_refused_beside_three_runs(sae: Server, run: Path, other: Path, world: Path):
+    line = sae("compare", run, other, run, "--near", 0.8, "--store", world / "store").complaint
+    assert "--store, --near match the latents of two runs, and 3 are given" in line

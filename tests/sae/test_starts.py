@@ -9,6 +9,7 @@ from torch import Tensor
 from sae import chance
 from sae.architectures import SAE, ArchConfig, GBAConfig, KronConfig, TopKConfig, build
 from sae.architectures.shared import gain, geometric_median
+from sae.evaluation.synthetic import Gaussian, Independent
 from sae.losses import fvu
 from tests.sae.small import architectures, every_architecture
 
@@ -99,3 +100,12 @@ def test_random_directions_of_controls_are_none_of_those_that_training_starts_fr
     assert (
         cosines.diagonal().mean().abs() < 5 / (F * D) ** 0.5
     )  # 5 standard errors of a mean of independent ones
+
+
+@every_architecture
+def test_planted_features_are_none_of_those_that_training_starts_from(cfg):
+    """So seeds of a world and of a training may be equal, as they are by default."""
+    rows_of = torch.nn.functional.normalize(started(wide(cfg), rows()).W_dec.detach(), dim=1)
+    for world in (Independent(d_model=D, n_features=F), Gaussian(d_model=D, n_features=F)):
+        features = torch.nn.functional.normalize(world.features, dim=1)
+        assert (rows_of * features).sum(1).mean().abs() < 5 / (F * D) ** 0.5

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from activations.disk import files
 from activations.errors import ConfigError
 from sae.config import TrainConfig
 from sae.evaluation.structured import Structured
@@ -74,6 +75,16 @@ def test_a_folder_of_another_world_or_other_settings_is_refused(tmp_path: Path):
             synthetic_table(world, settings, cfg, tmp_path)
     more = synthetic_table(WORLD, SETTINGS, TableConfig(methods=("batchtopk",)), tmp_path)
     assert [*more.lines] == ["topk", "batchtopk"]
+
+
+def test_a_table_of_an_older_format_does_not_count(tmp_path: Path):
+    world, settings = Independent(d_model=8, n_features=8, least=1, most=1), TrainConfig(steps=2, batch=32)
+    synthetic_table(world, settings, TableConfig(methods=("topk",)), tmp_path)
+    path = tmp_path / INDEX
+    files.write_sealed(path, files.read_json(path) | {"format": 1, "config": {}})
+    table = synthetic_table(world, settings, TableConfig(methods=("batchtopk",)), tmp_path)
+    assert "topk" not in table.lines
+    assert files.read_json(path)["format"] == 2
 
 
 def test_controls_are_measured_and_own_ones_trained_where_asked_for():
