@@ -155,13 +155,13 @@ def cautions(record: TrustRecord) -> list[str]:
             f"Only {record.documents} held-out documents were measured, and a bootstrap over so few tells little: harvest more."
         )
     own = record.l0.value or 0.0
-    for name, control in record.controls.items():
-        l0 = control.l0.value or 0.0
-        if abs(l0 - own) > UNEQUAL * own:
-            found.append(
-                f"{title(name)} has L0 {number(l0)} and the run {number(own)}: an SAE with more latents firing reconstructs "
-                f"more, so that the two are not compared at equal sparsity."
-            )
+    l0s = {name: control.l0.value or 0.0 for name, control in record.controls.items()}
+    unequal = [f"{title(name)} {number(l0)}" for name, l0 in l0s.items() if abs(l0 - own) > UNEQUAL * own]
+    if unequal:
+        found.append(
+            f"The run has L0 {number(own)}, but {', '.join(unequal)}: an SAE with more latents firing reconstructs more, so that only "
+            f"the one with fewer can be called better."
+        )
     return found
 
 

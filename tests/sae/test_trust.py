@@ -17,6 +17,7 @@ from sae.evaluation.splicing import splice
 from sae.features.feature import FeatureStore
 from sae.report import features as features_report
 from sae.report import trust as trust_report
+from sae.runs.records import Estimate
 from sae.runs.run import Run, find_runs
 from sae.runs.trust import Trust, trust_of
 from sae.trust import controls
@@ -238,6 +239,22 @@ def test_conclusions_name_the_control_that_comes_closest(trusted: Trust):
         record.measures["fvu"].controls["pca"], verdict="too small")})  # fmt: skip
     few = dataclasses.replace(record, measures={"fvu": better})
     assert "smaller than the smallest reliable difference (0.0" in trust_report.conclusion(few, "fvu")
+
+
+def test_controls_of_another_l0_are_told_in_one_line_and_nothing_is_said_of_them(trusted: Trust):
+    record = trusted.record
+    busy = dataclasses.replace(record.controls["frozen-encoder"], l0=Estimate(40.0, 39.0, 41.0))
+    against = dataclasses.replace(record.measures["fvu"].controls["frozen-encoder"], verdict="other sparsity")
+    fvu = dataclasses.replace(record.measures["fvu"], controls={"frozen-encoder": against})
+    other = dataclasses.replace(
+        record, controls={**record.controls, "frozen-encoder": busy}, measures={"fvu": fvu}
+    )
+    (said,) = [line for line in trust_report.cautions(other) if "frozen encoder" in line]
+    assert "The run has L0 4, but frozen encoder 40:" in said
+    assert trust_report.conclusion(other, "fvu").startswith(
+        "FVU: nothing is said of frozen encoder, which fires 40 latents a row where the run fires 4"
+    )
+    assert "not compared: another L0" in trust_report.page(other, "run")
 
 
 def test_a_seed_that_diverged_is_not_counted(trusted: Trust):
