@@ -268,7 +268,8 @@ class Run:
 
         Without sae.json the run counts as unfinished, so that `sae resume` writes the SAE from the newest checkpoint, which
         holds the same weights."""
-        return f"rm {quoted(self.path / INDEX)} && {self.resume}" if self.checkpoints else None
+        remedy = self.resume
+        return f"rm {quoted(self.path / INDEX)} && {remedy}" if self.checkpoints else None
 
 
 def _likely(path: Path) -> str:
