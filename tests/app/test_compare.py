@@ -94,7 +94,7 @@ def test_without_a_choice_the_likeliest_run_is_compared(show):
     ("query", "said"),
     [
         ({"other": "bare"}, "hold the same SAE"),
-        ({"other": "sweep/unfinished"}, "is not finished: sae train"),
+        ({"other": "sweep/unfinished"}, "is not finished: sae resume"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(show, query, said):

@@ -106,14 +106,14 @@ SCENES = {
         lambda world, folder: ["evaluate", folder, "--windows", 0],
         ("sae.json", "sae.safetensors"),
         out="eval.json",
-        fix="rm FOLDER/sae.json && sae train … --out FOLDER --resume",
+        fix="rm FOLDER/sae.json && sae resume FOLDER",
     ),
     "a finished run, looked into": Scene(
         copy_of("runs/toy"),
         lambda world, folder: ["dead", folder, "--off-tokens", 0],
         ("latents.safetensors",),
         out="dead",
-        fix="rm FOLDER/sae.json && sae train … --out FOLDER --resume",
+        fix="rm FOLDER/sae.json && sae resume FOLDER",
     ),
     "unfinished features, gone on with": Scene(
         unfinished_features,
@@ -235,10 +235,9 @@ def test_a_damaged_finished_sae_is_made_again_as_the_line_says(sae: Server, run:
     whole = contents(run)
     (run / "sae.safetensors").write_bytes(whole["sae.safetensors"][:-1])
     line = sae("evaluate", run, "--windows", 0).complaint
-    assert f"rm {run / 'sae.json'} && sae train … --out {run} --resume" in line
+    assert f"rm {run / 'sae.json'} && sae resume {run}" in line
     (run / "sae.json").unlink()
-    again = train(world, run, "--resume", **{"train.steps": 30, "train.lr": 3e-3})
-    assert sae(*again).code == 0
+    assert sae("resume", run).code == 0
     assert contents(run) == whole
 
 
