@@ -75,7 +75,7 @@ def commands(tree: ast.AST) -> list[ast.JoinedStr]:
         for node in ast.walk(tree)
         if isinstance(node, ast.JoinedStr)
         and isinstance(node.values[0], ast.Constant)
-        and str(node.values[0].value).startswith(("rm ", "sae train … "))
+        and str(node.values[0].value).startswith(("rm ", "sae resume "))
     ]
     return [node for node in (*given, *begins) if isinstance(node, ast.JoinedStr)]
 

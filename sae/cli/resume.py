@@ -47,8 +47,6 @@ def main(args: list[str]) -> int:
         )
     if command.ring is None and (command.ring_folder or command.producers != 1):
         raise ConfigError(f"{run.path} trains on a store: leave out --ring-folder and --producers")
-    if command.producers < 1:
-        raise ConfigError(f"--producers {command.producers} must be at least 1")
     ring = command.ring and RingSettings(bytes_of(command.ring), command.ring_folder, command.producers)
     with ranks.group():
         run = train(run.config, run.path, True, command.parallel, show_progress, ring or None)

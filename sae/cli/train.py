@@ -96,8 +96,6 @@ def _ring(command: Train) -> RingSettings | None:
         raise ConfigError(
             f"--store {command.store} and --ring {command.ring}: train on a store or on a stream, not on both"
         )
-    if command.producers < 1:
-        raise ConfigError(f"--producers {command.producers} must be at least 1")
     return RingSettings(bytes_of(command.ring), command.ring_folder, command.producers)
 
 

@@ -109,7 +109,8 @@ class Run:
     @property
     def resume(self) -> str:
         """The command that continues its training."""
-        return f"sae resume {quoted(self.path)}{' --ring 20GB' if self.config.stream else ''}"
+        command = f"sae resume {quoted(self.path)}"
+        return f"{command} --ring 20GB" if self.config.stream else command
 
     @property
     def digest(self) -> str:

@@ -30,6 +30,10 @@ class RingSettings:
     producers: int = 1
     """Processes that run the language model, each on a device of its own where there are enough."""
 
+    def __post_init__(self) -> None:
+        if self.producers < 1:
+            raise ConfigError(f"--producers {self.producers} must be at least 1")
+
     def path(self, out: Path) -> Path:
         """Return the folder of the ring of the run in `out`."""
         if self.folder is None:
