@@ -1,9 +1,10 @@
-"""Measure the first paint of every page of the app against a Streamlit page that shows nothing but a heading.
+"""Measure how soon every page of the app paints and is whole, against a Streamlit page that shows nothing but a heading.
 
     python -m benchmarks.pages RUNS RUN [--repeats 7]
 RUNS is a folder of runs and RUN the name of the run that the pages show. Both servers run side by side, and one browser
-opens the pages in turn; each figure is a median over rounds of the time from the page's web socket to its first heading,
-with the scripts of Streamlit already in the browser's cache, and its ratio to the empty page's time in the same round.
+opens the pages in turn. Each figure is a median over rounds of the time from the page's web socket, with the scripts of
+Streamlit already in the browser's cache: to the page's first heading (the paint), with its ratio to the empty page's in the
+same round, and until the server has run the page's script to its end and the browser has received what it sends (the whole).
 Needs Chromium or Chrome.
 """
 
@@ -54,20 +55,26 @@ def serving(*command: str) -> Iterator[str]:
         server.wait()
 
 
-class FirstPaint:
-    """Opening a page until its first heading is there. Calling it takes as long as the paint, and what the browser needs."""
+DONE = "[data-testid=stApp][data-test-script-state=notRunning]"  # how Streamlit marks a page whose script has ended
+
+
+class Opening:
+    """Opening a page until its first heading is there and then until it is whole, in seconds from its web socket."""
 
     def __init__(self, page: Page, url: str):
         self.page, self.url = page, url
-        self.seconds: list[float] = []
+        self.painted: list[float] = []
+        self.whole: list[float] = []
         self.connected = 0.0
 
     def __call__(self) -> None:
-        """Open the page and wait for its heading."""
+        """Open the page and wait for its heading and its end."""
         self.page.once("websocket", self._connect)
         self.page.goto(self.url)
         self.page.locator("h1").first.wait_for()
-        self.seconds.append(time.perf_counter() - self.connected)
+        self.painted.append(time.perf_counter() - self.connected)
+        self.page.locator(DONE).wait_for()
+        self.whole.append(time.perf_counter() - self.connected)
 
     def _connect(self, _: object) -> None:
         self.connected = time.perf_counter()
@@ -94,16 +101,17 @@ def main() -> None:
         ):
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
             tab = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
-            paints = {"an empty page": FirstPaint(tab, reference)}
-            paints |= {name: FirstPaint(tab, f"{app}{name}?run={asked.run}") for name in PAGES}
-            by_turns(paints, asked.repeats)
+            openings = {"an empty page": Opening(tab, reference)}
+            openings |= {name: Opening(tab, f"{app}{name}?run={asked.run}") for name in PAGES}
+            by_turns(openings, asked.repeats)
             browser.close()
-    print(report({name: paint.seconds[-asked.repeats :] for name, paint in paints.items()}))
+    painted = {name: opening.painted[-asked.repeats :] for name, opening in openings.items()}
+    print(report(painted, {name: opening.whole[-asked.repeats :] for name, opening in openings.items()}))
 
 
-def report(seconds: dict[str, list[float]]) -> str:
-    """Return a table of the medians in milliseconds and of the ratios to the first page in the same round."""
-    reference = next(iter(seconds.values()))
+def report(painted: dict[str, list[float]], whole: dict[str, list[float]]) -> str:
+    """Return a table of the medians in milliseconds and of the paints' ratios to that of the first page in the same round."""
+    reference = next(iter(painted.values()))
 
     def median(values: list[float]) -> float:
         return sorted(values)[len(values) // 2]
@@ -113,10 +121,11 @@ def report(seconds: dict[str, list[float]]) -> str:
             name,
             f"{1e3 * median(taken):,.0f}",
             f"{median([a / b for a, b in zip(taken, reference, strict=True)]):.2f}",
+            f"{1e3 * median(whole[name]):,.0f}",
         ]
-        for name, taken in seconds.items()
+        for name, taken in painted.items()
     ]
-    return table(["first paint of", "ms", "times the empty page"], rows)
+    return table(["page", "paint, ms", "times the empty page's", "whole, ms"], rows)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ Run it once per contestant, each in an environment that has that package:
     python benchmarks/peers.py ours --store stores/demo
     python benchmarks/peers.py saelens --store stores/demo               # pip install sae-lens==6.54.12
     python benchmarks/peers.py dictionary_learning --store stores/demo   # pip install dictionary-learning==0.1.0
+    python benchmarks/peers.py sparsify --store stores/demo              # pip install eai-sparsify==1.3.3
+    python benchmarks/peers.py sparsify_adam --store stores/demo         # the other of its optimizers
 k, width, tokens, steps and rows are equal: all read the very same batches, scaled by one constant as each package's own
-runner does. The peers train with their own loss, optimizer and schedule; --lr replaces the learning rate of all, and
-`--lr search` tries rates a factor of 2 apart until the best has a worse neighbour on both sides. Where this project is not
-installed, set PYTHONPATH=. and install torch, safetensors, numpy and jaxtyping; a search needs all of its dependencies.
+runner does (sparsify's does not scale them). The peers train with their own loss, optimizer and schedule; --lr replaces
+the learning rate of all, and `--lr search` tries rates a factor of 2 apart until the best has a worse neighbour on both
+sides. Where this project is not installed, set PYTHONPATH=. and install torch, safetensors, numpy and jaxtyping; a search
+needs all of its dependencies.
 """
 # pyright: reportMissingImports=false
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,6 +107,72 @@ def dictionary_learning(store: Store, hook: str, args: argparse.Namespace) -> Re
     return reconstruct
 
 
+def sparsify(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
+    """Train by its default, schedule-free SignSGD, which has no warmup and no decay."""
+    from schedulefree import ScheduleFreeWrapper
+    from sparsify.sign_sgd import SignSGD
+
+    lr = args.lr or 5e-3 / (args.width / 2**14) ** 0.5
+
+    def optimizer(parameters: list[torch.nn.Parameter]) -> ScheduleFreeWrapper:
+        made = ScheduleFreeWrapper(SignSGD(parameters, lr=lr), momentum=0.95)
+        made.train()
+        return made
+
+    return _sparsify(store, hook, args, optimizer, lambda made: None, lambda made: made.eval())
+
+
+def sparsify_adam(store: Store, hook: str, args: argparse.Namespace) -> Reconstruct:
+    """Train by Adam with its linear decay, and a warmup of a twentieth of the steps in place of its thousand."""
+    from transformers import get_linear_schedule_with_warmup
+
+    lr = args.lr or 2e-4 / (args.width / 2**14) ** 0.5
+    schedules = []
+
+    def optimizer(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        made = torch.optim.Adam(parameters, lr=lr)
+        schedules.append(get_linear_schedule_with_warmup(made, args.steps // 20, args.steps))
+        return made
+
+    return _sparsify(store, hook, args, optimizer, lambda made: schedules[0].step(), lambda made: None)
+
+
+def _sparsify(
+    store: Store,
+    hook: str,
+    args: argparse.Namespace,
+    optimizer: Callable[[list[torch.nn.Parameter]], Any],
+    after_step: Callable[[Any], None],
+    after_training: Callable[[Any], None],
+) -> Reconstruct:
+    """Do what its Trainer.fit does with each batch; the Trainer itself reads activations from a language model only."""
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    torch.manual_seed(args.seed)
+    config = SparseCoderConfig(num_latents=args.width, k=args.k)
+    sae = SparseCoder(store.width(hook), config, dtype=torch.float32)
+    made = optimizer(list(sae.parameters()))
+    batches = rows(store, hook, args, 1.0)
+    for step in range(args.steps):
+        x = next(batches)
+        if not step:
+            sae.b_dec.data = x.mean(0)
+        sae.set_decoder_norm_to_unit_norm()
+        out = sae(x=x, y=x, total_variance=(x - x.mean(0)).pow(2).sum())
+        (out.fvu + out.multi_topk_fvu / 8).backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        made.step()
+        made.zero_grad()
+        after_step(made)
+    after_training(made)
+
+    def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
+        values, indices, _ = sae.encode(x)
+        return sae.decode(values, indices), (values != 0).sum(1)
+
+    return reconstruct
+
+
 def rows(store: Store, hook: str, args: argparse.Namespace, scale: float) -> Iterator[Tensor]:
     """Yield the batches that every package trains on, in one order."""
     for batch in ShuffledReader(store, hook, args.batch, seed=args.seed):
@@ -125,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    contestants = {f.__name__: f for f in (ours, saelens, dictionary_learning)}
+    contestants = {f.__name__: f for f in (ours, saelens, dictionary_learning, sparsify, sparsify_adam)}
     parser.add_argument("contestant", choices=contestants)
     parser.add_argument("--store", required=True)
     parser.add_argument("--width", type=int, default=8192)

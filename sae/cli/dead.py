@@ -66,7 +66,7 @@ def as_csv(report: DeadReport) -> str:
     writer.writerow(report.table.column_names)
     for row in report.rows():
         values = ["; ".join(value) if isinstance(value, list) else value for value in row.values()]
-        writer.writerow(render.cell(value) if isinstance(value, str) else value for value in values)
+        writer.writerow(render.cell(value) for value in values)
     return out.getvalue()
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from activations.errors import ConfigError
+from sae import chance
+from sae.chance import Purpose
 from sae.evaluation.synthetic import World
 
 LARGEST_SHARED = 0.99
@@ -156,12 +158,12 @@ class Structured(World):
 
     @cached_property
     def _copula(self) -> "Copula":
-        generator = torch.Generator().manual_seed((self.seed + 4_000_000_007) % 2**63)
+        generator = chance.generator(self.seed, Purpose.PLANTED_COPULA)
         return Copula.of(self.correlation, self.n_features, self.rank, self.strength, generator)
 
     @cached_property
     def _size_spreads(self) -> Float[Tensor, "n"]:
-        generator = torch.Generator().manual_seed((self.seed + 5_000_000_029) % 2**63)
+        generator = chance.generator(self.seed, Purpose.PLANTED_SIZES)
         return (self.size_spread * (1 + torch.randn(self.n_features, generator=generator))).abs()
 
     def _features(self, generator: torch.Generator) -> Float[Tensor, "n D"]:

@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from activations.errors import ConfigError
-
-FEATURE_SEEDS = 2_000_000_011
-"""Added to the seeds of features: an SAE that starts from the numbers of the same seed would start from the features themselves.
-Below 2^32, because torch's generator on the CPU looks at 32 bits only."""
+from sae import chance
+from sae.chance import Purpose
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class World(ABC):
     @cached_property
     def features(self) -> Float[Tensor, "n D"]:
         """The planted directions, one per row."""
-        return self._features(torch.Generator().manual_seed((self.seed + FEATURE_SEEDS) % 2**63))
+        return self._features(chance.generator(self.seed, Purpose.PLANTED_FEATURES))
 
     @property
     def parents(self) -> Int[Tensor, "n"]:

@@ -95,9 +95,7 @@ class Labels:
                 writer = csv.writer(file)
                 writer.writerow([*COLUMNS, *([] if stability is None else [STABILITY])])
                 for row in rows:
-                    writer.writerow(
-                        render.cell(value) if isinstance(value, str) else value for value in row.values()
-                    )
+                    writer.writerow(render.cell(value) for value in row.values())
 
         files.write_atomically(path, write)
         return len(rows)

@@ -205,9 +205,7 @@ def csv(table: pa.Table) -> bytes:
         if pa.types.is_list(column.type):
             column = pa.array([json.dumps(tokens, ensure_ascii=False) for tokens in column.to_pylist()])
         elif pa.types.is_string(column.type):
-            column = pa.array(
-                [text if text is None else render.cell(text) for text in column.to_pylist()], pa.string()
-            )
+            column = pa.array([render.cell(text) for text in column.to_pylist()], pa.string())
         columns[name] = column
     sink = pa.BufferOutputStream()
     writer.write_csv(pa.table(columns), sink)

@@ -37,9 +37,10 @@ def markdown(text: str) -> str:
     return ADDRESS.sub("\\g<0>\u2060", visible(text)).translate(MARKDOWN)
 
 
-def cell(text: str) -> str:
-    """Return a text as the cell of a CSV file: with an apostrophe before it where a spreadsheet would take it for a formula."""
-    return f"'{text}" if FORMULA.match(text) else text
+def cell(value: object) -> object:
+    """Return a value as the cell of a CSV file: a text with an apostrophe before it where a spreadsheet would take it for a
+    formula, anything else as it is."""
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def from_cell(cell: str) -> str:

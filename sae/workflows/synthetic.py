@@ -8,8 +8,10 @@ from torch import Tensor
 
 from activations.errors import ConfigError
 from activations.progress import Progress, no_progress
+from sae import chance
 from sae.architectures import SAE, ArchConfig, build
 from sae.architectures.shared import geometric_median
+from sae.chance import Purpose
 from sae.config import TrainConfig
 from sae.evaluation.synthetic import World
 from sae.runs.run import device
@@ -42,14 +44,14 @@ def train_controls(
 
 def random_control(world: World, d_sae: int, settings: TrainConfig) -> SAE:
     """Return random unit rows as a dictionary of which each row keeps as many as the world has active features on average."""
-    x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    x, codes = world.draw(INIT_ROWS, chance.generator(settings.seed, Purpose.FIRST_ROWS))
     k = max(1, round(n_active(codes).mean().item()))
     return controls.random_dictionary(x, x.mean(0), d_sae, k, settings.seed)
 
 
 def begin(world: World, arch: ArchConfig, settings: TrainConfig) -> Trainer:
     """Return a trainer before its first step, with rows sampled, scaled and the SAE initialised as `sae train` does."""
-    x, codes = world.draw(INIT_ROWS, torch.Generator().manual_seed(settings.seed + 10**9))
+    x, codes = world.draw(INIT_ROWS, chance.generator(settings.seed, Purpose.FIRST_ROWS))
     scale = (x.numel() / x.square().sum().item()) ** 0.5 if settings.scale_inputs else 1.0
     sae = build(arch, world.d_model, settings.seed)
     centre = geometric_median(x * scale)

@@ -13,7 +13,9 @@ import torch
 from activations.disk import files
 from activations.errors import ConfigError, quoted
 from activations.progress import Advance, Progress, no_progress, part_of
+from sae import chance
 from sae.architectures import ARCHITECTURES, SAE, ArchConfig, TopKConfig
+from sae.chance import Purpose
 from sae.config import Settings, TrainConfig
 from sae.evaluation.measures import Estimate
 from sae.evaluation.recovery import recovery
@@ -267,7 +269,7 @@ def at_l0(
     """Train a method whose L0 follows from its price until about l0 latents fire; return the nearest of at most TRIALS SAEs, with
     its settings."""
     assert arch.price
-    x, _ = world.draw(ROWS, torch.Generator().manual_seed(settings.seed + 10**8))
+    x, _ = world.draw(ROWS, chance.generator(settings.seed, Purpose.MEASURED_ROWS))
     tried: list[tuple[float, float]] = []
     made: list[tuple[ArchConfig, SAE]] = []
     price = 1.0

@@ -1,6 +1,7 @@
 """What training starts from: an error of at most the mean's, and reconstructions that are not too large, for every method."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from sae import chance
 from sae.architectures import SAE, ArchConfig, GBAConfig, KronConfig, TopKConfig, build
 from sae.architectures.shared import gain, geometric_median
+from sae.chance import Purpose
 from sae.evaluation.synthetic import Gaussian, Independent
 from sae.losses import fvu
 from tests.sae.small import architectures, every_architecture
@@ -109,3 +111,10 @@ def test_planted_features_are_none_of_those_that_training_starts_from(cfg):
     for world in (Independent(d_model=D, n_features=F), Gaussian(d_model=D, n_features=F)):
         features = torch.nn.functional.normalize(world.features, dim=1)
         assert (rows_of * features).sum(1).mean().abs() < 5 / (F * D) ** 0.5
+
+
+def test_no_two_purposes_share_a_generator_for_seeds_within_a_hundred_million_of_each_other():
+    """Modulo 2^32, at which torch's generator on the CPU looks; 0 is what training draws from."""
+    places = sorted(purpose % 2**32 for purpose in [0, *Purpose])
+    round_ = [*places, places[0] + 2**32]
+    assert min(after - before for before, after in itertools.pairwise(round_)) >= 10**8
