@@ -82,7 +82,7 @@ class LabelsCommand:
 def labels_main(args: list[str]) -> int:
     """Parse the arguments of `sae labels` and run it."""
     command = arguments.parse(LabelsCommand, "sae labels", args)
-    labels = FeatureStore(Run(command.run).path / "features").labels
+    labels = features_of(Run(command.run)).labels
     if command.save:
         trust = trust_of(Run(command.run))
         stability = None if trust is None else [round(float(value), 4) for value in trust.stability]
@@ -126,7 +126,7 @@ class BidirectionalLatents:
 def bidirectional_main(args: list[str]) -> int:
     """Parse the arguments of `sae bidirectional` and run it."""
     command = arguments.parse(BidirectionalLatents, "sae bidirectional", args)
-    features = FeatureStore(Run(command.run).path / "features")
+    features = features_of(Run(command.run))
     firing_both_ways = bidirectional(features, command.least_share, command.least_firings)
     table = Table(
         title=f"{command.run}: {len(firing_both_ways):,} of {len(features):,} latents fire with both signs, "
