@@ -11,7 +11,7 @@ from activations.progress import show_progress
 from sae import foreign
 from sae.cli import arguments
 from sae.features.collect import shards_to_read
-from sae.features.feature import export_html
+from sae.features.feature import export_html, features_of
 from sae.foreign.delphi import write_cache
 from sae.foreign.neuronpedia import Listing, write_listing
 from sae.runs.run import Run, device

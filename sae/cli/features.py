@@ -15,7 +15,7 @@ from sae.cli import arguments
 from sae.cli.evaluate import WITHOUT_MODEL
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import FOLDER
-from sae.features.feature import FeatureStore
+from sae.features.feature import FeatureStore, features_of
 from sae.features.folder import Bidirectional, bidirectional
 from sae.features.meaning import collect_where_possible
 from sae.runs.run import Run

@@ -8,6 +8,7 @@ import tyro
 from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
+from sae.features.feature import features_of
 from sae.features.meaning import fetch_what_is_needed, meanings_of, search
 from sae.report.numbers import fixed
 from sae.report.render import visible

@@ -14,6 +14,7 @@ from activations.generation import Sampling, prompt_ids
 from activations.language_model import LanguageModel
 from activations.progress import show_progress
 from sae.cli import arguments, arms
+from sae.features.feature import features_of
 from sae.report.steering import FACTOR, with_units
 from sae.runs.run import Run, device
 from sae.steering.arms import ArmsConfig

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae.features.feature import FeatureStore
 from sae.features.folder import Example
-from sae.judging.config import JudgeConfig
+from sae.judging.config import LEAST_FIRING, JudgeConfig
 from sae.rules.corpus import chooses
 from sae.runs.run import Run, device
 

@@ -20,6 +20,7 @@ from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae import chance
 from sae.evaluation.splicing import held_out_passages
+from sae.features.feature import features_of
 from sae.runs.arms import (
     FOLDER,
     FORMAT,

@@ -19,7 +19,7 @@ from activations.vocabulary import Vocabulary
 from sae.architectures import AbsTopK, AbsTopKConfig, ReLU, ReLUConfig, TopKConfig
 from sae.evaluation.absorption import absorbed, tree_absorption
 from sae.evaluation.synthetic import Tree
-from sae.probing.absorption import AbsorptionRecord
+from sae.probing.absorption import AbsorptionRecord, LetterAbsorption
 from sae.probing.letters import LETTERS, letter_probe, ranked_latents, split_latents, words_of
 from sae.probing.score import turned
 from sae.report import absorption as report

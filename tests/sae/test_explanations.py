@@ -283,8 +283,8 @@ def test_explanations_of_other_features_do_not_count_and_damage_is_named(run: Ru
     assert explanations_of(features) is None
     with pytest.raises(RunError, match="of other features"):
         Explanations(features)
-    files.write_sealed(index, {**content, "format": 4})
-    with pytest.raises(RunError, match="format 4, this release reads up to 3"):
+    files.write_sealed(index, {**content, "format": 5})
+    with pytest.raises(RunError, match="format 5, this release reads up to 4"):
         explanations_of(features)
     index.write_bytes(kept[index])
     table.write_bytes(kept[table][:-1])

@@ -266,7 +266,7 @@ def test_the_probe_loss_is_that_of_balanced_examples_whatever_is_asked_for(run: 
     task = labelled("few", sentences("birds", 40, 0) + sentences("rain", 40, 1), ["b"] * 40 + ["r"] * 40)
     found = {
         settings: probe(run, [task], ProbeConfig(settings=settings, ks=(1,), seeds=1, context=64)).tasks[0]
-        for settings in (("normal",), ("scarce", "normal"), ("imbalanced",))
+        for settings in (("normal",), ("scarce",), ("imbalanced",))
     }
     assert len({task.probe_loss for task in found.values()}) == 1
     assert found["imbalanced",].scores == []
