@@ -96,6 +96,16 @@ class ConfigError(WorkbenchError):
     """A setting is out of range, or two contradict each other."""
 
 
+SKLEARN_SEED = 2**32 - 1
+"""The largest seed that scikit-learn takes."""
+
+
+def check_seed(seed: int, name: str = "seed", most: int = 2**63 - 1) -> None:
+    """Raise ConfigError for a seed that the generators of torch and numpy do not take, which is told by its name."""
+    if not 0 <= seed <= most:
+        raise ConfigError(f"{name} = {seed} must lie between 0 and 2^{most.bit_length()} - 1")
+
+
 class ShapeError(WorkbenchError):
     """A tensor does not have the shape the SAE reads."""
 

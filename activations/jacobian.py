@@ -22,7 +22,7 @@ from torch import Tensor
 
 from activations.disk import files
 from activations.disk.schema import parse
-from activations.errors import ConfigError, ModelError, StoreError, quoted
+from activations.errors import ConfigError, ModelError, StoreError, check_seed, quoted
 from activations.jacobian_sums import Sums
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
@@ -56,6 +56,7 @@ class JacobianConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
         if not 0 < self.size <= 1:
             raise ConfigError(f"size = {self.size} must lie above 0, and be at most 1")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _measured(
                 )
             if number < kept:
                 continue
-            noise = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+            noise = torch.Generator().manual_seed((config.seed * 1_000_003 + number) % 2**63)
             change = torch.randn(*tokens.shape, width, generator=noise) * chosen[..., None]
             before = int(sums.rows)
             sums.add(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from activations.disk.schema import build
-from activations.errors import ConfigError, RunError
+from activations.errors import ConfigError, RunError, check_seed
 from activations.streaming.folder import StreamConfig
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig, name_of
 
@@ -97,8 +97,7 @@ class TrainConfig:
                 f"train.batch = {self.batch} must be at least 2: the loss is relative to a batch's variance, which one row "
                 f"does not have"
             )
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise ConfigError(f"train.seed = {self.seed} must lie between 0 and {LARGEST_SEED}")
+        check_seed(self.seed, "train.seed", LARGEST_SEED)
         if not 0 <= self.decay_share <= 1:
             raise ConfigError(f"train.decay_share = {self.decay_share} must lie between 0 and 1")
         for name in ("lr", "clip_norm"):

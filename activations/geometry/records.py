@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from activations.errors import check_seed
+
 
 @dataclass(frozen=True)
 class GeometryConfig:
@@ -16,6 +18,9 @@ class GeometryConfig:
     """Neighbours of each point that the maximum-likelihood estimate uses."""
     seed: int = 0
     """Seed of the rows drawn and of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

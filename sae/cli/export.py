@@ -11,7 +11,7 @@ from activations.progress import show_progress
 from sae import foreign
 from sae.cli import arguments
 from sae.features.collect import shards_to_read
-from sae.features.feature import FeatureStore, export_html
+from sae.features.feature import export_html, features_of
 from sae.foreign.delphi import write_cache
 from sae.foreign.neuronpedia import Listing, write_listing
 from sae.runs.run import Run, device
@@ -123,7 +123,7 @@ def main(args: list[str]) -> int:
 
 
 def _export_html(command: Html) -> None:
-    features = FeatureStore(Run(command.run).path / "features")
+    features = features_of(Run(command.run))
     path = export_html(features, command.features, command.out, command.run.name)
     print(
         f"{path}: {len(command.features)} of {len(features):,} features, {path.stat().st_size / 1e3:,.0f} kB"
@@ -146,7 +146,7 @@ def _export_delphi(command: Delphi) -> None:
 
 def _export_listing(command: Neuronpedia) -> None:
     run = Run(command.run)
-    features = FeatureStore(Run(command.run).path / "features")
+    features = features_of(Run(command.run))
     place = write_listing(features, run.hook, run.record.model, command.listing, command.out)
     print(f"{place}: {len(features):,} features of {run.path}")
 

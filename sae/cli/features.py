@@ -15,7 +15,7 @@ from sae.cli import arguments
 from sae.cli.evaluate import WITHOUT_MODEL
 from sae.features.collect import FeaturesConfig
 from sae.features.effects import FOLDER
-from sae.features.feature import FeatureStore
+from sae.features.feature import FeatureStore, features_of
 from sae.features.folder import Bidirectional, bidirectional
 from sae.features.meaning import collect_where_possible
 from sae.runs.run import Run
@@ -82,7 +82,7 @@ class LabelsCommand:
 def labels_main(args: list[str]) -> int:
     """Parse the arguments of `sae labels` and run it."""
     command = arguments.parse(LabelsCommand, "sae labels", args)
-    labels = FeatureStore(Run(command.run).path / "features").labels
+    labels = features_of(Run(command.run)).labels
     if command.save:
         trust = trust_of(Run(command.run))
         stability = None if trust is None else [round(float(value), 4) for value in trust.stability]
@@ -126,7 +126,7 @@ class BidirectionalLatents:
 def bidirectional_main(args: list[str]) -> int:
     """Parse the arguments of `sae bidirectional` and run it."""
     command = arguments.parse(BidirectionalLatents, "sae bidirectional", args)
-    features = FeatureStore(Run(command.run).path / "features")
+    features = features_of(Run(command.run))
     firing_both_ways = bidirectional(features, command.least_share, command.least_firings)
     table = Table(
         title=f"{command.run}: {len(firing_both_ways):,} of {len(features):,} latents fire with both signs, "

@@ -8,7 +8,7 @@ import tyro
 from activations.errors import ConfigError
 from activations.progress import show_progress
 from sae.cli import arguments
-from sae.features.feature import FeatureStore
+from sae.features.feature import features_of
 from sae.features.meaning import fetch_what_is_needed, meanings_of, search
 from sae.report.numbers import fixed
 from sae.report.render import visible
@@ -37,7 +37,7 @@ class SearchCommand:
 def main(args: list[str]) -> int:
     """Parse and run."""
     command = arguments.parse(SearchCommand, "sae search", args)
-    features = FeatureStore(Run(command.run).path / "features")
+    features = features_of(Run(command.run))
     fetch_what_is_needed()
     meanings = meanings_of(features, show_progress)
     print("meaning  latent  words at its peaks")

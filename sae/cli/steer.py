@@ -14,7 +14,7 @@ from activations.generation import Sampling, prompt_ids
 from activations.language_model import LanguageModel
 from activations.progress import show_progress
 from sae.cli import arguments, arms
-from sae.features.feature import FeatureStore
+from sae.features.feature import features_of
 from sae.report.steering import FACTOR, with_units
 from sae.runs.run import Run, device
 from sae.steering.arms import ArmsConfig
@@ -185,7 +185,7 @@ def main(args: list[str]) -> int:
     if cfg.forecast:
         return arms.forecast_main(run, cfg.forecast, cfg.comparing)
     interventions, positions = cfg.interventions, positions_of(cfg.positions)
-    calibration = Calibration.of(FeatureStore(run.path / "features"))
+    calibration = Calibration.of(features_of(run))
     sae = run.sae().to(device())
     steering = Steering(
         sae,

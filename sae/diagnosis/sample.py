@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from activations.errors import ConfigError, RunError
+from activations.errors import ConfigError, RunError, check_seed
 from activations.language_model import LanguageModel
 from activations.rows import is_held_out
 from activations.shard import Shard
@@ -38,8 +38,7 @@ class DeadConfig:
         for name in ("rows", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed = {self.seed} must be between 0 and 2^63 - 1")
+        check_seed(self.seed)
         if self.off_tokens < 0:
             raise ConfigError(
                 f"off_tokens = {self.off_tokens} must be at least 0 (0 leaves off-distribution text out)"

@@ -80,11 +80,12 @@ def resampled(sae: SAE, rows: Rows, dead: Int[Tensor, "n"], living: Tensor) -> R
     to its squared loss, as its encoder, at a share of the live encoders' mean norm, and as its decoder at norm 1; its
     bias becomes 0. Latents chosen by rank have to win their ranks. `dense` counts those that would fire on more than a
     tenth of the rows: they read what all rows share, and only training would tell them apart. None where latents have no
-    encoder column of their own, nothing is dead or nothing is alive."""
+    encoder column of their own, nothing is dead or nothing is alive, and where no training row is there that has a loss."""
     own = dict(sae.named_parameters())
     if "W_enc" not in own or not len(dead) or not living.any():
         return None
-    x = _badly_reconstructed(sae, rows, len(dead))
+    if (x := _badly_reconstructed(sae, rows, len(dead))) is None:
+        return None
     norm = float(sae.encoder_directions()[living.to(sae.device)].norm(dim=1).mean())
     fire, dense = [], []
     for scale in SCALES:
@@ -113,8 +114,10 @@ def with_encoders(sae: SAE, latents: Int[Tensor, "n"], x: Float[Tensor, "n D"], 
     return changed
 
 
-def _badly_reconstructed(sae: SAE, rows: Rows, n: int) -> Float[Tensor, "n D"]:
-    """Draw n training rows with probability proportional to their squared loss, with repeats where fewer have a loss."""
+def _badly_reconstructed(sae: SAE, rows: Rows, n: int) -> Float[Tensor, "n D"] | None:
+    """Draw n training rows with probability proportional to their squared loss, with repeats where fewer have a loss.
+
+    Return None where none has one, or there is no training row."""
     candidates, losses, seen = [], [], 0
     for piece in rows.text():
         x = piece.x[~piece.held_out]
@@ -125,5 +128,8 @@ def _badly_reconstructed(sae: SAE, rows: Rows, n: int) -> Float[Tensor, "n D"]:
             break
     weight = torch.cat(losses).double().square()
     generator = torch.Generator().manual_seed(rows.cfg.seed)
-    enough = int((weight > 0).sum()) >= n
+    with_loss = int((weight > 0).sum())
+    if not with_loss:
+        return None
+    enough = with_loss >= n
     return torch.cat(candidates)[torch.multinomial(weight, n, replacement=not enough, generator=generator)]

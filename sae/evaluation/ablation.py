@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from activations.errors import ConfigError, RunError
+from activations.errors import ConfigError, RunError, check_seed
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from activations.rows import is_held_out
@@ -53,6 +53,7 @@ class AblationConfig:
         for name in ("latents", "firings", "positions", "windows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"effects: {name} = {getattr(self, name)} must be at least 1")
+        check_seed(self.seed, "effects: seed")
 
 
 class Firing(NamedTuple):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, check_seed
 from sae import chance
 from sae.chance import Purpose
 
@@ -29,8 +29,7 @@ class World(ABC):
     def __post_init__(self) -> None:
         if self.d_model < 1:
             raise ConfigError(f"d_model = {self.d_model}, must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed = {self.seed}, must lie between 0 and 2^63 - 1")
+        check_seed(self.seed)
 
     @cached_property
     def features(self) -> Float[Tensor, "n D"]:

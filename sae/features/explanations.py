@@ -19,9 +19,10 @@ from sae.features.folder import FeaturesFolder
 from sae.runs.records import Estimate, Scalar
 from sae.runs.saved_sae import as_written, read_results
 
-FORMAT = 3
+FORMAT = 4
 """Of explanations.json; 1 compared half as many contexts by their word embeddings, 2 drew its random directions from the numbers
-that an SAE of the same seed starts from, and its sensitivity left out contexts that the choosing half has fewer than three times."""
+that an SAE of the same seed starts from, and its sensitivity left out contexts that the choosing half has fewer than three times;
+in 3 random directions fired once less than the latents they stand beside, and a score from one document had an interval."""
 INDEX, TABLE = "explanations.json", "explanations.parquet"
 Kind = Literal["latent", "shuffled", "random direction"]
 LATENT, SHUFFLED, RANDOM = KINDS = get_args(Kind)

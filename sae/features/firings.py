@@ -141,7 +141,8 @@ class Statistics:
         """Return columns [F] for a pass over n_rows rows; NaN, or -1 for row numbers, where a latent never fired.
 
         density is firings / n_rows. mean, std, skew and kurtosis (3 for the normal distribution) are of the nonzero values;
-        std divides by the count. qXX are quantiles of those values from the histogram: within one bin (19 %) of the true
+        std divides by the count. skew and kurtosis are NaN also where the values are equal, or differ by less than float64 can tell
+        from the sums of their powers. qXX are quantiles of those values from the histogram: within one bin (19 %) of the true
         ones, and always between min and max."""
         count = self.fired.double()
         one, two, three, four = self.powers.T / count  # raw moments; 0 / 0 is NaN
@@ -149,14 +150,16 @@ class Statistics:
         third = three - 3 * one * two + 2 * one**3
         fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
         nan = torch.where(self.fired > 0, 0.0, math.nan)
+        # sums of fourth powers are right to 1e-16, and the variance's square is what divides: 1e-14 leaves two digits and more
+        spread = torch.where((self.fired > 1) & (variance > 1e-7 * two), variance, math.nan)
         columns = {
             "fired": self.fired,
             "density": count / n_rows,
             "positive_share": self.positive / count,
             "mean": one,
             "std": variance.sqrt(),
-            "skew": third / variance**1.5,
-            "kurtosis": fourth / variance**2,
+            "skew": third / spread**1.5,
+            "kurtosis": fourth / spread**2,
             "max": self.max + nan,
             "min": self.min + nan,
         }

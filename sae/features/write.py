@@ -84,7 +84,7 @@ def _example_tensors(collected: Collected, store: Store) -> dict[str, Tensor]:
     tensors = {
         "window_of_pair": window_of_pair.int(),
         "offsets": traces.offsets,
-        "value_positions": traces.positions.short(),
+        "value_positions": traces.positions.to(torch.int16 if store.context <= 2**15 else torch.int32),
         "values": traces.values,
         "windows": windows,
         **_windows(store, windows, collected.shards),

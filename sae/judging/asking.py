@@ -92,8 +92,8 @@ def score_questions(sheets: Sequence[Sheet], read: Sequence[Readings], cfg: Judg
                 some = texts[start : start + AT_ONCE]
                 question = prompts.detect(explanation, [text for text, _ in some])
                 asked.append(_asked(place, name, question, some))
-        for trial in range(cfg.judge_trials):
-            silent = sheet.silent[trial % len(sheet.silent)]
+        # each silent text is the intruder once: asked twice about it, a reader says nothing new
+        for silent in sheet.silent[: cfg.judge_trials]:
             drawn = rng.permutation(len(sheet.firing))[:OTHERS]
             some = [(sheet.firing[index], True) for index in drawn]
             some.insert(int(rng.integers(OTHERS + 1)), (silent, False))

@@ -4,9 +4,10 @@ import os
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, check_seed
 from sae.runs.records import Scalar
 
+LEAST_FIRING = 4  # texts on which a latent fires that it must have to be scored
 MODEL_VARIABLE = "SAE_JUDGE_MODEL"
 OPENAI = "api.openai.com"
 ELSEWHERE = ("judge", "judge_key_env", "judge_timeout", "judge_at_once", "judge_only")
@@ -32,7 +33,8 @@ class JudgeConfig:
     judge_texts: int = 20
     """Texts that tell how well an explanation says where a latent fires; it fires on half of them."""
     judge_trials: int = 4
-    """Intruder trials of a latent: which of five texts does not belong."""
+    """Intruder trials of a latent: which of five texts does not belong. A silent text is the intruder once, so that there are at most
+    half as many trials as texts."""
     judge_tokens: int = 32
     """Tokens of a text, two thirds of them before the token that it is about."""
     judge_windows: int = 256
@@ -52,8 +54,11 @@ class JudgeConfig:
         for name in ("latents", "trials", "windows", "at_once"):
             if getattr(self, f"judge_{name}") < 1:
                 raise ConfigError(f"judge_{name} = {getattr(self, f'judge_{name}')} must be at least 1")
-        if self.judge_texts < 2 or self.judge_texts % 2:
-            raise ConfigError(f"judge_texts = {self.judge_texts} must be even and at least 2")
+        if self.judge_texts < 2 * LEAST_FIRING or self.judge_texts % 2:
+            raise ConfigError(
+                f"judge_texts = {self.judge_texts} must be even and at least {2 * LEAST_FIRING}: an intruder hides among "
+                f"{LEAST_FIRING} texts on which the latent fires"
+            )
         if self.judge_tokens < 4:
             raise ConfigError(f"judge_tokens = {self.judge_tokens} must be at least 4")
         if self.judge_max_tokens < 0:
@@ -64,8 +69,7 @@ class JudgeConfig:
             raise ConfigError(
                 f"judge_timeout = {self.judge_timeout} must be above 0 and at most 3600 seconds"
             )
-        if self.judge_seed < 0:
-            raise ConfigError(f"judge_seed = {self.judge_seed} must be at least 0")
+        check_seed(self.judge_seed, "judge_seed")
 
     @property
     def address(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae.features.feature import FeatureStore
 from sae.features.folder import Example
-from sae.judging.config import JudgeConfig
+from sae.judging.config import LEAST_FIRING, JudgeConfig
 from sae.rules.corpus import chooses
 from sae.runs.run import Run, device
 
@@ -20,7 +20,7 @@ STRONGEST, SAMPLED, NEAR = (
     8,
     8,
 )  # texts that are explained: the strongest, drawn at random, and near ones without the latent
-LEAST_SHOWN, LEAST_FIRING = 3, 4  # texts that a latent must have to be explained, and to be scored
+LEAST_SHOWN = 3  # texts on which it fires that a latent must have to be explained
 TRIED = 4000  # places that are looked at for a text without the latent
 BATCH = 2048  # rows encoded at once
 

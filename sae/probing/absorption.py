@@ -55,22 +55,29 @@ class AbsorptionRecord:
     """Whether all letters are done."""
 
     def mean(self, whose: Whose, measure: Literal["fraction", "full"]) -> Estimate:
-        """Return the mean over letters, with a 95 % bootstrap interval over letters; None where no letter could be measured."""
+        """Return the mean over letters, with a 95 % bootstrap interval over letters; None where no letter could be measured. One letter
+        has no interval."""
         values = [getattr(each, measure) for each in self.letters[whose]]
         if not values:
             return Estimate(None, None, None)
-        return Estimate(*bootstrap.ratio(values, [1.0] * len(values)))
+        return _known(bootstrap.ratio(values, [1.0] * len(values)), len(values))
 
     def beyond_control(self, measure: Literal["fraction", "full"]) -> Estimate:
-        """Return the mean difference from the random SAE, with a paired 95 % bootstrap interval over letters."""
+        """Return the mean difference from the random SAE, with a paired 95 % bootstrap interval over letters. One letter has no
+        interval."""
         own, control = ([getattr(each, measure) for each in self.letters[whose]] for whose in WHOSE)
         if not own:
             return Estimate(None, None, None)
         ones = [1.0] * len(own)
-        return Estimate(*bootstrap.difference((own, ones), (control, ones)))
+        return _known(bootstrap.difference((own, ones), (control, ones)), len(own))
 
     @property
     def split(self) -> float:
         """Mean number of latents that stand for a letter, beyond the first."""
         counts = [len(each.latents) - 1 for each in self.letters["sae"]]
         return sum(counts) / max(len(counts), 1)
+
+
+def _known(estimate: bootstrap.Estimate, letters: int) -> Estimate:
+    """Return an estimate over letters, of which a single one does not tell how much letters differ."""
+    return Estimate(*estimate) if letters > 1 else Estimate(estimate.value, None, None)

@@ -6,7 +6,10 @@ from typing import Literal
 from sae.runs.records import Estimate, Scalar
 
 FORMAT = 2
-"""1 counted the first token of texts without a BOS in the mean and the largest value over a text's tokens."""
+"""Of probes.json. 1 counted the first token of texts without a BOS in the mean over a text's tokens."""
+MONITOR_FORMAT = 3
+"""1 counted the first token of texts without a BOS in the mean and the largest value over a text's tokens, and up to 2 the largest value
+was never below 0, so that the negative values of signed latents did not count."""
 PROBES = "probes.json"
 MONITORS = "monitors"
 Method = Literal["sae", "random sae", "neurons", "logistic", "difference", "pca", "tokens"]

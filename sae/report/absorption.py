@@ -43,9 +43,11 @@ def means(record: AbsorptionRecord) -> list[tuple[str, ...]]:
 def conclusion(record: AbsorptionRecord) -> str:
     """Return what can be said, in a sentence."""
     beyond = record.beyond_control("fraction")
-    if beyond.low is None or beyond.high is None:
+    if beyond.value is None:
         return "No letter could be measured."
     split = f"Beyond the first, {record.split:.1f} latents a letter stand for it (feature splitting)."
+    if beyond.low is None or beyond.high is None:
+        return f"One letter does not tell whether more is absorbed than by a random SAE. {split}"
     if beyond.low > 0:
         return f"More is absorbed than by a random SAE. {split}"
     if beyond.high < 0:
@@ -87,4 +89,6 @@ def tables(record: AbsorptionRecord) -> str:
 def _shown(estimate: Estimate) -> tuple[str, str]:
     if estimate.value is None:
         return "–", ""
+    if estimate.low is None:
+        return fixed(estimate.value, 3), "unknown: one letter"
     return fixed(estimate.value, 3), f"{fixed(estimate.low, 3)} to {fixed(estimate.high, 3)}"

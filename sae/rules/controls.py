@@ -40,7 +40,8 @@ class RandomDirections:
 def random_directions(
     store: Store, hook: str, densities: NDArray[np.float64], seed: int, device: torch.device
 ) -> RandomDirections:
-    """Draw a direction for each density and find its threshold on the store's first shards."""
+    """Draw a direction for each density and find its threshold on the store's first shards, which the share `density` of the rows
+    exceeds; a single row where that share is less than a row."""
     mean = store.mean(hook).float()
     drawn = chance.directions(len(densities), len(mean), seed)
     parts, n_rows = [], 0
@@ -52,7 +53,9 @@ def random_directions(
         if n_rows >= SAMPLED_ROWS:
             break
     along = torch.cat(parts).sort(0).values
-    place = ((1 - torch.from_numpy(densities)) * len(along)).long().clamp(0, len(along) - 1)
+    # a direction fires above its threshold: with n rows above it, the threshold is the value before these
+    above = (torch.from_numpy(densities) * len(along)).round().long().clamp_min(1)
+    place = (len(along) - 1 - above).clamp_min(0)
     return RandomDirections(drawn, along[place, torch.arange(len(densities))], mean, device)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, check_seed
 from sae.evaluation import bootstrap
 from sae.evaluation.measures import DENSE
 from sae.features.explanations import ENDS, KINDS, LATENT, NAMED, SCORES, Distribution
@@ -52,6 +52,7 @@ class ExplainConfig:
             raise ConfigError(f"tokens = {self.tokens} must be at least 1, or None for all of them")
         if not 0 <= self.above < 1:
             raise ConfigError(f"above = {self.above} must be at least 0 and below 1")
+        check_seed(self.seed)
 
 
 def explain_targets(

@@ -107,13 +107,13 @@ def score(
     above, below, near = _near_contexts(fires, corpus)
     return Scores(
         p.astype(np.int64), r.astype(np.int64), chance, strong_recall, confused, near,
-        _interval(_ratio, hits, matched),
-        _interval(_ratio, hits, fired),
-        _interval(_ratio, 2 * hits, matched + fired),
-        _interval(_balanced, hits, fired, taken, foreign),
-        _interval(_ratio, above, below),
-        _interval(_ratio, *alike.intruder),
-        _interval(_ratio, *alike.examples),
+        _of_ratio(hits, matched),
+        _of_ratio(hits, fired),
+        _of_ratio(2 * hits, matched + fired),
+        _interval(_balanced, (hits, fired, taken, foreign), (fired, foreign)),
+        _of_ratio(above, below),
+        _of_ratio(*alike.intruder),
+        _of_ratio(*alike.examples),
     )  # fmt: skip
 
 
@@ -168,12 +168,21 @@ def _balanced(hits: Sums, fired: Sums, taken: Sums, foreign: Sums) -> Sums:
     return own / (own + other)
 
 
-def _interval(formula: Callable[..., Sums], *sums: Sums) -> Interval:
-    """Return a formula of sums over groups, with the interval that resampling groups gives."""
+def _of_ratio(above: Sums, below: Sums) -> Interval:
+    return _interval(_ratio, (above, below), (below,))
+
+
+def _interval(formula: Callable[..., Sums], sums: Sequence[Sums], bases: Sequence[Sums]) -> Interval:
+    """Return a formula of sums over groups, with the interval that resampling groups gives.
+
+    `bases` are the sums that the formula divides by. A base that comes from one group alone says nothing of how much groups
+    differ: every resampling gives the same number or 0 / 0, and the interval is unknown."""
     with np.errstate(invalid="ignore", divide="ignore"):
         value = formula(*(one.sum(1) for one in sums))
         counts = bootstrap.draws(sums[0].shape[1])
         resampled = formula(*(counts @ one.T for one in sums))
     low, high = bootstrap.limits(resampled)
     unknown = ~np.isfinite(value)
-    return Interval(*(np.where(unknown, np.nan, column) for column in (value, low, high)))
+    without_spread = unknown | np.any([(base > 0).sum(1) < 2 for base in bases], 0)
+    low, high = (np.where(without_spread, np.nan, limit) for limit in (low, high))
+    return Interval(np.where(unknown, np.nan, value), low, high)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from activations.errors import ConfigError
+from activations.errors import SKLEARN_SEED, ConfigError, check_seed
 from activations.generation import PlacedEdit, Sampling, generate
 from activations.language_model import LanguageModel
 from sae.steering.measure import divergence, log_probabilities, own, repetition
@@ -62,8 +62,7 @@ class ArmsConfig:
             raise ConfigError(f"starts = {self.starts}: give at least one beginning, and none that is blank")
         if len(self.starts) * self.draws < 2:
             raise ConfigError("starts times draws makes one text: an interval needs at least two")
-        if not 0 <= self.arms_seed < 2**32:
-            raise ConfigError(f"arms_seed = {self.arms_seed} must lie between 0 and 2^32 - 1")
+        check_seed(self.arms_seed, "arms_seed", SKLEARN_SEED)
 
 
 class Push(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, check_seed
 from activations.generation import PlacedEdit, Sampling, generate
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
@@ -81,8 +81,7 @@ class SweepConfig:
         for name in ("random", "shuffled"):
             if not 0 <= getattr(self, name) <= MOST_CONTROLS:
                 raise ConfigError(f"{name} = {getattr(self, name)} must lie between 0 and {MOST_CONTROLS:,}")
-        if not 0 <= self.direction_seed <= 2**63 - 1:
-            raise ConfigError(f"direction_seed = {self.direction_seed} must lie between 0 and 2^63 - 1")
+        check_seed(self.direction_seed, "direction_seed")
 
 
 class Trial(NamedTuple):

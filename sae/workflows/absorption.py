@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, LabelError, quoted
+from activations.errors import SKLEARN_SEED, ConfigError, LabelError, check_seed, quoted
 from activations.example_activations import ExampleActivations, Examples
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
@@ -47,8 +47,7 @@ class AbsorptionConfig:
             raise ConfigError(f"most_latents = {self.most_latents} must be at least 1")
         if not 0 <= self.jump <= 1:
             raise ConfigError(f"jump = {self.jump} must lie in [0, 1]")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed = {self.seed} must be at least 0 and less than 2**32")
+        check_seed(self.seed, most=SKLEARN_SEED)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
 from sae import chance
 from sae.evaluation.splicing import held_out_passages
-from sae.features.feature import FeatureStore
+from sae.features.feature import features_of
 from sae.runs.arms import (
     FOLDER,
     FORMAT,
@@ -73,7 +73,7 @@ def compare_arms(
     cfg = cfg or ArmsConfig()
     require_scikit_learn()
     _ = run.digest
-    norm = FeatureStore(run.path / "features").record.unit
+    norm = features_of(run).record.unit
     used = [prepared(task, cfg) for task in (*tasks, *unrelated)]
     names = [task.name for task in used]
     if len({*names}) < len(names):

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from activations.disk import files
@@ -15,6 +16,7 @@ from sae.architectures import name_of
 from sae.evaluation.held_out import held_out_rows
 from sae.evaluation.matching import LEVELS, compare
 from sae.evaluation.measures import MEASURES
+from sae.evaluation.scaling import APART
 from sae.evaluation.similarity import codes
 from sae.report import run_charts
 from sae.runs.records import Comparison
@@ -54,6 +56,8 @@ class Result(NamedTuple):
     decoder_cosine: float | None = None
     """Proxies of the right L0 (`sae.evaluation.l0_proxies`); `decoder_projection` is the other."""
     decoder_projection: float | None = None
+    hook: str | None = None
+    """Hook point whose activations it reads."""
 
 
 def result(run: Run) -> Result:
@@ -67,20 +71,38 @@ def result(run: Run) -> Result:
     dead = evaluation.dead if evaluation else None
     proxies = evaluation.l0_proxies if evaluation else None
     cosine, projection = (proxies.decoder_cosine, proxies.decoder_projection) if proxies else (None, None)
-    return Result(run.name, name_of(arch), arch.d_sae, l0, fvu, zero, mean, dead, cosine, projection)
+    return Result(
+        run.name, name_of(arch), arch.d_sae, l0, fvu, zero, mean, dead, cosine, projection, run.hook
+    )
 
 
 def which_l0(results: Sequence[Result]) -> list[str]:
-    """Return a sentence for each architecture and width with three L0s or more: where c_dec is smallest, the proxy of the right L0.
+    """Return a sentence for each architecture, width and hook point with three L0s or more: where c_dec is smallest, the proxy of
+    the right L0.
 
-    Where it is smallest at an end of the sweep, the right L0 may lie beyond or the proxy may have no minimum: the sentence says so."""
-    kinds: dict[str, list[tuple[float, float]]] = {}
+    Runs whose L0 is less than a fifth above the smallest of them, as those of several seeds, count as one L0 with the mean of their
+    c_dec. Where it is smallest at an end of the sweep, the right L0 may lie beyond or the proxy may have no minimum: the sentence
+    says so."""
+    kinds: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
     for line in results:
         if line.l0 is not None and line.decoder_cosine is not None:
-            kinds.setdefault(_kind(line), []).append((line.l0, line.decoder_cosine))
+            kinds.setdefault((_kind(line), line.hook), []).append((line.l0, line.decoder_cosine))
+    hooks = {hook for _, hook in kinds}
     return [
-        _which_l0(kind, sorted(points)) for kind, points in kinds.items() if len({p[0] for p in points}) >= 3
+        _which_l0(kind if len(hooks) < 2 else f"{kind} at {hook}", levels)
+        for (kind, hook), points in kinds.items()
+        if len(levels := _levels(points)) >= 3
     ]
+
+
+def _levels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the mean L0 and c_dec of each group of runs whose L0 lies within a ratio of APART."""
+    groups: list[list[tuple[float, float]]] = []
+    for point in sorted(points):
+        if not groups or point[0] >= APART * groups[-1][0][0]:
+            groups.append([])
+        groups[-1].append(point)
+    return [(fmean(p[0] for p in group), fmean(p[1] for p in group)) for group in groups]
 
 
 def _which_l0(kind: str, points: list[tuple[float, float]]) -> str:

@@ -62,7 +62,10 @@ def explain(run: Run, cfg: ExplainConfig | None = None, progress: Progress = no_
         collect.prepare(scratch, {"format": FORMAT, **identity})
         sources, corpus = _read(run, cfg, features, scratch, progress)
         table = _explained(sources, corpus, vectors, cfg, scratch, progress)
-        content = {**identity, **_content(run, features, table, corpus)}
+        content = {
+            **identity,
+            **_content(run, int((np.diff(sources.latents.signs.indptr) > 0).sum()), table, corpus),
+        }
         explanations = save_explanations(features, table, content)
         collect.clear(scratch)
         files.sweep(features.path)
@@ -147,8 +150,8 @@ def _explained(
     return pa.concat_tables(parts)
 
 
-def _content(run: Run, features: FeatureStore, table: pa.Table, corpus: Corpus) -> dict[str, object]:
-    """Return the fields of explanations.json that sum the table up."""
+def _content(run: Run, fired: int, table: pa.Table, corpus: Corpus) -> dict[str, object]:
+    """Return the fields of explanations.json that sum the table up, of a text on which `fired` latents fire."""
     of_latents = [
         (latent, kind)
         for what, latent, kind in zip(
@@ -156,7 +159,6 @@ def _content(run: Run, features: FeatureStore, table: pa.Table, corpus: Corpus) 
         )
         if what == LATENT
     ]
-    fired = int((features.table["fired"].to_numpy() > 0).sum())
     return {
         "sae_sha256": run.digest,
         "store_fingerprint": run.store.fingerprint,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, RunError, quoted
+from activations.errors import ConfigError, RunError, check_seed, quoted
 from activations.progress import Progress, no_progress
 from activations.rows import Split
 from activations.shard import shard_name
@@ -45,9 +45,10 @@ class FamiliesConfig:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("shuffles", 1), ("batch", 1), ("seed", 0)):
+        for name, least in (("rows", 1), ("shuffles", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}")
+        check_seed(self.seed)
 
 
 def families(run: Run, cfg: FamiliesConfig | None = None, progress: Progress = no_progress) -> Families:

@@ -11,16 +11,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, LabelError, RunError, quoted
+from activations.errors import ConfigError, LabelError, RunError, check_seed, quoted
 from activations.example_activations import run_examples, token_ids, without_sink
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
-from sae.architectures import SAE
+from sae.architectures import ARCHITECTURES, SAE, name_of
 from sae.code import SparseCode
 from sae.probing import latents
 from sae.probing.latents import Found, FoundLatent
 from sae.probing.probes import Matrix, columns
-from sae.probing.records import FORMAT, MONITORS, Monitor
+from sae.probing.records import MONITOR_FORMAT, MONITORS, Monitor
 from sae.probing.score import as_csr
 from sae.runs.run import Run, device
 from sae.runs.saved_sae import read_record
@@ -37,7 +37,8 @@ class FindConfig:
     """Settings of `sae find`: how a latent's values on a text's tokens become one number, and how examples are halved."""
 
     pooling: LatentPooling = "max"
-    """`max` is the value on the token where the latent is largest, `mean` the mean over the text's tokens, `last` its last token's.
+    """`max` is the value on the token where the latent is largest, by size where latents are signed; `mean` the mean over the
+    text's tokens, `last` its last token's.
     Where texts do not begin with a BOS, their first token does not count."""
     context: int = 128
     """Tokens that are read of a text, the BOS included: the last ones, where a text has more."""
@@ -47,6 +48,7 @@ class FindConfig:
     def __post_init__(self) -> None:
         if self.context < 2:
             raise ConfigError(f"context = {self.context} must be at least 2")
+        check_seed(self.seed)
 
 
 class Search(NamedTuple):
@@ -130,11 +132,12 @@ def pooled(
 
 
 def _pool(code: SparseCode, pooling: LatentPooling) -> Float[np.ndarray, "F"]:
-    """Return one value per latent: the largest, the mean or the only one over the rows of a code. No entry is a 0."""
+    """Return one value per latent: the one of largest size, the mean or the only one over the rows of a code. No entry is a 0."""
     matrix = as_csr(code)
     if pooling == "mean":
         return np.asarray(matrix.mean(0)).ravel()
-    return matrix.max(axis=0).toarray().ravel()
+    high, low = (side.toarray().ravel() for side in (matrix.max(axis=0), matrix.min(axis=0)))
+    return np.where(-low > high, low, high)
 
 
 def save_monitor(run: Run, name: str, search: Search, latent: int, rate: float = 0.05) -> Monitor:
@@ -167,7 +170,7 @@ def _monitor(run: Run, name: str, search: Search, found: FoundLatent, rate: floa
     threshold = latents.threshold_for(others, rate)
     hits, alarms = scores[~chosen_on & first], scores[~chosen_on & ~first]
     return Monitor(
-        FORMAT,
+        MONITOR_FORMAT,
         name,
         run.digest,
         run.hook,
@@ -198,14 +201,19 @@ def load_monitor(run: Run, name: str) -> Monitor:
         raise RunError(
             f"{run.path} has no monitor {name!r}; it has: {known}", fix=f"sae find {quoted(run.path)} --help"
         )
-    monitor = read_record(path, "monitor", FORMAT, Monitor, f"rm {quoted(path)}")
+    monitor = read_record(path, "monitor", MONITOR_FORMAT, Monitor, f"rm {quoted(path)}")
     if monitor.sae_sha256 != run.digest:
         raise RunError(f"{path} watches another SAE than the one at {run.path}: find its latent again")
-    if monitor.format < FORMAT and monitor.pooling != "last" and not run.first_tokens:
-        why = "this run has none" if run.first_tokens == [] else "the store that would tell is gone"
+    why = ""
+    if monitor.format < 2 and monitor.pooling != "last" and not run.first_tokens:
+        why = "counts the first token of a text unless that is a BOS, and " + (
+            "this run has none" if run.first_tokens == [] else "the store that would tell is gone"
+        )
+    elif monitor.format < 3 and monitor.pooling == "max" and ARCHITECTURES[name_of(run.config.arch)].signed:
+        why = "leaves out the negative values of the run's signed latents"
+    if why:
         raise RunError(
-            f"{path} is of monitor format {monitor.format}, whose threshold counts the first token of a text unless that is a "
-            f"BOS, and {why}: delete the file and find its latent again",
+            f"{path} is of monitor format {monitor.format}, whose threshold {why}: delete the file and find its latent again",
             fix=f"rm {quoted(path)}",
         )
     return monitor

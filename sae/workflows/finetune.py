@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from activations.errors import ConfigError
+from activations.errors import ConfigError, check_seed
 from activations.progress import Progress, no_progress
 from sae.config import LONG, RunConfig, TrainConfig, peak_rate
 from sae.runs.run import Run
@@ -35,6 +35,7 @@ class FinetuneConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} = {value} must be at least 1")
+        check_seed(self.seed)
 
 
 def finetune(

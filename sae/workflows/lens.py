@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, RunError, quoted
+from activations.errors import ConfigError, RunError, check_seed, quoted
 from activations.jacobian import PER_COORDINATE, JacobianConfig, MeanJacobian, mean_jacobian, read_jacobian
 from activations.language_model import LanguageModel
 from activations.progress import Progress, no_progress
@@ -54,6 +54,7 @@ class LensConfig:
         for name, least in (("latents", 2), ("strongest", 1), ("sampled", 0), ("words", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be at least {least}")
+        check_seed(self.seed)
 
 
 class Cost(NamedTuple):

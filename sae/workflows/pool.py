@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from activations.disk import files
-from activations.errors import ConfigError, RunError, quoted
+from activations.errors import ConfigError, RunError, check_seed, quoted
 from activations.parallel import ranks
 from activations.progress import Progress, no_progress
 from activations.shuffle import sample
@@ -54,6 +54,7 @@ class PoolConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} = {value} must be at least {least}")
+        check_seed(self.seed)
 
 
 def pool(

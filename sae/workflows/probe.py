@@ -65,6 +65,9 @@ class ProbeConfig:
             raise ConfigError(f"ks = {self.ks} must be numbers of at least 1")
         if not self.settings:
             raise ConfigError("settings is empty: name at least one, such as normal")
+        for name in ("ks", "settings"):
+            if len({*getattr(self, name)}) < len(getattr(self, name)):
+                raise ConfigError(f"{name} = {getattr(self, name)} names one twice")
 
 
 def probe(
@@ -88,6 +91,13 @@ def probe(
     require_scikit_learn()
     tasks = [prepared(task, cfg) for task in tasks]
     todo = [points(task.labels, cfg.settings, task.name) for task in tasks]
+    for task, each in zip(tasks, todo, strict=True):
+        if not each:
+            log.warning(
+                "%s has too few examples for %s: only its probe loss is measured",
+                task.name,
+                " and ".join(cfg.settings),
+            )
     record = _begun(run, cfg)
     names = {task.name: task.sha256 for task in tasks}
     done = {task.name for task in record.tasks if names.get(task.name) == task.texts_sha256}
@@ -130,7 +140,8 @@ def _probed(
     read = features(sae, x, counted(ids, len(first)), SEED)
     fits = cells(at, range(SEED, SEED + cfg.seeds))
     running = pool((cell, read[cell.method], task.labels, cfg.ks, cfg.penalty) for cell in fits)
-    train, test, _ = split(task.labels, at[0], SEED)
+    # Gao et al.'s loss has balanced examples, whatever else is asked for
+    train, test, _ = split(task.labels, points(task.labels, ("normal",))[0], SEED)
     labels = torch.from_numpy(task.labels)
     # While the pool works on the first fits
     loss = probe_loss(sae, x[train], labels[train], x[test], labels[test])

@@ -19,7 +19,7 @@ from activations.vocabulary import Vocabulary
 from sae.architectures import AbsTopK, AbsTopKConfig, ReLU, ReLUConfig, TopKConfig
 from sae.evaluation.absorption import absorbed, tree_absorption
 from sae.evaluation.synthetic import Tree
-from sae.probing.absorption import AbsorptionRecord
+from sae.probing.absorption import AbsorptionRecord, LetterAbsorption
 from sae.probing.letters import LETTERS, letter_probe, ranked_latents, split_latents, words_of
 from sae.probing.score import turned
 from sae.report import absorption as report
@@ -329,3 +329,15 @@ def test_means_over_no_letter_are_unknown():
     record = AbsorptionRecord(1, "0", "h", {}, 0, {"sae": [], "random sae": []})
     assert record.mean("sae", "full").value is None
     assert report.conclusion(record) == "No letter could be measured."
+
+
+def test_one_letter_has_no_interval_and_no_verdict():
+    sides = {
+        whose: [LetterAbsorption("a", 40, 20, 0.9, [1], 0.8, fraction, 0.0)]
+        for whose, fraction in (("sae", 0.2), ("random sae", 0.05))
+    }
+    record = AbsorptionRecord(2, "0", "h", {}, 40, sides)  # pyright: ignore[reportArgumentType]
+    beyond = record.beyond_control("fraction")
+    assert (beyond.value, beyond.low, beyond.high) == (pytest.approx(0.15), None, None)
+    assert "One letter does not tell" in report.conclusion(record)
+    assert "unknown: one letter" in report.means(record)[0]

@@ -178,6 +178,21 @@ def test_negative_values_have_their_own_examples_and_side_of_the_histogram():
     assert -5 <= table["q05"][0] <= -4
 
 
+def test_the_shape_of_values_that_are_equal_is_unknown():
+    """Rounding of the sums of powers would otherwise be divided by a variance of nearly 0."""
+    values = torch.tensor([0.3, 0.7, 0.7, 0.7000001, 1.0, 2.0, 4.0])
+    latents = torch.tensor([0, 1, 1, 1, 2, 2, 2])
+    statistics = Statistics(3, unit=1.0)
+    statistics.add(by_latent(torch.arange(7), latents, values, 3))
+    table = statistics.table(100)
+    for name, expected in (
+        ("skew", stats.skew([1, 2, 4])),
+        ("kurtosis", stats.kurtosis([1, 2, 4], fisher=False)),
+    ):
+        assert table[name][:2].isnan().all(), name
+        assert table[name][2].item() == pytest.approx(expected)
+
+
 def test_the_sample_is_uniform_over_windows():
     """40 of 1000 windows are drawn for each of 2000 latents; each tenth of the windows gets its share (chi-square)."""
     windows = torch.arange(1000).repeat(2000)

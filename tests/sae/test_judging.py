@@ -168,7 +168,8 @@ def test_texts_cannot_pass_for_a_part_of_the_question():
     ("changes", "match"),
     [
         ({"judge": "localhost:11434"}, "must begin with http"), ({"judge": "http://me:secret@host/v1"}, "must not hold a key"),
-        ({"judge_model": None}, "the judge's model is missing"), ({"judge_texts": 3}, "judge_texts = 3 must be even"),
+        ({"judge_model": None}, "the judge's model is missing"), ({"judge_texts": 9}, "judge_texts = 9 must be even"),
+        ({"judge_texts": 6}, "at least 8"),
         ({"judge_latents": 0}, "must be at least 1"), ({"judge_timeout": 0.0}, "judge_timeout = 0.0"),
     ],
 )  # fmt: skip

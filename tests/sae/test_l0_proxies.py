@@ -57,6 +57,10 @@ def test_a_minimum_at_an_end_of_the_sweep_is_no_answer():
     (said,) = which_l0(falling)
     assert "largest L0 of the sweep, 8" in said and "does not tell" in said
     assert which_l0(falling[:2]) == []  # two points have no minimum in between
+    seeds = [falling[0]._replace(l0=l0) for l0 in (31.997, 31.998, 31.999)]
+    assert which_l0(seeds) == []
+    other_hook = [line._replace(hook="blocks.1.hook_resid_post") for line in falling[1:]]
+    assert which_l0([falling[0], *other_hook]) == []  # a level of another hook point belongs to another sweep
     other = [line._replace(width=128) for line in falling]
     assert len(which_l0([*falling, *other])) == 2
     assert which_l0([line._replace(decoder_cosine=None) for line in falling]) == []

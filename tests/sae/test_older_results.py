@@ -73,13 +73,14 @@ def test_an_older_file_is_missing_also_without_its_number_or_a_field_of_today(tm
         read()
 
 
-def test_explanations_drew_random_directions_from_the_numbers_of_the_start(run: Run):
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_explanations_had_other_random_directions(run: Run, number: int):
     explained = explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=False))
     path = explained.path / "explanations.json"
-    files.write_sealed(path, files.read_json(path) | {"format": 2})
+    files.write_sealed(path, files.read_json(path) | {"format": number})
     assert explanations_of(features_of(run)) is None
     explain(run, ExplainConfig(controls=4, least_firings=2, embeddings=False))
-    assert files.read_json(path)["format"] == 3
+    assert files.read_json(path)["format"] == 4
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -134,6 +135,24 @@ def test_a_monitor_whose_threshold_counts_the_first_token_is_refused(
     with pytest.raises(RunError, match="first token") as caught:
         load_monitor(run, "largest")
     assert caught.value.fix == f"rm {run.path / 'monitors' / 'largest.json'}"
+
+
+def test_a_monitor_that_leaves_out_negative_values_is_refused_where_latents_are_signed(
+    world: Path, tmp_path: Path, run: Run
+):
+    signed = tiny.run(
+        Path(shutil.copytree(world, tmp_path / "world")),
+        "signed",
+        AbsTopKConfig(d_sae=32, k=4),
+        2,
+        tmp_path / "signed",
+    )
+    for one in (run, signed):
+        monitor = Monitor(2, "m", one.digest, one.hook, 3, 1, "max", 64, 0.5, 0.05, 0.9, 0.8, 0.1, [9, 9], 9)
+        files.write_sealed(one.path / "monitors" / "m.json", asdict(monitor))
+    assert load_monitor(run, "m").latent == 3
+    with pytest.raises(RunError, match="negative values"):
+        load_monitor(signed, "m")
 
 
 def test_evaluations_and_comparisons_have_a_format_too(run: Run, world: Path):

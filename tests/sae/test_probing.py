@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from activations import example_activations, labelled_texts
-from activations.errors import LabelError, RunError, StoreError, TextError
+from activations.errors import ConfigError, LabelError, RunError, StoreError, TextError
 from activations.labelled_texts import labelled
 from activations.language_model import load
 from sae.architectures import TopK
@@ -24,6 +25,7 @@ from sae.runs.run import Run
 from sae.workflows.find import (
     FindConfig,
     LatentPooling,
+    _pool,
     find,
     load_monitor,
     monitor_texts,
@@ -32,6 +34,7 @@ from sae.workflows.find import (
 )
 from sae.workflows.probe import ProbeConfig, examples_of, probe, read_probes
 from tests import tiny
+from tests.sae.codes import from_dense
 
 F = 300
 
@@ -256,6 +259,30 @@ def test_probes_on_more_columns_than_there_are_are_left_out(run: Run, cache: Pat
     assert found == {("neurons", 16), *((name, k) for name in ("sae", "random sae") for k in (16, 20))}
     assert "no probe on 33 latents: there are 32" in caplog.text
     assert "no probe on 20 or 33 neurons: there are 16" in caplog.text
+
+
+def test_the_probe_loss_is_that_of_balanced_examples_whatever_is_asked_for(run: Run, cache: Path):
+    """A class of 40 texts has no imbalanced setting, and a scarce one has eight examples."""
+    task = labelled("few", sentences("birds", 40, 0) + sentences("rain", 40, 1), ["b"] * 40 + ["r"] * 40)
+    found = {
+        settings: probe(run, [task], ProbeConfig(settings=settings, ks=(1,), seeds=1, context=64)).tasks[0]
+        for settings in (("normal",), ("scarce",), ("imbalanced",))
+    }
+    assert len({task.probe_loss for task in found.values()}) == 1
+    assert found["imbalanced",].scores == []
+
+
+@pytest.mark.parametrize("twice", [{"ks": (1, 1)}, {"settings": ("normal", "normal")}])
+def test_what_is_named_twice_is_refused(twice: dict[str, Any]):
+    """It would count twice among the draws that an interval is taken over."""
+    with pytest.raises(ConfigError, match="names one twice"):
+        ProbeConfig(**twice)
+
+
+def test_a_latent_of_either_sign_is_pooled_by_size():
+    """An entry that is not there is a 0, which would be larger than every negative value."""
+    code = from_dense(torch.tensor([[0.0, 2, -5, 0], [0, 1, 3, 0], [0, 0, 0, -1]]))
+    assert _pool(code, "max").tolist() == [0, 2, -5, -1]
 
 
 def test_a_search_finds_what_is_there_and_its_monitor_fires_on_it(run: Run):

@@ -10,7 +10,7 @@ from activations.errors import ConfigError
 from activations.generation import Sampling, generate
 from activations.language_model import LanguageModel, load
 from sae.architectures import SAE
-from sae.probing.records import FORMAT, Monitor
+from sae.probing.records import MONITOR_FORMAT, Monitor
 from sae.steering.conditions import Condition, condition_of
 from sae.steering.interventions import Intervention
 from sae.steering.steering import remarks
@@ -140,7 +140,7 @@ def test_a_monitor_s_condition_is_its_latent_sign_and_threshold(world, tmp_path)
 
     run = Run(shutil.copytree(world / "runs" / "toy", tmp_path / "run"))
     monitor = Monitor(
-        FORMAT, "rain", run.digest, run.hook, 5, -1, "max", 24, 0.4, 0.05, 0.9, 0.9, 0.05, [9, 9], 9
+        MONITOR_FORMAT, "rain", run.digest, run.hook, 5, -1, "max", 24, 0.4, 0.05, 0.9, 0.9, 0.05, [9, 9], 9
     )
     (run.path / "monitors").mkdir()
     files.write_sealed(run.path / "monitors" / "rain.json", asdict(monitor))
