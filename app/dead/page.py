@@ -24,6 +24,7 @@ widgets.run_chooser(
 report = controls.report(run)
 if report is None:
     widgets.heading("Dead latents", name)
+    widgets.warnings(controls.of_other_weights(run))
     widgets.empty("No report yet", *controls.nothing(run))
     job = controls.job(run)
     if job:

@@ -163,6 +163,15 @@ def test_a_damaged_report_is_one_line(show, folder):
         index.write_text(whole)
 
 
+def test_a_report_of_other_weights_is_not_shown_and_can_be_made_anew(show, folder):
+    shutil.copytree(folder / "wounded", folder / "other")
+    pages.of_other_weights(folder / "other")
+    at = show(run="other")
+    assert "dead is of other weights than" in at.warning[0].value.replace("\\", "")
+    assert not at.metric and at.code[0].value == f"sae dead {folder / 'other'}"
+    shutil.rmtree(folder / "other")
+
+
 def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
     record = report.record
     bars = dead_report.silent(record)

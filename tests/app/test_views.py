@@ -11,7 +11,7 @@ from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save
 from sae.features.latent_labels import Label
 from sae.report.numbers import number
 from tests import tiny
-from tests.app.pages import button, features, metrics, source, store, text
+from tests.app.pages import button, features, metrics, of_other_weights, source, store, text
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS
 
 
@@ -181,6 +181,16 @@ def test_a_feature_s_partners_and_effect_are_the_library_s(show, runs, tmp_path)
     for poison in ("<img", "<script"):
         assert poison not in source(at)
     assert "Measure" not in [button.label for button in at.button]
+
+
+@pytest.mark.parametrize("page", ["features", "feature", "steering"])
+def test_features_of_other_weights_are_not_shown(show, runs, tmp_path, page):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "toy")
+    of_other_weights(folder / "toy")
+    at = show(page, folder=folder, run="toy")
+    assert "is of other weights than" in at.error[0].value and not at.metric
+    assert at.code[0].value == f"sae features {folder / 'toy'}"
 
 
 def name_it(at: AppTest, label: str, note: str) -> None:
