@@ -280,7 +280,7 @@ def changes(record: Changes) -> list[WhatIf]:
     """Return the what-if curves that make sense for the run's architecture."""
     curves = []
     if bias := record.bias:
-        axis = f"× median pre-activation ({bias.unit:.3g})"
+        axis = f"× median pre-activation ({number(bias.unit)})"
         curves.append(WhatIf("Bias moved, one latent at a time", axis, bias.by, bias.fire, True))
     if k := record.k:
         x = [float((k.k or 0) + extra) for extra in k.extra]
