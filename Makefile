@@ -25,7 +25,7 @@ FAST := tests/test_layout.py tests/docs/test_pages.py tests/docs/test_reference.
 demo: install  ## the whole job on a real model and text: about 10 minutes on two cores (ARGS="--tokens 100000 …")
 	$(BIN)/sae demo $(ARGS)
 
-test: check browser  ## every test, the browser's too
+test: check browser  ## all tests but those that take minutes, the browser's too
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: install  ## the inner loop: a minute or so on two cores

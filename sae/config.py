@@ -53,7 +53,7 @@ class TrainConfig:
     decay_share: float = 0.2
     """Share of all steps, at the end, over which the learning rate falls linearly to 0."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient; of a part that learns apart from the rest, such as a probe, its own."""
+    """Largest norm of the gradient. A part that learns apart from the rest, such as a probe, is clipped by itself."""
     dead_after_tokens: int | None = None
     """Tokens without firing after which a latent is dead; when left out, 10 million, or a tenth of the run's
     tokens when that is less (10 million: Gao et al. 2024, appendix A.2)."""

@@ -15,18 +15,20 @@ from app.session import jobs, navigation, runs, stores
 from sae.report import geometry as geometry_report
 from sae.report import render
 
-LAST = "last store"  # key of the name of the store seen last in this session
+LAST = "last store"  # key of the name of the store seen last in this session, and of the run that was chosen then
 
 
 def store() -> tuple[str, Store]:
     """Return name and store: the one that the URL names, or else the one seen last, that of the run seen last, or the first.
+    Where another run has been chosen since a store was seen, its store comes before that one.
 
     The page says so where the URL names one that does not exist, such as one that has been deleted since. Raises Missing when
     there are no stores."""
     every = stores.by_name()
     asked = st.query_params.get("store")
     run = st.query_params.get("run") or st.session_state.get(widgets.LAST_RUN, "")
-    likely = (asked, st.session_state.get(LAST), stores.of_run(run))
+    last, its_run = st.session_state.get(LAST, ("", ""))
+    likely = (asked, last, stores.of_run(run)) if run == its_run else (asked, stores.of_run(run), last)
     name = next((name for name in likely if name in every), next(iter(every)))
     if asked and name != asked:
         widgets.warnings(
@@ -34,7 +36,7 @@ def store() -> tuple[str, Store]:
                 f"There is no store {asked!r} among those of {runs.folder()}, or no longer: the page shows {name}."
             ]
         )
-    st.session_state[LAST] = name
+    st.session_state[LAST] = name, run
     navigation.complete(store=name)
     return name, every[name]
 

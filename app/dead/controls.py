@@ -68,20 +68,27 @@ DENSE_COLUMNS = {
 
 
 def report(run: Run) -> DeadReport | None:
-    """Return the run's report; None if it has not been made.
+    """Return the run's report; None if it has not been made of the weights that the run has now.
 
     Raises Missing when the run's training has not finished, RunError when the report is damaged."""
     if not run.finished:
         why = f"{run.path.name} has not finished training. Dead latents can be looked into after that."
         raise Missing("No report yet", why, run.resume)
-    if not diagnose.is_there(run):
-        return None
-    return _report(str(diagnose.folder(run)), runs.stamp(diagnose.folder(run) / INDEX))
+    made = _made(run)
+    return made if made and made.record.sae_sha256 == run.digest else None
 
 
 def nothing(run: Run) -> tuple[str, str]:
     """Return what a report would tell, and the command line that makes it."""
     return runs.from_store("dead", run, "Which latents never fire, and why?" + jobs.usual_time("dead"))
+
+
+def of_other_weights(run: Run) -> list[str]:
+    """Return a warning where the run has a report that was made of other weights than it has now; else nothing."""
+    made = _made(run)
+    if not made or made.record.sae_sha256 == run.digest:
+        return []
+    return [f"{made.path} is of other weights than {run.path} has now, and is not shown"]
 
 
 def begin(run: Run) -> None:
@@ -131,6 +138,11 @@ def _make(run: Run, report: jobs.Report) -> DeadReport:
     return diagnose.diagnose_run(
         run, DeadConfig(), None if run.reads_files else borrow, jobs.progress(report)
     )
+
+
+def _made(run: Run) -> DeadReport | None:
+    path = diagnose.folder(run)
+    return _report(str(path), runs.stamp(path / INDEX)) if diagnose.is_there(run) else None
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -24,6 +24,7 @@ widgets.run_chooser(
 report = controls.report(run)
 if report is None:
     widgets.heading("Dead latents", name)
+    widgets.warnings(controls.of_other_weights(run))
     widgets.empty("No report yet", *controls.nothing(run))
     job = controls.job(run)
     if job:
@@ -61,18 +62,10 @@ with left:
     )
 with right:
     widgets.section("Silent on", "latents that fire on no row of this data")
-    widgets.chart(
-        dead_report.bars(dead_report.silent(record), d_sae),
-        "number of latents silent on each kind of data",
-        "silent",
-    )
+    st.html(dead_report.counts(dead_report.silent(record), d_sae))
     if record.kinds["dead"]:
         widgets.section("Dead latents in training")
-        widgets.chart(
-            dead_report.bars(dead_report.tally(record.dead_by.training), record.kinds["dead"]),
-            "what happened to the dead latents in training",
-            "fates",
-        )
+        st.html(dead_report.counts(dead_report.tally(record.dead_by.training), record.kinds["dead"]))
 
 causes = dead_report.tally(record.dead_by.cause, CAUSES)
 if record.kinds["dead"]:
@@ -85,9 +78,7 @@ if record.kinds["dead"]:
         widgets.section("What would make them fire", f"of {record.kinds['dead']:,} dead")
         curves = dead_report.changes(record.changes)
         for column, curve in zip(st.columns(len(curves)), curves, strict=True):
-            column.caption(render.markdown(curve.title))
-            with column:
-                widgets.chart(dead_report.what_if(curve, record.kinds["dead"]), curve.title, curve.title)
+            column.html(dead_report.what_if(curve, record.kinds["dead"]))
 widgets.section("One by one")
 kind = controls.kind(dead_report.counts_of(report.table, KINDS))
 cause = controls.cause(dead_report.causes(report.table, kind))

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 
 import streamlit as st
 
+from activations.errors import RunError
 from app import widgets
 from app.session import choices, families, features, jobs, models, runs
 from sae.features import effects
 from sae.features import feature as feature_page
 from sae.features.effects import Effect, measure_effect
 from sae.features.feature import FeatureStore
+from sae.features.latent_labels import Label
 from sae.features.lenses import jacobian_of
 from sae.reading.reading import Reading
 from sae.report import families as families_report
@@ -23,11 +26,11 @@ LONGEST_LABEL, LONGEST_NOTE = 200, 4000  # characters
 ALL = 0  # the option "all"
 
 
-def save_label(store: FeatureStore, latent: int, label: str, note: str) -> None:
-    """Save what the visitor calls a feature.
+def save_label(store: FeatureStore, latent: int, before: Label, label: str, note: str) -> None:
+    """Save what the visitor calls a feature. Raises RunError where it no longer has the label and note `before`.
 
     Texts are cut to the length that the form allows, since a visitor's browser need not respect the form."""
-    store.labels.set(latent, label[:LONGEST_LABEL], note[:LONGEST_NOTE])
+    store.labels.set(latent, label[:LONGEST_LABEL], note[:LONGEST_NOTE], before)
 
 
 def effect(store: FeatureStore, latent: int) -> Effect | None:
@@ -157,22 +160,39 @@ def family(run: Run, store: FeatureStore, latent: int, describe: Describe, name:
         st.caption(render.markdown(families_report.alone(found.record, fired)))
 
 
-def label_editor(label: str, note: str, path: str, key: str, save: Callable[[str, str], None]) -> None:
-    """Show a button that opens a form for a label and a note; `path` is the file that keeps them."""
+def label_editor(stored: Label, path: str, key: str, save: Callable[[str, str], None]) -> None:
+    """Show a button that opens a form for a label and a note, with the `stored` ones in it; `path` is the file that keeps them.
+
+    `save` raises RunError where they have changed since the form was drawn, as when another visitor has saved others. The form
+    then says so and holds these: each stored label has a form of its own, since one form would keep the texts it was drawn with."""
+    drawn = f"{key} {sha256(repr(stored).encode()).hexdigest()[:12]}"
+    label_key, note_key, refused = f"label {drawn}", f"note {drawn}", f"label refused {key}"
+
+    def submit() -> None:
+        mine = st.session_state[label_key]
+        try:
+            save(mine, st.session_state[note_key])
+        except RunError as error:
+            st.session_state[refused] = error.message + (f". Yours, {mine!r}, is not saved" if mine else "")
+
     with (
         st.popover("Label", icon=":material/label:"),
-        st.form(f"form {key}", border=False, enter_to_submit=True),
+        st.form(f"form {drawn}", border=False, enter_to_submit=True),
     ):
-        new_label = st.text_input(
-            "Label", label, key=f"label {key}", max_chars=LONGEST_LABEL, placeholder="what it stands for"
+        if refused in st.session_state:
+            widgets.warnings([st.session_state.pop(refused)])
+        st.text_input(
+            "Label",
+            stored.label,
+            key=label_key,
+            max_chars=LONGEST_LABEL,
+            placeholder="what it stands for",
         )
-        new_note = st.text_area(
-            "Note", note, key=f"note {key}", max_chars=LONGEST_NOTE, placeholder="anything worth keeping"
+        st.text_area(
+            "Note", stored.note, key=note_key, max_chars=LONGEST_NOTE, placeholder="anything worth keeping"
         )
         st.caption(render.markdown(f"Saved in {path}"))
-        if st.form_submit_button("Save", type="primary"):
-            save(new_label, new_note)
-            st.rerun()
+        st.form_submit_button("Save", type="primary", on_click=submit)
 
 
 def label(html: str) -> None:

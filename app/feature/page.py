@@ -25,13 +25,13 @@ widgets.run_chooser(
 store = features.of(run)
 index = address.feature(name, store)
 row = store.row(index)
-describe, (label, note) = features.labels_and_tokens(store), features.label(store, index)
+describe, label = features.labels_and_tokens(store), features.label(store, index)
 
 with widgets.header(
     f"Feature {index}", f"{name} · {run.hook} · {store.record.tokens:,} tokens read", row["peak_tokens"]
 ):
-    save = partial(controls.save_label, store, index)
-    controls.label_editor(label, note, str(store.labels.path), f"{name} {index}", save)
+    save = partial(controls.save_label, store, index, label)
+    controls.label_editor(label, str(store.labels.path), f"{name} {index}", save)
     lists.editor(store, index)
     page = partial(controls.as_html, store, index, name)
     controls.file_button(
@@ -43,7 +43,7 @@ with widgets.header(
     widgets.page_button("steering/page.py", "Steer", ":material/tune:", steering.address_with(name, index))
 known = dead.readable(run)
 badges = trust_report.badge(trust.stability(run), index) + dead.badge(known, index, name)
-controls.label(feature_report.labelled(label, note, badges))
+controls.label(feature_report.labelled(*label, badges))
 controls.label(explanations.head(store, index))
 widgets.warnings(runs.problems(run))
 controls.label(feature_report.typical(store.sampled(index), row["peak_tokens"]))

@@ -97,12 +97,14 @@ def editor(store: FeatureStore, latent: int) -> None:
 
 
 def _name_box(store: FeatureStore, current: str, key: str) -> str | None:
+    """Show a box for the name of a list, with `current` in it. Each list of each run has a box of its own: in one box Streamlit
+    would keep the name of the list that was shown when it was first drawn."""
     names = list(features.lists(store))
     return st.selectbox(
         "List",
         names,
         index=names.index(current) if current else None,
-        key=f"list name {key}",
+        key=f"list name {key} {store.path} {current}",
         accept_new_options=True,
         placeholder=f"its name, up to {LONGEST_NAME} characters",
         format_func=render.visible,

@@ -8,7 +8,7 @@ import streamlit as st
 from app.session import explanations, lenses
 from app.session.runs import from_store, stamp
 from app.widgets import Missing
-from sae.features.feature import FeatureStore, describer
+from sae.features.feature import FeatureStore, describer, features_of
 from sae.features.folder import INDEX
 from sae.features.latent_labels import Label
 from sae.features.lenses import INDEX as LENS
@@ -23,7 +23,9 @@ def collected(run: Run) -> bool:
 
 
 def of(run: Run) -> FeatureStore:
-    """Return the run's features. Raises Missing when they have not been collected, RunError when they are damaged."""
+    """Return the run's features.
+
+    Raises Missing when they have not been collected, RunError when they are damaged or of other weights than the run has now."""
     if not collected(run) and not run.finished:
         why = f"{run.path.name} has not finished training. Features can be collected after that."
         raise Missing("No features yet", why, run.resume)
@@ -32,7 +34,7 @@ def of(run: Run) -> FeatureStore:
         if not run.record.imported:
             why = f"{run.path.name} is trained, but nobody has collected what its features fire on."
         raise Missing("No features yet", *from_store("features", run, why))
-    return _features(run.path, stamp(_index(run)))
+    return _features(run.path, run.digest if run.finished else None, stamp(_index(run)), run)
 
 
 def identity(run: Run) -> tuple[str, str]:
@@ -87,8 +89,8 @@ def _index(run: Run) -> Path:
 
 # The stamp is part of each key, so that the result of another `sae features` shows up; old entries are dropped.
 @st.cache_resource(max_entries=4, show_spinner="Opening features")
-def _features(run: Path, stamp: tuple[int, int]) -> FeatureStore:
-    return FeatureStore(run / "features")
+def _features(path: Path, digest: str | None, stamp: tuple[int, int], _run: Run) -> FeatureStore:
+    return features_of(_run) if digest else FeatureStore(path / "features")
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading features")

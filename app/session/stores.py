@@ -12,7 +12,8 @@ from sae.runs.run import STORE, Run
 
 
 def by_name() -> dict[str, Store]:
-    """Return every store under its name: its path below the folder, or the path that its runs give. Raises Missing if there is none."""
+    """Return every store under its name: its path below the folder, or the path that its runs give. One whose name another store
+    has already is under its full path. Raises Missing if there is none."""
     stores = _stores(runs.folder())
     if not stores:
         why = f"Neither the runs of {runs.folder()} nor the folder itself have a store whose activations could be looked at."
@@ -43,8 +44,9 @@ def _stores(root: Path) -> dict[str, Store]:
         if path.resolve() in stores:
             continue
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else str(path)
+        taken = {taken for taken, _ in stores.values()}
         try:
-            stores[path.resolve()] = name, Store(path)
+            stores[path.resolve()] = str(path.resolve()) if name in taken else name, Store(path)
         except StoreError:  # gone, unfinished or damaged: the pages of its runs say so
             continue
     return dict(stores.values())

@@ -29,7 +29,7 @@ class MatryoshkaConfig(ArchConfig):
     revives_dead = True
 
     advice = (
-        "As batchtopk, and about half as fast. The first of the default prefixes holds a sixteenth of the "
+        "As batchtopk, at about .7 of its speed. The first of the default prefixes holds a sixteenth of the "
         "latents: it needs some hundred to hold general features."
     )
 

@@ -46,7 +46,7 @@ COMMANDS: dict[str, Command] = {
     "harvest": Command("store.harvest_main", "text -> a store of activations", GOES_ON),
     "store": Command(
         "store.main",
-        "what a store holds (show), whether its bytes are right (verify), its geometry, a store of your own files (import)",
+        "what a store holds (show), whether its bytes are right (verify), labels for its tokens (label), its geometry, a store of your own files (import)",
         "the same command begins again, and keeps the shards or labels that are finished",
     ),
     "train": Command(

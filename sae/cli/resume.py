@@ -26,7 +26,7 @@ class Resume:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     parallel: distributed.Parallel = "auto"
-    """What several processes share, as of sae train."""
+    """What several processes share, as in `sae train`."""
     ring: str | None = None
     """For a run on a stream, and needed there: how much of its activations the disk may hold, such as 20GB."""
     ring_folder: Path | None = None

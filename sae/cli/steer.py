@@ -89,7 +89,7 @@ class Steer:
     """Steer only the tokens on which another latent fires: its number (17), a bound on its value (17>2.5, 17<-1; quote it),
     or monitor:NAME for a monitor of `sae find`."""
     keep_error: bool = True
-    """Keep what the SAE does not reconstruct; without, its reconstruction takes the activations' place."""
+    """Keep what the SAE does not reconstruct; otherwise its reconstruction takes the activations' place."""
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.7, top_p=0.95))
     seed: int = 0
     """Seed of the first text of each prompt; both texts of a pair are drawn with the same noise."""

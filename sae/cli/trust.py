@@ -93,9 +93,9 @@ def show(run: Run, record: TrustRecord) -> None:
                 line.title,
                 number(line.l0.value),
                 number(line.value.value),
-                trust_report.interval(line.value),
+                trust_report.interval(line.value, line.documents),
                 signed(better.value) if better else "",
-                trust_report.interval(better, sign=True) if better else "",
+                trust_report.interval(better, line.documents, sign=True) if better else "",
                 trust_report.VERDICTS[line.against.verdict] if line.against else "",
             )
         table.caption = trust_report.remark(beside)

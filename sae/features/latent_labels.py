@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from filelock import FileLock
@@ -48,13 +49,16 @@ class Labels:
         """Return the label of one latent; both texts are empty when it has none."""
         return self.all().get(latent, Label())
 
-    def set(self, latent: int, label: str, note: str = "") -> None:
+    def set(self, latent: int, label: str, note: str = "", instead_of: Label | None = None) -> None:
         """Replace the label and note of a latent; its entry is removed when both are empty.
 
-        Raises RunError when there is no such latent."""
-        self.update({latent: Label(label.strip(), note.strip())})
+        Raises RunError when there is no such latent, and where `instead_of` is given and is not what the latent has now."""
+        before = {} if instead_of is None else {latent: instead_of}
+        self.update({latent: Label(label.strip(), note.strip())}, before)
 
-    def update(self, labels: Mapping[int, Label]) -> None:
+    def update(
+        self, labels: Mapping[int, Label], instead_of: Mapping[int, Label] = MappingProxyType({})
+    ) -> None:
         """Replace the labels and notes of several latents at once; all others stay. Raises RunError as `set` does."""
         for latent in labels:
             if not 0 <= latent < self.n_latents:
@@ -65,6 +69,12 @@ class Labels:
         with FileLock(self.path.with_name(FILE + ".lock")):
             saes = self._read()
             entries = saes.setdefault(self.sae_sha256, {})
+            for latent, before in instead_of.items():
+                now = entries.get(str(latent), Label())
+                if now != before:
+                    raise RunError(
+                        f"somebody else has changed the label of feature {latent} meanwhile: it is {now.label!r} now"
+                    )
             for latent, label in labels.items():
                 entries.pop(str(latent), None)
                 if label != Label():

@@ -39,7 +39,7 @@ class Agreement:
     """Rank correlation over the vocabulary."""
     pearson: Estimate
     listed: Estimate
-    """Of the LISTED tokens that the latent is measured to raise most, the share that is among those that the lens raises most."""
+    """Share of the LISTED tokens that the latent is measured to raise most that are also among those that the lens raises most."""
     of_another: Estimate
     """Rank correlation with the lens of another latent: what all latents have in common."""
 

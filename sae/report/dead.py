@@ -65,16 +65,14 @@ BAR = 26  # height of a bar in pixels
 
 
 class WhatIf(NamedTuple):
-    """A curve of the number of dead latents that would fire, by how far one property is changed.
+    """The number of dead latents that would fire, by how far one property is changed.
 
-    `log` says whether the x axis is logarithmic; `dense` counts those of them that would fire on more than a tenth of the
-    rows."""
+    `dense` counts those of them that would fire on more than a tenth of the rows."""
 
     title: str
     axis: str
     x: list[float]
     fire: list[int]
-    log: bool
     dense: list[int] | None = None
 
 
@@ -276,63 +274,50 @@ def bars(rows: Sequence[tuple[str, int, str]], total: int, chosen: str | None = 
     return plain(figure, height=BAR * max(len(rows), 1) + 14, top=4, left=8, bottom=8)
 
 
+def counts(rows: Sequence[tuple[str, int, str]], total: int) -> str:
+    """Return counts by name as a table with bars, the first on top. Without a note, hovering tells a count's share of `total`."""
+    most = max((count for _, count, _ in rows), default=0) or 1
+    lines = "".join(
+        f'<tr title="{escaped(note or percent(count / max(total, 1)))}"><td>{escaped(name)}</td>'
+        f'<td class="bar up" style="--w:{count / most:.3f}"><i></i><span>{count:,}</span></td></tr>'
+        for name, count, note in rows
+    )
+    return f'<table class="sae logits">{lines}</table>'
+
+
 def changes(record: Changes) -> list[WhatIf]:
-    """Return the what-if curves that make sense for the run's architecture."""
+    """Return what can be changed in a run of this architecture, and what that would do."""
     curves = []
     if bias := record.bias:
-        axis = f"× median pre-activation ({bias.unit:.3g})"
-        curves.append(WhatIf("Bias moved, one latent at a time", axis, bias.by, bias.fire, True))
+        axis = f"× median pre-activation ({number(bias.unit)})"
+        curves.append(WhatIf("Bias moved, one latent at a time", axis, bias.by, bias.fire))
     if k := record.k:
         x = [float((k.k or 0) + extra) for extra in k.extra]
         title = f"k larger than {k.k}" if k.k else "More latents selected per row"
-        curves.append(WhatIf(title, "k" if k.k else "more", x, k.fire, True))
+        curves.append(WhatIf(title, "k" if k.k else "more", x, k.fire))
     if threshold := record.threshold:
         axis = "share of the present threshold"
-        curves.append(WhatIf("All thresholds lowered", axis, threshold.share, threshold.fire, False))
+        curves.append(WhatIf("All thresholds lowered", axis, threshold.share, threshold.fire))
     if resample := record.resample:
-        title, axis = "All resampled (dotted: dense)", "× live latents' encoder norm"
-        curves.append(WhatIf(title, axis, resample.scale, resample.fire, False, resample.dense))
+        title, axis = "All resampled", "× live latents' encoder norm"
+        curves.append(WhatIf(title, axis, resample.scale, resample.fire, resample.dense))
     return curves
 
 
-def what_if(curve: WhatIf, total: int) -> go.Figure:
-    """Return how many of the `total` dead latents would fire, against how far the change goes; a line marks all of them."""
-    figure = go.Figure(
-        go.Scatter(
-            x=curve.x,
-            y=curve.fire,
-            mode="lines+markers",
-            line={"color": PALETTE[1], "width": 2},
-            marker={"size": 6},
-            cliponaxis=False,
-            hovertemplate=f"{curve.axis}: %{{x:.3~g}}<br>%{{y:,}} of {total:,} would fire<extra></extra>",
-        )
-    )
-    if curve.dense is not None:
-        figure.add_scatter(
-            x=curve.x,
-            y=curve.dense,
-            mode="lines+markers",
-            line={"color": PALETTE[0], "width": 2, "dash": "dot"},
-            cliponaxis=False,
-            hovertemplate=f"{curve.axis}: %{{x:.3~g}}<br>%{{y:,}} of {total:,} would be dense<extra></extra>",
-        )
-    figure.add_hline(total, line={"color": f"rgba({GREY}, 0.7)", "width": 1, "dash": "dash"})
-    ticks = {"type": "log", "tickvals": _ticks(curve.x)} if curve.log else {}
-    figure.update_xaxes(
-        title={"text": curve.axis, "font": {"size": 11}}, showgrid=False, nticks=6, tickangle=0, **ticks
-    )
-    figure.update_yaxes(range=[0, 1.1 * max(total, 1)], nticks=4)
-    return plain(figure, height=200, top=8, bottom=40)
+def what_if(curve: WhatIf, total: int) -> str:
+    """Return how many of the `total` dead latents would fire, by how far the change goes, as a table with bars.
 
-
-def _ticks(values: Sequence[float]) -> list[float]:
-    """Return round values within the range of `values`: 1, 2, 5 times powers of ten, or fewer, so that at most five are shown."""
-    low, high = min(values), max(values)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        inside = [
-            m * 10.0**decade for decade in range(-3, 7) for m in steps if low <= m * 10.0**decade <= high
-        ]
-        if len(inside) <= 5:
-            break
-    return inside
+    It ends where all of them fire, unless it tells how many are dense, too."""
+    rows = list(zip(curve.x, curve.fire, curve.dense or [None] * len(curve.x), strict=True))
+    if curve.dense is None and total in curve.fire:
+        rows = rows[: curve.fire.index(total) + 1]
+    lines = "".join(
+        f'<tr><td class="n">{number(x)}</td><td class="bar down" style="--w:{fire / max(total, 1):.3f}"><i></i><span>{fire:,}</span></td>'
+        + (f'<td class="n">{dense:,}</td></tr>' if dense is not None else "</tr>")
+        for x, fire, dense in rows
+    )
+    known = "" if curve.dense is None else '<th scope="col" class="n">dense</th>'
+    return (
+        f'<table class="sae logits"><caption>{escaped(curve.title)}</caption><tr><th scope="col" class="n">{escaped(curve.axis)}</th>'
+        f'<th scope="col">would fire</th>{known}</tr>{lines}</table>'
+    )

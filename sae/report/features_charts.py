@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 def panels(table: pa.Table, shown: pa.Table) -> list[Panel]:
     """Return the histograms of all features in `table` (from `sae.report.features`) and of those in `shown`."""
     every, chosen = shares(table), shares(shown)
-    total = f"{every.sum():.3g} fire on a token"
+    total = f"{number(float(every.sum()))} fire on a token"
 
     def percents(start: float, stop: float) -> tuple[float, float]:
         low, high = brushed_densities(every, start, stop)

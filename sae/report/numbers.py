@@ -11,7 +11,7 @@ def number(value: float | None) -> str:
     """Return three significant digits; from 1000 on, all digits before the point, in groups. A dash for None and NaN."""
     if value is None or isnan(value):
         return DASH
-    return _with_minus(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
+    return _with_minus(f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}")
 
 
 def signed(value: float | None) -> str:

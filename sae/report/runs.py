@@ -129,14 +129,15 @@ def basis(evaluation: Evaluation) -> str:
 def frontier(
     by_name: Mapping[str, Run], measured: Mapping[str, Evaluation], measure: str = "fvu"
 ) -> list[tuple[str, str, float, float]]:
-    """Return (name, kind, L0, measure) of every run that has the measure; runs of one kind lie on one frontier.
+    """Return (name, kind, L0, measure) of every run for which both are defined; runs of one kind lie on one frontier.
 
     The kind is the architecture, with the size, hook point, model and store where the runs differ in these."""
     points = []
     for name, kind in _kinds({name: by_name[name].record for name in measured}).items():
         values = _values(measured[name])
-        if values.keys() >= {measure, "l0"}:
-            points.append((name, kind, values["l0"], values[measure]))
+        l0, value = values.get("l0"), values.get(measure)
+        if l0 is not None and value is not None:
+            points.append((name, kind, l0, value))
     return points
 
 

@@ -17,6 +17,7 @@ HELP = {
     "peak": "The feature's value of largest size on this text; press to go there.",
     "tokens": "The number of tokens of this text on which it fires.",
     "effect": "Effect on the logit of the next token against the mean logit, over the direct path, final norm frozen.",
+    "summed effect": "Sum of its effects on the logits of next tokens, over the tokens on which it fires; opposite ones cancel.",
     "rarity": "Size relative to its observed maximum, times -ln of its density: high for what is strong and rare.",
     "density": "Share of the tokens its run was measured on, on which it fires.",
 }
@@ -32,8 +33,9 @@ MEASURES = {
 RANKINGS = {
     "value": "Largest value first, of either sign.",
     "rarity": "Value relative to the feature's observed maximum, times -ln of its density: dense features come last.",
-    "effect": "Largest effect on the logit of the next token first: what the decoder writes goes directly through the "
-    "final norm (its scale frozen) and the unembedding, and is measured against the mean logit.",
+    "effect": "Largest effect on the logit of the next token first, and over the whole text the largest sum of effects on all "
+    "next tokens: what the decoder writes goes directly through the final norm (its scale frozen) and the unembedding, and is "
+    "measured against the mean logit.",
 }
 DENSEST = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # stops of the control that hides dense features
 EXAMPLES = {
@@ -131,8 +133,9 @@ def firings(lines: Iterable[Line], run: str | None, coloured: str | int | None =
     heads += ["fires most on"] if texts else []
     body = "".join(_row(line, run, scale, columns, whole, texts, line.latent == coloured) for line in lines)
     numbers = {"tokens", *columns}
+    help_ = HELP | ({"effect": HELP["summed effect"]} if whole else {})
     head = "".join(
-        f'<th scope="col"{_kind(name in numbers)} title="{HELP.get(name, "")}">{name}</th>' for name in heads
+        f'<th scope="col"{_kind(name in numbers)} title="{help_.get(name, "")}">{name}</th>' for name in heads
     )
     return f'<table class="sae firings"><tr>{head}</tr>{body}</table>'
 

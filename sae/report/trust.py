@@ -65,6 +65,8 @@ class Line(NamedTuple):
     value: Estimate
     against: Against | None
     """How the run compares with it; None for the run and its seeds."""
+    documents: int
+    """Documents that the measure was taken over; 0 where that is not known."""
 
 
 def title(name: str) -> str:
@@ -74,15 +76,21 @@ def title(name: str) -> str:
 
 def lines(record: TrustRecord, measure: str) -> Iterator[Line]:
     """Yield the run, its seeds, then its controls."""
-    beside = record.measures[measure]
-    yield Line("run", *TITLES["run"], record.l0, beside.value, None)
+    beside, documents = record.measures[measure], record.documents_of(measure)
+    yield Line("run", *TITLES["run"], record.l0, beside.value, None, documents)
     for name, value in beside.seeds.items():
         yield Line(
-            name, title(name), "The run once more, with another seed.", record.controls[name].l0, value, None
+            name,
+            title(name),
+            "The run once more, with another seed.",
+            record.controls[name].l0,
+            value,
+            None,
+            documents,
         )
     for name, against in {**beside.controls, **beside.random_models}.items():
         help_ = TITLES.get(name, ("", ""))[1]
-        yield Line(name, title(name), help_, record.controls[name].l0, against.value, against)
+        yield Line(name, title(name), help_, record.controls[name].l0, against.value, against, documents)
 
 
 def conclusion(record: TrustRecord, measure: str) -> str:
@@ -152,7 +160,12 @@ def cautions(record: TrustRecord) -> list[str]:
     found = [f"{title(name)} is missing: {why}" for name, why in record.left_out.items()]
     if record.documents < FEW_DOCUMENTS:
         found.append(
-            f"Only {record.documents} held-out documents were measured, and a bootstrap over so few tells little: harvest more."
+            f"Only {_documents(record.documents)} measured, and a bootstrap over so few tells little: harvest more."
+        )
+    elif 0 < record.windows_documents < FEW_DOCUMENTS:
+        found.append(
+            f"Of the text that the language model read, only {_documents(record.windows_documents)} measured, and a bootstrap over so "
+            f"few tells little: read more (--windows)."
         )
     own = record.l0.value or 0.0
     l0s = {name: control.l0.value or 0.0 for name, control in record.controls.items()}
@@ -165,10 +178,15 @@ def cautions(record: TrustRecord) -> list[str]:
     return found
 
 
+def _documents(number: int) -> str:
+    return f"{number} held-out document{'s were' if number != 1 else ' was'}"
+
+
 def basis(record: TrustRecord) -> str:
     """Return what was measured, in words."""
     spliced = f", {record.windows} windows read by the language model" if record.windows else ""
-    return f"{record.tokens:,} held-out tokens of {record.documents:,} documents{spliced} · {_seeds(record)} seeds"
+    documents = f"{record.documents:,} document{'s' * (record.documents != 1)}"
+    return f"{record.tokens:,} held-out tokens of {documents}{spliced} · {_seeds(record)} seeds"
 
 
 def _seeds(record: TrustRecord) -> int:
@@ -200,10 +218,14 @@ def numbers(record: TrustRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def interval(estimate: Estimate, sign: bool = False) -> str:
-    """Return a 95 % interval as text."""
+def interval(estimate: Estimate, documents: int, sign: bool = False) -> str:
+    """Return a 95 % interval over so many documents as text; a dash where it is not known.
+
+    One document says nothing of the spread over documents: its bootstrap interval has no width. Where the number of documents is
+    not known (0), such an interval is taken for one of a single document."""
     show = signed if sign else number
-    return DASH if estimate.low is None else f"{show(estimate.low)} to {show(estimate.high)}"
+    unknown = estimate.low is None or (documents <= 1 and estimate.low == estimate.high)
+    return DASH if unknown else f"{show(estimate.low)} to {show(estimate.high)}"
 
 
 def table(record: TrustRecord, measure: str) -> str:
@@ -225,9 +247,9 @@ def _row(line: Line, low: float, high: float) -> str:
     cells = [
         f'<td title="{escaped(line.help)}">{escaped(line.title)}</td>',
         f'<td class="n">{number(line.l0.value)}</td><td class="n">{number(line.value.value)}</td>',
-        f'<td class="n dim">{interval(line.value)}</td><td class="axis">{_axis(line.value, low, high)}</td>',
+        f'<td class="n dim">{interval(line.value, line.documents)}</td><td class="axis">{_axis(line.value, low, high)}</td>',
         f'<td class="n">{signed(better.value) if better else ""}</td>',
-        f'<td class="n dim">{interval(better, sign=True) if better else ""}</td>',
+        f'<td class="n dim">{interval(better, line.documents, sign=True) if better else ""}</td>',
         f"<td>{escaped(VERDICTS[line.against.verdict]) if line.against else ''}</td>",
     ]
     return f'<tr class="{kind}">{"".join(cells)}</tr>'

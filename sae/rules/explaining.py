@@ -42,7 +42,7 @@ class ExplainConfig:
     embeddings: bool = False
     """Also tell by word embeddings (WordLlama's, 19 MB, fetched once) whether the contexts that a latent fires on are alike."""
     seed: int = 0
-    """Of the controls."""
+    """Seed of the controls."""
 
     def __post_init__(self) -> None:
         for name in ("least_firings", "batch", "controls"):

@@ -80,6 +80,9 @@ class StabilitySummary:
     """Mean over latents of the largest |cosine| with the rows of a random dictionary of as many latents."""
 
 
+SPLICED = ("recovered_zero", "kl")  # measures for which the language model reads text
+
+
 @dataclass(frozen=True)
 class TrustRecord:
     """The content of trust.json."""
@@ -101,6 +104,12 @@ class TrustRecord:
     """Reasons, by control, why some are missing."""
     windows: int = 0
     """Windows that the language model read; 0 where it took no part."""
+    windows_documents: int = 0
+    """Documents whose predictions count in these windows; 0 in files that do not say it."""
+
+    def documents_of(self, measure: str) -> int:
+        """Return over how many documents a measure was taken; 0 where the file does not say it."""
+        return self.windows_documents if measure in SPLICED else self.documents
 
 
 class Trust:

@@ -42,7 +42,7 @@ class ProbeConfig:
     """`normal`, `scarce` (8, 32 and 128 training examples), `imbalanced` (5 % and 20 % of the second class) and `noise` (20 %
     and 40 % of the training labels changed)."""
     ks: tuple[int, ...] = (1, 2, 5, 16)
-    """Numbers of latents, random latents and neurons that a probe may read; those that are more than there are, are left out."""
+    """Numbers of latents, random latents and neurons that a probe may read; those above what there is are left out."""
     seeds: int = 3
     """Draws of training and test examples that intervals are taken over; one gives no interval."""
     examples: int = 1500

@@ -223,6 +223,7 @@ def _record(
         "tokens": int(below.sum()),
         "documents": len(above),
         "windows": spliced.windows if spliced else 0,
+        "windows_documents": len(spliced.tokens) if spliced else 0,
         "l0": estimates[RUN],
         "controls": {
             name: {"kind": _kind(name), "sae_sha256": one.digest, "l0": estimates[name]}

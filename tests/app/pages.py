@@ -36,6 +36,12 @@ def features_anew(folder: Path) -> None:
     files.write_sealed(folder / INDEX, {**about, "anew": about.get("anew", 0) + 1})
 
 
+def of_other_weights(run: Path) -> None:
+    """Change what a run says of its weights, so that what was made of them is of others."""
+    path = run / "sae.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weights_file_sha256": "0" * 64}))
+
+
 def resealed(run: Path, **changes: object) -> None:
     """Change fields of a run's run.json; those of its settings are given as `config`."""
     about = json.loads((run / "run.json").read_text())

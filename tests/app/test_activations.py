@@ -11,7 +11,7 @@ from activations.geometry.measure import FILE, measure
 from activations.geometry.records import GeometryConfig
 from activations.store import Store
 from sae.report import geometry as report
-from tests.app.pages import button, settled, text
+from tests.app.pages import button, resealed, settled, text
 
 
 @pytest.fixture
@@ -81,6 +81,32 @@ def test_for_a_store_that_is_gone_stands_the_one_seen_last_or_else_that_of_the_r
     at.query_params["store"] = "gone"
     at.run()
     assert "the page shows copy" in at.warning[0].value.replace("\\", "")
+
+
+def test_when_another_run_is_chosen_its_store_is_shown(show, world: Path, folder: Path):
+    shutil.copytree(folder / "toy", folder / "other")
+    resealed(folder / "other", config={"store": str(folder / "copy")})
+    at = show("activations", folder, run="toy")
+    for run, store in (("toy", str(world / "store")), ("other", "copy"), ("other", "copy")):
+        at.query_params.clear()
+        at.query_params["run"] = run
+        assert f"{store}: " in text(at.run())
+    at.query_params["store"] = str(world / "store")
+    at.run()
+    at.query_params.clear()
+    at.query_params["run"] = "other"
+    assert f"{world / 'store'}: " in text(at.run()), "of the same run, the store seen last stays"
+
+
+def test_stores_whose_names_are_alike_are_both_there(
+    show, world: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(world / "store", folder.parent / "copy")
+    resealed(folder / "toy", config={"store": "copy"})
+    monkeypatch.chdir(folder.parent)
+    at = show("activations", folder, run="toy")
+    box = next(box for box in at.selectbox if box.label == "Store")
+    assert box.value == "copy" and sorted(box.options) == sorted(["copy", str(folder / "copy")])
 
 
 def test_a_folder_without_stores_says_what_makes_one(show, tmp_path: Path):

@@ -1,5 +1,6 @@
 """The Dead latents page: its numbers are the report's, causes filter its table, and without a report it says what to do."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from app.dead import controls
 from app.session.jobs import Job, Report
 from sae.diagnosis.report import DeadReport
 from sae.report import dead as dead_report
+from sae.report.numbers import number
 from sae.runs.run import Run
 from tests.app import pages, wounded
 from tests.app.pages import metrics, source
@@ -163,19 +165,39 @@ def test_a_damaged_report_is_one_line(show, folder):
         index.write_text(whole)
 
 
+def test_a_report_of_other_weights_is_not_shown_and_can_be_made_anew(show, folder):
+    shutil.copytree(folder / "wounded", folder / "other")
+    pages.of_other_weights(folder / "other")
+    at = show(run="other")
+    assert "dead is of other weights than" in at.warning[0].value.replace("\\", "")
+    assert not at.metric and at.code[0].value == f"sae dead {folder / 'other'}"
+    shutil.rmtree(folder / "other")
+
+
 def test_bars_and_curves_hold_the_report_s_numbers(report, folder):
     record = report.record
     bars = dead_report.silent(record)
     assert [count for _, count, _ in bars] == list(record.silent.values())
-    figure = dead_report.bars(bars, record.d_sae)
-    assert list(figure.data[0].x) == list(record.silent.values())
+    drawn = dead_report.counts(bars, record.d_sae)
+    most = max(record.silent.values())
+    assert re.findall(r"--w:([\d.]+)", drawn) == [f"{count / most:.3f}" for count in record.silent.values()]
+    assert re.findall(r"<span>([\d,]+)", drawn) == [f"{count:,}" for count in record.silent.values()]
+    causes = dead_report.tally(record.dead_by.cause)
+    figure = dead_report.bars(causes, record.kinds["dead"])
+    assert list(figure.data[0].x) == [count for _, count, _ in causes]
     curves = {curve.title: curve for curve in dead_report.changes(record.changes)}
     assert curves["Bias moved, one latent at a time"].fire == record.changes.bias.fire
     k = record.changes.k
     assert curves[f"k larger than {k.k}"].x == [k.k + extra for extra in k.extra]
-    shown = dead_report.what_if(curves["All resampled (dotted: dense)"], record.kinds["dead"])
-    assert list(shown.data[0].y) == record.changes.resample.fire
-    assert list(shown.data[1].y) == record.changes.resample.dense
+    resample = record.changes.resample
+    shown = dead_report.what_if(curves["All resampled"], record.kinds["dead"])
+    assert re.findall(r"<span>([\d,]+)", shown) == [f"{count:,}" for count in resample.fire]
+    some = dead_report.WhatIf("k larger than 2", "k", [3.0, 4.0, 8.0], [1, 5, 5])
+    assert re.findall(r"<span>([\d,]+)", dead_report.what_if(some, 5)) == ["1", "5"], "from there on all fire"
+    assert len(re.findall("<span>", dead_report.what_if(some, 6))) == 3
+    numbers = re.findall(r'<td class="n">([^<]+)', shown)
+    assert numbers[0::2] == [number(scale) for scale in resample.scale]
+    assert numbers[1::2] == [f"{count:,}" for count in resample.dense]
     log = Run(folder / "wounded").log
     deaths = dead_report.deaths(log, 30)
     lines = {line.name: list(line.y) for line in deaths.data}

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Selectbox
 
 from tests.app.pages import button, features, store
 
@@ -15,10 +17,15 @@ def own(runs: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+def name_box(at: AppTest) -> Selectbox:
+    """Return the box for the name of the list that features are added to."""
+    return next(box for box in at.selectbox if (box.key or "").startswith("list name"))
+
+
 def test_a_feature_is_collected_annotated_shown_and_removed(show, own: Path):
     store(own).lists.add("dates", {1: ""})
     at = show("feature", folder=own, run="toy", feature="7")
-    at.selectbox(key="list name of 7").set_value("dates")
+    name_box(at).set_value("dates")
     next(area for area in at.text_area if area.label == "Note" and "list" in area.placeholder).set_value(
         "**y**"
     )
@@ -38,11 +45,26 @@ def test_what_the_table_shows_is_collected_and_filters_apply_within_the_list(sho
     dense = features(at)
     store(own).lists.add("dense ones", dict.fromkeys(dense[:1], ""))
     at.run()
-    at.selectbox(key="list name collect").set_value("dense ones")
+    name_box(at).set_value("dense ones")
     button(at, f"Add the {len(dense)} features shown").click().run()
     assert list(store(own).lists.all()["dense ones"]) == dense
     assert features(show("features", folder=own, run="toy", list="dense ones")) == dense
     assert not show("features", folder=own, run="toy", list="dense ones", state="dead").dataframe
+
+
+def test_what_is_shown_is_added_to_the_list_shown(show, own: Path):
+    store(own).lists.add("first", {1: ""})
+    store(own).lists.add("second", {7: ""})
+    at = show("features", folder=own, run="toy", list="first")
+    assert name_box(at).value == "first"
+    at.selectbox(key="features list").set_value("second").run()
+    assert name_box(at).value == "second"
+    button(at, "Add the feature shown").click().run()
+    assert store(own).lists.all() == {"first": {1: ""}, "second": {7: ""}}
+    at.selectbox(key="features list").set_value("").run()
+    assert name_box(at).value is None
+    at.selectbox(key="features list").set_value("first").run()
+    assert name_box(at).value == "first"
 
 
 def test_a_list_that_is_gone_is_one_line_above_all_features(show, own: Path):

@@ -1,11 +1,25 @@
 """Training curves and the plot of quality against sparsity draw what was logged and measured."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from sae.report import run_charts as charts
+from sae.report import runs as runs_report
 from sae.report.run_charts import HEIGHTS
+from sae.runs.records import Estimate
+from tests.app import test_rows as fake
+
+
+def test_a_run_whose_measure_is_undefined_has_no_point():
+    found = {name: fake.Run() for name in "abc"}
+    measured = dict.fromkeys("ab", fake.evaluation(0.5))
+    undefined = {"l0": Estimate(0.5, 0.4, 0.6), "fvu": Estimate(None, None, None)}
+    measured["c"] = replace(measured["a"], estimates=undefined)
+    points = runs_report.frontier(found, measured)
+    assert [point[0] for point in points] == ["a", "b"]
+    assert list(charts.frontier(points).data[0].x) == [0.5, 0.5]
 
 
 def test_curves_show_what_was_logged_and_nothing_else():

@@ -5,12 +5,13 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from sae.features.effects import Effect, MeasuredExample, SideEffect, Word, save_effect
 from sae.features.latent_labels import Label
 from sae.report.numbers import number
 from tests import tiny
-from tests.app.pages import button, features, metrics, source, store, text
+from tests.app.pages import button, features, metrics, of_other_weights, source, store, text
 from tests.app.worlds import DEAD, HOSTILE, HOSTILE_RUN, NEGATIVE, RUNS
 
 
@@ -182,13 +183,46 @@ def test_a_feature_s_partners_and_effect_are_the_library_s(show, runs, tmp_path)
     assert "Measure" not in [button.label for button in at.button]
 
 
+@pytest.mark.parametrize("page", ["features", "feature", "steering"])
+def test_features_of_other_weights_are_not_shown(show, runs, tmp_path, page):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "toy")
+    of_other_weights(folder / "toy")
+    at = show(page, folder=folder, run="toy")
+    assert "is of other weights than" in at.error[0].value and not at.metric
+    assert at.code[0].value == f"sae features {folder / 'toy'}"
+
+
+def name_it(at: AppTest, label: str, note: str) -> None:
+    """Fill the form for a label and a note."""
+    next(box for box in at.text_input if box.label == "Label").set_value(label)
+    next(box for box in at.text_area if box.label == "Note").set_value(note)
+
+
+def test_a_form_drawn_before_another_visitor_saved_a_label_does_not_replace_it(show, runs, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "toy", folder / "toy")
+    at, labels = show("feature", folder=folder, run="toy", feature="7"), store(folder).labels
+    labels.set(7, "theirs", "seen by another")
+    button(at, "Save").click().run()
+    assert labels.get(7) == Label("theirs", "seen by another")
+    assert "meanwhile: it is 'theirs' now" in at.warning[0].value.replace("\\", "")
+    name_it(at, "mine", "")
+    labels.set(7, "theirs again", "")
+    button(at, "Save").click().run()
+    assert labels.get(7) == Label("theirs again") and "'mine'" in at.warning[0].value.replace("\\", "")
+    assert next(box for box in at.text_input if box.label == "Label").value == "theirs again"
+    name_it(at, "ours", "")
+    button(at, "Save").click().run()
+    assert labels.get(7) == Label("ours") and not at.warning
+
+
 def test_a_label_is_kept_beside_the_features_and_shown_everywhere(show, runs, tmp_path):
     folder = tmp_path / "runs"
     shutil.copytree(runs / "toy", folder / "toy")
     neighbour = store(folder).row(7)["neighbours"][0]
     at = show("feature", folder=folder, run="toy", feature=str(neighbour))
-    at.text_input(key=f"label toy {neighbour}").set_value(HOSTILE["e"])
-    at.text_area(key=f"note toy {neighbour}").set_value(HOSTILE["l"])
+    name_it(at, HOSTILE["e"], HOSTILE["l"])
     button(at, "Save").click().run()
     assert store(folder).labels.get(neighbour) == Label(HOSTILE["e"], HOSTILE["l"])
     assert HOSTILE["e"] in text(at) and HOSTILE["l"] in text(at)

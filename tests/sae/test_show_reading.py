@@ -7,7 +7,7 @@ import re
 import pytest
 
 from sae.report.render import shade
-from sae.report.text import Line, firings, level_legend, level_shades, signed_shades, strip
+from sae.report.text import RANKINGS, Line, firings, level_legend, level_shades, signed_shades, strip
 
 POISON = '<img src=x onerror="hack()">'
 
@@ -68,6 +68,13 @@ def test_what_nothing_is_known_of_has_no_column_and_a_whole_text_has_its_own():
     assert heads == ["", "feature", "peak", "tokens"]
     assert "1,234" in made
     assert 'data-do="token" data-to="17"' in made
+
+
+def test_the_effect_over_a_whole_text_is_said_to_be_a_sum():
+    line = Line(1, 2.0, 0.5, 1.5, 0.1, "", [])
+    assert 'title="Effect on the logit of the next token' in firings([line], "r")
+    assert 'title="Sum of its effects' in firings([line._replace(times=3, position=1)], "r")
+    assert "sum of effects" in RANKINGS["effect"]
 
 
 def test_the_legend_says_both_ends():

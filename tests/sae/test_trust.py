@@ -241,6 +241,28 @@ def test_conclusions_name_the_control_that_comes_closest(trusted: Trust):
     assert "smaller than the smallest reliable difference (0.0" in trust_report.conclusion(few, "fvu")
 
 
+def test_an_interval_over_one_document_is_not_known(trusted: Trust):
+    record, flat = trusted.record, Estimate(0.5, 0.5, 0.5)
+    assert record.windows_documents == 2
+    measures = {
+        name: dataclasses.replace(record.measures[name], value=flat) for name in ("fvu", "recovered_zero")
+    }
+
+    def shown(**documents: int) -> list[str]:
+        changed = dataclasses.replace(record, measures=measures, **documents)
+        own = [next(trust_report.lines(changed, name)) for name in measures]
+        return [trust_report.interval(line.value, line.documents) for line in own]
+
+    assert shown(documents=2, windows_documents=2) == ["0.5 to 0.5", "0.5 to 0.5"]
+    assert shown(documents=2, windows_documents=1) == ["0.5 to 0.5", "–"]
+    assert shown(documents=1, windows_documents=1) == ["–", "–"]
+    assert shown(documents=2, windows_documents=0) == ["0.5 to 0.5", "–"], "of an older file"
+    one = dataclasses.replace(record, documents=1)
+    assert "Only 1 held-out document was measured" in " ".join(trust_report.cautions(one))
+    few = dataclasses.replace(record, documents=90, windows_documents=1)
+    assert "only 1 held-out document was measured" in " ".join(trust_report.cautions(few))
+
+
 def test_controls_of_another_l0_are_told_in_one_line_and_nothing_is_said_of_them(trusted: Trust):
     record = trusted.record
     busy = dataclasses.replace(record.controls["frozen-encoder"], l0=Estimate(40.0, 39.0, 41.0))
