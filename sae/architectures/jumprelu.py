@@ -115,7 +115,8 @@ class JumpReLU(SAE):
         return self.log_threshold.exp()
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        return self.pre_activations(x).above(self.threshold)
+        # What a rounded product finds above a small threshold may be below 0 exactly.
+        return self.pre_activations(x).above(self.threshold).relu()
 
     def thresholds(self) -> Float[Tensor, "F"]:
         """Return each latent's own threshold."""
