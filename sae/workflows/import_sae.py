@@ -189,16 +189,21 @@ def _belonging(
 
 def _imported(path: Path, form: str, origin: Origin, notes: list[str]) -> dict[str, object]:
     """Return the part of run.json that says where an imported SAE comes from (`records.Imported`)."""
-    read = sorted(path.iterdir()) if path.is_dir() else [path]
     return {
         "format": form,
         "path": str(path),
-        "sha256": {file.name: files.sha256(file) for file in read if file.is_file()},
+        "sha256": hashes(path),
         "model": origin.model,
         "hook": origin.hook,
         "facts": origin.facts,
         "notes": notes,
     }
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of an SAE's file, or of every file in its folder, by name."""
+    read = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {file.name: files.sha256(file) for file in read if file.is_file()}
 
 
 def run_record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, object]:
