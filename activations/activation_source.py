@@ -34,6 +34,8 @@ class ActivationSource(Protocol):
     """Tokens of all windows together, at most: a text may end earlier."""
     writers: int
     """Shards that may wait to be written while the next is made."""
+    may_change: bool
+    """Whether its windows may be others at the next reading although the spec is the same, as those of a file may."""
     in_step: bool
     """Whether it takes all ranks together to make the rows of a shard, so that each has to ask for every shard's."""
 
@@ -93,6 +95,10 @@ def _write_shards(source: ActivationSource, out: Path, advance: Callable[[int], 
             if writer is None:
                 source.check(block)
                 with ranks.first_goes_first():
+                    if not ranks.rank():
+                        files.sweep(
+                            out
+                        )  # a shard that was being written when a harvest was killed takes room
                     writer = StoreWriter(out, source.spec, source.tokens)
             total, shards = total + len(block), number + 1
             mine = number % ranks.world() == ranks.rank()
@@ -125,7 +131,22 @@ def _finished(store: Store, source: ActivationSource) -> Store:
             f"{store.path} is finished with {store.tokens:,} tokens and {source.tokens:,} are asked for: "
             f"choose another --out or delete it"
         )
+    if source.may_change and not _made_from(store, source):
+        raise HarvestError(
+            f"{store.path} is a finished store of other text: {store.spec.dataset['dataset']} has changed since; choose "
+            f"another --out or delete it"
+        )
     return store
+
+
+def _made_from(store: Store, source: ActivationSource) -> bool:
+    """Return whether a store holds a source's windows, which are read to their end."""
+    number = -1
+    for number, block in enumerate(source.blocks()):
+        source.skip(block)
+        if number == len(store.shards) or not store.holds(number, block):
+            return False
+    return number + 1 == len(store.shards)
 
 
 def _check_space(out: Path, source: ActivationSource) -> None:

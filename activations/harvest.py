@@ -115,6 +115,7 @@ class ModelSource:
         self._model, self._config = model, config
         self.spec, self.tokens = store_spec(model, config), config.tokens
         self.in_step = model.in_step
+        self.may_change = text.is_of_files(config.text)
         self.writers = writers or (GPU_WRITERS if model.device.type == "cuda" else 1)
         # One more than may wait to be written, so that one is always free
         size = self.spec.windows_per_shard, config.packing.context

@@ -261,12 +261,12 @@ def _run(
 
 
 def _paths(store: Store, hook: str) -> tuple[Path, Path]:
-    folder = store.path / FOLDER
-    return folder / f"{hook}.safetensors", folder / f"{hook}.json"
+    folder, name = store.path / FOLDER, files.as_name(hook)
+    return folder / f"{name}.safetensors", folder / f"{name}.json"
 
 
 def _part(store: Store, hook: str) -> Path:
-    return store.path / FOLDER / f"{hook}.unfinished.safetensors"
+    return store.path / FOLDER / f"{files.as_name(hook)}.unfinished.safetensors"
 
 
 def _save(part: Path, identity: list[Any], sums: Sums) -> None:

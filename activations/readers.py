@@ -88,10 +88,10 @@ def _filled(begun: str, pieces: Iterator[str]) -> tuple[str, bool]:
 
 
 def _decoded(source: Source) -> Iterator[str]:
-    """Yield a file's text piece by piece, with \\n for every line end."""
+    """Yield a file's text piece by piece, with \\n for every line end and without the mark at its beginning that says UTF-8."""
     bytes_only = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(bytes_only, translate=True)
-    read = 0
+    read, begun = 0, False
     with source.open() as file:
         while True:
             try:
@@ -110,6 +110,8 @@ def _decoded(source: Source) -> Iterator[str]:
                     f"{read - waiting + error.start}: {error.reason}; save it as UTF-8"
                 ) from error
             read += len(content)
+            if text and not begun:
+                text, begun = text.removeprefix("\ufeff"), True
             if text:
                 yield text
             if not content:
@@ -120,15 +122,8 @@ def compression_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that libraries raise for a compressed file that is damaged or truncated."""
     from pyarrow import ArrowException
 
-    return (
-        OSError,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        ArrowException,
-    )
+    damaged = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, ArrowException)
+    return OSError, EOFError, *damaged
 
 
 def json_rows(source: Source) -> Iterator[Row]:
@@ -231,6 +226,7 @@ def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
         while True:
             text = text.lstrip(" \t\r\n,") if number else text.lstrip(" \t\r\n")
             if text.startswith("]"):
+                _check_end(text[1:], file, f"{where} after entry {number - 1}" if number else where)
                 return
             try:
                 value, stop = decoder.raw_decode(text)
@@ -257,18 +253,42 @@ def _list(begun: bytes, file: IO[bytes], source: Source) -> Iterator[Row]:
         raise TextError(f"{source.name} is nested deeper than Python's limit at entry {number}") from error
 
 
+def _check_end(text: str, file: IO[bytes], where: str) -> None:
+    """Raise TextError where anything but white space follows a JSON list: it would be lost."""
+    following = text.encode()
+    while not following.strip(SPACE):
+        following = file.read(BYTES)
+        if not following:
+            return
+    raise TextError(f"{where}: the list ends there and more follows, expected one list or an object a line")
+
+
 def csv_rows(source: Source) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV table, named by its first line: every field as the text that is written there, an empty one
-    as None."""
+    as None.
+
+    Rows may end in separators that the first line lacks. Raises TextError for a field without a name."""
     import pandas as pd
     import pyarrow as pa
 
     separator = "\t" if source.kind == "tsv" else ","
     # Left to itself, pandas reads "NA" and "null" as missing and guesses the type of a column anew for each chunk
-    as_written = {"dtype": str, "keep_default_na": False, "na_values": [""]}
-    with source.open() as file, pd.read_csv(file, sep=separator, chunksize=ROWS * 40, **as_written) as tables:  # type: ignore[arg-type]
+    as_written = {"sep": separator, "dtype": str, "keep_default_na": False, "na_values": [""]}
+    with source.open() as file:
+        first = pd.read_csv(file, nrows=1, **as_written)
+    # pandas takes the first fields of rows that are longer than the first line for their names, and moves the others
+    nameless = 0 if isinstance(first.index, pd.RangeIndex) else first.index.nlevels
+    names = [*map(str, first.columns)]
+    as_written |= {"names": [*names, *range(nameless)], "header": 0, "index_col": False}
+    with source.open() as file, pd.read_csv(file, chunksize=ROWS * 40, **as_written) as tables:  # type: ignore[arg-type]
         for table in tables:
-            yield from pa.Table.from_pandas(table, preserve_index=False).to_pylist()
+            beyond = table.iloc[:, len(names) :].notna().any(axis=1)
+            if beyond.any():
+                raise TextError(
+                    f"{source.name} has more fields in row {beyond.idxmax() + 1} than the {len(names)} names in its first "
+                    f"line: give every column a name, or quote texts that have a {separator!r} in them"
+                )
+            yield from pa.Table.from_pandas(table.iloc[:, : len(names)], preserve_index=False).to_pylist()
 
 
 def parquet_rows(source: Source) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from activations.disk import files
 from activations.disk.schema import LARGEST, build
 from activations.errors import StoreError, TextError, quoted
 from activations.int8 import Int8Activations, n_blocks
-from activations.rows import NAN, Positions, Split, count_selected, expand, select, spread_labels
+from activations.rows import NAN, Positions, Split, count_selected, expand, segments_of, select, spread_labels
 from activations.shard import (
     Shard,
     ShardEntry,
@@ -27,7 +27,7 @@ from activations.shard import (
     shard_fault,
     shard_name,
 )
-from activations.tokens import PackingConfig
+from activations.tokens import PackingConfig, Window
 
 FORMATS = {"document": 1, "token": 2}  # stores with labels per token have format 2
 OF_FILES = 3  # format of a store that was made from another program's files
@@ -257,6 +257,16 @@ class Store(ShardFolder):
             segments = file.segments()
         excluded = 0 if with_bos else self.spec.excluded
         return count_selected(segments, self.shards[number].windows, self.context, excluded, split, positions)
+
+    def holds(self, number: int, windows: list[Window]) -> bool:
+        """Return whether shard `number` is of these windows, without reading its activations."""
+        with self._open(number) as file:
+            if self.shards[number].windows != len(windows):
+                return False
+            tokens, segments = file.per_row("tokens", torch.int32).numpy(), file.segments().numpy()
+        return np.array_equal(tokens, np.stack([window.tokens for window in windows])) and np.array_equal(
+            segments, segments_of(windows)
+        )
 
     def batches(
         self, hook: str, rows: int, split: Split = "all", positions: Positions = "all"

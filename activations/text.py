@@ -152,7 +152,7 @@ def make_ready(config: TextConfig) -> None:
     Raises TextError if that fails."""
     if config.dataset == demo_assets.MIXED:
         demo_assets.mixed_file()
-    elif not _embedded(config) and _is_local(config):
+    elif is_of_files(config):
         _sources(config, quiet=True)
 
 
@@ -176,6 +176,11 @@ def _embedded(config: TextConfig) -> _Embedded | None:
     if config.dataset.startswith("embedded:") and config.dataset not in known and not _is_local(config):
         raise TextError(f"no embedded text {config.dataset!r}, must be {' or '.join(known)}")
     return known.get(config.dataset)
+
+
+def is_of_files(config: TextConfig) -> bool:
+    """Return whether the text is read from files, which may change; others have a version."""
+    return not _embedded(config) and _is_local(config)
 
 
 def _is_local(config: TextConfig) -> bool:

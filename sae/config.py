@@ -125,6 +125,12 @@ class TrainConfig:
                 f"train.warmup_steps = {self.warmup_steps} is more than the {steps} steps of the run: its learning rate "
                 f"would never be reached"
             )
+        l0 = arch.expected_l0()
+        if not l0.assumed and self.batch * l0.value < 1:
+            raise ConfigError(
+                f"{l0.value:g} latents a row keep none in a batch of train.batch = {self.batch} rows: nothing would be learned; "
+                f"choose at least {1 / self.batch:g} or a larger batch"
+            )
         filled = {
             "steps": steps,
             "lr": self.lr or arch.rate * peak_rate(arch.d_sae, steps),

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,9 @@ from activations.errors import BusyError
 
 log = logging.getLogger(__name__)
 
-PART = ".part"  # suffix of a file being written; readers ignore such files, the next writer replaces them
+PART = (
+    ".part"  # suffix of a file being written; readers ignore such files, `sweep` removes those that are left
+)
 SEAL = "checksum"
 SEALED = re.compile(
     rb'\{\n "(.{8})": "(.{64})",\n'
@@ -39,8 +42,8 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`; remove it if anything fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
-    part.unlink(missing_ok=True)  # it might be a link, and writing would then change the file it leads to
+    # A name of its own: of two processes that write the same file, neither takes the other's from under it.
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PART}")
     try:
         write(part)
         sync(part)
@@ -176,6 +179,11 @@ def read_tensors(path: Path, within: Path | None = None) -> dict[str, Tensor]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def as_name(text: str) -> str:
+    """Return a text as the name of a file or folder, which leads nowhere else and is not hidden; `blocks.3.mlp` stays as it is."""
+    return re.sub(r"[^\w.-]+", "-", text).lstrip(".") or "-"
 
 
 def is_taken(path: Path, besides: Sequence[str] = ()) -> bool:

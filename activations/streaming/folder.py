@@ -136,8 +136,8 @@ class RingFolder:
         for path in (self.shards, *self.path.glob("producer-*")):
             shutil.rmtree(path, ignore_errors=True)
         self.clear_trainers()
-        for path in self.path.glob("text.json*"):  # a producer that was ended may have left a part of one
-            path.unlink(missing_ok=True)
+        (self.path / "text.json").unlink(missing_ok=True)
+        files.sweep(self.path)
         with suppress(OSError):
             self.path.rmdir()
 

@@ -1,7 +1,8 @@
 """Producers: processes that run the language model over the text and fill a ring, shard by shard, without end.
 
 A trainer starts them (`Producers`) with their job on standard input, which stays open: its end is how a producer notices
-that its trainer is gone, however that ended. A producer that fails prints one line of JSON, which the trainer raises."""
+that its trainer is gone, however that ended. A producer that fails prints one line of JSON, which the trainer raises; whatever else
+it prints goes to standard error, since nobody reads its standard output while it lives."""
 
 import errno
 import json
@@ -12,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -145,11 +147,10 @@ class Producers:
             if (code := process.poll()) is None:
                 continue
             assert process.stdout is not None
-            lines = process.stdout.read().splitlines()
-            said = json.loads(lines[-1]) if lines else {}
+            said = _said(process.stdout.read())
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise HarvestError(
-                said.get("message", f"a producer of activations died ({how})"), fix=said.get("fix")
+                said.message if said else f"a producer of activations died ({how})", fix=said and said.fix
             )
 
     def close(self) -> None:
@@ -171,7 +172,7 @@ def _start(job: Job) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "activations.streaming.producer"],
         env=environment,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace",
     )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(json.dumps(asdict(job)) + "\n")
@@ -184,6 +185,8 @@ def main() -> int:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole terminal; the trainer ends the producers
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # a pipe that nobody reads fills up, and who prints then waits for ever
     job = build(Job, json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_trainer, daemon=True).start()
     torch.set_num_threads(job.threads)
@@ -191,7 +194,7 @@ def main() -> int:
         with _alone_in(Path(job.folder) / f"producer-{job.number}"):
             produce(job)
     except WorkbenchError as error:
-        _say(error.message, error.fix)
+        _say(told, Said(error.message, error.fix))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         message = (
@@ -199,13 +202,29 @@ def main() -> int:
             if full
             else str(error)
         )
-        _say(message)
+        _say(told, Said(message))
     return 1
 
 
-def _say(message: str, fix: str | None = None) -> None:
-    """Hand an error to the trainer."""
-    sys.stdout.write(json.dumps({"message": message, "fix": fix}) + "\n")
+@dataclass(frozen=True)
+class Said:
+    """The error that a producer ends with, as it tells it to the trainer."""
+
+    message: str
+    fix: str | None = None
+
+
+def _say(told: IO[str], said: Said) -> None:
+    told.write(json.dumps(asdict(said)) + "\n")
+    told.flush()
+
+
+def _said(output: str) -> Said | None:
+    """Return the error in what a producer has printed; None where it has told none, as one that was killed."""
+    for line in reversed(output.splitlines()):
+        with suppress(ValueError, TypeError):
+            return build(Said, json.loads(line))
+    return None
 
 
 def _end_with_trainer() -> None:

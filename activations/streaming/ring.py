@@ -108,6 +108,8 @@ class Ring(ShardFolder):
             self._first = number
             self._folder.need_from(ranks.rank(), number)
             if not self._producers and not ranks.rank():
+                for folder in (self._folder.path, self._folder.shards):
+                    files.sweep(folder)  # what producers were writing when they were ended takes room
                 self._producers = Producers(self._jobs)
 
     def pass_to(self, number: int) -> None:

@@ -98,11 +98,7 @@ class SAE(ABC, nn.Module):
         try:
             for make in (self.make_decoder, self.make_encoder, self.make_rule):
                 make(d_model)
-        except (
-            RuntimeError,
-            MemoryError,
-            OverflowError,
-        ) as error:  # on the CPU torch has no error of its own for this
+        except (RuntimeError, MemoryError, OverflowError) as error:  # torch on the CPU has no class for this
             size = 4 * 2 * self.cfg.d_sae * d_model / 1e9
             raise ConfigError(
                 f"d_sae = {self.cfg.d_sae} over activations of width {d_model} takes {size:,.3g} GB for the weights alone, "
@@ -168,7 +164,11 @@ class SAE(ABC, nn.Module):
         """Return the sum of decoder rows weighted by the code, plus b_dec. Raises ShapeError for a code of another F."""
         if code.n_latents != self.d_sae:
             raise ShapeError(f"the code has {code.n_latents} latents and this SAE has {self.d_sae}")
-        return kernels.decode(code, self.W_dec).add_(self.b_dec)  # in place: a batch of rows is large
+        return kernels.decode(code, self.decoder_rows()).add_(self.b_dec)  # in place: rows are many
+
+    def decoder_rows(self) -> Float[Tensor, "F D"]:
+        """Return W_dec as what training changes: where it is a buffer, with the gradient of the weights that it follows from."""
+        return self.W_dec
 
     @abstractmethod
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode: ...

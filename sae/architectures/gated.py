@@ -106,7 +106,7 @@ class Gated(SAE):
         open_ = v.above(-self.b_enc)
         gate = open_.values + open_.spread(self.b_enc)
         magnitudes = open_.values * open_.spread(self.r_mag.exp()) + open_.spread(self.b_mag)
-        return open_._replace(values=gate), open_._replace(values=magnitudes.relu())
+        return open_._replace(values=gate.relu()), open_._replace(values=magnitudes.relu())
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """Return ||y - y_hat||^2 + weight |relu(pi)|_1 + ||y - y_gate||^2, mean over rows; in squared units of y.

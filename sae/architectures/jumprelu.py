@@ -25,6 +25,8 @@ from sae.architectures.shared import (
 )
 from sae.code import SparseCode
 
+LEAST = 1e-6  # threshold, of rows with unit mean square, from which one of 0 is trained further
+
 
 @dataclass(frozen=True)
 class JumpReLUConfig(ArchConfig):
@@ -113,7 +115,8 @@ class JumpReLU(SAE):
         return self.log_threshold.exp()
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        return self.pre_activations(x).above(self.threshold)
+        # What a rounded product finds above a small threshold may be below 0 exactly.
+        return self.pre_activations(x).above(self.threshold).relu()
 
     def thresholds(self) -> Float[Tensor, "F"]:
         """Return each latent's own threshold."""
@@ -174,6 +177,13 @@ class JumpReLU(SAE):
             self.W_dec.div_(gain(self, generator))
         start_centred(self, centre)
         self.log_threshold.fill_(self.first_threshold).log_()
+
+    @torch.no_grad()
+    def raise_zero_thresholds(self) -> int:
+        """Set thresholds of 0, which other tools' SAEs have, to LEAST, in place, and return how many there were."""
+        zero = self.log_threshold == -torch.inf
+        self.log_threshold[zero] = math.log(LEAST)
+        return int(zero.sum())
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

@@ -140,6 +140,12 @@ class MFR(SAE):
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
         return self._code(x, 0)
 
+    def decoder_rows(self) -> Float[Tensor, "F D"]:
+        """Return the unit rows of peer 0, with their gradient: training end to end decodes with them."""
+        if torch.is_grad_enabled() and self.weights.requires_grad:
+            return normalize(self.weights[0], dim=1)
+        return self.W_dec
+
     def kept_per_row(self, x: Float[Tensor, "B D"], u: Float[Tensor, "B F"]) -> Int[Tensor, "B"]:
         """Return k for every row."""
         return torch.full((len(x),), self.cfg.k, device=x.device)

@@ -76,7 +76,8 @@ class ReLU(SAE):
         self.warmth = 1.0
 
     def _encode(self, x: Float[Tensor, "B D"]) -> SparseCode:
-        return self.pre_activations(x).above(x.new_zeros(()))
+        # What a rounded product finds above 0 may be below it exactly.
+        return self.pre_activations(x).above(x.new_zeros(())).relu()
 
     def loss(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B D"], dead: Bool[Tensor, "F"]) -> Loss:
         """Return ||y - y_hat||^2 + weight * sum_j z_j ||W_dec_j||, mean over rows; in squared units of y."""

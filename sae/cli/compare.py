@@ -39,7 +39,7 @@ from sae.workflows.compare import (
     write_pareto,
 )
 from sae.workflows.scaling import fit_scaling, refuse_too_small
-from sae.workflows.sweep import load, plan_sweep, run_sweep
+from sae.workflows.sweep import is_begun, load, plan_sweep, run_sweep
 
 TABLE, PLOT = "results.csv", "pareto.html"  # files of `sae sweep`
 
@@ -217,7 +217,7 @@ def sweep_main(args: list[str]) -> int:
     Console().print(runs_table(results, f"{out}: {len(results)} runs"))
     for said in which_l0(results):
         print(said)
-    runs = [Run(out / name) for name in sweep.runs]
+    runs = [Run(out / name) for name in sweep.runs if is_begun(out / name)]
     for run in runs:
         show_problems(run)
     if command.fit:

@@ -45,7 +45,7 @@ def write_cache(
         raise RunError(f"{out} is not empty: choose another --out")
     numbers = range(shards_to_read(store, tokens)[0])
     with files.new_folder(out) as folder:
-        scratch, module = folder / "codes", folder / hook
+        scratch, module = folder / ".codes", folder / files.as_name(hook)
         scratch.mkdir()
         module.mkdir()
         for number in numbers:
@@ -61,7 +61,7 @@ def write_cache(
             total = int(fired[latents.start : latents.stop].sum())
             entries = _entries(scratch, store, numbers, latents, total)
             files.write_tensors(module / name, {**entries, "tokens": windows}, "pt")
-            names.append(out / hook / name)
+            names.append(out / module.name / name)
         shutil.rmtree(scratch)
         files.write_json(module / "config.json", _config(store, len(windows), len(ranges)))
     return names

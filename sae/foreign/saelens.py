@@ -32,12 +32,15 @@ from sae.architectures import (
 from sae.foreign import processing
 from sae.foreign.exact_forms import assemble, finished, fold_norms, fold_pre_bias, forms, refusal
 from sae.foreign.weights import (
+    ATTENTION,
+    MLP,
     Imported,
     Layout,
     Origin,
     Settings,
     Weights,
     hook_of_module,
+    near_twin,
     object_or_empty,
     read_json,
     read_safetensors,
@@ -268,7 +271,12 @@ def write(sae: SAE, origin: Origin, path: Path) -> list[str]:
             folder / WEIGHTS, {name: tensor.float() for name, tensor in tensors.items()}, "pt"
         )
         files.write_json(folder / CFG, cfg)
-    return []
+    if not (origin.hook and origin.hook.endswith((MLP, ATTENTION))):
+        return []
+    return [
+        f"a HookedTransformer has no hook point {origin.hook}: name {near_twin(origin.hook)} in {CFG} where the model has one place "
+        f"under both names"
+    ]
 
 
 def _theirs(sae: SAE) -> tuple[str, SAE, dict[str, Tensor], dict[str, float]]:

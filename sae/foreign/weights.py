@@ -25,15 +25,19 @@ LARGEST_JSON = 2**24  # bytes; real settings take a few thousand
 # An archive may decompress to SMALL bytes, or to MOST_DECOMPRESSED times its size if that is more. Weights hardly compress, so a
 # file that decompresses to more is made to fill the memory.
 SMALL, MOST_DECOMPRESSED = 2**26, 8
-SITES = {"resid_post": "hook_resid_post", "mlp_out": "hook_mlp_out", "attn_out": "hook_attn_out"}
+ATTENTION, MLP = (
+    "attn.hook_out",
+    "mlp.hook_out",
+)  # what these modules give, before a norm that may follow them
+SITES = {"resid_post": "hook_resid_post", "mlp_out": MLP, "attn_out": ATTENTION}
 """Site names of dictionary_learning's users -> TransformerLens' hook within a block."""
 MODULES = {
     "": "hook_resid_post",
-    "mlp": "hook_mlp_out",
-    "self_attn": "hook_attn_out",
-    "attn": "hook_attn_out",
-    "attention": "hook_attn_out",
-    "self_attention": "hook_attn_out",
+    "mlp": MLP,
+    "self_attn": ATTENTION,
+    "attn": ATTENTION,
+    "attention": ATTENTION,
+    "self_attention": ATTENTION,
 }
 """Modules of a transformers block -> the hook that sees their output; a block's own output is the residual stream."""
 
@@ -255,6 +259,17 @@ def hook_of_module(module: str) -> str | None:
     if not match or (match[2] or "") not in MODULES:
         return None
     return f"blocks.{match[1]}.{MODULES[match[2] or '']}"
+
+
+def near_twin(hook: str) -> str | None:
+    """Return the other name of what an attention or an MLP gives: the module's output, or what it adds to the residual stream.
+
+    These are the same activations unless the model normalises or scales what the module gives. None for other hook points."""
+    twins = {MLP: "hook_mlp_out", ATTENTION: "hook_attn_out"}
+    for name, twin in (twins | {twin: name for name, twin in twins.items()}).items():
+        if hook.endswith("." + name):
+            return hook.removesuffix(name) + twin
+    return None
 
 
 def layer_of(hook: str | None) -> int | None:

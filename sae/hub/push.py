@@ -2,18 +2,21 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
+from types import MappingProxyType
 from typing import Any
 
 from activations import hub
 from activations.disk import files
 from activations.errors import HubError, quoted
+from activations.sources import is_named
 from sae.architectures import name_of
 from sae.evaluation.measures import measure
 from sae.features.feature import FeatureStore
 from sae.features.folder import INDEX as INDEX_OF_FEATURES
 from sae.features.meaning import kept_meanings, save_meanings
-from sae.hub import HubName
+from sae.hub import HubName, is_hub_name
 from sae.hub.fetch import asked
 from sae.report import model_card
 from sae.report import runs as runs_report
@@ -39,16 +42,24 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     is unfinished or damaged, HubError when features are asked for and the run has none."""
     _ = run.digest  # raises for an unfinished run
     _ = run.sae()  # raises for a damaged one
-    run_json = without_paths(_object(run.path / "run.json"))
+    known = _paths_in(run)
+    run_json = without_paths(_object(run.path / "run.json"), known)
     run_json["config"]["store"] = ""
     files.write_sealed(folder / "run.json", run_json)
-    files.write_sealed(folder / INDEX, without_paths(_object(run.path / INDEX)))
-    shutil.copyfile(run.path / WEIGHTS, folder / WEIGHTS)
+    files.write_sealed(folder / INDEX, without_paths(_object(run.path / INDEX), known))
+
+    def copy(source: str | Path, target: str | Path) -> None:
+        try:
+            shutil.copyfile(files.plain(Path(source), run.path), target)
+        except OSError as error:
+            raise HubError(f"{source} cannot be sent: {error}") from error
+
+    copy(run.path / WEIGHTS, folder / WEIGHTS)
     if run.evaluation is not None:
-        shutil.copyfile(run.path / "eval.json", folder / "eval.json")
+        copy(run.path / "eval.json", folder / "eval.json")
     for written in ("labels.json", "lists.json"):
         if (run.path / written).is_file():
-            shutil.copyfile(run.path / written, folder / written)
+            copy(run.path / written, folder / written)
     store = FeatureStore(run.path / "features") if (run.path / "features").is_dir() else None
     if features:
         if store is None:
@@ -56,10 +67,9 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
                 f"{run.path} has no features to send: collect them, or leave out --features",
                 fix=f"sae features {quoted(run.path)}",
             )
-        shutil.copytree(
-            store.path, folder / "features", ignore=shutil.ignore_patterns(*NOT_SENT, "*.lock", ".lock")
-        )
-        _without_model_path(store, folder / "features")
+        ignored = shutil.ignore_patterns(*NOT_SENT, "*.lock", ".lock")
+        shutil.copytree(store.path, folder / "features", ignore=ignored, copy_function=copy)
+        _without_model_path(store, folder / "features", known)
     if store is not None:
         density = store.table["density"].to_pylist()
         (folder / PICTURE).write_text(model_card.densities(density, store.record.tokens), encoding="utf-8")
@@ -70,12 +80,25 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _without_model_path(store: FeatureStore, sent: Path) -> None:
+def _paths_in(run: Run) -> dict[str, str]:
+    """Return what run.json has as paths of this machine, which need not look like one -> the last part of each.
+
+    An SAE, a model and a text may also be named as they are on the hub, or be the embedded ones: these names stay."""
+    record, cfg = run.record, run.config
+    paths = [record.imported.path if record.imported else None, cfg.start_from]
+    models = [record.model, *([cfg.stream.model] if cfg.stream else [])]
+    paths += [model for model in models if model != "embedded" and Path(model).exists()]
+    if cfg.stream and is_named(cfg.stream.text.dataset):
+        paths.append(cfg.stream.text.dataset)
+    return {path: PureWindowsPath(path).name for path in paths if path and not is_hub_name(path)}
+
+
+def _without_model_path(store: FeatureStore, sent: Path, known: Mapping[str, str]) -> None:
     """Replace the model's path in the copy `sent` of a features folder, where its model is a path, by the path's last part.
 
     What was measured on the features names them by the SHA-256 of features.json, which this changes: it is made to name the new one."""
     about = _object(sent / INDEX_OF_FEATURES)
-    model = without_paths(about["model"])
+    model = without_paths(about["model"], known)
     if model == about["model"]:
         return
     files.write_sealed(sent / INDEX_OF_FEATURES, {**about, "model": model})
@@ -96,13 +119,17 @@ def _object(path: Path) -> dict[str, object]:
     return content
 
 
-def without_paths(content: Any) -> Any:
-    """Return JSON content in which every path of this machine is replaced by its last part, also within a sentence or a list."""
+def without_paths(content: Any, known: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Return JSON content in which every path of this machine is replaced by its last part, also within a sentence or a list.
+
+    `known` are texts that are paths although nothing about them says it, and what stands for each."""
     if isinstance(content, dict):
-        return {key: without_paths(value) for key, value in content.items()}
+        return {key: without_paths(value, known) for key, value in content.items()}
     if isinstance(content, list):
-        return [without_paths(value) for value in content]
+        return [without_paths(value, known) for value in content]
     if isinstance(content, str):
+        if content in known:
+            return known[content]
         return ", ".join(PATHS.sub(_last_part, part) for part in content.split(", "))
     return content
 

@@ -317,12 +317,22 @@ def _owner(path: Path) -> Path | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, with a + if it was changed since; None outside one."""
-    command = [
-        "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*",
-    ]  # fmt: skip
-    described = subprocess.run(command, capture_output=True, text=True, check=False)
-    return described.stdout.strip() or None
+    """Return the commit of the checkout that this code runs from, with a + if it was changed since; None outside one, and
+    without git."""
+    here = Path(__file__)
+
+    def ask(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *command], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    try:
+        # Where this code is installed in the checkout of another project, as in its .venv, that one's commit says nothing.
+        if not ask("ls-files", here.name):
+            return None
+        return ask("describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*") or None
+    except OSError:
+        return None
 
 
 def device() -> torch.device:

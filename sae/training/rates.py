@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from activations.errors import ConfigError, DivergedError
+from activations.errors import DivergedError
 from activations.progress import Advance, ignore
 from sae.architectures import SAE, ArchConfig
 from sae.config import STEPS_POWER, TrainConfig
@@ -50,7 +50,7 @@ def try_rates(
     architecture's loss on the next few batches judges it. Rates are a factor of 2 apart, start at the default and extend to
     both sides until the best one has a worse neighbour on each. The minimum of the parabola through these three, loss over
     log rate, is the best rate of a run as long as a trial. Longer runs need lower rates, so it is scaled to the run's length
-    by the power that the default was fitted with. Raises ConfigError when every rate diverges."""
+    by the power that the default was fitted with. Raises DivergedError when every rate diverges."""
     short = dataclasses.replace(
         cfg, steps=trial_steps(cfg), lr=None, warmup_steps=None, dead_after_tokens=None
     )
@@ -61,7 +61,7 @@ def try_rates(
         losses[lr] = _loss(make(), dataclasses.replace(short, lr=lr).resolved(0, arch), batches, scale)
         advance(1, note=f"{lr:.3g}: loss {losses[lr]:.4f}")
     if min(losses.values()) == math.inf:
-        raise ConfigError(
+        raise DivergedError(
             f"train.lr = auto: every rate from {min(losses):.2g} to {max(losses):.2g} diverged; give a lower one"
         )
     assert cfg.steps is not None

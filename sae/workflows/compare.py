@@ -12,7 +12,7 @@ from activations.disk.schema import parse
 from activations.errors import ConfigError, RunError, quoted
 from activations.progress import Progress, no_progress
 from activations.store import Store
-from sae.architectures import name_of
+from sae.architectures import ArchConfig, name_of
 from sae.evaluation.held_out import held_out_rows
 from sae.evaluation.matching import LEVELS, compare
 from sae.evaluation.measures import MEASURES
@@ -74,6 +74,11 @@ def result(run: Run) -> Result:
     return Result(
         run.name, name_of(arch), arch.d_sae, l0, fvu, zero, mean, dead, cosine, projection, run.hook
     )
+
+
+def no_result(name: str, arch: ArchConfig) -> Result:
+    """Return the line of a run that could not be begun."""
+    return Result(name, name_of(arch), arch.d_sae, None, None, None, None, None)
 
 
 def which_l0(results: Sequence[Result]) -> list[str]:

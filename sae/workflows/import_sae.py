@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from activations import language_model
 from activations.disk import files
-from activations.errors import ForeignError, RunError, StoreError, quoted
+from activations.errors import ForeignError, ModelError, RunError, StoreError, quoted
 from activations.progress import Progress, no_progress
 from activations.store import Store
 from activations.tokens import PackingConfig
@@ -18,6 +19,7 @@ from sae import config
 from sae.architectures import SAE, ArchConfig
 from sae.config import RunConfig
 from sae.foreign import FORMATS, NOT_AN_SAE, Origin, other_dictionary_at
+from sae.foreign.weights import near_twin
 from sae.hub import is_hub_name
 from sae.hub.fetch import Located, ignore_line, locate
 from sae.runs.run import Run, made_by
@@ -145,6 +147,10 @@ def _copy_results(run: Path, folder: Path) -> None:
 
 def _hook_in(store: Store, hook: str | None, width: int) -> str:
     if hook is not None and hook not in store.spec.hooks:
+        twin = near_twin(hook)
+        if twin in store.spec.hooks and _same_place(store, hook, twin):
+            hook = twin
+    if hook is not None and hook not in store.spec.hooks:
         raise ForeignError(
             f"the SAE reads {hook}, {store.path} holds {', '.join(store.spec.hooks)}: harvest it, or if one of these is "
             f"the same place under another name, give that by --hook"
@@ -155,6 +161,15 @@ def _hook_in(store: Store, hook: str | None, width: int) -> str:
             f"the SAE reads width {width}, {hook} in {store.path} has width {store.width(hook)}"
         )
     return hook
+
+
+def _same_place(store: Store, hook: str, other: str) -> bool:
+    """Return whether two names are one hook point of the store's model; False where it cannot be loaded to ask it."""
+    try:
+        places = language_model.load(store.spec.model, store.spec.model_revision).bridge.hook_dict
+    except ModelError:
+        return False
+    return other in places and places.get(hook) is places[other]
 
 
 def _belonging(
@@ -174,16 +189,21 @@ def _belonging(
 
 def _imported(path: Path, form: str, origin: Origin, notes: list[str]) -> dict[str, object]:
     """Return the part of run.json that says where an imported SAE comes from (`records.Imported`)."""
-    read = sorted(path.iterdir()) if path.is_dir() else [path]
     return {
         "format": form,
         "path": str(path),
-        "sha256": {file.name: files.sha256(file) for file in read if file.is_file()},
+        "sha256": hashes(path),
         "model": origin.model,
         "hook": origin.hook,
         "facts": origin.facts,
         "notes": notes,
     }
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of an SAE's file, or of every file in its folder, by name."""
+    read = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {file.name: files.sha256(file) for file in read if file.is_file()}
 
 
 def run_record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, object]:

@@ -12,17 +12,19 @@ from activations import language_model
 from activations.errors import ConfigError, ForeignError, RunError, WorkbenchError
 from activations.harvest import HarvestConfig, begun_in
 from activations.progress import Progress, no_progress
+from activations.store import Store
 from activations.text import TextConfig, described, make_ready
 from activations.tokens import PackingConfig
 from sae.features.collect import FeaturesConfig
 from sae.foreign import FORMATS, Origin
 from sae.hub import is_hub_name, parse_name
 from sae.hub.fetch import ignore_line, locate
+from sae.runs.records import Imported
 from sae.runs.run import Run, device
 from sae.workflows.evaluate import evaluate
 from sae.workflows.features import collect_features
 from sae.workflows.harvest import harvest_store
-from sae.workflows.import_sae import format_of, import_sae
+from sae.workflows.import_sae import format_of, hashes, import_sae
 
 LONGEST = 80  # characters of a folder's name
 Tell = Callable[[str], None]
@@ -112,17 +114,14 @@ def _refuse_other(command: Open, run: Run, text: TextConfig) -> None:
         hub = origin.hub if origin else None
         same = hub is not None and {key: hub.get(key) for key in asked} == asked
     else:
-        same = (
-            origin is not None
-            and not origin.hub
-            and Path(origin.path).resolve() == Path(command.what).resolve()
-        )
+        same = origin is not None and not origin.hub and _is_of(run, origin, Path(command.what))
     if not same:
         raise RunError(
             f"{run.path} is of another SAE ({origin.path if origin else 'trained here'}): choose another --out"
         )
     for what, here, wanted in (
         ("text", spec.dataset, described(text)),
+        ("--tokens", _tokens_asked(run.store, command), command.tokens),
         ("--context", spec.packing.context, command.context),
         ("--model", spec.model, command.model or spec.model),
         ("--hook", run.hook, command.hook or run.hook),
@@ -136,6 +135,26 @@ def _refuse_other(command: Open, run: Run, text: TextConfig) -> None:
             raise RunError(
                 f"{run.path} was opened with another {what}, {shown[0]} and not {shown[1]}: choose another --out"
             )
+
+
+def _is_of(run: Run, origin: Imported, path: Path) -> bool:
+    """Return whether an imported run is of the SAE at a path, wherever its files lay then and whichever the working folder was.
+
+    Raises RunError where they lay there and have changed since."""
+    lay_there = Path(origin.path).resolve() == path.resolve()
+    if not path.exists():
+        return lay_there
+    unchanged = origin.sha256.items() <= hashes(path).items()
+    if lay_there and not unchanged:
+        raise RunError(f"{path} has changed since {run.path} was made of it: choose another --out")
+    return unchanged and (lay_there or bool(origin.sha256))
+
+
+def _tokens_asked(store: Store, command: Open) -> int:
+    """Return the number of tokens that a store is of, or the one asked for where the store has what such a harvest has."""
+    windows = command.tokens // store.spec.packing.context
+    same = store.windows == windows or (store.text_ended and store.windows < windows)
+    return command.tokens if same else store.tokens
 
 
 def _import(

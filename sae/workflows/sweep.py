@@ -22,7 +22,7 @@ from activations.tokens import PackingConfig
 from sae.architectures import ARCHITECTURES
 from sae.config import RunConfig, Settings, TrainConfig
 from sae.runs.run import Run, device
-from sae.workflows.compare import Result, result
+from sae.workflows.compare import Result, no_result, result
 from sae.workflows.evaluate import evaluate
 from sae.workflows.rings import RingSettings, bytes_of
 from sae.workflows.together import train_together
@@ -242,7 +242,7 @@ def plan_sweep(sweep: Sweep) -> dict[str, RunConfig]:
         plan[name] = cfg if store is None else resolve(cfg, store)[0]
         if store is None:
             existing_on_stream(cfg, path, resume=True)
-        elif (path / "run.json").exists():
+        elif is_begun(path):
             refuse_other(Run(path), plan[name])
         elif files.is_taken(path):
             raise RunError(f"{path} is not empty and does not hold a run: move it, or choose another out")
@@ -259,8 +259,8 @@ def run_sweep(
     out, windows = Path(sweep.file.out), sweep.file.windows
     models: list[LanguageModel] = []  # loaded when the first run needs it
 
-    def measure(run: Run) -> None:
-        if _needs_evaluation(run, windows):
+    def measure(path: Path) -> None:
+        if is_begun(path) and _needs_evaluation(run := Run(path), windows):
             if windows and not models and not run.reads_files:
                 models.append(run.language_model())
             evaluate(run, run.sae().to(device()), models[0] if models else None, windows)
@@ -272,19 +272,27 @@ def run_sweep(
         diverged = [f"{path.name}: {message}" for path, message in failed.items()]
         with progress("evaluate", len(plan), "runs") as advance:
             for path in runs:
-                measure(Run(path))
+                measure(path)
                 advance(1, note=path.name)
     else:
         diverged = _one_by_one(plan, out, measure, progress)
-    return [result(Run(out / name)) for name in plan], diverged
+    return [
+        result(Run(out / name)) if is_begun(out / name) else no_result(name, cfg.arch)
+        for name, cfg in plan.items()
+    ], diverged
+
+
+def is_begun(path: Path) -> bool:
+    """Return whether a run of a sweep is there; one for which no learning rate was found is not."""
+    return (path / "run.json").exists()
 
 
 def _one_by_one(
-    plan: dict[str, RunConfig], out: Path, measure: Callable[[Run], None], progress: Progress
+    plan: dict[str, RunConfig], out: Path, measure: Callable[[Path], None], progress: Progress
 ) -> list[str]:
     """Train and measure the runs one after the other; return what was said of those that diverged."""
     diverged: list[str] = []
-    done = [name for name in plan if (out / name / "run.json").exists() and Run(out / name).finished]
+    done = [name for name in plan if is_begun(out / name) and Run(out / name).finished]
     steps = {name: cfg.train.steps or 0 for name, cfg in plan.items()}
     with progress("sweep", sum(steps.values()), "steps", done=sum(steps[name] for name in done)) as advance:
         for number, (name, cfg) in enumerate(plan.items(), 1):
@@ -293,7 +301,7 @@ def _one_by_one(
                 train(cfg, out / name, resume=True, progress=part_of(advance, "train", note))
             except DivergedError as error:
                 diverged.append(f"{name}: {error}")
-            measure(Run(out / name))
+            measure(out / name)
     return diverged
 
 

@@ -67,10 +67,15 @@ def _train(runs: Mapping[Path, RunConfig], source: Store | Ring, progress: Progr
             # A thread that reads ahead may wait for a shard, and a reader that is dropped would wait for the thread.
             stack.callback(source.close)
         turns: list[_Turn] = []
+        diverged: dict[Path, str] = {}
         for path, cfg in runs.items():
             torch.set_rng_state(random)
             lock = partial(stack.enter_context, ranks.alone_in(path))
-            training = begin(cfg, path, True, "auto", progress, source, lock)
+            try:
+                training = begin(cfg, path, True, "auto", progress, source, lock)
+            except DivergedError as error:  # at every rate that was tried: there is no run to train
+                diverged[path] = str(error)
+                continue
             if isinstance(training, Training):
                 turns.append(_Turn(training))
         _share_readers(turns, source)
@@ -79,7 +84,7 @@ def _train(runs: Mapping[Path, RunConfig], source: Store | Ring, progress: Progr
         )
         signals = stack.enter_context(noted())
         advance = stack.enter_context(progress("train", total, "steps", done=done))
-        diverged = _take_turns(turns, signals, advance)
+        diverged |= _take_turns(turns, signals, advance)
         if signals or not all(turn.training.trainer.finished or turn.path in diverged for turn in turns):
             raise Stopped(signals[0] if signals else signal.SIGTERM)
     return diverged

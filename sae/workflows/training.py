@@ -20,7 +20,8 @@ from activations.store import Store
 from activations.streaming.reader import StoredShards, StreamReader
 from activations.streaming.ring import Ring
 from activations.token_labels import LabelSet, choose
-from sae.architectures import SAE, build, name_of
+from sae.architectures import SAE, JumpReLU, build, name_of
+from sae.architectures.jumprelu import LEAST
 from sae.architectures.shared import geometric_median
 from sae.config import Precision, RunConfig, TrainConfig
 from sae.runs.run import Run
@@ -85,11 +86,8 @@ class Training:
                 save()
             raise
         except DivergedError as error:
-            last_good = (
-                f"the last good checkpoint is {run.checkpoints[-1]}"
-                if run.checkpoints
-                else "no checkpoint was due yet"
-            )
+            kept = run.checkpoints
+            last_good = f"the last good checkpoint is {kept[-1]}" if kept else "no checkpoint was due yet"
             raise DivergedError(f"{error} and train into another --out; {last_good}") from error
         ranks.barrier()  # until here rank 0 may still be writing the run
         if loggers:
@@ -326,6 +324,8 @@ def _start(sae: SAE, cfg: RunConfig, reader: Reader, scale: float) -> None:
         )
     other.fold_input_scale(1 / scale)  # a saved SAE reads raw activations, one in training scaled ones
     sae.load_state_dict(other.state_dict())
+    if isinstance(sae, JumpReLU) and (raised := sae.raise_zero_thresholds()):
+        log.warning("%d thresholds of 0, whose logarithm cannot be trained, start at %g", raised, LEAST)
 
 
 def _initialise(sae: SAE, reader: Reader, scale: float, seed: int) -> None:

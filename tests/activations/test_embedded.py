@@ -3,8 +3,10 @@
 import hashlib
 import json
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def wheel(folder: Path, gguf: bytes = b"not a model") -> Path:
 
 
 def files_in(folder: Path) -> list[Path]:
-    return list(folder.rglob("*")) if folder.exists() else []
+    return [path for path in folder.rglob("*") if path.suffix != ".lock"] if folder.exists() else []
 
 
 def line_of_fetching() -> str:
@@ -110,6 +112,21 @@ def test_a_cached_model_is_taken_as_it_is(cache: Path, monkeypatch: pytest.Monke
     (cache / demo_assets.MODEL).mkdir(parents=True)
     monkeypatch.setattr(demo_assets, "_fetch_gguf", lambda scratch: pytest.fail("fetched again"))
     assert model_folder() == cache / demo_assets.MODEL
+
+
+def test_of_several_that_need_the_model_at_once_one_converts_it(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    converted = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        converted.append(gguf)
+        time.sleep(0.2)  # others look for the folder meanwhile
+        folder.mkdir()
+
+    monkeypatch.setattr(demo_assets, "_fetch_gguf", lambda scratch: scratch)
+    monkeypatch.setattr(demo_assets, "_convert", convert)
+    with ThreadPoolExecutor(3) as pool:
+        assert {*pool.map(lambda _: model_folder(), range(3))} == {cache / demo_assets.MODEL}
+    assert len(converted) == 1
 
 
 @pytest.fixture

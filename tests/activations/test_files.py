@@ -53,9 +53,31 @@ def test_while_a_file_is_written_readers_see_the_old_one(tmp_path: Path):
     assert names(tmp_path) == ["a"]
 
 
-def test_what_a_crash_left_is_written_over(tmp_path: Path):
-    (tmp_path / f"a.json{files.PART}").write_text("a longer half of something that was cut off")
+def test_two_that_write_one_file_at_once_each_write_it_whole(tmp_path: Path):
+    path = tmp_path / "a"
+
+    def write(part: Path) -> None:
+        part.write_text("first")
+        files.write_atomically(path, lambda other: other.write_text("second"))
+        assert path.read_text() == "second"
+
+    files.write_atomically(path, write)
+    assert path.read_text() == "first"
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_a_crash_left_is_swept_and_disturbs_no_writer(tmp_path: Path):
+    left = []
+
+    def killed(part: Path) -> None:
+        part.write_text("a longer half of something that was cut off")
+        left.append(part)
+
+    files.write_atomically(tmp_path / "a.json", killed)
+    left[0].write_text("as a killed process leaves it")
     files.write_json(tmp_path / "a.json", [1])
+    assert not files.is_taken(tmp_path, ["a.json"])
+    files.sweep(tmp_path)
     assert json.loads((tmp_path / "a.json").read_text()) == [1]
     assert names(tmp_path) == ["a.json"]
 

@@ -9,6 +9,7 @@ from activations.errors import HarvestError, StoreError
 from activations.harvest import harvest
 from activations.language_model import LanguageModel
 from activations.tokens import PackingConfig
+from tests import tiny
 from tests.activations.harvests import HOOKS, config, contents, interrupted, line_of
 
 
@@ -54,6 +55,22 @@ def test_the_same_harvest_again_touches_nothing(llama: LanguageModel, tmp_path: 
     assert {
         path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in made.path.iterdir()
     } == before
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_text_that_has_changed_since_is_refused_by_a_finished_store(
+    llama: LanguageModel, tmp_path: Path, place: int
+):
+    """Wherever it has changed, in the tokens that were asked for."""
+    text = tiny.text_file(tmp_path / "text.jsonl")
+    settings = config(text, tokens=10**6)
+    made = harvest(llama, tmp_path / "store", settings)
+    before, lines = contents(made.path), text.read_text().splitlines(keepends=True)
+    lines[place] = '{"text": "other words"}\n'
+    text.write_text("".join(lines))
+    line = line_of(llama, made.path, settings, HarvestError)
+    assert f"{text} has changed since" in line and "delete it" in line
+    assert contents(made.path) == before
 
 
 OTHER_WORK = {

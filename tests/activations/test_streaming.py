@@ -1,16 +1,21 @@
 """Reading in the order of the text: every training row once per pass, shuffled within its group, resumable anywhere."""
 
+import sys
+import time
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activations.errors import StoreError
+from activations.errors import HarvestError, StoreError
 from activations.shuffle import Cursor, sample
 from activations.store import Store
+from activations.streaming.folder import StreamConfig
+from activations.streaming.producer import Job, Producers
 from activations.streaming.reader import StoredShards, StreamReader
 from tests.activations.test_shuffle import CONTEXT, PER_SHARD, eligible, store, take, through_json
 from tests.activations.toys import LAWS
@@ -123,3 +128,29 @@ def test_a_text_without_training_rows_is_refused(store: Store):
 
     with pytest.raises(StoreError, match="one document in ten is held out"):
         next(iter(StreamReader(Empty(store), "row", 8, shuffle_tokens=1)))
+
+
+def test_a_producer_that_prints_much_is_not_blocked_and_its_error_is_still_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a function for `--labels` may print, or a library at its import."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'activations.streaming.producer' in sys.orig_argv:\n"
+        "    print('hello')\n"
+        "    import atexit, os\n"
+        "    atexit.register(lambda: os.write(1, b'bye ' * 2**16))\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    stream = StreamConfig(str(tmp_path / "nowhere"), model_dtype="float32")
+    producers = Producers([Job(stream, "a.hook", None, str(tmp_path / "ring"), 10**6, 0, 1, "cpu", 1)])
+    ends = time.monotonic() + 30
+
+    def wait() -> None:
+        while time.monotonic() < ends:
+            producers.check()
+            time.sleep(0.05)
+
+    with pytest.raises(HarvestError, match="nowhere"):
+        wait()
+    producers.close()

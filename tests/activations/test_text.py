@@ -68,6 +68,18 @@ def test_a_table_without_types_gives_every_field_as_it_is_written(tmp_path: Path
     assert [row["label"] for _, row in read_rows] == labels
 
 
+def test_fields_without_a_name_are_dropped_where_empty_and_refused_elsewhere(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("label,text\n007,first,\n1,second,\n2,third\n")
+    assert [*rows(TextConfig(str(path)))] == [
+        ("first", {"label": "007", "text": "first"}),
+        ("second", {"label": "1", "text": "second"}),
+        ("third", {"label": "2", "text": "third"}),
+    ]
+    path.write_text("label,text\n1,first,\n2,second, with a comma\n")
+    assert "row 2 than the 2 names" in complaint(path)
+
+
 @every_file
 def test_a_table_gives_its_texts_in_order_empty_ones_too(tmp_path: Path, ending: str, write: Callable):
     assert read(write(tmp_path / f"a.{ending}", ROWS)) == TEXTS
@@ -104,8 +116,18 @@ def test_the_order_is_the_same_at_each_call(tmp_path: Path, ending: str, write: 
 
 def test_a_list_in_a_json_file_gives_its_entries(tmp_path: Path):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps([{"text": "x"}, {"text": "y"}]))
+    path.write_text(json.dumps([{"text": "x"}, {"text": "y"}]) + "\n" * (2**20 + 5))
     assert read(path) == ["x", "y"]
+
+
+@pytest.mark.parametrize("space", ["", "\n", " " * (2**20 + 5)])
+@pytest.mark.parametrize("following", ['["second"]', "garbage", "]"])
+def test_what_follows_a_list_is_refused_and_not_lost(tmp_path: Path, space: str, following: str):
+    path = tmp_path / "a.jsonl"
+    path.write_text('["zeroth", "first"]' + space + following + "\n")
+    line = complaint(path)
+    assert "after entry 1" in line
+    assert "one list" in line
 
 
 @pytest.mark.parametrize("ending", ["txt", "md"])

@@ -15,7 +15,7 @@ from typing import Any
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-PROGRESS = re.compile(r"\w+: [\d,]+ of [\d,]+ \w+ \(")
+PROGRESS = re.compile(r"[\w ]+: [\d,]+ of [\d,]+ \w+ \(")
 TIMEOUT = 60.0  # seconds; far beyond what any command of the toy world takes
 
 

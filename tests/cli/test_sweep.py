@@ -213,6 +213,21 @@ def test_a_run_that_diverges_does_not_keep_the_others_from_their_end(
     assert first["fvu"] == "" != second["fvu"]
 
 
+@pytest.mark.parametrize("together", [(), ("--together",)])
+def test_a_run_for_which_every_rate_diverges_does_not_either(
+    sae: Server, world: Path, tmp_path: Path, together: tuple[str, ...]
+):
+    grid = (
+        '[[grid]]\narch = "relu"\nd_sae = 32\nl1_weight = 1e39\ntrain.lr = "auto"\n'
+        '[[grid]]\narch = "topk"\nd_sae = 32\nk = 4'
+    )
+    line = sae("sweep", file(tmp_path, world / "store", grid), *together).complaint
+    assert "1 of 2 runs diverged: relu" in line and "every rate" in line
+    first, second = lines(tmp_path / "out")
+    assert (first["architecture"], first["fvu"]) == ("relu", "")
+    assert second["fvu"]
+
+
 def drawn(page: Path) -> list[dict]:
     """The traces of a page's plot."""
     found = re.search(r"Plotly\.newPlot\(\s*\"[^\"]+\",\s*(\[.*?\]),\s*\{", page.read_text(), re.S)

@@ -1,6 +1,9 @@
 """`sae open` goes from a name to everything that the pages need, and does not repeat finished work."""
 
+import shutil
+
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sae.runs.run import Run
 from tests import tiny
@@ -41,6 +44,7 @@ def test_a_name_or_text_other_than_that_of_the_folder_is_refused(hub, shared, as
         ({"hf:me/mine": "nowhere"}, "of another SAE (hf:me/mine"),
         ({world / "text.jsonl": "embedded"}, "another text"),
         ({16: 32}, "another --context, 16 and not 32"),
+        ({1600: 800}, "another --tokens, 1600 and not 800"),
     ):
         line = asking(*(changed.get(each, each) for each in command)).complaint
         assert said in line
@@ -53,7 +57,17 @@ def test_a_folder_of_another_tool_is_opened_too(asking, world, tmp_path):
     assert made.code == 0, made.err
     ended = asking("open", "lens", "--text", world / "text.jsonl", *SMALL)
     assert ended.code == 0, ended.err
-    assert Run(tmp_path / "runs/lens").record.imported.format == "saelens"
+    run = Run(tmp_path / "runs/lens")
+    assert run.record.imported.format == "saelens"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "lens").rename(tmp_path / "elsewhere/lens")
+    command = ("open", "elsewhere/lens", "--text", world / "text.jsonl", "--out", "runs/lens", *SMALL)
+    assert asking(*command).code == 0  # the same files, wherever they lie
+    shutil.copytree(tmp_path / "elsewhere/lens", tmp_path / "lens")
+    weights = load_file(tmp_path / "lens/sae_weights.safetensors")
+    save_file({**weights, "b_dec": weights["b_dec"] + 1}, tmp_path / "lens/sae_weights.safetensors")
+    line = asking("open", "lens", "--text", world / "text.jsonl", *SMALL).complaint
+    assert "lens has changed since" in line and "choose another --out" in line
 
 
 def test_a_model_can_be_named_and_one_that_is_missing_is_told(asking, world, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from activations.errors import HubError
 from sae.features.explanations import explanations_of
 from sae.features.feature import FeatureStore
 from sae.features.judgements import judgements_of, save_judgements
@@ -29,6 +30,11 @@ def run(world, tmp_path):
     FeatureStore(run / "features").lists.add("mine", {1: "", 2: "odd"})
     (run / ".env").write_text("HF_TOKEN=hf_secret")
     return run
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
 
 
 def test_a_run_that_was_sent_comes_back_the_same_with_its_card(hub, asking, world, run, tmp_path):
@@ -77,6 +83,47 @@ def test_no_path_of_this_machine_is_sent(hub, asking, world, run, tmp_path):
     assert told["config"]["store"] == ""
     assert told["imported"]["facts"]["dataset_path"] == "text.jsonl"
     assert told["imported"]["notes"] == ["trained on windows of 8 tokens, those of x have 16"]
+
+
+def test_paths_that_do_not_look_like_one_are_not_sent_either(run, tmp_path, monkeypatch):
+    """Names of the hub, which look alike, stay."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients/acme/model").mkdir(parents=True)
+    (tmp_path / "clients/acme/text").mkdir()
+    about = json.loads((run / "run.json").read_text())
+    del about["checksum"]
+    about["imported"] = {"path": "clients/acme/secret-sae", "format": "x", "notes": []}
+    text = {"dataset": "clients/acme/text"}
+    about["config"] |= {
+        "start_from": "clients/acme/run",
+        "stream": {"model": "clients/acme/model", "text": text},
+    }
+    about["model"] = "clients/acme/model"
+    (run / "run.json").write_text(json.dumps(about))
+    stage(Run(run), HubName("me/mine"), make(tmp_path / "sent"), features=False)
+    sent = contents(tmp_path / "sent")
+    assert not [name for name, data in sent.items() if b"acme" in data]
+    told = json.loads(sent["run.json"])
+    assert (told["imported"]["path"], told["config"]["start_from"]) == ("secret-sae", "run")
+    about["imported"]["path"] = "hf:me/sae"
+    about["config"]["stream"] = {"model": "me/model", "text": {"dataset": "me/text"}}
+    about["model"] = "me/model"
+    (run / "run.json").write_text(json.dumps(about))
+    stage(Run(run), HubName("me/mine"), make(tmp_path / "named"), features=False)
+    told = json.loads(contents(tmp_path / "named")["run.json"])
+    assert (told["imported"]["path"], told["model"]) == ("hf:me/sae", "me/model")
+    assert told["config"]["stream"] == {"model": "me/model", "text": {"dataset": "me/text"}}
+
+
+@pytest.mark.parametrize("name", ["labels.json", "features/notes.txt", "features/more"])
+def test_what_a_link_leads_to_outside_of_the_run_is_not_sent(run, tmp_path, name):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/key").write_text("secret")
+    linked = run / name
+    linked.symlink_to(tmp_path / "private" if name.endswith("more") else tmp_path / "private/key")
+    with pytest.raises(HubError, match="link that leads out") as caught:
+        stage(Run(run), HubName("me/mine"), make(tmp_path / "sent"), features=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

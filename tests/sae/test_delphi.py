@@ -8,12 +8,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from activations.activation_source import make_store
 from activations.errors import RunError
+from activations.from_files import FilesSource
 from activations.store import Store
+from sae.architectures import TopKConfig, build
 from sae.cli.main import main
 from sae.foreign import delphi
 from sae.runs.run import Run
 from tests import tiny
+from tests.cli.test_from_files import dump
 
 
 @pytest.fixture
@@ -85,6 +89,21 @@ def test_values_beyond_half_precision_are_kept_whole(parts, tmp_path):
     delphi.write_cache(sae, store, tiny.HOOK, tmp_path / "cache")
     found, _ = loaded(tmp_path / "cache" / tiny.HOOK)
     assert max(found.values()) > 65504 and np.isfinite(list(found.values())).all()
+
+
+@pytest.mark.parametrize(
+    "hook", ["../../outside", "/tmp/outside", "vit/layer3", "..", ".hidden", "a\\b", "codes"]
+)
+def test_the_hook_point_of_a_folder_of_files_is_a_name_and_no_path(tmp_path, hook):
+    rows = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    folder = dump(tmp_path / "files", [{"rows": rows}], hook=hook, width=8)
+    store = make_store(FilesSource(folder, context=8), tmp_path / "store", lambda tokens: None)
+    sae = build(TopKConfig(d_sae=16, k=4), 8)
+    (tmp_path / "in").mkdir()
+    for path in delphi.write_cache(sae, store, hook, tmp_path / "in/out"):
+        assert path.is_file() and path.parent.parent == tmp_path / "in/out"
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
+    assert len([path for path in (tmp_path / "in/out").iterdir() if path.name[0] != "."]) == 1
 
 
 def test_ranges_hold_a_firing_each_and_all_latents():

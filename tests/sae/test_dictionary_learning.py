@@ -274,9 +274,9 @@ def test_a_transcoder_and_a_bad_factor_are_refused(tmp_path):
     ("module", "hook"),
     [
         ("layers.10", "blocks.10.hook_resid_post"),
-        ("model.layers.10.mlp", "blocks.10.hook_mlp_out"),
-        ("h.3.attn", "blocks.3.hook_attn_out"),
-        ("gpt_neox.layers.2.attention", "blocks.2.hook_attn_out"),
+        ("model.layers.10.mlp", "blocks.10.mlp.hook_out"),
+        ("h.3.attn", "blocks.3.attn.hook_out"),
+        ("gpt_neox.layers.2.attention", "blocks.2.attn.hook_out"),
         ("layers.10.mlp.down_proj", None),
         ("embed_tokens", None),
     ],

@@ -46,6 +46,31 @@ def first(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(cfg, tmp_path_factory.mktemp("first") / "run")
 
 
+@every_architecture
+def test_what_a_reconstruction_asks_of_the_decoder_reaches_the_weights(cfg: ArchConfig):
+    """Against a finite difference of the dense product in float64: the KL is a function of reconstructions alone."""
+    sae = build(cfg, 8, seed=1).double().train()
+    generator = torch.Generator().manual_seed(0)
+    x, pull = torch.randn(2, 40, 8, generator=generator, dtype=torch.float64)
+    code = sae.training_code(x)
+    code = code._replace(values=code.values.detach())
+    (sae.decode(code) * pull).sum().backward()
+
+    @torch.no_grad()
+    def pulled_at(weights: Tensor, changed: Tensor) -> float:
+        weights.copy_(changed)
+        sae.refresh()
+        return float(((code.dense() @ sae.W_dec + sae.b_dec) * pull).sum())
+
+    for name, weights in sae.named_parameters():
+        way = torch.randn(weights.shape, generator=generator, dtype=torch.float64)
+        got = 0.0 if weights.grad is None else float((weights.grad * way).sum())
+        own = weights.detach().clone()
+        difference = pulled_at(weights, own + 1e-5 * way) - pulled_at(weights, own - 1e-5 * way)
+        assert got == pytest.approx(difference / 2e-5, rel=1e-6, abs=1e-6), name
+        pulled_at(weights, own)
+
+
 def kl_held_out(run: Run) -> float:
     estimates = splice(run.language_model(), run.sae(), run.store, run.hook, 32)["estimates"]
     return estimates["kl"]["value"]

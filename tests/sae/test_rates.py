@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from activations.errors import ConfigError
+from activations.errors import DivergedError
 from activations.progress import no_progress
 from sae.architectures import TopKConfig, build
 from sae.cli.train import show_rate
@@ -71,7 +71,7 @@ def test_a_measured_rate_does_not_depend_on_the_unit_of_the_activations(found):
 
 
 def test_rates_that_all_diverge_are_refused():
-    with pytest.raises(ConfigError, match="diverged"):
+    with pytest.raises(DivergedError, match="diverged"):
         tried(TrainConfig(steps=100, batch=64, lr="auto"), math.nan)
 
 

@@ -297,3 +297,9 @@ def test_a_tied_weight_may_be_saved_as_a_view(tmp_path):
     sae.W_enc.data = sae.W_dec.T
     saelens.write(sae, Origin("gpt2", HOOK), tmp_path / "a")
     assert_close(load_file(tmp_path / "a" / saelens.WEIGHTS)["W_enc"], sae.W_dec.T, rtol=0, atol=0)
+
+
+def test_a_hook_point_that_their_model_lacks_is_noted(tmp_path):
+    assert saelens.write(ours("topk"), Origin("gpt2", HOOK), tmp_path / "named") == []
+    (note,) = saelens.write(ours("topk"), Origin("gpt2", "blocks.3.mlp.hook_out"), tmp_path / "a")
+    assert "blocks.3.hook_mlp_out" in note and "blocks.3.mlp.hook_out" in note

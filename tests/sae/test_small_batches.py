@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from activations.errors import ConfigError, DivergedError
-from sae.architectures import TopKConfig, build
+from sae.architectures import BatchTopKConfig, TopKConfig, build
 from sae.config import TrainConfig
 from sae.training.trainer import Trainer
 from tests.sae.small import D, F, every_architecture
@@ -69,6 +69,10 @@ def test_a_loss_that_is_infinite_before_any_step_is_not_blamed_on_the_learning_r
         (lambda: build(TopKConfig(d_sae=10**15), D), "d_sae = 1000000000000000"),
         (lambda: TrainConfig(seed=2**64), "train.seed = 18446744073709551616"),
         (lambda: TrainConfig(seed=-1), "train.seed = -1"),
+        (
+            lambda: TrainConfig(batch=2).resolved(1000, BatchTopKConfig(d_sae=F, k=0.4)),
+            "0.4 latents a row keep none in a batch of train.batch = 2",
+        ),
         (
             lambda: TrainConfig(steps=5, warmup_steps=6).resolved(1000, TopKConfig(d_sae=F, k=1)),
             "train.warmup_steps = 6",

@@ -6,10 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
+from torch.testing import assert_close
 
+from activations import language_model
 from activations.errors import ForeignError
 from sae.architectures import AbsTopK, AbsTopKConfig, TopK
 from sae.foreign import sparsify
+from sae.workflows.import_sae import import_sae
+from tests import tiny
+from tests.families.models import ROWS
 from tests.sae.exchanged import ORIGIN, apart, rows, trained
 from tests.sae.small import SMALL, D, F
 
@@ -67,7 +72,38 @@ def test_read_as_its_formula(tmp_path, normalised, signed):
 def test_the_folder_names_the_module_and_the_run_above_it_the_model(tmp_path, folder):
     (tmp_path / "config.json").write_text(json.dumps({"model": "gpt2", "ctx_len": 64}))
     origin = sparsify.read(save(tmp_path / folder)).origin
-    assert (origin.model, origin.hook, origin.facts["context_size"]) == ("gpt2", "blocks.3.hook_mlp_out", 64)
+    assert (origin.model, origin.hook, origin.facts["context_size"]) == ("gpt2", "blocks.3.mlp.hook_out", 64)
+
+
+@pytest.mark.parametrize(("family", "after"), [("Gemma 2", True), ("Qwen3", False)])
+def test_an_sae_of_a_module_reads_what_the_module_gives(tmp_path, family, after):
+    """Where the model normalises what its MLP gives, a store of what the MLP adds to the residual stream is of another place."""
+    made = next(row for row in ROWS if row.name == family).folder(tmp_path / "model")
+    model = language_model.load(str(made))
+    (tmp_path / "config.json").write_text(json.dumps({"model": str(made)}))
+    wide = torch.randn(F, model.width)
+    content = {
+        "encoder.weight": wide,
+        "encoder.bias": torch.zeros(F),
+        "W_dec": normalize(wide),
+        "b_dec": torch.zeros(model.width),
+    }
+    path = save(tmp_path / "layers.1.mlp", content, d_in=model.width)
+    hook = import_sae(path, tmp_path / "run").hook
+    given, tokens = [], torch.arange(2, 10)[None]
+    read = model.capture(tokens, [hook, "blocks.1.hook_mlp_out"])
+    watch = model.plain.model.layers[1].mlp.register_forward_hook(lambda *seen: given.append(seen[2]))
+    with torch.no_grad():
+        model.plain(tokens)
+    watch.remove()
+    assert_close(read[hook], given[-1])
+    store = tiny.store(tmp_path, model, hooks="blocks.1.hook_mlp_out")
+    if after:
+        assert not torch.allclose(read["blocks.1.hook_mlp_out"], given[-1], atol=0.1)
+        with pytest.raises(ForeignError, match="harvest it"):
+            import_sae(path, tmp_path / "of-store", store=store.path)
+    else:
+        assert import_sae(path, tmp_path / "of-store", store=store.path).hook == "blocks.1.hook_mlp_out"
 
 
 def test_ours_come_back_as_they_were(tmp_path):

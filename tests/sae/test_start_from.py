@@ -5,13 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch.testing import assert_close
 
 from activations.progress import no_progress
 from activations.store import Store
-from sae.architectures import ArchConfig, TopKConfig
+from sae.architectures import ArchConfig, JumpReLU, JumpReLUConfig, TopKConfig
 from sae.config import RunConfig, TrainConfig, from_json, to_json
+from sae.foreign import Origin, saelens
 from sae.runs.run import Run
+from sae.workflows.import_sae import import_sae
 from sae.workflows.train import train
 from sae.workflows.training import Training, begin
 from tests import tiny
@@ -59,6 +62,22 @@ def test_training_goes_on_where_the_other_run_ended(world: Path, tmp_path: Path)
     assert Run(again.path).config.start_from == str(first.path)
     assert from_json(json.loads(json.dumps(to_json(again.config)))) == again.config
     assert "start_from" not in to_json(first.config)
+
+
+def test_thresholds_of_zero_as_other_tools_have_are_trained_further(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    settings = replace(SETTINGS, ema=0.9, checkpoint_minutes=1 / 600)
+    cfg = RunConfig(str(world / "store"), arch=JumpReLUConfig(d_sae=32), train=settings)
+    made = train(cfg, tmp_path / "first").sae()
+    assert isinstance(made, JumpReLU)
+    made.log_threshold.data[:3] = -torch.inf
+    saelens.write(made, Origin("tiny", Store(cfg.store).only_hook()), tmp_path / "theirs")
+    first = import_sae(tmp_path / "theirs", tmp_path / "imported", store=world / "store")
+    assert (first.sae().thresholds() == 0).sum() == 3
+    again = train(replace(cfg, start_from=str(first.path)), tmp_path / "again")
+    assert "3 thresholds of 0" in caplog.text
+    assert all(tensor.isfinite().all() for tensor in again.sae().state_dict().values())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """A finished run of this tool is read like any other tool's file: every architecture, to the last bit."""
 
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ from activations.errors import ForeignError
 from sae import config
 from sae.config import RunConfig
 from sae.foreign import FORMATS, Origin, workbench
+from sae.runs import run as run_folder
 from sae.runs.run import made_by
 from sae.runs.saved_sae import save_sae
 from tests.sae.exchanged import trained
@@ -45,3 +50,19 @@ def test_damage_is_told(tmp_path):
     (tmp_path / "a" / "sae.safetensors").write_bytes(b"")
     with pytest.raises(ForeignError, match="damaged"):
         workbench.read(tmp_path / "a")
+
+
+def test_a_run_names_the_commit_of_this_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It names none without git, and none where the code lies in the repository of another project."""
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", str(made_by()["git_commit"]))
+    identity = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+    for command in (("init", "--quiet"), (*identity, "commit", "--quiet", "--allow-empty", "-m", "other")):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    copy = tmp_path / ".venv" / "run.py"
+    copy.parent.mkdir()
+    shutil.copyfile(run_folder.__file__, copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "__file__", str(copy))
+        assert made_by()["git_commit"] is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert made_by()["git_commit"] is None
