@@ -96,9 +96,8 @@ def _write_shards(source: ActivationSource, out: Path, advance: Callable[[int], 
                 source.check(block)
                 with ranks.first_goes_first():
                     if not ranks.rank():
-                        files.sweep(
-                            out
-                        )  # a shard that was being written when a harvest was killed takes room
+                        # a shard that was being written when a harvest was killed takes room
+                        files.sweep(out)
                     writer = StoreWriter(out, source.spec, source.tokens)
             total, shards = total + len(block), number + 1
             mine = number % ranks.world() == ranks.rank()

@@ -26,9 +26,8 @@ from activations.errors import BusyError
 
 log = logging.getLogger(__name__)
 
-PART = (
-    ".part"  # suffix of a file being written; readers ignore such files, `sweep` removes those that are left
-)
+# Suffix of a file being written. Readers ignore such files, and `sweep` removes those that are left.
+PART = ".part"
 SEAL = "checksum"
 SEALED = re.compile(
     rb'\{\n "(.{8})": "(.{64})",\n'

@@ -25,10 +25,8 @@ LARGEST_JSON = 2**24  # bytes; real settings take a few thousand
 # An archive may decompress to SMALL bytes, or to MOST_DECOMPRESSED times its size if that is more. Weights hardly compress, so a
 # file that decompresses to more is made to fill the memory.
 SMALL, MOST_DECOMPRESSED = 2**26, 8
-ATTENTION, MLP = (
-    "attn.hook_out",
-    "mlp.hook_out",
-)  # what these modules give, before a norm that may follow them
+# What these modules give, before a norm that may follow them
+ATTENTION, MLP = "attn.hook_out", "mlp.hook_out"
 SITES = {"resid_post": "hook_resid_post", "mlp_out": MLP, "attn_out": ATTENTION}
 """Site names of dictionary_learning's users -> TransformerLens' hook within a block."""
 MODULES = {
