@@ -64,8 +64,8 @@ with right:
     widgets.metrics(text_report.token_numbers(reading, place), key="token-metrics")
     lines, count, of = text_report.at(reading, place, by, densest, describe)
     widgets.note(text_report.listed_at(lines, count, of, densest))
-    pressable(text_report.firings(lines, name, colour), "on-token", actions)
+    pressable(render.wide(text_report.firings(lines, name, colour)), "on-token", actions)
 with left:
     lines, count, of = text_report.over(reading, by, densest, describe)
     widgets.section("Over the whole text", text_report.listed(lines, count, of, densest))
-    pressable(text_report.firings(lines, name, colour), "on-text", actions)
+    pressable(render.wide(text_report.firings(lines, name, colour)), "on-text", actions)

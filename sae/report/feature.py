@@ -102,9 +102,13 @@ def groups(strongest: Sequence[Any], negative: Sequence[Any], bands: Sequence[An
 
 def commonest(windows: Sequence[Any]) -> list[tuple[str, float]]:
     """Return the tokens that windows drawn at random peak on most often, each with its share of the windows."""
-    peaks = [window.tokens[window.peak].strip().lower() or window.tokens[window.peak] for window in windows]
-    counts = Counter(peaks)
-    return [(token, times / len(peaks)) for token, times in counts.most_common(COMMONEST)]
+    counts = Counter(_word(window.tokens[window.peak]) for window in windows)
+    return [(token, times / len(windows)) for token, times in counts.most_common(COMMONEST)]
+
+
+def _word(token: str) -> str:
+    """Return a token's text as tokens are counted together: without the space before it and in small letters."""
+    return token.strip().lower() or token
 
 
 def typical(windows: Sequence[Any], peaks: Sequence[str]) -> str:
@@ -115,14 +119,10 @@ def typical(windows: Sequence[Any], peaks: Sequence[str]) -> str:
     if not found:
         return ""
     chips = " ".join(
-        f'<span class="chip">{escaped(token)}</span><small>{percent(round(share, 2))}</small>'
-        for token, share in found
+        f"{render.chip(token)}<small>{percent(round(share, 2))}</small>" for token, share in found
     )
-    strongest = {peak.strip().lower() for peak in peaks}
-    apart = not strongest & {token for token, _ in found}
-    warning = (
-        " <b>The strongest examples above peak on none of these: they are not typical.</b>" if apart else ""
-    )
+    apart = not {_word(peak) for peak in peaks} & {token for token, _ in found}
+    warning = " <b>The strongest examples peak on none of these: they are not typical.</b>" if apart else ""
     return (
         f'<p class="sae typical"><span class="dim">at random windows\' peaks, most often</span> {chips}'
         f"{warning}</p>"

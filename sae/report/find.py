@@ -53,9 +53,10 @@ def numbers(found: Found, sizes: tuple[int, int]) -> list[tuple[str, str, str]]:
             "The latents with the best AUC on the half of the texts that ranks them.",
         ),
         (
-            "Best AUC",
+            "AUC at rank 1",
             best,
-            "Of the latent at rank 1, on held-out texts: .5 is chance, 1 tells every pair apart.",
+            "Of the latent that was best on the ranking half, measured on held-out texts, where another may do better: .5 is "
+            "chance, 1 tells every pair apart.",
         ),
         ("Texts", f"{sizes[0]:,} and {sizes[1]:,}", "Different texts of the first and the second set."),
         (

@@ -101,12 +101,16 @@ def neighbours(rows: Iterable[tuple[int, float, str, Sequence[str]]], run: str |
     return f'<table class="sae neighbours">{head}{"".join(lines)}</table>'
 
 
+def chip(text: str) -> str:
+    """Return a token's text in a frame. Pointing at a token that is a piece of a character tells that it is one; of a token of
+    spaces, in which there would be nothing to see, each is drawn."""
+    shown = text.replace(" ", "␣") if text.isspace() else text
+    return f'<span class="chip"{PIECE_TITLE if PIECE.fullmatch(text) else ""}>{escaped(shown)}</span>'
+
+
 def chips(tokens: Iterable[str]) -> str:
-    """Return token texts side by side, each once. Pointing at a token that is a piece of a character tells that it is one."""
-    return " ".join(
-        f'<span class="chip"{PIECE_TITLE if PIECE.fullmatch(text) else ""}>{escaped(text)}</span>'
-        for text in dict.fromkeys(tokens)
-    )
+    """Return token texts side by side, each once, as `chip` does."""
+    return " ".join(map(chip, dict.fromkeys(tokens)))
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -115,6 +115,7 @@ def curves(logs: Mapping[str, Sequence[dict[str, float]]], steps: int | None = N
             marker={"color": line["color"], "size": 7, "symbol": "circle-open"} if prefix else None,
             name=html.escape(run, quote=False),
             legendgroup=number,
+            cliponaxis=False,  # the last point lies on the right end of the axis
             showlegend=several and not place and not prefix,
             hovertemplate=(f"{html.escape(run, quote=False)}<br>" if several else "")
             + f"step %{{x:,}}{', held out' if prefix else ''}: %{{y:.4~g}}<extra></extra>",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sae.report import feature as feature_report
-from sae.report import histogram
+from sae.report import histogram, render
 
 
 def test_a_feature_s_numbers_are_its_own():
@@ -75,6 +75,16 @@ def test_random_windows_tell_what_is_typical_and_when_the_strongest_examples_are
     alike = feature_report.typical(windows, ["CAT", "dog"])
     assert "not typical" not in alike and "80 %" in alike and "&lt;b&gt;" in alike
     assert feature_report.typical([], ["dog"]) == ""
+
+
+def test_a_token_of_spaces_is_drawn_and_is_like_itself():
+    """An empty frame says nothing."""
+    windows = [Peak(["a", " "], peak=1)] * 3
+    assert feature_report.commonest(windows) == [(" ", 1.0)]
+    assert ">␣</span>" in feature_report.typical(windows, [" "])
+    assert "not typical" not in feature_report.typical(windows, [" "])
+    assert "not typical" in feature_report.typical(windows, ["the"])
+    assert "> the</span>" in render.chip(" the")
 
 
 def test_bands_are_called_fifths_of_random_windows_not_shares_of_the_maximum():
