@@ -3,9 +3,9 @@
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders", arXiv:2406.04093, sections 3.1 and 3.2. Errors are multiplicative:
 both laws are fitted to the logarithm of the loss by least squares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from scipy.optimize import least_squares
 from activations.errors import ConfigError
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 JOINT = ("alpha", "beta_k", "beta_n", "gamma", "zeta", "eta")
 """Constants of L(N, K), in the order of the arrays below."""
 COMPUTE = ("a", "b")
@@ -128,12 +129,20 @@ def frontier(flops: Sequence[float], loss: Sequence[float]) -> list[int]:
 
 
 def levels(values: ArrayLike) -> int:
-    """Return how many levels values above 0 have: counted from the smallest up, each a ratio of APART above the last one counted."""
-    count, last = 0, 0.0
-    for value in np.sort(np.asarray(values, np.float64)):
-        if value >= APART * last:
-            count, last = count + 1, value
-    return count
+    """Return how many levels values have (`by_level`)."""
+    return len(by_level(np.asarray(values, np.float64).tolist(), float))
+
+
+def by_level(items: Iterable[T], of: Callable[[T], float]) -> list[list[T]]:
+    """Return items by levels of a number `of` each that is not below 0, rising.
+
+    A level begins at an item whose number is at least APART times that of the first item of the level before."""
+    groups: list[list[T]] = []
+    for item in sorted(items, key=of):
+        if not groups or (of(item) > of(groups[-1][0]) and of(item) >= APART * of(groups[-1][0])):
+            groups.append([])
+        groups[-1].append(item)
+    return groups
 
 
 def _refuse_too_few(n: Array, k: Array) -> None:

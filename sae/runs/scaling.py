@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from activations.errors import RunError, quoted
-from sae.evaluation.scaling import APART, COMPUTE, JOINT, Fit
+from sae.evaluation.scaling import COMPUTE, JOINT, Fit, by_level
 from sae.runs.records import Estimate
 from sae.runs.run import Run
 from sae.runs.saved_sae import read_record
@@ -97,14 +97,8 @@ class ScalingRecord:
 
 
 def l0_levels(runs: list[FittedRun]) -> list[tuple[float, list[FittedRun]]]:
-    """Return the runs by levels of L0, rising: the geometric mean of each level's, and its runs.
-
-    A level begins at a run whose L0 is at least 1.2 times that of the first run of the level before."""
-    levels: list[list[FittedRun]] = []
-    for run in sorted(runs, key=lambda run: run.l0):
-        if not levels or run.l0 >= APART * levels[-1][0].l0:
-            levels.append([])
-        levels[-1].append(run)
+    """Return the runs by levels of L0 (`by_level`), rising: the geometric mean of each level's, and its runs."""
+    levels = by_level(runs, lambda run: run.l0)
     return [(float(np.exp(np.mean([np.log(run.l0) for run in level]))), level) for level in levels]
 
 

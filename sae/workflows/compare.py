@@ -16,7 +16,7 @@ from sae.architectures import ArchConfig, name_of
 from sae.evaluation.held_out import held_out_rows
 from sae.evaluation.matching import LEVELS, compare
 from sae.evaluation.measures import MEASURES
-from sae.evaluation.scaling import APART
+from sae.evaluation.scaling import by_level
 from sae.evaluation.similarity import codes
 from sae.report import run_charts
 from sae.runs.records import Comparison
@@ -94,20 +94,14 @@ def which_l0(results: Sequence[Result]) -> list[str]:
             kinds.setdefault((_kind(line), line.hook), []).append((line.l0, line.decoder_cosine))
     hooks = {hook for _, hook in kinds}
     return [
-        _which_l0(kind if len(hooks) < 2 else f"{kind} at {hook}", levels)
+        _which_l0(kind if len(hooks) < 2 else f"{kind} at {hook}", [_mean(level) for level in levels])
         for (kind, hook), points in kinds.items()
-        if len(levels := _levels(points)) >= 3
+        if len(levels := by_level(points, lambda point: point[0])) >= 3
     ]
 
 
-def _levels(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the mean L0 and c_dec of each group of runs whose L0 lies within a ratio of APART."""
-    groups: list[list[tuple[float, float]]] = []
-    for point in sorted(points):
-        if not groups or point[0] >= APART * groups[-1][0][0]:
-            groups.append([])
-        groups[-1].append(point)
-    return [(fmean(p[0] for p in group), fmean(p[1] for p in group)) for group in groups]
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return fmean(l0 for l0, _ in points), fmean(cosine for _, cosine in points)
 
 
 def _which_l0(kind: str, points: list[tuple[float, float]]) -> str:

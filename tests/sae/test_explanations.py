@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from activations.disk import files
 from activations.errors import ConfigError, RunError
@@ -16,10 +15,9 @@ from sae.features.explanations import Explanations, explanations_of
 from sae.features.feature import FeatureStore
 from sae.report import explanations as report
 from sae.rules import properties, similar
-from sae.rules.controls import moved_rows, random_directions, shuffled_rows
+from sae.rules.controls import moved_rows, shuffled_rows
 from sae.rules.explaining import ExplainConfig
 from sae.rules.families import families
-from sae.rules.score import _of_ratio
 from sae.rules.targets import read_firings
 from sae.runs.run import Run
 from sae.workflows.explain import explain
@@ -142,28 +140,6 @@ def test_intervals_are_those_of_the_bootstrap_of_one_ratio():
     expected = bootstrap.ratio(2 * fired, n + fired)
     assert row["rule_kind"] == "none"
     assert (row["f1"], row["f1_low"], row["f1_high"]) == pytest.approx(tuple(expected), abs=1e-12)
-
-
-def test_a_score_from_one_document_has_no_interval():
-    """Each resampling would give the same share, or 0 / 0."""
-    hits, below = np.array([[0.0, 10, 0], [4, 6, 0]]), np.array([[0.0, 12, 0], [8, 6, 0]])
-    value, low, high = _of_ratio(hits, below)
-    assert value == pytest.approx([10 / 12, 10 / 14])
-    assert np.isnan([low[0], high[0]]).all() and low[1] < value[1] < high[1]
-
-
-def test_random_directions_fire_as_often_as_they_are_asked_to(run: Run):
-    """Also the rarest latents, which fire a few times, stand beside controls that do."""
-    store, wanted = run.store, np.array([1, 3, 20, 100])
-    shards = [store.read(number, (run.hook,)) for number in range(len(store.shards))]
-    x = torch.cat([shard.rows(run.hook, store.rows(shard).flatten().nonzero()[:, 0]) for shard in shards])
-    made = random_directions(store, run.hook, wanted / len(x), 0, torch.device("cpu"))
-    fired = np.bincount(made.encode(x).indices.numpy(), minlength=len(wanted))
-    along = (x - store.mean(run.hook).float()) @ made.directions.T
-    tied = (
-        ((along - made.thresholds).abs() < 1e-5).sum(0).numpy()
-    )  # the toy's text says the same things again and again
-    assert (fired <= wanted + 1).all() and (fired + tied >= wanted).all() and (fired > 0).all()
 
 
 def test_a_neighbour_that_fires_alike_cannot_be_told_apart():

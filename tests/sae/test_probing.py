@@ -1,6 +1,5 @@
 """Probes and latents found from examples: planted concepts, shuffled labels, formulas written out in float64."""
 
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from scipy.sparse import csr_array
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from activations import example_activations, labelled_texts
-from activations.errors import ConfigError, LabelError, RunError, StoreError, TextError
+from activations import example_activations
+from activations.errors import ConfigError, LabelError, RunError, StoreError
 from activations.labelled_texts import labelled
 from activations.language_model import load
 from sae.architectures import TopK
@@ -332,22 +331,3 @@ def test_without_a_bos_the_first_token_of_a_text_counts_nowhere(run: Run, monkey
             own.double(), torch.stack([reduced(code) for code in codes]), rtol=1e-4, atol=1e-5
         )
     assert examples_of(run, model, ProbeConfig(pooling="mean")).pooling == "mean behind the first"
-
-
-def test_a_file_of_labelled_texts_is_read(tmp_path: Path):
-    path = tmp_path / "mine.csv"
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["text", "label"], ["good", 1], ["bad, very", 0]])
-    task = labelled_texts.read_file(path)
-    assert (task.name, task.texts, task.labels.tolist()) == ("mine", ["good", "bad, very"], [True, False])
-    with pytest.raises(TextError, match="'stars'"):
-        labelled_texts.read_file(path, label="stars")
-
-
-def test_labelled_texts_are_read_as_they_were_written(tmp_path: Path):
-    texts = ["plain", "two\nlines", 'quotes " and , commas', "naïve \u2028 \U0001f600"]
-    task = labelled_texts.labelled("mine", texts, ["b", "(other)", "b", "(other)"])
-    labelled_texts.write_file(tmp_path / "mine.jsonl", task)
-    again = labelled_texts.read_file(tmp_path / "mine.jsonl")
-    assert (again.name, again.classes) == ("mine", ("(other)", "b"))
-    assert again.texts == texts and again.labels.tolist() == task.labels.tolist()
