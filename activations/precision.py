@@ -42,8 +42,7 @@ def resolve(dtype: torch.dtype | str, config: Any, device: torch.device) -> torc
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     chosen, ratio = faster(*widths(config))
-    if ratio and not ranks.rank():
-        log.info("model in %s: %s", str(chosen).removeprefix("torch."), told(ratio))
+    tell("model", chosen, ratio)
     return chosen
 
 
@@ -59,9 +58,12 @@ def faster(width: int, inner: int) -> tuple[torch.dtype, float]:
     return (torch.bfloat16 if ratio >= AT_LEAST else torch.float32), ratio
 
 
-def told(ratio: float) -> str:
-    """Return what was measured, as a log line says it."""
-    return f"on this machine its products are {ratio:.2g} times as fast in bfloat16 as in float32"
+@cache
+def tell(what: str, chosen: torch.dtype, ratio: float) -> None:
+    """Log on the first rank, once for all runs of a process, in which precision something computes, unless nothing was measured."""
+    if ratio and not ranks.rank():
+        measured = f"on this machine its products are {ratio:.2g} times as fast in bfloat16 as in float32"
+        log.info("%s in %s: %s", what, str(chosen).removeprefix("torch."), measured)
 
 
 def widths(config: Any) -> tuple[int, int]:

@@ -28,6 +28,7 @@ class Readout:
         self.head = list(head)
         self.factor = factor
         self.cap = cap
+        self._at_zero: Tensor | None = None
 
     def normed(self, residual: Tensor) -> Tensor:
         """Return the input of the head [n, D] for residuals [n, D]: the norm's output, or the residuals without a norm."""
@@ -47,9 +48,15 @@ class Readout:
 
     def written(self, directions: Tensor) -> Tensor:
         """Return the scores [n, V] that directions [n, D] write, each alone, minus those of a zero residual."""
-        zero = torch.zeros_like(directions[:1])
-        normed = self.normed(directions) - self.normed(zero)
-        return self.scores(normed).sub_(self.scores(torch.zeros_like(normed[:1])))
+        return self.read(self.normed(directions) - self.normed(torch.zeros_like(directions[:1])))
+
+    def read(self, normed: Tensor) -> Tensor:
+        """Return the logits [n, V] before the soft cap that inputs of the head [n, D] add to those of an input of zeros."""
+        scores = self.scores(normed)
+        # Computed once: beside a product of few rows, that of one row of zeros takes long
+        if self._at_zero is None:
+            self._at_zero = self.scores(torch.zeros_like(normed[:1])).detach()
+        return scores.sub_(self._at_zero) if self._at_zero.any() else scores
 
     def pulled_back(self, tokens: Tensor) -> Tensor | None:
         """Return the gradient [n, D], float32, of score(token) - mean score with respect to the head's input, for ids [n].

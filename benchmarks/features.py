@@ -25,29 +25,28 @@ from activations.store import Store
 VOCABULARY = 49_152
 
 
-# (module, function or method, what the table calls it); a part's seconds leave out those of parts within it
+# (module within `sae`, function or method, what the table calls it); a part's seconds leave out those of parts within it
 PARTS = (
-    ("describe", "describe", "the rest"),
-    ("collect", "encode_shard", "encode (disk too)"),
-    ("firings", "by_latent", "sort by latent"),
-    ("statistics", "Statistics.add", "statistics"),
-    ("examples", "Selection.add", "selection"),
-    ("collect", "wanted_pairs", "gather, traces"),
-    ("collect", "gather", "gather, traces"),
-    ("collect", "traces", "gather, traces"),
-    ("collect", "cofiring", "co-firing"),
-    ("describe", "logit_lens", "logit lens"),
-    ("describe", "nearest", "neighbours"),
-    ("map", "_layout", "map: layout"),
-    ("map", "_clusters", "map: clusters"),
-    ("write", "token_texts", "vocabulary"),
-    ("write", "write", "write"),
+    ("workflows.features", "describe", "the rest"),
+    ("features.collect", "encode_shard", "encode (disk too)"),
+    ("features.firings", "by_latent", "sort by latent"),
+    ("features.firings", "Statistics.add", "statistics"),
+    ("features.examples", "Selection.add", "selection"),
+    ("features.collect", "wanted_pairs", "gather, traces"),
+    ("features.collect", "gather", "gather, traces"),
+    ("features.collect", "traces", "gather, traces"),
+    ("features.collect", "cofiring", "co-firing"),
+    ("workflows.features", "logit_lens", "logit lens"),
+    ("workflows.features", "nearest_and_live", "neighbours"),
+    ("features.map", "layout", "map: layout"),
+    ("features.map", "_clusters", "map: clusters"),
+    ("features.write", "write", "write"),
 )
 Spent = tuple[float, float]  # seconds of the clock, and of the processor
 
 
 class Parts:
-    """Seconds spent in functions of sae.features while they are watched, within one another left out."""
+    """Seconds spent in functions of `sae` while they are watched, within one another left out."""
 
     def __init__(self) -> None:
         self.own: dict[str, Spent] = {}
@@ -56,7 +55,7 @@ class Parts:
     def watch(self, module: str, name: str, part: str) -> None:
         """Count a function's seconds from now on."""
         *owners, name = name.split(".")
-        owner = import_module(f"sae.features.{module}")
+        owner = import_module(f"sae.{module}")
         for each in owners:
             owner = getattr(owner, each)
         setattr(owner, name, self._watched(getattr(owner, name), part))
@@ -98,7 +97,7 @@ def ours(store: Store, args: argparse.Namespace) -> tuple[Spent, int]:
 
     hook = store.only_hook()
     sae = build(TopKConfig(d_sae=args.width, k=32), store.width(hook), 0).requires_grad_(False)
-    sae.initialise(torch.empty(0), torch.tensor(store.mean(hook)).float(), torch.Generator().manual_seed(0))
+    sae.initialise(torch.empty(0), store.mean(hook).float(), torch.Generator().manual_seed(0))
     model = load(store.spec.model)
     _ = model.bridge
     cfg = FeaturesConfig(tokens=args.tokens)

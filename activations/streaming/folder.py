@@ -29,6 +29,9 @@ class StreamConfig:
     """Branch, tag or commit of a hub model."""
     model_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision the model runs in, as in `sae harvest`."""
+    engine: Literal["bridge", "transformers"] = "bridge"
+    """What runs the model: TransformerLens' view of it on one device for each producer, or plain transformers, which spreads a
+    model over all GPUs that a producer has."""
     tokens: int = 10_000_000
     """Tokens of one pass over the text, BOS included; fewer when the text ends earlier. A run with more steps begins the
     text again."""

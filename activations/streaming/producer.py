@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +20,13 @@ from typing import IO
 
 import torch
 
-from activations import language_model
+from activations import engines, language_model
 from activations.activation_source import ActivationSource, write_shard
 from activations.disk import files
 from activations.disk.schema import build
 from activations.errors import BusyError, HarvestError, WorkbenchError
 from activations.harvest import ModelSource, with_hooks
+from activations.language_model import LanguageModel
 from activations.parallel.threads import BackgroundWriter, prefetch
 from activations.store import StoreSpec, row_bytes
 from activations.store_writer import StoreWriter
@@ -33,6 +34,7 @@ from activations.streaming.folder import WAIT, RingFolder, StreamConfig
 from activations.tokens import Window
 
 RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # environment variables
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Job:
     of: int
     device: str
     threads: int
+    gpus: tuple[int, ...] = ()
+    """Numbers of the only GPUs that the producer sees, of those that its trainer sees; empty for all."""
 
 
 def shard_bytes(spec: StoreSpec) -> int:
@@ -64,9 +68,7 @@ def produce(job: Job) -> None:
     Shards that a former producer has made are kept if they are intact. Never returns; raises what `harvest` raises."""
     ring = RingFolder(Path(job.folder))
     stream = job.stream
-    device = torch.device(job.device)
-    dtype = _model_dtype(ring, job)
-    model = language_model.load(stream.model, stream.revision, dtype, str(device))
+    model = _load(job, _model_dtype(ring, job))
     source = ModelSource(model, with_hooks(model, stream.harvest(job.hook, job.labels)), writers=1)
     room = job.size // shard_bytes(source.spec)
     writer: StoreWriter | None = None
@@ -80,6 +82,14 @@ def produce(job: Job) -> None:
                 if mine:
                     writer.check(number, block)
                 source.skip(block)
+
+
+def _load(job: Job, dtype: str) -> LanguageModel:
+    """Load the model with the stream's engine; plain transformers spreads it over all GPUs that this process sees."""
+    stream = job.stream
+    if stream.engine == "bridge":
+        return language_model.load(stream.model, stream.revision, dtype, job.device)
+    return engines.load(stream.engine, stream.model, stream.revision, dtype)
 
 
 def _model_dtype(ring: RingFolder, job: Job) -> str:
@@ -169,6 +179,8 @@ def _start(job: Job) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name not in RANK}
     # It runs the same code as this process, however that was installed.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    if job.gpus:
+        environment[VISIBLE] = ",".join(visible(job.gpus, os.environ.get(VISIBLE)))
     process = subprocess.Popen(
         [sys.executable, "-m", "activations.streaming.producer"],
         env=environment,
@@ -178,6 +190,12 @@ def _start(job: Job) -> subprocess.Popen[str]:
     process.stdin.write(json.dumps(asdict(job)) + "\n")
     process.stdin.flush()
     return process
+
+
+def visible(gpus: Sequence[int], among: str | None) -> list[str]:
+    """Return the names of these of a process' GPUs, given its own `CUDA_VISIBLE_DEVICES`, for that variable of another process."""
+    names = among.split(",") if among else None
+    return [names[gpu].strip() if names else str(gpu) for gpu in gpus]
 
 
 def main() -> int:

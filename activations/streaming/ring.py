@@ -56,9 +56,9 @@ class Ring(ShardFolder):
         self._closed = self._told = False
         self._lock = threading.Lock()
         self._jobs = [
-            Job(stream, hooks, labels, str(folder), size, number, producers, device, torch.get_num_threads())
-            for number, device in enumerate(_devices(producers))
-        ]
+            Job(stream, hooks, labels, str(folder), size, number, producers, device, torch.get_num_threads(), gpus)
+            for number, (device, gpus) in enumerate(devices_of(producers, stream.engine))
+        ]  # fmt: skip
         with ranks.first_goes_first():
             if not ranks.rank():
                 _check_space(folder, size)
@@ -193,10 +193,19 @@ class Ring(ShardFolder):
         self._kept[folder] = max(stop, self._kept[folder])
 
 
-def _devices(producers: int) -> list[str]:
-    """Return a device for each producer: the GPUs that no trainer uses first, then the trainers', or the CPU."""
+def devices_of(producers: int, engine: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Return for each producer its device, and the only GPUs it sees where they are to share a model; empty for all.
+
+    Producers take the GPUs that no trainer uses, then the trainers', or the CPU. One whose model is spread over GPUs by
+    transformers gets its share of those that no trainer uses."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [f"cuda:{(ranks.world() + number) % count}" if count else "cpu" for number in range(producers)]
+    if not count:
+        return [("cpu", ())] * producers
+    if engine == "bridge":
+        return [(f"cuda:{(ranks.world() + number) % count}", ()) for number in range(producers)]
+    free = range(ranks.world(), count) or range(count)
+    shares = [free[number::producers] or free[number % len(free) :][:1] for number in range(producers)]
+    return [("cuda:0", tuple(share)) for share in shares]
 
 
 def _check_space(folder: Path, size: int) -> None:

@@ -83,7 +83,8 @@ compared = state.compared(len(store))
 if len(shown):
     caption = f"{len(shown):,} of {len(table):,} features. Click a number to open the feature's page; tick rows to compare them."
     with st.container(horizontal=True, vertical_alignment="center"):
-        widgets.download(caption, partial(features_report.csv, shown), f"{run.name}-features.csv")
+        table_as_csv = partial(features_report.csv, shown, features_report.PERCENTAGES)
+        widgets.download(caption, table_as_csv, f"{run.name}-features.csv")
         lists.chooser(collected, listed)
         lists.menu(store, listed, shown["feature"].to_pylist())
     marked = features_report.places(shown, compared)

@@ -16,7 +16,7 @@ from app.features.lists import LISTED
 from app.session import packed
 from app.session.address import Query
 from sae.features.feature import FeatureStore
-from sae.features.map import cosines
+from sae.features.neighbours import cosines
 from sae.report.features import DENSITIES, F1, STABILITY, STATES
 from sae.rules.rule import KINDS as RULE_KINDS
 from sae.runs.run import Run

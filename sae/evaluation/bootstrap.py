@@ -1,4 +1,4 @@
-"""The bootstrap over documents: intervals of a ratio of sums, and of the difference between two ratios on the same documents."""
+"""Intervals: of a ratio of sums, or of the difference of two, by the bootstrap over documents; of a share of trials, by Wilson's formula."""
 
 import warnings
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
+Z = 1.959963984540054  # of a 95 % interval
 
 
 class Estimate(NamedTuple):
@@ -74,3 +75,13 @@ def limits(resampled: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
 def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
     low, high = limits(resampled)
     return Estimate(value, float(low), float(high))
+
+
+def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of Wilson's 95 % interval of shares of n trials, which need not be whole numbers; 0 and 1 for no trials. Wilson 1927."""
+    share, n = np.asarray(share, np.float64), np.asarray(n, np.float64)
+    trials = np.maximum(n, 1.0)
+    half = Z * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    middle, scale = share + Z**2 / (2 * trials), 1 + Z**2 / trials
+    low, high = (np.clip((middle + sign * half) / scale, 0.0, 1.0) for sign in (-1, 1))
+    return np.where(n > 0, low, 0.0), np.where(n > 0, high, 1.0)

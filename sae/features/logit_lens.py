@@ -37,7 +37,7 @@ def jacobian_effect(
     assert model.readout is not None
     read = directions.float() @ jacobian.T.to(directions.device)
     read = read.to(model.device, model.plain.dtype)
-    return model.readout.scores(read).sub_(model.readout.scores(torch.zeros_like(read[:1]))).float()
+    return model.readout.read(read).float()
 
 
 @torch.no_grad()

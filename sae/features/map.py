@@ -6,7 +6,7 @@ on one thread with a fixed seed: the same input gives the same map on the same m
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from activations.progress import Advance, Progress, ignore, no_progress
-from sae.architectures import SAE
-from sae.kernels import top
+from sae.features.neighbours import Near, nearest
 
 NEAREST = 15  # neighbours that attract a latent, itself among them: UMAP's default
 FEWEST = 5  # live latents that are worth a map
 LEAST_UMAP = 64  # with fewer latents, principal components show as much
 LEAST_CLUSTER = 10  # latents
 SEED = 0
+BLOCK = 8192  # rows
 # Parameters of the similarity 1 / (1 + a d^2b) of two points at distance d, fitted to UMAP's defaults: a minimal distance
 # of 0.1 and a spread of 1.
 A, B = 1.5769434, 0.8950609
@@ -54,36 +53,29 @@ def available() -> bool:
 def make_map(
     W_dec: Float[Tensor, "F D"],
     alive: Bool[Tensor, "F"],
-    near: tuple[Tensor, Tensor] | None = None,
-    progress: Progress = no_progress,
+    near: Near | None = None,
 ) -> Map:
     """Lay out the live latents so that those whose decoder rows have a large cosine lie together, and cluster them.
 
     UMAP's layout of the exact nearest neighbours by cosine, started from principal components. Clusters are HDBSCAN's
     (Campello, Moulavi & Sander 2013) on the map. Dead latents are left out, because their directions mean nothing; with
-    fewer than 5 live latents all are. With fewer than 64 the principal components are the map. `near` is the result of
-    `nearest` for all latents with n >= NEAREST - 1, where it is known. Needs scikit-learn (`available`)."""
+    fewer than 5 live latents all are. With fewer than 64 the principal components are the map. `near` are the NEAREST - 1 or more
+    nearest of the live latents among themselves, where they are known. Needs scikit-learn (`available`)."""
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        living = _places(W_dec[alive].float(), near if alive.all() else None, progress)
+        living = _places(F.normalize(W_dec[alive].float(), dim=1), near)
         places[alive] = torch.from_numpy(living)
         clusters[alive.numpy()] = _clusters(living)
     return Map(places, clusters)
 
 
-def _places(
-    rows: Float[Tensor, "n D"], near: tuple[Tensor, Tensor] | None, progress: Progress
-) -> NDArray[np.float32]:
-    """Return places [n, 2] of live latents with these decoder rows."""
-    rows = torch.nn.functional.normalize(rows, dim=1)
+def _places(rows: Float[Tensor, "n D"], near: Near | None) -> NDArray[np.float32]:
+    """Return places [n, 2] of live latents whose decoder rows have these directions."""
     start, n = _start(rows), len(rows)
     if n < LEAST_UMAP:
         return start
-    if near is None:
-        with progress("neighbours of the alive", n, "latents") as advance:
-            near = nearest(rows, NEAREST - 1, advance=advance)
-    indices, cosines = (part[:, : NEAREST - 1] for part in near)
+    indices, cosines = (part[:, : NEAREST - 1] for part in near or nearest(rows, NEAREST - 1))
     return layout(indices, (1 - cosines).clamp_min(0), start, SEED)
 
 
@@ -92,11 +84,18 @@ def _start(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
     second one, and 0 in its place.
 
     An eigenvector's sign is arbitrary: its largest entry is made positive, so that the same rows give the same map."""
-    centred = (rows - rows.mean(0)).double()
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    mean = rows.mean(0)
+
+    def blocks() -> Iterator[Float[Tensor, "b D"]]:  # in float64 all rows of a wide SAE would take gigabytes
+        return ((some - mean).double() for some in rows.split(BLOCK))
+
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for some in blocks():
+        covariance.addmm_(some.T, some)
+    _, vectors = torch.linalg.eigh(covariance)
     axes = vectors[:, -2:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    components = F.pad(centred @ axes, (0, 2 - axes.shape[1]))
+    components = F.pad(torch.cat([some @ axes for some in blocks()]), (0, 2 - axes.shape[1]))
     return (10 * components / components.abs().max().clamp_min(1e-12)).float().numpy()
 
 
@@ -213,37 +212,3 @@ def _optimize(places, heads, tails, every, epochs, seed):
 def _clip(v):
     """Limit a move to 4 units, as UMAP does: the forces grow without bound as points meet."""
     return min(max(v, np.float32(-4)), np.float32(4))
-
-
-@torch.no_grad()
-def nearest(
-    W_dec: Float[Tensor, "F D"], n: int, block: int = 1024, advance: Advance = ignore
-) -> tuple[Int[Tensor, "F n"], Float[Tensor, "F n"]]:
-    """Return for each latent the n other latents with the largest decoder cosine, and the cosines, largest first.
-
-    n is lowered to F - 1 where it is larger. Works in blocks: memory is block * F floats."""
-    rows = F.normalize(W_dec.float(), dim=1)
-    n = min(n, len(rows) - 1)
-    buffer = rows.new_empty(min(block, len(rows)), len(rows))
-    parts = []
-    for start in range(0, len(rows), block):
-        some = rows[start : start + block]
-        cosine = torch.mm(some, rows.T, out=buffer[: len(some)])
-        cosine.diagonal(start).fill_(-2.0)  # below any cosine: a latent is not its own neighbour
-        parts.append(top(cosine, n))
-        advance(len(some))
-    cosines, indices = (torch.cat(column) for column in zip(*parts, strict=True))
-    return indices, cosines
-
-
-@torch.no_grad()
-def cosines(W_dec: Float[Tensor, "F D"], latents: Sequence[int]) -> Float[Tensor, "n n"]:
-    """Return the decoder cosine of every pair of these latents."""
-    rows = F.normalize(W_dec[list(latents)].float(), dim=1)
-    return rows @ rows.T
-
-
-@torch.no_grad()
-def encoder_decoder_cosine(sae: SAE) -> Float[Tensor, "F"]:
-    """Return the cosine of each latent's encoder direction and decoder row: 1 at tied initialisation."""
-    return F.cosine_similarity(sae.encoder_directions(), sae.W_dec, dim=1)

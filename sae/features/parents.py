@@ -16,10 +16,10 @@ from scipy.special import betainc
 
 from activations.errors import ConfigError
 from activations.progress import Advance, ignore
+from sae.evaluation.bootstrap import wilson
 from sae.features.firings import Firings
 
 PAIRS_AT_ONCE = 2**22  # of a block of children with all latents, some 100 bytes each where all fire together
-Z = 1.959963984540054  # of a 95 % interval
 MOST_TIMES = 1e6  # the largest ratio of costs that is told
 NONE = -1
 
@@ -115,7 +115,7 @@ def parents(
     fires, costs = _matrices(firings, n_rows)
     fired = np.diff(firings.starts.numpy())
     trials = effective_windows(firings, windows)
-    enough = np.flatnonzero((fired > 0) & (lower_bound(np.ones(n_latents), trials) >= rules.coverage))
+    enough = np.flatnonzero((fired > 0) & (wilson(np.ones(n_latents), trials)[0] >= rules.coverage))
     alive = int((fired > 0).sum())
     pairs = len(enough) * max(alive - 1, 0)
     everywhere = np.asarray(costs.sum(0)).ravel() / n_rows
@@ -127,7 +127,7 @@ def parents(
         together = (fires[:, block].T @ by_row).tocoo()
         child, other = block[together.row], together.col.astype(np.int64)
         coverage, unknown = together.data / fired[child], np.full(len(child), np.nan)
-        some = Pairs(child, other, coverage, lower_bound(coverage, trials[child]), unknown, unknown)
+        some = Pairs(child, other, coverage, wilson(coverage, trials[child])[0], unknown, unknown)
         covers_back = together.data / fired[other] >= rules.coverage
         some = some.where((child != other) & (some.coverage_low >= rules.coverage) & ~covers_back)
         covered += len(some.child)
@@ -244,13 +244,6 @@ def similar_frequency(fired: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     near = first[:, None] + np.arange(n)
     near += near >= rank[:, None]  # the latent itself is not among them
     return order[near]
-
-
-def lower_bound(share: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the lower end of Wilson's 95 % interval of a share of n trials; 0 for no trials. Wilson 1927."""
-    trials = np.maximum(n, 1.0)
-    half = Z * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    return np.where(n > 0, (share + Z**2 / (2 * trials) - half) / (1 + Z**2 / trials), 0.0)
 
 
 def tail(share: NDArray[np.float64], n: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:

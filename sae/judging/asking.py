@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from sae.evaluation import bootstrap
 from sae.features.explanations import Distribution
@@ -199,13 +198,16 @@ def _intruder(answered: Sequence[tuple[Asked, str]]) -> tuple[Estimate, int, int
     if not right:
         return NONE, 0, len(answered)
     # Wilson's, because of so few trials a bootstrap says nothing where all are right or all wrong
-    ends = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    share = Estimate(sum(right) / len(right), float(ends.low), float(ends.high))
-    return share, len(right), len(answered) - len(right)
+    value = sum(right) / len(right)
+    low, high = bootstrap.wilson(value, len(right))
+    return Estimate(value, float(low), float(high)), len(right), len(answered) - len(right)
 
 
 def _interval(formula: Callable[..., Any], documents: Sequence[int], *counted: NDArray[np.bool_]) -> Estimate:
-    """Return a formula of counts with its 95 % interval from resampling documents; empty where it is not defined."""
+    """Return a formula of counts, in [0, 1], with its 95 % interval; empty where it is not defined.
+
+    The interval is from resampling documents, or Wilson's for as many trials as documents where all resamples are alike. Of a single
+    document it is unknown."""
     _, owner = np.unique(np.array(documents, np.int64), return_inverse=True)
     if not len(owner):
         return NONE
@@ -214,5 +216,12 @@ def _interval(formula: Callable[..., Any], documents: Sequence[int], *counted: N
         value = formula(*(each.sum() for each in sums))
         counts = bootstrap.draws(len(sums[0]))
         low, high = bootstrap.limits(formula(*(counts @ each for each in sums)))
-    ends = [float(value), float(low), float(high)]
-    return Estimate(*ends) if np.isfinite(ends).all() else NONE
+    if not np.isfinite([value, low, high]).all():
+        return NONE
+    if len(sums[0]) == 1:  # nothing is known of the spread over documents
+        return Estimate(float(value), None, None)
+    if (
+        low == high
+    ):  # all right or all wrong: all resamples are alike, which does not mean that the value is known
+        low, high = bootstrap.wilson(value, len(sums[0]))
+    return Estimate(float(value), float(low), float(high))

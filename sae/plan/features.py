@@ -82,7 +82,8 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
         "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
         "logit lens": F * reader.vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes),
-        "neighbours": F**2 * (2 * width / r.flops + 1 / r.scan_row),
+        "neighbours": F**2
+        * (width / r.flops + 1 / r.scan_row),  # each pair is multiplied once and looked at twice
     }
     if maps.available():
         seconds["map"] = MAP_START + MAP_LATENT * F + seconds["neighbours"]

@@ -21,6 +21,7 @@ pc: Any = import_module(
     "pyarrow.compute"
 )  # creates its functions on import, where type checkers do not see them
 DENSITIES = (0.0, *(m * 10.0**d for d in range(-6, 0) for m in (1, 2, 5)), 1.0)  # stops of the density filter
+PERCENTAGES = ("density", "positive")  # columns that the table of all features shows in per cent
 STABILITY = "stability"  # column of the largest |cosine| over the other seeds
 RAISED = 5  # tokens of a lens that the table of all features shows
 EXPLANATION, F1 = "explanation", "F1"  # columns of the rule that explains a feature, and of how well it does
@@ -194,14 +195,18 @@ def places(table: pa.Table, latents: Collection[int]) -> list[int]:
     ).to_pylist()
 
 
-def csv(table: pa.Table) -> bytes:
-    """Return the table as CSV in UTF-8. No cell begins as a spreadsheet's formula would: lists of tokens become JSON, and a text that
-    would gets an apostrophe (`render.cell`)."""
+def csv(table: pa.Table, percentages: Collection[str] = ()) -> bytes:
+    """Return the table as CSV in UTF-8, with the columns of `percentages` as shares of 1, which they are in all other files.
+
+    No cell begins as a spreadsheet's formula would: lists of tokens become JSON, and a text that would gets an apostrophe
+    (`render.cell`)."""
     from pyarrow import csv as writer
 
     columns = {}
     for name in table.column_names:
         column = table[name]
+        if name in percentages:
+            column = pc.divide(column, 100.0)
         if pa.types.is_list(column.type):
             column = pa.array([json.dumps(tokens, ensure_ascii=False) for tokens in column.to_pylist()])
         elif pa.types.is_string(column.type):

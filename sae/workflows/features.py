@@ -25,7 +25,7 @@ from sae.features.effects import load_effect, measure_effect, save_effect
 from sae.features.feature import FeatureStore
 from sae.features.lenses import jacobian_of
 from sae.features.logit_lens import LogitLens, logit_lens, sees
-from sae.features.map import encoder_decoder_cosine, nearest
+from sae.features.neighbours import encoder_decoder_cosine, nearest_and_live
 from sae.runs.run import Run, device
 
 log = logging.getLogger(__name__)
@@ -141,20 +141,20 @@ def _columns(
     sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, progress: Progress
 ) -> dict[str, Sequence[Any]]:
     """Return the table's columns beside statistics and lens: norms, biases, neighbours, co-firing and the map."""
+    alive, n = collected.statistics.fired > 0, max(cfg.neighbours, maps.NEAREST - 1)
     with progress("neighbours", sae.d_sae, "latents") as advance:
-        neighbours, cosines = nearest(sae.W_dec, max(cfg.neighbours, maps.NEAREST - 1), advance=advance)
+        near, live = nearest_and_live(sae.W_dec, n, alive, advance=advance)
     columns: dict[str, Sequence[Any]] = {
         "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
         "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
         "b_enc": [None] * sae.d_sae if (bias := sae.encoder_bias()) is None else bias.tolist(),
-        "neighbours": neighbours[:, : cfg.neighbours].tolist(),
-        "neighbour_cosines": cosines[:, : cfg.neighbours].tolist(),
+        "neighbours": near.latents[:, : cfg.neighbours].tolist(),
+        "neighbour_cosines": near.cosines[:, : cfg.neighbours].tolist(),
         **_cofiring_columns(collected.cofiring),
     }
     if mapped:
         log.info("laying out the map of features")
-        layout = maps.make_map(sae.W_dec, collected.statistics.fired > 0, (neighbours, cosines), progress)
-        columns |= _map_columns(layout)
+        columns |= _map_columns(maps.make_map(sae.W_dec, alive, live))
     else:
         log.info("no map of the features: it needs scikit-learn (pip install 'sae-workbench[map]')")
     return columns

@@ -228,8 +228,7 @@ def _measured_precision(width: int, d_sae: int) -> Precision:
     if ranks.device().type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     low, ratio = precision.faster(width, d_sae)
-    if ratio and not ranks.rank():
-        log.info("training in %s: %s", str(low).removeprefix("torch."), precision.told(ratio))
+    precision.tell("training", low, ratio)
     return "bfloat16" if low == torch.bfloat16 else "float32"
 
 

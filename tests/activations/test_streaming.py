@@ -15,8 +15,9 @@ from activations.errors import HarvestError, StoreError
 from activations.shuffle import Cursor, sample
 from activations.store import Store
 from activations.streaming.folder import StreamConfig
-from activations.streaming.producer import Job, Producers
+from activations.streaming.producer import Job, Producers, visible
 from activations.streaming.reader import StoredShards, StreamReader
+from activations.streaming.ring import devices_of
 from tests.activations.test_shuffle import CONTEXT, PER_SHARD, eligible, store, take, through_json
 from tests.activations.toys import LAWS
 
@@ -154,3 +155,23 @@ def test_a_producer_that_prints_much_is_not_blocked_and_its_error_is_still_told(
     with pytest.raises(HarvestError, match="nowhere"):
         wait()
     producers.close()
+
+
+def test_producers_take_the_gpus_that_no_trainer_uses_and_share_them_where_they_spread_a_model(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert devices_of(3, "bridge") == [("cuda:1", ()), ("cuda:2", ()), ("cuda:3", ())]
+    assert devices_of(2, "transformers") == [("cuda:0", (1, 3)), ("cuda:0", (2, 4))]
+    assert devices_of(1, "transformers") == [("cuda:0", (1, 2, 3, 4))]
+    assert [gpus for _, gpus in devices_of(6, "transformers")] == [(1,), (2,), (3,), (4,), (1,), (2,)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert devices_of(1, "transformers") == [("cuda:0", (0,))], "the trainer's own, where there is no other"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices_of(2, "transformers") == [("cpu", ())] * 2
+
+
+def test_a_producer_s_gpus_are_named_as_its_trainer_sees_them():
+    assert visible((1, 3), None) == ["1", "3"]
+    assert visible((0, 2), "4,5, GPU-8932f937") == ["4", "GPU-8932f937"]

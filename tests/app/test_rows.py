@@ -170,8 +170,10 @@ def test_labels_of_features_sort_as_their_numbers_do(table):
 
 def test_csv_has_every_row_and_no_cell_that_a_spreadsheet_would_run(table):
     shown = features_report.features(table)
-    rows = list(csv.DictReader(io.StringIO(features_report.csv(shown).decode("utf-8"))))
+    text = features_report.csv(shown, features_report.PERCENTAGES).decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
     assert [int(row["feature"]) for row in rows] == [0, 1, 2, 3]
+    assert [float(row["density"]) for row in rows] == pytest.approx(table["density"].to_pylist())
     assert [json.loads(row["fires most on"]) for row in rows] == shown["fires most on"].to_pylist()
     assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "@"))]
 

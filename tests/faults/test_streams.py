@@ -82,6 +82,16 @@ def test_a_streamed_run_has_the_bits_of_a_stored_one_and_keeps_part_of_its_text(
         assert sae(*command).code == 0
 
 
+def test_a_model_run_by_plain_transformers_gives_a_stream_the_same_bits(
+    sae: Server, world: Path, stored: Path, tmp_path: Path
+):
+    out = tmp_path / "streamed"
+    assert sae(*stream(world, out, engine="transformers")).code == 0
+    assert same_training(out, stored)
+    assert Run(out).record.source == "transformers"
+    assert sae("evaluate", out, "--windows", 4).code == 0
+
+
 def test_int8_rows_of_a_ring_are_those_of_a_store(sae: Server, world: Path, tmp_path: Path):
     assert sae(*harvest(world, tmp_path / "whole", **TEXT, dtype="int8")).code == 0
     assert sae(*train(world, tmp_path / "stored", **STEPS, store=tmp_path / "whole")).code == 0

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from scipy.stats import binomtest
 
 from activations.errors import ConfigError, RunError
 from activations.language_model import LanguageModel, load
 from activations.rows import is_held_out
 from activations.store import Store
 from sae.architectures import TopKConfig, build
-from sae.evaluation.bootstrap import difference, ratio
+from sae.evaluation.bootstrap import difference, ratio, wilson
 from sae.evaluation.held_out import latents_by_density, reconstruction
 from sae.evaluation.splicing import (
     counted_predictions,
@@ -272,3 +273,10 @@ def test_progress_counts_the_windows_that_are_read_not_those_that_were_asked_for
     read = splice(model, run.sae(), run.store, run.hook, windows, progress=told)["windows"]
     assert told.totals == {"splice": read}
     assert sum(told.steps["splice"]) == read
+
+
+def test_the_interval_of_a_share_is_scipy_s_wilson():
+    for successes, trials in ((0, 5), (3, 20), (20, 20), (90, 100)):
+        expected = binomtest(successes, trials).proportion_ci(method="wilson")
+        assert wilson(successes / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson(1.0, 0) == (0, 1), "nothing is known of no trials"

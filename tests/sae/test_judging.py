@@ -66,6 +66,9 @@ def test_an_honest_model_scores_one_on_planted_features_and_its_controls_at_chan
     assert [one.explanation for one in found] == [fake_judge.named(word) for word in WORDS[:12]]
     own, control, rule = (scores["balanced_accuracy"][name] for name in ("model", "control", "rule"))
     assert own.mean.value == 1 and scores["intruder"]["model"].mean.value == 1
+    told = found[0].detection["model"].balanced_accuracy
+    assert told.value == 1 and told.low is not None
+    assert 0.5 < told.low < 1, "all told rightly, of few documents: the interval has a width"
     assert control.mean.value == 0.5 and control.better_by is not None and control.better_by.value == 0.5
     intruder = found[0].intruder
     assert intruder.low == pytest.approx(4 / (4 + 1.959964**2), abs=1e-6) and intruder.high == pytest.approx(
