@@ -11,6 +11,7 @@ Seconds are of the clock and of the processor: on a busy machine compare the sec
 # pyright: reportMissingImports=false
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.own: dict[str, Spent] = {}
+        self.peak: dict[str, float] = {}
         self._inner: list[Spent] = [(0.0, 0.0)]
 
     def watch(self, module: str, name: str, part: str) -> None:
@@ -70,6 +72,7 @@ class Parts:
                 spent = time.perf_counter() - began[0], time.process_time() - began[1]
                 self.own[part] = _sum(self.own.get(part, (0.0, 0.0)), spent, self._inner.pop(), -1)
                 self._inner[-1] = _sum(self._inner[-1], spent)
+                self.peak[part] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
         return timed
 
@@ -77,7 +80,9 @@ class Parts:
         """Print the table."""
         whole = self.total[1]
         for part, (wall, cpu) in sorted(self.own.items(), key=lambda item: -item[1][1]):
-            print(f"{part:20} {wall:8.2f} s {cpu:8.2f} s of processor {cpu / whole:6.1%}")
+            print(
+                f"{part:20} {wall:8.2f} s {cpu:8.2f} s of processor {cpu / whole:6.1%}, at most {self.peak[part]:.1f} GB until its end"
+            )
 
     @property
     def total(self) -> Spent:

@@ -264,7 +264,7 @@ def _features(args: list[str]) -> int:
     check(command.plan)
     run = Run(command.run)
     key = f"{machine_name()}: {_model_of(run)} to describe latents"
-    reader = features.reader(key, run.language_model, command.plan.measure)
+    reader = None if run.reads_files else features.reader(key, run.language_model, command.plan.measure)
     machine = here(command.plan.measure)
     forecast = features.forecast(run, command.config, reader, machine, command.plan.ranks)
     return show(forecast, machine, command.plan)

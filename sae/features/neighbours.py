@@ -44,49 +44,37 @@ def nearest_and_live(
     latents with itself and those after it is looked at twice, for its rows and for its columns. Memory: block * COLUMNS floats beside
     the rows and the result."""
     rows = F.normalize(W_dec.float(), dim=1)
-    size = len(rows)
-    every, live = (_Lists(size, max(0, min(n, int(others) - 1))) for others in (size, alive.sum()))
+    size, living = len(rows), int(alive.sum())
+    every = _unknown(size, min(n, size - 1))
+    live = _unknown(size, min(n, living - 1) if living < size else 0)
+    lists = [part.numpy() for part in (*every, *live)]
+    # Where no cosine is above a latent's entry here, none belongs in a list of its: most cosines are compared with nothing else
+    low = np.full(size, -np.inf if min(n, size - 1) > 0 else np.inf, np.float32)
     buffer, told = rows.new_empty(min(block, size) * min(COLUMNS, size)), 0
     for start in range(0, size, block):
         some = rows[start : start + block]
         for first in range(start, size, COLUMNS):
             others = rows[first : first + COLUMNS]
             out = buffer[: len(some) * len(others)].view(len(some), len(others))
-            tile = torch.mm(some, others.T, out=out)
-            every.enter(tile, start, first)
-            if not alive.all():
-                tile[~alive[start : start + block]] = -torch.inf
-                tile[:, ~alive[first : first + COLUMNS]] = -torch.inf
-                live.enter(tile, start, first)
+            tile = torch.mm(some, others.T, out=out).numpy()
+            # columns first, whose latents get the lower of a pair: of equal cosines the first that comes stays in front
+            for loop, count in ((_of_columns, len(others)), (_of_rows, len(some))):
+                share(loop, evenly(count), tile, start, first, alive.numpy(), low, *lists)
         # the first blocks have most of the work: what is told grows with the work done
         left = (size - start - len(some)) / size
         done = round(size * (1 - left**2))
         advance(done - told)
         told = done
-    if alive.all():
-        return every.near, every.near
+    if living == size:
+        return every, every
     number = alive.cumsum(0) - 1
-    return every.near, Near(number[live.near.latents[alive]], live.near.cosines[alive])
+    return every, Near(number[live.latents[alive]], live.cosines[alive])
 
 
-class _Lists:
-    """The nearest latents of each latent among those it has been compared with so far."""
-
-    def __init__(self, size: int, n: int):
-        self.near = Near(torch.zeros(size, n, dtype=torch.int64), torch.full((size, n), -torch.inf))
-        # a latent's least cosine, again, side by side: most cosines are compared with nothing else
-        self._least = np.full(size, -np.inf, np.float32)
-
-    def enter(self, tile: Float[Tensor, "b m"], start: int, first: int) -> None:
-        """Enter the cosines of b latents, `start` and on, with m latents, `first` and on; of each pair the lower latent comes first."""
-        latents, cosines = self.near
-        if not cosines.shape[1]:
-            return
-        # columns first, which have to do with lower latents: of equal cosines the first that comes stays in front
-        for loop, count in ((_of_columns, tile.shape[1]), (_of_rows, tile.shape[0])):
-            share(
-                loop, evenly(count), tile.numpy(), start, first, cosines.numpy(), latents.numpy(), self._least
-            )
+def _unknown(size: int, n: int) -> Near:
+    """Return lists of n latents each in which nothing has been entered."""
+    n = max(0, n)
+    return Near(torch.zeros(size, n, dtype=torch.int64), torch.full((size, n), -torch.inf))
 
 
 @torch.no_grad()
@@ -103,42 +91,58 @@ def encoder_decoder_cosine(sae: SAE) -> Float[Tensor, "F"]:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _of_rows(lo, hi, tile, start, first, values, latents, least):
-    """Enter the cosines of latents `start` + lo to `start` + hi - 1 with latents after them, `first` and on, into the former's lists."""
+def _of_rows(lo, hi, tile, start, first, alive, low, *lists):
+    """Tell latents `start` + lo to `start` + hi - 1 of their cosines with latents after them, `first` and on."""
     for r in range(lo, hi):
         latent = start + r
         for begin in range(max(0, latent + 1 - first), tile.shape[1], CHUNK):
             part = tile[r, begin : begin + CHUNK]
-            bound, above = least[latent], np.int32(0)
+            bound, above = low[latent], np.int32(0)
             for j in range(len(part)):
                 above += np.int32(part[j] > bound)
             if above:
                 for j in range(len(part)):
-                    if part[j] > least[latent]:
-                        _enter(latent, first + begin + j, part[j], values, latents, least)
+                    if part[j] > low[latent]:
+                        _consider(latent, first + begin + j, part[j], alive, low, *lists)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _of_columns(lo, hi, tile, start, first, values, latents, least):
-    """Enter the cosines of latents `first` + lo to `first` + hi - 1 with latents before them, `start` and on, into the former's lists."""
+def _of_columns(lo, hi, tile, start, first, alive, low, *lists):
+    """Tell latents `first` + lo to `first` + hi - 1 of their cosines with latents before them, `start` and on."""
     for r in range(tile.shape[0]):
         for begin in range(max(lo, start + r + 1 - first), hi, CHUNK):
             part = tile[r, begin : min(begin + CHUNK, hi)]
-            bounds, above = least[first + begin : first + begin + len(part)], np.int32(0)
+            bounds, above = low[first + begin : first + begin + len(part)], np.int32(0)
             for j in range(len(part)):
                 above += np.int32(part[j] > bounds[j])
             if above:
                 for j in range(len(part)):
                     if part[j] > bounds[j]:
-                        _enter(first + begin + j, start + r, part[j], values, latents, least)
+                        _consider(first + begin + j, start + r, part[j], alive, low, *lists)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _enter(latent, other, cosine, values, latents, least):
-    """Enter another latent, whose cosine is above the least of a latent's list, into the list at its place."""
-    place = values.shape[1] - 1
-    while place > 0 and values[latent, place - 1] < cosine:
-        values[latent, place], latents[latent, place] = values[latent, place - 1], latents[latent, place - 1]
+def _consider(latent, other, cosine, alive, low, latents, cosines, live_latents, live_cosines):
+    """Enter another latent into the lists of a latent in which it belongs."""
+    _enter(latent, other, cosine, latents, cosines)
+    least = cosines[latent, -1]
+    if alive[latent] and live_cosines.shape[1]:
+        if alive[other]:
+            _enter(latent, other, cosine, live_latents, live_cosines)
+        least = min(least, live_cosines[latent, -1])
+    low[latent] = least
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _enter(latent, other, cosine, latents, cosines):
+    """Enter another latent into a latent's list, at its place by cosine, unless its cosine is below those of a full list."""
+    place = cosines.shape[1] - 1
+    if not cosine > cosines[latent, place]:
+        return
+    while place > 0 and cosines[latent, place - 1] < cosine:
+        latents[latent, place], cosines[latent, place] = (
+            latents[latent, place - 1],
+            cosines[latent, place - 1],
+        )
         place -= 1
-    values[latent, place], latents[latent, place] = cosine, other
-    least[latent] = values[latent, values.shape[1] - 1]
+    latents[latent, place], cosines[latent, place] = other, cosine

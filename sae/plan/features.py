@@ -15,7 +15,7 @@ from sae.features.collect import FeaturesConfig, shards_to_read
 from sae.plan import rates
 from sae.plan.forecast import Forecast, active, count, duration, total
 from sae.plan.measure import Clock
-from sae.plan.rates import Machine
+from sae.plan.rates import Machine, Rates
 from sae.runs.run import Run
 
 MAP_START, MAP_LATENT = 3.0, 4e-4  # seconds of the map on one core: to compile its loops, and per latent
@@ -62,8 +62,10 @@ def reader(
     return rates.measured_once(key, Reader, measure, again)
 
 
-def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ranks: int = 1) -> Forecast:
-    """Predict what describing a run's latents takes when the ranks share the pass over the store."""
+def forecast(
+    run: Run, cfg: FeaturesConfig, reader: Reader | None, machine: Machine, ranks: int = 1
+) -> Forecast:
+    """Predict what describing a run's latents takes when the ranks share the pass over the store; without a reader, of a run on files."""
     store, arch = run.store, run.config.arch
     width, F = store.width(run.hook), arch.d_sae
     shards, rows = shards_to_read(store, cfg.tokens)
@@ -74,22 +76,22 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
     # After training, a threshold replaces the selection among a batch
     scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
     seconds = {
-        "the language model's start": reader.start,
+        **({"the language model's start": reader.start} if reader else {}),
         "reading": rows * row / r.read,
         "encode": batches * work.encode / r.flops / ranks,
         "selection": batches * (work.scanned / scan + work.picked / r.pick + work.passes / r.passes) / ranks,
         "statistics and examples": firings / r.firing / ranks,
         "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
-        "logit lens": F * reader.vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes),
-        "neighbours": F**2
-        * (width / r.flops + 1 / r.scan_row),  # each pair is multiplied once and looked at twice
+        **({"logit lens": _lens(F, width, reader.vocabulary, r)} if reader else {}),
+        # each pair of latents is multiplied once and looked at twice
+        "neighbours": F**2 * (width / r.flops + 1 / r.scan_row),
     }
     if maps.available():
-        seconds["map"] = MAP_START + MAP_LATENT * F + seconds["neighbours"]
+        seconds["map"] = MAP_START + MAP_LATENT * F
     shard = max(entry.rows for entry in store.shards[:shards])
     memory = {
-        "model, Python and libraries": float(reader.memory),
+        "model, Python and libraries": float(reader.memory if reader else rates.peak_memory()),
         "the SAE": 4.0 * work.parameters,
         "pre-activations": 4.0 * work.dense,
         "a shard and its codes": shard * (row + 60.0 * firing),
@@ -100,7 +102,7 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
         "codes kept meanwhile": firings * 8.0,
         "features": F * (2000.0 + 40 * (cfg.strongest + cfg.sampled)),
     }
-    once = total(seconds) - seconds["the language model's start"]
+    once = total(seconds) - (reader.start if reader else 0)
     facts = {
         "tokens": f"{rows:,} in {shards} shards, {firings:,.0f} firings",
         "speed": f"{rows / once:,.0f} tokens/s, {duration(once / F)} per latent",
@@ -109,6 +111,11 @@ def forecast(run: Run, cfg: FeaturesConfig, reader: Reader, machine: Machine, ra
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} latents per token"
     cost = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(cost, refusals=_refusals(cost, run))
+
+
+def _lens(latents: int, width: int, vocabulary: int, r: Rates) -> float:
+    """Return the seconds of the logit lens: a product, two selections of tokens, and passes over the scores."""
+    return latents * vocabulary * (2 * width / r.flops + 2 / r.scan_row + 6 / r.passes)
 
 
 def _firing(run: Run) -> float:

@@ -279,6 +279,13 @@ def test_features_are_planned_from_what_the_run_logged(machine, run, capsys):
     assert contents(run) == before
 
 
+def test_features_of_a_run_on_files_are_planned_without_a_language_model(machine, run, capsys, monkeypatch):
+    monkeypatch.setattr(Run, "reads_files", True)
+    found = planned(capsys, "features", run, "--tokens", 1000)
+    assert "neighbours" in found["seconds"]
+    assert not {"logit lens", "the language model's start"} & {*found["seconds"]}
+
+
 MISTAKES = {
     "nothing to train on": (["train", "topk"], ["--store FOLDER", "--width"]),
     "a store and a width": (["train", "topk", "--store", "a", "--width", "8"], ["--store", "--width and --tokens"]),
