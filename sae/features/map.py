@@ -27,6 +27,7 @@ LEAST_UMAP = 64  # with fewer latents, principal components show as much
 LEAST_CLUSTER = 10  # latents
 SEED = 0
 BLOCK = 8192  # rows
+MANY = 16_384  # latents, from which on clusters are found from a triangulation
 # Parameters of the similarity 1 / (1 + a d^2b) of two points at distance d, fitted to UMAP's defaults: a minimal distance
 # of 0.1 and a spread of 1.
 A, B = 1.5769434, 0.8950609
@@ -64,38 +65,40 @@ def make_map(
     places = torch.full((len(W_dec), 2), torch.nan)
     clusters = np.full(len(W_dec), -1)
     if int(alive.sum()) >= FEWEST:
-        living = _places(F.normalize(W_dec[alive].float(), dim=1), near)
+        living = _places(W_dec, alive.nonzero()[:, 0], near)
         places[alive] = torch.from_numpy(living)
         clusters[alive.numpy()] = _clusters(living)
     return Map(places, clusters)
 
 
-def _places(rows: Float[Tensor, "n D"], near: Near | None) -> NDArray[np.float32]:
-    """Return places [n, 2] of live latents whose decoder rows have these directions."""
-    start, n = _start(rows), len(rows)
+def _places(W_dec: Float[Tensor, "F D"], live: Int[Tensor, "n"], near: Near | None) -> NDArray[np.float32]:
+    """Return places [n, 2] of these latents."""
+    start, n = _start(W_dec, live), len(live)
     if n < LEAST_UMAP:
         return start
-    indices, cosines = (part[:, : NEAREST - 1] for part in near or nearest(rows, NEAREST - 1))
+    indices, cosines = (part[:, : NEAREST - 1] for part in near or nearest(W_dec[live], NEAREST - 1))
     return layout(indices, (1 - cosines).clamp_min(0), start, SEED)
 
 
-def _start(rows: Float[Tensor, "n D"]) -> NDArray[np.float32]:
-    """Return the first two principal components of the rows [n, 2], scaled to at most 10, as UMAP's start; rows of width 1 have no
-    second one, and 0 in its place.
+def _start(W_dec: Float[Tensor, "F D"], live: Int[Tensor, "n"]) -> NDArray[np.float32]:
+    """Return the first two principal components of these latents' decoder directions [n, 2], scaled to at most 10, as UMAP's start;
+    directions of width 1 have no second one, and 0 in its place.
 
     An eigenvector's sign is arbitrary: its largest entry is made positive, so that the same rows give the same map."""
-    mean = rows.mean(0)
 
-    def blocks() -> Iterator[Float[Tensor, "b D"]]:  # in float64 all rows of a wide SAE would take gigabytes
-        return ((some - mean).double() for some in rows.split(BLOCK))
+    def blocks() -> Iterator[Float[Tensor, "b D"]]:  # those of a wide SAE at once would take gigabytes
+        return (F.normalize(W_dec[some].double(), dim=1) for some in live.split(BLOCK))
 
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    width = W_dec.shape[1]
+    mean, covariance = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
     for some in blocks():
-        covariance.addmm_(some.T, some)
+        mean += some.sum(0) / len(live)
+    for some in blocks():
+        covariance.addmm_((some - mean).T, some - mean)
     _, vectors = torch.linalg.eigh(covariance)
     axes = vectors[:, -2:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    components = F.pad(torch.cat([some @ axes for some in blocks()]), (0, 2 - axes.shape[1]))
+    components = F.pad(torch.cat([(some - mean) @ axes for some in blocks()]), (0, 2 - axes.shape[1]))
     return (10 * components / components.abs().max().clamp_min(1e-12)).float().numpy()
 
 
@@ -105,19 +108,34 @@ def _clusters(places: NDArray[np.float32]) -> NDArray[np.int64]:
 
     n = len(places)
     least = min(max(LEAST_CLUSTER, n // 500), max(2, n // 4))
+    points, how = places, {"algorithm": "kd_tree"}
+    if n > MANY and np.ptp(places, axis=0).all():  # places on a line have no triangulation
+        points, how = edges(places), {"metric": "precomputed"}
     # "leaf" takes the finest clusters; the default rule tends to find one that holds nearly everything.
     # The types that scikit-learn 1.9 states call `copy` a string; it is a bool
-    tree = HDBSCAN(
-        least,
-        min_samples=1,
-        algorithm="kd_tree",
-        cluster_selection_method="leaf",
-        copy=True,  # pyright: ignore
-    )
-    clusters = tree.fit_predict(places)
+    tree = HDBSCAN(least, min_samples=1, cluster_selection_method="leaf", copy=True, **how)  # pyright: ignore
+    clusters = tree.fit_predict(points)
     order = [cluster for cluster, _ in Counter(clusters[clusters >= 0].tolist()).most_common()]
     number = {cluster: place for place, cluster in enumerate(order)}
     return np.array([number.get(cluster, -1) for cluster in clusters.tolist()])
+
+
+def edges(places: NDArray[np.float32]) -> Any:
+    """Return the distances of places [n, 2] that are joined in their Delaunay triangulation, a sparse symmetric matrix [n, n].
+
+    With `min_samples` = 1 HDBSCAN needs nothing but the shortest tree that joins all points, and the triangulation contains it
+    (Toussaint 1980): the clusters are those of all distances, whose number grows with the square of n. Of places that coincide the triangulation has one, to which the others are joined."""
+    from scipy.spatial import Delaunay
+
+    exact = places.astype(np.float64)
+    triangulation = Delaunay(exact)
+    starts, tails = triangulation.vertex_neighbor_vertices
+    again = triangulation.coplanar[:, [0, 2]].astype(np.int64)
+    heads = np.concatenate([np.repeat(np.arange(len(places)), np.diff(starts)), again[:, 0], again[:, 1]])
+    tails = np.concatenate([tails, again[:, 1], again[:, 0]])
+    # 0 would be no edge
+    distances = np.maximum(np.linalg.norm(exact[heads] - exact[tails], axis=1), np.finfo(np.float64).tiny)
+    return sparse.csr_matrix((distances, (heads, tails)), shape=(len(places), len(places)))
 
 
 def layout(

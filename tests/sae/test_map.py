@@ -57,10 +57,11 @@ def test_small_dictionaries_have_a_map_or_none(n):
 
 
 @pytest.mark.parametrize("n", [20, 100], ids=["principal components", "umap"])
-def test_rows_of_width_one_lie_on_a_line(n):
+def test_rows_of_width_one_lie_on_a_line(n, monkeypatch):
     """They have one principal component; the compiled layout would write the second coordinate behind its array."""
     rows = torch.randn(n, 1, generator=torch.Generator().manual_seed(1))
-    assert maps._start(rows).shape == (n, 2)
+    assert maps._start(rows, torch.arange(n)).shape == (n, 2)
+    monkeypatch.setattr(maps, "MANY", 0)  # nothing can be triangulated on a line
     made = make_map(rows, everyone(rows))
     assert made.places.isfinite().all() and (made.places[:, 1] == 0).all()
 
@@ -100,3 +101,15 @@ def test_without_scikit_learn_features_go_on_say_so_and_are_completed_later(
     monkeypatch.setattr(maps, "find_spec", lambda name: None)
     assert "map_x" in describe(*args).table.column_names, "what is there stays"
     assert json.loads((tmp_path / "f" / "features.json").read_text())["map"]
+
+
+def test_clusters_from_a_triangulation_are_those_of_all_distances(monkeypatch):
+    generator = np.random.default_rng(0)
+    centres = generator.uniform(-10, 10, (12, 2))
+    clumps = [centre + generator.normal(0, 0.3, (100, 2)) for centre in centres]
+    places = np.concatenate([*clumps, generator.uniform(-10, 10, (300, 2))]).astype(np.float32)
+    places = np.concatenate([places, places[:40]])  # some coincide
+    of_all = maps._clusters(places)
+    assert of_all.max() >= 11 and (of_all == -1).any()
+    monkeypatch.setattr(maps, "MANY", 0)
+    assert maps._clusters(places).tolist() == of_all.tolist()
