@@ -87,7 +87,8 @@ def cosines(W_dec: Float[Tensor, "F D"], latents: Sequence[int]) -> Float[Tensor
 @torch.no_grad()
 def encoder_decoder_cosine(sae: SAE) -> Float[Tensor, "F"]:
     """Return the cosine of each latent's encoder direction and decoder row: 1 at tied initialisation."""
-    return F.cosine_similarity(sae.encoder_directions(), sae.W_dec, dim=1)
+    blocks = zip(sae.encoder_directions().split(COLUMNS), sae.W_dec.split(COLUMNS), strict=True)
+    return torch.cat([F.cosine_similarity(*pair, dim=1) for pair in blocks])
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
