@@ -25,6 +25,11 @@ class ShardSequence(Protocol):
         """Number of shards that the text fills, or is expected to fill while it is still being read."""
         ...
 
+    @property
+    def planned_shards(self) -> int:
+        """Number of shards of a pass as it was asked for: it stays what it is when a text turns out to be shorter."""
+        ...
+
     def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
         """Return a shard by its number in the endless sequence, waiting for it if it is still being made."""
         ...
@@ -55,7 +60,7 @@ class StoredShards:
 
     def __init__(self, store: Store):
         self.store, self.spec, self.shards_per_pass = store, store.spec, len(store.shards)
-        self.rows = store.rows
+        self.planned_shards, self.rows = self.shards_per_pass, store.rows
 
     def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
         """Return a shard of the store."""
@@ -87,6 +92,11 @@ class View:
     def shards_per_pass(self) -> int:
         """Number of shards that the text fills, or is expected to fill while it is still being read."""
         return self.shards.shards_per_pass
+
+    @property
+    def planned_shards(self) -> int:
+        """Number of shards of a pass as it was asked for."""
+        return self.shards.planned_shards
 
     def begin(self, number: int) -> None:
         """Say that this reader reads from `number` on."""
@@ -135,9 +145,7 @@ class StreamReader(Reader):
         self._positions: Positions = positions
         spec = shards.spec
         self.shards_per_group = shards_per_group(spec, shuffle_tokens)
-        rows_per_window = spec.packing.context - spec.excluded
-        train_share = 1 - 1 / HELD_OUT_ONE_IN
-        self.rows = int(train_share * shards.shards_per_pass * spec.windows_per_shard * rows_per_window)
+        self.rows = planned_rows(spec, shards.planned_shards, positions)
 
     @property
     def first_rows(self) -> int:
@@ -150,11 +158,15 @@ class StreamReader(Reader):
 
         A stream's own mean is not known before its end; this one is the same for a stored and a streamed run."""
         rows = self._rows(0)
+        if not len(rows[0]):
+            raise StoreError(
+                "the first shuffle group has no training row: use more documents (one in ten is held out) or more --shuffle-tokens"
+            )
         squares = 0.0
         for start in range(0, len(rows[0]), 4096):
             x, *_ = int8.decoded([column[start : start + 4096] for column in rows])
             squares += x.double().square().sum().item()
-        return squares / len(rows[0]) if len(rows[0]) else 0.0
+        return squares / len(rows[0])
 
     def wait(self, progress: Progress) -> None:
         """Wait, with progress, for the shards of the cursor's group: a slow model takes minutes for them.
@@ -226,6 +238,12 @@ class StreamReader(Reader):
             # A copy, so that nothing refers to the shard's file when it is deleted
             pieces.append([column.flatten(0, 1).index_select(0, chosen) for column in columns])
         return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+
+
+def planned_rows(spec: StoreSpec, shards: int, positions: Positions) -> int:
+    """Return about how many training rows some shards have: one document in ten is held out."""
+    rows_per_window = 1 if positions == "last" else spec.packing.context - spec.excluded
+    return int((1 - 1 / HELD_OUT_ONE_IN) * shards * spec.windows_per_shard * rows_per_window)
 
 
 def shards_per_group(spec: StoreSpec, shuffle_tokens: int) -> int:

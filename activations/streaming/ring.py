@@ -81,7 +81,12 @@ class Ring(ShardFolder):
     def shards_per_pass(self) -> int:
         """Number of shards that the text fills; while that is not known, those that the tokens asked for would fill."""
         text = self._folder.text()
-        return text[0] if text else self._stream.shards(self.spec)
+        return text[0] if text else self.planned_shards
+
+    @property
+    def planned_shards(self) -> int:
+        """Number of shards that the tokens asked for would fill: what follows from it must not change as the text is read."""
+        return self._stream.shards(self.spec)
 
     @property
     def text_ended(self) -> bool:
@@ -90,7 +95,8 @@ class Ring(ShardFolder):
         return bool(text and text[1])
 
     def shard(self, number: int, hooks: tuple[str, ...]) -> Shard:
-        """Return shard `number`, waiting until a producer has made it. Raises HarvestError when none can.
+        """Return shard `number`, waiting until a producer has made it. Raises HarvestError when none can or will: a producer makes no
+        shard that has been passed.
 
         Where the ring has no room for it, the oldest shard is given up: its rows have been read, and only a run that is
         resumed would want them again."""
@@ -98,6 +104,11 @@ class Ring(ShardFolder):
             self.begin(number)
         self.pass_to(number - self._capacity + 1)
         while self._folder.entry(number) is None:
+            if self._first is not None and number < self._first:
+                raise HarvestError(
+                    f"shard {number} of the stream is needed again, and it made room for later ones: use a larger --ring, or a "
+                    f"--train.batch that is small beside --shuffle-tokens"
+                )
             self._check()
             time.sleep(WAIT)
         return self.read(number, hooks)

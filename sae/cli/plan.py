@@ -12,6 +12,7 @@ from activations.errors import ConfigError
 from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
 from activations.store import Store, row_bytes
+from activations.streaming.folder import StreamConfig
 from activations.text import make_ready
 from sae.architectures import ARCHITECTURES, ArchConfig, TopKConfig
 from sae.cli import arguments, plan_explain, plan_scaling
@@ -198,7 +199,8 @@ def _train(args: list[str]) -> int:
     if streamed is None:
         cost = training.forecast(job, machine, command.out)
     else:
-        cost = stream.forecast(job, machine, command.out, *streamed)
+        kept = StreamConfig().kept_tokens
+        cost = stream.forecast(job, machine, command.out, *streamed, SHUFFLE_TOKENS, kept)
     return show(cost, machine, command.plan)
 
 
@@ -228,7 +230,7 @@ def _sweep(args: list[str]) -> int:
         )
     store = None if streamed else Store(file.store)
     machine = here(command.plan.measure) if command.device == "cpu" else GPUS[command.device]
-    jobs, orders, groups = {}, set(), 0
+    jobs, orders, groups, kept = {}, set(), 0, 0
     for name, cfg in planned.runs.items():
         if store:
             data = Data.of(store, cfg.hook or store.only_hook())
@@ -238,11 +240,15 @@ def _sweep(args: list[str]) -> int:
             row = row_bytes(streamed.dtype, command.width)
             data = Data.planned(command.width, streamed.tokens, row)
             groups = (cfg.shuffle_tokens or SHUFFLE_TOKENS) * row
+            kept = min(streamed.tokens, streamed.kept_tokens) * row
         jobs[name] = Job(cfg.arch, cfg.train, data, ranks=command.plan.ranks)
         orders.add((cfg.hook, cfg.train.seed, cfg.train.batch, cfg.arch.reads_labels))
-    ring = file.ring_settings.size if streamed else 0
+    ring = file.ring_settings.size if streamed and not file.ring_folder else 0
     together = command.together or streamed is not None
-    cost = sweep.forecast(jobs, machine, Path(file.out), together, len(orders), groups, ring)
+    hooks = len({hook for hook, *_ in orders})
+    # A shard has the rows of all hook points; a ring on another disk cannot be linked to, so that every run has a copy of what is kept
+    kept *= hooks * (len(jobs) if file.ring_folder else 1)
+    cost = sweep.forecast(jobs, machine, Path(file.out), together, len(orders), hooks, groups, ring, kept)
     return show(cost, machine, command.plan)
 
 

@@ -7,10 +7,11 @@ from activations.disk.files import size_text
 from sae.plan import training
 from sae.plan.forecast import Forecast, duration, total
 from sae.plan.rates import Machine
-from sae.plan.training import Job
+from sae.plan.training import TRAINED, Job
 
 # Share of a device's rate of large products that a forward pass reaches. Of the embedded model's pass on a CPU, 66 % is products
 EFFICIENCY = 0.5
+WINDOW, KEPT = "shuffle window", "kept for later commands"
 FROM_STORE = ("reading at the start", "waiting for rows")
 
 
@@ -29,8 +30,17 @@ class Producers:
         return devices * EFFICIENCY * machine.rates.selecting_flops / (2 * self.parameters)
 
 
-def forecast(job: Job, machine: Machine, out: Path, ring: int, producers: Producers) -> Forecast:
-    """Predict what training on a stream takes, with its run in the folder `out` and a ring of `ring` bytes.
+def forecast(
+    job: Job,
+    machine: Machine,
+    out: Path,
+    ring: int,
+    producers: Producers,
+    shuffle_tokens: int,
+    kept_tokens: int,
+) -> Forecast:
+    """Predict what training on a stream takes, with its run in the folder `out` and a ring of `ring` bytes, of which `shuffle_tokens`
+    are shuffled at a time and `kept_tokens` stay.
 
     On GPUs the model and training run beside each other, so that the slower of the two sets the time. On a CPU they share it,
     and their times add up."""
@@ -38,21 +48,27 @@ def forecast(job: Job, machine: Machine, out: Path, ring: int, producers: Produc
     resolved = training.resolve(job, machine)
     seconds = {part: value for part, value in cost.seconds.items() if part not in FROM_STORE}
     speed = producers.tokens_per_second(machine)
-    forward = resolved.tokens / speed
+    # The model also reads what is held out, and the first position of every window
+    made = resolved.tokens / TRAINED
+    forward = made / speed
     if machine.measured:
         seconds["the model's pass"] = forward
     elif forward > total(seconds):
         seconds["waiting for the model"] = forward - total(seconds)
     disk = {part: size for part, size in cost.disk.items() if "store" not in part}
-    step = total(resolved.step)
-    needed = (
-        resolved.train.batch / step * 2 * producers.parameters / EFFICIENCY / machine.rates.selecting_flops
+    disk[KEPT] = float(min(job.data.tokens, kept_tokens) * job.data.row)
+    # One group is read while the next is filled
+    memory = (
+        {**cost.memory, WINDOW: 2.0 * shuffle_tokens * job.data.row} if WINDOW in cost.memory else cost.memory
     )
+    step = total(resolved.step)
+    wanted = resolved.train.batch / step / TRAINED
+    needed = wanted * 2 * producers.parameters / EFFICIENCY / machine.rates.selecting_flops
     where = "the CPU that trains" if machine.measured else f"{producers.devices} devices"
-    both = min(resolved.train.batch / step, speed) * job.data.row
+    both = min(wanted, speed) * job.data.row
     facts = {
-        **{name: fact for name, fact in cost.facts.items() if name != "shuffle window"},
-        "the model": f"{speed:,.0f} tokens/s on {where}, {duration(forward)} for {resolved.tokens:,} tokens; it needs "
+        **{name: fact for name, fact in cost.facts.items() if name != WINDOW},
+        "the model": f"{speed:,.0f} tokens/s on {where}, {duration(forward)} for {made:,.0f} tokens; it needs "
         f"{size_text(2 * producers.parameters)} of their memory in bfloat16",
         "balance": f"training reads {resolved.train.batch / step:,.0f} tokens/s, which {needed:,.3g} devices would make",
         "the ring": f"{ring / job.data.row:,.0f} tokens; a store of all {job.data.tokens:,} would take "
@@ -63,6 +79,7 @@ def forecast(job: Job, machine: Machine, out: Path, ring: int, producers: Produc
         cost,
         what=f"{cost.what}, on a stream",
         disk={**disk, "the ring": float(ring)},
+        memory=memory,
         seconds=seconds,
         resources={**cost.resources, "the model's pass": "compute", "waiting for the model": "the model"},
         facts=facts,

@@ -11,7 +11,9 @@ from pathlib import Path
 from activations.document_labels import SURPRISE
 from activations.errors import ConfigError
 from activations.parallel import ranks
+from activations.store import JOB, StoreSpec, read_json, spec_of
 from activations.streaming.folder import RingFolder
+from activations.streaming.reader import planned_rows, shards_per_group
 from activations.streaming.ring import Ring
 from sae.config import RunConfig
 from sae.runs.run import RING, STORE, Run
@@ -52,6 +54,13 @@ def open_ring(runs: Mapping[Path, RunConfig], out: Path, ring: RingSettings) -> 
     assert first.stream is not None
     labels = {cfg.labels or SURPRISE for cfg in runs.values() if cfg.arch.reads_labels}
     hooks = dict.fromkeys(cfg.hook for cfg in runs.values())
+    folder = RingFolder(ring.path(out))
+    # What runs that are finished have read too is in the ring and in what the others keep of it
+    begun = {path: spec for path in runs if (spec := kept_spec(path / STORE))}
+    before = [*begun.values(), *([spec] if (spec := folder.spec()) else [])]
+    if None not in hooks:
+        hooks = dict.fromkeys(name for spec in before for name in spec.hooks) | hooks
+    labels |= {spec.labels for spec in before if spec.labels}
     for what, several in (
         ("stream", {cfg.stream for cfg in runs.values()}),
         ("shuffle_tokens", {cfg.shuffle_tokens for cfg in runs.values()}),
@@ -62,16 +71,50 @@ def open_ring(runs: Mapping[Path, RunConfig], out: Path, ring: RingSettings) -> 
             raise ConfigError(
                 f"runs that train together on a stream need the same {what}, these have {several}"
             )
+    for path, spec in begun.items():
+        if None not in hooks and (set(hooks) != set(spec.hooks) or labels - {spec.labels}):
+            raise ConfigError(
+                f"{path} keeps activations at {', '.join(spec.hooks)} and labels {spec.labels} of its stream, and cannot share one "
+                f"with runs that read others: finish it first, or give the others a folder of their own"
+            )
+    if (
+        (spec := folder.spec())
+        and None not in hooks
+        and (set(hooks) - set(spec.hooks) or labels - {spec.labels})
+    ):
+        clear_ring(out, ring)  # it is computed again, with what runs that have been added read
     stream = first.stream
     for path in runs:
         # A run keeps the model's precision, whatever a new measurement would choose
         if (path / "run.json").exists():
             stream = dataclasses.replace(stream, model_dtype=Run(path).record.model_dtype)
-    return Ring(
+    opened = Ring(
         ring.path(out), stream, kept=[path / STORE for path in runs], size=ring.size, producers=ring.producers,
         shuffle_tokens=first.shuffle_tokens or SHUFFLE_TOKENS, labels=next(iter(labels), None),
         hooks=None if None in hooks else ",".join(filter(None, hooks)), groups=2 if len(runs) == 1 else 3,
     )  # fmt: skip
+    try:
+        for cfg in runs.values():
+            _check_batch(cfg, opened.spec, first.shuffle_tokens or SHUFFLE_TOKENS)
+    except ConfigError:
+        opened.close()
+        raise
+    return opened
+
+
+def kept_spec(folder: Path) -> StoreSpec | None:
+    """Return what an unfinished store in a folder holds; None where there is none."""
+    return spec_of(read_json(folder / JOB)) if (folder / JOB).exists() else None
+
+
+def _check_batch(cfg: RunConfig, spec: StoreSpec, shuffle_tokens: int) -> None:
+    """Raise ConfigError for a batch that may be larger than a shuffle group: reading it would take more of the ring than there is."""
+    rows = planned_rows(spec, shards_per_group(spec, shuffle_tokens), cfg.positions)
+    if 2 * cfg.train.batch > rows:
+        raise ConfigError(
+            f"train.batch = {cfg.train.batch}: a shuffle group of {shuffle_tokens:,} tokens has some {rows:,} training rows, and a batch "
+            f"on a stream may take half of them: use more --shuffle-tokens, or a smaller --train.batch"
+        )
 
 
 def bytes_of(size: str) -> int:

@@ -113,6 +113,12 @@ def load(path: Path) -> Sweep:
     file = SweepFile(**_checked(SweepFile, content, str(path)))
     if bool(file.store) == (stream is not None):
         raise ConfigError(f"{path} needs either a store, made by sae harvest, or a table [stream]")
+    if stream is None and (
+        unread := [name for name in ("ring", "ring_folder", "producers") if name in content]
+    ):
+        raise ConfigError(
+            f"{path}: {', '.join(unread)} say where a [stream] lies and what makes it; it has a store"
+        )
     source = None if stream is None else _stream(stream, f"{path}, stream")
     train = _checked(TrainConfig, train, f"{path}, train")
     runs: dict[str, RunConfig] = {}

@@ -11,13 +11,16 @@ import torch
 
 from activations.disk import files
 from activations.errors import ConfigError
+from activations.store import Store
 from sae.cli import plan
 from sae.plan import finetune, measure, rates
 from sae.plan.finetune import Passes
 from sae.plan.forecast import Forecast, total
 from sae.plan.rates import GPUS, Machine
+from sae.plan.training import Data
 from sae.runs.run import Run
 from sae.workflows.finetune import FinetuneConfig, settings_of
+from sae.workflows.sweep import load
 from tests.cli.commands import Server, contents
 from tests.tiny import HOOK
 
@@ -106,14 +109,19 @@ def test_a_sweep_one_by_one_takes_the_memory_of_its_largest_run_and_together_tha
         for d_sae in (64, 128)
     ]  # fmt: skip
     apart, together = planned(capsys, "sweep", file), planned(capsys, "sweep", file, "--together")
+    assert apart["total"]["seconds"] == pytest.approx(2 * sum(run["total"]["seconds"] for run in runs))
+    once = runs[0]["seconds"]["reading at the start"]
+    assert together["total"]["seconds"] == pytest.approx(apart["total"]["seconds"] - 3 * once)
     for plan_ in (apart, together):
-        assert plan_["total"]["seconds"] == pytest.approx(2 * sum(run["total"]["seconds"] for run in runs))
         assert plan_["total"]["disk"] == pytest.approx(2 * sum(run["total"]["disk"] for run in runs))
     assert apart["total"]["memory"] == max(run["total"]["memory"] for run in runs)
     parameters = sum(2 * 4 * (2 * 16 * d_sae + d_sae + 16) for d_sae in (64, 128))
     assert together["memory"]["parameters"] == parameters
-    window = runs[0]["memory"]["shuffle window"]
-    assert together["memory"]["shuffle window"] == 2 * window, "each seed has an order of its own"
+    data = Data.of(Store(world / "store"), HOOK)
+    assert runs[0]["memory"]["shuffle window"] == data.rows * (data.row + 8)
+    assert together["memory"]["shuffle window"] == data.rows * (data.row + 2 * 8), (
+        "rows once, an order for each seed"
+    )
 
 
 def test_a_sweep_on_a_stream_takes_its_ring_and_no_store(machine, tmp_path, capsys):
@@ -123,6 +131,12 @@ def test_a_sweep_on_a_stream_takes_its_ring_and_no_store(machine, tmp_path, caps
     found = planned(capsys, "sweep", file, "--width", 768)
     assert found["disk"]["the ring"] == 3e9
     assert found["memory"]["shuffle window"] == 2 * 2 * 262_144 * 2 * 768  # seeds, groups, tokens, bytes
+    assert found["disk"]["kept for later commands"] == 1_000_000 * 2 * 768
+    file.write_text('ring_folder = "/fast"\n' + file.read_text())
+    apart = planned(capsys, "sweep", file, "--width", 768)["disk"]
+    assert "the ring" not in apart, "on a disk of its own"
+    copies = apart["kept for later commands"] / found["disk"]["kept for later commands"]
+    assert copies == len(load(file).runs)
     assert not [name for name in found["disk"] if "store" in name]
     with pytest.raises(ConfigError, match="--width"):
         plan.main(["sweep", str(file)])
@@ -137,7 +151,7 @@ def test_on_gpus_the_slower_of_model_and_training_sets_the_time(machine, capsys)
     flops = GPUS["h200"].rates.selecting_flops
     few, many = (planned(capsys, *STREAM, "--device", "h200", "--producers", n) for n in (1, 1000))
     tokens = few["facts"]["steps"].split(":")[1].split()[0].replace(",", "")
-    forward = int(tokens) * 2 * 2e9 / (flops / 2)
+    forward = int(tokens) / 0.9 * 2 * 2e9 / (flops / 2)  # the model also reads what is held out
     saving = few["seconds"]["checkpoints"]
     assert few["total"]["seconds"] == pytest.approx(forward, rel=1e-6)
     assert few["limit"].startswith("the model")
@@ -163,6 +177,7 @@ def test_on_a_cpu_model_and_training_share_the_time(machine, capsys):
     }
     assert sum(parts.values()) == pytest.approx(steps)
     assert streamed["seconds"]["the model's pass"] > 0
+    assert streamed["memory"]["shuffle window"] == 2 * 262_144 * 2 * 64  # groups, tokens, bytes
 
 
 def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, world, tmp_path, capsys):
