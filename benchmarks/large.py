@@ -8,15 +8,12 @@ deleted at the end.
 
 import argparse
 import json
-import os
 import shutil
-import sys
-import time
 from itertools import cycle
 from pathlib import Path
 
 from activations import demo_assets
-from benchmarks.timing import table
+from benchmarks.timing import table, used_by
 
 CONTEXT, BATCH, BYTES = 128, 2048, 2
 HOOK = "blocks.0.hook_resid_pre"
@@ -44,16 +41,6 @@ def make_text(path: Path, tokens: int) -> None:
             due -= len(text)
             if due < 0:
                 return
-
-
-def timed(*args: object) -> tuple[float, int]:
-    """Run `sae` with these arguments; its seconds and its largest memory in bytes."""
-    started = time.perf_counter()
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "sae.cli.main", *map(str, args)])
-    _, status, used = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"sae {args[0]} ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - started, used.ru_maxrss * 1024
 
 
 def main() -> None:
@@ -85,9 +72,9 @@ def main() -> None:
         train = ["--arch.d-sae", 64, "--arch.k", 4, "--train.batch", BATCH]
         once = ["--train.steps", int(HELD_OUT * tokens) // BATCH, "--train.checkpoint-minutes", 10**6]
         found = {
-            "harvest": timed("harvest", *harvest, "--tokens", tokens, "--out", store),
-            "verify": timed("store", "verify", store),
-            "train on all of it": timed(
+            "harvest": used_by("harvest", *harvest, "--tokens", tokens, "--out", store),
+            "verify": used_by("store", "verify", store),
+            "train on all of it": used_by(
                 "train", "topk", "--store", store, "--out", args.folder / "run", *train, *once
             ),
         }
@@ -97,7 +84,7 @@ def main() -> None:
     print(f"\n{size / 1e9:.1f} GB: {tokens:,} tokens of width {args.width:,} in float16\n")
     rows = [
         [name, f"{seconds:.0f}", f"{size / seconds / 1e6:.0f}", f"{memory / 1e9:.1f}"]
-        for name, (seconds, memory) in found.items()
+        for name, (seconds, _, memory) in found.items()
     ]
     print(table(["", "s", "MB/s", "peak memory, GB"], rows))
 

@@ -9,50 +9,32 @@ last, for which the producer does not work, are in both. The clock tells how wel
 too) what work there is. A quiet machine of two cores is needed."""
 
 import argparse
-import os
 import statistics
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from activations.store import Store
-from benchmarks.timing import heading, table
+from benchmarks.timing import heading, table, used_by
 
 GROUP, BATCH, SEEDS = 32_768, 2048, 8
 HOOK = "blocks.10.hook_resid_post"
-# Producers set their number of threads, which alone makes the model's pass some 8 % faster than the environment's number does: with
-# one thread. All commands do it here.
-COMMAND = "import sys, torch; torch.set_num_threads(1); from sae.cli.main import main; sys.exit(main())"
 KINDS = ("harvest", "train", "stream", "sweep")
 
 
-@dataclass(frozen=True)
-class Spent:
+class Spent(NamedTuple):
     """Seconds of a command: by the clock, and of processors."""
 
     wall: float
     cpu: float
 
-    def less(self, other: "Spent") -> "Spent":
-        """Return what this took more than `other`."""
-        return Spent(self.wall - other.wall, self.cpu - other.cpu)
-
 
 def spent(*args: object) -> Spent:
-    """Run `sae` with these arguments on one thread a process; raises SystemExit when it fails."""
-    began = time.perf_counter()
-    child = os.spawnve(
-        os.P_NOWAIT,
-        sys.executable,
-        [sys.executable, "-c", COMMAND, *map(str, args)],
-        {**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    _, status, used = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"sae {args[0]} ended with {os.waitstatus_to_exitcode(status)}")
-    return Spent(time.perf_counter() - began, used.ru_utime + used.ru_stime)
+    """Run `sae` with these arguments on one thread a process."""
+    used = used_by(*args, threads=1)
+    return Spent(used.wall, used.cpu)
 
 
 def one_round(folder: Path, tokens: int, latents: int) -> dict[str, Spent]:
@@ -105,7 +87,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             few = one_round(Path(folder) / "few", GROUP, args.latents)
             many = one_round(Path(folder) / "many", args.tokens, args.latents)
-        rounds.append({kind: many[kind].less(few[kind]) for kind in KINDS})
+        rounds.append({kind: Spent(*np.subtract(many[kind], few[kind]).tolist()) for kind in KINDS})
     print(heading(f"576 x {args.latents:,}, {args.tokens - GROUP:,} tokens", 1))
     rows = [
         [

@@ -110,7 +110,7 @@ def _clusters(places: NDArray[np.float32]) -> NDArray[np.int64]:
     least = min(max(LEAST_CLUSTER, n // 500), max(2, n // 4))
     points, how = places, {"algorithm": "kd_tree"}
     if n > MANY and np.ptp(places, axis=0).all():  # places on a line have no triangulation
-        points, how = edges(places), {"metric": "precomputed"}
+        points, how = _edges(places), {"metric": "precomputed"}
     # "leaf" takes the finest clusters; the default rule tends to find one that holds nearly everything.
     # The types that scikit-learn 1.9 states call `copy` a string; it is a bool
     tree = HDBSCAN(least, min_samples=1, cluster_selection_method="leaf", copy=True, **how)  # pyright: ignore
@@ -120,7 +120,7 @@ def _clusters(places: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.array([number.get(cluster, -1) for cluster in clusters.tolist()])
 
 
-def edges(places: NDArray[np.float32]) -> Any:
+def _edges(places: NDArray[np.float32]) -> Any:
     """Return the distances of places [n, 2] that are joined in their Delaunay triangulation, a sparse symmetric matrix [n, n].
 
     With `min_samples` = 1 HDBSCAN needs nothing but the shortest tree that joins all points, and the triangulation contains it

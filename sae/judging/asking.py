@@ -220,8 +220,7 @@ def _interval(formula: Callable[..., Any], documents: Sequence[int], *counted: N
         return NONE
     if len(sums[0]) == 1:  # nothing is known of the spread over documents
         return Estimate(float(value), None, None)
-    if (
-        low == high
-    ):  # all right or all wrong: all resamples are alike, which does not mean that the value is known
+    # All right or all wrong: all resamples are alike, which does not mean that the value is known
+    if low == high:
         low, high = bootstrap.wilson(value, len(sums[0]))
     return Estimate(float(value), float(low), float(high))

@@ -18,7 +18,7 @@ from sae.features.examples import Selection, gather, traces, wanted_pairs
 from sae.features.feature import FeatureStore
 from sae.features.firings import BINS_PER_OCTAVE, QUANTILES, Firings, Statistics, by_latent
 from sae.features.logit_lens import logit_lens
-from sae.features.neighbours import encoder_decoder_cosine, nearest, nearest_and_live
+from sae.features.neighbours import encoder_decoder_cosine
 from sae.runs.run import Run
 from sae.workflows.features import describe
 from tests import tiny
@@ -287,37 +287,6 @@ def test_tokens_limits_the_pass_to_whole_shards(run, tmp_path):
     found = collect(run.sae(), run.store, run.hook, FeaturesConfig(tokens=600, batch=64), tmp_path, {})
     assert found.shards == 2
     assert found.rows == sum(entry.rows for entry in run.store.shards[:2])
-
-
-@pytest.mark.parametrize("size", [50, 5000])  # within a tile, and over several of different widths
-def test_neighbours_are_the_largest_cosines_but_oneself(size: int):
-    generator = torch.Generator().manual_seed(0)
-    W = torch.randn(size, 8, generator=generator)
-    alive = torch.rand(size, generator=generator) < 0.6
-    told: list[int] = []
-    near, live = nearest_and_live(W, 5, alive, block=7 if size == 50 else 1500, advance=told.append)
-    assert sum(told) == size
-    unit = (W / W.norm(dim=1, keepdim=True)).double().numpy()
-    for found, rows in ((near, unit), (live, unit[alive.numpy()])):
-        table = rows @ rows.T
-        np.fill_diagonal(table, -np.inf)
-        order = np.argsort(-table, axis=1)[:, :5]
-        np.testing.assert_allclose(found.cosines.numpy(), np.take_along_axis(table, order, 1), atol=1e-6)
-        of_found = np.take_along_axis(table, found.latents.numpy(), 1)
-        np.testing.assert_allclose(of_found, found.cosines.numpy(), atol=1e-6)
-        assert all(len({*row}) == 5 for row in found.latents.tolist())
-
-
-def test_there_are_no_more_neighbours_than_others():
-    W = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    assert nearest(W, 10).latents.shape == (3, 2)
-    _, live = nearest_and_live(W, 10, torch.tensor([True, False, True]))
-    assert live.latents.tolist() == [[1], [0]]
-    assert nearest(W[:1], 10).latents.shape == (1, 0)
-    equal = nearest(torch.ones(4, 8), 2)
-    assert equal.latents.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]], (
-        "the lower latents, where all are as near"
-    )
 
 
 def test_encoder_and_decoder_cosine_is_per_latent(run):
