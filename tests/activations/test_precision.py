@@ -190,7 +190,12 @@ def test_a_run_on_a_stream_that_resumes_keeps_its_models_precision(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened: list[StreamConfig] = []
-    monkeypatch.setattr(rings, "Ring", lambda folder, stream, **_: opened.append(stream))
+
+    def ring(folder: Path, stream: StreamConfig, **_: object) -> SimpleNamespace:
+        opened.append(stream)
+        return SimpleNamespace(spec=spec({tiny.HOOK: 8}, context=128, windows_per_shard=256))
+
+    monkeypatch.setattr(rings, "Ring", ring)
     cfg = RunConfig(stream=StreamConfig())
     rings.open_ring({tmp_path: cfg}, tmp_path, RingSettings())
     half = tiny.store(tmp_path, load(str(tiny.model_folder(tmp_path / "model")), dtype="bfloat16"))
