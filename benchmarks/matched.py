@@ -237,8 +237,11 @@ def score(run: Run, out: Path, name: str) -> float:
 
 
 def train(command: Train) -> None:
-    """Train TopK, which the others are judged by, then all others; AdaptiveK waits for BatchTopK, which labels its tokens."""
-    waiting = dict.fromkeys((BASE, TEACHER, *command.methods))
+    """Train TopK, which the others are judged by, then all others; AdaptiveK waits for BatchTopK, which labels its tokens.
+
+    What a method waits for is trained too where `methods` does not name it."""
+    needed = {other for name in command.methods for other in needs(name)}
+    waiting = dict.fromkeys([*sorted(needed, key=[BASE, TEACHER].index), *command.methods])
     tasks: dict[Future[Any], str] = {}
     chosen: dict[str, Chosen] = {}
     done: set[str] = set()

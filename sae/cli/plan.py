@@ -69,14 +69,14 @@ class PlanTrain:
     """Width of the activations, without a store."""
     tokens: int | None = None
     """Number of tokens, without a store."""
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
-    """Format in which activations are stored, without a store."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Format in which activations are stored, without a store; float16 when left out."""
     ring: str | None = None
     """Size of the ring, such as 20GB, of a run on a stream: the model runs while training does, and no store is needed."""
     forward_parameters: float | None = None
     """Parameters of the language model's layers up to the hook point, such as 35e9 for the lower half of a 70B model."""
-    producers: int = 1
-    """Devices that run the model of a stream, beside the --ranks that train."""
+    producers: int | None = None
+    """Devices that run the model of a stream, beside the --ranks that train; one when left out."""
     out: Path = Path()
     """Folder of the planned run; its disk is checked for free space."""
     device: Literal["cpu", "h100", "h200"] = "cpu"
@@ -207,6 +207,10 @@ def _train(args: list[str]) -> int:
 def _streamed(command: PlanTrain) -> tuple[int, stream.Producers] | None:
     """Return the bytes of the ring and who runs the model; None for a run on a store."""
     if command.ring is None:
+        if command.forward_parameters is not None or command.producers is not None:
+            raise ConfigError(
+                "--forward-parameters and --producers describe a run on a stream: give --ring too, such as --ring 20GB"
+            )
         return None
     if command.store is not None:
         raise ConfigError("--store and --ring: a run reads the one or the other")
@@ -214,9 +218,10 @@ def _streamed(command: PlanTrain) -> tuple[int, stream.Producers] | None:
         raise ConfigError(
             "--ring needs the model's size: give --forward-parameters, such as 35e9 for the lower half of a 70B model"
         )
-    if command.producers < 1:
-        raise ConfigError(f"producers = {command.producers} must be at least 1")
-    return bytes_of(command.ring), stream.Producers(command.forward_parameters, command.producers)
+    producers = 1 if command.producers is None else command.producers
+    if producers < 1:
+        raise ConfigError(f"producers = {producers} must be at least 1")
+    return bytes_of(command.ring), stream.Producers(command.forward_parameters, producers)
 
 
 def _sweep(args: list[str]) -> int:
@@ -286,8 +291,10 @@ def _model_of(run: Run) -> str:
 def _data(command: PlanTrain) -> Data:
     """Return the rows to train on: those of the store, or as many as the flags say."""
     if command.store is not None:
-        if command.width is not None or command.tokens is not None:
-            raise ConfigError("--store says what --width and --tokens would: give the one or the others")
+        if (command.width, command.tokens, command.dtype) != (None, None, None):
+            raise ConfigError(
+                "--store says what --width, --tokens and --dtype would: give the one or the others"
+            )
         store = Store(command.store)
         return Data.of(store, command.hook or store.only_hook())
     if command.width is None or command.tokens is None:
@@ -300,4 +307,4 @@ def _data(command: PlanTrain) -> Data:
             f"width = {command.width} must be at least 1, and tokens = {command.tokens} at least a batch "
             f"({command.train.batch})"
         )
-    return Data.planned(command.width, command.tokens, row_bytes(command.dtype, command.width))
+    return Data.planned(command.width, command.tokens, row_bytes(command.dtype or "float16", command.width))

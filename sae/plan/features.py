@@ -71,15 +71,14 @@ def forecast(
     shards, rows = shards_to_read(store, cfg.tokens)
     firing = _firing(run)
     work = count(arch, width, cfg.batch, firing, block=machine.block)
-    r, batches, firings = machine.rates, rows / cfg.batch, rows * firing
+    r, firings = machine.rates, rows * firing
     row = row_bytes(store.spec.dtype, width)
-    # After training, a threshold replaces the selection among a batch
-    scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
+    encode, selection = encoding(run, rows, cfg.batch, machine)
     seconds = {
         **({"the language model's start": reader.start} if reader else {}),
         "reading": rows * row / r.read,
-        "encode": batches * work.encode / r.flops / ranks,
-        "selection": batches * (work.scanned / scan + work.picked / r.pick + work.passes / r.passes) / ranks,
+        "encode": encode / ranks,
+        "selection": selection / ranks,
         "statistics and examples": firings / r.firing / ranks,
         "codes kept meanwhile": firings * 8 / r.write,
         "latents firing together": F**2 / r.pair + firings * firing / r.together,
@@ -111,6 +110,16 @@ def forecast(
     what = f"features of {F:,} latents on {rows:,} tokens, {firing:,.4g} latents per token"
     cost = Forecast(what, disk, memory, seconds, resources, facts)
     return dataclasses.replace(cost, refusals=_refusals(cost, run))
+
+
+def encoding(run: Run, rows: int, batch: int, machine: Machine) -> tuple[float, float]:
+    """Return the seconds in which a trained run encodes rows, `batch` at once: those of products, and those of selecting latents."""
+    width, r = run.record.d_model, machine.rates
+    work = count(run.config.arch, width, batch, _firing(run), block=machine.block)
+    # After training, a threshold replaces the selection among a batch
+    scan = getattr(r, f"scan_{'above' if work.scan == 'batch' else work.scan}")
+    selection = work.scanned / scan + work.picked / r.pick + work.passes / r.passes
+    return rows / batch * work.encode / r.flops, rows / batch * selection
 
 
 def _lens(latents: int, width: int, vocabulary: int, r: Rates) -> float:

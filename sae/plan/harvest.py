@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from activations.capture import ShardBuffer
 from activations.disk import files
 from activations.disk.files import size_text
+from activations.document_labels import NEEDED, SURPRISE, per_token
 from activations.engines import Engine
 from activations.errors import HarvestError
 from activations.harvest import HarvestConfig, store_spec
@@ -21,18 +20,22 @@ from activations.store import row_bytes
 from activations.text import documents
 from activations.tokens import windows
 from sae.plan import rates
+from sae.plan.features import encoding
 from sae.plan.forecast import Forecast, duration
 from sae.plan.measure import Clock
 from sae.plan.rates import Machine
 from sae.plan.training import WINDOW
+from sae.runs.run import Run
+from sae.workflows.harvest import refuse_other_hook
 
 BATCHES = 3  # timed after a first one, which is slower
+LABELLED = 2048  # rows that `label` encodes at once
 INDEX = 1600  # bytes per shard of the index and of the shard's header
 
 
 @dataclass(frozen=True)
 class Pace:
-    """The measured speed of a model up to its deepest hook point, and its memory."""
+    """The measured speed of a model up to its deepest hook point, or to its logits, and its memory."""
 
     tokens_per_second: float
     start: float
@@ -75,27 +78,29 @@ def key(
     """Return the key of a pace: everything that the model's speed depends on."""
     shape = f"{config.packing.context} x {max(1, config.batch_tokens // config.packing.context)}"
     by = "" if engine == "bridge" else f" by {engine}"
-    return (
-        f"{machine}: {model} {revision or ''} {dtype}{by}, {config.hooks or 'default hook'}, {shape} tokens"
-    )
+    to = ", to the logits" if config.labels == SURPRISE else ""
+    return f"{machine}: {model} {revision or ''} {dtype}{by}, {config.hooks or 'default hook'}{to}, {shape} tokens"
 
 
 def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
     """Return the median tokens per second over a few batches of the text's first windows."""
     per_batch = max(1, config.batch_tokens // config.packing.context)
     stream = windows(documents(config.text), model.tokenizer, config.packing)
-    tokens = [window.tokens for window in islice(stream, per_batch * (BATCHES + 1))]
-    if not tokens:
+    read = list(islice(stream, per_batch * (BATCHES + 1)))
+    if not read:
         raise HarvestError(
             f"{config.text.dataset} fills no window of {config.packing.context} tokens: use more text, or a smaller "
             f"--context"
         )
+    buffer = ShardBuffer(per_batch, config.packing.context, surprise=config.labels == SURPRISE)
     speeds = []
-    for number, batch in enumerate(torch.from_numpy(np.stack(tokens)).split(per_batch)):
+    for first in range(0, len(read), per_batch):
+        block = read[first : first + per_batch]
         started = clock()
-        model.capture(batch, config.hook_names)
-        if number or len(tokens) <= per_batch:  # the first batch counts only when there is no other
-            speeds.append(batch.numel() / (clock() - started))
+        buffer.fill(model, block, config.hook_names, config.batch_tokens, lambda n: None)
+        buffer.collect()
+        if first or len(read) <= per_batch:  # the first batch counts only when there is no other
+            speeds.append(len(block) * config.packing.context / (clock() - started))
     return statistics.median(speeds)
 
 
@@ -108,6 +113,8 @@ def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ran
     shards = -(-tokens // shard)
     disk = {"activations": float(tokens * row), "tokens, documents, index": tokens * 4.4 + shards * INDEX}
     numbers = shard * sum(pace.widths.values())
+    if per_token(config.labels):
+        disk["labels"] = tokens * 4.0
     memory = {
         "model, batch, Python and libraries": float(pace.memory),
         "two shards as the model gives them": 2.0 * numbers * pace.itemsize,
@@ -119,6 +126,10 @@ def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ran
     seconds = {"start": pace.start, "the model's forward pass": forward}
     # Shards are written in the background: only what exceeds the forward pass is waited for, and the last shard
     seconds["waiting for the disk"] = max(writing - forward, last)
+    if (source := config.labels or "").startswith(NEEDED):  # rank 0 adds them to the finished store
+        run = Run(source.removeprefix(NEEDED))
+        refuse_other_hook(run, dict(pace.widths), "the planned store")
+        seconds["labels by the run"] = sum(encoding(run, tokens, LABELLED, machine))
     resources = {name: "disk" if "disk" in name else "compute" for name in seconds}
     widest = row_bytes(config.dtype, max(pace.widths.values()))
     window = max(2, WINDOW // max(1, shard * widest)) * shard

@@ -57,10 +57,8 @@ def forecast(
         seconds["waiting for the model"] = forward - total(seconds)
     disk = {part: size for part, size in cost.disk.items() if "store" not in part}
     disk[KEPT] = float(min(job.data.tokens, kept_tokens) * job.data.row)
-    # One group is read while the next is filled
-    memory = (
-        {**cost.memory, WINDOW: 2.0 * shuffle_tokens * job.data.row} if WINDOW in cost.memory else cost.memory
-    )
+    groups = 2 * shuffle_tokens * job.data.row  # one is read while the next is filled
+    memory = {**cost.memory, WINDOW: float(groups)} if WINDOW in cost.memory else cost.memory
     step = total(resolved.step)
     wanted = resolved.train.batch / step / TRAINED
     needed = wanted * 2 * producers.parameters / EFFICIENCY / machine.rates.selecting_flops
@@ -74,6 +72,8 @@ def forecast(
         "the ring": f"{ring / job.data.row:,.0f} tokens; a store of all {job.data.tokens:,} would take "
         f"{size_text(job.data.tokens * job.data.row)}; {size_text(both)} a second are written, and read by each training device",
     }
+    store_window = training.note_on_computer(job.data.window_bytes)
+    notes = [training.note_on_computer(groups) if note == store_window else note for note in cost.notes]
     note = f"the model's speed is computed: {EFFICIENCY:.0%} of the products' rate, 2 operations a token for each parameter"
     whole = replace(
         cost,
@@ -83,6 +83,12 @@ def forecast(
         seconds=seconds,
         resources={**cost.resources, "the model's pass": "compute", "waiting for the model": "the model"},
         facts=facts,
-        notes=(*cost.notes, note),
+        notes=(*notes, note),
     )
-    return replace(whole, refusals=training.refusals(whole, job, machine, out))
+    refusals = training.refusals(whole, job, machine, out)
+    if ring < groups:
+        refusals += (
+            f"too small a ring: {size_text(ring)}, and two shuffle groups of {shuffle_tokens:,} tokens take {size_text(groups)}, one in "
+            f"use and one being read; use a larger --ring",
+        )
+    return replace(whole, refusals=refusals)

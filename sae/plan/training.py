@@ -279,10 +279,13 @@ def _notes(job: Job, firing: ExpectedL0, machine: Machine) -> tuple[str, ...]:
             f"GB/s to the others; memory is that of one device"
         )
     if not machine.measured:
-        notes.append(
-            f"the GPU's computer needs {size_text(job.data.window_bytes)} of memory for rows; its disk is not considered"
-        )
+        notes.append(note_on_computer(job.data.window_bytes))
     return tuple(notes)
+
+
+def note_on_computer(rows: float) -> str:
+    """Return what a plan says of the computer that a GPU is in, which holds `rows` bytes of the shuffle window."""
+    return f"the GPU's computer needs {size_text(rows)} of memory for rows; its disk is not considered"
 
 
 def refusals(cost: Forecast, job: Job, machine: Machine, out: Path) -> tuple[str, ...]:

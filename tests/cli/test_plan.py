@@ -21,7 +21,7 @@ from sae.plan.training import Data
 from sae.runs.run import Run
 from sae.workflows.finetune import FinetuneConfig, settings_of
 from sae.workflows.sweep import load
-from tests.cli.commands import Server, contents
+from tests.cli.commands import contents
 from tests.tiny import HOOK
 
 TINY = {"B": 64, "D": 16, "F": 512, "WIDE": 1024, "NARROW": 256, "FILE": 1 << 16}
@@ -159,7 +159,19 @@ def test_on_gpus_the_slower_of_model_and_training_sets_the_time(machine, capsys)
     assert many["total"]["seconds"] < forward / 2
     assert saving > 0
     assert few["disk"]["the ring"] == 2e9
+    assert any("computer needs 67.1 MB" in note for note in few["notes"]), (
+        "two groups, and not a store's window"
+    )
     assert not any("store" in part for part in few["disk"])
+
+
+def test_a_ring_smaller_than_two_shuffle_groups_is_refused(machine, capsys):
+    two = 2 * 262_144 * 2 * 64  # groups, tokens, bytes
+    flags = [str(two) if word == "2GB" else str(word) for word in STREAM]
+    assert planned(capsys, *flags)["refusals"] == []
+    flags = [str(two - 1) if word == str(two) else word for word in flags]
+    with pytest.raises(ConfigError, match="too small a ring: .*two shuffle groups of 262,144 tokens take"):
+        plan.main(flags)
 
 
 def test_on_a_cpu_model_and_training_share_the_time(machine, capsys):
@@ -180,7 +192,7 @@ def test_on_a_cpu_model_and_training_share_the_time(machine, capsys):
     assert streamed["memory"]["shuffle window"] == 2 * 262_144 * 2 * 64  # groups, tokens, bytes
 
 
-def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, world, tmp_path, capsys):
+def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, world, run, tmp_path, capsys):
     out = tmp_path / "store"
     flags = (
         "--model", world / "model", "--dataset", world / "text.jsonl", "--hooks", HOOK, "--tokens", 1600,
@@ -198,6 +210,12 @@ def test_a_harvest_is_planned_from_the_model_itself_and_makes_no_store(machine, 
     plain = planned(capsys, "harvest", *flags, "--engine", "transformers")
     assert plain["facts"]["speed"] != found["facts"]["speed"], "another engine is measured by itself"
     assert planned(capsys, "harvest", *flags)["facts"]["speed"] == found["facts"]["speed"]
+    surprise = planned(capsys, "harvest", *flags, "--labels", "surprise")
+    assert surprise["facts"]["speed"] != found["facts"]["speed"], "the pass to the logits is another one"
+    assert surprise["disk"]["labels"] == 1600 * 4
+    needed = planned(capsys, "harvest", *flags, "--labels", f"needed:{run}")
+    assert needed["seconds"]["labels by the run"] > 0 and needed["disk"]["labels"] == 1600 * 4
+    assert needed["facts"]["speed"] == found["facts"]["speed"]
     with pytest.raises(ConfigError, match="engine fsdp shares it among several"):
         plan.main([*map(str, ("harvest", *flags, "--engine", "fsdp"))])
 
@@ -299,45 +317,3 @@ def test_features_of_a_run_on_files_are_planned_without_a_language_model(machine
     found = planned(capsys, "features", run, "--tokens", 1000)
     assert "neighbours" in found["seconds"]
     assert not {"logit lens", "the language model's start"} & {*found["seconds"]}
-
-
-MISTAKES = {
-    "nothing to train on": (["train", "topk"], ["--store FOLDER", "--width"]),
-    "a store and a width": (["train", "topk", "--store", "a", "--width", "8"], ["--store", "--width and --tokens"]),
-    "a store that is not there": (["train", "topk", "--store", "/nowhere"], ["/nowhere"]),
-    "fewer tokens than a batch": (["train", "topk", "--width", "8", "--tokens", "10"], ["tokens = 10", "2048"]),
-    "no rank": (["train", "topk", "--width", "8", "--tokens", "10000", "--ranks", "0"], ["ranks = 0"]),
-    "all latents dead": (["train", "topk", "--width", "8", "--tokens", "10000", "--dead", "1"], ["dead = 1.0"]),
-    "more latents a token than there are": (
-        ["train", "relu", "--width", "8", "--tokens", "10000", "--l0", "9000"], ["l0 = 9000", "8192"],
-    ),
-    "latents that no ranks share": (
-        ["train", "kron", "--width", "8", "--tokens", "10000", "--device", "h100", "--ranks", "2", "--parallel", "latents"],
-        ["--parallel latents", "kron"],
-    ),
-    "a stream of a model of unknown size": (
-        ["train", "topk", "--width", "8", "--tokens", "10000", "--ring", "1GB"], ["--forward-parameters"],
-    ),
-    "a ring of no size": (
-        ["train", "topk", "--width", "8", "--tokens", "10000", "--ring", "1 ton", "--forward-parameters", "1e6"], ["1 ton", "20GB"],
-    ),
-    "a run that is not there": (["features", "/nowhere"], ["/nowhere"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("args", "says"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line(sae: Server, tmp_path: Path, args: list[str], says: list[str]):
-    line = sae("plan", *args, cwd=tmp_path).complaint
-    assert line.startswith("sae plan: ")
-    assert all(part in line for part in says), line
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_can_be_planned_is_said_when_it_is_left_out(sae: Server):
-    for args, code in (((), 2), (("--help",), 0)):
-        ended = sae("plan", *args)
-        assert ended.code == code
-        assert (
-            "usage: sae plan {harvest,train ARCH,sweep,finetune,features,explain,scaling}"
-            in ended.out + ended.err
-        )
