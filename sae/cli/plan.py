@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from activations import engines
+from activations.document_labels import NEEDED
 from activations.errors import ConfigError
 from activations.harvest import HarvestConfig, with_hooks
 from activations.language_model import LanguageModel
@@ -26,6 +27,7 @@ from sae.plan.training import Data, Job
 from sae.runs.run import Run
 from sae.training.distributed import Parallel
 from sae.workflows.finetune import FinetuneConfig, settings_of
+from sae.workflows.harvest import refuse_other_hook
 from sae.workflows.rings import SHUFFLE_TOKENS, bytes_of
 from sae.workflows.sweep import load
 
@@ -171,7 +173,11 @@ def _harvest(args: list[str]) -> int:
     key = harvest.key(machine_name(), *source, command.config)
     pace = harvest.pace(key, load, command.plan.measure)
     machine = here(command.plan.measure)
-    forecast = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks)
+    labeller = None
+    if (source := command.config.labels or "").startswith(NEEDED):
+        labeller = Run(source.removeprefix(NEEDED))
+        refuse_other_hook(labeller, dict(pace.widths), "the planned store")
+    forecast = harvest.forecast(command.config, pace, machine, command.out, command.plan.ranks, labeller)
     return show(forecast, machine, command.plan)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from activations.capture import ShardBuffer
 from activations.disk import files
 from activations.disk.files import size_text
-from activations.document_labels import NEEDED, SURPRISE, per_token
+from activations.document_labels import SURPRISE, per_token
 from activations.engines import Engine
 from activations.errors import HarvestError
 from activations.harvest import HarvestConfig, store_spec
@@ -26,7 +26,6 @@ from sae.plan.measure import Clock
 from sae.plan.rates import Machine
 from sae.plan.training import WINDOW
 from sae.runs.run import Run
-from sae.workflows.harvest import refuse_other_hook
 
 BATCHES = 3  # timed after a first one, which is slower
 LABELLED = 2048  # rows that `label` encodes at once
@@ -104,8 +103,17 @@ def _speed(model: LanguageModel, config: HarvestConfig, clock: Clock) -> float:
     return statistics.median(speeds)
 
 
-def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ranks: int = 1) -> Forecast:
-    """Predict what this harvest takes when each rank has a machine like this one and all write to the disk of `out`."""
+def forecast(
+    config: HarvestConfig,
+    pace: Pace,
+    machine: Machine,
+    out: Path,
+    ranks: int = 1,
+    labeller: Run | None = None,
+) -> Forecast:
+    """Predict what this harvest takes when each rank has a machine like this one and all write to the disk of `out`.
+
+    `labeller` is the run of `--labels needed:RUN`, which reads the finished store."""
     context = config.packing.context
     tokens = config.tokens // context * context
     row = sum(row_bytes(config.dtype, width) for width in pace.widths.values())
@@ -126,10 +134,8 @@ def forecast(config: HarvestConfig, pace: Pace, machine: Machine, out: Path, ran
     seconds = {"start": pace.start, "the model's forward pass": forward}
     # Shards are written in the background: only what exceeds the forward pass is waited for, and the last shard
     seconds["waiting for the disk"] = max(writing - forward, last)
-    if (source := config.labels or "").startswith(NEEDED):  # rank 0 adds them to the finished store
-        run = Run(source.removeprefix(NEEDED))
-        refuse_other_hook(run, dict(pace.widths), "the planned store")
-        seconds["labels by the run"] = sum(encoding(run, tokens, LABELLED, machine))
+    if labeller:  # rank 0 adds its labels to the finished store
+        seconds["labels by the run"] = sum(encoding(labeller, tokens, LABELLED, machine))
     resources = {name: "disk" if "disk" in name else "compute" for name in seconds}
     widest = row_bytes(config.dtype, max(pace.widths.values()))
     window = max(2, WINDOW // max(1, shard * widest)) * shard
