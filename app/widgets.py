@@ -41,39 +41,26 @@ class Job(Protocol):
     drawn: float
     """When a page last drew the progress, by the monotonic clock."""
 
-    @property
-    def running(self) -> bool:
-        """Whether the work has not ended yet."""
-        ...
-
-    @property
-    def share(self) -> float:
-        """The share done, 0 to 1."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """A short text about what the work is doing now."""
-        ...
+    running: bool
+    """Whether the work has not ended yet."""
+    share: float
+    """The share done, 0 to 1."""
+    note: str
+    """A short text about what the work is doing now."""
+    stopping: bool
+    """Whether the work was asked to end."""
+    stopped: bool
+    """Whether the work was ended before it was done."""
+    partial: Any
+    """What is done so far; None where the work does not hand that in."""
+    result: Any
+    """The result; of work that was stopped, what was done by then."""
+    error: WorkbenchError | None
+    """The error that ended the work; None if there was none."""
 
     @property
     def seconds(self) -> float:
         """Seconds that the work has been running."""
-        ...
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the work was ended before it was done."""
-        ...
-
-    @property
-    def partial(self) -> Any:
-        """What is done so far; None where the work does not hand that in."""
-        ...
-
-    @property
-    def result(self) -> Any:
-        """The result; of work that was stopped, what was done by then."""
         ...
 
     @property
@@ -84,11 +71,6 @@ class Job(Protocol):
     @property
     def seconds_left(self) -> float | None:
         """Seconds that the rest will take; None before anything is done."""
-        ...
-
-    @property
-    def error(self) -> WorkbenchError | None:
-        """The error that ended the work; None if there was none."""
         ...
 
     def stop(self) -> None:
@@ -230,8 +212,7 @@ def job(job: Job, draw: Callable[[Any], None] | None = None) -> None:
         job.drawn = time.monotonic()
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.progress(job.share, render.markdown(f"{job.note or 'starting'} · {_times(job)}"))
-            # a page may run two jobs at once, so the buttons need keys of their own
-            st.button("Stop", icon=":material/stop:", on_click=job.stop, key=f"stop {id(job)}")
+            _stop_button(job, "stop")
         if draw and job.partial is not None:
             draw(job.partial)
 
@@ -261,13 +242,18 @@ def jobs_elsewhere(jobs: Callable[[], Sequence[Job]]) -> None:
                         f"{render.escaped(job.title)}</a> <small>{render.escaped(state)}</small></p>"
                     )
                     if job.running:
-                        st.button(
-                            "Stop", icon=":material/stop:", on_click=job.stop, key=f"stop elsewhere {id(job)}"
-                        )
+                        _stop_button(job, "stop elsewhere")
 
     if jobs():
         with st.sidebar:
             listed()
+
+
+def _stop_button(job: Job, key: str) -> None:
+    """Show a button that stops the job. Work ends at its next report, which may take a while, as when a model is being loaded."""
+    label = "Stopping" if job.stopping else "Stop"
+    # a page may run two jobs at once, so the buttons need keys of their own
+    st.button(label, icon=":material/stop:", on_click=job.stop, disabled=job.stopping, key=f"{key} {id(job)}")
 
 
 def _times(job: Job) -> str:

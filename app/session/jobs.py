@@ -66,13 +66,13 @@ class Job(Generic[T]):
         """The result; of a stopped job, what was done by then."""
         self.error: WorkbenchError | None = None
         """The error that ended the work; None if there was none."""
-        self.stopped = False
+        self.stopped = self.stopping = False
+        """Whether the work was ended before it was done, and whether it was asked to end."""
         self.running = True
         self.end_shown = False
         """Whether the page has run again since the work ended."""
         self.drawn = time.monotonic()
         """When a page last drew the job's progress, or may be about to."""
-        self._stop = threading.Event()
         self._looked = self._started = self._paced = time.monotonic()
         self._unseen = self._took = 0.0
         self.thread = threading.Thread(target=self._run, args=[work], daemon=True)
@@ -109,11 +109,11 @@ class Job(Generic[T]):
 
     def stop(self) -> None:
         """Ask the work to end, which it does at its next report."""
-        self._stop.set()
+        self.stopping = True
 
     def progress(self, share: float, note: str = "") -> None:
         """Take the news from the work. Raises to end it when the job is to stop, or nobody has seen it for too long."""
-        if self._stop.is_set() or self.unseen > UNSEEN:
+        if self.stopping or self.unseen > UNSEEN:
             raise _Stopped
         if share <= 0:
             self._paced = time.monotonic()

@@ -101,6 +101,32 @@ def test_two_jobs_on_one_page_are_stopped_each_by_its_own_button():
     ended(both[0])
 
 
+def test_work_that_is_to_stop_but_reports_nothing_yet_says_that_it_is_stopping():
+    def page() -> None:
+        import streamlit as st
+
+        from app import widgets
+
+        widgets.job(st.session_state["job"])
+
+    loaded = threading.Event()
+
+    def work(report):
+        loaded.wait(60)
+        report(0.5, "loaded")
+
+    job = Job(work)
+    tab = AppTest.from_function(page, default_timeout=60)
+    tab.session_state["job"] = job
+    tab.run()
+    assert [(each.label, each.disabled) for each in tab.button] == [("Stop", False)]
+    tab.button[0].click().run()
+    assert [(each.label, each.disabled) for each in tab.button] == [("Stopping", True)]
+    loaded.set()
+    assert ended(job).stopped
+    assert not tab.run().button
+
+
 def test_a_job_that_nobody_sees_ends_and_one_that_somebody_sees_goes_on(monkeypatch):
     here = {"ann"}
     monkeypatch.setattr(visitors, "is_here", lambda visitor: visitor in here)
