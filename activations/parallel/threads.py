@@ -60,6 +60,10 @@ class BackgroundWriter:
             if future.done():
                 future.result()
 
+    def finish(self) -> None:
+        """Wait for all of the work. Raises the error of the first that has failed."""
+        self._wait(0)
+
     def _wait(self, left: int) -> None:
         """Wait for the oldest pieces of work until only `left` are running."""
         while len(self._running) > left:
@@ -73,7 +77,7 @@ class BackgroundWriter:
     ) -> None:
         try:
             if kind is None:
-                self._wait(0)
+                self.finish()
         finally:
             self._pool.shutdown()
 

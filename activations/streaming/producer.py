@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,18 +70,34 @@ def produce(job: Job) -> None:
     stream = job.stream
     model = _load(job, _model_dtype(ring, job))
     source = ModelSource(model, with_hooks(model, stream.harvest(job.hook, job.labels)), writers=1)
+    with BackgroundWriter() as background:
+        while True:  # from the text's beginning again when a trainer has gone back
+            with closing(_numbered(ring, source)) as shards:
+                _fill(ring, job, source, shards, background)
+
+
+def _fill(
+    ring: RingFolder,
+    job: Job,
+    source: ModelSource,
+    shards: Iterator[tuple[int, list[Window]]],
+    background: BackgroundWriter,
+) -> None:
+    """Make those of the shards that are this producer's, until a trainer needs one again that has been deleted."""
     room = job.size // shard_bytes(source.spec)
     writer: StoreWriter | None = None
-    with BackgroundWriter() as background:
-        for number, block in _numbered(ring, source):
-            writer = writer or _writer(ring, job, source, block)
-            mine = number % job.of == job.number and _has_room(ring, number, room, background)
-            if mine and not writer.has(number):
-                background.submit(write_shard, writer, number, block, source.rows(block, lambda n: None))
-            else:
-                if mine:
-                    writer.check(number, block)
-                source.skip(block)
+    for number, block in shards:
+        writer = writer or _writer(ring, job, source, block)
+        mine = number % job.of == job.number
+        if mine and not _has_room(ring, job, number, room, background):
+            return
+        mine = mine and number >= ring.needed()
+        if mine and not writer.has(number):
+            background.submit(write_shard, writer, number, block, source.rows(block, lambda n: None))
+        else:
+            if mine:
+                writer.check(number, block)
+            source.skip(block)
 
 
 def _load(job: Job, dtype: str) -> LanguageModel:
@@ -103,23 +119,18 @@ def _model_dtype(ring: RingFolder, job: Job) -> str:
     return spec.model_dtype
 
 
-def _numbered(ring: RingFolder, source: ActivationSource) -> Iterator[tuple[int, list[Window]]]:
-    """Yield the windows of shard 0, 1, 2, … without end, pass after pass; from 0 again when a trainer has gone back."""
-    number = needed = 0
+def _numbered(ring: RingFolder, source: ActivationSource) -> Generator[tuple[int, list[Window]], None, None]:
+    """Yield the windows of shard 0, 1, 2, … without end, pass after pass over the text."""
+    number = 0
     while True:
         first, windows = number, 0
         with closing(prefetch(source.blocks(), 1)) as blocks:
             for block in blocks:
-                before, needed = needed, ring.needed()
-                if needed < before:
-                    number = 0
-                    break
                 yield number, block
                 number, windows = number + 1, windows + len(block)
-            else:
-                if not windows:
-                    raise source.empty()
-                ring.set_text(number - first, ended=windows < source.tokens // source.spec.packing.context)
+        if not windows:
+            raise source.empty()
+        ring.set_text(number - first, ended=windows < source.tokens // source.spec.packing.context)
 
 
 def _writer(ring: RingFolder, job: Job, source: ActivationSource, block: list[Window]) -> StoreWriter:
@@ -132,17 +143,28 @@ def _writer(ring: RingFolder, job: Job, source: ActivationSource, block: list[Wi
     return StoreWriter(ring.shards, source.spec, source.tokens)
 
 
-def _has_room(ring: RingFolder, number: int, room: int, background: BackgroundWriter) -> bool:
-    """Wait until shard `number` fits into the ring. Returns False when no trainer needs it, or one has gone back."""
-    first = ring.needed()
-    while number >= first + room:
+def _has_room(ring: RingFolder, job: Job, number: int, room: int, background: BackgroundWriter) -> bool:
+    """Wait until shard `number`, the producer's next one, fits into the ring. Returns False when a trainer needs an earlier one again."""
+    while not _is_gone(ring, job, number, background):
+        if number < ring.needed() + room:
+            ring.forget()
+            return True
         background.check()  # without a shard that could not be written, the ring would stay full for ever
         time.sleep(WAIT)
-        before, first = first, ring.needed()
-        if first < before:
-            return False
-    ring.forget()
-    return number >= first
+    return False
+
+
+def _is_gone(ring: RingFolder, job: Job, number: int, background: BackgroundWriter) -> bool:
+    """Return whether a trainer needs a shard before `number` that this producer has made and that was deleted since.
+
+    Shards are deleted from the first on, so that the first of those needed tells it. What is on the disk is looked at, and not
+    whether the trainers' number has fallen: between two looks it may have risen and fallen without a trace."""
+    first = ring.needed()
+    own = first + (job.number - first) % job.of
+    if own >= number or ring.note_path(own).exists():
+        return False
+    background.finish()  # it may be the one that is being written
+    return not ring.note_path(own).exists() and ring.needed() <= own
 
 
 class Producers:

@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activations.disk import files
 from activations.errors import HarvestError, StoreError
+from activations.parallel.threads import BackgroundWriter
 from activations.shuffle import Cursor, sample
 from activations.store import Store
-from activations.streaming.folder import StreamConfig
-from activations.streaming.producer import Job, Producers, visible
+from activations.streaming.folder import RingFolder, StreamConfig
+from activations.streaming.producer import Job, Producers, _has_room, visible
 from activations.streaming.reader import StoredShards, StreamReader
 from activations.streaming.ring import devices_of
 from tests.activations.test_shuffle import CONTEXT, PER_SHARD, eligible, store, take, through_json
@@ -155,6 +157,34 @@ def test_a_producer_that_prints_much_is_not_blocked_and_its_error_is_still_told(
     with pytest.raises(HarvestError, match="nowhere"):
         wait()
     producers.close()
+
+
+@pytest.mark.parametrize("of", [1, 2])
+def test_a_producer_notices_a_trainer_that_goes_back_by_the_shards_that_are_gone(tmp_path: Path, of: int):
+    """Between two looks at the trainer's number it may have risen, shards may have been deleted, and it may have fallen again."""
+    ring, room = RingFolder(tmp_path), 4
+    job = Job(StreamConfig(), "a.hook", None, str(tmp_path), 10**6, 0, of, "cpu", 1)
+
+    def write(number: int) -> None:
+        files.write_json(ring.note_path(number), {})
+
+    ring.shards.mkdir()
+    for number in range(6, 10):
+        write(number)
+    with BackgroundWriter() as background:
+        ring.need_from(0, 7)
+        assert _has_room(ring, job, 10, room, background)
+        assert not ring.note_path(6).exists(), "what nobody needs any more has been deleted"
+        ring.need_from(0, 8)  # seen by another producer only, which deletes shard 7
+        ring.forget()
+        ring.need_from(0, 6 if of == 2 else 7)
+        assert not _has_room(ring, job, 10, room, background), "a shard that is needed again is gone"
+        ring.need_from(0, 8)
+        assert _has_room(ring, job, 10, room, background)
+        ring.need_from(0, 10)
+        background.submit(lambda: (time.sleep(0.2), write(10)))
+        assert _has_room(ring, job, 10 + of, room, background), "a shard that is being written is not gone"
+        assert not ring.note_path(8).exists()
 
 
 def test_producers_take_the_gpus_that_no_trainer_uses_and_share_them_where_they_spread_a_model(
