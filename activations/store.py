@@ -97,10 +97,13 @@ class Moments:
 
 
 class ShardFolder(ABC):
-    """Shards in one folder with what they hold. Subclasses say in `_entry` how large a shard is and what its SHA-256 is."""
+    """Shards in one folder with what they hold. Subclasses say in `_entry` how large a shard is and what its SHA-256 is.
 
-    def __init__(self, path: Path, spec: StoreSpec):
+    `positions` are those whose rows count where a reader does not ask for others."""
+
+    def __init__(self, path: Path, spec: StoreSpec, positions: Positions = "all"):
         self.path, self.spec = path, spec
+        self.positions: Positions = positions
         # Checks already done: (shard, "") for the hash, (shard, hook) for finite values. Each is slow, so it is done once.
         self._checked: set[tuple[int, str]] = set()
 
@@ -162,21 +165,23 @@ class ShardFolder(ABC):
         return open_shard(self.path, number, self._entry(number), self.context)
 
     def rows(
-        self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
+        self, shard: Shard, split: Split = "all", with_bos: bool = False, positions: Positions | None = None
     ) -> Tensor:
         """Return which rows of a shard [n, T] belong to a split: bool. Padding never does, a BOS only `with_bos`.
 
         One document in ten is held out, as a whole; which ones is fixed for all stores (`rows.is_held_out`).
-        `positions="last"` takes only the last row of each document in each window."""
-        return select(shard.documents, 0 if with_bos else self.spec.excluded, split, positions)
+        `positions="last"` takes only the last row of each document in each window; None takes the folder's own."""
+        excluded = 0 if with_bos else self.spec.excluded
+        return select(shard.documents, excluded, split, positions or self.positions)
 
 
 class Store(ShardFolder):
     """A finished store, read-only. A row is a (window, column) pair; row = window * T + column.
 
-    Raises StoreError when the folder is not a store, is an unfinished harvest, or has a newer format."""
+    A run that was trained on the last row of each document opens its store with `positions="last"`, so that whatever measures
+    the run reads those rows. Raises StoreError when the folder is not a store, is an unfinished harvest, or has a newer format."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, positions: Positions = "all"):
         path = Path(path)
         if not (path / INDEX).exists():
             if (path / JOB).exists():
@@ -194,7 +199,7 @@ class Store(ShardFolder):
             self.text_ended = bool(index["text_ended"])
             self.shards = [build(ShardEntry, entry) for entry in index["shards"]]
             self._moments = {hook: build(Moments, index["moments"][hook]) for hook in index["hooks"]}
-            super().__init__(path, spec_of(index))
+            super().__init__(path, spec_of(index), positions)
             self._refuse_contradictions()
         except (KeyError, TypeError, ValueError, AttributeError, TextError) as error:
             raise StoreError(f"{path / INDEX} is damaged: {error!r}") from error
@@ -250,13 +255,14 @@ class Store(ShardFolder):
         return self.shards[number]
 
     def count(
-        self, number: int, split: Split = "all", with_bos: bool = False, positions: Positions = "all"
+        self, number: int, split: Split = "all", with_bos: bool = False, positions: Positions | None = None
     ) -> int:
         """Return how many rows `rows` chooses of shard `number`. Only the shard's segments are read."""
         with self._open(number) as file:
             segments = file.segments()
         excluded = 0 if with_bos else self.spec.excluded
-        return count_selected(segments, self.shards[number].windows, self.context, excluded, split, positions)
+        windows, chosen = self.shards[number].windows, positions or self.positions
+        return count_selected(segments, windows, self.context, excluded, split, chosen)
 
     def holds(self, number: int, windows: list[Window]) -> bool:
         """Return whether shard `number` is of these windows, without reading its activations."""
@@ -269,14 +275,14 @@ class Store(ShardFolder):
         )
 
     def batches(
-        self, hook: str, rows: int, split: Split = "all", positions: Positions = "all"
+        self, hook: str, rows: int, split: Split = "all"
     ) -> Iterator[tuple[Tensor, Tensor, Shard, int]]:
         """Yield, in order, (x [<= rows, D] float32, flat row numbers within the shard, the shard, the shard's number).
 
         A batch never spans two shards, so that a pass can stop after any shard and resume there."""
         for number in range(len(self.shards)):
             shard = self.read(number, (hook,))
-            for chosen in self.rows(shard, split, positions=positions).flatten().nonzero()[:, 0].split(rows):
+            for chosen in self.rows(shard, split).flatten().nonzero()[:, 0].split(rows):
                 if len(chosen):  # `split` turns no rows into one empty piece
                     yield shard.rows(hook, chosen), chosen, shard, number
 

@@ -101,7 +101,7 @@ def main(args: list[str]) -> int:
     if len(runs) == 2:
         first, second = runs
         refuse_other_widths(first, second)
-        store = Store(command.store) if command.store else first.store
+        store = Store(command.store, first.config.positions) if command.store else first.store
         settings = command.tokens, command.near, command.absolute, command.block
         comparison = match_runs(first, second, store, *settings, show_progress)
         path = keep(first, second, comparison)

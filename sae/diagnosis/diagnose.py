@@ -75,6 +75,7 @@ def diagnose(
         "sae_sha256": sae_sha256,
         "store_fingerprint": store.fingerprint,
         "hook": hook,
+        "positions": store.positions,
         "config": asdict(cfg),
         "off_distribution": borrow is not None,
         "features_rows": trained.fired_rows,

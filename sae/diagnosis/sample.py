@@ -107,7 +107,8 @@ class Rows:
         return torch.cat(parts)
 
     def _special_rows(self, shard: Shard) -> Bool[Tensor, "n T"]:
-        return self.store.rows(shard, with_bos=True) & ~self.store.rows(shard)
+        every, text = (self.store.rows(shard, with_bos=bos, positions="all") for bos in (True, False))
+        return every & ~text
 
     def _counts(self, number: int) -> list[int]:
         shard = self.store.read(number)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from activations.errors import RunError
 from activations.progress import Advance, ignore
-from activations.rows import Positions, Split
+from activations.rows import Split
 from activations.store import Store
 from sae.architectures import SAE
 from sae.code import SparseCode
@@ -53,14 +53,13 @@ def reconstruction(
     store: Store,
     hook: str,
     split: Split = "held-out",
-    positions: Positions = "all",
     batch: int = 2048,
     advance: Advance = ignore,
 ) -> Reconstruction:
     """Measure an SAE on one split of a store. `estimates` have 95 % bootstrap intervals over documents.
 
-    `positions="last"` takes only the last row of each document in each window. `advance` is called after every batch with its
-    number of rows. The measures, by their names in the result:
+    Which rows of a document count is the store's `positions`. `advance` is called after every batch with its number of rows.
+    The measures, by their names in the result:
 
     fvu: sum over tokens of |x - x_hat|^2 divided by the sum of |x - mean|^2, where the mean [D] is the split's own; both
     sums are in float64. explained_variance: 1 - fvu. cosine: mean over tokens of the cosine of x and x_hat. l0: mean over
@@ -69,13 +68,13 @@ def reconstruction(
     encoding, `SAE.encoder_cost`. quasi_orthogonality: norms of inputs and codes and their eps_LBO; l0_proxies: c_dec
     and s_n^dec, the latter over at most 4096 rows drawn from the split. Both are left out for a single latent. Raises RunError when the split is empty."""
     # A pass of its own: the index has the mean of all rows, and FVU is relative to the mean of the split
-    mean, rows = _mean(store, hook, split, positions, batch)
+    mean, rows = _mean(store, hook, split, batch)
     totals: dict[int, Tensor] = {}  # document -> sums of the columns of `_per_row`
     fired = torch.zeros(sae.d_sae, dtype=torch.int64)
     input_norms, code_norms = [], []
     sampled, sample = l0_proxies.drawn(rows, l0_proxies.ROWS), []
     seen = 0
-    for x, code, documents in _encoded(sae, store, hook, split, positions, batch, mean):
+    for x, code, documents in _encoded(sae, store, hook, split, batch, mean):
         for document, sums in documents:
             totals[document] = totals.get(document, 0) + sums
         fired += torch.bincount(code.indices[code.values != 0], minlength=sae.d_sae).cpu()
@@ -88,7 +87,7 @@ def reconstruction(
     density = fired.double() / rows
     measured: Reconstruction = {
         "split": split,
-        "positions": positions,
+        "positions": store.positions,
         "documents": len(totals),
         "tokens": rows,
         "estimates": _estimates(torch.stack(list(totals.values()))),
@@ -109,16 +108,15 @@ def document_sums(
     sae: SAE,
     store: Store,
     hook: str,
-    positions: Positions = "all",
     batch: int = 2048,
     advance: Advance = ignore,
 ) -> Sums:
     """Return, for each measure of `reconstruction` that is a ratio of sums, its numerators and denominators per document.
 
     The documents are the held-out ones of the store, in the same order for every SAE. Raises RunError when there are none."""
-    mean, _ = _mean(store, hook, "held-out", positions, batch)
+    mean, _ = _mean(store, hook, "held-out", batch)
     totals: dict[int, Tensor] = {}
-    for x, _, documents in _encoded(sae, store, hook, "held-out", positions, batch, mean):
+    for x, _, documents in _encoded(sae, store, hook, "held-out", batch, mean):
         for document, sums in documents:
             totals[document] = totals.get(document, 0) + sums
         advance(len(x))
@@ -126,10 +124,10 @@ def document_sums(
 
 
 def _encoded(
-    sae: SAE, store: Store, hook: str, split: Split, positions: Positions, batch: int, mean: Tensor
+    sae: SAE, store: Store, hook: str, split: Split, batch: int, mean: Tensor
 ) -> Iterator[tuple[Tensor, SparseCode, list[tuple[int, Tensor]]]]:
     """Yield rows, their codes, and (document, sums of the columns of `_per_row`), a batch at a time."""
-    for x, chosen, shard, _ in store.batches(hook, batch, split, positions):
+    for x, chosen, shard, _ in store.batches(hook, batch, split):
         code = sae.encode(x.to(sae.device))
         columns = _per_row(x.double(), sae.decode(code).cpu().double(), code.l0().cpu().double(), mean)
         yield x, code, _by_document(shard.documents.flatten()[chosen], columns)
@@ -156,18 +154,15 @@ def latents_by_density(density: Float[Tensor, "F"]) -> list[int]:
     return np.histogram(logs.numpy(), DENSITY_EDGES)[0].tolist()
 
 
-def held_out_rows(store: Store, positions: Positions = "all") -> int:
+def held_out_rows(store: Store) -> int:
     """Return the number of held-out rows of a store."""
-    shards = map(store.read, range(len(store.shards)))
-    return int(sum(store.rows(shard, "held-out", positions=positions).sum() for shard in shards))
+    return sum(store.count(number, "held-out") for number in range(len(store.shards)))
 
 
-def _mean(
-    store: Store, hook: str, split: Split, positions: Positions, batch: int
-) -> tuple[Float[Tensor, "D"], int]:
+def _mean(store: Store, hook: str, split: Split, batch: int) -> tuple[Float[Tensor, "D"], int]:
     """Return the mean [D] in float64, and the number of rows, of a split. Raises RunError when it is empty."""
     total, rows = torch.zeros(store.width(hook), dtype=torch.float64), 0
-    for x, *_ in store.batches(hook, batch, split, positions):
+    for x, *_ in store.batches(hook, batch, split):
         total += x.double().sum(0)
         rows += len(x)
     if not rows:

@@ -100,7 +100,8 @@ def collect(
 ) -> Collected:
     """Encode each row of the store once and collect statistics and examples of all latents.
 
-    Rows that the store excludes (BOS, padding) are left out; training and held-out rows are both read. The firings of each
+    Rows that the store leaves out (BOS, padding, those at other than its `positions`) are not read; training and held-out rows
+    are. The firings of each
     finished shard are kept in `scratch` (8 bytes each): an interrupted call resumes from them as long as `identity`
     (JSON that names the SAE and the store) is the same, and examples are cut out at the end without encoding again. With
     several ranks each encodes its share of the shards, then collects its share of the latents over all shards; all return
@@ -165,7 +166,7 @@ def _seen(
 def shards_to_read(store: Store, tokens: int | None) -> tuple[int, int]:
     """Return how many shards, and how many rows, this rank reads in `collect`."""
     numbers = _mine(_shards(store, tokens))
-    return len(numbers), sum(store.shards[number].rows for number in numbers)
+    return len(numbers), sum(store.count(number) for number in numbers)
 
 
 def clear(scratch: Path) -> None:

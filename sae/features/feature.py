@@ -211,8 +211,15 @@ class FeatureStore(FeaturesFolder):
 
 
 def features_of(run: Run) -> FeatureStore:
-    """Return a run's features. Raises RunError when there are none, or when they are of other weights than the run has now."""
+    """Return a run's features. Raises RunError when there are none, or when they are of other weights than the run has now, or of
+    tokens at positions that it was not trained on, as 0.1.0 collected them."""
     features = FeatureStore(run.path / "features")
+    if features.record.positions != run.config.positions:
+        raise RunError(
+            f"{features.path} is of tokens at {features.record.positions} positions, and {run.path} was trained on those at "
+            f"{run.config.positions}",
+            fix=f"sae features {quoted(run.path)}",
+        )
     if features.record.sae_sha256 != run.digest:
         raise RunError(
             f"{features.path} is of other weights than {run.path} has now",

@@ -76,7 +76,7 @@ def forecast(
     encode, selection = encoding(run, rows, cfg.batch, machine)
     seconds = {
         **({"the language model's start": reader.start} if reader else {}),
-        "reading": rows * row / r.read,
+        "reading": sum(entry.rows for entry in store.shards[:shards]) * row / r.read,
         "encode": encode / ranks,
         "selection": selection / ranks,
         "statistics and examples": firings / r.firing / ranks,

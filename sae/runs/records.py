@@ -132,6 +132,8 @@ class FeaturesRecord:
     config: dict[str, Scalar] = field(default_factory=dict)
     model: str | None = None
     map: bool = False
+    positions: str = "all"
+    """Positions that count, as in the run's settings: `all`, or `last` of each document in a window."""
 
 
 class FeatureRow(TypedDict):
@@ -268,6 +270,8 @@ class DeadRecord(DeadSummary):
     """Whether the language model took part, which reads text unlike any in the store."""
     rules: dict[str, float | dict[str, float]] = field(default_factory=dict)
     """Thresholds of the rules that named causes; those for dense latents under `dense`."""
+    positions: str = "all"
+    """Positions of the text that count: `all`, or `last` of each document in a window."""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class Run:
     def store(self) -> Store:
         """The store it was trained on, found by the path in its settings; of a run on a stream, the part that it has kept.
 
+        It gives the rows that the run was trained on: of a run with `positions = "last"` the last of each document in a window.
         Raises StoreError when it is gone or holds other data than it did, or the SAE was imported without one."""
         if self.config.stream:
             if not (self.path / STORE / STORE_INDEX).exists():
@@ -141,13 +142,13 @@ class Run:
                     f"{self.path} trains on a stream, and the activations that it keeps are ready when training ends",
                     fix=self.resume,
                 )
-            return Store(self.path / STORE)
+            return Store(self.path / STORE, self.config.positions)
         if not self.config.store:
             raise StoreError(
                 f"{self.path} was imported without a store: harvest {self.hook} of {self.record.model} (sae harvest) and "
                 f"import the SAE again, with --store and another --out"
             )
-        store = Store(self.config.store)
+        store = Store(self.config.store, self.config.positions)
         if store.fingerprint != self.record.store_fingerprint:
             raise StoreError(f"{store.path} is another store than the one {self.path} was trained on")
         return store

@@ -60,11 +60,12 @@ def diagnose_run(
 
 
 def _features(run: Run, digest: str) -> FeatureStore | None:
-    """Return the run's features if they were collected for this SAE, else None."""
+    """Return the run's features if they were collected for this SAE, on the positions that it was trained on, else None."""
     if not (run.path / "features" / features_folder.INDEX).exists():
         return None
     features = FeatureStore(run.path / "features")
-    return features if features.record.sae_sha256 == digest else None
+    belong = features.record.sae_sha256 == digest and features.record.positions == run.config.positions
+    return features if belong else None
 
 
 def _trained(run: Run, features: FeatureStore | None) -> Trained:

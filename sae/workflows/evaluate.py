@@ -32,9 +32,9 @@ def evaluate(
     once. Of a run that is still in training, the newest checkpoint is measured. With `effects`, which needs the language model,
     sampled latents are ablated too, beside latents of a random dictionary of the same L0 and random directions of the same norm
     (`ablation_effects`). docs/metrics.md defines every measure."""
-    store, hook, positions, digest = run.store, run.hook, run.config.positions, run.weights
-    with progress("evaluate", held_out_rows(store, positions), "tokens") as advance:
-        measured = reconstruction(sae, store, hook, positions=positions, batch=batch, advance=advance)
+    store, hook, digest = run.store, run.hook, run.weights
+    with progress("evaluate", held_out_rows(store), "tokens") as advance:
+        measured = reconstruction(sae, store, hook, batch=batch, advance=advance)
     content: dict[str, object] = {"format": EVALUATION_FORMAT, "sae_sha256": digest, **measured}
     if model is not None:
         content["splice"] = splice(model, sae, store, hook, windows, progress=progress)

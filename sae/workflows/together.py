@@ -45,7 +45,7 @@ def train_together(
             f"runs that train together need one store or one stream, these have {sorted(sources)}"
         )
     if "a stream" not in sources:
-        return _train(runs, Store(*sources), progress)
+        return _train(runs, Store(sources.pop()), progress)
     ring = ring or RingSettings()
     with ranks.alone_in(out):  # the producers of two trainers must not fill one ring
         begun = {path: existing_on_stream(cfg, path, resume=True) for path, cfg in runs.items()}

@@ -65,8 +65,8 @@ def trust(
         _read_with_random_models(run, plan, progress)
         failed = _train(plan, folder, progress)
         store, sae = run.store, run.sae()
-        with progress("measure", held_out_rows(store, run.config.positions), "tokens") as advance:
-            own = document_sums(sae.to(device()), store, run.hook, run.config.positions, cfg.batch, advance)
+        with progress("measure", held_out_rows(store), "tokens") as advance:
+            own = document_sums(sae.to(device()), store, run.hook, cfg.batch, advance)
         _make_untrained(run, folder, _mean_of(own["l0"]), progress)
         runs = {
             name: Run(folder / name) for name in (*plan.trained, *controls.UNTRAINED) if name not in failed
@@ -166,12 +166,12 @@ def _measured(
     progress: Progress,
 ) -> tuple[Sums, SplicedSums | None]:
     """Return the sums of every SAE by name, the run's under RUN, and those with the language model."""
-    store, positions = run.store, run.config.positions
+    store = run.store
     sums: Sums = {RUN: own}
-    with progress("measure", len(runs) * held_out_rows(store, positions), "tokens") as advance:
+    with progress("measure", len(runs) * held_out_rows(store), "tokens") as advance:
         for name, other in runs.items():
             sae = other.sae().to(device())
-            sums[name] = document_sums(sae, other.store, run.hook, positions, cfg.batch, advance)
+            sums[name] = document_sums(sae, other.store, run.hook, cfg.batch, advance)
     if model is None or not cfg.windows:
         return sums, None
     spliceable = {name: one for name, one in runs.items() if _kind(name) != "random-model"}

@@ -44,7 +44,9 @@ def test_a_job_is_found_again_after_a_reload_and_its_result_after_another(page: 
     expect(page.get_by_text(PROGRESS).first).to_be_visible()
     page.reload()
     heading(page, "Steering")
-    plot = page.locator(".js-plotly-plot")  # for a moment there are two: the one drawn so far, and the whole one
+    plot = page.locator(
+        ".js-plotly-plot"
+    )  # for a moment there are two: the one drawn so far, and the whole one
     expect(plot).to_have_count(1, timeout=LOADING)
     expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=LOADING)
     text = page.locator("table.estimates").last.inner_text()

@@ -1,0 +1,96 @@
+"""A run that was trained on the last row of each document: whatever measures it counts those rows and no other."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from activations.rows import ends_a_run
+from activations.store import Store
+from sae.features.feature import FeatureStore
+from sae.runs.run import Run
+from tests.cli.commands import Server, harvest
+from tests.hostile.repairs import rewrite
+
+OFTEN = ("--least-firings", 3, "--controls", 2)
+
+
+@pytest.fixture(scope="module")
+def run(sae: Server, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on the last rows, described, diagnosed, explained and compared with the run of all rows."""
+    folder = tmp_path_factory.mktemp("last")
+    store, out = folder / "store", folder / "run"
+    commands = [
+        harvest(world, store, tokens=4000),
+        ["train", "topk", "--store", store, "--positions", "last", "--out", out, "--arch.d-sae", 32, "--arch.k", 4,
+         "--train.steps", 20, "--train.batch", 16],
+        ["features", out],
+        ["dead", out],
+        ["explain", out, *OFTEN],
+        ["families", out],
+        ["compare", out, world / "runs/toy"],
+    ]  # fmt: skip
+    for command in commands:
+        ended = sae(*command)
+        assert ended.code == 0, (command, ended.err)
+    return Run(out)
+
+
+@pytest.fixture(scope="module")
+def last(run: Run) -> torch.Tensor:
+    """Rows of the whole store that end a document in their window [windows, T], found from its documents alone."""
+    shards = [run.store.read(number).documents for number in range(len(run.store.shards))]
+    found = ends_a_run(torch.cat(shards))
+    assert 30 < found.sum() < found.numel() / 3
+    return found
+
+
+def test_the_store_of_the_run_gives_the_rows_that_it_was_trained_on(run: Run, last: torch.Tensor):
+    everything = Store(run.store.path)
+    assert (run.store.positions, everything.positions) == ("last", "all")
+    for number, first in enumerate(run.store.first_windows):
+        shard = run.store.read(number)
+        chosen = run.store.rows(shard)
+        assert torch.equal(chosen, last[first : first + len(chosen)])
+        assert run.store.count(number) == chosen.sum() < everything.count(number)
+        assert torch.equal(run.store.rows(shard, positions="all"), everything.rows(shard))
+
+
+def test_features_are_of_these_rows(run: Run, last: torch.Tensor):
+    features = FeatureStore(run.path / "features")
+    fired = torch.zeros(32, dtype=torch.int64)
+    for x, *_ in run.store.batches(run.hook, 100):
+        fired += torch.bincount(run.sae().encode(x).without_zeros().indices, minlength=32)
+    assert features.record.tokens == int(last.sum())
+    assert features.table["fired"].to_pylist() == fired.tolist()
+    for latent in range(32):
+        for example in features.strongest(latent):
+            owners = torch.from_numpy(example.owners.copy())[None]
+            assert set(example.values.nonzero()[0]) <= set(ends_a_run(owners)[0].nonzero()[:, 0].tolist())
+
+
+def test_dead_latents_explanations_families_and_comparisons_are_of_these_rows(run: Run, last: torch.Tensor):
+    dead, explained, families = (
+        json.loads((run.path / name).read_text())
+        for name in ("dead/dead.json", "features/explanations.json", "features/families.json")
+    )
+    rows = int(last.sum())
+    assert dead["positions"] == "last"
+    assert dead["rows"]["train"] + dead["rows"]["held_out"] == dead["features_rows"] == rows
+    assert 0 < sum(explained["tokens"].values()) <= rows
+    assert families["rows"] <= rows
+    held_out = sum(run.store.count(number, "held-out") for number in range(len(run.store.shards)))
+    (comparison,) = run.path.glob("compare-*.json")
+    assert json.loads(comparison.read_text())["tokens"] == held_out
+
+
+def test_features_of_all_rows_are_refused_and_made_again(run: Run, sae: Server):
+    index = run.path / "features/features.json"
+    own = json.loads(index.read_text())
+    rewrite(index, lambda content: content.pop("positions"))
+    refused = sae("explain", run.path, *OFTEN)
+    assert refused.code == 2
+    assert f"sae features {run.path}" in refused.err
+    assert sae("features", run.path).code == 0
+    assert json.loads(index.read_text())["sha256"] == own["sha256"]
