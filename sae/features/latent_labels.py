@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from filelock import FileLock
 from activations.disk import files
 from activations.errors import RunError, quoted
 from sae.report import render
-from sae.runs.records import LabelsRecord
 from sae.runs.saved_sae import read_record
 
 FORMAT = 1
@@ -26,6 +26,21 @@ class Label(NamedTuple):
 
     label: str = ""
     note: str = ""
+
+
+@dataclass(frozen=True)
+class LabelEntry:
+    """The label and note of one latent in labels.json."""
+
+    label: str
+    note: str
+
+
+@dataclass(frozen=True)
+class LabelsRecord:
+    """The content of labels.json."""
+
+    saes: dict[str, dict[str, LabelEntry]]
 
 
 class Labels:

@@ -334,18 +334,3 @@ class Comparison:
     def by(self, measure: str) -> Matched:
         """Return the matching under a measure, `cosine` or `activation`."""
         return {"cosine": self.cosine, "activation": self.activation}[measure]
-
-
-@dataclass(frozen=True)
-class LabelEntry:
-    """The label and note of one latent in labels.json."""
-
-    label: str
-    note: str
-
-
-@dataclass(frozen=True)
-class LabelsRecord:
-    """The content of labels.json."""
-
-    saes: dict[str, dict[str, LabelEntry]]
