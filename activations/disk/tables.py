@@ -5,8 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from activations.disk import files
 from activations.errors import RunError
@@ -71,6 +73,13 @@ def check_columns(path: Path, table: pa.Table, kinds: Mapping[str, Kind], fix: s
         kind = table.schema.field(name).type
         if not (is_right(kind) or pa.types.is_null(kind)):
             raise RunError(f"{path} is damaged: its column {name} is of type {kind}", fix=fix)
+
+
+def nested(items: pa.Array, counts: NDArray[np.int64]) -> pa.ListArray:
+    """Return a column of lists, which have `counts` of the items one after the other. Unlike lists of Python's numbers, it takes no
+    more memory than the items do."""
+    offsets = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), items)
 
 
 def within(table: pa.Table, name: str, count: int) -> bool:

@@ -1,15 +1,16 @@
 """Write a features folder: table, histograms, examples and vocabulary, then features.json (FORMAT.md, Features)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from activations.disk import files
+from activations.disk import files, tables
 from activations.store import Store
 from activations.token_text import TokenText
 from sae.features.cluster_names import cluster_tokens
@@ -30,13 +31,14 @@ from sae.features.logit_lens import LogitLens
 PEAK_TOKENS = 5  # strongest examples whose peak token the table lists
 SIDES = (("positive", 1), ("negative", -1))
 TEXT_EXAMPLES = 5  # strongest examples of either sign whose text can be searched
+AT_ONCE = 4096  # latents whose examples are Python's objects together
 TEXT_AROUND = 10  # tokens to either side of their peaks
 
 
 def write(
     path: Path,
     job: Mapping[str, object],
-    columns: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, pa.Array],
     collected: Collected,
     lens: LogitLens | None,
     token_text: TokenText,
@@ -48,11 +50,12 @@ def write(
     of the table, with F entries each, beside the statistics and the logit lens."""
     vocabulary = token_text.names
     examples = _example_tensors(collected, store)
-    table = {"latent": pa.array(range(len(collected.statistics.fired)), pa.int32())}
+    d_sae = len(collected.statistics.fired)
+    table = {"latent": pa.array(range(d_sae), pa.int32())}
     for name, column in collected.statistics.table(collected.rows).items():
         table[name] = pa.array(column.numpy(), from_pandas=True)  # nan becomes null
-    table |= {name: pa.array(list(column)) for name, column in columns.items()}
-    table["peak_tokens"] = pa.array(_peak_tokens(examples, vocabulary), pa.list_(pa.string()))
+    table |= columns
+    table["peak_tokens"] = _peak_tokens(examples, vocabulary)
     table |= lens_columns(lens, vocabulary)
     files.write_atomically(path / TABLE, lambda part: pq.write_table(pa.table(table), part))
     histograms = {"counts": collected.statistics.histogram, "edges": collected.statistics.edges()}
@@ -60,16 +63,16 @@ def write(
     files.write_tensors(path / EXAMPLES, examples, f"sae-examples-{FORMAT}")
     files.write_json(path / VOCABULARY, vocabulary)
     files.write_tensors(path / SPELLINGS, token_text.to_tensors(), f"sae-token-text-{FORMAT}")
-    texts = pa.table({"text": pa.array(_texts(examples, token_text), pa.string())})
+    texts = pa.table({"text": pa.array(_texts(examples, token_text), pa.string(), size=d_sae)})
     files.write_atomically(path / TEXTS, lambda part: pq.write_table(texts, part))
     index = {
         "format": FORMAT,
-        "d_sae": len(table["latent"]),
+        "d_sae": d_sae,
         "tokens": collected.rows,
         "unit": collected.statistics.unit,
     }
     if "cluster" in columns:
-        index["clusters"] = cluster_tokens(columns["cluster"], table["peak_tokens"].to_pylist())
+        index["clusters"] = cluster_tokens(columns["cluster"].to_pylist(), table["peak_tokens"].to_pylist())
     written = (TABLE, HISTOGRAMS, EXAMPLES, VOCABULARY, SPELLINGS, TEXTS)
     digests = {name: files.sha256(path / name) for name in written}
     files.write_sealed(path / INDEX, {**index, **job, "sha256": digests})
@@ -136,31 +139,38 @@ class _Peaks(NamedTuple):
         windows = examples["window_of_pair"].long()[pairs]
         return cls(exists, highest[pairs], windows, examples["value_positions"].long()[place[pairs]])
 
-    def listed(self) -> list[list[tuple[float, int, int]]]:
-        """Return (height, window, position) of each latent's windows, strongest first."""
-        columns = (column.tolist() for column in self)
-        return [
-            [
-                (height, window, position)
-                for exists, height, window, position in zip(*row, strict=True)
-                if exists
-            ]
-            for row in zip(*columns, strict=True)
-        ]
+    def strongest(self) -> Tensor:
+        """Return each latent's largest height [F], -inf where it has no window."""
+        return self.heights.where(self.exists, -torch.inf).amax(1)
+
+    def places(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield (window, position) of each latent's windows, strongest first. Few latents at a time become Python's objects."""
+        for columns in zip(*(column.split(AT_ONCE) for column in self), strict=True):
+            for exists, _, *at in zip(*(part.tolist() for part in columns), strict=True):
+                yield [
+                    (window, position) for is_one, window, position in zip(exists, *at, strict=True) if is_one
+                ]
 
 
-def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> list[list[str]]:
+def _peak_tokens(examples: dict[str, Tensor], vocabulary: list[str]) -> pa.Array:
     """Return for each latent the tokens at the peaks of its strongest windows, of the sign in which it is stronger."""
-    sides = (_Peaks.of(examples, kind, sign, PEAK_TOKENS).listed() for kind, sign in SIDES)
-    stronger = [
-        max(up, down, key=lambda side: [h for h, *_ in side[:1]]) for up, down in zip(*sides, strict=True)
-    ]
-    tokens = examples["tokens"].numpy()
-    return [[vocabulary[tokens[window, position]] for _, window, position in side] for side in stronger]
+    up, down = (_Peaks.of(examples, kind, sign, PEAK_TOKENS) for kind, sign in SIDES)
+    is_down = (down.strongest() > up.strongest())[:, None]
+    exists, windows, positions = (
+        torch.where(is_down, getattr(down, name), getattr(up, name))
+        for name in ("exists", "windows", "positions")
+    )
+    ids = examples["tokens"][windows[exists], positions[exists]]
+    return tables.nested(_names(ids, vocabulary), exists.sum(1).numpy())
 
 
-def _texts(examples: dict[str, Tensor], token_text: TokenText) -> list[str]:
-    """Return for each latent the lower-case text around the peaks of its strongest windows of either sign, one a line."""
+def _names(ids: Tensor, vocabulary: list[str]) -> pa.Array:
+    """Return the names of token ids [n]."""
+    return pa.array(vocabulary, pa.string()).take(pa.array(ids.numpy()))
+
+
+def _texts(examples: dict[str, Tensor], token_text: TokenText) -> Iterator[str]:
+    """Yield for each latent the lower-case text around the peaks of its strongest windows of either sign, one a line."""
     starts = (examples["positions"] == 0).tolist()
     words = [
         [piece.lower() for piece in token_text.pieces(tokens, begin)]
@@ -170,20 +180,19 @@ def _texts(examples: dict[str, Tensor], token_text: TokenText) -> list[str]:
     def around(window: int, position: int) -> str:
         return "".join(words[window][max(position - TEXT_AROUND, 0) : position + TEXT_AROUND + 1])
 
-    sides = (_Peaks.of(examples, kind, sign, TEXT_EXAMPLES).listed() for kind, sign in SIDES)
-    return [
-        "\n".join(around(window, position) for _, window, position in up + down)
-        for up, down in zip(*sides, strict=True)
-    ]
+    sides = (_Peaks.of(examples, kind, sign, TEXT_EXAMPLES).places() for kind, sign in SIDES)
+    for up, down in zip(*sides, strict=True):
+        yield "\n".join(around(*place) for place in up + down)
 
 
-def lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, list[Any]]:
+def lens_columns(lens: LogitLens | None, vocabulary: list[str]) -> dict[str, pa.Array]:
     """Return a lens as columns of a table, by the names of the tokens; no columns without a lens."""
     if lens is None:
         return {}
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, pa.Array] = {}
     for name in ("raised", "lowered"):
         ids, by = getattr(lens, name), getattr(lens, f"{name}_by")
-        columns[f"{name}_tokens"] = [[vocabulary[token] for token in row] for row in ids.tolist()]
-        columns[f"{name}_logits"] = by.tolist()
+        counts = np.full(len(ids), ids.shape[1])
+        columns[f"{name}_tokens"] = tables.nested(_names(ids.flatten(), vocabulary), counts)
+        columns[f"{name}_logits"] = tables.nested(pa.array(by.flatten().double().numpy()), counts)
     return columns

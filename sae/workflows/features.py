@@ -1,15 +1,16 @@
 """Collect the features of an SAE: the pass over a store, the logit lens, neighbours and the map, written as one folder."""
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from activations.disk import files
+from activations.disk import files, tables
 from activations.errors import RunError
 from activations.from_files import token_text
 from activations.language_model import LanguageModel
@@ -140,17 +141,19 @@ def _lens(
 
 def _columns(
     sae: SAE, collected: Collected, cfg: FeaturesConfig, mapped: bool, progress: Progress
-) -> dict[str, Sequence[Any]]:
+) -> dict[str, pa.Array]:
     """Return the table's columns beside statistics and lens: norms, biases, neighbours, co-firing and the map."""
     alive, n = collected.statistics.fired > 0, max(cfg.neighbours, maps.NEAREST - 1)
     with progress("neighbours", sae.d_sae, "latents") as advance:
         near, live = nearest_and_live(sae.W_dec, n, alive, advance=advance)
-    columns: dict[str, Sequence[Any]] = {
-        "enc_dec_cosine": encoder_decoder_cosine(sae).tolist(),
-        "decoder_norm": sae.W_dec.norm(dim=1).tolist(),
-        "b_enc": [None] * sae.d_sae if (bias := sae.encoder_bias()) is None else bias.tolist(),
-        "neighbours": near.latents[:, : cfg.neighbours].tolist(),
-        "neighbour_cosines": near.cosines[:, : cfg.neighbours].tolist(),
+    listed = torch.ones_like(near.latents, dtype=torch.bool)
+    listed[:, cfg.neighbours :] = False
+    columns = {
+        "enc_dec_cosine": _column(encoder_decoder_cosine(sae)),
+        "decoder_norm": _column(sae.W_dec.norm(dim=1)),
+        "b_enc": pa.nulls(sae.d_sae) if (bias := sae.encoder_bias()) is None else _column(bias),
+        "neighbours": _lists(near.latents, listed),
+        "neighbour_cosines": _lists(near.cosines, listed),
         **_cofiring_columns(collected.cofiring),
     }
     if mapped:
@@ -161,16 +164,22 @@ def _columns(
     return columns
 
 
-def _cofiring_columns(cofiring: Cofiring) -> dict[str, Sequence[Any]]:
-    n_partners = (cofiring.latents >= 0).sum(1).tolist()
+def _cofiring_columns(cofiring: Cofiring) -> dict[str, pa.Array]:
     named = {"cofiring": cofiring.latents, "cofiring_counts": cofiring.counts, "cofiring_pmi": cofiring.pmi}
-    return {
-        name: [row[:n] for row, n in zip(column.tolist(), n_partners, strict=True)]
-        for name, column in named.items()
-    }
+    return {name: _lists(column, cofiring.latents >= 0) for name, column in named.items()}
 
 
-def _map_columns(layout: maps.Map) -> dict[str, Sequence[Any]]:
+def _map_columns(layout: maps.Map) -> dict[str, pa.Array]:
     """Return positions and clusters as columns, with null for latents that are not on the map."""
-    x, y = ([None if math.isnan(at) else at for at in axis.tolist()] for axis in layout.places.T)
-    return {"map_x": x, "map_y": y, "cluster": [None if c < 0 else c for c in layout.clusters.tolist()]}
+    x, y = (pa.array(axis.double().numpy(), from_pandas=True) for axis in layout.places.T)  # nan becomes null
+    return {"map_x": x, "map_y": y, "cluster": pa.array(layout.clusters, mask=layout.clusters < 0)}
+
+
+def _column(values: Tensor) -> pa.Array:
+    """Return numbers as a column: int64, or float64 for any floating-point numbers."""
+    return pa.array((values.double() if values.is_floating_point() else values.long()).cpu().numpy())
+
+
+def _lists(values: Tensor, listed: Bool[Tensor, "F n"]) -> pa.Array:
+    """Return values [F, n] as a column of the lists of those that are `listed`."""
+    return tables.nested(_column(values[listed]), listed.sum(1).numpy())
