@@ -208,7 +208,7 @@ def _text(store: Store, config: JacobianConfig) -> Iterator[tuple[Int[Tensor, "n
         found = False
         for number in order:
             shard = store.read(number)
-            rows = store.rows(shard, "held-out")
+            rows = store.rows(shard, "held-out", positions="all")  # one matrix serves all runs of the store
             having = rows.any(1)
             for tokens, chosen in zip(
                 shard.tokens[having].split(config.windows), rows[having].split(config.windows), strict=True

@@ -239,7 +239,7 @@ class ShuffledReader(Reader):
         seed: int = 0,
         split: Split = "train",
         with_bos: bool = False,
-        positions: Positions = "all",
+        positions: Positions | None = None,
         labels: bool | LabelSet = False,
         memory: int = 4 << 30,
         prefetch: int = 2,
@@ -249,11 +249,11 @@ class ShuffledReader(Reader):
         self.store = store
         self._split: Split = split
         self._with_bos = with_bos
-        self._positions: Positions = positions
+        self._positions: Positions = positions or store.positions
         self.label_set = choose(store, None) if labels is True else (labels or None)
         bytes_per_row = sum(row_bytes(store.spec.dtype, store.width(name)) for name in self.hooks)
         self.rows_per_shard = [
-            store.count(number, split, with_bos, positions) for number in range(len(store.shards))
+            store.count(number, split, with_bos, self._positions) for number in range(len(store.shards))
         ]
         self.rows = sum(self.rows_per_shard)
         if self.rows < batch:

@@ -57,9 +57,13 @@ class Job:
 
 def shard_bytes(spec: StoreSpec) -> int:
     """Return about how many bytes a full shard takes: its activations, tokens and labels, and some per cent for the rest."""
-    rows = spec.windows_per_shard * spec.packing.context
     row = sum(row_bytes(spec.dtype, width) for width in spec.hooks.values())
-    return rows * (row + 4 + 4 * (spec.labels is not None)) + 100_000
+    return file_bytes(spec.windows_per_shard * spec.packing.context, row + 4 * (spec.labels is not None))
+
+
+def file_bytes(rows: int, row: int) -> int:
+    """Return about how many bytes a shard takes whose rows have `row` bytes beside their tokens."""
+    return rows * (row + 4) + 100_000
 
 
 def produce(job: Job) -> None:

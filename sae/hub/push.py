@@ -13,7 +13,7 @@ from activations.errors import HubError, quoted
 from activations.sources import is_named
 from sae.architectures import name_of
 from sae.evaluation.measures import measure
-from sae.features.feature import FeatureStore
+from sae.features.feature import FeatureStore, features_of
 from sae.features.folder import INDEX as INDEX_OF_FEATURES
 from sae.features.meaning import kept_meanings, save_meanings
 from sae.hub import HubName, is_hub_name
@@ -60,7 +60,7 @@ def stage(run: Run, name: HubName, folder: Path, features: bool) -> list[Path]:
     for written in ("labels.json", "lists.json"):
         if (run.path / written).is_file():
             copy(run.path / written, folder / written)
-    store = FeatureStore(run.path / "features") if (run.path / "features").is_dir() else None
+    store = features_of(run) if (run.path / "features").is_dir() else None
     if features:
         if store is None:
             raise HubError(

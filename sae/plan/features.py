@@ -69,6 +69,7 @@ def forecast(
     store, arch = run.store, run.config.arch
     width, F = store.width(run.hook), arch.d_sae
     shards, rows = shards_to_read(store, cfg.tokens)
+    stored = [entry.rows for entry in store.shards[:shards]]
     firing = _firing(run)
     work = count(arch, width, cfg.batch, firing, block=machine.block)
     r, firings = machine.rates, rows * firing
@@ -76,7 +77,7 @@ def forecast(
     encode, selection = encoding(run, rows, cfg.batch, machine)
     seconds = {
         **({"the language model's start": reader.start} if reader else {}),
-        "reading": sum(entry.rows for entry in store.shards[:shards]) * row / r.read,
+        "reading": sum(stored) * row / r.read,
         "encode": encode / ranks,
         "selection": selection / ranks,
         "statistics and examples": firings / r.firing / ranks,
@@ -88,12 +89,11 @@ def forecast(
     }
     if maps.available():
         seconds["map"] = MAP_START + MAP_LATENT * F
-    shard = max(entry.rows for entry in store.shards[:shards])
     memory = {
         "model, Python and libraries": float(reader.memory if reader else rates.peak_memory()),
         "the SAE": 4.0 * work.parameters,
         "pre-activations": 4.0 * work.dense,
-        "a shard and its codes": shard * (row + 60.0 * firing),
+        "a shard and its codes": max(stored) * (row + 60.0 * firing * rows / sum(stored)),
         "statistics and examples": F * (STATE + EXAMPLE * (2 * cfg.strongest + cfg.sampled) / 80),
         "pair counts": 1.5 * min(4 * F**2, BLOCK_BYTES),
     }

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from activations.disk.files import size_text
+from activations.streaming.folder import StreamConfig
+from activations.streaming.producer import file_bytes
 from sae.plan import training
 from sae.plan.forecast import Forecast, duration, total
 from sae.plan.rates import Machine
@@ -86,9 +88,11 @@ def forecast(
         notes=(*notes, note),
     )
     refusals = training.refusals(whole, job, machine, out)
-    if ring < groups:
+    shard = StreamConfig.shard_tokens
+    least = 2 * max(1, shuffle_tokens // shard) * file_bytes(shard, job.data.row)
+    if ring < least:
         refusals += (
-            f"too small a ring: {size_text(ring)}, and two shuffle groups of {shuffle_tokens:,} tokens take {size_text(groups)}, one in "
+            f"too small a ring: {size_text(ring)}, and two shuffle groups of {shuffle_tokens:,} tokens take {size_text(least)}, one in "
             f"use and one being read; use a larger --ring",
         )
     return replace(whole, refusals=refusals)

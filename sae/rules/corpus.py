@@ -39,6 +39,11 @@ class Corpus:
         return self.tokens.size
 
     @property
+    def n_counted(self) -> int:
+        """The number of rows in either half."""
+        return int(self.choosing.sum() + self.scoring.sum())
+
+    @property
     def n_groups(self) -> int:
         """The number of groups in the scoring half."""
         return int(self.groups.max(initial=-1)) + 1

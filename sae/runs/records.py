@@ -330,6 +330,8 @@ class Comparison:
     """Share of each SAE's latents that fire on these tokens."""
     cosine: Matched
     activation: Matched
+    positions: str = "all"
+    """Positions of the rows that both were compared on."""
 
     def by(self, measure: str) -> Matched:
         """Return the matching under a measure, `cosine` or `activation`."""

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from activations.errors import StoreError
 from activations.language_model import LanguageModel
 from activations.shuffle import Batch, ShuffledReader
 from activations.store import Store
@@ -22,7 +23,8 @@ class SplicedReader(ShuffledReader):
     rows are left out. Braun et al. 2024, "Identifying Functionally Important Features with End-to-End Sparse Dictionary
     Learning", arXiv:2405.12241.
 
-    Raises HookError when the model lacks the hook point, StoreError when the store has fewer training rows than `windows`."""
+    Raises HookError when the model lacks the hook point, StoreError when the store has fewer training rows than `windows`, or when no
+    batch of a whole pass has two rows."""
 
     def __init__(self, store: Store, hook: str, model: LanguageModel, windows: int, **settings):
         # Without threads: two passes at once would find one another's edits in the model.
@@ -34,8 +36,15 @@ class SplicedReader(ShuffledReader):
         self.rows = store.windows
 
     def __iter__(self) -> Iterator[Batch]:
+        left_out = 0
         for tokens, is_trained, *_ in super().__iter__():
+            left_out += len(tokens)
+            if left_out > self.rows:
+                raise StoreError(
+                    f"{self.store.path}: no {self.batch} windows together have 2 rows to train on: use larger batches"
+                )
             if is_trained.sum() >= 2:
+                left_out = 0
                 x, divergence = spliced(self.model, self.hooks[0], tokens, is_trained)
                 yield Batch(x, x, divergence=divergence)
 

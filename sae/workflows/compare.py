@@ -198,6 +198,8 @@ def kept(first: Run, second: Run) -> Comparison | None:
         return None
     if (comparison.first.weights_file_sha256, comparison.second.weights_file_sha256) != digests:
         return None
+    if comparison.positions != first.config.positions:  # 0.1.0 compared all rows
+        return None
     _refuse_strange_latents(path, comparison, (first.config.arch.d_sae, second.config.arch.d_sae))
     return comparison
 
@@ -232,9 +234,8 @@ def match_runs(
     decoders = saes[0].W_dec, saes[1].W_dec
     with progress("match", len(SIMILARITIES) * first.config.arch.d_sae, "latents") as advance:
         matchings = compare(decoders, (encoded[0], encoded[1]), near, absolute, block, advance)
-    return parse(
-        Comparison, {"format": FORMAT, **sources, "store_fingerprint": store.fingerprint, **matchings}
-    )
+    rows = {"store_fingerprint": store.fingerprint, "positions": store.positions}
+    return parse(Comparison, {"format": FORMAT, **sources, **rows, **matchings})
 
 
 def keep(first: Run, second: Run, comparison: Comparison) -> Path:

@@ -16,6 +16,7 @@ from activations.text import TextConfig
 from sae.architectures import AbsTopKConfig, ArchConfig, TopKConfig
 from sae.config import RunConfig, TrainConfig
 from sae.diagnosis.sample import DeadConfig
+from sae.evaluation.splicing import held_out_windows
 from sae.features.collect import FeaturesConfig
 from sae.features.meaning import fetch_what_is_needed, meanings_of
 from sae.runs.run import Run, device
@@ -146,7 +147,7 @@ def _run_paths(cfg: Demo) -> tuple[Path, Path]:
 def _measure(run: Run, model: LanguageModel, windows: int, cfg: FeaturesConfig, progress: Progress) -> None:
     """Evaluate a run, on no fewer windows than these, and collect its features and their words, as far as that is not done."""
     spliced = run.evaluation and run.evaluation.splice
-    if not spliced or spliced.windows < windows:
+    if not spliced or spliced.windows < min(windows, len(held_out_windows(run.store, windows)[0])):
         evaluate(run, run.sae().to(device()), model, windows, progress=progress)
     features = collect_features(run, model, cfg, progress)
     try:

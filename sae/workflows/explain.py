@@ -134,7 +134,7 @@ def _explained(
     targets: Sequence[Target] = targets_of(sources.latents, corpus, cfg.least_firings)
     if not targets:
         raise RunError(
-            f"no latent fires {cfg.least_firings} times in either half of {corpus.n_rows:,} tokens: read more (--tokens), or "
+            f"no latent fires {cfg.least_firings} times in either half of {corpus.n_counted:,} tokens: read more (--tokens), or "
             f"lower --least-firings"
         )
     targets = [*targets, *sources.controls(targets)]

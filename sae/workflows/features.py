@@ -51,8 +51,14 @@ def describe(
     files, there is no logit lens, and token ids read as the store's own tokenizer has them. Raises BusyError when another
     process works in the folder."""
     identity = {"sae_sha256": sae_sha256, "store_fingerprint": activations.fingerprint, "hook": hook}
-    identity["positions"] = activations.positions
-    job: dict[str, object] = {**identity, "config": asdict(cfg), "model": activations.spec.model}
+    if activations.positions != "all":  # 0.1.0 did not say, and its unfinished passes go on
+        identity["positions"] = activations.positions
+    job: dict[str, object] = {
+        **identity,
+        "positions": activations.positions,
+        "config": asdict(cfg),
+        "model": activations.spec.model,
+    }
     if mapped := maps.available():
         job["map"] = True
     if ranks.from_first(_is_complete(out, job)):

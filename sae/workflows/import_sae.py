@@ -13,6 +13,7 @@ from activations import language_model
 from activations.disk import files
 from activations.errors import ForeignError, ModelError, RunError, StoreError, quoted
 from activations.progress import Progress, no_progress
+from activations.rows import Positions
 from activations.store import Store
 from activations.tokens import PackingConfig
 from sae import config
@@ -87,7 +88,9 @@ def import_sae(
     for flag, value in (("hook", hook or origin.hook), ("model", model or origin.model)):
         if value is not None and not (isinstance(value, str) and value.isprintable()):
             raise ForeignError(f"{path}: the {flag} {value!r} is not a name")
-    opened = None if store is None else Store(store)
+    # Another tool's SAE is of all positions as far as its files tell
+    positions = Run(path).config.positions if form == "workbench" else "all"
+    opened = None if store is None else Store(store, positions)
     if opened is not None:
         hook = _hook_in(opened, hook or origin.hook, sae.d_model)
         if model not in (None, opened.spec.model):
@@ -106,7 +109,7 @@ def import_sae(
             _copy_results(path, folder)
         save_sae(folder, sae, {"hook": hook, "model": model, "step": None})
         _write_probe(folder, opened, hook)
-        record = run_record(sae, opened, hook, model)
+        record = run_record(sae, opened, hook, model, positions)
         files.write_sealed(folder / "run.json", {**record, "imported": imported})
     return Run(out)
 
@@ -206,10 +209,13 @@ def hashes(path: Path) -> dict[str, str]:
     return {file.name: files.sha256(file) for file in read if file.is_file()}
 
 
-def run_record(sae: SAE, store: Store | None, hook: str, model: str) -> dict[str, object]:
-    """Return the content of the run.json of an SAE that was not trained here, but for `imported`."""
+def run_record(
+    sae: SAE, store: Store | None, hook: str, model: str, positions: Positions = "all"
+) -> dict[str, object]:
+    """Return the content of the run.json of an SAE that was not trained here, but for `imported`. `positions` are those of the rows
+    that it is for."""
     spec = None if store is None else store.spec
-    settings = config.to_json(RunConfig(str(store.path) if store else "", hook, sae.cfg))
+    settings = config.to_json(RunConfig(str(store.path) if store else "", hook, sae.cfg, positions=positions))
     settings |= {"arch": _settings_in_use(sae.cfg), "train": {}}
     return {
         **made_by(),

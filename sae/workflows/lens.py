@@ -126,7 +126,7 @@ def cost(run: Run, cfg: LensConfig, model: LanguageModel) -> Cost:
     features, store = features_of(run), run.store
     known = read_jacobian(store, run.hook)
     rows = max(cfg.jacobian.rows, PER_COORDINATE * store.width(run.hook))
-    held_out = sum(store.count(number, "held-out") for number in range(len(store.shards)))
+    held_out = sum(store.count(number, "held-out", positions="all") for number in range(len(store.shards)))
     windows = sum(entry.windows for entry in store.shards)
     # A document is held out as a whole; where documents are longer than windows, few windows have rows of both kinds
     used = min(windows * store.context, held_out * 1.5) / max(held_out, 1)

@@ -184,7 +184,7 @@ def _write(path: Path, runs: Sequence[Run], cfg: PoolConfig, pooled: Pooled) -> 
         files.write_tensors(folder / MEMBERS, {"members": pooled.members}, f"sae-pool-{FORMAT}")
         record["sha256"] = {MEMBERS: files.sha256(folder / MEMBERS)}
         files.write_sealed(folder / INDEX, record)
-        content = run_record(pooled.sae, store, hook, store.spec.model)
+        content = run_record(pooled.sae, store, hook, store.spec.model, store.positions)
         files.write_sealed(folder / "run.json", {**content, "imported": source})
 
 

@@ -153,7 +153,7 @@ def _write(path: Path, name: str, sae: SAE, store: Store, hook: str) -> None:
     source = {"format": "control", "path": name, "notes": ["made by sae trust, without training"]}
     with files.new_folder(path) as folder:
         save_sae(folder, sae, {"hook": hook, "model": store.spec.model, "step": None})
-        record = run_record(sae, store, hook, store.spec.model)
+        record = run_record(sae, store, hook, store.spec.model, store.positions)
         files.write_sealed(folder / "run.json", {**record, "imported": source})
 
 
@@ -171,7 +171,9 @@ def _measured(
     with progress("measure", len(runs) * held_out_rows(store), "tokens") as advance:
         for name, other in runs.items():
             sae = other.sae().to(device())
-            sums[name] = document_sums(sae, other.store, run.hook, cfg.batch, advance)
+            # 0.1.0 wrote untrained controls that do not say which positions they are for
+            rows = Store(other.store.path, store.positions)
+            sums[name] = document_sums(sae, rows, run.hook, cfg.batch, advance)
     if model is None or not cfg.windows:
         return sums, None
     spliceable = {name: one for name, one in runs.items() if _kind(name) != "random-model"}

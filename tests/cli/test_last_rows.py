@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from activations.errors import StoreError
+from activations.language_model import load
 from activations.rows import ends_a_run
+from activations.shuffle import ShuffledReader
 from activations.store import Store
-from sae.features.feature import FeatureStore
+from sae.evaluation.held_out import reconstruction
+from sae.features.feature import FeatureStore, features_of
 from sae.runs.run import Run
+from sae.training.end_to_end import SplicedReader
+from sae.workflows.compare import kept
 from tests.cli.commands import Server, harvest
 from tests.hostile.repairs import rewrite
 
@@ -81,8 +87,43 @@ def test_dead_latents_explanations_families_and_comparisons_are_of_these_rows(ru
     assert 0 < sum(explained["tokens"].values()) <= rows
     assert families["rows"] <= rows
     held_out = sum(run.store.count(number, "held-out") for number in range(len(run.store.shards)))
-    (comparison,) = run.path.glob("compare-*.json")
-    assert json.loads(comparison.read_text())["tokens"] == held_out
+    (written,) = run.path.glob("compare-*.json")
+    comparison = json.loads(written.read_text())
+    assert (comparison["tokens"], comparison["positions"]) == (held_out, "last")
+    second = Run(comparison["second"]["run"])
+    assert kept(run, second)
+    rewrite(written, lambda content: content.pop("positions"))
+    assert kept(run, second) is None, "a comparison of all rows, as 0.1.0 made it"
+
+
+def test_controls_are_measured_on_the_rows_of_the_run(run: Run, sae: Server):
+    assert sae("trust", run.path, "--windows", 0).code == 0
+    told = json.loads((run.path / "trust/trust.json").read_text())["measures"]["fvu"]["controls"]
+    for name in ("pca", "random-dictionary", "frozen-encoder"):
+        control = Run(run.path / "trust" / name)
+        assert control.config.positions == "last"
+        alone = reconstruction(control.sae(), run.store, run.hook)["estimates"]["fvu"]["value"]
+        assert told[name]["value"]["value"] == pytest.approx(alone, rel=1e-9)
+
+
+def test_an_imported_run_keeps_its_positions(run: Run, sae: Server, tmp_path: Path):
+    alone, stored = tmp_path / "alone", tmp_path / "stored"
+    assert sae("import", "workbench", run.path, "--out", alone).code == 0
+    assert sae("import", "workbench", run.path, "--out", stored, "--store", run.store.path).code == 0
+    assert len(features_of(Run(alone))) == 32
+    assert Run(stored).store.positions == "last"
+
+
+def test_training_reads_the_rows_of_the_store_and_refuses_batches_without_two(
+    run: Run, sae: Server, world: Path, tmp_path: Path, last: torch.Tensor
+):
+    assert ShuffledReader(run.store, run.hook, 8, split="all").rows == last.sum()
+    one_a_window = harvest(world, tmp_path / "documents", packing="document", separator="none")
+    assert sae(*one_a_window).code == 0
+    store, model = Store(tmp_path / "documents", "last"), load(str(world / "model"))
+    with pytest.raises(StoreError, match="no 1 windows together have 2 rows"):
+        next(iter(SplicedReader(store, run.hook, model, 1)))
+    assert next(iter(SplicedReader(store, run.hook, model, 4))).x.shape[0] in (2, 3, 4)
 
 
 def test_features_of_all_rows_are_refused_and_made_again(run: Run, sae: Server):
