@@ -147,7 +147,10 @@ def _run_paths(cfg: Demo) -> tuple[Path, Path]:
 def _measure(run: Run, model: LanguageModel, windows: int, cfg: FeaturesConfig, progress: Progress) -> None:
     """Evaluate a run, on no fewer windows than these, and collect its features and their words, as far as that is not done."""
     spliced = run.evaluation and run.evaluation.splice
-    if not spliced or spliced.windows < min(windows, len(held_out_windows(run.store, windows)[0])):
+    # With little held-out text there are no more windows to be had than those measured
+    if not spliced or (
+        spliced.windows < windows and spliced.windows < len(held_out_windows(run.store, windows)[0])
+    ):
         evaluate(run, run.sae().to(device()), model, windows, progress=progress)
     features = collect_features(run, model, cfg, progress)
     try:

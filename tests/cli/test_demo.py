@@ -102,6 +102,10 @@ def test_more_windows_are_measured_in_a_demo_that_is_finished():
     assert (few.splice.windows, more.splice.windows) == (2, 3)
     assert demo_main([*SMALL, "--second", "0", "--name", "toy", "--windows", "2"]) == 0
     assert Run("runs/toy").evaluation == more, "fewer are not measured again"
+    assert demo_main([*SMALL, "--second", "0", "--name", "toy", "--windows", "100000"]) == 0
+    measured = Path("runs/toy/eval.json").stat().st_mtime_ns
+    assert demo_main([*SMALL, "--second", "0", "--name", "toy", "--windows", "100000"]) == 0
+    assert Path("runs/toy/eval.json").stat().st_mtime_ns == measured, "no more windows are to be had"
 
 
 def test_without_a_second_there_is_one_run(capsys: pytest.CaptureFixture[str]):
