@@ -111,6 +111,12 @@ def show_evaluation(run: Run, evaluation: Evaluation) -> None:
         table.caption = (
             f"cross-entropy (nats per token) and KL on {spliced.tokens:,} tokens in {spliced.windows} windows"
         )
+        if (
+            evaluation.positions == "last"
+        ):  # what follows a token is predicted, and nothing follows the last one
+            table.caption += (
+                ", none of them the last of its document in a window, which the SAE was trained on"
+            )
     Console().print(table)
     if evaluation.effects:
         print(f"\nsparsity of effects on the logits: {effects_report.basis(evaluation.effects)}")

@@ -101,9 +101,8 @@ def collect(
     """Encode each row of the store once and collect statistics and examples of all latents.
 
     Rows that the store leaves out (BOS, padding, those at other than its `positions`) are not read; training and held-out rows
-    are. The firings of each
-    finished shard are kept in `scratch` (8 bytes each): an interrupted call resumes from them as long as `identity`
-    (JSON that names the SAE and the store) is the same, and examples are cut out at the end without encoding again. With
+    are. The firings of each finished shard are kept in `scratch` (8 bytes each): an interrupted call resumes from them as long
+    as `identity` (JSON that names the SAE and the store) is the same, and examples are cut out at the end without encoding again. With
     several ranks each encodes its share of the shards, then collects its share of the latents over all shards; all return
     the whole result, which does not depend on their number. Memory: the state of `Statistics` and `Selection` (2 kB a
     latent with the defaults), one shard with its firings, the values of the chosen windows, and a block of pair counts

@@ -31,8 +31,8 @@ from sae.features.logit_lens import LogitLens
 PEAK_TOKENS = 5  # strongest examples whose peak token the table lists
 SIDES = (("positive", 1), ("negative", -1))
 TEXT_EXAMPLES = 5  # strongest examples of either sign whose text can be searched
-AT_ONCE = 4096  # latents whose examples are Python's objects together
 TEXT_AROUND = 10  # tokens to either side of their peaks
+AT_ONCE = 4096  # latents whose examples are Python's objects at one time
 
 
 def write(

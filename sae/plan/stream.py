@@ -87,12 +87,17 @@ def forecast(
         facts=facts,
         notes=(*notes, note),
     )
-    refusals = training.refusals(whole, job, machine, out)
-    shard = StreamConfig.shard_tokens
-    least = 2 * max(1, shuffle_tokens // shard) * file_bytes(shard, job.data.row)
-    if ring < least:
-        refusals += (
-            f"too small a ring: {size_text(ring)}, and two shuffle groups of {shuffle_tokens:,} tokens take {size_text(least)}, one in "
-            f"use and one being read; use a larger --ring",
-        )
+    refusals = training.refusals(whole, job, machine, out) + _refusals(ring, shuffle_tokens, job.data.row)
     return replace(whole, refusals=refusals)
+
+
+def _refusals(ring: int, shuffle_tokens: int, row: int) -> tuple[str, ...]:
+    """Return why a training would refuse a ring of so many bytes; nothing where it would not."""
+    shard = StreamConfig.shard_tokens
+    least = 2 * max(1, shuffle_tokens // shard) * file_bytes(shard, row)
+    if ring >= least:
+        return ()
+    return (
+        f"too small a ring: {size_text(ring)}, and two shuffle groups of {shuffle_tokens:,} tokens take {size_text(least)}, one in "
+        f"use and one being read; use a larger --ring",
+    )

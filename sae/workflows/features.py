@@ -152,8 +152,7 @@ def _columns(
     alive, n = collected.statistics.fired > 0, max(cfg.neighbours, maps.NEAREST - 1)
     with progress("neighbours", sae.d_sae, "latents") as advance:
         near, live = nearest_and_live(sae.W_dec, n, alive, advance=advance)
-    listed = torch.ones_like(near.latents, dtype=torch.bool)
-    listed[:, cfg.neighbours :] = False
+    listed = (torch.arange(near.latents.shape[1]) < cfg.neighbours).expand_as(near.latents)
     columns = {
         "enc_dec_cosine": _column(encoder_decoder_cosine(sae)),
         "decoder_norm": _column(sae.W_dec.norm(dim=1)),

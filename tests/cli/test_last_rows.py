@@ -106,6 +106,17 @@ def test_controls_are_measured_on_the_rows_of_the_run(run: Run, sae: Server):
         assert told[name]["value"]["value"] == pytest.approx(alone, rel=1e-9)
 
 
+def test_an_evaluation_says_that_the_model_was_measured_on_other_tokens(run: Run, sae: Server, world: Path):
+    def told(path: Path) -> str:
+        ended = sae("evaluate", path, "--windows", 2)
+        assert ended.code == 0, ended.err
+        return " ".join(ended.out.split())
+
+    said = "which the SAE was trained on"
+    assert said in told(run.path)
+    assert said not in told(world / "runs/toy")
+
+
 def test_an_imported_run_keeps_its_positions(run: Run, sae: Server, tmp_path: Path):
     alone, stored = tmp_path / "alone", tmp_path / "stored"
     assert sae("import", "workbench", run.path, "--out", alone).code == 0
